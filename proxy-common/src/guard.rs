@@ -1,0 +1,1 @@
+//! The guard's verdicts and the layout of its maps.

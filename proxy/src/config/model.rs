@@ -1,0 +1,241 @@
+//! The configuration after resolution: defaults filled in, names resolved to indices, values in plain units. Every other
+//! module reads this and never TOML. Supervisor and data plane run the same `resolve` on the same bytes, so both hold equal models.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[process]`
+    pub process: Process,
+    /// `[workers]`
+    pub workers: Workers,
+    /// `[ring]`
+    pub ring: Ring,
+    /// `[steering]`
+    pub steering: Steering,
+    /// `[guard]`
+    pub guard: Guard,
+    /// `[[listener]]`, at least one.
+    pub listeners: Vec<Arc<Listener>>,
+    /// `[[route]]`, in file order.
+    pub routes: Vec<Arc<Route>>,
+    /// `[[upstream]]`
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[process]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// Where sockets live; its file name also names the instance.
+    pub run_dir: PathBuf,
+    /// The data plane's user.
+    pub user: String,
+    /// How long a drain waits for exchanges to end.
+    pub drain_timeout: Duration,
+    /// Downstream connections over all workers; 0: what the descriptor limit allows.
+    pub max_connections: u64,
+    /// Bytes per worker for copied-out bodies, fragments and queued output.
+    pub buffer_budget: usize,
+}
+
+/// `[workers]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workers {
+    /// `None`: one per physical core allowed to us.
+    pub count: Option<usize>,
+    /// `None`: hwloc2 chooses. Else logical CPU numbers.
+    pub cpus: Option<Vec<usize>>,
+    /// `None`: chosen. Logical CPU numbers for the control and log threads.
+    pub control_cpus: Option<Vec<usize>>,
+    /// Bind memory to the worker's node.
+    pub numa_local: bool,
+    /// NAPI busy poll; zero: off.
+    pub busy_poll: Duration,
+    /// A loop turn longer than this gets no new flows.
+    pub stuck_after: Duration,
+}
+
+/// `[ring]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// Submission queue entries, a power of two.
+    pub entries: u32,
+    /// Provided buffers, a power of two, at most 32768.
+    pub buffers: u16,
+    /// Bytes each.
+    pub buffer_size: u32,
+}
+
+/// `[steering]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steering {
+    /// How the reuseport program chooses.
+    pub policy: SteeringPolicy,
+}
+
+/// `steering.policy`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SteeringPolicy {
+    /// The better of two candidates by hash.
+    LeastLoaded,
+    /// Workers of the NUMA node that received the packet, then least-loaded.
+    NumaLocal,
+    /// By flow hash.
+    Hash,
+}
+
+/// `[guard]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guard {
+    /// Interface names; empty: no XDP.
+    pub interfaces: Vec<String>,
+    /// `guard.mode`
+    pub mode: GuardMode,
+    /// Count verdicts, drop nothing.
+    pub dry_run: bool,
+    /// Never judged.
+    pub allow: Vec<IpNet>,
+    /// Always dropped; `deny_file` is merged in.
+    pub deny: Vec<IpNet>,
+    /// SYNs per second per source; `None`: off.
+    pub syn_rate_per_ip: Option<u32>,
+    /// Depth of the bucket.
+    pub syn_burst_per_ip: u32,
+}
+
+/// `guard.mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardMode {
+    /// Driver, else generic, else none, said loudly.
+    Auto,
+    /// Driver mode or an error.
+    Driver,
+    /// Generic mode or an error.
+    Generic,
+}
+
+/// `[[listener]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Unique.
+    pub name: String,
+    /// At least one.
+    pub addresses: Vec<SocketAddr>,
+    /// Accept queue length.
+    pub backlog: u32,
+    /// `listener.timeouts`
+    pub timeouts: Timeouts,
+    /// `listener.limits`
+    pub limits: Limits,
+    /// Whose X-Forwarded-* are believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `listener.timeouts`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timeouts {
+    /// Whole request head, from its first byte (from accept for the first).
+    pub request_header: Duration,
+    /// Between two reads of a request body.
+    pub request_body: Duration,
+    /// Idle between requests.
+    pub keep_alive: Duration,
+    /// Between two writes that make progress.
+    pub send: Duration,
+}
+
+/// `listener.limits`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request head, request line included.
+    pub header_bytes: usize,
+    /// Fields of a request head.
+    pub headers: usize,
+    /// Bytes of the request target.
+    pub uri_bytes: usize,
+    /// Bytes of a request body; 0: no limit.
+    pub body_bytes: u64,
+    /// Requests on one connection; 0: no limit.
+    pub requests_per_connection: u64,
+}
+
+/// `[[route]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Matches at segment boundaries; `/` matches everything.
+    pub path_prefix: String,
+    /// Index into `Config::upstreams`.
+    pub upstream: usize,
+    /// Until the response head.
+    pub timeout: Duration,
+    /// Between two reads of the response body.
+    pub body_timeout: Duration,
+    /// Read ahead of a slow client, then backpressure; bytes.
+    pub buffer_response: usize,
+}
+
+/// `[[upstream]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// Unique.
+    pub name: String,
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    /// How long a connect may take.
+    pub connect_timeout: Duration,
+    /// `upstream.pool`
+    pub pool: Pool,
+    /// `upstream.retry`
+    pub retry: Retry,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// As written, for logs and metrics.
+    pub label: String,
+}
+
+/// `upstream.pool`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pool {
+    /// Idle connections kept per worker.
+    pub max_idle: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+    /// How long any connection is reused.
+    pub max_lifetime: Duration,
+}
+
+/// `upstream.retry`: what this stage supports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in all.
+    pub attempts: u32,
+}
+
+/// `[admin]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// `None`: no admin endpoint.
+    pub address: Option<SocketAddr>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+}

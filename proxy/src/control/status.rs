@@ -1,0 +1,125 @@
+//! What `/status` and `sluice status` show. The data plane knows workers and upstreams, the supervisor knows guard, steering and restarts;
+//! both halves are joined by whoever is asked.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The data plane's half.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DataPlaneStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// Counts data planes since the supervisor started, from 1.
+    pub generation: u32,
+    /// Which compiled configuration is current, from 1.
+    pub snapshot: u64,
+    /// Accepting and not draining.
+    pub ready: bool,
+    /// Draining.
+    pub draining: bool,
+    /// One per worker.
+    pub workers: Vec<WorkerStatus>,
+    /// One per listener address.
+    pub listeners: Vec<ListenerStatus>,
+    /// One per upstream.
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// 0-based.
+    pub worker: usize,
+    /// Logical CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// NUMA node its memory is bound to.
+    pub node: Option<usize>,
+    /// `live`, `draining`, `stuck` or `dead`.
+    pub state: String,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Requests read.
+    pub requests: u64,
+}
+
+/// A listener address.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its listener's name.
+    pub name: String,
+    /// The bound address.
+    pub address: String,
+}
+
+/// An upstream.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: String,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// As configured.
+    pub address: String,
+    /// `unchecked` while no active checks are built.
+    pub health: String,
+}
+
+/// The supervisor's half.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SupervisorStatus {
+    /// Sluice's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// The instance's name, from run_dir.
+    pub instance: String,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Data planes restarted after a death.
+    pub restarts: u32,
+    /// The guard.
+    pub guard: GuardStatus,
+    /// Steering.
+    pub steering: SteeringStatus,
+    /// What `auto` went on without, each with what it costs.
+    pub degraded: Vec<String>,
+}
+
+/// The guard.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Interface name and XDP mode (`driver`, `generic`).
+    pub interfaces: BTreeMap<String, String>,
+    /// Counts only.
+    pub dry_run: bool,
+    /// Packets by verdict reason, summed over CPUs.
+    pub verdicts: BTreeMap<String, u64>,
+}
+
+/// Steering.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SteeringStatus {
+    /// The policy in force; `kernel-hash` without a program.
+    pub policy: String,
+    /// Flows given to each worker.
+    pub selected: BTreeMap<u32, u64>,
+    /// Flows left to the kernel's hash, by reason.
+    pub fallback: BTreeMap<String, u64>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The supervisor's half; absent when it does not answer.
+    pub supervisor: Option<SupervisorStatus>,
+    /// The data plane's half; absent while it restarts.
+    pub data_plane: Option<DataPlaneStatus>,
+}

@@ -1,0 +1,1 @@
+//! The data plane process: unprivileged; control thread, log thread, workers.

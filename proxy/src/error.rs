@@ -1,0 +1,154 @@
+//! Reasons: every drop, shed, close, refusal and ejection carries one, and the same enum feeds metrics, logs and tests.
+
+/// Declares a reason enum with a stable snake_case label for each variant, used as the metric label.
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $label:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_meta])* $variant,)* }
+
+        impl $name {
+            /// Every reason, in declaration order: the index of a reason is its position here.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The label in metrics and logs.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+
+            /// Position in `ALL`.
+            #[must_use]
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a downstream connection ended.
+    CloseReason {
+        /// The client closed between requests.
+        ClientClosed = "client_closed",
+        /// The client closed or reset within a request or response.
+        ClientAborted = "client_aborted",
+        /// The last response said `Connection: close`, or HTTP/1.0 did.
+        NotKeptAlive = "not_kept_alive",
+        /// No request for `keep_alive`.
+        KeepAliveTimeout = "keep_alive_timeout",
+        /// A request head did not arrive within `request_header`.
+        RequestHeaderTimeout = "request_header_timeout",
+        /// A request body paused longer than `request_body`.
+        RequestBodyTimeout = "request_body_timeout",
+        /// The client took nothing for `send`.
+        SendTimeout = "send_timeout",
+        /// The request was refused and the connection could not go on.
+        BadRequest = "bad_request",
+        /// The upstream broke after the response head was sent.
+        UpstreamAborted = "upstream_aborted",
+        /// `requests_per_connection` was reached.
+        RequestLimit = "request_limit",
+        /// The worker drains.
+        Draining = "draining",
+        /// A panic ended the session.
+        Panicked = "panicked",
+        /// A socket error that is none of the above.
+        SocketError = "socket_error",
+    }
+}
+
+reasons! {
+    /// Why a request was answered by Sluice itself.
+    RefusalReason {
+        /// 400: the head or the body's framing broke RFC 9112.
+        Malformed = "malformed",
+        /// 400: Host missing, repeated or invalid.
+        BadHost = "bad_host",
+        /// 404: no route.
+        NoRoute = "no_route",
+        /// 408: the head or body was too slow.
+        RequestTimeout = "request_timeout",
+        /// 413: the body exceeds `body_bytes`.
+        BodyTooLarge = "body_too_large",
+        /// 414: the target exceeds `uri_bytes`.
+        UriTooLong = "uri_too_long",
+        /// 417: an expectation other than 100-continue.
+        ExpectationFailed = "expectation_failed",
+        /// 431: the head exceeds `header_bytes` or `headers`.
+        HeadTooLarge = "head_too_large",
+        /// 501: a method or upgrade that is not supported.
+        NotImplemented = "not_implemented",
+        /// 502: could not connect.
+        ConnectFailed = "connect_failed",
+        /// 502: the upstream closed or reset before its response head.
+        UpstreamReset = "upstream_reset",
+        /// 502: the upstream sent something that is not HTTP.
+        UpstreamMalformed = "upstream_malformed",
+        /// 503: no endpoint is available.
+        NoEndpoint = "no_endpoint",
+        /// 503: a bound was reached (pool queue, buffer budget).
+        Overloaded = "overloaded",
+        /// 504: no connection within `connect_timeout`.
+        ConnectTimeout = "connect_timeout",
+        /// 504: no response head within the route's `timeout`.
+        UpstreamTimeout = "upstream_timeout",
+        /// 505: an HTTP version that is not supported.
+        VersionNotSupported = "version_not_supported",
+    }
+}
+
+impl RefusalReason {
+    /// The status code that answers it.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Malformed | Self::BadHost => 400,
+            Self::NoRoute => 404,
+            Self::RequestTimeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::UriTooLong => 414,
+            Self::ExpectationFailed => 417,
+            Self::HeadTooLarge => 431,
+            Self::NotImplemented => 501,
+            Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamMalformed => 502,
+            Self::NoEndpoint | Self::Overloaded => 503,
+            Self::ConnectTimeout | Self::UpstreamTimeout => 504,
+            Self::VersionNotSupported => 505,
+        }
+    }
+}
+
+reasons! {
+    /// Why an accepted connection was refused before a byte of it was read.
+    ShedReason {
+        /// `process.max_connections` was reached.
+        MaxConnections = "max_connections",
+        /// `guard.connections_per_ip` was reached at accept.
+        ConnectionsPerIp = "connections_per_ip",
+        /// No descriptor was left.
+        DescriptorsExhausted = "descriptors_exhausted",
+        /// The worker drains.
+        Draining = "draining",
+    }
+}
+
+reasons! {
+    /// Why an upstream connection left the pool.
+    PoolCloseReason {
+        /// The endpoint closed it while idle.
+        ClosedByUpstream = "closed_by_upstream",
+        /// Idle for `idle_timeout`.
+        IdleTimeout = "idle_timeout",
+        /// Older than `max_lifetime`.
+        MaxLifetime = "max_lifetime",
+        /// More than `max_idle` idle connections.
+        MaxIdle = "max_idle",
+        /// Its last exchange left it unusable: not kept alive, reset, or cut short.
+        NotReusable = "not_reusable",
+        /// The endpoint sent bytes nobody asked for.
+        UnsolicitedBytes = "unsolicited_bytes",
+        /// The worker drains.
+        Draining = "draining",
+    }
+}

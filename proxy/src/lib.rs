@@ -1,0 +1,17 @@
+//! Sluice: an eBPF/XDP-assisted reverse proxy. `ARCHITECTURE.md` walks a connection through these modules.
+
+pub mod config;
+pub mod control;
+pub mod dataplane;
+pub mod error;
+pub mod http;
+pub mod io;
+pub mod kernel;
+pub mod listen;
+pub mod route;
+pub mod session;
+pub mod supervisor;
+pub mod telemetry;
+pub mod time;
+pub mod upstream;
+pub mod worker;

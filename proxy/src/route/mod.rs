@@ -1,0 +1,4 @@
+//! Routing, sans-IO: an immutable table, host then longest path prefix.
+
+pub mod matcher;
+pub mod table;

@@ -1,0 +1,4 @@
+//! Sessions: the only place where `io` and the sans-IO parts meet, as straight-line async functions that await only
+//! in-memory queues.
+
+pub mod exchange;

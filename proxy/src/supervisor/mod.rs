@@ -1,0 +1,1 @@
+//! The supervisor: privileged, small, never reads a byte from a client.

@@ -1,0 +1,171 @@
+//! The workers' counters: one block per worker, written by that worker alone, read by anybody. The blocks live in a memfd that
+//! the supervisor owns, so they outlive a data plane; `metrics` only encodes them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
+
+/// Declares the plain counters and gauges with their metric name and help text.
+macro_rules! plain {
+    ($($(#[$meta:meta])* $variant:ident = $kind:ident $name:literal $help:literal,)*) => {
+        /// A counter or gauge without a reason label.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Plain { $($(#[$meta])* $variant,)* }
+
+        impl Plain {
+            /// Every one, in cell order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Metric name (without `_total` for counters), help text, and kind.
+            #[must_use]
+            pub const fn describe(self) -> (&'static str, &'static str, Kind) {
+                match self { $(Self::$variant => ($name, $help, Kind::$kind),)* }
+            }
+        }
+    };
+}
+
+/// Whether a cell only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, over data planes too.
+    Counter,
+    /// Goes up and down; reset when a data plane starts.
+    Gauge,
+}
+
+plain! {
+    /// Connections accepted.
+    Accepted = Counter "sluice_connections_accepted" "Downstream connections accepted",
+    /// Connections open now.
+    Open = Gauge "sluice_connections_open" "Downstream connections open now",
+    /// Requests whose head was parsed.
+    Requests = Counter "sluice_requests" "Requests whose head was read",
+    /// Exchanges in progress.
+    Active = Gauge "sluice_requests_active" "Exchanges in progress",
+    /// Responses 1xx.
+    Responses1xx = Counter "sluice_responses_1xx" "Interim responses sent",
+    /// Responses 2xx.
+    Responses2xx = Counter "sluice_responses_2xx" "Responses sent with a 2xx status",
+    /// Responses 3xx.
+    Responses3xx = Counter "sluice_responses_3xx" "Responses sent with a 3xx status",
+    /// Responses 4xx.
+    Responses4xx = Counter "sluice_responses_4xx" "Responses sent with a 4xx status",
+    /// Responses 5xx.
+    Responses5xx = Counter "sluice_responses_5xx" "Responses sent with a 5xx status",
+    /// Bytes received from clients.
+    ReceivedBytes = Counter "sluice_downstream_received_bytes" "Bytes received from clients",
+    /// Bytes sent to clients.
+    SentBytes = Counter "sluice_downstream_sent_bytes" "Bytes sent to clients",
+    /// Upstream connections opened.
+    UpstreamConnects = Counter "sluice_upstream_connects" "Upstream connections opened",
+    /// Upstream connects that failed.
+    UpstreamConnectFailures = Counter "sluice_upstream_connect_failures" "Upstream connects that failed or timed out",
+    /// Exchanges that found a pooled connection.
+    UpstreamReuses = Counter "sluice_upstream_reuses" "Exchanges carried by a pooled connection",
+    /// Requests sent again after a pooled connection turned out dead or an endpoint failed.
+    UpstreamRetries = Counter "sluice_upstream_retries" "Requests sent again on another connection",
+    /// Upstream connections open now.
+    UpstreamOpen = Gauge "sluice_upstream_connections_open" "Upstream connections open now, idle ones included",
+    /// Idle upstream connections.
+    UpstreamIdle = Gauge "sluice_upstream_connections_idle" "Idle upstream connections",
+    /// Panics caught in a session.
+    Panics = Counter "sluice_session_panics" "Sessions ended by a panic",
+    /// Times the buffer ring was empty.
+    BuffersExhausted = Counter "sluice_ring_buffers_exhausted" "Receives that found no provided buffer",
+    /// Receive buffers on loan now.
+    BuffersLoaned = Gauge "sluice_ring_buffers_loaned" "Receive buffers on loan now",
+    /// Bytes of the buffer budget in use.
+    BudgetBytes = Gauge "sluice_buffer_budget_used_bytes" "Bytes of the worker's buffer budget in use",
+    /// io_uring_enter calls.
+    RingEnters = Counter "sluice_ring_enters" "io_uring_enter calls",
+    /// Completions handled.
+    RingCompletions = Counter "sluice_ring_completions" "Completions handled",
+    /// Loop turns longer than stuck_after.
+    Stuck = Counter "sluice_worker_stuck" "Loop turns that took longer than workers.stuck_after",
+}
+
+/// One cell of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Without a reason.
+    Plain(Plain),
+    /// `sluice_connections_closed_total{reason}`
+    Closed(CloseReason),
+    /// `sluice_requests_refused_total{reason}`
+    Refused(RefusalReason),
+    /// `sluice_connections_shed_total{reason}`
+    Shed(ShedReason),
+    /// `sluice_upstream_connections_closed_total{reason}`
+    PoolClosed(PoolCloseReason),
+}
+
+const CLOSED_AT: usize = Plain::ALL.len();
+const REFUSED_AT: usize = CLOSED_AT + CloseReason::ALL.len();
+const SHED_AT: usize = REFUSED_AT + RefusalReason::ALL.len();
+const POOL_CLOSED_AT: usize = SHED_AT + ShedReason::ALL.len();
+
+/// Cells in a block.
+pub const CELLS: usize = POOL_CLOSED_AT + PoolCloseReason::ALL.len();
+
+impl Counter {
+    /// Its cell.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Plain(plain) => plain as usize,
+            Self::Closed(reason) => CLOSED_AT + reason.index(),
+            Self::Refused(reason) => REFUSED_AT + reason.index(),
+            Self::Shed(reason) => SHED_AT + reason.index(),
+            Self::PoolClosed(reason) => POOL_CLOSED_AT + reason.index(),
+        }
+    }
+}
+
+impl From<Plain> for Counter {
+    fn from(plain: Plain) -> Self {
+        Self::Plain(plain)
+    }
+}
+
+/// One worker's cells.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct CounterBlock {
+    cells: [AtomicU64; CELLS],
+}
+
+impl Default for CounterBlock {
+    fn default() -> Self {
+        Self { cells: [const { AtomicU64::new(0) }; CELLS] }
+    }
+}
+
+impl CounterBlock {
+    /// Adds to a counter. Only the owning worker calls this: a load and a store, no locked instruction.
+    pub fn add(&self, counter: impl Into<Counter>, amount: u64) {
+        let cell = &self.cells[counter.into().index()];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    pub fn increment(&self, counter: impl Into<Counter>) {
+        self.add(counter, 1);
+    }
+
+    /// Takes one from a gauge.
+    pub fn decrement(&self, gauge: impl Into<Counter>) {
+        self.add(gauge, u64::MAX);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, gauge: impl Into<Counter>, value: u64) {
+        self.cells[gauge.into().index()].store(value, Ordering::Relaxed);
+    }
+
+    /// Reads a cell.
+    #[must_use]
+    pub fn value(&self, counter: impl Into<Counter>) -> u64 {
+        self.cells[counter.into().index()].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,1 @@
+//! Upstreams: endpoints, balancing, pools of exchange slots, and connecting.
