@@ -1,1 +1,3 @@
 //! Listening sockets and admission.
+
+pub mod admission;
