@@ -38,7 +38,7 @@ fn deny() -> Result<(), String> {
     if !machine::succeeds(&["cargo", "deny", "--version"]) {
         step(Command::new("cargo").args(["install", "--quiet", "--locked", "cargo-deny"]))?;
     }
-    step(cargo().args(["deny", "--offline", "--log-level", "error", "check", "licenses", "bans"]))
+    step(cargo().args(["deny", "--log-level", "error", "check", "licenses", "bans"]))
 }
 
 /// The object of today's sources, not the committed one, under the same kernel tests.
