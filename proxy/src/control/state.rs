@@ -58,7 +58,7 @@ pub enum Event {
     },
     /// The data plane accepts no more.
     Drained,
-    /// Exit now; a second time: kill.
+    /// Exit now.
     Stop,
     /// Time passed; `next_deadline` says when this is due.
     Tick,
@@ -306,9 +306,9 @@ impl Life {
                 self.state = State::Stopping { deadline: now + GRACE };
                 vec![Action::SendStop]
             }
-            State::Stopping { .. } => self.kill(),
             State::Idle | State::Backoff { .. } => self.end_at_once(),
-            State::Killing | State::Ended => Vec::new(),
+            // A second stop changes nothing: Ctrl-C reaches us from the terminal and through whoever started us, and `GRACE` is short.
+            State::Stopping { .. } | State::Killing | State::Ended => Vec::new(),
         }
     }
 
@@ -455,13 +455,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_cuts_a_drain_short_and_a_second_stop_kills() {
+    fn a_stop_cuts_a_drain_short_and_a_hanging_data_plane_is_killed() {
         let mut life = serving();
         let _ = life.handle(Event::Drain { timeout: Duration::from_secs(30) }, at(0));
         assert_eq!(life.handle(Event::Stop, at(1)), [Action::SendStop]);
-        assert_eq!(life.handle(Event::Stop, at(2)), [Action::Kill]);
-        assert_eq!(life.handle(Event::Stop, at(3)), []);
-        assert_eq!(life.handle(DIED, at(4)), [Action::Clear, Action::Exit(Outcome::Forced)]);
+        assert_eq!(life.handle(Event::Stop, at(2)), []);
+        assert_eq!(life.handle(Event::Tick, at(5_001)), [Action::Kill]);
+        assert_eq!(life.handle(Event::Stop, at(5_002)), []);
+        assert_eq!(life.handle(DIED, at(5_003)), [Action::Clear, Action::Exit(Outcome::Forced)]);
     }
 
     #[test]
