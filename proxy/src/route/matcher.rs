@@ -23,3 +23,87 @@ fn prefix_matches(prefix: &str, path: &str) -> bool {
         None => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(prefixes: &[impl AsRef<str>]) -> RouteTable {
+        let route = |(upstream, prefix): (usize, &dyn AsRef<str>)| {
+            Arc::new(model::Route {
+                path_prefix: prefix.as_ref().to_owned(),
+                upstream,
+                timeout: Duration::from_secs(1),
+                body_timeout: Duration::from_secs(1),
+                buffer_response: 4096,
+            })
+        };
+        let routes: Vec<_> = prefixes.iter().map(|prefix| prefix as &dyn AsRef<str>).enumerate().map(route).collect();
+        RouteTable::new(&routes)
+    }
+
+    fn found<'t>(table: &'t RouteTable, path: &str) -> Option<&'t str> {
+        table.find("example.com", path).map(|route| route.path_prefix.as_str())
+    }
+
+    #[test]
+    fn the_longest_prefix_at_a_segment_boundary_wins() {
+        let table = table(&["/", "/api", "/api/v1", "/files/"]);
+        for (path, prefix) in [
+            ("/", "/"),
+            ("*", "/"),
+            ("/ap", "/"),
+            ("/api", "/api"),
+            ("/api/", "/api"),
+            ("/api/x", "/api"),
+            ("/apis", "/"),
+            ("/api//v1", "/api"),
+            ("/api/v1", "/api/v1"),
+            ("/api/v1/x", "/api/v1"),
+            ("/api/v10", "/api"),
+            ("/files", "/"),
+            ("/files/", "/files/"),
+            ("/files/x", "/files/"),
+            ("/API", "/"),
+        ] {
+            assert_eq!(found(&table, path), Some(prefix), "{path}");
+        }
+    }
+
+    #[test]
+    fn without_a_match_there_is_no_route() {
+        assert_eq!(found(&table(&[] as &[&str]), "/"), None);
+        let table = table(&["/a"]);
+        for path in ["/", "/b", "/ab", "*", ""] {
+            assert_eq!(found(&table, path), None, "{path}");
+        }
+    }
+
+    /// Tries every cut of the path at a segment boundary, longest first, against the prefixes as a set.
+    fn naive<'p>(prefixes: &'p [String], path: &str) -> Option<&'p str> {
+        let cut_at = |end: &usize| {
+            let cut = &path[..*end];
+            let boundary = *end == path.len() || path[*end..].starts_with('/') || cut.ends_with('/');
+            if boundary { prefixes.iter().find(|prefix| *prefix == cut) } else { None }
+        };
+        (1..=path.len()).rev().find_map(|end| cut_at(&end)).map(String::as_str)
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_naive_matcher(
+            prefixes in prop::collection::hash_set("(/[ab]{0,2}){1,3}", 0..12),
+            paths in prop::collection::vec("(/[ab]{0,2}){1,5}", 1..20),
+        ) {
+            let prefixes: Vec<String> = prefixes.into_iter().collect();
+            let table = table(&prefixes);
+            for path in &paths {
+                prop_assert_eq!(found(&table, path), naive(&prefixes, path), "{}", path);
+            }
+        }
+    }
+}

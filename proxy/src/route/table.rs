@@ -1,5 +1,6 @@
 //! The compiled routes: immutable, built once per snapshot, read by every worker without a lock.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::config::model;
@@ -16,7 +17,7 @@ impl RouteTable {
     #[must_use]
     pub fn new(routes: &[Arc<model::Route>]) -> Self {
         let mut any_host = routes.to_vec();
-        any_host.sort_by(|a, b| b.path_prefix.len().cmp(&a.path_prefix.len()));
+        any_host.sort_by_key(|route| Reverse(route.path_prefix.len()));
         Self { any_host }
     }
 
