@@ -21,6 +21,18 @@ impl Tried {
         self.indices.contains(&index)
     }
 
+    /// How many failed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether none did.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
     /// Forgets all: when every endpoint was tried and attempts are left, the next attempt may take any.
     pub fn clear(&mut self) {
         self.indices.clear();
