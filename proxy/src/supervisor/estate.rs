@@ -196,7 +196,7 @@ impl Estate {
         items.extend(self.admin.as_ref().map(|_| Item::Admin));
         let workers = self.topology.workers.len();
         items.extend((0..workers).flat_map(|worker| (0..self.bound.len()).map(move |address| Item::Listener { worker, address })));
-        let place = |place: &topology::Placement| Place { cpu: Some(place.cpu), node: Some(place.node), memory_node: place.memory_node };
+        let place = |place: &topology::Placement| Place { cpu: place.cpu, node: place.node, memory_node: place.memory_node };
         let start = Start {
             protocol: PROTOCOL,
             generation,
