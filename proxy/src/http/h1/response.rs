@@ -102,3 +102,6 @@ fn interpret(
         keep_alive,
     })
 }
+
+#[cfg(test)]
+mod tests;
