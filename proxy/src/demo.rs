@@ -269,4 +269,42 @@ mod tests {
         assert_eq!(answer.body, b"abc");
         assert!(answer.head.contains("content-type: x/y"));
     }
+
+    /// This process starts one that starts the demo, prints its id and ends: the demo must end with it.
+    #[test]
+    fn it_ends_with_its_parent() {
+        const MARK: &str = "SLUICE_TEST_DEMO";
+        let again = |role: &str| {
+            let mut command = std::process::Command::new(std::env::current_exe().expect("our path"));
+            command.args(["--exact", "demo::tests::it_ends_with_its_parent", "--nocapture"]).env(MARK, role);
+            command
+        };
+        match std::env::var(MARK).as_deref() {
+            Ok("demo") => {
+                let address = "127.0.0.1:0".parse().expect("an address");
+                panic!("{:?}", run(address));
+            }
+            Ok("parent") => {
+                let mut demo = again("demo").stdout(std::process::Stdio::null()).spawn().expect("starts");
+                // Given time to ask for the signal, it still runs: it did not end by itself.
+                std::thread::sleep(Duration::from_millis(300));
+                assert!(demo.try_wait().expect("a child").is_none());
+                println!("demo={}", demo.id());
+                return;
+            }
+            _ => {}
+        }
+        let output = again("parent").stderr(std::process::Stdio::null()).output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let id = text.split_once("demo=").and_then(|(_, id)| id.lines().next()).unwrap_or_else(|| panic!("{text}"));
+        let runs = || {
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+        };
+        let give_up = Instant::now() + Duration::from_secs(5);
+        while runs() {
+            assert!(Instant::now() < give_up, "process {id} outlived its parent");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }

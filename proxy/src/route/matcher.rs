@@ -2,25 +2,37 @@
 
 use std::sync::Arc;
 
-use super::table::RouteTable;
+use super::table::{PathTable, PrefixGroup, RouteTable};
 use crate::config::model;
 
 impl RouteTable {
     /// The route for a request; `path` as it is forwarded, without the query. `None`: 404.
     #[must_use]
     pub fn find(&self, _authority: &str, path: &str) -> Option<&Arc<model::Route>> {
-        self.any_host().iter().find(|route| prefix_matches(&route.path_prefix, path))
+        self.any_host.find(path)
     }
 }
 
-/// Whether `prefix` covers `path` up to a segment boundary. `/` covers every path, the `*` of OPTIONS too.
-fn prefix_matches(prefix: &str, path: &str) -> bool {
-    if prefix == "/" {
-        return true;
+impl PathTable {
+    fn find(&self, path: &str) -> Option<&Arc<model::Route>> {
+        self.groups.iter().find_map(|group| group.find(path.as_bytes()))
     }
-    match path.strip_prefix(prefix) {
-        Some(rest) => rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'),
-        None => false,
+}
+
+impl PrefixGroup {
+    /// The route whose prefix begins `path` and ends at a segment boundary. `/` begins every path, the `*` of OPTIONS too.
+    fn find(&self, path: &[u8]) -> Option<&Arc<model::Route>> {
+        if let [root] = self.routes.as_slice()
+            && root.path_prefix == "/"
+        {
+            return Some(root);
+        }
+        let (start, rest) = path.split_at_checked(self.length)?;
+        if !(rest.is_empty() || rest[0] == b'/' || start.last() == Some(&b'/')) {
+            return None;
+        }
+        let found = self.routes.binary_search_by(|route| route.path_prefix.as_bytes().cmp(start)).ok()?;
+        self.routes.get(found)
     }
 }
 
@@ -81,6 +93,12 @@ mod tests {
         for path in ["/", "/b", "/ab", "*", ""] {
             assert_eq!(found(&table, path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn of_equal_prefixes_the_first_counts() {
+        let table = table(&["/a", "/b", "/a"]);
+        assert_eq!(table.find("", "/a").map(|route| route.upstream), Some(0));
     }
 
     /// Tries every cut of the path at a segment boundary, longest first, against the prefixes as a set.

@@ -108,7 +108,7 @@ pub struct Topology {
 }
 
 impl Host {
-    /// Reads this host through hwloc2, our affinity included.
+    /// Reads this host through hwloc2, the calling thread's affinity included: read it before a thread of this process is pinned.
     pub fn read() -> Result<Self, TopologyError> {
         let load = |flags| {
             hwloc2::Topology::with_flags(flags).ok_or_else(|| TopologyError::Host("the topology cannot be read".to_owned()))

@@ -253,3 +253,6 @@ impl TrailerSection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

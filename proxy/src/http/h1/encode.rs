@@ -284,3 +284,6 @@ fn hexadecimal(number: usize, out: &mut Vec<u8>) {
     let digits = (usize::BITS - number.leading_zeros()).div_ceil(4).max(1);
     out.extend((0..digits).rev().map(|digit| DIGITS[number >> (4 * digit) & 15]));
 }
+
+#[cfg(test)]
+mod tests;
