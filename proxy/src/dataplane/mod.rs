@@ -144,7 +144,7 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
         let seed = WorkerSeed {
             index,
             cpu: Some(place.cpu),
-            node: Some(place.node),
+            node: place.memory_node,
             listeners: sockets.into_iter().map(|(address, fd)| (start.addresses[address].listener, fd)).collect(),
             config: Arc::clone(&config),
             counters: block,

@@ -1,5 +1,5 @@
-//! The worker threads: one per chosen core, named and pinned before it makes its ring, its memory bound to the core's node. A thread that
-//! ends, in order, by an error or by a panic, says so to the control thread.
+//! The worker threads: one per chosen core, named; each pins itself and makes its own ring. One that is ready goes live in the steering array;
+//! one that ends, in order, by an error or by a panic, says so to the control thread.
 
 use std::any::Any;
 use std::io;
@@ -7,10 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tracing::warn;
 
 use crate::control::messages::Place;
-use crate::placement;
 use crate::worker::{self, WorkerSeed};
 
 /// Sessions are small state machines on the heap; the stack only holds the loop and one poll.
@@ -60,16 +58,11 @@ impl Crew {
 
 fn run(place: Place, seed: WorkerSeed, events: &Sender<WorkerEvent>) {
     let index = seed.index;
-    // Before the ring is made: its memory and the worker's own come from here on.
-    if let Err(error) = placement::pin_current(place.cpu) {
-        warn!(worker = index, "{error}");
-    }
-    if let Some(node) = place.memory_node
-        && let Err(error) = placement::bind_memory_current_thread(node)
-    {
-        warn!(worker = index, "{error}");
-    }
-    let ready = || drop(events.try_send(WorkerEvent::Ready(index)));
+    let slot = seed.steering.clone();
+    let ready = || {
+        slot.live(slot.generation(), u32::try_from(place.node).unwrap_or_default());
+        drop(events.try_send(WorkerEvent::Ready(index)));
+    };
     let result = match catch_unwind(AssertUnwindSafe(|| worker::run(seed, ready))) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => Err(format!("panic: {}", text(panic.as_ref()))),

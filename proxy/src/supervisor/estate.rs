@@ -170,11 +170,11 @@ impl Estate {
             };
             match attached {
                 Ok(mode) => {
-                    info!(interface, mode = xdp_label(mode), "XDP attached");
+                    info!(interface, mode = mode.label(), "XDP attached");
                     if mode == XdpMode::Generic && guard.mode == GuardMode::Auto {
                         info!(interface, "the driver takes no XDP: generic mode judges packets after the kernel allocated them");
                     }
-                    self.guarded.insert(interface.clone(), xdp_label(mode).into());
+                    self.guarded.insert(interface.clone(), mode.label().into());
                 }
                 Err(reason) if guard.mode == GuardMode::Auto => {
                     self.degraded.push(format!("guard: packets on {interface} reach the kernel unjudged ({reason})"));
@@ -262,13 +262,6 @@ impl Estate {
             SteeringPolicy::Hash => "hash",
         };
         SteeringStatus { policy: policy.into(), selected, fallback }
-    }
-}
-
-fn xdp_label(mode: XdpMode) -> &'static str {
-    match mode {
-        XdpMode::Driver => "driver",
-        XdpMode::Generic => "generic",
     }
 }
 
