@@ -5,6 +5,10 @@ pub mod drain;
 pub mod events;
 pub mod sessions;
 pub mod tags;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -19,7 +23,9 @@ use crate::config::model;
 use crate::control::commands::CommandReceiver;
 use crate::control::shared::{Counters, SteeringSlot};
 use crate::io::handle::Settings;
-use crate::io::{Engine, KernelRing, Ring};
+use crate::io::Engine;
+use crate::io::ring::KernelRing;
+use crate::io::seam::Ring;
 use crate::placement;
 
 /// Everything a worker thread needs; made by the data plane's start, moved to the thread.

@@ -239,12 +239,12 @@ pub fn abort_all(worker: &Rc<Worker>) {
 
 fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
     // Runs in drops, also while a panic unwinds: a table that is borrowed then must not panic again.
-    let row = worker.sessions.table.try_borrow_mut().ok().and_then(|mut table| {
+    let removed = worker.sessions.table.try_borrow_mut().ok().and_then(|mut table| {
         table.row(key)?;
         table.admission.release();
         Some(table.rows.remove(key.index as usize))
     });
-    if let Some(row) = row {
+    if removed.is_some() {
         worker.counters.decrement(Plain::Open);
         worker.counters.increment(Counter::Closed(reason));
     }
