@@ -8,7 +8,7 @@ use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, 
 use super::flow::{self, Outbound, ReadError, WriteError};
 use crate::config::model;
 use crate::error::{CloseReason, RefusalReason};
-use crate::http::h1::{BodyDecoder, Parsed, Recipient, RequestDecoder, encode};
+use crate::http::h1::{BodyDecoder, Framing, Parsed, Recipient, RequestDecoder, encode};
 use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
 use crate::io::{Chunk, Io, Stream};
@@ -149,17 +149,21 @@ async fn serve_request(seat: &mut Seat, head: RequestHead, input: &mut Chunk) ->
     } else {
         exchange::exchange(head, source, &mut sink, &seat.cancel, &scene).await
     };
+    sink.flush();
     let kept_alive = sink.kept_alive;
+    // A length or chunks tell the client that the response is cut, and answers queued before it still arrive; a body that ends with the
+    // connection needs the reset.
+    let cut = if sink.outbound.framing() == Framing::UntilClose { Next::Abort } else { Next::Close };
     match outcome {
         Outcome::Answered { .. } if kept_alive && flags.ended.get() => Next::Request,
         Outcome::Answered { .. } if flags.ended.get() => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
         Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => Next::Close(CloseReason::RequestBodyTimeout),
         Outcome::Answered { refused: Some(_), .. } => Next::Close(CloseReason::BadRequest),
         Outcome::Answered { refused: None, .. } => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
-        Outcome::Cut => Next::Abort(CloseReason::UpstreamAborted),
+        Outcome::Cut => cut(CloseReason::UpstreamAborted),
         Outcome::CutBySource(SourceError::Aborted) => Next::Abort(CloseReason::ClientAborted),
-        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => Next::Abort(CloseReason::RequestBodyTimeout),
-        Outcome::CutBySource(SourceError::Refused(_)) => Next::Abort(CloseReason::BadRequest),
+        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => cut(CloseReason::RequestBodyTimeout),
+        Outcome::CutBySource(SourceError::Refused(_)) => cut(CloseReason::BadRequest),
         Outcome::Undeliverable(error) => Next::Abort(undeliverable(error)),
         Outcome::Cancelled => Next::Abort(CloseReason::Draining),
     }

@@ -105,6 +105,11 @@ impl<'a> Outbound<'a> {
         self.framing = framing;
     }
 
+    /// How it is.
+    pub(crate) const fn framing(&self) -> Framing {
+        self.framing
+    }
+
     /// Body bytes. Waits for room.
     pub(crate) async fn data(&mut self, chunk: Chunk) -> Result<(), WriteError> {
         if self.framing == Framing::None || chunk.is_empty() {
