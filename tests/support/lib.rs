@@ -1,1 +1,48 @@
-//! Support for the end-to-end tests.
+//! What the end-to-end tests share: a running Sluice, origins behind it, clients before it, and network namespaces around it.
+//!
+//! Everything here has a deadline, takes ports and folders that no other test uses, and undoes itself on drop, so that tests
+//! run beside each other and a failed one leaves nothing behind. A helper that cannot go on panics: that is the test's failure.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a helper that cannot go on is a failed test")]
+
+pub mod client;
+pub mod message;
+pub mod metrics;
+pub mod netns;
+pub mod nginx;
+pub mod origin;
+pub mod pattern;
+pub mod ports;
+pub mod process;
+pub mod skip;
+pub mod slow;
+pub mod sluice;
+pub mod threads;
+
+use std::time::{Duration, Instant};
+
+/// Asks `probe` every few milliseconds until it answers, and panics with `what` when it has not done so in `limit`.
+pub fn eventually<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Lets this process open as many descriptors as the hard limit allows, and returns that number.
+pub fn raise_descriptor_limit() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("getrlimit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("setrlimit");
+    hard
+}
+
+/// Descriptors a process has open.
+#[must_use]
+pub fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}

@@ -17,6 +17,7 @@ const UNSAFE_FILES: &[&str] = &[
     "proxy/src/io/buffers.rs",
     "proxy/src/control/handoff.rs",
     "proxy/src/control/shared.rs",
+    "proxy/src/placement.rs",
     "tests/support/bpf.rs",
 ];
 

@@ -96,9 +96,15 @@ impl Diagnostic {
         self.span.as_ref().map_or((1, 1), |span| self.source.position(span.start))
     }
 
-    /// `key: message`, or the message alone.
+    /// One sentence: the key, then the message, which may have the key for its subject.
     fn headline(&self) -> String {
-        if self.key.is_empty() { self.message.clone() } else { format!("`{}`: {}", self.key, self.message) }
+        const PREDICATES: [&str; 5] = ["is ", "has ", "must ", "lists ", "cannot "];
+        let predicate = PREDICATES.iter().any(|verb| self.message.starts_with(verb));
+        match (self.key.as_str(), predicate) {
+            ("", _) => self.message.clone(),
+            (key, true) => format!("`{key}` {}", self.message),
+            (key, false) => format!("`{key}`: {}", self.message),
+        }
     }
 
     /// The part of the span on its first line, at least one character wide where the file has one.

@@ -1,27 +1,52 @@
 //! The compiled routes: immutable, built once per snapshot, read by every worker without a lock.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::config::model;
 
-/// Routes in the order in which they are tried.
+/// Routes by host. Only those for any host are built.
 #[derive(Clone, Debug)]
 pub struct RouteTable {
-    /// Longest prefix first; of equal length in byte order.
-    any_host: Vec<Arc<model::Route>>,
+    /// For hosts that no route names.
+    pub(super) any_host: PathTable,
 }
 
 impl RouteTable {
-    /// Compiles a configuration's routes.
+    /// Compiles a configuration's routes; of equal prefixes the first counts.
     #[must_use]
     pub fn new(routes: &[Arc<model::Route>]) -> Self {
-        let mut any_host = routes.to_vec();
-        any_host.sort_by(|a, b| b.path_prefix.len().cmp(&a.path_prefix.len()));
-        Self { any_host }
+        Self { any_host: PathTable::new(routes.to_vec()) }
     }
+}
 
-    /// Routes for hosts that no route names, longest prefix first.
-    pub(super) fn any_host(&self) -> &[Arc<model::Route>] {
-        &self.any_host
+/// Routes of one host by path prefix.
+#[derive(Clone, Debug)]
+pub(super) struct PathTable {
+    /// One for each length that a prefix has, longest first. A lookup costs one binary search a length: what a client sends
+    /// cannot make it cost more, as cutting a path of a thousand slashes at each of them would.
+    pub(super) groups: Vec<PrefixGroup>,
+}
+
+/// Routes whose prefixes have the same length.
+#[derive(Clone, Debug)]
+pub(super) struct PrefixGroup {
+    /// Bytes of each prefix.
+    pub(super) length: usize,
+    /// By prefix, in byte order, each once.
+    pub(super) routes: Vec<Arc<model::Route>>,
+}
+
+impl PathTable {
+    fn new(mut routes: Vec<Arc<model::Route>>) -> Self {
+        // Stable: of equal prefixes the first stays first.
+        routes.sort_by(|a, b| {
+            let key = |route: &model::Route| Reverse(route.path_prefix.len());
+            key(a).cmp(&key(b)).then_with(|| a.path_prefix.cmp(&b.path_prefix))
+        });
+        routes.dedup_by(|later, earlier| later.path_prefix == earlier.path_prefix);
+        let groups = routes.chunk_by(|a, b| a.path_prefix.len() == b.path_prefix.len());
+        let groups = groups.map(|routes| PrefixGroup { length: routes[0].path_prefix.len(), routes: routes.to_vec() });
+        Self { groups: groups.collect() }
     }
 }

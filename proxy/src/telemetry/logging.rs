@@ -367,4 +367,35 @@ mod tests {
             assert!(matches!(parse_level(level), Err(LogError::Level(_))), "{level}");
         }
     }
+
+    /// `init` is once per process, so a second process of this test calls it.
+    #[test]
+    fn everything_reaches_stderr_through_one_thread() {
+        const MARK: &str = "SLUICE_TEST_LOGGING_INIT";
+        if std::env::var_os(MARK).is_some() {
+            let guard = init("info").expect("the first logger");
+            assert!(matches!(init("info"), Err(LogError::Installed)));
+            tracing::info!(worker = 3, "from tracing");
+            log::warn!(target: "proxy_ebpf", "from log, as aya-log does");
+            log::debug!(target: "proxy_ebpf", "below the level");
+            let panicked =
+                std::thread::Builder::new().name("w0".to_owned()).spawn(|| panic!("on purpose")).expect("a thread").join();
+            assert!(panicked.is_err());
+            drop(guard);
+            return;
+        }
+        let output = std::process::Command::new(std::env::current_exe().expect("our path"))
+            .args(["--exact", "telemetry::logging::tests::everything_reaches_stderr_through_one_thread", "--nocapture"])
+            .env(MARK, "1")
+            .output()
+            .expect("runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("stderr is no terminal: JSON")).collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!((&lines[0]["message"], &lines[0]["worker"]), (&"from tracing".into(), &3.into()));
+        assert_eq!((&lines[1]["message"], &lines[1]["level"]), (&"from log, as aya-log does".into(), &"WARN".into()));
+        assert_eq!((&lines[2]["message"], &lines[2]["thread"]), (&"panic: on purpose".into(), &"w0".into()));
+    }
 }

@@ -58,7 +58,7 @@ fn status_line(line: &[u8]) -> Option<(Version, u16, &[u8])> {
         _ => return None,
     };
     let (code, reason) = match rest {
-        [code @ ..] if code.len() == 3 => (code, &[][..]),
+        code if code.len() == 3 => (code, &[][..]),
         _ => {
             let (code, reason) = rest.split_at_checked(3)?;
             (code, reason.strip_prefix(b" ")?)

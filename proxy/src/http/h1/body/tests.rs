@@ -2,12 +2,15 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Names and values.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Everything that decoding some input can differ in, whatever pieces it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Outcome {
     data: Vec<u8>,
     /// Trailers, and how many bytes the body took.
-    end: Option<(Vec<(Vec<u8>, Vec<u8>)>, usize)>,
+    end: Option<(Pairs, usize)>,
     error: Option<BodyError>,
     eof: Result<(), BodyError>,
 }

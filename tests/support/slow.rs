@@ -1,0 +1,115 @@
+//! Many slow clients on one thread: non-blocking sockets, each moved a little at every tick.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::client::Dial;
+
+/// What each of them does at a tick.
+#[derive(Clone, Copy, Debug)]
+pub enum Habit {
+    /// Sends so many bytes of a body of that length.
+    Upload {
+        /// Content-Length.
+        length: u64,
+        /// Bytes a tick.
+        step: usize,
+    },
+    /// Takes so many bytes of a response; its receive buffer is small.
+    Read {
+        /// Bytes a tick.
+        step: usize,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    moved: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// A crowd of slow clients; all close on drop.
+#[derive(Debug)]
+pub struct Crowd {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Crowd {
+    /// Connects `count` clients, each of which sends a request for `target` and then keeps its habit every `tick`.
+    #[must_use]
+    pub fn start(address: SocketAddr, count: usize, target: &str, habit: Habit, tick: Duration) -> Self {
+        let receive_buffer = matches!(habit, Habit::Read { .. }).then_some(4096);
+        let dial = Dial { source: None, receive_buffer };
+        let head = match habit {
+            Habit::Upload { length, .. } => {
+                format!("POST {target} HTTP/1.1\r\nHost: slow.example\r\nContent-Length: {length}\r\n\r\n")
+            }
+            Habit::Read { .. } => format!("GET {target} HTTP/1.1\r\nHost: slow.example\r\n\r\n"),
+        };
+        let connect = |_| {
+            let mut stream = dial.connect(address, Duration::from_secs(10)).expect("a slow client connects");
+            stream.write_all(head.as_bytes()).expect("a slow client asks");
+            stream.set_nonblocking(true).expect("non-blocking");
+            Some(stream)
+        };
+        let mut streams: Vec<Option<TcpStream>> = (0..count).map(connect).collect();
+        let shared = Arc::new(Shared::default());
+        let state = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            while !state.stop.load(Ordering::SeqCst) {
+                for slot in &mut streams {
+                    let Some(stream) = slot else { continue };
+                    if let Some(moved) = step(stream, habit) {
+                        state.moved.fetch_add(moved, Ordering::SeqCst);
+                    } else {
+                        state.ended.fetch_add(1, Ordering::SeqCst);
+                        *slot = None;
+                    }
+                }
+                std::thread::sleep(tick);
+            }
+        });
+        Self { shared, thread: Some(thread) }
+    }
+
+    /// Bytes moved by all of them.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        self.shared.moved.load(Ordering::SeqCst)
+    }
+
+    /// Those whose connection was closed on them.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.shared.ended.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Bytes moved, `None` when the connection is over.
+fn step(stream: &mut TcpStream, habit: Habit) -> Option<u64> {
+    let outcome = match habit {
+        Habit::Upload { step, .. } => stream.write(&[b'u'; 4096][..step]),
+        Habit::Read { step } => stream.read(&mut [0; 4096][..step]),
+    };
+    match outcome {
+        Ok(0) => None,
+        Ok(count) => Some(count as u64),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Some(0),
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,449 @@
+//! A running Sluice: its configuration built from parts, started, asked and stopped, with its log shown when a test fails.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
+use serde_json::Value;
+
+use crate::client::{Client, Response};
+use crate::metrics::Metrics;
+use crate::netns::Netns;
+use crate::ports::Port;
+use crate::process::{self, Output};
+use crate::{descriptors, eventually, skip, threads};
+
+/// How long a start or a stop may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The binary under test: `SLUICE_BIN`, else the workspace's release build, else its debug build.
+#[must_use]
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SLUICE_BIN") {
+        return path.into();
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |folder| workspace.join(folder));
+    let built = ["release", "debug"].map(|profile| target.join(profile).join("sluice"));
+    let found = built.iter().find(|path| path.is_file());
+    found.cloned().unwrap_or_else(|| panic!("no sluice binary in {}: run `cargo xtask test`, which builds it first", target.display()))
+}
+
+/// Runs a command of the binary to its end.
+#[must_use]
+pub fn command(arguments: &[&str]) -> Output {
+    process::run(Command::new(binary()).args(arguments), Duration::from_secs(60))
+}
+
+/// A configuration in parts: one listener, one route and one upstream, to which a test adds what it is about.
+#[derive(Debug)]
+pub struct Setup {
+    folder: tempfile::TempDir,
+    parts: BTreeMap<&'static str, String>,
+    tail: String,
+    route: bool,
+    endpoints: Vec<SocketAddr>,
+    address: Option<IpAddr>,
+    namespace: Option<Arc<Netns>>,
+    port: Port,
+    admin: Port,
+}
+
+impl Setup {
+    /// Everything to `endpoint`.
+    #[must_use]
+    pub fn to(endpoint: SocketAddr) -> Self {
+        Self::to_all(&[endpoint])
+    }
+
+    /// Everything to these endpoints in turn. One worker.
+    #[must_use]
+    pub fn to_all(endpoints: &[SocketAddr]) -> Self {
+        Self {
+            folder: tempfile::Builder::new().prefix("sluice-test-").tempdir().expect("a folder"),
+            parts: BTreeMap::from([("workers", "count = 1\n".to_owned())]),
+            tail: String::new(),
+            route: true,
+            endpoints: endpoints.to_vec(),
+            address: None,
+            namespace: None,
+            port: Port::lease(),
+            admin: Port::lease(),
+        }
+    }
+
+    /// More lines in a section, such as `listener.timeouts`.
+    #[must_use]
+    pub fn with(mut self, section: &'static str, lines: &str) -> Self {
+        let part = self.parts.entry(section).or_default();
+        part.push_str(lines);
+        part.push('\n');
+        self
+    }
+
+    /// Two workers, or another number.
+    #[must_use]
+    pub fn workers(mut self, count: usize) -> Self {
+        self.parts.insert("workers", format!("count = {count}\n"));
+        self
+    }
+
+    /// More tables at the end.
+    #[must_use]
+    pub fn append(mut self, tables: &str) -> Self {
+        self.tail.push_str(tables);
+        self
+    }
+
+    /// Only the routes that the test appends.
+    #[must_use]
+    pub fn without_route(mut self) -> Self {
+        self.route = false;
+        self
+    }
+
+    /// Runs inside a network namespace and listens on this address.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Arc<Netns>, address: IpAddr) -> Self {
+        self.namespace = Some(Arc::clone(namespace));
+        self.address = Some(address);
+        self
+    }
+
+    /// Where it will listen.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)), self.port.number())
+    }
+
+    /// Its run_dir.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The TOML.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let part = |name| self.parts.get(name).map_or("", String::as_str);
+        let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| "nobody".to_owned(), |user| user.name);
+        let user = if skip::is_root() { "nobody" } else { &user };
+        let endpoints: Vec<String> = self.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+        let mut text = format!("[process]\nrun_dir = \"{}\"\nuser = \"{user}\"\n{}", self.run_dir().display(), part("process"));
+        for name in ["workers", "ring", "steering", "guard"] {
+            text.push_str(&format!("\n[{name}]\n{}", part(name)));
+        }
+        text.push_str(&format!("\n[[listener]]\nname = \"main\"\naddress = \"{}\"\n{}", self.address(), part("listener")));
+        for name in ["listener.timeouts", "listener.limits"] {
+            text.push_str(&format!("[{name}]\n{}", part(name)));
+        }
+        if self.route {
+            text.push_str(&format!("\n[[route]]\npath_prefix = \"/\"\nupstream = \"app\"\n{}", part("route")));
+        }
+        text.push_str(&format!("\n[[upstream]]\nname = \"app\"\nendpoints = [{}]\n{}", endpoints.join(", "), part("upstream")));
+        for name in ["upstream.pool", "upstream.retry"] {
+            text.push_str(&format!("[{name}]\n{}", part(name)));
+        }
+        text.push_str(&format!("\n[admin]\naddress = \"{}\"\n\n[log]\nlevel = \"info\"\n{}", self.admin.loopback(), part("log")));
+        text.push_str(&self.tail);
+        text
+    }
+
+    /// Writes the configuration and returns its path.
+    #[must_use]
+    pub fn write(&self) -> PathBuf {
+        let path = self.folder.path().join("proxy.toml");
+        std::fs::write(&path, self.text()).expect("the configuration is written");
+        path
+    }
+
+    /// Starts Sluice and waits until it is ready.
+    #[must_use]
+    pub fn start(self) -> Sluice {
+        let mut sluice = self.spawn();
+        sluice.wait_ready();
+        sluice
+    }
+
+    /// Starts Sluice and does not wait.
+    #[must_use]
+    pub fn spawn(self) -> Sluice {
+        let config = self.write();
+        let log = self.folder.path().join("log");
+        let output = File::create(&log).expect("the log is made");
+        let mut command = Command::new(binary());
+        command.arg("run").arg("--config").arg(config).env("RUST_BACKTRACE", "1");
+        command.stdin(Stdio::null()).stdout(output.try_clone().expect("dup")).stderr(output);
+        let mut spawn = || command.spawn().expect("sluice starts");
+        let child = match &self.namespace {
+            Some(namespace) => namespace.run(spawn),
+            None => spawn(),
+        };
+        Sluice { child, setup: self, log, ended: None }
+    }
+}
+
+/// A running Sluice; stopped on drop.
+#[derive(Debug)]
+pub struct Sluice {
+    child: Child,
+    setup: Setup,
+    log: PathBuf,
+    ended: Option<ExitStatus>,
+}
+
+impl Sluice {
+    /// Where clients connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.setup.address()
+    }
+
+    /// A new client.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.inside(|| Client::connect(self.address()))
+    }
+
+    /// One GET on a connection of its own.
+    #[must_use]
+    pub fn get(&self, target: &str) -> Response {
+        self.client().get(target)
+    }
+
+    /// `http://address` followed by the path.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address())
+    }
+
+    /// Runs `work` where Sluice runs.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.setup.namespace {
+            Some(namespace) => namespace.run(work),
+            None => work(),
+        }
+    }
+
+    /// The supervisor's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its run_dir.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        self.setup.run_dir()
+    }
+
+    /// The TOML it runs with.
+    #[must_use]
+    pub fn configuration(&self) -> String {
+        self.setup.text()
+    }
+
+    /// Waits until `/readyz` says so.
+    pub fn wait_ready(&mut self) {
+        eventually(PATIENCE, "sluice is ready", || {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                self.ended = Some(status);
+                panic!("sluice ended at its start: {status}");
+            }
+            let ready = self.admin("/readyz");
+            ready.is_ok_and(|response| response.status == 200).then_some(())
+        });
+    }
+
+    /// GET of an admin endpoint.
+    pub fn admin(&self, path: &str) -> std::io::Result<Response> {
+        let address = self.setup.admin.loopback();
+        self.inside(|| {
+            let mut client = Client::try_connect(address)?;
+            client.try_send(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))?;
+            client.try_response("GET")
+        })
+    }
+
+    /// `/metrics`, parsed.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.admin("/metrics").expect("/metrics").text())
+    }
+
+    /// `/status`.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        self.admin("/status").expect("/status").json()
+    }
+
+    /// The data plane's process id, from `/proc`; `None` while there is none.
+    #[must_use]
+    pub fn data_plane(&self) -> Option<u32> {
+        let pid = self.pid();
+        threads::threads(pid).into_iter().find_map(|(tid, _)| {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok()?;
+            children.split_whitespace().find_map(|child| child.parse().ok())
+        })
+    }
+
+    /// The data plane's process id; panics when there is none.
+    #[must_use]
+    pub fn data_plane_pid(&self) -> u32 {
+        self.data_plane().expect("a data plane runs")
+    }
+
+    /// Packets by verdict, from `/status`.
+    #[must_use]
+    pub fn verdicts(&self) -> BTreeMap<String, u64> {
+        numbers(&self.status()["supervisor"]["guard"]["verdicts"])
+    }
+
+    /// Flows that steering gave to each worker, from `/status`.
+    #[must_use]
+    pub fn selected(&self) -> BTreeMap<String, u64> {
+        numbers(&self.status()["supervisor"]["steering"]["selected"])
+    }
+
+    /// A number of each worker, such as `accepted`, from `/status`.
+    #[must_use]
+    pub fn per_worker(&self, what: &str) -> Vec<u64> {
+        let status = self.status();
+        let workers = status["data_plane"]["workers"].as_array().unwrap_or_else(|| panic!("no workers in {status}"));
+        workers.iter().map(|worker| worker[what].as_u64().unwrap_or_else(|| panic!("no {what} in {worker}"))).collect()
+    }
+
+    /// What is held for clients right now.
+    #[must_use]
+    pub fn holdings(&self) -> Holdings {
+        let metrics = self.metrics();
+        Holdings {
+            descriptors: descriptors(self.data_plane_pid()),
+            connections: metrics.sum("sluice_connections_open"),
+            requests: metrics.sum("sluice_requests_active"),
+            buffers: metrics.sum("sluice_ring_buffers_loaned"),
+            budget: metrics.sum("sluice_buffer_budget_used_bytes"),
+            pooled: metrics.sum("sluice_upstream_connections_open"),
+        }
+    }
+
+    /// Waits until nothing is held beyond `baseline`; pooled upstream connections may stay and count for a descriptor each.
+    pub fn expect_back_to(&self, baseline: Holdings) {
+        let start = std::time::Instant::now();
+        loop {
+            let now = self.holdings();
+            if now.is_within(baseline) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "leaked: {now:?}, at first {baseline:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What it has printed so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends a signal to the supervisor.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("kill");
+    }
+
+    /// Kills the data plane, and waits until it is gone.
+    pub fn kill_data_plane(&self) {
+        let pid = self.data_plane_pid();
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("kill");
+        eventually(PATIENCE, "the killed data plane is gone", || (self.data_plane() != Some(pid)).then_some(()));
+    }
+
+    /// Waits until the supervisor has ended.
+    pub fn wait_end(&mut self, limit: Duration) -> ExitStatus {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        let status = process::wait(&mut self.child, limit).unwrap_or_else(|| panic!("sluice still runs after {limit:?}"));
+        self.ended = Some(status);
+        status
+    }
+
+    /// Whether the supervisor runs.
+    #[must_use]
+    pub fn runs(&mut self) -> bool {
+        self.ended.is_none() && self.child.try_wait().expect("wait").is_none()
+    }
+
+    /// Runs a command of the binary against this instance.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Output {
+        let run_dir = self.run_dir().to_str().expect("a path in UTF-8");
+        self.inside(|| command(&[name, "--run-dir", run_dir]))
+    }
+}
+
+impl Drop for Sluice {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("--- the end of sluice's log");
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            eprintln!("---");
+        }
+        if self.ended.is_some() {
+            return;
+        }
+        let data_plane = self.data_plane();
+        let _ = kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGINT);
+        if process::wait(&mut self.child, Duration::from_secs(5)).is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            if let Some(pid) = data_plane {
+                let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// What a data plane holds for its clients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Holdings {
+    /// Open descriptors of the process.
+    pub descriptors: usize,
+    /// Downstream connections.
+    pub connections: f64,
+    /// Exchanges in progress.
+    pub requests: f64,
+    /// Receive buffers on loan.
+    pub buffers: f64,
+    /// Bytes of the buffer budget.
+    pub budget: f64,
+    /// Upstream connections, idle ones included.
+    pub pooled: f64,
+}
+
+impl Holdings {
+    fn is_within(self, baseline: Self) -> bool {
+        // An admin connection of ours may still be closing: two descriptors of slack.
+        let pooled = (self.pooled - baseline.pooled).max(0.0);
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand descriptors")]
+        let grown = self.descriptors as f64 - baseline.descriptors as f64;
+        grown <= pooled + 2.0
+            && self.connections <= baseline.connections
+            && self.requests <= baseline.requests
+            && self.buffers <= baseline.buffers
+            && self.budget <= baseline.budget
+    }
+}
+
+fn numbers(value: &Value) -> BTreeMap<String, u64> {
+    let object = value.as_object().unwrap_or_else(|| panic!("not an object: {value}"));
+    object.iter().map(|(name, value)| (name.clone(), value.as_u64().expect("a number"))).collect()
+}
