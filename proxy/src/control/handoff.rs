@@ -143,7 +143,8 @@ impl Channel {
         let length = loop {
             // SAFETY: `header` points to one iovec over `bytes` and to `control`, both writable for the lengths given and alive
             // until the call returns.
-            let result = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+            let result =
+                unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
             match Errno::result(result) {
                 Ok(length) => break usize::try_from(length).unwrap_or_default(),
                 Err(Errno::EINTR) => {}
@@ -170,8 +171,10 @@ fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
             // SAFETY: `next` is a whole header, and its data begins right after it.
             let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
             for index in 0..count {
-                // SAFETY: the kernel wrote `count` descriptors there; `read_unaligned` asks for no alignment.
-                let raw = unsafe { data.add(index).read_unaligned() };
+                // SAFETY: the kernel wrote `count` descriptors from `data` on.
+                let place = unsafe { data.add(index) };
+                // SAFETY: as above; `read_unaligned` asks for no alignment.
+                let raw = unsafe { place.read_unaligned() };
                 // SAFETY: `recvmsg` has just made this descriptor for us, and nobody else knows its number.
                 descriptors.push(unsafe { OwnedFd::from_raw_fd(raw) });
             }

@@ -193,7 +193,9 @@ mod tests {
 
     #[test]
     fn unknown_messages_and_fields_are_refused() {
-        for text in [r#""dance""#, r#"{"failed":{"reason":"x","more":1}}"#, r#"{"status":{}}"#, r#"{"status":{"id":-1}}"#, "{}", "[]", ""] {
+        for text in
+            [r#""dance""#, r#"{"failed":{"reason":"x","more":1}}"#, r#"{"status":{}}"#, r#"{"status":{"id":-1}}"#, "{}", "[]", ""]
+        {
             assert!(serde_json::from_str::<ToSupervisor>(text).is_err(), "{text}");
         }
     }

@@ -31,7 +31,8 @@ pub enum SealedError {
     Io(#[from] std::io::Error),
 }
 
-const SEALS: SealFlag = SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
+const SEALS: SealFlag =
+    SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
 /// A sealed memfd with these bytes.
 pub fn seal(name: &str, bytes: &[u8]) -> std::io::Result<OwnedFd> {

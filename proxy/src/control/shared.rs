@@ -199,7 +199,11 @@ impl SteeringSlots {
     pub fn slot(&self, slot_generation: u32, worker: usize) -> Option<SteeringSlot> {
         let worker = u32::try_from(worker).ok().filter(|worker| *worker < WORKERS_MAX)?;
         let index = (slot_generation % 2) * WORKERS_MAX + worker;
-        Some(SteeringSlot { mapping: Arc::clone(&self.0), offset: index as usize * size_of::<WorkerSlot>(), generation: slot_generation })
+        Some(SteeringSlot {
+            mapping: Arc::clone(&self.0),
+            offset: index as usize * size_of::<WorkerSlot>(),
+            generation: slot_generation,
+        })
     }
 }
 

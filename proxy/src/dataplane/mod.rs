@@ -89,6 +89,8 @@ fn take_channel() -> io::Result<Channel> {
 fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<(), DataPlaneError> {
     // First of all, and before the first thread: afterwards not one instruction runs with the supervisor's rights.
     privileges::drop_all(identity, parent)?;
+    // Re-executed through /proc/self/exe, it would be called `exe`.
+    let _ = nix::sys::prctl::set_name(c"sluice-control");
     let handoff = receive::handoff(&channel)?;
     // Threads inherit it: the log thread stays there, workers pin themselves elsewhere.
     let control_cpus = handoff.start.control_cpus.clone();

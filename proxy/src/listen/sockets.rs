@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, listen, setsockopt, shutdown,
-    socket, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, listen, setsockopt,
+    shutdown, socket, sockopt,
 };
 
 use crate::config::model::Listener;
@@ -93,7 +93,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// Whether `address` must leave IPv4 alone: all but `[::]` do by nature, and `[::]` does when an IPv4 listener has its port.
 fn is_v6only(address: SocketAddr, all: &[SocketAddr]) -> bool {
-    address.is_ipv6() && (!address.ip().is_unspecified() || all.iter().any(|other| other.is_ipv4() && other.port() == address.port()))
+    address.is_ipv6()
+        && (!address.ip().is_unspecified() || all.iter().any(|other| other.is_ipv4() && other.port() == address.port()))
 }
 
 /// The kernel cuts it to net.core.somaxconn in any case.

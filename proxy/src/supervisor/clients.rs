@@ -24,10 +24,16 @@ pub struct ClientId(u64);
 
 #[derive(Debug)]
 enum Phase {
-    Asking { line: Vec<u8>, deadline: Time },
+    Asking {
+        line: Vec<u8>,
+        deadline: Time,
+    },
     /// For its outcome.
     Waiting,
-    Taking { left: Vec<u8>, deadline: Time },
+    Taking {
+        left: Vec<u8>,
+        deadline: Time,
+    },
 }
 
 #[derive(Debug)]

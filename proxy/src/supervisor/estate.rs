@@ -1,7 +1,6 @@
 //! What the supervisor owns and every data plane gets: the files' bytes, listening sockets, counters, eBPF programs and maps. Made
 //! once at the start; `auto` goes on without what this host lacks and says so, an explicit demand stops here.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +12,7 @@ use proxy_common::steer::WORKERS_MAX;
 use tracing::{info, warn};
 
 use crate::config::Loaded;
-use crate::config::model::{Config, GuardMode, SteeringPolicy};
+use crate::config::model::{Config, GuardMode};
 use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
 use crate::control::sealed;
 use crate::control::shared::CountersMemory;
@@ -72,7 +71,6 @@ pub struct Estate {
     /// They outlive every data plane.
     pub counters: CountersMemory,
     programs: Option<Programs>,
-    guarded: BTreeMap<String, String>,
     /// Whom the data plane becomes; `None`: it stays whom we are.
     pub identity: Option<Identity>,
     /// What `auto` went on without, each with what it costs.
@@ -90,7 +88,10 @@ impl Estate {
         let identity = privileges::identity(&config.process.user)?;
         if identity.is_none() {
             let uid = nix::unistd::Uid::effective();
-            degraded.push(format!("not started as root: the data plane stays uid {uid} instead of becoming process.user \"{}\"", config.process.user));
+            degraded.push(format!(
+                "not started as root: the data plane stays uid {uid} instead of becoming process.user \"{}\"",
+                config.process.user
+            ));
         }
         check_interfaces(&config)?;
         raise_descriptor_limit();
@@ -107,18 +108,7 @@ impl Estate {
         let admin = config.admin.address.map(sockets::bind_admin).transpose()?;
         let files = seal_files(files)?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
-        let mut estate = Self {
-            config,
-            files,
-            topology,
-            bound,
-            admin,
-            counters,
-            programs: None,
-            guarded: BTreeMap::new(),
-            identity,
-            degraded,
-        };
+        let mut estate = Self { config, files, topology, bound, admin, counters, programs: None, identity, degraded };
         estate.load_programs()?;
         estate.degraded.iter().for_each(|lack| warn!("going on without: {lack}"));
         Ok(estate)
@@ -162,26 +152,25 @@ impl Estate {
         }
         let addresses: Vec<SocketAddr> = self.bound.iter().map(|bound| bound.address).collect();
         // The rules first: a program without them would judge by nothing.
-        let applied = programs.apply_guard(guard, &addresses);
+        if let Err(error) = programs.apply_guard(guard, &addresses) {
+            if guard.mode != GuardMode::Auto {
+                return Err(EstateError::Demand(error));
+            }
+            self.degraded.push(format!("guard: no packet is judged before the kernel handles it ({error})"));
+            return Ok(());
+        }
         for interface in &guard.interfaces {
-            let attached = match &applied {
-                Ok(()) => programs.attach_guard(interface, guard.mode).map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            match attached {
+            match programs.attach_guard(interface, guard.mode) {
                 Ok(mode) => {
                     info!(interface, mode = mode.label(), "XDP attached");
                     if mode == XdpMode::Generic && guard.mode == GuardMode::Auto {
                         info!(interface, "the driver takes no XDP: generic mode judges packets after the kernel allocated them");
                     }
-                    self.guarded.insert(interface.clone(), mode.label().into());
                 }
-                Err(reason) if guard.mode == GuardMode::Auto => {
-                    self.degraded.push(format!("guard: packets on {interface} reach the kernel unjudged ({reason})"));
+                Err(error) if guard.mode == GuardMode::Auto => {
+                    self.degraded.push(format!("guard: packets on {interface} reach the kernel unjudged ({error})"));
                 }
-                Err(reason) => {
-                    return Err(EstateError::Demand(KernelError::Attach { interface: interface.clone(), reason }));
-                }
+                Err(error) => return Err(EstateError::Demand(error)),
             }
         }
         Ok(())
@@ -195,7 +184,8 @@ impl Estate {
         items.extend(self.programs.as_ref().map(|_| Item::Slots));
         items.extend(self.admin.as_ref().map(|_| Item::Admin));
         let workers = self.topology.workers.len();
-        items.extend((0..workers).flat_map(|worker| (0..self.bound.len()).map(move |address| Item::Listener { worker, address })));
+        items
+            .extend((0..workers).flat_map(|worker| (0..self.bound.len()).map(move |address| Item::Listener { worker, address })));
         let place = |place: &topology::Placement| Place { cpu: place.cpu, node: place.node, memory_node: place.memory_node };
         let start = Start {
             protocol: PROTOCOL,
@@ -238,30 +228,36 @@ impl Estate {
         sockets::retire(&self.bound);
     }
 
+    /// What the eBPF programs had to say goes to the log.
+    pub fn flush_logs(&mut self) {
+        if let Some(programs) = &mut self.programs {
+            programs.flush_logs();
+        }
+    }
+
     /// The guard, for the status.
     #[must_use]
     pub fn guard_status(&self) -> GuardStatus {
-        let verdicts = self.programs.as_ref().filter(|_| !self.guarded.is_empty()).and_then(|programs| programs.verdicts().ok());
-        GuardStatus { interfaces: self.guarded.clone(), dry_run: self.config.guard.dry_run, verdicts: verdicts.unwrap_or_default() }
+        let guarding = self.programs.as_ref().filter(|programs| programs.attached().next().is_some());
+        let status =
+            guarding.and_then(|programs| programs.guard_status().inspect_err(|error| warn!("guard status: {error}")).ok());
+        status.unwrap_or_default()
     }
 
-    /// Steering, for the status.
+    /// Steering, for the status; flows by worker.
     #[must_use]
     pub fn steering_status(&self) -> SteeringStatus {
-        let Some(programs) = &self.programs else {
+        let programs = self.programs.as_ref();
+        let status =
+            programs.and_then(|programs| programs.steering_status().inspect_err(|error| warn!("steering status: {error}")).ok());
+        let Some(mut status) = status else {
             return SteeringStatus { policy: "kernel-hash".into(), ..SteeringStatus::default() };
         };
-        let (slots, fallback) = programs.steered().unwrap_or_default();
-        let mut selected = BTreeMap::new();
+        let slots = std::mem::take(&mut status.selected);
         for (slot, flows) in slots {
-            *selected.entry(slot % WORKERS_MAX).or_default() += flows;
+            *status.selected.entry(slot % WORKERS_MAX).or_default() += flows;
         }
-        let policy = match self.config.steering.policy {
-            SteeringPolicy::LeastLoaded => "least-loaded",
-            SteeringPolicy::NumaLocal => "numa-local",
-            SteeringPolicy::Hash => "hash",
-        };
-        SteeringStatus { policy: policy.into(), selected, fallback }
+        status
     }
 }
 

@@ -33,15 +33,8 @@ const STATUS_BYTES_MAX: u64 = 4 << 20;
 const MESSAGES_PER_TURN: usize = 64;
 
 /// The signals that the loop takes; blocked everywhere else.
-const SIGNALS: [Signal; 7] = [
-    Signal::SIGCHLD,
-    Signal::SIGTERM,
-    Signal::SIGQUIT,
-    Signal::SIGINT,
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-];
+const SIGNALS: [Signal; 7] =
+    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// Blocks the signals for this thread and all that it starts, and lets them be read.
 ///
@@ -130,6 +123,7 @@ impl Supervisor {
                 }
             }
             self.take_deadlines(now);
+            self.estate.flush_logs();
         };
         self.leave(outcome);
         outcome
@@ -401,7 +395,9 @@ impl Supervisor {
 fn receipt(outcome: Outcome, restarts: u32) -> Response {
     let pid = std::process::id();
     match outcome {
-        Outcome::Clean => Response::Done(format!("process {pid} ended in order; its data plane had been restarted {restarts} times")),
+        Outcome::Clean => {
+            Response::Done(format!("process {pid} ended in order; its data plane had been restarted {restarts} times"))
+        }
         Outcome::Forced => Response::Failed(format!(
             "process {pid} ended, but its data plane did not end by itself in time or crashed: open connections were cut"
         )),

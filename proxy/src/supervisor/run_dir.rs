@@ -118,7 +118,11 @@ fn holder(file: File) -> String {
     let mut text = String::new();
     let read = file.take(32).read_to_string(&mut text);
     let pid = text.trim();
-    if read.is_ok() && !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()) { pid.to_owned() } else { "unknown".into() }
+    if read.is_ok() && !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()) {
+        pid.to_owned()
+    } else {
+        "unknown".into()
+    }
 }
 
 fn bind_control(directory: &Path) -> Result<UnixListener, RunDirError> {

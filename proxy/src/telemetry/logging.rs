@@ -133,7 +133,13 @@ impl LogGuard {
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("sluice-log".to_owned())
-            .spawn(move || write_out(&theirs, output))
+            .spawn(move || {
+                // Capabilities belong to threads, and the supervisor gives up its own when this one runs already. It needs none.
+                for set in [caps::CapSet::Effective, caps::CapSet::Permitted, caps::CapSet::Inheritable] {
+                    let _ = caps::clear(None, set);
+                }
+                write_out(&theirs, output);
+            })
             .map_err(LogError::Thread)?;
         let _ = shared.reader.set(thread.thread().clone());
         Ok(Self { sink: Sink(shared), thread: Some(thread) })
