@@ -3,11 +3,13 @@
 pub mod config;
 pub mod control;
 pub mod dataplane;
+pub mod demo;
 pub mod error;
 pub mod http;
 pub mod io;
 pub mod kernel;
 pub mod listen;
+pub mod placement;
 pub mod route;
 pub mod session;
 pub mod supervisor;

@@ -1,2 +1,90 @@
-//! x
-fn main() {}
+//! `cargo xtask …`: everything a user of the repository or a contributor does, with nothing to install by hand first.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod ci;
+mod ebpf;
+mod fuzz;
+mod machine;
+mod run;
+mod test;
+mod tidy;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, run, test and check Sluice")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build what is missing and start `sluice run`; without --config the demo of config/dev.toml.
+    Run {
+        /// Passed on to `sluice run`, e.g. `-- --config my.toml`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Every test; kernel tests in network namespaces too when root.
+    Test {
+        /// Run the kernel tests against this eBPF object instead of the committed one.
+        #[arg(long)]
+        ebpf_object: Option<std::path::PathBuf>,
+        /// Passed on to the test runner, e.g. a name filter.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Rebuild the committed eBPF object and its source hash.
+    Ebpf {
+        /// Only say whether the committed object is stale.
+        #[arg(long)]
+        check: bool,
+    },
+    /// CPU time per request beside nginx, in one run.
+    Bench {
+        /// Rounds for each proxy and number of connections.
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+        /// Seconds a round.
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// Numbers of connections.
+        #[arg(long, value_delimiter = ',', default_value = "64")]
+        connections: Vec<usize>,
+    },
+    /// What CI runs, in its order.
+    Ci,
+    /// Check the structure: the invariants of ARCHITECTURE.md.
+    Tidy,
+    /// Run the fuzz targets for some seconds each.
+    Fuzz {
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Only this target.
+        target: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run { arguments } => run::run(&arguments),
+        Command::Test { ebpf_object, arguments } => test::test(ebpf_object.as_deref(), &arguments),
+        Command::Ebpf { check: true } => ebpf::check_hash(),
+        Command::Ebpf { check: false } => ebpf::build(),
+        Command::Bench { rounds, seconds, connections } => bench::bench(rounds, seconds, &connections),
+        Command::Ci => ci::ci(),
+        Command::Tidy => tidy::tidy(),
+        Command::Fuzz { seconds, target } => fuzz::fuzz(seconds, target.as_deref()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

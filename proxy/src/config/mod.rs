@@ -1,3 +1,102 @@
 //! Configuration: TOML schema, its resolution into a model, and diagnostics that say where and what to do.
 
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use diagnostics::Source;
+pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+use resolve::{Parsed, Unread};
+
+pub mod diagnostics;
 pub mod model;
+mod read;
+mod resolve;
+mod schema;
+pub mod units;
+
+#[cfg(test)]
+mod tests;
+
+/// The largest main file.
+const MAIN_BYTES_MAX: u64 = 4 << 20;
+/// The largest list that it refers to.
+const LIST_BYTES_MAX: u64 = 32 << 20;
+
+/// Files by path, the main one first: exactly the bytes that were read, so that supervisor and data plane resolve the same.
+pub type Files = [(PathBuf, Vec<u8>)];
+
+/// A configuration and all the bytes it was made of.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the rest of Sluice reads.
+    pub config: model::Config,
+    /// For `resolve` in another process; the main file is first.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+    /// Legal, but probably not what was meant. May be empty.
+    pub warnings: Diagnostics,
+}
+
+/// Reads the file and whatever it refers to, each once, and resolves it.
+///
+/// # Errors
+/// Everything that is wrong with it, missing files included.
+pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
+    let main = read_file(path, MAIN_BYTES_MAX).map_err(|reason| unreadable(path, &reason))?;
+    let parsed = Parsed::new(path, &main);
+    let mut files = vec![(path.to_owned(), main)];
+    let mut unread = Unread::new();
+    for reference in parsed.references() {
+        match read_file(&reference, LIST_BYTES_MAX) {
+            Ok(bytes) => files.push((reference, bytes)),
+            Err(reason) => drop(unread.insert(reference, reason)),
+        }
+    }
+    match parsed.resolve(&files, &unread) {
+        (Some(config), _, warnings) => Ok(Loaded { config, files, warnings }),
+        (None, errors, _) => Err(errors),
+    }
+}
+
+/// Resolves bytes that were read before. Pure: opens nothing.
+///
+/// # Errors
+/// Everything that is wrong with it; a file it refers to and that is not in `files` too.
+pub fn resolve(files: &Files) -> Result<model::Config, Diagnostics> {
+    let Some((path, main)) = files.first() else { return Err(unreadable(Path::new("(none)"), "no file was passed on")) };
+    let (config, errors, _) = Parsed::new(path, main).resolve(files, &Unread::new());
+    config.ok_or(errors)
+}
+
+/// Reads a regular file of bounded size: a path may name a FIFO or a device, which would never end.
+fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
+    let say = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => "no such file".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    };
+    // Checked before it is opened, since opening a FIFO waits for a writer.
+    if !std::fs::metadata(path).map_err(say)?.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    File::open(path).map_err(say)?.take(bytes_max + 1).read_to_end(&mut bytes).map_err(say)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(format!("larger than {}", units::show_size(bytes_max)));
+    }
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, reason: &str) -> Diagnostics {
+    let mut diagnostics = Diagnostics::default();
+    diagnostics.push(Diagnostic {
+        severity: Severity::Error,
+        source: Source::new(path, String::new()),
+        span: None,
+        key: String::new(),
+        message: format!("the configuration cannot be read: {reason}"),
+        expected: None,
+        help: None,
+    });
+    diagnostics
+}

@@ -1,1 +1,44 @@
-//! limits
+//! Bounds on what a peer may send before it is refused. A client's come from `listener.limits`; what an upstream
+//! may send is fixed here, as are trailers and chunk framing, which nobody needs to tune.
+
+use crate::config::model;
+
+/// Bounds of one message head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the whole head, from its first byte to the empty line that ends it.
+    pub header_bytes: usize,
+    /// Fields.
+    pub fields: usize,
+    /// Bytes of the request target. Not used for responses.
+    pub uri_bytes: usize,
+}
+
+impl Limits {
+    /// For what an upstream sends: generous, since we chose it, but finite.
+    pub const UPSTREAM: Self = Self { header_bytes: 64 * 1024, fields: 256, uri_bytes: 0 };
+
+    /// For a trailer section, whoever sends it.
+    pub const TRAILERS: Self = Self { header_bytes: 8 * 1024, fields: 64, uri_bytes: 0 };
+}
+
+impl From<&model::Limits> for Limits {
+    fn from(limits: &model::Limits) -> Self {
+        Self { header_bytes: limits.header_bytes, fields: limits.headers, uri_bytes: limits.uri_bytes }
+    }
+}
+
+/// What a request line may hold beside its target before it counts as too long: a method, two spaces and the version.
+pub const REQUEST_LINE_EXTRA: usize = 64;
+
+/// Bytes of a status line.
+pub const STATUS_LINE_BYTES: usize = 1024;
+
+/// Bytes of one chunk's extensions, with the white space before them. They are read past, never kept.
+pub const CHUNK_EXTENSION_BYTES: usize = 256;
+
+/// Hexadecimal digits of a chunk size, leading zeros included: what fits a `u64`.
+pub const CHUNK_SIZE_DIGITS: u8 = 16;
+
+/// Bytes of an X-Request-Id that is taken over from a client.
+pub const REQUEST_ID_BYTES: usize = 128;

@@ -126,10 +126,15 @@ impl Fields {
     ///
     /// Lists are bounded by `limits.header_bytes` long before a range could exceed `u32`.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.push_with(name, |bytes| bytes.extend_from_slice(value));
+    }
+
+    /// Appends a field whose value `write` appends to a buffer. The same invariant holds.
+    pub fn push_with(&mut self, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
         let name_start = self.bytes.len() as u32;
         self.bytes.extend_from_slice(name);
         let value_start = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(value);
+        write(&mut self.bytes);
         let value_end = self.bytes.len() as u32;
         self.entries.push(Entry { name: name_start..value_start, value: value_start..value_end });
     }

@@ -1,7 +1,11 @@
 //! HTTP, sans-IO: protocol-neutral messages, the strict HTTP/1.1 codec of both sides, and what a proxy
 //! changes on the way (hop-by-hop fields, Via, X-Forwarded-*).
 
+pub mod authority;
+pub mod date;
 pub mod forward;
+pub mod grammar;
 pub mod h1;
 pub mod limits;
 pub mod message;
+pub mod path;

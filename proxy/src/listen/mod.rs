@@ -1,1 +1,4 @@
 //! Listening sockets and admission.
+
+pub mod admission;
+pub mod sockets;

@@ -2,3 +2,5 @@
 
 pub mod matcher;
 pub mod table;
+
+pub use table::RouteTable;

@@ -3,9 +3,27 @@
 //! An exchange takes a request head, a body source, a response sink and a cancel. Request and response bodies run at the same
 //! time, each with trailers. Several exchanges share one downstream session (HTTP/2, HTTP/3 later); cancelling one leaves the others.
 
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::relay::{self, Ended, Limits, Replay, Shared};
+use crate::config::model;
+use crate::control::shared::Counters;
 use crate::error::RefusalReason;
-use crate::http::message::{Fields, ResponseHead};
+use crate::http::forward;
+use crate::http::h1::encode;
+use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
 use crate::io::Chunk;
+use crate::telemetry::counters::{Counter, Plain};
+use crate::upstream::connector::{Connection, Upstream};
+use crate::upstream::endpoint::Tried;
+use crate::upstream::h1::Slot;
+use crate::upstream::slot::SlotError;
+use crate::worker::context::{RequestId, Snapshot, Worker};
 
 /// The next part of a body.
 #[derive(Debug)]
@@ -54,4 +72,292 @@ pub trait ResponseSink {
     fn data(&mut self, chunk: Chunk) -> impl Future<Output = Result<(), SinkError>>;
     /// The end, with trailers (maybe none).
     fn finish(&mut self, trailers: Fields) -> impl Future<Output = Result<(), SinkError>>;
+    /// Sends what was held back to travel together: called before waiting for more of the response.
+    fn flush(&mut self);
+}
+
+/// Bytes of a request body that are kept for sending it again; a longer one is sent once.
+const REPLAY_BYTES: usize = 16 * 1024;
+
+/// Tells one exchange to stop. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Rc<CancelState>);
+
+#[derive(Debug, Default)]
+struct CancelState {
+    cancelled: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Cancel {
+    /// Stops the exchange at its next await.
+    pub fn cancel(&self) {
+        self.0.cancelled.set(true);
+        let waker = self.0.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether it was told.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.get()
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.0.cancelled.get() {
+            return Poll::Ready(());
+        }
+        let mut waker = self.0.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A final response was handed to the sink whole: the endpoint's, or our own with a reason.
+    Answered {
+        /// Its status.
+        status: u16,
+        /// Why it is our own.
+        refused: Option<RefusalReason>,
+    },
+    /// The endpoint broke after its head was handed on: the client must see that the response is cut.
+    Cut,
+    /// The request body ended within the response, by this: the same.
+    CutBySource(SourceError),
+    /// The response cannot be delivered.
+    Undeliverable(SinkError),
+    /// Told to stop.
+    Cancelled,
+}
+
+/// What an exchange needs to know beside the message.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// The worker.
+    pub worker: &'a Rc<Worker>,
+    /// The snapshot this exchange runs under.
+    pub snapshot: &'a Snapshot,
+    /// The listener the request came in by.
+    pub listener: &'a model::Listener,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The request's id, unless the client brought one.
+    pub request_id: RequestId,
+}
+
+/// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it itself.
+pub async fn exchange(
+    head: RequestHead,
+    source: impl BodySource,
+    sink: &mut impl ResponseSink,
+    cancel: &Cancel,
+    scene: &Scene<'_>,
+) -> Outcome {
+    let counters = &scene.worker.counters;
+    let active = Active::new(scene.worker);
+    let mut running = pin!(run(head, source, sink, scene));
+    let outcome = poll_fn(|cx| match cancel.poll(cx) {
+        Poll::Ready(()) => Poll::Ready(Outcome::Cancelled),
+        Poll::Pending => running.as_mut().poll(cx),
+    })
+    .await;
+    drop(active);
+    count(counters, outcome);
+    outcome
+}
+
+/// Counts a response.
+pub(super) fn count(counters: &Counters, outcome: Outcome) {
+    let Outcome::Answered { status, refused } = outcome else { return };
+    counters.increment(match status {
+        ..300 => Plain::Responses2xx,
+        300..400 => Plain::Responses3xx,
+        400..500 => Plain::Responses4xx,
+        500.. => Plain::Responses5xx,
+    });
+    if let Some(reason) = refused {
+        counters.increment(Counter::Refused(reason));
+    }
+}
+
+/// Counts an exchange as in progress, however it ends.
+struct Active<'a>(&'a Worker);
+
+impl<'a> Active<'a> {
+    fn new(worker: &'a Worker) -> Self {
+        worker.counters.increment(Plain::Active);
+        Self(worker)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.counters.decrement(Plain::Active);
+    }
+}
+
+async fn run(mut head: RequestHead, source: impl BodySource, sink: &mut impl ResponseSink, scene: &Scene<'_>) -> Outcome {
+    let request_id = head.request_id().map_or_else(|| scene.request_id.to_vec(), |id| id.as_bytes().to_vec());
+    let Some(route) = scene.snapshot.routes.find(&head.authority, head.path()) else {
+        return refuse(sink, RefusalReason::NoRoute, &request_id).await;
+    };
+    let upstream = &scene.snapshot.upstreams[route.upstream];
+    let replay_bytes = if head.method.is_idempotent() { REPLAY_BYTES } else { 0 };
+    let mut source = Replay::new(source, replay_bytes);
+    prepare(&mut head, scene, &request_id);
+    let limits = Limits { head: route.timeout, body: route.body_timeout };
+    let mut tries = Tries::new(upstream);
+    loop {
+        let connection = match tries.connection(scene).await {
+            Ok(connection) => connection,
+            Err(reason) => return refuse(sink, reason, &request_id).await,
+        };
+        let shared = Shared::new();
+        let (ended, connection) = {
+            let slot = Slot::new(connection, &scene.worker.io, limits.head);
+            let (mut sender, mut receiver) = slot.split(&head);
+            let halves = (&mut sender, &mut receiver);
+            let ended = relay::relay(&scene.worker.io, limits, &shared, &head, halves, &mut source, sink, forward::response).await;
+            drop((sender, receiver));
+            (ended, slot.into_connection())
+        };
+        match ended {
+            Ended::Answered { request_sent, keep_alive } => {
+                if request_sent && keep_alive {
+                    upstream.state.release(connection);
+                } else {
+                    connection.close_used();
+                }
+                return Outcome::Answered { status: shared.status().unwrap_or_default(), refused: None };
+            }
+            Ended::Sink(error) => return Outcome::Undeliverable(error),
+            Ended::Source(error) if shared.status().is_some() => return Outcome::CutBySource(error),
+            Ended::Source(SourceError::Aborted) => return Outcome::Undeliverable(SinkError::Aborted),
+            Ended::Source(SourceError::Refused(reason)) => return refuse(sink, reason, &request_id).await,
+            Ended::Upstream(_) if shared.status().is_some() => return Outcome::Cut,
+            Ended::Upstream(error) => {
+                let harmless = error == SlotError::ClosedBeforeResponse
+                    && (head.method.is_idempotent() || connection.sent_nothing())
+                    && source.rewind();
+                if !(harmless && tries.again_after(&connection)) {
+                    return refuse(sink, refusal(error), &request_id).await;
+                }
+                scene.worker.counters.increment(Plain::UpstreamRetries);
+            }
+        }
+    }
+}
+
+/// What a proxy changes in a request before it passes it on.
+fn prepare(_head: &mut RequestHead, _scene: &Scene<'_>, _request_id: &[u8]) {}
+
+const fn refusal(error: SlotError) -> RefusalReason {
+    match error {
+        SlotError::ClosedBeforeResponse | SlotError::ClosedWithinResponse => RefusalReason::UpstreamReset,
+        SlotError::Malformed => RefusalReason::UpstreamMalformed,
+        SlotError::TimedOut => RefusalReason::UpstreamTimeout,
+    }
+}
+
+/// Which endpoints an exchange tried, and what it may still try.
+struct Tries<'a> {
+    upstream: &'a Upstream,
+    tried: Tried,
+    attempts_left: u32,
+    /// The endpoint of the current attempt.
+    index: usize,
+    /// A pooled connection was dead: the next attempt connects to the same endpoint, which is not to blame.
+    replace: bool,
+}
+
+impl<'a> Tries<'a> {
+    fn new(upstream: &'a Upstream) -> Self {
+        Self { upstream, tried: Tried::default(), attempts_left: upstream.config.retry.attempts.max(1), index: 0, replace: false }
+    }
+
+    /// A connection to talk over, or why there is none.
+    async fn connection(&mut self, scene: &Scene<'_>) -> Result<Connection, RefusalReason> {
+        let Upstream { config, state } = self.upstream;
+        let mut failed = RefusalReason::NoEndpoint;
+        while self.attempts_left > 0 {
+            if !self.replace {
+                let Some(index) = state.pick(config.endpoints.len(), &self.tried) else { return Err(failed) };
+                self.index = index;
+            }
+            let address = config.endpoints[self.index].address;
+            if !self.replace
+                && let Some(connection) = state.reuse(address)
+            {
+                return Ok(connection);
+            }
+            match state.connect(address, config).await {
+                Ok(connection) => return Ok(connection),
+                Err(reason) => failed = reason,
+            }
+            self.failed();
+            if self.attempts_left > 0 {
+                scene.worker.counters.increment(Plain::UpstreamRetries);
+            }
+        }
+        Err(failed)
+    }
+
+    /// Whether another attempt may follow one that got no answer over `connection`.
+    fn again_after(&mut self, connection: &Connection) -> bool {
+        if connection.is_reused() {
+            self.replace = true;
+            return true;
+        }
+        self.failed();
+        self.attempts_left > 0
+    }
+
+    fn failed(&mut self) {
+        self.attempts_left -= 1;
+        self.replace = false;
+        self.tried.insert(self.index);
+        if self.tried.len() >= self.upstream.config.endpoints.len() {
+            // Every endpoint failed once; what attempts are left may take any.
+            self.tried.clear();
+        }
+    }
+}
+
+/// Answers a request ourselves, if its response has not begun.
+pub(super) async fn refuse(sink: &mut impl ResponseSink, reason: RefusalReason, request_id: &[u8]) -> Outcome {
+    let (head, body) = generated(reason, request_id);
+    let sent = async {
+        sink.head(&head).await?;
+        sink.data(body).await?;
+        sink.finish(Fields::new()).await
+    };
+    match sent.await {
+        Ok(()) => Outcome::Answered { status: head.status, refused: Some(reason) },
+        Err(error) => Outcome::Undeliverable(error),
+    }
+}
+
+fn generated(reason: RefusalReason, request_id: &[u8]) -> (ResponseHead, Chunk) {
+    let status = reason.status();
+    let phrase = encode::reason_phrase(status);
+    let body = format!("{status} {phrase}: {}\n", reason.label()).into_bytes();
+    let mut fields = Fields::with_capacity(128, 3);
+    fields.push(b"Content-Type", b"text/plain; charset=utf-8");
+    fields.push(b"X-Request-Id", request_id);
+    let head = ResponseHead {
+        status,
+        version: Version::Http11,
+        reason: phrase.as_bytes().into(),
+        fields,
+        body: BodyLength::Known(body.len() as u64),
+        keep_alive: true,
+    };
+    (head, Chunk::from_vec(body))
 }

@@ -1,1 +1,51 @@
 //! The supervisor: privileged, small, never reads a byte from a client.
+
+pub mod ask;
+pub mod child;
+pub mod clients;
+pub mod estate;
+pub mod lifecycle;
+pub mod plan;
+pub mod privileges;
+pub mod run_dir;
+pub mod topology;
+
+use tracing::{info, warn};
+
+use crate::config::Loaded;
+use crate::control::state::Outcome;
+use crate::telemetry::logging;
+
+/// Why the supervisor did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What it needs cannot be had.
+    #[error(transparent)]
+    Estate(#[from] estate::EstateError),
+    /// Another one runs here, or the directory is of no use.
+    #[error(transparent)]
+    RunDir(#[from] run_dir::RunDirError),
+    /// The logger.
+    #[error(transparent)]
+    Log(#[from] logging::LogError),
+    /// signalfd(2).
+    #[error("signals: {0}")]
+    Signals(#[from] nix::Error),
+}
+
+/// `sluice run`: supervises data planes until the end is asked for.
+///
+/// # Errors
+/// When it cannot start; nothing was started then.
+pub fn run(loaded: Loaded) -> Result<Outcome, StartError> {
+    // Before the first thread, which inherits the mask.
+    let signals = lifecycle::signals()?;
+    let _log = logging::init(&loaded.config.log.level)?;
+    let run_dir = run_dir::RunDir::claim(&loaded.config.process.run_dir)?;
+    info!(version = env!("CARGO_PKG_VERSION"), instance = run_dir.instance(), pid = std::process::id(), "sluice starts");
+    let estate = estate::Estate::claim(loaded)?;
+    if let Err(error) = privileges::reduce() {
+        warn!("the supervisor keeps capabilities that it does not need: {error}");
+    }
+    Ok(lifecycle::Supervisor::new(estate, run_dir, signals).run())
+}

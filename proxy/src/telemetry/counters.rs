@@ -128,6 +128,9 @@ impl From<Plain> for Counter {
     }
 }
 
+/// A copy of one block's values; index with `Counter::index`.
+pub type Cells = [u64; CELLS];
+
 /// One worker's cells.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -161,6 +164,19 @@ impl CounterBlock {
     /// Sets a gauge.
     pub fn set(&self, gauge: impl Into<Counter>, value: u64) {
         self.cells[gauge.into().index()].store(value, Ordering::Relaxed);
+    }
+
+    /// A copy of every value, cell by cell: not a consistent cut over cells.
+    #[must_use]
+    pub fn cells(&self) -> Cells {
+        std::array::from_fn(|at| self.cells[at].load(Ordering::Relaxed))
+    }
+
+    /// Zeroes the gauges: a new data plane holds nothing yet. Counters go on over data planes.
+    pub fn reset_gauges(&self) {
+        for gauge in Plain::ALL.iter().filter(|plain| plain.describe().2 == Kind::Gauge) {
+            self.set(*gauge, 0);
+        }
     }
 
     /// Reads a cell.

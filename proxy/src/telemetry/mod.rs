@@ -1,3 +1,7 @@
 //! What Sluice says about itself: counters, metrics, logs, the admin endpoints.
 
+pub mod admin;
 pub mod counters;
+pub mod logging;
+pub mod metrics;
+pub mod report;

@@ -1,5 +1,9 @@
 //! A worker: one pinned thread, one ring, its sessions and pools.
 
+pub mod context;
+pub mod sessions;
+pub mod tags;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 

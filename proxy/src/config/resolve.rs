@@ -1,0 +1,452 @@
+//! From the TOML as written to the model: names become indices, files that the main one refers to are merged in, and
+//! whatever contradicts itself across tables is reported. Pure: it sees only the bytes it is given.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use toml::de::DeTable;
+
+use super::diagnostics::{Diagnostic, Diagnostics, Severity, Source};
+use super::read::{At, Context, Table, nearest};
+use super::schema::{self, Schema};
+use super::{Files, model, units};
+
+/// The most prefixes on the allow list, and on the deny list with its file: what the guard's tries hold.
+const PREFIXES_MAX: usize = 1 << 18;
+/// The most listener addresses: what the guard's and the steering program's maps hold.
+const ADDRESSES_MAX: usize = 256;
+
+/// Files that could not be read, and why: what `load` knows and `resolve` reports at the key that names them.
+pub(super) type Unread = HashMap<PathBuf, String>;
+
+/// A main file whose keys were read, and what was found wrong so far.
+pub(super) struct Parsed {
+    main: PathBuf,
+    context: Context,
+    /// `None`: syntax errors.
+    schema: Option<Schema>,
+}
+
+impl Parsed {
+    /// Reads the main file's keys.
+    pub(super) fn new(path: &Path, bytes: &[u8]) -> Self {
+        let main = path.to_owned();
+        let (text, invalid_at) = match std::str::from_utf8(bytes) {
+            Ok(text) => (text.to_owned(), None),
+            // What stands before the first wrong byte is not changed by the replacement, so its offset holds.
+            Err(error) => (String::from_utf8_lossy(bytes).into_owned(), Some(error.valid_up_to())),
+        };
+        let source = Source::new(path, text);
+        let context = Context::new(source.clone());
+        if let Some(at) = invalid_at {
+            context.error("", Some(at..at), "is not UTF-8 here".to_owned(), Some("a TOML file".to_owned()), None);
+            return Self { main, context, schema: None };
+        }
+        let (root, errors) = DeTable::parse_recoverable(source.text());
+        for error in &errors {
+            report_syntax(&context, &source, error);
+        }
+        // What recovery makes of the rest is a guess: its errors would mislead.
+        let schema = errors.is_empty().then(|| schema::read(Table::root(&context, root.get_ref())));
+        Self { main, context, schema }
+    }
+
+    /// Paths of the files it refers to, to be read before `resolve`.
+    pub(super) fn references(&self) -> Vec<PathBuf> {
+        let deny_file = self.schema.as_ref().and_then(|schema| schema.guard.deny_file.as_ref());
+        deny_file.map(|file| beside(&self.main, &file.value)).into_iter().collect()
+    }
+
+    /// The model, and errors and warnings; `None` when there are errors.
+    pub(super) fn resolve(self, files: &Files, unread: &Unread) -> (Option<model::Config>, Diagnostics, Diagnostics) {
+        let Self { main, context, schema } = self;
+        let config = schema.and_then(|schema| {
+            let config = Resolver { context: &context, main: &main, files, unread }.config(schema);
+            config.filter(|_| !context.has_errors())
+        });
+        let (mut errors, mut warnings) = context.into_diagnostics();
+        errors.sort(&main);
+        warnings.sort(&main);
+        (config, errors, warnings)
+    }
+}
+
+/// Paths in a configuration are relative to its own folder.
+fn beside(main: &Path, written: &Path) -> PathBuf {
+    main.parent().map_or_else(|| written.to_owned(), |folder| folder.join(written))
+}
+
+fn report_syntax(context: &Context, source: &Source, error: &toml::de::Error) {
+    let message = error.message().trim().to_owned();
+    let (message, expected) = match message.split_once(", expected ") {
+        Some((message, expected)) => (message.to_owned(), Some(expected.to_owned())),
+        None => (message, None),
+    };
+    let written = error.span().and_then(|span| source.text().get(span));
+    let key = written.filter(|_| message.starts_with("duplicate key")).unwrap_or_default();
+    context.error(key, error.span(), message, expected, None);
+}
+
+struct Resolver<'a> {
+    context: &'a Context,
+    main: &'a Path,
+    files: &'a Files,
+    unread: &'a Unread,
+}
+
+impl Resolver<'_> {
+    /// `None` only after an error.
+    fn config(&self, schema: Schema) -> Option<model::Config> {
+        let Schema { process, workers, ring, steering, guard, listeners, lacks_listeners, routes, upstreams, admin, log } =
+            schema;
+        self.check_process(&process, &guard);
+        let process = process.model;
+        let workers = self.workers(workers);
+        let guard = self.guard(guard);
+        if lacks_listeners {
+            self.error("listener", None, "there is none".to_owned(), "at least one [[listener]] with a name and an address");
+        }
+        self.check_listeners(&listeners, process.buffer_budget);
+        self.check_admin(admin.as_ref(), &listeners);
+        self.check_upstreams(&upstreams, &routes, &listeners, admin.as_ref());
+        let routes = self.routes(routes, &upstreams, process.buffer_budget);
+        Some(model::Config {
+            process,
+            workers,
+            ring,
+            steering,
+            guard,
+            listeners: listeners.into_iter().map(listener).collect(),
+            routes: routes?,
+            upstreams: upstreams.into_iter().map(upstream).collect(),
+            admin: model::Admin { address: admin.map(|at| at.value) },
+            log,
+        })
+    }
+
+    fn error(&self, key: &str, span: Option<&std::ops::Range<usize>>, message: String, expected: &str) {
+        let expected = (!expected.is_empty()).then(|| expected.to_owned());
+        self.context.error(key, span.cloned(), message, expected, None);
+    }
+
+    fn check_process(&self, process: &schema::Process, guard: &schema::Guard) {
+        let instance = process.model.run_dir.file_name().unwrap_or_default();
+        if !guard.interfaces.is_empty() && instance.as_encoded_bytes().contains(&b'.') {
+            let message = format!("\"{}\" names the pins of the guard, and bpffs refuses names with a dot", instance.display());
+            self.error("process.run_dir", process.run_dir_at.as_ref(), message, "a last component without dots");
+        }
+        if process.model.user == "root" {
+            let message = "the data plane, which parses hostile bytes, would run as root".to_owned();
+            self.context.warn("process.user", process.user_at.clone(), message);
+        }
+    }
+
+    fn workers(&self, workers: schema::Workers) -> model::Workers {
+        let schema::Workers { count, cpus, control_cpus, numa_local, stuck_after } = workers;
+        let workers_max = proxy_common::steer::WORKERS_MAX as usize;
+        match (count.value, &cpus.value) {
+            (Some(wanted), Some(list)) if wanted > list.len() => {
+                let message = format!("{wanted} workers do not fit on {} CPUs, one each", list.len());
+                self.error(
+                    "workers.count",
+                    count.span.as_ref(),
+                    message,
+                    &format!("at most {}, or more in workers.cpus", list.len()),
+                );
+            }
+            (None, Some(list)) if list.len() > workers_max => {
+                let message = format!("lists {} CPUs, and one worker each would be too many", list.len());
+                self.error("workers.cpus", cpus.span.as_ref(), message, &format!("at most {workers_max}, or a workers.count"));
+            }
+            _ => {}
+        }
+        if let (Some(workers), Some(control)) = (&cpus.value, &control_cpus.value)
+            && let Some(shared) = control.iter().find(|cpu| workers.contains(cpu))
+        {
+            let message = format!("CPU {shared} is one of workers.cpus too: control and log threads would delay its worker");
+            self.context.warn("workers.control_cpus", control_cpus.span.clone(), message);
+        }
+        model::Workers {
+            count: count.value,
+            cpus: cpus.value,
+            control_cpus: control_cpus.value,
+            numa_local,
+            busy_poll: std::time::Duration::ZERO,
+            stuck_after,
+        }
+    }
+
+    fn guard(&self, guard: schema::Guard) -> model::Guard {
+        let mut interfaces: Vec<String> = Vec::new();
+        for At { value, span } in guard.interfaces {
+            if interfaces.contains(&value) {
+                self.error("guard.interfaces", span.as_ref(), format!("\"{value}\" is listed twice"), "");
+            }
+            interfaces.push(value);
+        }
+        for denied in &guard.deny {
+            if guard.allow.iter().any(|allowed| allowed.value == denied.value) {
+                let message = format!("{} is on the allow list too, which wins", denied.value);
+                self.context.warn("guard.deny", denied.span.clone(), message);
+            }
+        }
+        let first = |list: &[At<IpNet>]| list.first().and_then(|at| at.span.clone());
+        let allow_at = first(&guard.allow);
+        let deny_at = guard.deny_file.as_ref().and_then(|file| file.span.clone()).or_else(|| first(&guard.deny));
+        let mut deny: Vec<IpNet> = guard.deny.into_iter().map(|at| at.value).collect();
+        if let Some(file) = &guard.deny_file {
+            self.deny_file(file, &mut deny);
+        }
+        // The trie holds each prefix once.
+        deny.sort_unstable();
+        deny.dedup();
+        let mut allow: Vec<IpNet> = guard.allow.into_iter().map(|at| at.value).collect();
+        allow.sort_unstable();
+        allow.dedup();
+        for (key, list, span) in [("guard.allow", &allow, &allow_at), ("guard.deny", &deny, &deny_at)] {
+            if list.len() > PREFIXES_MAX {
+                let message = format!("has {} networks", list.len());
+                self.error(key, span.as_ref(), message, &format!("at most {PREFIXES_MAX}, files included"));
+            }
+        }
+        if interfaces.is_empty() && !(allow.is_empty() && deny.is_empty()) {
+            let message = "no interface is guarded, so the allow and deny lists have no effect".to_owned();
+            self.context.warn("guard.interfaces", allow_at.or(deny_at), message);
+        }
+        model::Guard {
+            interfaces,
+            mode: guard.mode,
+            dry_run: guard.dry_run,
+            allow,
+            deny,
+            syn_rate_per_ip: guard.syn_rate_per_ip,
+            syn_burst_per_ip: guard.syn_burst_per_ip,
+        }
+    }
+
+    /// One network a line; `#` begins a comment.
+    fn deny_file(&self, file: &At<PathBuf>, deny: &mut Vec<IpNet>) {
+        const KEY: &str = "guard.deny_file";
+        let path = beside(self.main, &file.value);
+        let Some((_, bytes)) = self.files.iter().skip(1).find(|(name, _)| *name == path) else {
+            let reason = self.unread.get(&path).map_or("it was not passed on", String::as_str);
+            let message = format!("\"{}\" cannot be read: {reason}", path.display());
+            return self.error(KEY, file.span.as_ref(), message, "a file that exists");
+        };
+        let text = String::from_utf8_lossy(bytes);
+        let mut source = None;
+        let mut line_start = 0;
+        for line in text.split_inclusive('\n') {
+            let written = line.split('#').next().unwrap_or_default();
+            let network = written.trim();
+            if !network.is_empty() {
+                match units::network(network) {
+                    Ok(network) => deny.push(network),
+                    Err(message) => {
+                        let at = line_start + (written.len() - written.trim_start().len());
+                        let source = source.get_or_insert_with(|| Source::new(&path, text.to_string()));
+                        self.context.push(Diagnostic {
+                            severity: Severity::Error,
+                            source: source.clone(),
+                            span: Some(at..at + network.len()),
+                            key: KEY.to_owned(),
+                            message,
+                            expected: Some(units::NETWORK_FORM.to_owned()),
+                            help: None,
+                        });
+                    }
+                }
+            }
+            line_start += line.len();
+        }
+    }
+
+    fn check_listeners(&self, listeners: &[schema::Listener], buffer_budget: usize) {
+        self.check_names("listener.name", listeners.iter().map(|listener| &listener.name));
+        let mut seen: HashMap<SocketAddr, &str> = HashMap::new();
+        for listener in listeners {
+            let name = listener.name.value.as_str();
+            for At { value, span } in &listener.addresses {
+                if let Some(other) = seen.insert(*value, name) {
+                    let message = format!("{value} is an address of listener \"{other}\" already");
+                    self.error("listener.address", span.as_ref(), message, "each address once");
+                }
+            }
+            if listener.limits.header_bytes > buffer_budget {
+                let message = "one request head would not fit into process.buffer_budget".to_owned();
+                let expected = format!("at most {}", units::show_size(buffer_budget as u64));
+                self.error("listener.limits.header_bytes", listener.header_bytes_at.as_ref(), message, &expected);
+            }
+        }
+        let addresses: usize = listeners.iter().map(|listener| listener.addresses.len()).sum();
+        if addresses > ADDRESSES_MAX {
+            let message = format!("{addresses} addresses in all");
+            let last = listeners.iter().flat_map(|listener| &listener.addresses).next_back().and_then(|at| at.span.as_ref());
+            self.error("listener.address", last, message, &format!("at most {ADDRESSES_MAX}"));
+        }
+    }
+
+    fn check_names<'n>(&self, key: &str, names: impl Iterator<Item = &'n At<String>>) {
+        let mut seen = std::collections::HashSet::new();
+        for At { value, span } in names.filter(|name| !name.value.is_empty()) {
+            if !seen.insert(value) {
+                self.error(key, span.as_ref(), format!("\"{value}\" is taken already"), "a unique name");
+            }
+        }
+    }
+
+    fn check_admin(&self, admin: Option<&At<SocketAddr>>, listeners: &[schema::Listener]) {
+        let Some(At { value: admin, span }) = admin else { return };
+        for listener in listeners {
+            if let Some(taken) =
+                listener.addresses.iter().find(|address| covers(address.value, *admin) || covers(*admin, address.value))
+            {
+                let name = &listener.name.value;
+                // A default has no place; the listener's address has.
+                let (key, span, message) = match span {
+                    Some(span) => ("admin.address", Some(span), format!("{admin} is taken by listener \"{name}\"")),
+                    None => {
+                        ("listener.address", taken.span.as_ref(), format!("{} is taken by admin.address, {admin}", taken.value))
+                    }
+                };
+                self.error(key, span, message, "another port; or admin.address = \"\" for none");
+            }
+        }
+    }
+
+    fn check_upstreams(
+        &self,
+        upstreams: &[schema::Upstream],
+        routes: &[schema::Route],
+        listeners: &[schema::Listener],
+        admin: Option<&At<SocketAddr>>,
+    ) {
+        self.check_names("upstream.name", upstreams.iter().map(|upstream| &upstream.name));
+        let own = || {
+            listeners
+                .iter()
+                .flat_map(|listener| listener.addresses.iter().map(move |address| (&listener.name.value, address.value)))
+        };
+        for upstream in upstreams {
+            let mut seen = std::collections::HashSet::new();
+            for At { value: endpoint, span } in &upstream.endpoints {
+                if !seen.insert(endpoint.address) {
+                    self.error(
+                        "upstream.endpoints",
+                        span.as_ref(),
+                        format!("{} is listed twice", endpoint.address),
+                        "each endpoint once",
+                    );
+                }
+                if let Some((name, _)) = own().find(|(_, address)| reaches(endpoint.address, *address)) {
+                    let message = format!("{} is listener \"{name}\" itself: requests would go round", endpoint.address);
+                    self.context.warn("upstream.endpoints", span.clone(), message);
+                } else if admin.is_some_and(|admin| reaches(endpoint.address, admin.value)) {
+                    let message = format!("{} is admin.address: clients would reach the admin endpoints", endpoint.address);
+                    self.context.warn("upstream.endpoints", span.clone(), message);
+                }
+            }
+            let name = &upstream.name;
+            if !name.value.is_empty() && !routes.iter().any(|route| route.upstream.value == name.value) {
+                self.context.warn("upstream.name", name.span.clone(), format!("no route leads to \"{}\"", name.value));
+            }
+        }
+    }
+
+    fn routes(
+        &self,
+        routes: Vec<schema::Route>,
+        upstreams: &[schema::Upstream],
+        buffer_budget: usize,
+    ) -> Option<Vec<Arc<model::Route>>> {
+        if routes.is_empty() {
+            self.context.warn("route", None, "there is none: every request gets 404".to_owned());
+        }
+        let names: BTreeMap<&str, usize> =
+            upstreams.iter().enumerate().rev().map(|(index, upstream)| (upstream.name.value.as_str(), index)).collect();
+        let mut seen = std::collections::HashSet::new();
+        let resolved: Vec<Option<Arc<model::Route>>> = routes
+            .into_iter()
+            .map(|route| {
+                let prefix = &route.path_prefix;
+                if !prefix.value.is_empty() && !seen.insert(prefix.value.clone()) {
+                    let message = format!("an earlier route takes \"{}\" already", prefix.value);
+                    self.error("route.path_prefix", prefix.span.as_ref().or(route.span.as_ref()), message, "each prefix once");
+                }
+                if route.buffer_response.value > buffer_budget as u64 {
+                    let message = "is more than process.buffer_budget".to_owned();
+                    let expected = format!("at most {}", units::show_size(buffer_budget as u64));
+                    self.error("route.buffer_response", route.buffer_response.span.as_ref(), message, &expected);
+                }
+                self.route(route, &names)
+            })
+            .collect();
+        resolved.into_iter().collect()
+    }
+
+    fn route(&self, route: schema::Route, upstreams: &BTreeMap<&str, usize>) -> Option<Arc<model::Route>> {
+        let At { value: name, span } = &route.upstream;
+        let Some(upstream) = upstreams.get(name.as_str()).copied().filter(|_| !name.is_empty()) else {
+            // An upstream whose name was reported may be the one that is meant.
+            if span.is_some() && (name.is_empty() || !upstreams.contains_key("")) {
+                let known: Vec<&str> = upstreams.keys().copied().filter(|known| !known.is_empty()).collect();
+                let help = nearest(name, &known).map(|known| format!("did you mean \"{known}\"?"));
+                let expected = if known.is_empty() {
+                    "an [[upstream]] of that name, and there is none at all".to_owned()
+                } else {
+                    format!("one of \"{}\"", known.join("\", \""))
+                };
+                let message = format!("there is no upstream {}", units::quote(name));
+                self.context.error("route.upstream", span.clone(), message, Some(expected), help);
+            }
+            return None;
+        };
+        Some(Arc::new(model::Route {
+            path_prefix: route.path_prefix.value,
+            upstream,
+            timeout: route.timeout,
+            body_timeout: route.body_timeout,
+            buffer_response: usize::try_from(route.buffer_response.value).unwrap_or(usize::MAX),
+        }))
+    }
+}
+
+/// Whether a socket bound to `bound` takes what is sent to `address`.
+fn covers(bound: SocketAddr, address: SocketAddr) -> bool {
+    let any = match bound.ip() {
+        IpAddr::V4(ip) => ip.is_unspecified() && address.is_ipv4(),
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    bound.port() == address.port() && (any || bound.ip() == address.ip())
+}
+
+/// Whether connecting to `endpoint` surely reaches a socket of this machine that is bound to `bound`. Which other addresses
+/// are this machine's, a pure function cannot know.
+fn reaches(endpoint: SocketAddr, bound: SocketAddr) -> bool {
+    let local = endpoint.ip().is_loopback() || endpoint.ip().is_unspecified();
+    endpoint == bound || (local && covers(bound, endpoint))
+}
+
+fn listener(listener: schema::Listener) -> Arc<model::Listener> {
+    Arc::new(model::Listener {
+        name: listener.name.value,
+        addresses: listener.addresses.into_iter().map(|at| at.value).collect(),
+        backlog: listener.backlog,
+        timeouts: listener.timeouts,
+        limits: listener.limits,
+        trusted_proxies: listener.trusted_proxies,
+    })
+}
+
+fn upstream(upstream: schema::Upstream) -> Arc<model::Upstream> {
+    Arc::new(model::Upstream {
+        name: upstream.name.value,
+        endpoints: upstream.endpoints.into_iter().map(|at| at.value).collect(),
+        connect_timeout: upstream.connect_timeout,
+        pool: upstream.pool,
+        retry: upstream.retry,
+    })
+}

@@ -1,0 +1,326 @@
+//! Descriptors in numbered batches: how the supervisor cuts what it hands over, and how the data plane puts it together again and
+//! refuses whatever is missing, doubled, out of order or out of range.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use proxy_common::steer::WORKERS_MAX;
+
+use super::handoff::{DESCRIPTORS_MAX, MESSAGE_BYTES_MAX};
+use super::messages::{Item, PROTOCOL, Start};
+
+/// Descriptors of one handoff; the descriptor limit ends most machines before.
+pub const HANDOFF_MAX: u32 = 1 << 16;
+/// Batches of one handoff.
+pub const BATCHES_MAX: u32 = 1 << 12;
+
+/// Cuts items into batches that each fit one message.
+#[must_use]
+pub fn cut<T>(items: Vec<(Item, T)>) -> Vec<Vec<(Item, T)>> {
+    let mut batches: Vec<Vec<(Item, T)>> = Vec::new();
+    let mut bytes = 0;
+    for (item, value) in items {
+        let length = match &item {
+            // JSON writes a control character as six bytes; nothing grows more.
+            Item::File { path } => 64 + path.as_os_str().len() * 6,
+            _ => 80,
+        };
+        match batches.last_mut() {
+            Some(batch) if batch.len() < DESCRIPTORS_MAX && bytes + length < MESSAGE_BYTES_MAX - 1024 => {
+                bytes += length;
+                batch.push((item, value));
+            }
+            _ => {
+                bytes = length;
+                batches.push(vec![(item, value)]);
+            }
+        }
+    }
+    batches
+}
+
+/// Why a handoff was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandoffError {
+    /// `Start` makes no sense.
+    #[error("start message: {0}")]
+    Start(&'static str),
+    /// Another version of the protocol.
+    #[error("protocol {0}, this data plane speaks {PROTOCOL}")]
+    Protocol(u32),
+    /// A batch is out of order.
+    #[error("batch {found}, expected {expected}")]
+    Order {
+        /// Came.
+        found: u32,
+        /// Was due.
+        expected: u32,
+    },
+    /// A batch names more or fewer items than it carries descriptors.
+    #[error("a batch of {items} items with {descriptors} descriptors")]
+    Count {
+        /// Named.
+        items: usize,
+        /// Carried.
+        descriptors: usize,
+    },
+    /// More descriptors than announced.
+    #[error("more descriptors than announced")]
+    TooMany,
+    /// A worker or an address that does not exist, or something that came before.
+    #[error("unexpected descriptor: {0:?}")]
+    Unexpected(Item),
+    /// Everything came, and this was not in it.
+    #[error("{0} missing")]
+    Missing(&'static str),
+}
+
+/// Everything that was handed over.
+#[derive(Debug)]
+pub struct Handoff {
+    /// The start message.
+    pub start: Start,
+    /// Sealed memfds by path; the main configuration first.
+    pub files: Vec<(PathBuf, OwnedFd)>,
+    /// Index = worker; with each socket the index into `Start::addresses`, ascending and complete.
+    pub listeners: Vec<Vec<(usize, OwnedFd)>>,
+    /// The admin listener.
+    pub admin: Option<OwnedFd>,
+    /// The counters' memfd.
+    pub counters: OwnedFd,
+    /// The steering array; absent where no steering program is loaded.
+    pub slots: Option<OwnedFd>,
+}
+
+/// Puts a handoff together.
+#[derive(Debug)]
+pub struct Collector {
+    start: Start,
+    next_batch: u32,
+    received: u32,
+    files: Vec<(PathBuf, OwnedFd)>,
+    /// By worker, then by address.
+    listeners: Vec<Vec<Option<OwnedFd>>>,
+    admin: Option<OwnedFd>,
+    counters: Option<OwnedFd>,
+    slots: Option<OwnedFd>,
+}
+
+impl Collector {
+    /// After the start message.
+    pub fn new(start: Start) -> Result<Self, HandoffError> {
+        if start.protocol != PROTOCOL {
+            return Err(HandoffError::Protocol(start.protocol));
+        }
+        if start.workers.is_empty() || start.workers.len() > WORKERS_MAX as usize {
+            return Err(HandoffError::Start("no worker, or too many"));
+        }
+        if start.descriptors > HANDOFF_MAX || start.batches > BATCHES_MAX {
+            return Err(HandoffError::Start("too many descriptors or batches"));
+        }
+        let sockets = start.workers.len().checked_mul(start.addresses.len());
+        if sockets.is_none_or(|sockets| sockets > start.descriptors as usize) {
+            return Err(HandoffError::Start("fewer descriptors than sockets"));
+        }
+        let listeners = start.workers.iter().map(|_| start.addresses.iter().map(|_| None).collect()).collect();
+        Ok(Self { start, next_batch: 0, received: 0, files: Vec::new(), listeners, admin: None, counters: None, slots: None })
+    }
+
+    /// Whether all batches came.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.next_batch == self.start.batches
+    }
+
+    /// Takes a batch.
+    pub fn take(&mut self, number: u32, items: Vec<Item>, descriptors: Vec<OwnedFd>) -> Result<(), HandoffError> {
+        if number != self.next_batch || self.is_complete() {
+            return Err(HandoffError::Order { found: number, expected: self.next_batch });
+        }
+        if items.len() != descriptors.len() {
+            return Err(HandoffError::Count { items: items.len(), descriptors: descriptors.len() });
+        }
+        let count = u32::try_from(items.len()).map_err(|_| HandoffError::TooMany)?;
+        self.received = self.received.checked_add(count).ok_or(HandoffError::TooMany)?;
+        if self.received > self.start.descriptors {
+            return Err(HandoffError::TooMany);
+        }
+        for (item, descriptor) in items.into_iter().zip(descriptors) {
+            self.place(item, descriptor)?;
+        }
+        self.next_batch += 1;
+        Ok(())
+    }
+
+    fn place(&mut self, item: Item, descriptor: OwnedFd) -> Result<(), HandoffError> {
+        let slot = match &item {
+            Item::File { path } => {
+                if self.files.iter().any(|(known, _)| known == path) {
+                    return Err(HandoffError::Unexpected(item));
+                }
+                self.files.push((path.clone(), descriptor));
+                return Ok(());
+            }
+            Item::Listener { worker, address } => self.listeners.get_mut(*worker).and_then(|sockets| sockets.get_mut(*address)),
+            Item::Admin => Some(&mut self.admin),
+            Item::Counters => Some(&mut self.counters),
+            Item::Slots => Some(&mut self.slots),
+        };
+        match slot {
+            Some(slot @ None) => {
+                *slot = Some(descriptor);
+                Ok(())
+            }
+            _ => Err(HandoffError::Unexpected(item)),
+        }
+    }
+
+    /// After the last batch.
+    pub fn finish(self) -> Result<Handoff, HandoffError> {
+        if !self.is_complete() || self.received != self.start.descriptors {
+            return Err(HandoffError::Missing("a descriptor"));
+        }
+        if self.files.is_empty() {
+            return Err(HandoffError::Missing("the configuration"));
+        }
+        let mut listeners = Vec::with_capacity(self.listeners.len());
+        for sockets in self.listeners {
+            let sockets: Option<Vec<OwnedFd>> = sockets.into_iter().collect();
+            let sockets = sockets.ok_or(HandoffError::Missing("a listening socket"))?;
+            listeners.push(sockets.into_iter().enumerate().collect());
+        }
+        Ok(Handoff {
+            start: self.start,
+            files: self.files,
+            listeners,
+            admin: self.admin,
+            counters: self.counters.ok_or(HandoffError::Missing("the counters"))?,
+            slots: self.slots,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::super::handoff::{Channel, Received};
+    use super::super::messages::{Address, Place, ToDataPlane};
+    use super::*;
+
+    fn fd() -> OwnedFd {
+        // Any descriptor will do: nothing here looks into it.
+        std::fs::File::open("/dev/null").expect("null").into()
+    }
+
+    fn start(workers: usize, addresses: usize, descriptors: usize, batches: usize) -> Start {
+        let address = "127.0.0.1:80".parse().expect("address");
+        Start {
+            protocol: PROTOCOL,
+            generation: 1,
+            slot_generation: 1,
+            log_level: "info".into(),
+            batches: u32::try_from(batches).expect("few"),
+            descriptors: u32::try_from(descriptors).expect("few"),
+            workers: vec![Place { cpu: None, node: None, memory_node: None }; workers],
+            control_cpus: Vec::new(),
+            addresses: vec![Address { listener: 0, address }; addresses],
+        }
+    }
+
+    fn items(workers: usize, addresses: usize) -> Vec<Item> {
+        let mut items = vec![Item::File { path: "/etc/sluice.toml".into() }, Item::Counters, Item::Admin, Item::Slots];
+        items.extend((0..workers).flat_map(|worker| (0..addresses).map(move |address| Item::Listener { worker, address })));
+        items
+    }
+
+    #[test]
+    fn five_hundred_sockets_arrive_each_in_its_place_over_a_real_channel() {
+        let (workers, addresses) = (64, 8);
+        let sent: Vec<(Item, OwnedFd)> = items(workers, addresses).into_iter().map(|item| (item, fd())).collect();
+        let total = sent.len();
+        let batches = cut(sent);
+        assert!(batches.len() >= 3 && batches.iter().all(|batch| batch.len() <= DESCRIPTORS_MAX));
+        let (one, other) = Channel::pair().expect("pair");
+        let mut collector = Collector::new(start(workers, addresses, total, batches.len())).expect("sane");
+        for (number, batch) in (0..).zip(&batches) {
+            let items = batch.iter().map(|(item, _)| item.clone()).collect();
+            let fds: Vec<_> = batch.iter().map(|(_, fd)| fd.as_fd()).collect();
+            one.send(&ToDataPlane::Batch { number, items }, &fds).expect("send");
+            let received: Received<ToDataPlane> = other.receive(DESCRIPTORS_MAX).expect("receive");
+            let ToDataPlane::Batch { number, items } = received.message else { panic!("another message") };
+            collector.take(number, items, received.descriptors).expect("in order");
+        }
+        let handoff = collector.finish().expect("complete");
+        assert_eq!(handoff.listeners.len(), workers);
+        assert!(handoff.listeners.iter().all(|sockets| sockets.iter().map(|(address, _)| *address).eq(0..addresses)));
+        assert!(handoff.admin.is_some() && handoff.slots.is_some());
+    }
+
+    #[test]
+    fn long_paths_make_more_batches_instead_of_too_long_a_message() {
+        let path = |number: usize| PathBuf::from(format!("/{}{number}", "\u{1}".repeat(4_000)));
+        let batches = cut((0..30).map(|number| (Item::File { path: path(number) }, ())).collect());
+        assert!(batches.len() > 10);
+        for batch in batches {
+            let items = batch.into_iter().map(|(item, ())| item).collect();
+            let text = serde_json::to_vec(&ToDataPlane::Batch { number: 9, items }).expect("json");
+            assert!(text.len() <= MESSAGE_BYTES_MAX, "{}", text.len());
+        }
+    }
+
+    #[test]
+    fn a_start_that_makes_no_sense_is_refused() {
+        assert!(matches!(Collector::new(Start { protocol: 2, ..start(1, 1, 9, 1) }), Err(HandoffError::Protocol(2))));
+        for bad in [
+            start(0, 1, 9, 1),
+            start(WORKERS_MAX as usize + 1, 1, 900, 4),
+            start(2, 2, 3, 1),
+            start(1, 1, HANDOFF_MAX as usize + 1, 1),
+            start(1, 1, 9, BATCHES_MAX as usize + 1),
+        ] {
+            assert!(matches!(Collector::new(bad), Err(HandoffError::Start(_))));
+        }
+    }
+
+    /// One batch with these items for one worker with one address.
+    fn collect(items: Vec<Item>) -> Result<Handoff, HandoffError> {
+        let mut collector = Collector::new(start(1, 1, items.len(), 1))?;
+        let descriptors = items.iter().map(|_| fd()).collect();
+        collector.take(0, items, descriptors)?;
+        collector.finish()
+    }
+
+    #[test]
+    fn what_is_doubled_unknown_or_missing_is_refused() {
+        assert!(collect(items(1, 1)).is_ok());
+        for doubled in items(1, 1) {
+            let mut all = items(1, 1);
+            all.push(doubled.clone());
+            assert_eq!(collect(all).expect_err("doubled"), HandoffError::Unexpected(doubled));
+        }
+        for stray in [Item::Listener { worker: 1, address: 0 }, Item::Listener { worker: 0, address: usize::MAX }] {
+            let mut all = items(1, 1);
+            all.push(stray.clone());
+            assert_eq!(collect(all).expect_err("stray"), HandoffError::Unexpected(stray));
+        }
+        for missing in [0, 1, 4] {
+            let mut all = items(1, 1);
+            all.remove(missing);
+            assert!(matches!(collect(all).expect_err("missing"), HandoffError::Missing(_)));
+        }
+    }
+
+    #[test]
+    fn batches_out_of_order_or_miscounted_are_refused() {
+        let fresh = || Collector::new(start(1, 1, 5, 2)).expect("sane");
+        assert_eq!(fresh().take(1, vec![], vec![]), Err(HandoffError::Order { found: 1, expected: 0 }));
+        assert_eq!(fresh().take(0, vec![Item::Admin], vec![]), Err(HandoffError::Count { items: 1, descriptors: 0 }));
+        let many = vec![Item::Admin; 6];
+        assert_eq!(fresh().take(0, many, (0..6).map(|_| fd()).collect()), Err(HandoffError::TooMany));
+        let mut collector = fresh();
+        collector.take(0, vec![Item::Admin], vec![fd()]).expect("first");
+        assert_eq!(collector.take(0, vec![], vec![]), Err(HandoffError::Order { found: 0, expected: 1 }));
+        assert!(matches!(collector.finish(), Err(HandoffError::Missing(_))), "a batch is missing");
+    }
+}

@@ -1,0 +1,296 @@
+//! The channel between supervisor and data plane: one Unix SEQPACKET socket pair, one JSON message per packet, descriptors as
+//! SCM_RIGHTS (unix(7), cmsg(3)). The kernel takes at most 253 descriptors in one message, so many travel in numbered batches.
+#![allow(unsafe_code, reason = "received descriptors are raw numbers in a control message, which only recvmsg(2) vouches for")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Descriptors in one message.
+pub const DESCRIPTORS_MAX: usize = 250;
+/// Bytes of one message. What may be longer travels in a sealed memfd.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Room for the kernel's most descriptors in one message, rounded up to words so that the buffer is aligned for `cmsghdr`.
+const CONTROL_WORDS: usize = (size_of::<libc::cmsghdr>() + 253 * size_of::<RawFd>()).div_ceil(8) + 2;
+
+/// Why nothing was sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The other end is gone.
+    #[error("the other end closed the channel")]
+    Closed,
+    /// Nothing to read, or no room to write; poll and try again.
+    #[error("the channel is not ready")]
+    WouldBlock,
+    /// More than `MESSAGE_BYTES_MAX` bytes.
+    #[error("a message of more than {MESSAGE_BYTES_MAX} bytes")]
+    TooLong,
+    /// More descriptors than one message carries, or than the receiver asked for, or than it may hold.
+    #[error("more descriptors than expected, or than this process may hold")]
+    TooManyDescriptors,
+    /// Not a message that this side knows.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+    /// Another error.
+    #[error("channel: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<Errno> for ChannelError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            // ETOOMANYREFS: too many descriptors in flight; the receiver takes them out as it reads.
+            Errno::EAGAIN | Errno::ETOOMANYREFS | Errno::ENOBUFS => Self::WouldBlock,
+            Errno::EPIPE | Errno::ECONNRESET => Self::Closed,
+            Errno::EMSGSIZE => Self::TooLong,
+            other => Self::Io(other.into()),
+        }
+    }
+}
+
+/// One end. Never blocks.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+/// A received message and the descriptors that came with it.
+#[derive(Debug)]
+pub struct Received<M> {
+    /// The message.
+    pub message: M,
+    /// Its descriptors, close-on-exec; dropping closes them.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+impl Channel {
+    /// Both ends, close-on-exec.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// Sends a message with its descriptors, whole or not at all.
+    pub fn send<M: Serialize>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let bytes = serde_json::to_vec(message).map_err(|error| ChannelError::Malformed(error.to_string()))?;
+        self.send_bytes(&bytes, descriptors)
+    }
+
+    fn send_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(ChannelError::TooLong);
+        }
+        if descriptors.len() > DESCRIPTORS_MAX {
+            return Err(ChannelError::TooManyDescriptors);
+        }
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &[io::IoSlice::new(bytes)], control, flags, None) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// The next message, with at most `descriptors_max` descriptors. Every error but `WouldBlock` means that the other end is gone
+    /// or does not keep to the protocol; nothing that it sent stays open then.
+    pub fn receive<M: DeserializeOwned>(&self, descriptors_max: usize) -> Result<Received<M>, ChannelError> {
+        // One byte more than allowed, so that a longer message shows.
+        let mut bytes = vec![0; MESSAGE_BYTES_MAX + 1];
+        let (length, truncated, descriptors) = self.receive_bytes(&mut bytes)?;
+        if length == 0 && descriptors.is_empty() {
+            return Err(ChannelError::Closed);
+        }
+        if length > MESSAGE_BYTES_MAX {
+            return Err(ChannelError::TooLong);
+        }
+        if truncated || descriptors.len() > descriptors_max {
+            return Err(ChannelError::TooManyDescriptors);
+        }
+        let message = serde_json::from_slice(&bytes[..length]).map_err(|error| ChannelError::Malformed(error.to_string()))?;
+        Ok(Received { message, descriptors })
+    }
+
+    /// Length, whether descriptors were cut off, and those that were not.
+    fn receive_bytes(&self, bytes: &mut [u8]) -> Result<(usize, bool, Vec<OwnedFd>), ChannelError> {
+        let mut control = [0_u64; CONTROL_WORDS];
+        let mut slice = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        // SAFETY: `msghdr` is plain data for which all zeroes is a valid value (no name, no buffers).
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = &raw mut slice;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control);
+        let length = loop {
+            // SAFETY: `header` points to one iovec over `bytes` and to `control`, both writable for the lengths given and alive
+            // until the call returns.
+            let result = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+            match Errno::result(result) {
+                Ok(length) => break usize::try_from(length).unwrap_or_default(),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        let descriptors = take_descriptors(&header);
+        Ok((length, header.msg_flags & libc::MSG_CTRUNC != 0, descriptors))
+    }
+}
+
+/// Takes ownership of every descriptor that `recvmsg` put into the control buffer, those of a truncated message too: nothing leaks.
+fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel filled `msg_control` and set `msg_controllen`; CMSG_FIRSTHDR stays within them or returns null.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !next.is_null() {
+        // SAFETY: not null, so it points to a whole header in the control buffer, which is aligned to 8 bytes.
+        let current = unsafe { *next };
+        if current.cmsg_level == libc::SOL_SOCKET && current.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: CMSG_LEN(0) only computes the size of a header.
+            let empty = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = current.cmsg_len.saturating_sub(empty) / size_of::<RawFd>();
+            // SAFETY: `next` is a whole header, and its data begins right after it.
+            let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
+            for index in 0..count {
+                // SAFETY: the kernel wrote `count` descriptors there; `read_unaligned` asks for no alignment.
+                let raw = unsafe { data.add(index).read_unaligned() };
+                // SAFETY: `recvmsg` has just made this descriptor for us, and nobody else knows its number.
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(raw) });
+            }
+        }
+        // SAFETY: `next` came from CMSG_FIRSTHDR or CMSG_NXTHDR on this same header.
+        next = unsafe { libc::CMSG_NXTHDR(header, next) };
+    }
+    descriptors
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    /// For an end that was inherited. It must be a SEQPACKET socket; anything else fails at the first message.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::MetadataExt;
+
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inode(fd: &OwnedFd) -> u64 {
+        std::fs::File::from(fd.try_clone().expect("dup")).metadata().expect("stat").ino()
+    }
+
+    #[test]
+    fn messages_and_descriptors_arrive_whole_in_order_and_close_on_exec() {
+        let (one, other) = Channel::pair().expect("pair");
+        let files: Vec<OwnedFd> = (0..DESCRIPTORS_MAX).map(|_| tempfile::tempfile().expect("file").into()).collect();
+        one.send(&"many", &files.iter().map(AsFd::as_fd).collect::<Vec<_>>()).expect("send");
+        one.send(&"none", &[]).expect("send");
+        let many: Received<String> = other.receive(DESCRIPTORS_MAX).expect("receive");
+        assert_eq!(many.message, "many");
+        assert_eq!(many.descriptors.iter().map(inode).collect::<Vec<_>>(), files.iter().map(inode).collect::<Vec<_>>());
+        for fd in &many.descriptors {
+            let flags = fcntl(fd, FcntlArg::F_GETFD).expect("getfd");
+            assert!(FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC));
+        }
+        assert_eq!(other.receive::<String>(0).expect("receive").message, "none");
+        assert!(matches!(other.receive::<String>(0), Err(ChannelError::WouldBlock)));
+        drop(one);
+        assert!(matches!(other.receive::<String>(0), Err(ChannelError::Closed)));
+        assert!(matches!(other.send(&"x", &[]), Err(ChannelError::Closed)));
+    }
+
+    #[test]
+    fn more_than_a_message_carries_is_refused_before_it_is_sent() {
+        let (one, other) = Channel::pair().expect("pair");
+        let file: OwnedFd = tempfile::tempfile().expect("file").into();
+        let many = vec![file.as_fd(); DESCRIPTORS_MAX + 1];
+        assert!(matches!(one.send(&"x", &many), Err(ChannelError::TooManyDescriptors)));
+        assert!(matches!(one.send(&"x".repeat(MESSAGE_BYTES_MAX), &[]), Err(ChannelError::TooLong)));
+        assert!(matches!(other.receive::<String>(0), Err(ChannelError::WouldBlock)));
+        one.send(&"x".repeat(MESSAGE_BYTES_MAX - 2), &[]).expect("just fits");
+        assert_eq!(other.receive::<String>(0).expect("receive").message.len(), MESSAGE_BYTES_MAX - 2);
+    }
+
+    #[test]
+    fn a_hostile_sender_gets_errors_and_leaves_no_descriptor_open() {
+        let (one, other) = Channel::pair().expect("pair");
+        let (pipe, writer) = nix::unistd::pipe().expect("pipe");
+        let raw = |bytes: &[u8], fds: &[RawFd]| {
+            let rights = [ControlMessage::ScmRights(fds)];
+            let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
+            sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(bytes)], control, MsgFlags::empty(), None).expect("sendmsg");
+        };
+        raw(&vec![b' '; MESSAGE_BYTES_MAX + 5_000], &[writer.as_raw_fd()]);
+        assert!(matches!(other.receive::<String>(9), Err(ChannelError::TooLong)));
+        raw(b"\"hello\"", &[writer.as_raw_fd(); 253]);
+        assert!(matches!(other.receive::<String>(1), Err(ChannelError::TooManyDescriptors)));
+        raw(b"\"hel", &[writer.as_raw_fd()]);
+        assert!(matches!(other.receive::<String>(9), Err(ChannelError::Malformed(_))));
+        raw(b"", &[writer.as_raw_fd()]);
+        assert!(matches!(other.receive::<String>(9), Err(ChannelError::Malformed(_))));
+        // An empty packet cannot be told from the end; either way this sender is finished.
+        raw(b"", &[]);
+        assert!(matches!(other.receive::<String>(9), Err(ChannelError::Closed)));
+        // Were one copy of the writing end left open here, the pipe would not be at its end.
+        drop(writer);
+        assert_eq!(nix::unistd::read(&pipe, &mut [0; 1]).expect("read"), 0);
+    }
+
+    #[test]
+    fn hundreds_of_descriptors_travel_in_batches() {
+        let (one, other) = Channel::pair().expect("pair");
+        let files: Vec<OwnedFd> = (0..600).map(|_| tempfile::tempfile().expect("file").into()).collect();
+        for (number, batch) in files.chunks(DESCRIPTORS_MAX).enumerate() {
+            one.send(&number, &batch.iter().map(AsFd::as_fd).collect::<Vec<_>>()).expect("send");
+        }
+        let mut inodes = BTreeSet::new();
+        for number in 0..3_usize {
+            let received: Received<usize> = other.receive(DESCRIPTORS_MAX).expect("receive");
+            assert_eq!(received.message, number);
+            inodes.extend(received.descriptors.iter().map(inode));
+        }
+        assert_eq!(inodes, files.iter().map(inode).collect());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_the_receiver(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
+            let (one, other) = Channel::pair().expect("pair");
+            sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(&bytes)], &[], MsgFlags::empty(), None).expect("sendmsg");
+            let _ = other.receive::<crate::control::messages::ToDataPlane>(9);
+            sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(&bytes)], &[], MsgFlags::empty(), None).expect("sendmsg");
+            let _ = other.receive::<crate::control::messages::ToSupervisor>(9);
+        }
+    }
+}

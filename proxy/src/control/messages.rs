@@ -1,0 +1,200 @@
+//! The messages between supervisor and data plane, and between `sluice stop|drain|status` and the supervisor. JSON, so that a message
+//! that does not fit is refused by name; sizes are bounded by the transports (`handoff`, `supervisor::clients`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::status::{Status, SupervisorStatus};
+
+/// Raised when a message changes its meaning: a data plane only takes what it understands.
+pub const PROTOCOL: u32 = 1;
+
+/// From the supervisor to the data plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToDataPlane {
+    /// The first message: what follows, and what is not in the configuration.
+    Start(Box<Start>),
+    /// Descriptors, in `Start::batches` messages numbered from 0; the n-th item names the n-th descriptor.
+    Batch {
+        /// From 0.
+        number: u32,
+        /// As many as descriptors.
+        items: Vec<Item>,
+    },
+    /// Let exchanges end, then exit.
+    Drain {
+        /// Milliseconds until what is left is cut.
+        within_ms: u64,
+    },
+    /// Exit now.
+    Stop,
+    /// Asks for `ToSupervisor::Status`.
+    AskStatus {
+        /// Comes back in the answer.
+        id: u64,
+    },
+    /// Answers `ToSupervisor::AskStatus`.
+    SupervisorStatus {
+        /// As asked.
+        id: u64,
+        /// The supervisor's half.
+        status: Box<SupervisorStatus>,
+    },
+}
+
+/// From the data plane to the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToSupervisor {
+    /// Every worker accepts.
+    Ready,
+    /// It cannot start, or a worker ended; it exits after this.
+    Failed {
+        /// Why, for people.
+        reason: String,
+    },
+    /// Every worker has cancelled its accepts.
+    Drained,
+    /// Asks for `ToDataPlane::SupervisorStatus`.
+    AskStatus {
+        /// Comes back in the answer.
+        id: u64,
+    },
+    /// Answers `ToDataPlane::AskStatus`: one descriptor, a sealed memfd with `DataPlaneStatus` as JSON, because that grows with the
+    /// number of endpoints.
+    Status {
+        /// As asked.
+        id: u64,
+    },
+}
+
+/// What a data plane needs beside its descriptors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// `PROTOCOL` of the sender.
+    pub protocol: u32,
+    /// Number of this data plane, from 1.
+    pub generation: u32,
+    /// Which half of the steering array is its; a restart after a crash keeps it, since the sockets stay where they are.
+    pub slot_generation: u32,
+    /// `log.level`, known before the configuration is resolved.
+    pub log_level: String,
+    /// Batches that follow.
+    pub batches: u32,
+    /// Descriptors in them, all together.
+    pub descriptors: u32,
+    /// Index = worker.
+    pub workers: Vec<Place>,
+    /// Logical CPUs of the control and log threads; empty: any.
+    pub control_cpus: Vec<usize>,
+    /// Every bound address.
+    pub addresses: Vec<Address>,
+}
+
+/// Where a worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Logical CPU.
+    pub cpu: Option<usize>,
+    /// NUMA node of that CPU, which steering compares.
+    pub node: Option<usize>,
+    /// Node to bind memory to.
+    pub memory_node: Option<usize>,
+}
+
+/// A bound address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// Index into `Config::listeners`.
+    pub listener: usize,
+    /// As bound: the port is known.
+    pub address: SocketAddr,
+}
+
+/// What a descriptor is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Item {
+    /// A sealed memfd with a file's bytes; the main configuration comes first.
+    File {
+        /// The path it was read from.
+        path: PathBuf,
+    },
+    /// A listening socket.
+    Listener {
+        /// Whose.
+        worker: usize,
+        /// Index into `Start::addresses`.
+        address: usize,
+    },
+    /// The admin listener.
+    Admin,
+    /// The counters' memfd.
+    Counters,
+    /// The mmapable steering array.
+    Slots,
+}
+
+/// What `sluice stop|drain|status` asks over `control.sock`: one line of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Exit now.
+    Stop,
+    /// Let exchanges end, then exit.
+    Drain,
+    /// Both halves of the status.
+    Status,
+}
+
+/// The answer: one line of JSON, after the outcome is known.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// It was done; what happened, for people.
+    Done(String),
+    /// It was not.
+    Failed(String),
+    /// For `Request::Status`.
+    Status(Box<Status>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let start = Start {
+            protocol: PROTOCOL,
+            generation: 3,
+            slot_generation: 1,
+            log_level: "info".into(),
+            batches: 2,
+            descriptors: 251,
+            workers: vec![Place { cpu: Some(2), node: None, memory_node: Some(0) }],
+            control_cpus: vec![0, 1],
+            addresses: vec![Address { listener: 0, address: "[::]:443".parse().expect("address") }],
+        };
+        let text = serde_json::to_string(&ToDataPlane::Start(Box::new(start.clone()))).expect("json");
+        match serde_json::from_str(&text).expect("read") {
+            ToDataPlane::Start(read) => assert_eq!(*read, start),
+            other => panic!("{other:?}"),
+        }
+        for message in [ToSupervisor::Ready, ToSupervisor::Failed { reason: "x".into() }, ToSupervisor::Status { id: u64::MAX }] {
+            let text = serde_json::to_string(&message).expect("json");
+            assert_eq!(serde_json::from_str::<ToSupervisor>(&text).expect("read"), message);
+        }
+    }
+
+    #[test]
+    fn unknown_messages_and_fields_are_refused() {
+        for text in [r#""dance""#, r#"{"failed":{"reason":"x","more":1}}"#, r#"{"status":{}}"#, r#"{"status":{"id":-1}}"#, "{}", "[]", ""] {
+            assert!(serde_json::from_str::<ToSupervisor>(text).is_err(), "{text}");
+        }
+    }
+}

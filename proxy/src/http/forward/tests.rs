@@ -1,0 +1,147 @@
+use super::*;
+use crate::http::h1::{Parsed, RequestDecoder, ResponseDecoder};
+use crate::http::limits::Limits;
+use crate::http::message::Method;
+
+const LIMITS: Limits = Limits { header_bytes: 64 << 10, fields: 100, uri_bytes: 1024 };
+
+fn request_head(fields: &str) -> RequestHead {
+    let input = format!("GET / HTTP/1.1\r\nHost: App\r\n{fields}\r\n");
+    match RequestDecoder::new().parse(input.as_bytes(), &LIMITS) {
+        Ok(Parsed::Head { head, .. }) => head,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn response_head(fields: &str) -> ResponseHead {
+    let input = format!("HTTP/1.0 200 OK\r\n{fields}\r\n");
+    match ResponseDecoder::new().parse(input.as_bytes(), &Method::Get, &Limits::UPSTREAM) {
+        Ok(Parsed::Head { head, .. }) => head,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn origin(is_trusted: bool) -> Origin {
+    Origin {
+        client: "::ffff:192.0.2.7".parse().expect("an address"),
+        is_trusted,
+        scheme: "http",
+        new_request_id: RequestId::from_bits(0x0123_4567_89ab_cdef),
+    }
+}
+
+fn shown(fields: &Fields) -> Vec<String> {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    fields.iter().map(|(name, value)| format!("{}: {}", text(name), text(value))).collect()
+}
+
+fn forwarded(fields: &str, is_trusted: bool) -> Vec<String> {
+    let mut head = request_head(fields);
+    request(&mut head, &origin(is_trusted));
+    shown(&head.fields)
+}
+
+const ADDED: [&str; 5] = [
+    "X-Request-Id: 00000000000000000123456789abcdef",
+    "X-Forwarded-For: 192.0.2.7",
+    "X-Forwarded-Proto: http",
+    "X-Forwarded-Host: app",
+    "Via: 1.1 sluice",
+];
+
+#[test]
+fn hop_by_hop_fields_of_a_request_end_here() {
+    let sent = forwarded(
+        "Connection: close, X-Hop, x-unknown\r\nX-HOP: 1\r\nKeep-Alive: 5\r\nProxy-Connection: a\r\nTE: gzip\r\nUpgrade: websocket\r\n\
+         Proxy-Authorization: b\r\nHTTP2-Settings: c\r\nExpect: 100-continue\r\nTrailer: x\r\nAccept: */*\r\nVia: 1.0 other\r\n",
+        false,
+    );
+    let kept = ["Host: App", "Trailer: x", "Accept: */*", "Via: 1.0 other"];
+    assert_eq!(sent, [&kept[..], &ADDED[..]].concat());
+}
+
+#[test]
+fn connection_cannot_hide_what_is_for_the_upstream() {
+    let sent = forwarded("Connection: Host, Cookie, authorization, X-Forwarded-For\r\nCookie: a\r\nAuthorization: b\r\n", false);
+    assert_eq!(sent, [&["Host: App", "Cookie: a", "Authorization: b"][..], &ADDED[..]].concat());
+}
+
+#[test]
+fn te_keeps_trailers_alone() {
+    let sent = forwarded("TE: gzip;q=0.5 , Trailers\r\nConnection: TE\r\n", false);
+    assert_eq!(sent.iter().filter(|field| field.starts_with("TE")).collect::<Vec<_>>(), ["TE: trailers"]);
+}
+
+#[test]
+fn an_untrusted_client_is_not_believed() {
+    let sent = forwarded(
+        "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\n\
+         X_Forwarded_For: 2.2.2.2\r\nX-Forwarded_Proto: https\r\nX-Real-IP: 3.3.3.3\r\nX_Real_Ip: 4.4.4.4\r\nForwarded: for=5.5.5.5\r\n",
+        false,
+    );
+    assert_eq!(sent, [&["Host: App"][..], &ADDED[..]].concat());
+}
+
+#[test]
+fn a_trusted_proxy_is_believed_and_appended_to() {
+    let sent = forwarded(
+        "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2, 3.3.3.3\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: front\r\n\
+         X_Forwarded_For: 9.9.9.9\r\nForwarded: for=1.1.1.1\r\n",
+        true,
+    );
+    let expected = [
+        "Host: App",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: front",
+        "Forwarded: for=1.1.1.1",
+        ADDED[0],
+        "X-Forwarded-For: 1.1.1.1, 2.2.2.2, 3.3.3.3, 192.0.2.7",
+        ADDED[4],
+    ];
+    assert_eq!(sent, expected);
+    assert_eq!(forwarded("X-Forwarded-For:\r\n", true), [&["Host: App"][..], &ADDED[..]].concat());
+}
+
+#[test]
+fn a_fit_request_id_is_kept_once() {
+    let mut head = request_head("X-Request-Id: abc-1\r\nx-request-id: abc-2\r\nX_Request_Id: abc-3\r\n");
+    request(&mut head, &origin(false));
+    assert_eq!(head.request_id(), Some("abc-1"));
+    assert_eq!(head.fields.all(b"x-request-id").count(), 1);
+    assert!(!head.fields.contains(b"x_request_id"));
+
+    let mut head = request_head("X-Request-Id: a b\r\n");
+    request(&mut head, &origin(false));
+    assert_eq!(head.request_id(), Some("00000000000000000123456789abcdef"));
+    assert_eq!(head.fields.all(b"x-request-id").count(), 1);
+}
+
+#[test]
+fn hop_by_hop_fields_of_a_response_end_here() {
+    let mut head = response_head(
+        "Connection: X-Hop, Set-Cookie, keep-alive\r\nx-hop: 1\r\nKeep-Alive: 5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n\
+         Set-Cookie: a\r\nContent-Length: 3\r\nServer: b\r\n",
+    );
+    response(&mut head);
+    assert_eq!(shown(&head.fields), ["Set-Cookie: a", "Content-Length: 3", "Server: b", "Via: 1.0 sluice"]);
+}
+
+#[test]
+fn many_connection_options_are_found() {
+    let options: Vec<String> = (0..2000).rev().map(|number| format!("x-{number}")).collect();
+    let fields = format!("Connection: {}\r\nX-0: a\r\nX-1999: b\r\nX-2000: c\r\n", options.join(","));
+    let sent = forwarded(&fields, false);
+    assert_eq!(sent, [&["Host: App", "X-2000: c"][..], &ADDED[..]].concat());
+}
+
+#[test]
+fn trailers_carry_no_framing_or_authority() {
+    let mut fields = Fields::new();
+    for name in
+        ["Content-Length", "transfer-encoding", "Host", "Set-Cookie", "X-Forwarded-For", "X-Request-Id", "Trailer", "X-Sum"]
+    {
+        fields.push(name.as_bytes(), b"1");
+    }
+    trailers(&mut fields);
+    assert_eq!(shown(&fields), ["X-Sum: 1"]);
+}

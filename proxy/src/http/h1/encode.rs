@@ -1,0 +1,289 @@
+//! Writes HTTP/1.1 heads and body framing (RFC 9112 §2–4, §6–7). Body bytes never pass through here: the framing around them is
+//! written, so that received chunks go out without a copy.
+
+use crate::error::RefusalReason;
+use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
+
+/// The interim response that lets a client send its body (RFC 9110 §15.2.1). Not for HTTP/1.0.
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// How a body that we write is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// No body at all: nothing may be written.
+    None,
+    /// Exactly this many bytes, as they are.
+    Length(u64),
+    /// Each run of bytes between `before_data` and `after_data`, then `end`.
+    Chunked,
+    /// Bytes as they are; closing the connection ends them.
+    UntilClose,
+}
+
+impl Framing {
+    /// What goes before `len` bytes of body; 0 writes nothing, since an empty chunk would end the body.
+    pub fn before_data(self, len: usize, out: &mut Vec<u8>) {
+        if self == Self::Chunked && len > 0 {
+            hexadecimal(len, out);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// What goes after them.
+    #[must_use]
+    pub const fn after_data(self) -> &'static [u8] {
+        if matches!(self, Self::Chunked) { b"\r\n" } else { b"" }
+    }
+
+    /// What goes after the last data. Trailers that the framing cannot carry are dropped; they must have passed `forward::trailers`.
+    pub fn end(self, trailers: &Fields, out: &mut Vec<u8>) {
+        if self == Self::Chunked {
+            out.extend_from_slice(b"0\r\n");
+            for (name, value) in trailers.iter() {
+                field(name, value, out);
+            }
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Writes a request head for an upstream. Host comes from `authority`, framing from `body`.
+pub fn request(head: &RequestHead, out: &mut Vec<u8>) -> Framing {
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.path_and_query.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    field(b"Host", head.authority.as_bytes(), out);
+    let framing = match head.body {
+        BodyLength::None => Framing::None,
+        BodyLength::Known(length) => Framing::Length(length),
+        // A request cannot end with the connection: chunks carry whatever its length turns out to be.
+        BodyLength::Unknown | BodyLength::UntilClose => Framing::Chunked,
+    };
+    framing_fields(framing, out);
+    let mut has_te = false;
+    for (name, value) in head.fields.iter() {
+        match Written::by_encoder(name) {
+            Written::Host | Written::ContentLength | Written::PerConnection => continue,
+            Written::Te => has_te = true,
+            Written::Other => {}
+        }
+        field(name, value, out);
+    }
+    if has_te {
+        // TE is hop-by-hop and has to say so (RFC 9110 §10.1.4).
+        out.extend_from_slice(b"Connection: TE\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    framing
+}
+
+/// Whom a response goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// The version of the request.
+    pub version: Version,
+    /// Whether it was HEAD.
+    pub is_head: bool,
+    /// Whether the connection may go on, as far as request and session are concerned.
+    pub keep_alive: bool,
+}
+
+impl Recipient {
+    /// Of the response to `head`.
+    #[must_use]
+    pub fn of(head: &RequestHead) -> Self {
+        Self { version: head.version, is_head: head.method == Method::Head, keep_alive: head.keep_alive }
+    }
+}
+
+/// What a response head that was written promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// How to write the body.
+    pub framing: Framing,
+    /// Whether the connection goes on after it.
+    pub keep_alive: bool,
+}
+
+/// Writes a final response head. A body of unknown length is chunked, or closes the connection of an HTTP/1.0 client.
+pub fn response(head: &ResponseHead, recipient: Recipient, out: &mut Vec<u8>) -> Sent {
+    let bodiless = recipient.is_head || matches!(head.status, 100..=199 | 204 | 304);
+    let framing = match head.body {
+        _ if bodiless => Framing::None,
+        BodyLength::None => Framing::Length(0),
+        BodyLength::Known(length) => Framing::Length(length),
+        BodyLength::Unknown | BodyLength::UntilClose if recipient.version == Version::Http10 => Framing::UntilClose,
+        BodyLength::Unknown | BodyLength::UntilClose => Framing::Chunked,
+    };
+    let keep_alive = recipient.keep_alive && framing != Framing::UntilClose;
+    status_line(head, out);
+    framing_fields(framing, out);
+    // For HEAD and 304 the length is not framing but what a GET would have had (RFC 9110 §8.6).
+    let keeps_length = recipient.is_head || head.status == 304;
+    for (name, value) in head.fields.iter() {
+        match Written::by_encoder(name) {
+            Written::PerConnection => continue,
+            Written::ContentLength if !keeps_length => continue,
+            _ => field(name, value, out),
+        }
+    }
+    if !keep_alive {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if recipient.version == Version::Http10 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    Sent { framing, keep_alive }
+}
+
+/// Writes an interim response. Not for HTTP/1.0 clients (RFC 9110 §15.2).
+pub fn informational(head: &ResponseHead, out: &mut Vec<u8>) {
+    status_line(head, out);
+    for (name, value) in head.fields.iter() {
+        if !matches!(Written::by_encoder(name), Written::PerConnection | Written::ContentLength) {
+            field(name, value, out);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What an error response says beside its reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    /// For X-Request-Id; the caller vouches that it is fit for a field value.
+    pub request_id: &'a str,
+    /// The request's version and method, and whether the connection may go on; `Recipient::UNKNOWN` if no head was read.
+    pub recipient: Recipient,
+    /// From `date::imf_fixdate`.
+    pub date: &'a [u8],
+}
+
+impl Recipient {
+    /// Of the response to something that was no request.
+    pub const UNKNOWN: Self = Self { version: Version::Http11, is_head: false, keep_alive: false };
+}
+
+/// Writes a whole error response: head and, unless for HEAD, a short body. Returns whether the connection goes on.
+pub fn refusal(reason: RefusalReason, refusal: &Refusal<'_>, out: &mut Vec<u8>) -> bool {
+    let status = reason.status();
+    let phrase = reason_phrase(status);
+    let label = reason.label();
+    out.extend_from_slice(b"HTTP/1.1 ");
+    decimal(u64::from(status), out);
+    out.push(b' ');
+    out.extend_from_slice(phrase.as_bytes());
+    out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ");
+    // "404 Not Found: no_route\n"
+    let length = 3 + 1 + phrase.len() + 2 + label.len() + 1;
+    decimal(length as u64, out);
+    out.extend_from_slice(b"\r\n");
+    field(b"Date", refusal.date, out);
+    field(b"X-Request-Id", refusal.request_id.as_bytes(), out);
+    if !refusal.recipient.keep_alive {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if refusal.recipient.version == Version::Http10 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    if !refusal.recipient.is_head {
+        decimal(u64::from(status), out);
+        for part in [" ", phrase, ": ", label, "\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+    refusal.recipient.keep_alive
+}
+
+/// The registered reason phrase (RFC 9110 §15), for statuses that Sluice itself sends; else empty.
+#[must_use]
+pub const fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+/// Fields that the encoders treat in a way of their own, whatever `forward` left.
+enum Written {
+    Host,
+    ContentLength,
+    Te,
+    /// Connection and Transfer-Encoding: what is right on one side is wrong on the other.
+    PerConnection,
+    Other,
+}
+
+impl Written {
+    fn by_encoder(name: &[u8]) -> Self {
+        match name.len() {
+            2 if name.eq_ignore_ascii_case(b"te") => Self::Te,
+            4 if name.eq_ignore_ascii_case(b"host") => Self::Host,
+            10 if name.eq_ignore_ascii_case(b"connection") => Self::PerConnection,
+            14 if name.eq_ignore_ascii_case(b"content-length") => Self::ContentLength,
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => Self::PerConnection,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn status_line(head: &ResponseHead, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    decimal(u64::from(head.status), out);
+    out.push(b' ');
+    out.extend_from_slice(&head.reason);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn framing_fields(framing: Framing, out: &mut Vec<u8>) {
+    match framing {
+        Framing::None | Framing::UntilClose => {}
+        Framing::Length(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            decimal(length, out);
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+}
+
+fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn decimal(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn hexadecimal(number: usize, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = (usize::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    out.extend((0..digits).rev().map(|digit| DIGITS[number >> (4 * digit) & 15]));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! Request heads from clients (RFC 9112 §2–3, §6, RFC 9110 §7): httparse splits lines into fields, everything that it
+//! takes leniently is checked before or after it.
+
+use super::head::{Framing, collect, with_headers};
+use super::scan::{Bounds, Scanner, Section};
+use super::{HeadError, Parsed};
+use crate::http::limits::{Limits, REQUEST_LINE_EXTRA};
+use crate::http::message::{BodyLength, Method, RequestHead, Version};
+use crate::http::{authority, path};
+
+/// Reads the request heads of one connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestDecoder {
+    scanner: Scanner,
+}
+
+impl RequestDecoder {
+    /// Before the first byte of a request.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Looks for a head at the start of `buf`: the same bytes as in the last call, with more at their end.
+    pub fn parse(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed<RequestHead>, HeadError> {
+        let bounds = Bounds {
+            bytes: limits.header_bytes,
+            first_line: limits.uri_bytes.saturating_add(REQUEST_LINE_EXTRA),
+            lines: limits.fields.saturating_add(1),
+            too_long: HeadError::UriTooLong,
+            leading_empty_line: true,
+        };
+        let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };
+        self.scanner = Scanner::default();
+        let head = with_headers(section.lines - 1, |headers| {
+            let mut request = httparse::Request::new(&mut []);
+            let bytes = &buf[section.start..section.end];
+            match request.parse_with_uninit_headers(bytes, headers) {
+                Ok(httparse::Status::Complete(length)) if length == bytes.len() => interpret(&request, &section, limits),
+                // The scanner saw the end of the head: if httparse sees another one, there are two readings.
+                Ok(_) => Err(HeadError::StartLine),
+                Err(httparse::Error::Version) => Err(version_error(&buf[section.start..section.first_line_end])),
+                Err(error) => Err(error.into()),
+            }
+        })?;
+        Ok(Parsed::Head { head, consumed: section.end })
+    }
+}
+
+/// Whether the version is one we do not speak, or none at all.
+fn version_error(line: &[u8]) -> HeadError {
+    let mut words = line.split(|&byte| byte == b' ');
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (_, Some([_, ..]), Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None)
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            HeadError::Version
+        }
+        _ => HeadError::StartLine,
+    }
+}
+
+fn interpret(request: &httparse::Request<'_, '_>, section: &Section, limits: &Limits) -> Result<RequestHead, HeadError> {
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+        return Err(HeadError::StartLine);
+    };
+    // httparse skips white space where the grammar has exactly one space.
+    if method.len() + 1 + target.len() + " HTTP/1.1".len() != section.first_line_end - section.start {
+        return Err(HeadError::StartLine);
+    }
+    if target.len() > limits.uri_bytes {
+        return Err(HeadError::UriTooLong);
+    }
+    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
+    let method = Method::from_token(method);
+    if method == Method::Connect {
+        return Err(HeadError::Connect);
+    }
+
+    let mut framing = Framing::default();
+    let mut host = None;
+    let mut expects_other = false;
+    for header in request.headers.iter() {
+        match header.name.len() {
+            4 if header.name.eq_ignore_ascii_case("host") => {
+                if host.replace(header.value).is_some() {
+                    return Err(HeadError::HostRepeated);
+                }
+            }
+            6 if header.name.eq_ignore_ascii_case("expect") => {
+                expects_other |= !header.value.eq_ignore_ascii_case(b"100-continue");
+            }
+            _ => framing.note(header.name, header.value)?,
+        }
+    }
+    let body = framing.length(version)?.unwrap_or(BodyLength::None);
+    let host = match host {
+        Some(value) => Some(authority::normalise(value).ok_or(HeadError::HostInvalid)?),
+        None if version == Version::Http10 => None,
+        None => return Err(HeadError::HostMissing),
+    };
+    let (authority, path_and_query) = resolve(&method, target.as_bytes(), host)?;
+    if expects_other {
+        return Err(HeadError::Expectation);
+    }
+    Ok(RequestHead {
+        method,
+        version,
+        authority,
+        path_and_query,
+        fields: collect(request.headers, section.end - section.first_line_end),
+        body,
+        keep_alive: framing.persists(version),
+    })
+}
+
+/// The authority and path that a target in any form stands for (RFC 9112 §3.2, §3.3).
+fn resolve(method: &Method, target: &[u8], host: Option<Box<str>>) -> Result<(Box<str>, Box<str>), HeadError> {
+    match target {
+        [b'/', ..] => Ok((host.unwrap_or_default(), path::normalise(target)?.into())),
+        b"*" if *method == Method::Options => Ok((host.unwrap_or_default(), "*".into())),
+        _ => {
+            let rest = strip_scheme(target).ok_or(HeadError::Target)?;
+            let authority_end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+            let (raw_authority, path) = rest.split_at(authority_end);
+            // Host is ignored beside an absolute-form target, once it was found valid (RFC 9112 §3.2.2).
+            let authority = authority::normalise(raw_authority).ok_or(HeadError::HostInvalid)?;
+            let path = match path {
+                [] if *method == Method::Options => "*".into(),
+                [] => "/".into(),
+                [b'/', ..] => path::normalise(path)?.into(),
+                _ => path::normalise(&[b"/", path].concat())?.into(),
+            };
+            Ok((authority, path))
+        }
+    }
+}
+
+fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
+    let colon = memchr::memchr(b':', target)?;
+    let (scheme, rest) = target.split_at(colon);
+    let known = scheme.eq_ignore_ascii_case(b"http") || scheme.eq_ignore_ascii_case(b"https");
+    rest.strip_prefix(b"://").filter(|_| known)
+}
+
+impl RequestHead {
+    /// Whether the client waits for "100 Continue" before it sends its body (RFC 9110 §10.1.1). The decoder has refused every
+    /// other expectation.
+    #[must_use]
+    pub fn expects_continue(&self) -> bool {
+        self.version > Version::Http10
+            && !matches!(self.body, BodyLength::None | BodyLength::Known(0))
+            && self.fields.contains(b"expect")
+    }
+
+    /// A client's X-Request-Id, if it is fit to be passed on: 1 to 128 letters, digits and `-._~+/=:`.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        let value = self.fields.first(b"x-request-id")?;
+        let is_fit = (1..=crate::http::limits::REQUEST_ID_BYTES).contains(&value.len())
+            && value.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-._~+/=:".contains(&byte));
+        std::str::from_utf8(value).ok().filter(|_| is_fit)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Request targets in origin form: the path that is routed is the path that is forwarded (RFC 3986 §5.2.4, §6.2.2).
+//!
+//! Percent-encoded unreserved characters are decoded, so that `/%61dmin` cannot pass a route for `/admin`, other escapes
+//! get upper-case digits, then dot segments are resolved. `//` is kept; a query is checked but never changed.
+
+use std::borrow::Cow;
+
+use super::grammar::hex_digit;
+
+/// What is wrong with a path or query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// Does not start with `/`.
+    #[error("the path does not start with a slash")]
+    NotAbsolute,
+    /// A control byte, space, `#`, or byte above 0x7e; in the path a backslash too.
+    #[error("a byte that a request target cannot hold")]
+    ForbiddenByte,
+    /// `%` without two hexadecimal digits, in the path.
+    #[error("malformed percent-encoding")]
+    PercentEncoding,
+    /// `%00` in the path.
+    #[error("an encoded NUL")]
+    EncodedNul,
+    /// A dot segment with parameters (`/..;x/`): some servers resolve it, so it has two readings.
+    #[error("a dot segment with parameters")]
+    DotSegmentParameters,
+}
+
+/// Checks and normalises `path [ "?" query ]`. Idempotent; the result starts with `/` and never climbs above it.
+pub fn normalise(target: &[u8]) -> Result<Cow<'_, str>, PathError> {
+    if target.first() != Some(&b'/') {
+        return Err(PathError::NotAbsolute);
+    }
+    let path_end = memchr::memchr(b'?', target).unwrap_or(target.len());
+    let (path, query) = target.split_at(path_end);
+    if !query.iter().all(|&byte| is_target_byte(byte)) {
+        return Err(PathError::ForbiddenByte);
+    }
+    let mut needs_work = false;
+    let mut previous = 0;
+    for &byte in path {
+        if !is_target_byte(byte) || byte == b'\\' {
+            return Err(PathError::ForbiddenByte);
+        }
+        needs_work |= byte == b'%' || (byte == b'.' && previous == b'/');
+        previous = byte;
+    }
+    if !needs_work {
+        return std::str::from_utf8(target).map(Cow::Borrowed).map_err(|_| PathError::ForbiddenByte);
+    }
+    let mut normal = remove_dot_segments(&decode_unreserved(path)?)?;
+    normal.extend_from_slice(query);
+    String::from_utf8(normal).map(Cow::Owned).map_err(|_| PathError::ForbiddenByte)
+}
+
+const fn is_target_byte(byte: u8) -> bool {
+    matches!(byte, 0x21..=0x7e) && byte != b'#'
+}
+
+fn decode_unreserved(path: &[u8]) -> Result<Vec<u8>, PathError> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(percent) = memchr::memchr(b'%', rest) {
+        decoded.extend_from_slice(&rest[..percent]);
+        let &[_, high, low, ..] = &rest[percent..] else { return Err(PathError::PercentEncoding) };
+        let (Some(high_value), Some(low_value)) = (hex_digit(high), hex_digit(low)) else {
+            return Err(PathError::PercentEncoding);
+        };
+        match high_value << 4 | low_value {
+            0 => return Err(PathError::EncodedNul),
+            byte if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') => decoded.push(byte),
+            _ => decoded.extend_from_slice(&[b'%', high.to_ascii_uppercase(), low.to_ascii_uppercase()]),
+        }
+        rest = &rest[percent + 3..];
+    }
+    decoded.extend_from_slice(rest);
+    Ok(decoded)
+}
+
+/// RFC 3986 §5.2.4 for a path that starts with `/`: `..` takes the segment before it away, an empty one too.
+fn remove_dot_segments(path: &[u8]) -> Result<Vec<u8>, PathError> {
+    let mut output = Vec::with_capacity(path.len());
+    let mut segments = path[1..].split(|&byte| byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        let is_last = segments.peek().is_none();
+        match segment {
+            b"." | b".." => {
+                if segment == b".." {
+                    let parent = memchr::memrchr(b'/', &output).unwrap_or(0);
+                    output.truncate(parent);
+                }
+                if is_last {
+                    output.push(b'/');
+                }
+            }
+            [b'.', b';', ..] | [b'.', b'.', b';', ..] => return Err(PathError::DotSegmentParameters),
+            _ => {
+                output.push(b'/');
+                output.extend_from_slice(segment);
+            }
+        }
+    }
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn normalises() {
+        for (raw, expected) in [
+            ("/", "/"),
+            ("/a/b?c=d", "/a/b?c=d"),
+            ("//", "//"),
+            ("/a//b/", "/a//b/"),
+            ("/.", "/"),
+            ("/..", "/"),
+            ("/./", "/"),
+            ("/../", "/"),
+            ("/a/.", "/a/"),
+            ("/a/..", "/"),
+            ("/a/./b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/a/b/../../../../c", "/c"),
+            ("/a//../b", "/a/b"),
+            ("//..", "/"),
+            ("/.//a", "//a"),
+            ("/%2e%2E/a", "/a"),
+            ("/a/%2e%2e/b", "/b"),
+            ("/a/.%2e/b", "/b"),
+            ("/%61dmin", "/admin"),
+            ("/%7euser", "/~user"),
+            ("/a%2fb", "/a%2Fb"),
+            ("/a%2f../b", "/a%2F../b"),
+            ("/..%2fa", "/..%2Fa"),
+            ("/%252e%252e/", "/%252e%252e/"),
+            ("/%25%32e", "/%252e"),
+            ("/a%5cb", "/a%5Cb"),
+            ("/...", "/..."),
+            ("/.a/..b/c.", "/.a/..b/c."),
+            ("/a;b=c/d", "/a;b=c/d"),
+            ("/?", "/?"),
+            ("/a/../?x=/../%zz&y=\\", "/?x=/../%zz&y=\\"),
+            ("/{a}|\"<b>^`", "/{a}|\"<b>^`"),
+        ] {
+            assert_eq!(normalise(raw.as_bytes()).as_deref(), Ok(expected), "{raw}");
+        }
+    }
+
+    #[test]
+    fn refuses() {
+        use PathError::*;
+        for (raw, expected) in [
+            (&b""[..], NotAbsolute),
+            (b"a", NotAbsolute),
+            (b"?a", NotAbsolute),
+            (b"*", NotAbsolute),
+            (b"/%", PercentEncoding),
+            (b"/%1", PercentEncoding),
+            (b"/%g1", PercentEncoding),
+            (b"/%1g", PercentEncoding),
+            (b"/%%32e", PercentEncoding),
+            (b"/%u002e", PercentEncoding),
+            (b"/%?41", PercentEncoding),
+            (b"/%00", EncodedNul),
+            (b"/a\\..\\b", ForbiddenByte),
+            (b"/a b", ForbiddenByte),
+            (b"/a#b", ForbiddenByte),
+            (b"/a\0", ForbiddenByte),
+            (b"/a\t", ForbiddenByte),
+            (b"/a\x7f", ForbiddenByte),
+            (b"/\xc3\xa9", ForbiddenByte),
+            (b"/?\xc3\xa9", ForbiddenByte),
+            (b"/?a#b", ForbiddenByte),
+            (b"/..;/a", DotSegmentParameters),
+            (b"/a/.;x/b", DotSegmentParameters),
+            (b"/%2e%2e;/a", DotSegmentParameters),
+        ] {
+            assert_eq!(normalise(raw), Err(expected), "{raw:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn is_idempotent_and_stays_below_the_root(
+            path in "(/([.]|%2[eE]|%2[fF]|%25|%[0-9a-fA-F]{2}|[a-c;])*){1,6}([?].{0,8})?",
+        ) {
+            if let Ok(once) = normalise(path.as_bytes()) {
+                let twice = normalise(once.as_bytes());
+                prop_assert_eq!(twice.as_deref(), Ok(&*once));
+                let only_path = once.split('?').next().unwrap_or_default();
+                prop_assert!(only_path.starts_with('/'));
+                prop_assert!(only_path.split('/').all(|segment| segment != "." && segment != ".."), "{}", only_path);
+            }
+        }
+
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = normalise(&bytes);
+        }
+    }
+}

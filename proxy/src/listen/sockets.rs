@@ -1,0 +1,255 @@
+//! Listening sockets, bound by the supervisor: one per worker and address, a SO_REUSEPORT group (socket(7)) each, so that every worker
+//! has an accept queue of its own. IPV6_V6ONLY (ipv6(7)) is chosen so that `[::]` also takes IPv4 unless the port has an IPv4 listener.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, listen, setsockopt, shutdown,
+    socket, sockopt,
+};
+
+use crate::config::model::Listener;
+
+/// Why an address is not listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} {address}: {}", explain(*errno))]
+pub struct BindError {
+    /// Whose address.
+    pub what: String,
+    /// The address.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub errno: Errno,
+}
+
+fn explain(errno: Errno) -> String {
+    match errno {
+        Errno::EADDRINUSE => "the address is in use by another process (`ss -ltnp` names it)".into(),
+        Errno::EACCES => "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE".into(),
+        Errno::EADDRNOTAVAIL => "this host has no such address".into(),
+        Errno::EAFNOSUPPORT => "this kernel has no such address family (IPv6 disabled?)".into(),
+        Errno::EMFILE | Errno::ENFILE => "no descriptor left; raise LimitNOFILE".into(),
+        other => other.desc().into(),
+    }
+}
+
+/// One address of a listener.
+#[derive(Debug)]
+pub struct Bound {
+    /// Index into `Config::listeners`.
+    pub listener: usize,
+    /// As bound: a port of 0 is replaced by the one that the kernel chose.
+    pub address: SocketAddr,
+    /// Index = worker.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// Binds and listens on every address of every listener, once per worker.
+pub fn bind_all(listeners: &[Arc<Listener>], workers: usize) -> Result<Vec<Bound>, BindError> {
+    let all: Vec<SocketAddr> = listeners.iter().flat_map(|listener| listener.addresses.iter().copied().map(canonical)).collect();
+    let mut bound = Vec::with_capacity(all.len());
+    for (index, listener) in listeners.iter().enumerate() {
+        for address in listener.addresses.iter().copied().map(canonical) {
+            let error = |errno| BindError { what: format!("listener \"{}\"", listener.name), address, errno };
+            let group = Group { address, v6only: is_v6only(address, &all), backlog: backlog(listener.backlog) };
+            let (address, sockets) = group.bind(workers).map_err(error)?;
+            bound.push(Bound { listener: index, address, sockets });
+        }
+    }
+    Ok(bound)
+}
+
+/// Binds the admin listener: one socket, no group.
+pub fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindError> {
+    let error = |errno| BindError { what: "admin".into(), address, errno };
+    let make = || {
+        let fd = open(address, is_v6only(address, &[address]))?;
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+        listen(&fd, backlog(64))?;
+        Ok((local_address(fd.as_fd(), address)?, fd))
+    };
+    make().map_err(error)
+}
+
+/// Shuts listening sockets down for every process that holds them: new clients are refused from now on. Closing would not do, since
+/// the data plane holds duplicates.
+pub fn retire(bound: &[Bound]) {
+    for fd in bound.iter().flat_map(|bound| &bound.sockets) {
+        // ENOTCONN: it was shut down before.
+        let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+/// IPv4-mapped IPv6 addresses are IPv4 addresses.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) if address.is_ipv6() => SocketAddr::new(ip.into(), address.port()),
+        _ => address,
+    }
+}
+
+/// Whether `address` must leave IPv4 alone: all but `[::]` do by nature, and `[::]` does when an IPv4 listener has its port.
+fn is_v6only(address: SocketAddr, all: &[SocketAddr]) -> bool {
+    address.is_ipv6() && (!address.ip().is_unspecified() || all.iter().any(|other| other.is_ipv4() && other.port() == address.port()))
+}
+
+/// The kernel cuts it to net.core.somaxconn in any case.
+fn backlog(wanted: u32) -> Backlog {
+    i32::try_from(wanted).ok().and_then(|wanted| Backlog::new(wanted).ok()).unwrap_or(Backlog::MAXCONN)
+}
+
+/// What the sockets of one address have in common.
+struct Group {
+    address: SocketAddr,
+    v6only: bool,
+    backlog: Backlog,
+}
+
+impl Group {
+    fn bind(&self, workers: usize) -> nix::Result<(SocketAddr, Vec<OwnedFd>)> {
+        // A socket without SO_REUSEPORT first: it finds out whether anybody has the port, another Sluice of the same user included, whose
+        // group ours would join without a word. It is closed before the group is bound.
+        let probe = open(self.address, self.v6only)?;
+        bind(probe.as_raw_fd(), &SockaddrStorage::from(self.address))?;
+        let address = local_address(probe.as_fd(), self.address)?;
+        drop(probe);
+        let mut sockets = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            let fd = open(address, self.v6only)?;
+            setsockopt(&fd, sockopt::ReusePort, &true)?;
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+            sockets.push(fd);
+        }
+        // Listening begins when all are bound, so the group is whole before the first connection.
+        for fd in &sockets {
+            listen(fd, self.backlog)?;
+        }
+        Ok((address, sockets))
+    }
+}
+
+/// A TCP socket, close-on-exec and non-blocking, that may take an address over from connections in TIME_WAIT.
+fn open(address: SocketAddr, v6only: bool) -> nix::Result<OwnedFd> {
+    let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    // Accepted sockets inherit it, which spares one system call for each.
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &v6only)?;
+    }
+    Ok(fd)
+}
+
+fn local_address(fd: BorrowedFd<'_>, wanted: SocketAddr) -> nix::Result<SocketAddr> {
+    let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    let port = name.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::port);
+    let port = port.or_else(|| name.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::port)).ok_or(Errno::EAFNOSUPPORT)?;
+    let mut address = wanted;
+    address.set_port(port);
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+    use crate::config::model::{Limits, Timeouts};
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("address")
+    }
+
+    fn listener(addresses: &[SocketAddr]) -> Arc<Listener> {
+        let second = Duration::from_secs(1);
+        Arc::new(Listener {
+            name: "test".into(),
+            addresses: addresses.to_vec(),
+            backlog: 4096,
+            timeouts: Timeouts { request_header: second, request_body: second, keep_alive: second, send: second },
+            limits: Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
+            trusted_proxies: Vec::new(),
+        })
+    }
+
+    /// A port that is free for both families now.
+    fn free_port() -> u16 {
+        TcpListener::bind("[::]:0").expect("bind").local_addr().expect("name").port()
+    }
+
+    #[test]
+    fn the_wildcard_takes_ipv4_unless_its_port_has_an_ipv4_listener() {
+        let wildcard = address("[::]:80");
+        assert!(!is_v6only(wildcard, &[wildcard]));
+        assert!(!is_v6only(wildcard, &[wildcard, address("0.0.0.0:81")]));
+        assert!(is_v6only(wildcard, &[wildcard, address("127.0.0.1:80")]));
+        assert!(is_v6only(address("[::1]:80"), &[]));
+        assert!(!is_v6only(address("0.0.0.0:80"), &[wildcard]));
+        assert_eq!(canonical(address("[::ffff:10.0.0.1]:80")), address("10.0.0.1:80"));
+    }
+
+    #[test]
+    fn the_group_has_one_socket_per_worker_with_the_right_options() {
+        let bound = bind_all(&[listener(&[address("127.0.0.1:0")])], 3).expect("bind");
+        assert_eq!((bound.len(), bound[0].listener, bound[0].sockets.len()), (1, 0, 3));
+        assert_ne!(bound[0].address.port(), 0);
+        for fd in &bound[0].sockets {
+            assert!(getsockopt(fd, sockopt::ReusePort).expect("option"));
+            assert!(getsockopt(fd, sockopt::TcpNoDelay).expect("option"));
+            assert!(getsockopt(fd, sockopt::AcceptConn).expect("option"));
+            assert!(FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).expect("flags")).contains(FdFlag::FD_CLOEXEC));
+            assert!(OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).expect("flags")).contains(OFlag::O_NONBLOCK));
+        }
+        TcpStream::connect(bound[0].address).expect("somebody listens");
+    }
+
+    #[test]
+    fn both_families_reach_a_lone_wildcard_and_a_split_port_keeps_them_apart() {
+        let port = free_port();
+        let bound = bind_all(&[listener(&[SocketAddr::new(address("[::]:0").ip(), port)])], 2).expect("bind");
+        TcpStream::connect(("127.0.0.1", port)).expect("IPv4 reaches [::]");
+        TcpStream::connect(("::1", port)).expect("IPv6 too");
+        drop(bound);
+
+        let port = free_port();
+        let [v6, v4] = ["[::]:0", "127.0.0.1:0"].map(|text| SocketAddr::new(address(text).ip(), port));
+        // Two listeners, to see that the rule looks over all of them, in either order.
+        for listeners in [[listener(&[v6]), listener(&[v4])], [listener(&[v4]), listener(&[v6])]] {
+            let bound = bind_all(&listeners, 2).expect("both bind");
+            for bound in &bound {
+                let v6only = bound.address.is_ipv6().then(|| getsockopt(&bound.sockets[0], sockopt::Ipv6V6Only).expect("option"));
+                assert_ne!(v6only, Some(false));
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_of_another_group_is_refused_and_never_joined() {
+        let first = bind_all(&[listener(&[address("127.0.0.1:0")])], 2).expect("bind");
+        let error = bind_all(&[listener(&[first[0].address])], 2).expect_err("in use");
+        assert_eq!(error.errno, Errno::EADDRINUSE);
+        assert!(error.to_string().contains("in use"), "{error}");
+        assert!(bind_admin(first[0].address).is_err());
+        let error = bind_all(&[listener(&[address("192.0.2.1:80")])], 1).expect_err("not ours");
+        assert!(error.to_string().contains("no such address"), "{error}");
+    }
+
+    #[test]
+    fn retired_sockets_refuse_although_a_duplicate_lives() {
+        let bound = bind_all(&[listener(&[address("127.0.0.1:0")])], 2).expect("bind");
+        let duplicate = bound[0].sockets[0].try_clone().expect("dup");
+        TcpStream::connect(bound[0].address).expect("listens");
+        retire(&bound);
+        assert!(TcpStream::connect(bound[0].address).is_err());
+        drop(duplicate);
+    }
+}

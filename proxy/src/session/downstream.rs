@@ -1,0 +1,300 @@
+//! The server side of one HTTP/1 connection (RFC 9112): from the first byte of a request to the next boundary with nothing
+//! received, requests in order, one exchange at a time. Between requests the connection is a row in the worker's table.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, SinkError, SourceError};
+use super::flow::{self, Outbound, ReadError, WriteError};
+use crate::config::model;
+use crate::error::{CloseReason, RefusalReason};
+use crate::http::h1::{BodyDecoder, Parsed, Recipient, RequestDecoder, encode};
+use crate::http::limits::Limits;
+use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
+use crate::io::{Chunk, Io, Stream};
+use crate::telemetry::counters::Plain;
+use crate::time::Time;
+use crate::worker::context::Worker;
+use crate::worker::sessions::Seat;
+
+/// How a request leaves its connection.
+enum Next {
+    /// Ready for another request.
+    Request,
+    /// To be closed after what is queued. The engine flushes, ends our direction and reads past what the client still sends for a
+    /// moment: closing with unread bytes would reset the connection, and the client might never see its answer.
+    Close(CloseReason),
+    /// To be reset: what was sent is not whole.
+    Abort(CloseReason),
+}
+
+/// Serves requests until the connection ends or waits for the next. `first` was received already; the head is due at `due`.
+pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
+    let mut input = first;
+    loop {
+        let next = match read_head(&seat, &mut input, due).await {
+            Ok(head) => serve_request(&mut seat, head, &mut input).await,
+            Err(end) => refuse_head(&seat, end).await,
+        };
+        match next {
+            Next::Request if input.is_empty() && !seat.stream.is_readable() => return seat.park(),
+            Next::Request => due = seat.worker.io.after(seat.listener.timeouts.request_header),
+            Next::Close(reason) => {
+                seat.stream.close();
+                return seat.end(reason);
+            }
+            Next::Abort(reason) => {
+                seat.stream.abort();
+                return seat.end(reason);
+            }
+        }
+    }
+}
+
+/// Why there is no head.
+enum HeadEnd {
+    /// The client closed before a byte of it.
+    Closed,
+    /// The client closed within it, or reset.
+    Aborted,
+    Refused(RefusalReason),
+}
+
+async fn read_head(seat: &Seat, input: &mut Chunk, due: Time) -> Result<RequestHead, HeadEnd> {
+    let limits = Limits::from(&seat.listener.limits);
+    let mut decoder = RequestDecoder::new();
+    let mut kept = Vec::new();
+    loop {
+        // In place if the head lies in one piece, which is the rule.
+        let before = kept.len();
+        let parsed = if before == 0 {
+            decoder.parse(input, &limits)
+        } else {
+            kept.extend_from_slice(input);
+            decoder.parse(&kept, &limits)
+        };
+        match parsed.map_err(|error| HeadEnd::Refused(error.refusal()))? {
+            Parsed::Head { head, consumed } => {
+                input.advance(consumed - before);
+                return Ok(head);
+            }
+            Parsed::NeedMore if before == 0 => kept.extend_from_slice(input),
+            Parsed::NeedMore => {}
+        }
+        *input = Chunk::default();
+        match seat.worker.io.timeout_at(due, seat.stream.read()).await {
+            Ok(Ok(Some(chunk))) => *input = chunk,
+            Ok(Ok(None)) if kept.is_empty() => return Err(HeadEnd::Closed),
+            Ok(Ok(None) | Err(_)) => return Err(HeadEnd::Aborted),
+            Err(_) => return Err(HeadEnd::Refused(RefusalReason::RequestTimeout)),
+        }
+    }
+}
+
+async fn refuse_head(seat: &Seat, end: HeadEnd) -> Next {
+    let reason = match end {
+        HeadEnd::Closed => return Next::Close(CloseReason::ClientClosed),
+        HeadEnd::Aborted => return Next::Abort(CloseReason::ClientAborted),
+        HeadEnd::Refused(reason) => reason,
+    };
+    let flags = Flags::new(true, false);
+    let mut sink = Sink::new(&seat.worker, &seat.stream, seat.listener.timeouts.send, Recipient::UNKNOWN, &flags);
+    let outcome = exchange::refuse(&mut sink, reason, &seat.worker.request_id()).await;
+    exchange::count(&seat.worker.counters, outcome);
+    match outcome {
+        Outcome::Answered { .. } if reason == RefusalReason::RequestTimeout => Next::Close(CloseReason::RequestHeaderTimeout),
+        Outcome::Answered { .. } => Next::Close(CloseReason::BadRequest),
+        _ => Next::Abort(CloseReason::ClientAborted),
+    }
+}
+
+async fn serve_request(seat: &mut Seat, head: RequestHead, input: &mut Chunk) -> Next {
+    seat.requests += 1;
+    let worker = seat.worker.clone();
+    worker.counters.increment(Plain::Requests);
+    let snapshot = worker.snapshot();
+    if let Some(listener) = snapshot.config.listeners.iter().find(|listener| listener.name == seat.listener.name) {
+        seat.listener.clone_from(listener);
+    }
+    let listener = &*seat.listener;
+    let close_reason = reason_to_close(seat, &head, &listener.limits);
+    let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
+    let recipient = Recipient { keep_alive: close_reason.is_none(), ..Recipient::of(&head) };
+    let mut sink = Sink::new(&worker, &seat.stream, listener.timeouts.send, recipient, &flags);
+    let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.stream.peer(), request_id: worker.request_id() };
+    let source = Source {
+        io: &worker.io,
+        stream: &seat.stream,
+        decoder: BodyDecoder::new(head.body),
+        input,
+        pause_max: listener.timeouts.request_body,
+        room: match listener.limits.body_bytes {
+            0 => u64::MAX,
+            limit => limit,
+        },
+        flags: &flags,
+    };
+    // Pipelined requests are answered one after the other; a client that never reads gets no further than this.
+    if let Err(error) = flow::writable(&worker.io, &seat.stream, listener.timeouts.send).await {
+        return Next::Abort(undeliverable(error.into()));
+    }
+    let too_large = matches!(head.body, BodyLength::Known(length) if length > source.room);
+    let outcome = if too_large {
+        let refused = exchange::refuse(&mut sink, RefusalReason::BodyTooLarge, &scene.request_id).await;
+        exchange::count(&worker.counters, refused);
+        refused
+    } else {
+        exchange::exchange(head, source, &mut sink, &seat.cancel, &scene).await
+    };
+    let kept_alive = sink.kept_alive;
+    match outcome {
+        Outcome::Answered { .. } if kept_alive && flags.ended.get() => Next::Request,
+        Outcome::Answered { .. } if flags.ended.get() => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
+        Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => Next::Close(CloseReason::RequestBodyTimeout),
+        Outcome::Answered { refused: Some(_), .. } => Next::Close(CloseReason::BadRequest),
+        Outcome::Answered { refused: None, .. } => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
+        Outcome::Cut => Next::Abort(CloseReason::UpstreamAborted),
+        Outcome::CutBySource(SourceError::Aborted) => Next::Abort(CloseReason::ClientAborted),
+        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => Next::Abort(CloseReason::RequestBodyTimeout),
+        Outcome::CutBySource(SourceError::Refused(_)) => Next::Abort(CloseReason::BadRequest),
+        Outcome::Undeliverable(error) => Next::Abort(undeliverable(error)),
+        Outcome::Cancelled => Next::Abort(CloseReason::Draining),
+    }
+}
+
+/// Why the connection is to end with this request, if it is.
+fn reason_to_close(seat: &Seat, head: &RequestHead, limits: &model::Limits) -> Option<CloseReason> {
+    if seat.worker.is_draining() {
+        Some(CloseReason::Draining)
+    } else if limits.requests_per_connection != 0 && seat.requests >= limits.requests_per_connection {
+        Some(CloseReason::RequestLimit)
+    } else if !head.keep_alive {
+        Some(CloseReason::NotKeptAlive)
+    } else {
+        None
+    }
+}
+
+const fn undeliverable(error: SinkError) -> CloseReason {
+    match error {
+        SinkError::Aborted => CloseReason::ClientAborted,
+        SinkError::TooSlow => CloseReason::SendTimeout,
+    }
+}
+
+/// What source and sink of one request tell each other.
+struct Flags {
+    /// The request was read whole.
+    ended: Cell<bool>,
+    /// The client waits for "100 Continue" and has not got it.
+    wants_continue: Cell<bool>,
+}
+
+impl Flags {
+    const fn new(ended: bool, wants_continue: bool) -> Self {
+        Self { ended: Cell::new(ended), wants_continue: Cell::new(wants_continue) }
+    }
+}
+
+struct Source<'a> {
+    io: &'a Io,
+    stream: &'a Stream,
+    decoder: BodyDecoder,
+    input: &'a mut Chunk,
+    pause_max: Duration,
+    /// Body bytes still allowed.
+    room: u64,
+    flags: &'a Flags,
+}
+
+impl BodySource for Source<'_> {
+    async fn next(&mut self) -> Result<BodyPart, SourceError> {
+        if self.flags.wants_continue.replace(false) {
+            self.stream.write(Chunk::from_static(encode::CONTINUE));
+        }
+        let next = flow::next_part(self.stream, &mut self.decoder, self.input);
+        let part = match self.io.timeout_at(self.io.after(self.pause_max), next).await {
+            Ok(Ok(part)) => part,
+            Ok(Err(ReadError::Framing(_))) => return Err(SourceError::Refused(RefusalReason::Malformed)),
+            Ok(Err(ReadError::Ended | ReadError::Stream(_))) => return Err(SourceError::Aborted),
+            Err(_) => return Err(SourceError::Refused(RefusalReason::RequestTimeout)),
+        };
+        match &part {
+            BodyPart::Data(chunk) => {
+                self.room = self
+                    .room
+                    .checked_sub(chunk.len() as u64)
+                    .ok_or(SourceError::Refused(RefusalReason::BodyTooLarge))?;
+            }
+            BodyPart::End(_) => self.flags.ended.set(true),
+        }
+        Ok(part)
+    }
+}
+
+struct Sink<'a> {
+    worker: &'a Worker,
+    outbound: Outbound<'a>,
+    stream: &'a Stream,
+    send: Duration,
+    recipient: Recipient,
+    flags: &'a Flags,
+    /// The response said that the connection goes on.
+    kept_alive: bool,
+}
+
+impl<'a> Sink<'a> {
+    fn new(worker: &'a Worker, stream: &'a Stream, send: Duration, recipient: Recipient, flags: &'a Flags) -> Self {
+        Self { worker, outbound: Outbound::new(&worker.io, stream, send), stream, send, recipient, flags, kept_alive: false }
+    }
+}
+
+impl From<WriteError> for SinkError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stream => Self::Aborted,
+            WriteError::Stalled => Self::TooSlow,
+        }
+    }
+}
+
+impl ResponseSink for Sink<'_> {
+    async fn informational(&mut self, head: &ResponseHead) -> Result<(), SinkError> {
+        if self.recipient.version == Version::Http10 {
+            return Ok(());
+        }
+        // One 100 and no more, and only to a client that waits for it.
+        if head.status == 100 && !self.flags.wants_continue.replace(false) {
+            return Ok(());
+        }
+        flow::writable(&self.worker.io, self.stream, self.send).await?;
+        let mut bytes = Vec::new();
+        encode::informational(head, &mut bytes);
+        self.stream.write(Chunk::from_vec(bytes));
+        self.worker.counters.increment(Plain::Responses1xx);
+        Ok(())
+    }
+
+    async fn head(&mut self, head: &ResponseHead) -> Result<(), SinkError> {
+        // The rest of a request that was answered early is not worth reading: such a connection ends with its response.
+        let keep_alive = self.recipient.keep_alive && self.flags.ended.get();
+        self.flags.wants_continue.set(false);
+        let sent = encode::response(head, Recipient { keep_alive, ..self.recipient }, self.outbound.head());
+        self.kept_alive = sent.keep_alive;
+        self.outbound.set_framing(sent.framing);
+        Ok(())
+    }
+
+    async fn data(&mut self, chunk: Chunk) -> Result<(), SinkError> {
+        Ok(self.outbound.data(chunk).await?)
+    }
+
+    async fn finish(&mut self, trailers: Fields) -> Result<(), SinkError> {
+        self.outbound.finish(&trailers);
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        self.outbound.flush();
+    }
+}

@@ -1,0 +1,61 @@
+//! The other end of the control socket: what `sluice stop`, `drain` and `status` send, and how long they wait for the outcome.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::run_dir::CONTROL_SOCKET;
+use crate::control::messages::{Request, Response};
+
+/// A longer answer is not one of ours.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// A supervisor that answers a status does so in a second.
+const STATUS_WAIT: Duration = Duration::from_secs(10);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody listens.
+    #[error("no sluice runs in {} (process.run_dir; name another with --run-dir)", .0.display())]
+    Absent(PathBuf),
+    /// The socket belongs to somebody else.
+    #[error("{}: permission denied; the control socket belongs to the user who started sluice", .0.display())]
+    Denied(PathBuf),
+    /// It ended or fell silent before it answered.
+    #[error("no answer from the supervisor: {0}")]
+    Silent(io::Error),
+    /// It answered something else.
+    #[error("unintelligible answer from the supervisor: {0}")]
+    Malformed(serde_json::Error),
+}
+
+/// Asks and waits for the outcome.
+///
+/// # Errors
+/// When there is no supervisor, or no answer.
+pub fn ask(run_dir: &Path, request: Request) -> Result<Response, AskError> {
+    let path = run_dir.join(CONTROL_SOCKET);
+    let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => AskError::Denied(path),
+        _ => AskError::Absent(run_dir.to_owned()),
+    })?;
+    // The supervisor bounds stop and drain by itself: it kills what does not end in time.
+    let wait = (request == Request::Status).then_some(STATUS_WAIT);
+    stream.set_read_timeout(wait).map_err(AskError::Silent)?;
+    let mut line = serde_json::to_vec(&request).map_err(AskError::Malformed)?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(AskError::Silent)?;
+    let mut answer = Vec::new();
+    BufReader::new(Read::by_ref(&mut stream)).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut answer).map_err(AskError::Silent)?;
+    if answer.is_empty() {
+        return Err(AskError::Silent(io::ErrorKind::UnexpectedEof.into()));
+    }
+    let response = serde_json::from_slice(&answer).map_err(AskError::Malformed)?;
+    if request != Request::Status {
+        // Its process ends right after the receipt, and with it this connection: then everything is free for a successor.
+        let _ = stream.set_read_timeout(Some(STATUS_WAIT));
+        let _ = stream.read(&mut [0]);
+    }
+    Ok(response)
+}

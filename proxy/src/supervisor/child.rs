@@ -1,0 +1,149 @@
+//! One data plane process and the channel to it. Sending never waits: what the channel does not take now stays in a bounded queue.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child as Process, Command, ExitStatus, Stdio};
+
+use tracing::warn;
+
+use super::estate::Estate;
+use super::privileges::Identity;
+use crate::control::batches;
+use crate::control::handoff::{Channel, ChannelError, Received};
+use crate::control::messages::{Item, ToDataPlane, ToSupervisor};
+use crate::time::Time;
+
+/// Messages that may wait beside the handoff. A data plane that lets more pile up gets no answers.
+const QUEUED_MAX: usize = 64;
+
+/// A data plane, alive or not yet reaped.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number.
+    pub generation: u32,
+    process: Process,
+    /// `None` once the other end is closed.
+    channel: Option<Channel>,
+    queue: VecDeque<Outgoing>,
+    /// When it closed its end: it should be dead soon after.
+    pub hung_up: Option<Time>,
+}
+
+#[derive(Debug)]
+enum Outgoing {
+    Message(ToDataPlane),
+    Batch { number: u32, items: Vec<Item> },
+}
+
+impl Child {
+    /// Starts it with one end of a new channel as its standard input, and queues the handoff.
+    ///
+    /// # Errors
+    /// When there is no descriptor, memory or process left.
+    pub fn spawn(estate: &Estate, generation: u32) -> io::Result<Self> {
+        let (ours, theirs) = Channel::pair()?;
+        // The very file that we run, even when the one on disk was replaced meanwhile.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("sluice").args(["data-plane", "--parent", &std::process::id().to_string()]);
+        if let Some(Identity { uid, gid }) = estate.identity {
+            command.args(["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
+        }
+        // Every descriptor of ours is close-on-exec, so the channel is all that it inherits beside stdout and stderr.
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).current_dir("/").env_clear();
+        command.envs(std::env::vars_os().filter(|(name, _)| name == "RUST_BACKTRACE"));
+        let process = command.spawn()?;
+        let (mut start, items) = estate.handoff(generation);
+        let batches = batches::cut(items.into_iter().map(|item| (item, ())).collect());
+        start.batches = u32::try_from(batches.len()).unwrap_or(u32::MAX);
+        let mut queue = VecDeque::from([Outgoing::Message(ToDataPlane::Start(Box::new(start)))]);
+        queue.extend((0..).zip(batches).map(|(number, batch)| {
+            let items = batch.into_iter().map(|(item, ())| item).collect();
+            Outgoing::Batch { number, items }
+        }));
+        Ok(Self { generation, process, channel: Some(ours), queue, hung_up: None })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What to poll: the channel, and whether something waits to be written.
+    #[must_use]
+    pub fn interest(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        self.channel.as_ref().map(|channel| (channel.as_fd(), !self.queue.is_empty()))
+    }
+
+    /// Queues an order: it goes out although answers pile up.
+    pub fn order(&mut self, message: ToDataPlane) {
+        self.queue.push_back(Outgoing::Message(message));
+    }
+
+    /// Queues an answer or a question; drops it when too much waits already.
+    pub fn tell(&mut self, message: ToDataPlane) {
+        if self.queue.len() < QUEUED_MAX {
+            self.queue.push_back(Outgoing::Message(message));
+        }
+    }
+
+    /// Sends what the channel takes.
+    ///
+    /// # Errors
+    /// When the channel is unusable.
+    pub fn flush(&mut self, estate: &Estate, now: Time) -> Result<(), ChannelError> {
+        while let (Some(channel), Some(next)) = (&self.channel, self.queue.front()) {
+            let sent = match next {
+                Outgoing::Message(message) => channel.send(message, &[]),
+                Outgoing::Batch { number, items } => {
+                    let descriptors: Vec<_> = items.iter().filter_map(|item| estate.descriptor(item)).collect();
+                    channel.send(&ToDataPlane::Batch { number: *number, items: items.clone() }, &descriptors)
+                }
+            };
+            match sent {
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(ChannelError::WouldBlock) => return Ok(()),
+                Err(ChannelError::Closed) => self.hang_up(now),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next message, with at most one descriptor; `None`: nothing now.
+    ///
+    /// # Errors
+    /// When the data plane breaks the protocol.
+    pub fn receive(&mut self, now: Time) -> Result<Option<Received<ToSupervisor>>, ChannelError> {
+        let Some(channel) = &self.channel else { return Ok(None) };
+        match channel.receive(1) {
+            Ok(received) => Ok(Some(received)),
+            Err(ChannelError::WouldBlock) => Ok(None),
+            Err(ChannelError::Closed) => {
+                self.hang_up(now);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn hang_up(&mut self, now: Time) {
+        self.channel = None;
+        self.queue.clear();
+        self.hung_up = Some(now);
+    }
+
+    /// Its exit status, once.
+    pub fn reap(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().ok().flatten()
+    }
+
+    /// SIGKILL. It is not reaped yet, so its process id is still its own.
+    pub fn kill(&mut self) {
+        if let Err(error) = self.process.kill() {
+            warn!("cannot kill the data plane (process {}): {error}", self.pid());
+        }
+    }
+}

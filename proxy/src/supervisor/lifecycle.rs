@@ -1,0 +1,421 @@
+//! The supervisor's loop: poll(2) over signals, the channel to the data plane, and the control socket. What happens to the data plane is
+//! decided by `control::state`; this turns descriptors into its events and its actions into system calls.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tracing::{debug, error, info, warn};
+
+use super::child::Child;
+use super::clients::{ClientId, Clients};
+use super::estate::Estate;
+use super::run_dir::RunDir;
+use crate::control::handoff::Received;
+use crate::control::messages::{Request, Response, ToDataPlane, ToSupervisor};
+use crate::control::state::{Action, Event, Life, Outcome, State};
+use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
+use crate::control::{now, sealed};
+use crate::time::Time;
+
+/// How long the data plane may take to answer for the status.
+const STATUS_WAIT: Duration = Duration::from_secs(1);
+/// How long a data plane that closed its channel may take to be dead.
+const HANG_UP_WAIT: Duration = Duration::from_secs(1);
+/// The most bytes of a data plane's status.
+const STATUS_BYTES_MAX: u64 = 4 << 20;
+/// Messages taken from the channel before anything else has its turn.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// The signals that the loop takes; blocked everywhere else.
+const SIGNALS: [Signal; 7] = [
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGQUIT,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Blocks the signals for this thread and all that it starts, and lets them be read.
+///
+/// # Errors
+/// When there is no descriptor left.
+pub fn signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    SIGNALS.iter().for_each(|signal| set.add(*signal));
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// What the loop works on.
+#[derive(Debug)]
+pub struct Supervisor {
+    estate: Estate,
+    run_dir: RunDir,
+    signals: SignalFd,
+    started: Time,
+    life: Life,
+    child: Option<Child>,
+    clients: Clients,
+    /// Who waits for the end.
+    waiting: Vec<ClientId>,
+    /// Who waits for a status, by question, and how long.
+    asked: BTreeMap<u64, (ClientId, Time)>,
+    next_question: u64,
+    /// What still has to be handled.
+    events: VecDeque<Event>,
+    outcome: Option<Outcome>,
+}
+
+/// What poll found.
+#[derive(Debug, Default)]
+struct Ready {
+    signals: bool,
+    channel: bool,
+    control: bool,
+    clients: Vec<ClientId>,
+}
+
+impl Supervisor {
+    /// Everything is claimed; nothing runs yet.
+    #[must_use]
+    pub fn new(estate: Estate, run_dir: RunDir, signals: SignalFd) -> Self {
+        Self {
+            estate,
+            run_dir,
+            signals,
+            started: now(),
+            life: Life::new(),
+            child: None,
+            clients: Clients::default(),
+            waiting: Vec::new(),
+            asked: BTreeMap::new(),
+            next_question: 0,
+            events: VecDeque::from([Event::Begin]),
+            outcome: None,
+        }
+    }
+
+    /// Runs until the end was asked for, or until nothing ever worked.
+    #[must_use]
+    pub fn run(mut self) -> Outcome {
+        let outcome = loop {
+            self.settle();
+            if let Some(outcome) = self.outcome {
+                break outcome;
+            }
+            let ready = self.wait();
+            let now = now();
+            if ready.channel {
+                self.serve_channel(now);
+            }
+            if ready.signals {
+                self.take_signals(now);
+            }
+            if ready.control
+                && let Some(listener) = self.run_dir.control()
+            {
+                self.clients.accept(listener, now);
+            }
+            for id in ready.clients {
+                if let Some(request) = self.clients.ready(id, now) {
+                    self.take_request(id, request, now);
+                }
+            }
+            self.take_deadlines(now);
+        };
+        self.leave(outcome);
+        outcome
+    }
+
+    fn wait(&self) -> Ready {
+        let ids: Vec<ClientId> = self.clients.interests().map(|(id, _, _)| id).collect();
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.clients.interests().map(|(_, fd, events)| PollFd::new(fd, events)));
+        let channel = self.child.as_ref().and_then(Child::interest);
+        let channel_at = channel.map(|(fd, writes)| {
+            let events = if writes { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+            fds.push(PollFd::new(fd, events));
+            fds.len() - 1
+        });
+        let control = self.run_dir.control().filter(|_| self.clients.has_room());
+        let control_at = control.map(|listener| {
+            fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+            fds.len() - 1
+        });
+        match poll(&mut fds, self.timeout()) {
+            Ok(0) | Err(_) => return Ready::default(),
+            Ok(_) => {}
+        }
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        Ready {
+            signals: is_ready(&fds[0]),
+            channel: channel_at.is_some_and(|at| is_ready(&fds[at])),
+            control: control_at.is_some_and(|at| is_ready(&fds[at])),
+            clients: ids.into_iter().zip(&fds[1..]).filter(|(_, fd)| is_ready(fd)).map(|(id, _)| id).collect(),
+        }
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let hung_up = self.child.as_ref().and_then(|child| child.hung_up).map(|at| at + HANG_UP_WAIT);
+        let asked = self.asked.values().map(|(_, deadline)| *deadline).min();
+        let deadlines = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else { return PollTimeout::NONE };
+        // Rounded up, or the last fraction of a millisecond would be spent spinning.
+        let milliseconds = deadline.since(now()).as_micros().div_ceil(1000);
+        PollTimeout::try_from(i32::try_from(milliseconds).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
+    }
+
+    fn take_deadlines(&mut self, now: Time) {
+        self.events.push_back(Event::Tick);
+        if self.child.as_ref().and_then(|child| child.hung_up).is_some_and(|at| now >= at + HANG_UP_WAIT) {
+            self.events.push_back(Event::Violation);
+        }
+        self.clients.expire(now);
+        let due: Vec<u64> = self.asked.iter().filter(|(_, (_, deadline))| now >= *deadline).map(|(id, _)| *id).collect();
+        for id in due {
+            self.answer_status(id, None, now);
+        }
+    }
+
+    /// Handles every event that waits, and those that follow from them.
+    fn settle(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            let before = self.life.state();
+            let actions = self.life.handle(event, now());
+            if before != self.life.state() {
+                debug!("{event:?}: {before:?} -> {:?}", self.life.state());
+            }
+            if let State::Backoff { until } = self.life.state()
+                && matches!(event, Event::Died { .. } | Event::SpawnFailed)
+            {
+                warn!("the next data plane starts in {:?}", until.since(now()));
+            }
+            for action in actions {
+                self.act(action);
+            }
+        }
+        if let Some(child) = &mut self.child
+            && let Err(error) = child.flush(&self.estate, now())
+        {
+            error!("channel to the data plane: {error}");
+            self.events.push_back(Event::Violation);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Spawn { generation } => match Child::spawn(&self.estate, generation) {
+                Ok(child) => {
+                    info!(generation, pid = child.pid(), "data plane started");
+                    self.child = Some(child);
+                }
+                Err(reason) => {
+                    error!("cannot start a data plane: {reason}");
+                    self.events.push_back(Event::SpawnFailed);
+                }
+            },
+            Action::SendDrain { timeout } => {
+                info!("draining for at most {timeout:?}");
+                let within_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                self.order(ToDataPlane::Drain { within_ms });
+            }
+            Action::SendStop => self.order(ToDataPlane::Stop),
+            Action::Kill => {
+                if let Some(child) = &mut self.child {
+                    warn!(pid = child.pid(), "killing the data plane");
+                    child.kill();
+                }
+            }
+            Action::Clear => {
+                self.child = None;
+                self.estate.clear();
+                let unanswered: Vec<u64> = self.asked.keys().copied().collect();
+                for id in unanswered {
+                    self.answer_status(id, None, now());
+                }
+            }
+            Action::Retire => self.estate.retire(),
+            Action::Exit(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn order(&mut self, message: ToDataPlane) {
+        if let Some(child) = &mut self.child {
+            child.order(message);
+        }
+    }
+
+    fn take_signals(&mut self, now: Time) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
+                Some(Signal::SIGCHLD) => self.take_death(now),
+                Some(Signal::SIGTERM | Signal::SIGQUIT) => self.begin_drain(),
+                Some(Signal::SIGINT) => {
+                    info!("stopping");
+                    self.events.push_back(Event::Stop);
+                }
+                Some(Signal::SIGHUP) => warn!("reload (SIGHUP) is not built yet; the configuration in force stays"),
+                Some(Signal::SIGUSR2) => warn!("upgrade (SIGUSR2) is not built yet; this binary goes on"),
+                Some(Signal::SIGUSR1) => warn!("reopening logs (SIGUSR1) is not built yet; logs go to stderr"),
+                other => debug!("signal {other:?}"),
+            }
+        }
+    }
+
+    fn begin_drain(&mut self) {
+        let timeout = self.estate.config.process.drain_timeout;
+        self.events.push_back(Event::Drain { timeout });
+    }
+
+    fn take_death(&mut self, now: Time) {
+        // What it said last comes before its death.
+        self.serve_channel(now);
+        let Some(child) = &mut self.child else { return };
+        let Some(status) = child.reap() else { return };
+        let (generation, pid) = (child.generation, child.pid());
+        let clean = status.success();
+        if self.life.is_ending() && clean {
+            info!(generation, pid, "data plane ended");
+        } else {
+            error!(generation, pid, "data plane died: {}", describe(status));
+        }
+        self.events.push_back(Event::Died { clean });
+    }
+
+    fn serve_channel(&mut self, now: Time) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(child) = &mut self.child else { return };
+            match child.receive(now) {
+                Ok(Some(received)) => self.take_message(received, now),
+                Ok(None) => return,
+                Err(error) => {
+                    error!("the data plane broke the protocol: {error}");
+                    self.events.push_back(Event::Violation);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_message(&mut self, received: Received<ToSupervisor>, now: Time) {
+        let Received { message, mut descriptors } = received;
+        match message {
+            ToSupervisor::Ready => {
+                info!(generation = self.life.generation(), "data plane ready");
+                self.events.push_back(Event::Ready);
+            }
+            ToSupervisor::Failed { reason } => {
+                error!("data plane: {reason}");
+                self.events.push_back(Event::StartFailed);
+            }
+            ToSupervisor::Drained => self.events.push_back(Event::Drained),
+            ToSupervisor::AskStatus { id } => {
+                let status = Box::new(self.status());
+                if let Some(child) = &mut self.child {
+                    child.tell(ToDataPlane::SupervisorStatus { id, status });
+                }
+            }
+            ToSupervisor::Status { id } => {
+                let read = descriptors.pop().and_then(|fd| sealed::open(fd, STATUS_BYTES_MAX).ok());
+                let status = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+                if status.is_none() {
+                    warn!("the data plane's status cannot be read");
+                }
+                self.answer_status(id, status, now);
+            }
+        }
+    }
+
+    fn take_request(&mut self, id: ClientId, request: Request, now: Time) {
+        match request {
+            Request::Stop => {
+                info!("stopping, as `sluice stop` asked");
+                self.waiting.push(id);
+                self.events.push_back(Event::Stop);
+            }
+            Request::Drain => {
+                info!("draining, as `sluice drain` asked");
+                self.waiting.push(id);
+                self.begin_drain();
+            }
+            Request::Status => {
+                self.next_question += 1;
+                self.asked.insert(self.next_question, (id, now + STATUS_WAIT));
+                match &mut self.child {
+                    Some(child) => child.tell(ToDataPlane::AskStatus { id: self.next_question }),
+                    None => self.answer_status(self.next_question, None, now),
+                }
+            }
+        }
+    }
+
+    /// Answers whoever asked; a question that is not open any more is ignored.
+    fn answer_status(&mut self, question: u64, data_plane: Option<DataPlaneStatus>, now: Time) {
+        if let Some((id, _)) = self.asked.remove(&question) {
+            let status = Status { supervisor: Some(self.status()), data_plane };
+            self.clients.answer(id, &Response::Status(Box::new(status)), now);
+        }
+    }
+
+    /// Our half.
+    fn status(&self) -> SupervisorStatus {
+        SupervisorStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            instance: self.run_dir.instance(),
+            uptime_seconds: now().since(self.started).as_secs(),
+            restarts: self.life.restarts(),
+            guard: self.estate.guard_status(),
+            steering: self.estate.steering_status(),
+            degraded: self.estate.degraded.clone(),
+        }
+    }
+
+    /// Everything is given back before those who wait for it hear of it.
+    fn leave(self, outcome: Outcome) {
+        let Self { estate, run_dir, mut clients, waiting, life, .. } = self;
+        drop(estate);
+        drop(run_dir);
+        let receipt = receipt(outcome, life.restarts());
+        for id in waiting {
+            clients.answer(id, &receipt, now());
+        }
+        // Their connections end with the process, which tells them that it is gone; what they can still not read by then they lose.
+        std::mem::forget(clients);
+        match receipt {
+            Response::Failed(why) => error!("{why}"),
+            Response::Done(what) => info!("{what}"),
+            Response::Status(_) => {}
+        }
+    }
+}
+
+fn receipt(outcome: Outcome, restarts: u32) -> Response {
+    let pid = std::process::id();
+    match outcome {
+        Outcome::Clean => Response::Done(format!("process {pid} ended in order; its data plane had been restarted {restarts} times")),
+        Outcome::Forced => Response::Failed(format!(
+            "process {pid} ended, but its data plane did not end by itself in time or crashed: open connections were cut"
+        )),
+        Outcome::NeverReady => Response::Failed(format!("process {pid} ended: no data plane ever became ready")),
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => match Signal::try_from(signal) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {signal}"),
+        },
+        (None, Some(code)) => format!("exit status {code}"),
+        (None, None) => status.to_string(),
+    }
+}

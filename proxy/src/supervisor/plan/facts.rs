@@ -1,0 +1,222 @@
+//! What this host is, read and not judged: /proc, /sys, our rights, one small ring that is closed again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability};
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::xdp_features;
+use crate::config::model::Config;
+
+/// What `judge` needs to know about the host.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// `uname -r`
+    pub(super) kernel: String,
+    /// Effective ones.
+    pub(super) capabilities: BTreeSet<&'static str>,
+    /// Of RLIMIT_NOFILE, hard: the supervisor raises the soft one.
+    pub(super) descriptors: u64,
+    /// Of RLIMIT_MEMLOCK, hard.
+    pub(super) locked_bytes: u64,
+    /// MemAvailable.
+    pub(super) available_bytes: Option<u64>,
+    /// Where cgroup v2 is mounted.
+    pub(super) cgroup2: Option<PathBuf>,
+    /// Where bpffs is mounted.
+    pub(super) bpffs: Option<PathBuf>,
+    /// Whether a ring as the workers make it can be made.
+    pub(super) ring: Result<(), String>,
+    /// Whether `process.user` exists.
+    pub(super) user_exists: bool,
+    /// Whether we run as that user already.
+    pub(super) user_is_ours: bool,
+    /// net.core.somaxconn
+    pub(super) somaxconn: Option<u64>,
+    /// net.ipv4.ip_unprivileged_port_start
+    pub(super) unprivileged_port_start: u16,
+    /// Those that the guard names.
+    pub(super) interfaces: BTreeMap<String, Interface>,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Interface {
+    /// Whether it is there; else the rest is empty.
+    pub(super) exists: bool,
+    /// Its driver, or "virtual".
+    pub(super) driver: String,
+    /// Whether its driver takes XDP programs; an error when the kernel cannot say.
+    pub(super) driver_mode: Option<Result<bool, String>>,
+    /// Whether it is the loopback.
+    pub(super) loopback: bool,
+    /// NUMA node of its slot.
+    pub(super) node: Option<usize>,
+    /// Receive and transmit queues.
+    pub(super) queues: (usize, usize),
+    /// Its interrupts.
+    pub(super) interrupts: Vec<Interrupt>,
+}
+
+/// An interrupt of a network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Interrupt {
+    /// Its number.
+    pub(super) number: u32,
+    /// As in /proc/interrupts.
+    pub(super) name: String,
+    /// The CPUs it arrives at, as a list.
+    pub(super) cpus: String,
+}
+
+impl Facts {
+    pub(super) fn read(config: &Config) -> Self {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let user = nix::unistd::User::from_name(&config.process.user).ok().flatten();
+        let unlimited = |resource| getrlimit(resource).map_or(u64::MAX, |(_soft, hard)| hard);
+        Self {
+            kernel: number_or_text("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
+            capabilities: capabilities(),
+            descriptors: unlimited(Resource::RLIMIT_NOFILE),
+            locked_bytes: unlimited(Resource::RLIMIT_MEMLOCK),
+            available_bytes: available_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+            cgroup2: mounted(&mounts, "cgroup2"),
+            bpffs: mounted(&mounts, "bpf"),
+            ring: ring().map_err(|error| error.to_string()),
+            user_exists: user.is_some(),
+            user_is_ours: user.is_some_and(|user| user.uid == nix::unistd::geteuid()),
+            somaxconn: number("/proc/sys/net/core/somaxconn"),
+            unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024),
+            interfaces: config.guard.interfaces.iter().map(|name| (name.clone(), interface(name))).collect(),
+        }
+    }
+}
+
+/// Those that anything here needs.
+pub(super) const CAPABILITIES: [(Capability, &str); 8] = [
+    (Capability::CAP_BPF, "CAP_BPF"),
+    (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
+    (Capability::CAP_PERFMON, "CAP_PERFMON"),
+    (Capability::CAP_SYS_ADMIN, "CAP_SYS_ADMIN"),
+    (Capability::CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"),
+    (Capability::CAP_SETUID, "CAP_SETUID"),
+    (Capability::CAP_IPC_LOCK, "CAP_IPC_LOCK"),
+    (Capability::CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE"),
+];
+
+fn capabilities() -> BTreeSet<&'static str> {
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    CAPABILITIES.iter().filter(|(capability, _)| has(*capability)).map(|(_, name)| *name).collect()
+}
+
+/// The flags that a worker's ring cannot do without.
+fn ring() -> io::Result<()> {
+    io_uring::IoUring::<io_uring::squeue::Entry>::builder().setup_single_issuer().setup_defer_taskrun().build(8).map(drop)
+}
+
+fn number_or_text(path: impl AsRef<Path>) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+fn number<T: std::str::FromStr>(path: impl AsRef<Path>) -> Option<T> {
+    number_or_text(path)?.parse().ok()
+}
+
+fn mounted(mounts: &str, kind: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_device, point, found) = (fields.next()?, fields.next()?, fields.next()?);
+        (found == kind).then(|| PathBuf::from(point))
+    })
+}
+
+fn available_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+fn interface(name: &str) -> Interface {
+    let base = Path::new("/sys/class/net").join(name);
+    // A name with a slash would leave /sys/class/net.
+    if name.is_empty() || name.contains('/') || name.starts_with('.') || !base.exists() {
+        return Interface::default();
+    }
+    let driver = fs::read_link(base.join("device/driver"))
+        .ok()
+        .and_then(|driver| Some(driver.file_name()?.to_string_lossy().into_owned()));
+    let count = |prefix: &str| {
+        let entries = fs::read_dir(base.join("queues")).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)).count()
+    };
+    let index: Option<u32> = number(base.join("ifindex"));
+    Interface {
+        exists: true,
+        driver: driver.unwrap_or_else(|| "virtual".to_owned()),
+        driver_mode: index.map(|index| xdp_features::driver_mode(index).map_err(|error| error.to_string())),
+        loopback: number_or_text(base.join("flags"))
+            .and_then(|flags| u32::from_str_radix(flags.trim_start_matches("0x"), 16).ok())
+            .is_some_and(|flags| flags & libc::IFF_LOOPBACK as u32 != 0),
+        // -1: no node.
+        node: number(base.join("device/numa_node")),
+        queues: (count("rx-"), count("tx-")),
+        interrupts: interrupts(&base),
+    }
+}
+
+/// MSI interrupts of the device, or of the bus device below it (virtio), with the CPUs they really arrive at.
+fn interrupts(base: &Path) -> Vec<Interrupt> {
+    let table = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    let Ok(device) = fs::canonicalize(base.join("device")) else { return Vec::new() };
+    let folder = [device.join("msi_irqs"), device.join("../msi_irqs")].into_iter().find(|folder| folder.is_dir());
+    let entries = folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let numbers: BTreeSet<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers
+        .into_iter()
+        .filter_map(|number| {
+            let name = interrupt_name(&table, number)?;
+            let cpus = ["effective_affinity_list", "smp_affinity_list"]
+                .into_iter()
+                .find_map(|file| number_or_text(format!("/proc/irq/{number}/{file}")).filter(|list| !list.is_empty()))
+                .unwrap_or_else(|| "?".to_owned());
+            Some(Interrupt { number, name, cpus })
+        })
+        .collect()
+}
+
+/// The last column of the interrupt's line; absent when nobody has requested it.
+fn interrupt_name(table: &str, number: u32) -> Option<String> {
+    let line = table.lines().find_map(|line| line.trim_start().strip_prefix(&format!("{number}:")))?;
+    line.split_ascii_whitespace().last().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_files_are_understood() {
+        let mounts = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n";
+        assert_eq!(mounted(mounts, "cgroup2"), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(mounted(mounts, "bpf"), Some(PathBuf::from("/sys/fs/bpf")));
+        assert_eq!(mounted("", "bpf"), None);
+        assert_eq!(available_bytes("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
+        let table =
+            "           CPU0       CPU1\n 38:          0       5693 PCI-MSIX-0000:00:03.0   1-edge      virtio2-input.0\n";
+        assert_eq!(interrupt_name(table, 38).as_deref(), Some("virtio2-input.0"));
+        assert_eq!(interrupt_name(table, 8), None);
+    }
+
+    #[test]
+    fn loopback_is_known_and_odd_names_are_not() {
+        let lo = interface("lo");
+        assert!(lo.exists && lo.loopback);
+        assert_eq!(lo.driver, "virtual");
+        assert_eq!(lo.queues, (1, 1));
+        for name in ["", "..", "../../block", "no-such-interface"] {
+            assert!(!interface(name).exists, "{name}");
+        }
+    }
+}

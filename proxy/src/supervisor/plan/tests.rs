@@ -1,0 +1,251 @@
+//! Findings over made-up hosts, and the whole plan over this one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::facts::Interrupt;
+use super::*;
+use crate::config::model;
+use crate::supervisor::topology::Placement;
+
+fn config() -> Config {
+    let second = Duration::from_secs(1);
+    Config {
+        process: model::Process {
+            run_dir: PathBuf::from("/run/sluice"),
+            user: "nobody".to_owned(),
+            drain_timeout: second,
+            max_connections: 0,
+            buffer_budget: 64 << 20,
+        },
+        workers: model::Workers {
+            count: None,
+            cpus: None,
+            control_cpus: None,
+            numa_local: true,
+            busy_poll: Duration::ZERO,
+            stuck_after: second,
+        },
+        ring: Ring { entries: 4096, buffers: 4096, buffer_size: 4096 },
+        steering: model::Steering { policy: model::SteeringPolicy::LeastLoaded },
+        guard: model::Guard {
+            interfaces: Vec::new(),
+            mode: GuardMode::Auto,
+            dry_run: false,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            syn_rate_per_ip: None,
+            syn_burst_per_ip: 0,
+        },
+        listeners: vec![Arc::new(model::Listener {
+            name: "http".to_owned(),
+            addresses: vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")],
+            backlog: 4096,
+            timeouts: model::Timeouts { request_header: second, request_body: second, keep_alive: second, send: second },
+            limits: model::Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
+            trusted_proxies: Vec::new(),
+        })],
+        routes: Vec::new(),
+        upstreams: Vec::new(),
+        admin: model::Admin { address: None },
+        log: model::Log { level: "info".to_owned() },
+    }
+}
+
+/// A host that lacks nothing.
+fn facts() -> Facts {
+    Facts {
+        kernel: "6.18.0".to_owned(),
+        capabilities: CAPABILITIES.iter().map(|(_, name)| *name).filter(|name| *name != "CAP_SYS_RESOURCE").collect(),
+        descriptors: 20_000,
+        locked_bytes: 8 << 20,
+        available_bytes: Some(8 << 30),
+        cgroup2: Some(PathBuf::from("/sys/fs/cgroup")),
+        bpffs: Some(PathBuf::from("/sys/fs/bpf")),
+        ring: Ok(()),
+        user_exists: true,
+        user_is_ours: false,
+        somaxconn: Some(4096),
+        unprivileged_port_start: 1024,
+        interfaces: BTreeMap::new(),
+    }
+}
+
+fn card(driver_mode: Result<bool, String>) -> Interface {
+    Interface { exists: true, driver: "ice".to_owned(), driver_mode: Some(driver_mode), ..Interface::default() }
+}
+
+fn loopback() -> Interface {
+    Interface { exists: true, driver: "virtual".to_owned(), loopback: true, ..Interface::default() }
+}
+
+/// The one finding, as severity and text.
+fn only(found: Vec<Finding>) -> (Severity, String) {
+    assert_eq!(found.len(), 1, "{found:?}");
+    (found[0].severity, found[0].to_string())
+}
+
+#[test]
+fn a_host_with_everything_has_no_findings() {
+    assert_eq!(judge(&config(), &facts(), 4), []);
+}
+
+#[test]
+fn each_absence_says_what_it_costs() {
+    let mut without = facts();
+    without.bpffs = None;
+    let (severity, text) = only(judge(&config(), &without, 4));
+    assert_eq!(severity, Severity::Degraded);
+    assert!(text.contains("mount -t bpf bpf /sys/fs/bpf"), "{text}");
+
+    let mut without = facts();
+    without.ring = Err("Operation not permitted".to_owned());
+    let (severity, text) = only(judge(&config(), &without, 4));
+    assert_eq!(severity, Severity::Fatal);
+    assert!(text.contains("io_uring_disabled"), "{text}");
+
+    let mut without = facts();
+    without.capabilities.remove("CAP_SETUID");
+    assert!(only(judge(&config(), &without, 4)).1.contains("cannot become nobody"));
+    without.user_is_ours = true;
+    assert_eq!(judge(&config(), &without, 4), []);
+    without.user_exists = false;
+    assert_eq!(only(judge(&config(), &without, 4)).0, Severity::Fatal);
+
+    let mut small = facts();
+    small.somaxconn = Some(128);
+    small.available_bytes = Some(1 << 20);
+    let found = judge(&config(), &small, 4);
+    assert_eq!(found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>(), ["memory", "net.core.somaxconn"]);
+}
+
+#[test]
+fn without_bpf_rights_auto_goes_on_and_a_demand_stops() {
+    let mut config = config();
+    config.guard.interfaces.push("eth0".to_owned());
+    let mut without = facts();
+    without.interfaces.insert("eth0".to_owned(), card(Ok(true)));
+    without.capabilities.remove("CAP_NET_ADMIN");
+    assert!(judge(&config, &without, 4).iter().all(|finding| finding.severity == Severity::Degraded));
+    config.guard.mode = GuardMode::Driver;
+    let found = judge(&config, &without, 4);
+    assert_eq!((found[0].severity, found[0].what.as_str()), (Severity::Fatal, "CAP_NET_ADMIN"));
+    without.capabilities.remove("CAP_BPF");
+    assert_eq!(judge(&config, &without, 4)[0].severity, Severity::Fatal, "CAP_SYS_ADMIN is no CAP_NET_ADMIN");
+    without.capabilities.insert("CAP_NET_ADMIN");
+    assert_eq!(judge(&config, &without, 4), [], "CAP_SYS_ADMIN serves for CAP_BPF");
+}
+
+#[test]
+fn interfaces_are_judged_by_mode() {
+    use GuardMode::{Auto, Driver, Generic};
+    let unknown = || card(Err("No such file or directory".to_owned()));
+    for (mode, interface, expected, severity) in [
+        (Auto, card(Ok(true)), Expected::Driver, None),
+        (Auto, card(Ok(false)), Expected::Generic, Some(Severity::Degraded)),
+        (Auto, unknown(), Expected::Tried, None),
+        (Auto, loopback(), Expected::Generic, Some(Severity::Degraded)),
+        (Auto, Interface::default(), Expected::Missing, Some(Severity::Degraded)),
+        (Driver, card(Ok(true)), Expected::Driver, None),
+        (Driver, card(Ok(false)), Expected::Impossible, Some(Severity::Fatal)),
+        (Driver, unknown(), Expected::Tried, None),
+        (Driver, loopback(), Expected::Impossible, Some(Severity::Fatal)),
+        (Driver, Interface::default(), Expected::Missing, Some(Severity::Fatal)),
+        (Generic, card(Ok(true)), Expected::Generic, None),
+        (Generic, loopback(), Expected::Generic, None),
+        (Generic, Interface::default(), Expected::Missing, Some(Severity::Fatal)),
+    ] {
+        assert_eq!(xdp_expected(mode, &interface), expected, "{mode:?} {interface:?}");
+        let mut config = config();
+        config.guard.mode = mode;
+        let mut facts = facts();
+        facts.interfaces.insert("net0".to_owned(), interface);
+        let found = judge(&config, &facts, 4);
+        assert_eq!(found.first().map(|finding| finding.severity), severity, "{mode:?} {expected:?}: {found:?}");
+    }
+}
+
+#[test]
+fn low_ports_need_their_capability() {
+    let mut config = config();
+    config.admin.address = Some("127.0.0.1:99".parse().expect("an address"));
+    let mut without = facts();
+    assert_eq!(judge(&config, &without, 4), []);
+    without.capabilities.remove("CAP_NET_BIND_SERVICE");
+    let (severity, text) = only(judge(&config, &without, 4));
+    assert_eq!(severity, Severity::Fatal);
+    assert!(text.contains("[99]"), "{text}");
+    without.unprivileged_port_start = 0;
+    assert_eq!(judge(&config, &without, 4), []);
+}
+
+#[test]
+fn connections_fit_the_descriptors() {
+    let mut config = config();
+    // 4 workers × (2 addresses + 4) + 64 = 88 fixed.
+    assert_eq!(connections_max(&config, 4, 20_000), (20_000 - 88) / 2);
+    assert_eq!(connections_max(&config, 4, 10), 0);
+    config.process.max_connections = 100;
+    assert_eq!(connections_max(&config, 4, 20_000), 100);
+    config.process.max_connections = 10_000;
+    let mut facts = facts();
+    let (severity, text) = only(judge(&config, &facts, 4));
+    assert_eq!(severity, Severity::Fatal);
+    assert!(text.contains("needs 20088 descriptors, the hard limit is 20000: at most 9956"), "{text}");
+    facts.capabilities.insert("CAP_SYS_RESOURCE");
+    assert_eq!(judge(&config, &facts, 4), [], "the supervisor raises the limit");
+}
+
+#[test]
+fn locked_memory_is_what_the_kernel_charged() {
+    // Measured: with 8 MiB the 21st ring of 4096 entries was refused. That was without a ring of provided buffers.
+    let ring = Ring { entries: 4096, buffers: 0, buffer_size: 4096 };
+    let each = locked_bytes_per_worker(ring);
+    assert!(each * 20 <= 8 << 20 && each * 21 > 8 << 20, "{each}");
+    let found = judge(&config(), &facts(), 18);
+    assert_eq!(found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>(), ["locked memory"]);
+}
+
+#[test]
+fn the_plan_shows_interrupts_beside_workers() {
+    let mut config = config();
+    config.guard.interfaces.push("eth0".to_owned());
+    let interrupt = |number, cpus: &str| Interrupt { number, name: format!("ice-rx-{number}"), cpus: cpus.to_owned() };
+    let mut facts = facts();
+    facts.interfaces.insert(
+        "eth0".to_owned(),
+        Interface { queues: (2, 2), node: Some(1), interrupts: vec![interrupt(40, "3"), interrupt(41, "0-3")], ..card(Ok(true)) },
+    );
+    let place = |cpu| Placement { cpu, core: cpu, node: 0, memory_node: Some(0) };
+    let topology = Topology { workers: vec![place(2), place(3)], control_cpus: vec![0, 1], notes: Vec::new() };
+    let text = render(&config, &facts, &topology);
+    for line in [
+        "       1    3     3     0  node 0",
+        "  control and log threads: CPUs 0-1",
+        "  http  127.0.0.1:8080     4096",
+        "  eth0: XDP in the driver",
+        "    driver ice, NUMA node 1, 2 receive and 2 transmit queues, 2 workers",
+        "    interrupt 40 ice-rx-40: CPU 3 (worker 1)",
+        "    interrupt 41 ice-rx-41: CPU 0-3",
+        "nothing is missing",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn this_host_can_be_planned() {
+    let mut config = config();
+    config.guard.interfaces = vec!["lo".to_owned(), "no-such-interface".to_owned()];
+    let text = plan(&config).expect("a plan");
+    assert!(text.contains("  lo: XDP in generic mode\n"), "{text}");
+    assert!(text.contains("  no-such-interface: no such interface\n"), "{text}");
+    let found = findings(&config);
+    assert!(found.iter().any(|finding| finding.what.contains("no-such-interface")), "{found:?}");
+    config.workers.cpus = Some(vec![100_000]);
+    assert!(plan(&config).is_err());
+    assert!(findings(&config)[0].to_string().contains("CPU 100000 does not exist"));
+    println!("{text}");
+}

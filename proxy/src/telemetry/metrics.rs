@@ -1,0 +1,395 @@
+//! `/metrics`: the counters' cells and the supervisor's numbers, encoded by prometheus-client at the moment of the scrape, in the OpenMetrics
+//! text format. Nothing here is kept between scrapes: the cells outlive us in the supervisor's memfd.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::control::status::{DataPlaneStatus, SupervisorStatus};
+use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
+use crate::telemetry::counters::{Cells, Counter, Kind, Plain};
+use crate::telemetry::logging;
+
+/// The media type of what `encode` returns.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What one scrape shows.
+#[derive(Clone, Debug, Default)]
+pub struct Scrape {
+    /// Index = worker.
+    pub workers: Vec<Cells>,
+    /// The data plane's half.
+    pub data_plane: DataPlaneStatus,
+    /// The supervisor's half; its metrics are left out when it does not answer.
+    pub supervisor: Option<SupervisorStatus>,
+}
+
+/// Encodes a scrape.
+#[must_use]
+pub fn encode(scrape: Scrape) -> String {
+    let Scrape { workers, data_plane, supervisor } = scrape;
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Workers(workers)));
+    registry.register_collector(Box::new(DataPlane { status: data_plane, supervisor_answers: supervisor.is_some() }));
+    registry.register_collector(Box::new(Process));
+    if let Some(supervisor) = supervisor {
+        registry.register_collector(Box::new(Supervisor(supervisor)));
+    }
+    let mut text = String::with_capacity(16 << 10);
+    // Writing to a String fails only if a label refuses to be written, and ours are numbers and strings.
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => text,
+        Err(fmt::Error) => String::from("# EOF\n"),
+    }
+}
+
+/// One metric family: its samples share a `# TYPE` line.
+struct Family<'a, 'e> {
+    encoder: &'a mut DescriptorEncoder<'e>,
+    name: &'a str,
+    help: &'a str,
+}
+
+impl Family<'_, '_> {
+    fn counter(self, value: u64) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn gauge(self, value: u64) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
+    }
+
+    fn counters<L: EncodeLabelSet>(self, samples: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+        for (labels, value) in samples {
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<L: EncodeLabelSet>(self, samples: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            metric.encode_family(&labels)?.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
+        }
+        Ok(())
+    }
+}
+
+fn family<'a, 'e>(encoder: &'a mut DescriptorEncoder<'e>, name: &'a str, help: &'a str) -> Family<'a, 'e> {
+    Family { encoder, name, help }
+}
+
+/// The workers' counter blocks.
+#[derive(Debug)]
+struct Workers(Vec<Cells>);
+
+impl Workers {
+    fn samples(&self, counter: Counter) -> impl Iterator<Item = (usize, u64)> {
+        self.0.iter().enumerate().map(move |(worker, cells)| (worker, cells[counter.index()]))
+    }
+
+    /// One family with a reason label: every reason is shown from the start, so that rates are right from the first event on.
+    fn by_reason<R: Copy>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help): (&str, &str),
+        reasons: &[R],
+        label: fn(R) -> &'static str,
+        counter: fn(R) -> Counter,
+    ) -> fmt::Result {
+        let samples = reasons.iter().flat_map(|&reason| {
+            self.samples(counter(reason))
+                .map(move |(worker, value)| ([("worker", worker.to_string()), ("reason", label(reason).to_owned())], value))
+        });
+        family(encoder, name, help).counters(samples)
+    }
+}
+
+impl Collector for Workers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        for &plain in Plain::ALL {
+            let (name, help, kind) = plain.describe();
+            let samples = self.samples(plain.into()).map(|(worker, value)| ([("worker", worker)], value));
+            match kind {
+                Kind::Counter => family(encoder, name, help).counters(samples)?,
+                Kind::Gauge => family(encoder, name, help).gauges(samples)?,
+            }
+        }
+        let closed = ("sluice_connections_closed", "Downstream connections closed, by reason");
+        self.by_reason(encoder, closed, CloseReason::ALL, CloseReason::label, Counter::Closed)?;
+        let refused = ("sluice_requests_refused", "Requests answered by Sluice itself, by reason");
+        self.by_reason(encoder, refused, RefusalReason::ALL, RefusalReason::label, Counter::Refused)?;
+        let shed = ("sluice_connections_shed", "Accepted connections refused before a byte was read, by reason");
+        self.by_reason(encoder, shed, ShedReason::ALL, ShedReason::label, Counter::Shed)?;
+        let pool = ("sluice_upstream_connections_closed", "Upstream connections closed, by reason");
+        self.by_reason(encoder, pool, PoolCloseReason::ALL, PoolCloseReason::label, Counter::PoolClosed)
+    }
+}
+
+/// What the data plane says about itself.
+#[derive(Debug)]
+struct DataPlane {
+    status: DataPlaneStatus,
+    supervisor_answers: bool,
+}
+
+impl Collector for DataPlane {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        let status = &self.status;
+        family(encoder, "sluice_build_info", "Always 1; the version is in the label")
+            .gauges([([("version", env!("CARGO_PKG_VERSION"))], 1)])?;
+        family(encoder, "sluice_ready", "1 while accepting and not draining")
+            .gauge(u64::from(status.ready && !status.draining))?;
+        family(encoder, "sluice_draining", "1 while draining").gauge(u64::from(status.draining))?;
+        family(encoder, "sluice_generation", "Which data plane this is, from 1").gauge(u64::from(status.generation))?;
+        family(encoder, "sluice_snapshot", "Which compiled configuration is current, from 1").gauge(status.snapshot)?;
+        family(encoder, "sluice_supervisor_up", "1 when the supervisor answered this scrape")
+            .gauge(u64::from(self.supervisor_answers))?;
+        let workers = status.workers.iter().map(|worker| {
+            let number = |number: Option<usize>| number.map_or_else(String::new, |number| number.to_string());
+            (
+                [
+                    ("worker", worker.worker.to_string()),
+                    ("cpu", number(worker.cpu)),
+                    ("node", number(worker.node)),
+                    ("state", worker.state.clone()),
+                ],
+                1,
+            )
+        });
+        family(encoder, "sluice_worker_info", "Always 1; where each worker runs and how it is").gauges(workers)?;
+        family(encoder, "sluice_log_lines_lost", "Log lines lost to a full queue or a failing output")
+            .counter(logging::lines_lost())
+    }
+}
+
+/// What the supervisor answered.
+#[derive(Debug)]
+struct Supervisor(SupervisorStatus);
+
+impl Collector for Supervisor {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        fn by_reason(values: &BTreeMap<String, u64>) -> impl Iterator<Item = ([(&str, &str); 1], u64)> {
+            values.iter().map(|(reason, value)| ([("reason", reason.as_str())], *value))
+        }
+        let encoder = &mut encoder;
+        let Self(status) = self;
+        family(encoder, "sluice_restarts", "Data planes restarted after a death").counter(u64::from(status.restarts))?;
+        family(encoder, "sluice_uptime_seconds", "Since the supervisor started").gauge(status.uptime_seconds)?;
+        family(encoder, "sluice_degraded_findings", "What auto went on without; /status names it")
+            .gauge(status.degraded.len() as u64)?;
+        let interfaces =
+            status.guard.interfaces.iter().map(|(name, mode)| ([("interface", name.as_str()), ("mode", mode.as_str())], 1));
+        family(encoder, "sluice_guard_interface_info", "Always 1; the XDP mode of each interface").gauges(interfaces)?;
+        family(encoder, "sluice_guard_dry_run", "1 when the guard counts and drops nothing")
+            .gauge(u64::from(status.guard.dry_run))?;
+        family(encoder, "sluice_guard_packets", "Packets judged by the guard, by verdict")
+            .counters(by_reason(&status.guard.verdicts))?;
+        let policy = [([("policy", status.steering.policy.as_str())], 1)];
+        family(encoder, "sluice_steering_policy_info", "Always 1; the steering policy in force").gauges(policy)?;
+        let selected = status.steering.selected.iter().map(|(worker, flows)| ([("worker", *worker)], *flows));
+        family(encoder, "sluice_steering_selected", "Flows handed to each worker by the steering program").counters(selected)?;
+        family(encoder, "sluice_steering_fallback", "Flows left to the kernel's hash, by reason")
+            .counters(by_reason(&status.steering.fallback))
+    }
+}
+
+/// This process, from /proc/self.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
+        if let Ok(usage) = usage {
+            let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+            let mut metric = encoder.encode_descriptor(
+                "sluice_process_cpu_seconds",
+                "CPU time of the data plane",
+                None,
+                MetricType::Counter,
+            )?;
+            for (mode, time) in [("user", usage.user_time()), ("system", usage.system_time())] {
+                metric.encode_family(&[("mode", mode)])?.encode_counter::<NoLabelSet, _, u64>(&seconds(time), None)?;
+            }
+        }
+        if let Some(bytes) = resident_bytes() {
+            family(encoder, "sluice_process_resident_memory_bytes", "Resident memory of the data plane").gauge(bytes)?;
+        }
+        if let Some(descriptors) = open_descriptors() {
+            family(encoder, "sluice_process_open_fds", "Open descriptors of the data plane").gauge(descriptors)?;
+        }
+        if let Ok((soft, _hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+            family(encoder, "sluice_process_max_fds", "Descriptors the data plane may open").gauge(soft)?;
+        }
+        Ok(())
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+/// Since Linux 6.2 the directory's size is the number of descriptors; counting twenty thousand entries takes milliseconds.
+fn open_descriptors() -> Option<u64> {
+    let size = std::fs::metadata("/proc/self/fd").ok()?.len();
+    if size > 0 { Some(size) } else { Some(std::fs::read_dir("/proc/self/fd").ok()?.count() as u64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::status::{GuardStatus, SteeringStatus, WorkerStatus};
+    use crate::telemetry::counters::CounterBlock;
+
+    fn supervisor() -> SupervisorStatus {
+        SupervisorStatus {
+            restarts: 3,
+            guard: GuardStatus {
+                interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
+                verdicts: BTreeMap::from([("passed".to_owned(), 10), ("syn_rate".to_owned(), 4)]),
+                ..GuardStatus::default()
+            },
+            steering: SteeringStatus {
+                policy: "least-loaded".to_owned(),
+                selected: BTreeMap::from([(0, 7), (1, 8)]),
+                fallback: BTreeMap::from([("no_worker".to_owned(), 1)]),
+            },
+            ..SupervisorStatus::default()
+        }
+    }
+
+    fn encoded(supervisor: Option<SupervisorStatus>) -> String {
+        let blocks = [CounterBlock::default(), CounterBlock::default()];
+        blocks[0].add(Plain::Requests, 5);
+        blocks[1].add(Plain::Requests, 6);
+        blocks[1].set(Plain::Open, 2);
+        blocks[1].increment(Counter::Closed(CloseReason::ClientClosed));
+        blocks[0].increment(Counter::Refused(RefusalReason::NoRoute));
+        blocks[0].increment(Counter::Shed(ShedReason::MaxConnections));
+        blocks[0].increment(Counter::PoolClosed(PoolCloseReason::IdleTimeout));
+        let workers = vec![WorkerStatus { worker: 1, cpu: Some(4), state: "live".to_owned(), ..WorkerStatus::default() }];
+        let data_plane = DataPlaneStatus { ready: true, generation: 2, snapshot: 9, workers, ..DataPlaneStatus::default() };
+        encode(Scrape { workers: blocks.iter().map(CounterBlock::cells).collect(), data_plane, supervisor })
+    }
+
+    #[test]
+    fn every_source_appears_with_its_labels() {
+        let text = encoded(Some(supervisor()));
+        for line in [
+            "# TYPE sluice_requests counter",
+            "sluice_requests_total{worker=\"0\"} 5",
+            "sluice_requests_total{worker=\"1\"} 6",
+            "# TYPE sluice_connections_open gauge",
+            "sluice_connections_open{worker=\"1\"} 2",
+            "sluice_connections_closed_total{worker=\"1\",reason=\"client_closed\"} 1",
+            "sluice_requests_refused_total{worker=\"0\",reason=\"no_route\"} 1",
+            "sluice_connections_shed_total{worker=\"0\",reason=\"max_connections\"} 1",
+            "sluice_upstream_connections_closed_total{worker=\"0\",reason=\"idle_timeout\"} 1",
+            "sluice_worker_info{worker=\"1\",cpu=\"4\",node=\"\",state=\"live\"} 1",
+            "sluice_ready 1",
+            "sluice_generation 2",
+            "sluice_snapshot 9",
+            "sluice_supervisor_up 1",
+            "sluice_restarts_total 3",
+            "sluice_guard_interface_info{interface=\"lo\",mode=\"generic\"} 1",
+            "sluice_guard_packets_total{reason=\"syn_rate\"} 4",
+            "sluice_steering_selected_total{worker=\"1\"} 8",
+            "sluice_steering_fallback_total{reason=\"no_worker\"} 1",
+            "sluice_steering_policy_info{policy=\"least-loaded\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn without_the_supervisor_the_rest_is_there() {
+        let text = encoded(None);
+        assert!(text.contains("sluice_supervisor_up 0\n"));
+        assert!(text.contains("sluice_requests_total{worker=\"0\"} 5\n"));
+        assert!(!text.contains("sluice_guard_"));
+        assert!(!text.contains("sluice_restarts"));
+    }
+
+    #[test]
+    fn names_follow_the_rules() {
+        let text = encoded(Some(supervisor()));
+        let mut families: Vec<(&str, &str)> = Vec::new();
+        for line in text.lines() {
+            if let Some(declared) = line.strip_prefix("# TYPE ") {
+                families.push(declared.split_once(' ').expect("name and type"));
+            } else if !line.starts_with('#') {
+                let name = line.split(['{', ' ']).next().expect("a name");
+                assert!(name.starts_with("sluice_"), "{name}");
+                let (family, kind) = families.last().expect("a TYPE line first");
+                let expected = if *kind == "counter" { format!("{family}_total") } else { (*family).to_owned() };
+                assert_eq!(name, expected);
+            }
+        }
+        let mut names: Vec<_> = families.iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count, "no family is declared twice");
+    }
+
+    #[test]
+    fn every_cell_is_encoded_once() {
+        let block = CounterBlock::default();
+        let counters = Plain::ALL
+            .iter()
+            .map(|&plain| Counter::Plain(plain))
+            .chain(CloseReason::ALL.iter().map(|&reason| Counter::Closed(reason)))
+            .chain(RefusalReason::ALL.iter().map(|&reason| Counter::Refused(reason)))
+            .chain(ShedReason::ALL.iter().map(|&reason| Counter::Shed(reason)))
+            .chain(PoolCloseReason::ALL.iter().map(|&reason| Counter::PoolClosed(reason)));
+        let mut count = 0;
+        for (at, counter) in counters.enumerate() {
+            assert_eq!(counter.index(), at, "cells neither overlap nor leave holes");
+            block.set(counter, 1_000_000 + at as u64);
+            count += 1;
+        }
+        assert_eq!(count, crate::telemetry::counters::CELLS);
+        let text = encode(Scrape { workers: vec![block.cells()], ..Scrape::default() });
+        for at in 0..count {
+            let value = format!(" {}", 1_000_000 + at);
+            assert_eq!(text.lines().filter(|line| line.ends_with(&value)).count(), 1, "cell {at}");
+        }
+    }
+
+    #[test]
+    fn the_process_is_described() {
+        let text = encoded(None);
+        for name in ["sluice_process_resident_memory_bytes", "sluice_process_open_fds", "sluice_process_max_fds"] {
+            let line = text.lines().find(|line| line.starts_with(name)).expect(name);
+            let value: u64 = line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number");
+            assert!(value > 0, "{line}");
+        }
+        assert!(text.contains("sluice_process_cpu_seconds_total{mode=\"user\"}"));
+    }
+
+    #[test]
+    fn resetting_gauges_keeps_counters() {
+        let block = CounterBlock::default();
+        block.add(Plain::Accepted, 3);
+        block.add(Plain::Open, 3);
+        block.decrement(Plain::Open);
+        assert_eq!(block.value(Plain::Open), 2);
+        block.reset_gauges();
+        assert_eq!((block.value(Plain::Open), block.value(Plain::Accepted)), (0, 3));
+    }
+}

@@ -1,0 +1,264 @@
+//! An upstream as one worker holds it: its pool and balancer, which outlive snapshots; and the way to a slot, from the pool or
+//! by connecting.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::balance::RoundRobin;
+use super::pool::{IdleKey, Lease, Pool};
+use crate::config::model;
+use crate::control::shared::Counters;
+use crate::error::{PoolCloseReason, RefusalReason};
+use crate::io::stream::Tag;
+use crate::io::{Io, Stream};
+use crate::telemetry::counters::{Counter, Plain};
+use crate::time::Time;
+use crate::worker::tags;
+
+/// One upstream of one snapshot: its configuration and the worker's lasting state for it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// What the snapshot says.
+    pub config: Arc<model::Upstream>,
+    /// Pool and balancer.
+    pub state: Rc<State>,
+}
+
+/// What outlives a snapshot.
+#[derive(Debug)]
+pub struct State {
+    /// Names it in tags; never used again by another upstream.
+    id: u16,
+    io: Io,
+    counters: Counters,
+    pool: RefCell<Pool<Connection>>,
+    balance: RefCell<RoundRobin>,
+    /// When the pool's timer will fire; one timer serves the whole pool.
+    timer: Cell<Option<Time>>,
+    /// No slot is kept any more.
+    draining: Cell<bool>,
+}
+
+/// A connection to an endpoint. Dropping it closes it and counts why.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    address: SocketAddr,
+    born: Time,
+    counters: Counters,
+    reason: PoolCloseReason,
+    /// Nothing is left half sent: it may be closed in order.
+    clean: bool,
+    /// Bytes the kernel had taken when this exchange leased it.
+    sent_before: u64,
+    /// It carried an exchange before this one.
+    reused: bool,
+}
+
+impl Connection {
+    /// Its socket.
+    #[must_use]
+    pub const fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Whether it came from the pool.
+    #[must_use]
+    pub const fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Whether the kernel took no byte of this exchange.
+    #[must_use]
+    pub fn sent_nothing(&self) -> bool {
+        self.stream.progress().sent == self.sent_before
+    }
+
+    /// Closes it after an exchange that was answered whole but leaves it unusable.
+    pub fn close_used(self) {
+        self.close(PoolCloseReason::NotReusable);
+    }
+
+    fn close(mut self, reason: PoolCloseReason) {
+        self.reason = reason;
+        self.clean = true;
+    }
+
+    /// Why an idle connection cannot be used: it spoke, or it ended.
+    fn unfit(&self) -> PoolCloseReason {
+        match self.stream.poll_read(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(Some(_))) => PoolCloseReason::UnsolicitedBytes,
+            _ => PoolCloseReason::ClosedByUpstream,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // An exchange that was cut short may have left half a request in the queue: that must not go out.
+        if self.clean {
+            self.stream.close();
+        } else {
+            self.stream.abort();
+        }
+        self.counters.increment(Counter::PoolClosed(self.reason));
+        self.counters.decrement(Plain::UpstreamOpen);
+    }
+}
+
+impl State {
+    /// Nothing connected yet. `random` places the balancer's start.
+    #[must_use]
+    pub fn new(id: u16, config: &model::Upstream, io: Io, counters: Counters, random: u64) -> Self {
+        let addresses = config.endpoints.iter().map(|endpoint| endpoint.address);
+        Self {
+            id,
+            io,
+            counters,
+            pool: RefCell::new(Pool::new(config.pool, addresses)),
+            balance: RefCell::new(RoundRobin::new(random)),
+            timer: Cell::new(None),
+            draining: Cell::new(false),
+        }
+    }
+
+    /// Its id in tags.
+    #[must_use]
+    pub const fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Takes a new snapshot's limits and endpoints.
+    pub fn configure(&self, config: &model::Upstream) {
+        let addresses: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.address).collect();
+        let gone = self.pool.borrow_mut().configure(config.pool, &addresses);
+        for connection in gone {
+            self.counters.decrement(Plain::UpstreamIdle);
+            connection.close(PoolCloseReason::IdleTimeout);
+        }
+    }
+
+    /// The endpoint to try next, by index.
+    pub fn pick(&self, count: usize, tried: &super::endpoint::Tried) -> Option<usize> {
+        self.balance.borrow_mut().pick(count, tried)
+    }
+
+    /// A pooled connection to `address` that can still carry an exchange.
+    pub fn reuse(&self, address: SocketAddr) -> Option<Connection> {
+        loop {
+            let lease = self.pool.borrow_mut().lease(address, self.io.now());
+            match lease {
+                Lease::Slot { slot: mut connection, .. } => {
+                    self.counters.decrement(Plain::UpstreamIdle);
+                    // Unparked first: what arrives from now on belongs to the exchange.
+                    connection.stream.unpark();
+                    if !connection.stream.is_reusable() {
+                        let reason = connection.unfit();
+                        connection.close(reason);
+                        continue;
+                    }
+                    self.counters.increment(Plain::UpstreamReuses);
+                    connection.reused = true;
+                    connection.sent_before = connection.stream.progress().sent;
+                    return Some(connection);
+                }
+                Lease::Expired(connection, reason) => {
+                    self.counters.decrement(Plain::UpstreamIdle);
+                    connection.close(reason);
+                }
+                Lease::Empty => return None,
+            }
+        }
+    }
+
+    /// A new connection within `connect_timeout`.
+    pub async fn connect(&self, address: SocketAddr, config: &model::Upstream) -> Result<Connection, RefusalReason> {
+        let deadline = self.io.after(config.connect_timeout);
+        let refusal = match self.io.timeout_at(deadline, self.io.connect(address)).await {
+            Ok(Ok(stream)) => {
+                self.counters.increment(Plain::UpstreamConnects);
+                self.counters.increment(Plain::UpstreamOpen);
+                return Ok(Connection {
+                    stream,
+                    address,
+                    born: self.io.now(),
+                    counters: self.counters.clone(),
+                    reason: PoolCloseReason::NotReusable,
+                    clean: false,
+                    sent_before: 0,
+                    reused: false,
+                });
+            }
+            Ok(Err(crate::io::handle::ConnectError::Exhausted)) => RefusalReason::Overloaded,
+            Ok(Err(_)) => RefusalReason::ConnectFailed,
+            Err(_) => RefusalReason::ConnectTimeout,
+        };
+        self.counters.increment(Plain::UpstreamConnectFailures);
+        Err(refusal)
+    }
+
+    /// Gives a connection back after an exchange that left it clean.
+    pub fn release(&self, connection: Connection) {
+        if self.draining.get() {
+            return connection.close(PoolCloseReason::Draining);
+        }
+        if !connection.stream.is_reusable() {
+            let reason = connection.unfit();
+            return connection.close(reason);
+        }
+        let (address, born, stream) = (connection.address, connection.born, connection.stream.clone());
+        let released = self.pool.borrow_mut().release(address, connection, born, self.io.now());
+        match released {
+            Ok(key) => {
+                self.counters.increment(Plain::UpstreamIdle);
+                stream.park(Tag { kind: tags::POOL_SLOT, key: u64::from(self.id) << 48 | key.to_bits() });
+                self.arm();
+            }
+            Err((connection, reason)) => connection.close(reason),
+        }
+    }
+
+    /// An idle connection spoke or died.
+    pub fn woken(&self, key: IdleKey) {
+        let Some(connection) = self.pool.borrow_mut().remove(key) else { return };
+        self.counters.decrement(Plain::UpstreamIdle);
+        let reason = connection.unfit();
+        connection.close(reason);
+    }
+
+    /// The pool's timer fired.
+    pub fn expire(&self) {
+        self.timer.set(None);
+        loop {
+            let Some((connection, reason)) = self.pool.borrow_mut().poll_expired(self.io.now()) else { break };
+            self.counters.decrement(Plain::UpstreamIdle);
+            connection.close(reason);
+        }
+        self.arm();
+    }
+
+    /// Closes what is idle and keeps nothing from now on.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        let idle: Vec<_> = self.pool.borrow_mut().drain().collect();
+        for connection in idle {
+            self.counters.decrement(Plain::UpstreamIdle);
+            connection.close(PoolCloseReason::Draining);
+        }
+    }
+
+    /// One timer for the pool, at its first deadline. One that fires early finds nothing and arms again, which costs less than moving it
+    /// at every lease.
+    fn arm(&self) {
+        if self.timer.get().is_some() {
+            return;
+        }
+        if let Some(deadline) = self.pool.borrow().next_deadline() {
+            self.io.timer_at(deadline, Tag { kind: tags::POOL_TIMER, key: u64::from(self.id) });
+            self.timer.set(Some(deadline));
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The idle exchange slots of one upstream on one worker, sans-IO: which to reuse, which to close, and when.
+//!
+//! The pool never sees a socket: `C` is whatever carries a slot. The one that was used last is reused first, so that the
+//! others can age out. Everything that leaves the pool leaves it with a reason.
+
+use std::net::SocketAddr;
+
+use slab::Slab;
+
+use crate::config::model;
+use crate::error::PoolCloseReason;
+use crate::time::Time;
+
+/// Names an idle slot. Stale keys are harmless: a key is never valid for another slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleKey {
+    index: u32,
+    generation: u32,
+}
+
+impl IdleKey {
+    /// As 48 bits, to travel in an engine's tag.
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        (self.index as u64 & 0xff_ffff) << 24 | (self.generation as u64 & 0xff_ffff)
+    }
+
+    /// From `to_bits`.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { index: (bits >> 24 & 0xff_ffff) as u32, generation: (bits & 0xff_ffff) as u32 }
+    }
+}
+
+/// The answer to `Pool::lease`.
+#[derive(Debug)]
+pub enum Lease<C> {
+    /// A slot to use.
+    Slot {
+        /// What carries it.
+        slot: C,
+        /// When its connection was made.
+        born: Time,
+    },
+    /// Not this one: close it and ask again.
+    Expired(C, PoolCloseReason),
+    /// None is idle: connect.
+    Empty,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pool<C> {
+    limits: model::Pool,
+    shelves: Vec<Shelf>,
+    idle: Slab<Idle<C>>,
+    generation: u32,
+}
+
+/// One endpoint's idle slots, most recently used last.
+#[derive(Debug)]
+struct Shelf {
+    address: SocketAddr,
+    stack: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Idle<C> {
+    slot: C,
+    address: SocketAddr,
+    born: Time,
+    since: Time,
+    generation: u32,
+}
+
+impl<C> Pool<C> {
+    /// An empty pool for these endpoints.
+    #[must_use]
+    pub fn new(limits: model::Pool, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let mut pool = Self { limits, shelves: Vec::new(), idle: Slab::new(), generation: 0 };
+        pool.add_shelves(addresses);
+        pool
+    }
+
+    /// Takes new limits and endpoints. Idle slots of endpoints that are gone come back, to be closed.
+    #[must_use]
+    pub fn configure(&mut self, limits: model::Pool, addresses: &[SocketAddr]) -> Vec<C> {
+        self.limits = limits;
+        self.add_shelves(addresses.iter().copied());
+        let mut gone = Vec::new();
+        let idle = &mut self.idle;
+        self.shelves.retain(|shelf| {
+            let keep = addresses.contains(&shelf.address);
+            if !keep {
+                gone.extend(shelf.stack.iter().map(|index| idle.remove(*index as usize).slot));
+            }
+            keep
+        });
+        gone
+    }
+
+    /// A slot to `address`, the most recently used first. Call again after `Expired`.
+    pub fn lease(&mut self, address: SocketAddr, now: Time) -> Lease<C> {
+        let Some(index) = self.shelf(address).and_then(|shelf| shelf.stack.pop()) else { return Lease::Empty };
+        let Idle { slot, born, since, .. } = self.idle.remove(index as usize);
+        match expiry(&self.limits, born, since) {
+            (deadline, reason) if deadline <= now => Lease::Expired(slot, reason),
+            _ => Lease::Slot { slot, born },
+        }
+    }
+
+    /// Puts a slot back. The caller parks the stream under the key; on refusal it closes it.
+    pub fn release(&mut self, address: SocketAddr, slot: C, born: Time, now: Time) -> Result<IdleKey, (C, PoolCloseReason)> {
+        if now.since(born) >= self.limits.max_lifetime {
+            return Err((slot, PoolCloseReason::MaxLifetime));
+        }
+        if self.idle.len() >= self.limits.max_idle {
+            return Err((slot, PoolCloseReason::MaxIdle));
+        }
+        let generation = self.generation;
+        let Some(shelf) = self.shelves.iter_mut().find(|shelf| shelf.address == address) else {
+            return Err((slot, PoolCloseReason::NotReusable));
+        };
+        let index = self.idle.insert(Idle { slot, address, born, since: now, generation }) as u32;
+        shelf.stack.push(index);
+        self.generation = generation.wrapping_add(1) & 0xff_ffff;
+        Ok(IdleKey { index, generation })
+    }
+
+    /// Takes out a slot whose connection died or spoke while idle.
+    pub fn remove(&mut self, key: IdleKey) -> Option<C> {
+        if self.idle.get(key.index as usize)?.generation != key.generation {
+            return None;
+        }
+        let idle = self.idle.remove(key.index as usize);
+        if let Some(shelf) = self.shelf(idle.address) {
+            shelf.stack.retain(|index| *index != key.index);
+        }
+        Some(idle.slot)
+    }
+
+    /// When `poll_expired` next has something to say, unless slots are leased before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.idle.iter().map(|(_, idle)| expiry(&self.limits, idle.born, idle.since).0).min()
+    }
+
+    /// One slot whose time is over; ask until `None`.
+    pub fn poll_expired(&mut self, now: Time) -> Option<(C, PoolCloseReason)> {
+        let limits = self.limits;
+        let (index, generation, reason) = self.idle.iter().find_map(|(index, idle)| {
+            let (deadline, reason) = expiry(&limits, idle.born, idle.since);
+            (deadline <= now).then_some((index as u32, idle.generation, reason))
+        })?;
+        self.remove(IdleKey { index, generation }).map(|slot| (slot, reason))
+    }
+
+    /// Takes everything out, for a drain.
+    pub fn drain(&mut self) -> impl Iterator<Item = C> + '_ {
+        self.shelves.iter_mut().for_each(|shelf| shelf.stack.clear());
+        self.idle.drain().map(|idle| idle.slot)
+    }
+
+    /// Idle slots.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// Whether none is idle.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.idle.is_empty()
+    }
+
+    fn shelf(&mut self, address: SocketAddr) -> Option<&mut Shelf> {
+        self.shelves.iter_mut().find(|shelf| shelf.address == address)
+    }
+
+    fn add_shelves(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        for address in addresses {
+            if self.shelf(address).is_none() {
+                self.shelves.push(Shelf { address, stack: Vec::new() });
+            }
+        }
+    }
+}
+
+/// When a slot that has been idle since `since` must go, and why.
+fn expiry(limits: &model::Pool, born: Time, since: Time) -> (Time, PoolCloseReason) {
+    let idle = since + limits.idle_timeout;
+    let lifetime = born + limits.max_lifetime;
+    if lifetime < idle { (lifetime, PoolCloseReason::MaxLifetime) } else { (idle, PoolCloseReason::IdleTimeout) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: model::Pool =
+        model::Pool { max_idle: 4, idle_timeout: Duration::from_secs(60), max_lifetime: Duration::from_secs(3600) };
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn leased<C>(lease: Lease<C>) -> Option<C> {
+        match lease {
+            Lease::Slot { slot, .. } => Some(slot),
+            Lease::Expired(..) | Lease::Empty => None,
+        }
+    }
+
+    #[test]
+    fn reuses_the_last_first_and_only_for_its_endpoint() {
+        let mut pool = Pool::new(LIMITS, [address(1), address(2)]);
+        pool.release(address(1), 'a', at(0), at(1)).expect("room");
+        pool.release(address(1), 'b', at(0), at(2)).expect("room");
+        pool.release(address(2), 'c', at(0), at(2)).expect("room");
+        assert_eq!(leased(pool.lease(address(1), at(3))), Some('b'));
+        assert_eq!(leased(pool.lease(address(1), at(3))), Some('a'));
+        assert!(matches!(pool.lease(address(1), at(3)), Lease::Empty));
+        assert_eq!(leased(pool.lease(address(2), at(3))), Some('c'));
+    }
+
+    #[test]
+    fn refuses_above_max_idle_past_its_lifetime_and_for_unknown_endpoints() {
+        let mut pool = Pool::new(LIMITS, [address(1)]);
+        assert_eq!(pool.release(address(1), 9, at(0), at(3600)), Err((9, PoolCloseReason::MaxLifetime)));
+        assert_eq!(pool.release(address(3), 9, at(0), at(1)), Err((9, PoolCloseReason::NotReusable)));
+        for slot in 0..4 {
+            pool.release(address(1), slot, at(0), at(1)).expect("room");
+        }
+        assert_eq!(pool.release(address(1), 9, at(0), at(1)), Err((9, PoolCloseReason::MaxIdle)));
+        assert_eq!(pool.len(), 4);
+    }
+
+    #[test]
+    fn expires_by_idleness_and_by_age() {
+        let mut pool = Pool::new(LIMITS, [address(1)]);
+        pool.release(address(1), 'i', at(0), at(10)).expect("room");
+        pool.release(address(1), 'l', at(0), at(3590)).expect("room");
+        assert_eq!(pool.next_deadline(), Some(at(70)));
+        assert_eq!(pool.poll_expired(at(69)), None);
+        assert_eq!(pool.poll_expired(at(70)), Some(('i', PoolCloseReason::IdleTimeout)));
+        assert_eq!(pool.next_deadline(), Some(at(3600)));
+        assert!(matches!(pool.lease(address(1), at(3600)), Lease::Expired('l', PoolCloseReason::MaxLifetime)));
+        assert_eq!(pool.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_stale_key_removes_nothing() {
+        let mut pool = Pool::new(LIMITS, [address(1)]);
+        let old = pool.release(address(1), 'a', at(0), at(1)).expect("room");
+        assert_eq!(leased(pool.lease(address(1), at(1))), Some('a'));
+        let new = pool.release(address(1), 'b', at(0), at(1)).expect("room");
+        assert_eq!(pool.remove(old), None);
+        assert_eq!(pool.remove(IdleKey::from_bits(new.to_bits())), Some('b'));
+        assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn a_reload_gives_back_what_lost_its_endpoint() {
+        let mut pool = Pool::new(LIMITS, [address(1), address(2)]);
+        pool.release(address(1), 'a', at(0), at(1)).expect("room");
+        pool.release(address(2), 'b', at(0), at(1)).expect("room");
+        assert_eq!(pool.configure(LIMITS, &[address(2), address(3)]), vec!['a']);
+        assert_eq!(pool.len(), 1);
+        assert_eq!(leased(pool.lease(address(2), at(2))), Some('b'));
+        assert!(matches!(pool.lease(address(1), at(2)), Lease::Empty));
+    }
+
+    proptest! {
+        /// Whatever happens, a slot is in exactly one place: idle, leased, or closed.
+        #[test]
+        fn conserves_slots(steps in prop::collection::vec((0..5u8, 1..4u8, 0..40u64), 1..200)) {
+            let mut pool = Pool::new(LIMITS, [address(1), address(2)]);
+            let (mut clock, mut born, mut closed) = (0, 0_u32, 0_u32);
+            let mut held: Vec<(SocketAddr, u32, Time)> = Vec::new();
+            let mut keys = Vec::new();
+            for (step, endpoint, passed) in steps {
+                clock += passed;
+                let now = at(clock);
+                match step {
+                    0 => { held.push((address(endpoint), born, now)); born += 1; }
+                    1 => if let Some((address, slot, made)) = held.pop() {
+                        match pool.release(address, slot, made, now) {
+                            Ok(key) => keys.push(key),
+                            Err(_) => closed += 1,
+                        }
+                    },
+                    2 => match pool.lease(address(endpoint), now) {
+                        Lease::Slot { slot, born } => held.push((address(endpoint), slot, born)),
+                        Lease::Expired(..) => closed += 1,
+                        Lease::Empty => {}
+                    },
+                    3 => if let Some(key) = keys.pop() && pool.remove(key).is_some() { closed += 1; },
+                    _ => while let Some((_, reason)) = pool.poll_expired(now) {
+                        prop_assert!(matches!(reason, PoolCloseReason::IdleTimeout | PoolCloseReason::MaxLifetime));
+                        closed += 1;
+                    },
+                }
+                prop_assert!(pool.len() <= LIMITS.max_idle);
+                prop_assert_eq!(pool.len() as u32 + held.len() as u32 + closed, born);
+                let stacked: usize = pool.shelves.iter().map(|shelf| shelf.stack.len()).sum();
+                prop_assert_eq!(stacked, pool.len());
+            }
+            closed += pool.drain().count() as u32;
+            prop_assert_eq!(held.len() as u32 + closed, born);
+        }
+    }
+}

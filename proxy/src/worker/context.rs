@@ -1,0 +1,188 @@
+//! What every session of one worker shares: the engine's handle, counters, the current snapshot, upstream states, and the table of
+//! sessions. Single-threaded; borrows never cross an await.
+
+use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+
+use super::sessions::Sessions;
+use crate::config::model;
+use crate::control::shared::Counters;
+use crate::io::Io;
+use crate::route::RouteTable;
+use crate::upstream::connector::{State, Upstream};
+
+/// One compiled configuration, as one worker uses it.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// What it was compiled from.
+    pub config: Arc<model::Config>,
+    /// Its routes.
+    pub routes: RouteTable,
+    /// Its upstreams, by the index that routes use.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Worker {
+    /// The engine.
+    pub io: Io,
+    /// This worker's counters.
+    pub counters: Counters,
+    /// Its downstream connections.
+    pub sessions: Sessions,
+    current: RefCell<Current>,
+    states: RefCell<Vec<(String, Rc<State>)>>,
+    states_made: Cell<u16>,
+    ids: RequestIds,
+    draining: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Current {
+    cache: Cache<Arc<ArcSwap<model::Config>>, Arc<model::Config>>,
+    snapshot: Rc<Snapshot>,
+}
+
+impl Worker {
+    /// A worker that has done nothing yet.
+    #[must_use]
+    pub fn new(io: Io, counters: Counters, config: Arc<ArcSwap<model::Config>>, connections_max: usize) -> Rc<Self> {
+        let mut cache = Cache::new(config);
+        let config = Arc::clone(cache.load());
+        let empty = Rc::new(Snapshot { routes: RouteTable::new(&[]), config: Arc::clone(&config), upstreams: Vec::new() });
+        let worker = Rc::new(Self {
+            io,
+            counters,
+            sessions: Sessions::new(connections_max),
+            current: RefCell::new(Current { cache, snapshot: empty }),
+            states: RefCell::default(),
+            states_made: Cell::new(0),
+            ids: RequestIds::new(random()),
+            draining: Cell::new(false),
+        });
+        let snapshot = worker.compile(config);
+        worker.current.borrow_mut().snapshot = snapshot;
+        worker
+    }
+
+    /// The snapshot that is current now. An exchange keeps the one it started with.
+    #[must_use]
+    pub fn snapshot(&self) -> Rc<Snapshot> {
+        let newer = {
+            let mut current = self.current.borrow_mut();
+            let Current { cache, snapshot } = &mut *current;
+            let latest = cache.load();
+            if Arc::ptr_eq(latest, &snapshot.config) {
+                return Rc::clone(snapshot);
+            }
+            Arc::clone(latest)
+        };
+        let snapshot = self.compile(newer);
+        self.current.borrow_mut().snapshot = Rc::clone(&snapshot);
+        snapshot
+    }
+
+    /// An upstream's state by the id in its tags.
+    #[must_use]
+    pub fn upstream(&self, id: u16) -> Option<Rc<State>> {
+        self.states.borrow().iter().find(|(_, state)| state.id() == id).map(|(_, state)| Rc::clone(state))
+    }
+
+    /// A request id that no other request of this data plane has.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        self.ids.make()
+    }
+
+    /// Whether connections are to be closed at their next boundary.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Closes pooled connections; from now on nothing is kept open.
+    pub fn start_draining(&self) {
+        self.draining.set(true);
+        let states: Vec<_> = self.states.borrow().iter().map(|(_, state)| Rc::clone(state)).collect();
+        states.iter().for_each(|state| state.drain());
+    }
+
+    /// Upstreams keep their pools and balancers over snapshots, by name.
+    fn compile(&self, config: Arc<model::Config>) -> Rc<Snapshot> {
+        let mut states = self.states.borrow_mut();
+        let upstreams: Vec<_> = config
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                let known = states.iter().find(|(name, _)| *name == upstream.name).map(|(_, state)| Rc::clone(state));
+                let state = known.inspect(|state| state.configure(upstream)).unwrap_or_else(|| {
+                    let id = self.states_made.get();
+                    self.states_made.set(id.wrapping_add(1));
+                    let state = Rc::new(State::new(id, upstream, self.io.clone(), self.counters.clone(), random()));
+                    states.push((upstream.name.clone(), Rc::clone(&state)));
+                    state
+                });
+                Upstream { config: Arc::clone(upstream), state }
+            })
+            .collect();
+        states.retain(|(name, state)| {
+            let keep = config.upstreams.iter().any(|upstream| upstream.name == *name);
+            if !keep {
+                state.drain();
+            }
+            keep
+        });
+        Rc::new(Snapshot { routes: RouteTable::new(&config.routes), upstreams, config })
+    }
+}
+
+/// `PPPPPPPPPPPPPPPP-CCCCCCCC`: a random prefix per worker and start, and a count.
+pub type RequestId = [u8; 25];
+
+#[derive(Debug)]
+struct RequestIds {
+    prefix: u64,
+    made: Cell<u32>,
+}
+
+impl RequestIds {
+    const fn new(prefix: u64) -> Self {
+        Self { prefix, made: Cell::new(0) }
+    }
+
+    fn make(&self) -> RequestId {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let count = self.made.get();
+        self.made.set(count.wrapping_add(1));
+        let mut id = [b'-'; 25];
+        for (at, digit) in id[..16].iter_mut().enumerate() {
+            *digit = DIGITS[(self.prefix >> (60 - 4 * at) & 15) as usize];
+        }
+        for (at, digit) in id[17..].iter_mut().enumerate() {
+            *digit = DIGITS[(count >> (28 - 4 * at) & 15) as usize];
+        }
+        id
+    }
+}
+
+/// Not for secrets: the standard library's per-process hash seed.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_differ_and_are_tokens() {
+        let ids = RequestIds::new(0x0123_4567_89ab_cdef);
+        assert_eq!(&ids.make(), b"0123456789abcdef-00000000");
+        assert_eq!(&ids.make(), b"0123456789abcdef-00000001");
+    }
+}

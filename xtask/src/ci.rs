@@ -1,0 +1,49 @@
+//! `cargo xtask ci`: what CI runs. The tests come last, so that the log ends with the test runner's own summary.
+
+use std::process::Command;
+use std::time::Instant;
+
+use crate::machine::{self, BUILD, cargo, ensure, step};
+use crate::{ebpf, fuzz, test, tidy};
+
+/// A named step of CI.
+type Step = (&'static str, fn() -> Result<(), String>);
+
+/// Seconds for each fuzz target.
+const FUZZ_SECONDS: u32 = 10;
+
+pub(crate) fn ci() -> Result<(), String> {
+    ensure(BUILD)?;
+    let steps: &[Step] = &[
+        ("format", || step(cargo().args(["fmt", "--all", "--check"]))),
+        ("committed eBPF object is fresh", ebpf::check_hash),
+        ("tidy", tidy::tidy),
+        ("clippy", || step(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))),
+        ("doc", || step(cargo().env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--workspace", "--no-deps", "--quiet"]))),
+        ("licences and bans", deny),
+        ("fuzz", || fuzz::fuzz(FUZZ_SECONDS, None)),
+        ("eBPF rebuilt, kernel tests against it", fresh_ebpf),
+        ("tests", || test::test(None, &[])),
+    ];
+    for (name, work) in steps {
+        println!("== {name}");
+        let started = Instant::now();
+        work().map_err(|error| format!("{name}: {error}"))?;
+        println!("== {name}: {:.0} s", started.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+fn deny() -> Result<(), String> {
+    if !machine::succeeds(&["cargo", "deny", "--version"]) {
+        step(Command::new("cargo").args(["install", "--quiet", "--locked", "cargo-deny"]))?;
+    }
+    step(cargo().args(["deny", "--log-level", "error", "check", "licenses", "bans"]))
+}
+
+/// The object of today's sources, not the committed one, under the same kernel tests.
+fn fresh_ebpf() -> Result<(), String> {
+    let object = machine::target_dir().join("fresh.bpf.o");
+    ebpf::build_fresh(&object)?;
+    test::test(Some(&object), &["--package".into(), "tests".into(), "--test".into(), "kernel_programs".into()])
+}

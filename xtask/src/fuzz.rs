@@ -1,0 +1,40 @@
+//! `cargo xtask fuzz`: the parsers' fuzz targets over their kept corpora, with cargo-fuzz and the installed nightly.
+
+use std::process::Command;
+
+use crate::machine::{self, step};
+
+pub(crate) fn fuzz(seconds: u32, only: Option<&str>) -> Result<(), String> {
+    let folder = machine::root().join("tests/fuzz");
+    if !machine::succeeds(&["cargo", "fuzz", "--version"]) {
+        step(Command::new("cargo").args(["install", "--quiet", "cargo-fuzz"]))?;
+    }
+    for target in targets(&folder)? {
+        if only.is_some_and(|only| only != target) {
+            continue;
+        }
+        eprintln!("fuzzing {target} for {seconds} s");
+        // New finds go to a scratch corpus: the kept one changes only by hand.
+        let scratch = machine::target_dir().join("fuzz-corpus").join(&target);
+        std::fs::create_dir_all(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
+        step(
+            Command::new("cargo")
+                .current_dir(&folder)
+                .args(["+nightly", "fuzz", "run", "--fuzz-dir", ".", &target])
+                .arg(&scratch)
+                .arg(folder.join("corpus").join(&target))
+                .args(["--", "-timeout=5", "-rss_limit_mb=2048", "-print_final_stats=1"])
+                .arg(format!("-max_total_time={seconds}")),
+        )?;
+    }
+    Ok(())
+}
+
+/// The targets are the files in fuzz_targets.
+fn targets(folder: &std::path::Path) -> Result<Vec<String>, String> {
+    let listing = std::fs::read_dir(folder.join("fuzz_targets")).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut names: Vec<String> =
+        listing.filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned)).collect();
+    names.sort();
+    Ok(names)
+}

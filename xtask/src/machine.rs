@@ -1,0 +1,111 @@
+//! The machine we run on: where the workspace is, which packages it lacks, and running commands with a useful error.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// A Debian package and how to see that it is there.
+pub(crate) struct Package {
+    name: &'static str,
+    probe: &'static [&'static str],
+}
+
+impl Package {
+    /// A package, and a command that succeeds when it is there.
+    pub(crate) const fn new(name: &'static str, probe: &'static [&'static str]) -> Self {
+        Self { name, probe }
+    }
+}
+
+/// What building needs.
+pub(crate) const BUILD: &[Package] = &[
+    Package::new("pkg-config", &["pkg-config", "--version"]),
+    Package::new("libhwloc-dev", &["pkg-config", "--exists", "hwloc"]),
+];
+
+/// What the tests put at the other end, and the tools that make namespaces.
+pub(crate) const TEST: &[Package] = &[
+    Package::new("nginx", &["sh", "-c", "command -v nginx || test -x /usr/sbin/nginx"]),
+    Package::new("curl", &["curl", "--version"]),
+    Package::new("openssl", &["openssl", "version"]),
+    Package::new("iproute2", &["sh", "-c", "command -v ip || test -x /sbin/ip"]),
+];
+
+/// The workspace's root.
+pub(crate) fn root() -> PathBuf {
+    let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    path.pop();
+    path
+}
+
+/// Whether we are root.
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Installs the packages that are missing when root on a Debian-like machine; else says which command does.
+pub(crate) fn ensure(packages: &[Package]) -> Result<(), String> {
+    let missing: Vec<&str> = packages.iter().filter(|package| !succeeds(package.probe)).map(|package| package.name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing)
+}
+
+/// Installs Debian packages by name; without root, an error that holds the command.
+pub(crate) fn install(names: &[&str]) -> Result<(), String> {
+    let list = names.join(" ");
+    if !is_root() || !succeeds(&["apt-get", "--version"]) {
+        return Err(format!("this machine lacks {list}; install with: sudo apt-get install --no-install-recommends {list}"));
+    }
+    eprintln!("installing {list}");
+    step(Command::new("apt-get").args(["-qq", "update"]))?;
+    step(
+        Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // A package's service must not start by itself beside what we measure and test.
+            .env("RUNLEVEL", "1")
+            .args(["-qq", "install", "--yes", "--no-install-recommends"])
+            .args(names)
+            .stdout(Stdio::null()),
+    )
+}
+
+/// Whether a command runs and exits with success, quietly.
+pub(crate) fn succeeds(words: &[&str]) -> bool {
+    Command::new(words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Runs a command to its end; failing is an error that names it.
+pub(crate) fn step(command: &mut Command) -> Result<(), String> {
+    let shown = format!("{command:?}");
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{shown}: {status}")),
+        Err(error) => Err(format!("{shown}: {error}")),
+    }
+}
+
+/// `cargo`, the one that runs us, in the workspace's root.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Builds the released binary and says where it is.
+pub(crate) fn build_sluice() -> Result<PathBuf, String> {
+    ensure(BUILD)?;
+    step(cargo().args(["build", "--release", "--package", "proxy", "--bin", "sluice"]))?;
+    Ok(target_dir().join("release/sluice"))
+}

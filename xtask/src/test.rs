@@ -1,0 +1,27 @@
+//! `cargo xtask test`: every test, through the released binary where the binary matters.
+
+use std::path::Path;
+
+use crate::machine::{self, BUILD, TEST, cargo, ensure, step};
+
+pub(crate) fn test(ebpf_object: Option<&Path>, arguments: &[String]) -> Result<(), String> {
+    ensure(BUILD)?;
+    ensure(TEST)?;
+    if !machine::is_root() {
+        eprintln!("not root: the kernel tests (network namespaces, XDP, steering) will be skipped, each by name");
+    }
+    let sluice = machine::build_sluice()?;
+    let nextest = machine::succeeds(&["cargo", "nextest", "--version"]);
+    let mut command = cargo();
+    if nextest {
+        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    } else {
+        command.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]);
+    }
+    command.args(arguments).env("SLUICE_BIN", &sluice);
+    if let Some(object) = ebpf_object {
+        let object = object.canonicalize().map_err(|error| format!("{}: {error}", object.display()))?;
+        command.env("SLUICE_TEST_EBPF_OBJECT", object);
+    }
+    step(&mut command)
+}
