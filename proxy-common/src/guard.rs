@@ -1,1 +1,130 @@
-//! The guard's verdicts and the layout of its maps.
+//! The guard's verdicts and the layout of its maps (BPF_PROG_TYPE_XDP).
+//!
+//! One enum names everything that can happen to a packet: it indexes the per-CPU counters, decides
+//! between pass and drop, and gives the label that metrics, `/status` and tests show.
+
+/// Declares the verdicts with what they do and their label, in counter order.
+macro_rules! verdicts {
+    ($($(#[$meta:meta])* $variant:ident = $action:ident $label:literal,)*) => {
+        /// What the guard decided about one packet, and why.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Verdict { $($(#[$meta])* $variant,)* }
+
+        impl Verdict {
+            /// Every one, in counter order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Its name in metrics and `/status`.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+
+            /// Whether the packet is dropped (unless `GUARD_DRY_RUN` is set).
+            #[must_use]
+            pub const fn drops(self) -> bool {
+                match self { $(Self::$variant => verdicts!(@ $action),)* }
+            }
+        }
+    };
+    (@ pass) => { false };
+    (@ drop) => { true };
+}
+
+verdicts! {
+    /// Neither IPv4 nor IPv6.
+    NotIp = pass "not_ip",
+    /// More than two VLAN tags.
+    TooManyTags = pass "too_many_tags",
+    /// Ends inside a header.
+    Truncated = pass "truncated",
+    /// A header that contradicts itself: wrong version, impossible length.
+    Malformed = pass "malformed",
+    /// A part of a fragmented packet.
+    Fragment = pass "fragment",
+    /// More IPv6 extension headers than the guard walks.
+    TooManyExtensions = pass "too_many_extensions",
+    /// An IPv6 routing header names another final destination.
+    SourceRouted = pass "source_routed",
+    /// Not TCP, or not visibly so (ESP).
+    NotTcp = pass "not_tcp",
+    /// No listener of ours at this address and port.
+    NotOurs = pass "not_ours",
+    /// The guard has no configuration yet.
+    Unconfigured = pass "unconfigured",
+    /// On the allow list.
+    Allowed = pass "allowed",
+    /// A segment that is not a connection's first; neither list names its source.
+    Established = pass "established",
+    /// A SYN within its source's rate, or no rate is set.
+    Syn = pass "syn",
+    /// On the deny list.
+    Denied = drop "denied",
+    /// A SYN above its source's rate.
+    SynRate = drop "syn_rate",
+}
+
+/// Verdicts there are, and so entries of the counter array.
+pub const VERDICTS: u32 = Verdict::ALL.len() as u32;
+
+/// `GuardConfig::flags`: count the verdict, drop nothing.
+pub const GUARD_DRY_RUN: u32 = 1;
+/// `GuardConfig::flags`: the allow list has entries.
+pub const GUARD_ALLOW: u32 = 1 << 1;
+/// `GuardConfig::flags`: the deny list has entries.
+pub const GUARD_DENY: u32 = 1 << 2;
+/// `GuardConfig::flags`: SYNs are limited per source.
+pub const GUARD_SYN_RATE: u32 = 1 << 3;
+
+/// Entry 0 of the configuration array. The kernel copies it without a lock: a program that reads it in
+/// that instant sees a mixture of two valid configurations for one packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// `GUARD_…`
+    pub flags: u32,
+    /// Not 0: the guard is configured.
+    pub configured: u32,
+    /// Nanoseconds that one SYN takes from its bucket: a second over the rate.
+    pub syn_cost_nanos: u64,
+    /// Nanoseconds that a full bucket holds: the cost times the burst.
+    pub syn_depth_nanos: u64,
+    /// Random numbers that choose a source's bucket in each row.
+    pub seeds: [u64; SYN_ROWS as usize],
+}
+
+const _: () = assert!(core::mem::size_of::<GuardConfig>() == 40);
+
+/// Rows of SYN buckets. A source has one bucket in each and is over its rate only when all are empty, so
+/// that sharing one with a flooder costs nothing (a count-min sketch of buckets).
+pub const SYN_ROWS: u32 = 2;
+/// Buckets in a row, a power of two.
+pub const SYN_ROW_BUCKETS: u32 = 1 << 16;
+/// Buckets in all: 8 bytes each, the time (CLOCK_MONOTONIC nanoseconds) at which the bucket is full again.
+pub const SYN_BUCKETS: u32 = SYN_ROWS * SYN_ROW_BUCKETS;
+
+/// Most prefixes on the allow list, and on the deny list.
+pub const PREFIXES_MAX: u32 = 1 << 18;
+/// Most listener addresses.
+pub const LISTENERS_MAX: u32 = 256;
+
+/// Bits that a port has in the port array.
+pub const PORT_BITS: u32 = 4;
+/// Ports in one word of the port array.
+pub const PORTS_PER_WORD: u32 = u64::BITS / PORT_BITS;
+/// Words of the port array.
+pub const PORT_WORDS: u32 = 65_536 / PORTS_PER_WORD;
+/// A port's bits: every IPv4 address is ours.
+pub const PORT_ANY_V4: u64 = 1;
+/// A port's bits: every IPv6 address is ours.
+pub const PORT_ANY_V6: u64 = 2;
+/// A port's bits: some address is ours, look it up.
+pub const PORT_EXACT: u64 = 4;
+
+/// Where a port's bits are: index of the word, and how far to shift it.
+#[must_use]
+pub const fn port_place(port: u16) -> (u32, u32) {
+    let port = port as u32;
+    (port / PORTS_PER_WORD, port % PORTS_PER_WORD * PORT_BITS)
+}

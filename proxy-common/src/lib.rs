@@ -6,3 +6,18 @@
 
 pub mod guard;
 pub mod steer;
+#[cfg(feature = "user")]
+mod user;
+
+/// A listener's address as both programs look it up: IPv4 is written as IPv4-mapped IPv6, so that
+/// `0.0.0.0` (`::ffff:0.0.0.0`) and `::` are different keys.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// The address in network order.
+    pub address: [u8; 16],
+    /// The port in host order.
+    pub port: u32,
+}
+
+const _: () = assert!(core::mem::size_of::<ListenerKey>() == 20);

@@ -1,2 +1,222 @@
-//! x
-fn main() {}
+//! The `sluice` binary: the commands of `interface.md`, each a few lines over the library.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use nix::unistd::{Gid, Pid, Uid};
+use proxy::config::{self, Diagnostics, Loaded};
+use proxy::control::messages::{Request, Response};
+use proxy::control::state::Outcome;
+use proxy::supervisor::{ask, plan};
+use proxy::telemetry::report;
+use proxy::{dataplane, demo, supervisor};
+
+/// Used wrongly, or a command that is not built yet.
+const EXIT_USAGE: u8 = 2;
+
+/// An eBPF/XDP-assisted reverse proxy on pinned io_uring workers.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run supervisor and data plane in the foreground
+    Run(Config),
+    /// Validate a configuration: exit 0 or 1
+    Check(Config),
+    /// Show what would run here, what is missing, and what each absence costs
+    Plan(Config),
+    /// Show the running proxy's workers, listeners, upstreams, guard and steering
+    Status {
+        #[command(flatten)]
+        run_dir: RunDir,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop the running proxy now; open connections are closed
+    Stop(RunDir),
+    /// Let the running proxy's exchanges end, for process.drain_timeout at most, then stop it
+    Drain(RunDir),
+    /// Take a changed configuration (not built yet)
+    Reload(Unbuilt),
+    /// Replace the running binary (not built yet)
+    Upgrade(Unbuilt),
+    /// Ban an address (not built yet)
+    Ban(Unbuilt),
+    /// Lift a ban (not built yet)
+    Unban(Unbuilt),
+    /// List the bans (not built yet)
+    Bans(Unbuilt),
+    /// Live terminal view (not built yet)
+    Top(Unbuilt),
+    /// The data plane; started by the supervisor
+    #[command(hide = true)]
+    DataPlane {
+        #[arg(long)]
+        parent: i32,
+        #[arg(long, requires = "gid")]
+        uid: Option<u32>,
+        #[arg(long, requires = "uid")]
+        gid: Option<u32>,
+    },
+    /// The demo's upstream
+    #[command(hide = true)]
+    DemoUpstream {
+        #[arg(long, default_value = "127.0.0.1:9000")]
+        address: SocketAddr,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Config {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunDir {
+    /// The running proxy's process.run_dir
+    #[arg(long, value_name = "DIR", default_value = "/run/sluice")]
+    run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Unbuilt {
+    #[arg(num_args = 0.., trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    arguments: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(Config { config }) => run(&config),
+        Command::Check(Config { config }) => check(&config),
+        Command::Plan(Config { config }) => show_plan(&config),
+        Command::Status { run_dir, json } => status(&run_dir.run_dir, json),
+        Command::Stop(RunDir { run_dir }) => end(&run_dir, Request::Stop),
+        Command::Drain(RunDir { run_dir }) => end(&run_dir, Request::Drain),
+        Command::Reload(_) => not_built("reload"),
+        Command::Upgrade(_) => not_built("upgrade"),
+        Command::Ban(_) => not_built("ban"),
+        Command::Unban(_) => not_built("unban"),
+        Command::Bans(_) => not_built("bans"),
+        Command::Top(_) => not_built("top"),
+        Command::DataPlane { parent, uid, gid } => {
+            let identity = uid.zip(gid).map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
+            dataplane::run(Pid::from_raw(parent), identity)
+        }
+        Command::DemoUpstream { address } => match demo::run(address) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("demo upstream on {address}: {error}")),
+        },
+    }
+}
+
+fn run(path: &Path) -> ExitCode {
+    let loaded = match load(path) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    match supervisor::run(loaded) {
+        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        // Logged already.
+        Ok(Outcome::Forced | Outcome::NeverReady) => ExitCode::FAILURE,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn check(path: &Path) -> ExitCode {
+    match load(path) {
+        Ok(_) => {
+            say(&format!("{}: valid\n", path.display()));
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+fn show_plan(path: &Path) -> ExitCode {
+    let loaded = match load(path) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    match plan::plan(&loaded.config) {
+        Ok(text) => {
+            say(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// Loads a configuration and prints what is wrong with it, or doubtful.
+fn load(path: &Path) -> Result<Loaded, ExitCode> {
+    let render = |diagnostics: &Diagnostics| diagnostics.render(std::io::stderr().is_terminal());
+    match config::load(path) {
+        Ok(loaded) => {
+            if !loaded.warnings.is_empty() {
+                eprintln!("{}", render(&loaded.warnings));
+            }
+            Ok(loaded)
+        }
+        Err(diagnostics) => {
+            eprintln!("{}", render(&diagnostics));
+            Err(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn status(run_dir: &Path, json: bool) -> ExitCode {
+    match ask::ask(run_dir, Request::Status) {
+        Ok(Response::Status(status)) if json => match serde_json::to_string_pretty(&status) {
+            Ok(text) => {
+                say(&format!("{text}\n"));
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error.to_string()),
+        },
+        Ok(Response::Status(status)) => {
+            say(&report::render(&status));
+            ExitCode::SUCCESS
+        }
+        Ok(Response::Failed(why)) => fail(&why),
+        Ok(Response::Done(what)) => fail(&format!("unexpected answer: {what}")),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// Stop or drain: the receipt comes when it is over.
+fn end(run_dir: &Path, request: Request) -> ExitCode {
+    match ask::ask(run_dir, request) {
+        Ok(Response::Done(what)) => {
+            say(&format!("{what}\n"));
+            ExitCode::SUCCESS
+        }
+        Ok(Response::Failed(why)) => fail(&why),
+        Ok(Response::Status(_)) => fail("unexpected answer"),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn not_built(command: &str) -> ExitCode {
+    eprintln!("sluice: `{command}` is not built yet");
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn fail(why: &str) -> ExitCode {
+    eprintln!("sluice: {why}");
+    ExitCode::FAILURE
+}
+
+/// A reader that has seen enough (`sluice status | head`) is no error.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -222,7 +222,7 @@ mod tests {
             log_level: "info".into(),
             batches: u32::try_from(batches).expect("few"),
             descriptors: u32::try_from(descriptors).expect("few"),
-            workers: vec![Place { cpu: None, node: None, memory_node: None }; workers],
+            workers: vec![Place { cpu: 0, node: 0, memory_node: None }; workers],
             control_cpus: Vec::new(),
             addresses: vec![Address { listener: 0, address }; addresses],
         }

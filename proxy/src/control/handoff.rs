@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::unix::AsyncFd;
 
 /// Descriptors in one message.
 pub const DESCRIPTORS_MAX: usize = 250;
@@ -72,6 +73,16 @@ impl Channel {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         Ok((Self(one), Self(other)))
+    }
+
+    /// Registers with the tokio runtime that we are in.
+    ///
+    /// # Errors
+    /// When the reactor does not take it.
+    pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: `as_raw_fd` always names the descriptor that `self` owns, which stays open until the AsyncFd drops it, after it has
+        // deregistered it.
+        unsafe { AsyncFd::register(self) }.map_err(io::Error::from)
     }
 
     /// Sends a message with its descriptors, whole or not at all.

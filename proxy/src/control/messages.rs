@@ -99,9 +99,9 @@ pub struct Start {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Logical CPU.
-    pub cpu: Option<usize>,
+    pub cpu: usize,
     /// NUMA node of that CPU, which steering compares.
-    pub node: Option<usize>,
+    pub node: usize,
     /// Node to bind memory to.
     pub memory_node: Option<usize>,
 }
@@ -176,7 +176,7 @@ mod tests {
             log_level: "info".into(),
             batches: 2,
             descriptors: 251,
-            workers: vec![Place { cpu: Some(2), node: None, memory_node: Some(0) }],
+            workers: vec![Place { cpu: 2, node: 1, memory_node: Some(1) }],
             control_cpus: vec![0, 1],
             addresses: vec![Address { listener: 0, address: "[::]:443".parse().expect("address") }],
         };

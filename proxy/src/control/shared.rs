@@ -199,7 +199,7 @@ impl SteeringSlots {
     pub fn slot(&self, slot_generation: u32, worker: usize) -> Option<SteeringSlot> {
         let worker = u32::try_from(worker).ok().filter(|worker| *worker < WORKERS_MAX)?;
         let index = (slot_generation % 2) * WORKERS_MAX + worker;
-        Some(SteeringSlot { mapping: Arc::clone(&self.0), offset: index as usize * size_of::<WorkerSlot>() })
+        Some(SteeringSlot { mapping: Arc::clone(&self.0), offset: index as usize * size_of::<WorkerSlot>(), generation: slot_generation })
     }
 }
 
@@ -210,6 +210,7 @@ impl SteeringSlots {
 pub struct SteeringSlot {
     mapping: Arc<Mapping>,
     offset: usize,
+    generation: u32,
 }
 
 /// What a slot says now.
@@ -223,7 +224,7 @@ pub struct SlotView {
     pub running_since: Option<Time>,
     /// NUMA node.
     pub node: u32,
-    /// Data plane generation.
+    /// Slot generation.
     pub generation: u32,
 }
 
@@ -235,7 +236,13 @@ impl SteeringSlot {
     #[must_use]
     pub fn private() -> Self {
         let mapping = Mapping::private(size_of::<WorkerSlot>()).expect("a page of anonymous memory");
-        Self { mapping: Arc::new(mapping), offset: 0 }
+        Self { mapping: Arc::new(mapping), offset: 0, generation: 0 }
+    }
+
+    /// The slot generation that it was made for: what `live` is to publish.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// The field at `field` bytes into the slot.
@@ -255,7 +262,7 @@ impl SteeringSlot {
         self.word(std::mem::offset_of!(WorkerSlot, state))
     }
 
-    /// Takes new flows from now on.
+    /// Takes new flows from now on. `generation` is the slot's own; a dead data plane's slots are cleared by it.
     pub fn live(&self, generation: u32, node: u32) {
         self.word(std::mem::offset_of!(WorkerSlot, generation)).store(generation, Ordering::Relaxed);
         self.word(std::mem::offset_of!(WorkerSlot, node)).store(node, Ordering::Relaxed);

@@ -35,7 +35,7 @@ pub struct WorkerStatus {
     pub cpu: Option<usize>,
     /// NUMA node its memory is bound to.
     pub node: Option<usize>,
-    /// `live`, `draining`, `stuck` or `dead`.
+    /// `starting`, `live`, `draining`, `stuck` or `dead`.
     pub state: String,
     /// Connections open now.
     pub connections: u64,

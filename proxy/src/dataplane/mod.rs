@@ -1,1 +1,178 @@
-//! The data plane process: unprivileged; control thread, log thread, workers.
+//! The data plane process: unprivileged; control thread, log thread, workers. It is started by the supervisor with the channel as its
+//! standard input and opens no configured path: everything it needs comes over that channel.
+
+pub mod control_thread;
+pub mod privileges;
+pub mod receive;
+pub mod threads;
+pub mod view;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::{Gid, Pid, Uid};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use self::control_thread::{Control, ControlError, QUESTIONS_MAX};
+use self::threads::Crew;
+use self::view::{View, Watched};
+use crate::control::batches::Handoff;
+use crate::control::commands::{self, CommandSender};
+use crate::control::handoff::Channel;
+use crate::control::messages::{Place, ToSupervisor};
+use crate::control::shared::{CountersMemory, SteeringSlots};
+use crate::supervisor::plan;
+use crate::telemetry::logging;
+use crate::worker::WorkerSeed;
+use crate::{config, placement};
+
+/// Why the data plane ended by itself.
+#[derive(Debug, thiserror::Error)]
+enum DataPlaneError {
+    #[error("privileges: {0}")]
+    Privileges(#[from] privileges::PrivilegeError),
+    #[error(transparent)]
+    Receive(#[from] receive::ReceiveError),
+    #[error(transparent)]
+    Log(#[from] logging::LogError),
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// `sluice data-plane`: the process's whole life. `parent`: the supervisor's process id; `identity`: whom to become.
+#[must_use]
+pub fn run(parent: Pid, identity: Option<(Uid, Gid)>) -> ExitCode {
+    let channel = match take_channel() {
+        Ok(channel) => channel,
+        Err(error) => {
+            eprintln!("sluice data-plane is started by `sluice run` only: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // A second descriptor of the same socket, for a last word: the control thread takes the first.
+    let last_word = channel.as_fd().try_clone_to_owned().map(Channel::from);
+    match serve(channel, parent, identity) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The control thread has said it already, or there is nobody to hear it.
+        Err(DataPlaneError::Control(_)) => ExitCode::FAILURE,
+        Err(error) => {
+            let reason = error.to_string();
+            if !last_word.is_ok_and(|channel| channel.send(&ToSupervisor::Failed { reason }, &[]).is_ok()) {
+                eprintln!("sluice data-plane: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The channel is our standard input; nothing else shall find it there.
+fn take_channel() -> io::Result<Channel> {
+    let channel = io::stdin().as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+    // Anything but a SEQPACKET socket was not put there by a supervisor.
+    let kind = nix::sys::socket::getsockopt(&channel, nix::sys::socket::sockopt::SockType)?;
+    if kind != nix::sys::socket::SockType::SeqPacket {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(Channel::from(channel))
+}
+
+fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<(), DataPlaneError> {
+    // First of all, and before the first thread: afterwards not one instruction runs with the supervisor's rights.
+    privileges::drop_all(identity, parent)?;
+    let handoff = receive::handoff(&channel)?;
+    // Threads inherit it: the log thread stays there, workers pin themselves elsewhere.
+    let control_cpus = handoff.start.control_cpus.clone();
+    let pinned = if control_cpus.is_empty() { Ok(()) } else { placement::pin_current_to(&control_cpus) };
+    let _log = logging::init(&handoff.start.log_level)?;
+    if let Err(error) = pinned {
+        warn!("control thread: {error}");
+    }
+    let (plane, seeds) = build(handoff)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| DataPlaneError::Io("tokio", error))?;
+    let _entered = runtime.enter();
+    let control = Control::new(channel, plane.view, plane.commands, plane.questions);
+    let control = control.map_err(|error| DataPlaneError::Io("channel", error))?;
+    let mut crew = Crew::start(seeds).map_err(|error| DataPlaneError::Io("worker threads", error))?;
+    runtime.block_on(control.run(&mut crew, plane.admin))?;
+    crew.join();
+    Ok(())
+}
+
+/// The control thread's side of everything.
+struct Plane {
+    view: Arc<View>,
+    commands: Vec<CommandSender>,
+    questions: mpsc::Receiver<view::Question>,
+    admin: Option<OwnedFd>,
+}
+
+fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlaneError> {
+    let Handoff { start, files, listeners, admin, counters, slots } = handoff;
+    let config: Arc<config::model::Config> = Arc::new(receive::configuration(files)?);
+    let workers = start.workers.len();
+    let connections_max = connections_per_worker(&config, workers);
+    info!(generation = start.generation, workers, connections_max, "data plane starts");
+    let counters = CountersMemory::open(counters, workers).map_err(|error| DataPlaneError::Io("counters", error))?;
+    let slots = match slots {
+        Some(fd) => SteeringSlots::map(fd.as_fd()),
+        None => SteeringSlots::private(),
+    };
+    let slots = slots.map_err(|error| DataPlaneError::Io("steering slots", error))?;
+    if start.addresses.iter().any(|address| address.listener >= config.listeners.len()) {
+        return Err(DataPlaneError::Io("handoff", io::ErrorKind::InvalidData.into()));
+    }
+    let config = Arc::new(ArcSwap::new(config));
+    let (mut seeds, mut commands, mut watched) = (Vec::new(), Vec::new(), Vec::new());
+    let missing = || DataPlaneError::Io("shared memory", io::ErrorKind::InvalidInput.into());
+    for (index, (sockets, place)) in listeners.into_iter().zip(&start.workers).enumerate() {
+        let (sender, receiver) = commands::channel().map_err(|error| DataPlaneError::Io("eventfd", error))?;
+        let slot = slots.slot(start.slot_generation, index).ok_or_else(missing)?;
+        let block = counters.block(index).ok_or_else(missing)?;
+        commands.push(sender);
+        watched.push(Watched { place: *place, counters: block.clone(), slot: slot.clone(), ended: AtomicBool::new(false) });
+        let seed = WorkerSeed {
+            index,
+            cpu: Some(place.cpu),
+            node: place.memory_node,
+            listeners: sockets.into_iter().map(|(address, fd)| (start.addresses[address].listener, fd)).collect(),
+            config: Arc::clone(&config),
+            counters: block,
+            steering: slot,
+            commands: receiver,
+            connections_max,
+        };
+        seeds.push((*place, seed));
+    }
+    let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
+    let view = View {
+        start,
+        config,
+        workers: watched,
+        ready: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+        questions: sender,
+    };
+    Ok((Plane { view: Arc::new(view), commands, questions, admin }, seeds))
+}
+
+/// Its share of what the descriptor limit allows, or of `process.max_connections`.
+fn connections_per_worker(config: &config::model::Config, workers: usize) -> usize {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    let all = plan::connections_max(config, workers, descriptors);
+    if config.process.max_connections > all {
+        warn!("process.max_connections = {}, but {descriptors} descriptors only allow {all}", config.process.max_connections);
+    }
+    // Rounded up, so that none of what is allowed is lost; one at least, or the worker would serve nobody.
+    usize::try_from(all.div_ceil(workers as u64)).unwrap_or(usize::MAX).max(1)
+}

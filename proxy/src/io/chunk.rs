@@ -2,6 +2,7 @@
 
 /// A run of bytes. Dropping a loan gives its buffer back to the ring.
 #[derive(Debug)]
+#[derive(Default)]
 pub struct Chunk(());
 
 impl Chunk {

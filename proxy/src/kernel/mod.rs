@@ -1,11 +1,16 @@
 //! The user side of XDP and steering: loading the embedded object, filling its maps, reading its counters. Only the supervisor
-//! uses this.
+//! uses this. What the programs do is in `proxy-ebpf`; what both sides agree on is in `proxy-common`.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+mod counters;
+mod loader;
+mod policy;
+mod steering;
 
-use crate::config::model;
+use std::net::{IpAddr, SocketAddr};
+
+use proxy_common::ListenerKey;
+
+pub use loader::Programs;
 
 /// How an XDP program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +19,17 @@ pub enum XdpMode {
     Driver,
     /// In the generic hook (after the kernel allocated the packet).
     Generic,
+}
+
+impl XdpMode {
+    /// As `guard.mode` and `/status` spell it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Driver => "driver",
+            Self::Generic => "generic",
+        }
+    }
 }
 
 /// What went wrong, with what to do about it.
@@ -30,6 +46,14 @@ pub enum KernelError {
         /// Why, and what to do.
         reason: String,
     },
+    /// The sockets of a listener address could not be steered.
+    #[error("steering of {address}: {reason}")]
+    Steer {
+        /// The listener address.
+        address: SocketAddr,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A map could not be read or written.
     #[error("map {map}: {reason}")]
     Map {
@@ -40,53 +64,48 @@ pub enum KernelError {
     },
 }
 
-/// The loaded object: programs, maps and links. Dropping it detaches XDP.
-#[derive(Debug)]
-pub struct Programs(());
-
-impl Programs {
-    /// Loads the embedded object: the steering program, and the guard if `guard` names interfaces.
-    pub fn load() -> Result<Self, KernelError> {
-        unimplemented!()
+impl KernelError {
+    /// A map operation failed.
+    fn map(map: &'static str, error: impl std::error::Error + 'static) -> Self {
+        Self::Map { map, reason: chain(&error) }
     }
+}
 
-    /// Attaches the guard to one interface; with `Auto` driver mode is tried first, then generic.
-    pub fn attach_guard(&mut self, _interface: &str, _mode: model::GuardMode) -> Result<XdpMode, KernelError> {
-        unimplemented!()
+/// An error with all its causes in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let line = error.to_string();
+        if !text.contains(&line) {
+            text = format!("{text}: {line}");
+        }
+        cause = error.source();
     }
+    text
+}
 
-    /// Writes allow, deny, rates, `dry_run` and the addresses whose packets are judged.
-    pub fn apply_guard(&mut self, _guard: &model::Guard, _listeners: &[SocketAddr]) -> Result<(), KernelError> {
-        unimplemented!()
+/// The errno at the bottom of an error's causes.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(code) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+            return Some(code);
+        }
+        next = error.source();
     }
+    None
+}
 
-    /// Sets policy and `stuck_after`.
-    pub fn apply_steering(&mut self, _steering: model::Steering, _stuck_after: std::time::Duration) -> Result<(), KernelError> {
-        unimplemented!()
-    }
+/// An address as both programs look it up.
+fn listener_key(address: SocketAddr) -> ListenerKey {
+    ListenerKey { address: mapped(address.ip()), port: u32::from(address.port()) }
+}
 
-    /// Puts one listener address's sockets (index = worker) into the sockarray under `generation` and attaches the reuseport program.
-    pub fn steer(&mut self, _address: SocketAddr, _generation: u32, _sockets: &[BorrowedFd<'_>]) -> Result<(), KernelError> {
-        unimplemented!()
-    }
-
-    /// The mmapable array of `WorkerSlot`s, for the data plane.
-    pub fn slots(&self) -> BorrowedFd<'_> {
-        unimplemented!()
-    }
-
-    /// Marks every slot of a generation empty: its data plane is dead.
-    pub fn clear_slots(&mut self, _generation: u32) -> Result<(), KernelError> {
-        unimplemented!()
-    }
-
-    /// Packets by verdict reason label, summed over CPUs.
-    pub fn verdicts(&self) -> Result<BTreeMap<String, u64>, KernelError> {
-        unimplemented!()
-    }
-
-    /// Flows by slot, and flows left to the kernel by reason label.
-    pub fn steered(&self) -> Result<(BTreeMap<u32, u64>, BTreeMap<String, u64>), KernelError> {
-        unimplemented!()
+/// IPv4 as IPv4-mapped IPv6, in network order.
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
     }
 }

@@ -5,6 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+
 use super::run_dir::CONTROL_SOCKET;
 use crate::control::messages::{Request, Response};
 
@@ -41,6 +44,7 @@ pub fn ask(run_dir: &Path, request: Request) -> Result<Response, AskError> {
         _ => AskError::Absent(run_dir.to_owned()),
     })?;
     // The supervisor bounds stop and drain by itself: it kills what does not end in time.
+    let supervisor = getsockopt(&stream, PeerCredentials).map_err(|errno| AskError::Silent(errno.into()))?.pid();
     let wait = (request == Request::Status).then_some(STATUS_WAIT);
     stream.set_read_timeout(wait).map_err(AskError::Silent)?;
     let mut line = serde_json::to_vec(&request).map_err(AskError::Malformed)?;
@@ -53,9 +57,23 @@ pub fn ask(run_dir: &Path, request: Request) -> Result<Response, AskError> {
     }
     let response = serde_json::from_slice(&answer).map_err(AskError::Malformed)?;
     if request != Request::Status {
-        // Its process ends right after the receipt, and with it this connection: then everything is free for a successor.
+        // Its process ends right after the receipt, and with it this connection.
         let _ = stream.set_read_timeout(Some(STATUS_WAIT));
         let _ = stream.read(&mut [0]);
+        wait_until_gone(supervisor);
     }
     Ok(response)
+}
+
+/// The kernel closes a process's connections shortly before it is gone: whoever starts a successor next shall not see both.
+fn wait_until_gone(pid: i32) {
+    for _ in 0..1_000 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The state is the first field after the name, which is in parentheses and may contain anything.
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+        if state.is_none_or(|state| state == "Z" || state == "X") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

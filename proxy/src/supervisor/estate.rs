@@ -170,11 +170,11 @@ impl Estate {
             };
             match attached {
                 Ok(mode) => {
-                    info!(interface, mode = xdp_label(mode), "XDP attached");
+                    info!(interface, mode = mode.label(), "XDP attached");
                     if mode == XdpMode::Generic && guard.mode == GuardMode::Auto {
                         info!(interface, "the driver takes no XDP: generic mode judges packets after the kernel allocated them");
                     }
-                    self.guarded.insert(interface.clone(), xdp_label(mode).into());
+                    self.guarded.insert(interface.clone(), mode.label().into());
                 }
                 Err(reason) if guard.mode == GuardMode::Auto => {
                     self.degraded.push(format!("guard: packets on {interface} reach the kernel unjudged ({reason})"));
@@ -196,7 +196,7 @@ impl Estate {
         items.extend(self.admin.as_ref().map(|_| Item::Admin));
         let workers = self.topology.workers.len();
         items.extend((0..workers).flat_map(|worker| (0..self.bound.len()).map(move |address| Item::Listener { worker, address })));
-        let place = |place: &topology::Placement| Place { cpu: Some(place.cpu), node: Some(place.node), memory_node: place.memory_node };
+        let place = |place: &topology::Placement| Place { cpu: place.cpu, node: place.node, memory_node: place.memory_node };
         let start = Start {
             protocol: PROTOCOL,
             generation,
@@ -262,13 +262,6 @@ impl Estate {
             SteeringPolicy::Hash => "hash",
         };
         SteeringStatus { policy: policy.into(), selected, fallback }
-    }
-}
-
-fn xdp_label(mode: XdpMode) -> &'static str {
-    match mode {
-        XdpMode::Driver => "driver",
-        XdpMode::Generic => "generic",
     }
 }
 

@@ -1,0 +1,26 @@
+//! The user side: aya's word that these types may be copied to and from a map as bytes.
+#![allow(unsafe_code, reason = "aya::Pod is an unsafe marker trait; the types are plain numbers without padding")]
+
+use aya::Pod;
+
+use crate::ListenerKey;
+use crate::guard::GuardConfig;
+use crate::steer::{SteerConfig, SteerListener, WorkerSlot};
+
+/// Fails to compile when the fields do not fill the type, that is when there is padding.
+macro_rules! pod {
+    ($($type:ty = $fields:expr;)*) => {$(
+        const _: () = assert!(core::mem::size_of::<$type>() == $fields);
+        // SAFETY: `#[repr(C)]`, `Copy`, `'static`, made of integers that accept any bit pattern, and without
+        // padding: the sizes of the fields add up to the size of the type (asserted above).
+        unsafe impl Pod for $type {}
+    )*};
+}
+
+pod! {
+    ListenerKey = 16 + 4;
+    GuardConfig = 4 + 4 + 8 + 8 + 2 * 8;
+    SteerConfig = 4 + 4 + 8;
+    SteerListener = 4 + 2 * 4;
+    WorkerSlot = 4 + 4 + 8 + 4 + 4 + 10 * 4;
+}

@@ -1,0 +1,32 @@
+//! Entry points of Sluice's eBPF programs; what they do is in `guard` and `steer`.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "the target has no atomic fetch_add; see maps::add")]
+#![expect(missing_docs, reason = "the macros of aya-ebpf make public functions without documentation")]
+
+mod guard;
+mod maps;
+mod packet;
+mod steer;
+
+use aya_ebpf::macros::{sk_reuseport, xdp};
+use aya_ebpf::programs::{SkReuseportContext, XdpContext};
+
+/// The guard: one verdict for every packet that arrives.
+#[xdp(frags)]
+pub fn sluice_guard(ctx: XdpContext) -> u32 {
+    guard::run(&ctx)
+}
+
+/// Steering: one listening socket for every new flow, and for every flow whose listening socket goes away.
+#[sk_reuseport(migrate)]
+pub fn sluice_steer(ctx: SkReuseportContext) -> u32 {
+    steer::run(&ctx)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here can panic: the verifier would not load a program that loops for ever.
+    loop {}
+}

@@ -1,0 +1,222 @@
+//! Every map of both programs, behind safe functions that say what is kept there. Names here are the names
+//! that the user side looks up (proxy/src/kernel/).
+#![allow(unsafe_code, reason = "map values are raw pointers; every one is looked up, checked and used within one function")]
+
+use core::ffi::c_void;
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::ptr::from_mut;
+
+use aya_ebpf::helpers::{bpf_get_numa_node_id, bpf_ktime_get_ns, bpf_loop};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ReusePortSockArray};
+use aya_ebpf::programs::SkReuseportContext;
+use proxy_common::ListenerKey;
+use proxy_common::guard::{self, GuardConfig, Verdict};
+use proxy_common::steer::{self, Fallback, SteerConfig, SteerListener, WorkerSlot};
+
+/// BPF_F_MMAPABLE: user space maps the values and writes them without a system call.
+const MMAPABLE: u32 = 1 << 10;
+
+/// Some helpers are for programs under the GPL or compatible terms only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[map]
+static GUARD_CONFIG: Array<GuardConfig> = Array::with_max_entries(1, 0);
+#[map]
+static GUARD_VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(guard::VERDICTS, 0);
+#[map]
+static GUARD_PORTS: Array<u64> = Array::with_max_entries(guard::PORT_WORDS, 0);
+#[map]
+static GUARD_LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(guard::LISTENERS_MAX, 0);
+#[map]
+static GUARD_ALLOW: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(guard::PREFIXES_MAX, 0);
+#[map]
+static GUARD_DENY: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(guard::PREFIXES_MAX, 0);
+#[map]
+static GUARD_SYN_BUCKETS: Array<u64> = Array::with_max_entries(guard::SYN_BUCKETS, 0);
+
+#[map]
+static STEER_CONFIG: Array<SteerConfig> = Array::with_max_entries(1, 0);
+#[map]
+static STEER_LISTENERS: HashMap<ListenerKey, SteerListener> = HashMap::with_max_entries(steer::LISTENERS_MAX, 0);
+#[map]
+static STEER_SLOTS: Array<WorkerSlot> = Array::with_max_entries(steer::SLOTS, MMAPABLE);
+#[map]
+static STEER_SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(steer::SOCKETS, 0);
+#[map]
+static STEER_SELECTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(steer::SLOTS, 0);
+#[map]
+static STEER_FALLBACKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(steer::FALLBACKS, 0);
+#[map]
+static STEER_MIGRATED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static STEER_LOGGED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// CLOCK_MONOTONIC nanoseconds.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: takes nothing and only reads a clock.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The NUMA node of this CPU.
+#[inline(always)]
+pub fn numa_node() -> u32 {
+    // SAFETY: takes nothing and only reads a per-CPU variable.
+    let node = unsafe { bpf_get_numa_node_id() };
+    node as u32
+}
+
+/// The body of a loop that the verifier checks once, however often it runs.
+pub trait Step {
+    /// Whether the loop ends here.
+    fn step(&mut self, number: u32) -> bool;
+}
+
+/// Calls `state.step` with 0, 1, … until it says so or `most` calls were made. A plain loop over this many slots costs the
+/// verifier more states than it allows.
+#[inline(always)]
+pub fn repeat<S: Step>(most: u32, state: &mut S) {
+    unsafe extern "C" fn call<S: Step>(number: u32, state: *mut c_void) -> i64 {
+        // SAFETY: `repeat` passes the state that it borrows for as long as the loop runs.
+        let state = unsafe { &mut *state.cast::<S>() };
+        i64::from(state.step(number))
+    }
+    let body = call::<S> as unsafe extern "C" fn(u32, *mut c_void) -> i64;
+    // SAFETY: the kernel calls `body` with a number and the state, on this stack, before it returns.
+    unsafe { bpf_loop(most, body as *mut c_void, from_mut(state).cast(), 0) };
+}
+
+/// Adds to a counter of this CPU.
+#[inline(always)]
+fn count(counters: &PerCpuArray<u64>, index: u32) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
+        // SAFETY: the pointer was checked, and XDP and reuseport programs are not interrupted by themselves
+        // on one CPU.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}
+
+#[inline(always)]
+pub fn count_verdict(verdict: Verdict) {
+    count(&GUARD_VERDICTS, verdict as u32);
+}
+
+#[inline(always)]
+pub fn count_selected(slot: u32) {
+    count(&STEER_SELECTED, slot);
+}
+
+#[inline(always)]
+pub fn count_fallback(fallback: Fallback) {
+    count(&STEER_FALLBACKS, fallback as u32);
+}
+
+#[inline(always)]
+pub fn count_migrated() {
+    count(&STEER_MIGRATED, 0);
+}
+
+#[inline(always)]
+pub fn guard_config() -> Option<&'static GuardConfig> {
+    // A map lives at least as long as the program.
+    GUARD_CONFIG.get(0)
+}
+
+/// `PORT_…` of one port.
+#[inline(always)]
+pub fn port_bits(port: u16) -> u64 {
+    let (word, shift) = guard::port_place(port);
+    match GUARD_PORTS.get(word) {
+        Some(bits) => *bits >> shift,
+        None => 0,
+    }
+}
+
+#[inline(always)]
+pub fn is_listener(key: &ListenerKey) -> bool {
+    // SAFETY: only whether there is an entry matters, its value is never read.
+    unsafe { GUARD_LISTENERS.get(key) }.is_some()
+}
+
+/// The value of a prefix is 0 where it is an exemption from a shorter one.
+#[inline(always)]
+pub fn on_allow_list(address: [u8; 16]) -> bool {
+    matches!(GUARD_ALLOW.get(Key::new(128, address)), Some(listed) if *listed != 0)
+}
+
+#[inline(always)]
+pub fn on_deny_list(address: [u8; 16]) -> bool {
+    matches!(GUARD_DENY.get(Key::new(128, address)), Some(listed) if *listed != 0)
+}
+
+/// Takes one SYN out of a bucket; false when it does not hold that much.
+///
+/// The bucket is the time at which it is full again (the generic cell rate algorithm): empty when that is
+/// `depth` away. CPUs share it without a lock: under load they add atomically, so no SYN is forgotten; only
+/// the first SYN after a pause is a plain store, and may swallow those of other CPUs in the same instant.
+#[inline(always)]
+pub fn take_syn(bucket: u32, now: u64, cost: u64, depth: u64) -> bool {
+    let Some(full_at) = GUARD_SYN_BUCKETS.get_ptr_mut(bucket) else { return true };
+    // SAFETY: checked above; aligned, since array values are; volatile, since other CPUs write it.
+    let at = unsafe { full_at.read_volatile() };
+    let debt = at.saturating_sub(now);
+    if debt > depth {
+        // A deeper bucket was configured before: nobody pays for that.
+        // SAFETY: as above.
+        unsafe { full_at.write_volatile(now + depth) };
+        return false;
+    }
+    if debt + cost > depth {
+        return false;
+    }
+    if debt == 0 {
+        // SAFETY: as above.
+        unsafe { full_at.write_volatile(now + cost) };
+    } else {
+        // SAFETY: as above. The target knows atomic addition, but `AtomicU64::fetch_add` does not exist there.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(full_at, cost) };
+    }
+    true
+}
+
+#[inline(always)]
+pub fn steer_config() -> Option<&'static SteerConfig> {
+    STEER_CONFIG.get(0)
+}
+
+#[inline(always)]
+pub fn steer_listener(key: &ListenerKey) -> Option<&'static SteerListener> {
+    // SAFETY: the value is plain numbers; an update swaps the whole element, a removal keeps it until this
+    // program has returned (RCU), or hands it to another listener at worst: then the select fails.
+    unsafe { STEER_LISTENERS.get(key) }
+}
+
+/// One field of a slot: the worker writes while this reads.
+#[inline(always)]
+pub fn slot(index: u32) -> Option<&'static WorkerSlot> {
+    STEER_SLOTS.get(index)
+}
+
+/// Gives the flow to the socket at `index`; the error is the kernel's.
+#[inline(always)]
+pub fn select(ctx: &SkReuseportContext, index: u32) -> Result<(), i64> {
+    STEER_SOCKETS.select_reuseport(ctx, index)
+}
+
+/// Whether a line may be logged: at most one in a second over all CPUs (two that race both may).
+#[inline(always)]
+pub fn may_log(now: u64) -> bool {
+    let Some(logged) = STEER_LOGGED.get_ptr_mut(0) else { return false };
+    // SAFETY: checked above; a race costs one more line.
+    let last = unsafe { logged.read_volatile() };
+    if last != 0 && now.saturating_sub(last) < 1_000_000_000 {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe { logged.write_volatile(now) };
+    true
+}

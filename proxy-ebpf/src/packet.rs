@@ -1,0 +1,212 @@
+//! What the programs read from a packet and from a listening socket: Ethernet, 802.1Q and 802.1ad, RFC 791,
+//! RFC 8200, RFC 9293. Every read is checked against the packet's end first; whatever is not understood is an
+//! error that says which, and passes.
+#![allow(unsafe_code, reason = "packet bytes and socket fields are raw pointers; every read is bounds-checked next to it")]
+
+use core::hint::black_box;
+
+use aya_ebpf::programs::{SkReuseportContext, XdpContext};
+use proxy_common::ListenerKey;
+use proxy_common::guard::Verdict;
+use proxy_common::steer::Fallback;
+
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+const ETHERTYPE_V4: u16 = 0x0800;
+const ETHERTYPE_V6: u16 = 0x86dd;
+/// An outer 802.1ad or 802.1Q tag and an inner 802.1Q tag.
+const TAGS_MAX: usize = 2;
+
+const PROTOCOL_HOP_BY_HOP: u8 = 0;
+const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_ROUTING: u8 = 43;
+const PROTOCOL_FRAGMENT: u8 = 44;
+const PROTOCOL_AUTHENTICATION: u8 = 51;
+const PROTOCOL_DESTINATION: u8 = 60;
+const PROTOCOL_MOBILITY: u8 = 135;
+const PROTOCOL_HIP: u8 = 139;
+const PROTOCOL_SHIM6: u8 = 140;
+/// Extension headers walked. RFC 8200 names six, once each but for destination options.
+const EXTENSIONS_MAX: usize = 8;
+
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// What the guard judges: a TCP segment's addresses (IPv4 as IPv4-mapped) and what kind it is.
+pub struct Segment {
+    pub source: [u8; 16],
+    pub destination: [u8; 16],
+    pub destination_port: u16,
+    pub is_v4: bool,
+    /// A SYN without ACK: asks for a connection.
+    pub opens: bool,
+}
+
+/// `::ffff:0:0`: the first twelve bytes of every IPv4-mapped address.
+#[inline(always)]
+fn mapped(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// Reads `N` bytes at `offset`, if the packet has them.
+#[inline(always)]
+fn read<const N: usize>(ctx: &XdpContext, offset: usize) -> Result<[u8; N], Verdict> {
+    // The verifier wants the very pointer that was compared; left alone, the optimizer compares one sum and reads through
+    // another.
+    let start = black_box(ctx.data() + offset);
+    if start + N > ctx.data_end() {
+        return Err(Verdict::Truncated);
+    }
+    // SAFETY: `start..start + N` lies within the packet (checked above), and bytes need no alignment.
+    Ok(unsafe { *(start as *const [u8; N]) })
+}
+
+#[inline(always)]
+fn read_u16(ctx: &XdpContext, offset: usize) -> Result<u16, Verdict> {
+    Ok(u16::from_be_bytes(read::<2>(ctx, offset)?))
+}
+
+/// Finds the TCP segment in an Ethernet frame.
+#[inline(always)]
+pub fn parse(ctx: &XdpContext) -> Result<Segment, Verdict> {
+    let mut offset = 14;
+    let mut ethertype = read_u16(ctx, 12)?;
+    for _ in 0..TAGS_MAX {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
+            break;
+        }
+        ethertype = read_u16(ctx, offset + 2)?;
+        offset += 4;
+    }
+    match ethertype {
+        ETHERTYPE_V4 => parse_v4(ctx, offset),
+        ETHERTYPE_V6 => parse_v6(ctx, offset),
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(Verdict::TooManyTags),
+        _ => Err(Verdict::NotIp),
+    }
+}
+
+#[inline(always)]
+fn parse_v4(ctx: &XdpContext, offset: usize) -> Result<Segment, Verdict> {
+    let [version_and_length, ..] = read::<20>(ctx, offset)?;
+    let length = usize::from(version_and_length & 0x0f) * 4;
+    if version_and_length >> 4 != 4 || length < 20 {
+        return Err(Verdict::Malformed);
+    }
+    // More fragments follow, or this is not the first.
+    if read_u16(ctx, offset + 6)? & 0x3fff != 0 {
+        return Err(Verdict::Fragment);
+    }
+    let [protocol] = read::<1>(ctx, offset + 9)?;
+    if protocol != PROTOCOL_TCP {
+        return Err(Verdict::NotTcp);
+    }
+    let source = mapped(read(ctx, offset + 12)?);
+    let destination = mapped(read(ctx, offset + 16)?);
+    parse_tcp(ctx, offset + length, source, destination, true)
+}
+
+#[inline(always)]
+fn parse_v6(ctx: &XdpContext, offset: usize) -> Result<Segment, Verdict> {
+    let [version, ..] = read::<40>(ctx, offset)?;
+    if version >> 4 != 6 {
+        return Err(Verdict::Malformed);
+    }
+    let [next] = read::<1>(ctx, offset + 6)?;
+    let source = read(ctx, offset + 8)?;
+    let destination = read(ctx, offset + 24)?;
+    let offset = skip_extensions(ctx, offset + 40, next)?;
+    parse_tcp(ctx, offset, source, destination, false)
+}
+
+/// Walks the extension headers (RFC 8200 section 4) to the TCP header.
+#[inline(always)]
+fn skip_extensions(ctx: &XdpContext, mut offset: usize, mut next: u8) -> Result<usize, Verdict> {
+    for _ in 0..EXTENSIONS_MAX {
+        if next == PROTOCOL_TCP {
+            return Ok(offset);
+        }
+        let length = match next {
+            PROTOCOL_HOP_BY_HOP
+            | PROTOCOL_DESTINATION
+            | PROTOCOL_MOBILITY
+            | PROTOCOL_HIP
+            | PROTOCOL_SHIM6
+            | PROTOCOL_ROUTING
+            | PROTOCOL_FRAGMENT
+            | PROTOCOL_AUTHENTICATION => read::<4>(ctx, offset)?,
+            _ => return Err(Verdict::NotTcp),
+        };
+        let [following, units, _, segments_left] = length;
+        let length = match next {
+            // Only a packet in one piece goes on (RFC 6946: the kernel does not treat it as a fragment).
+            PROTOCOL_FRAGMENT => {
+                if read_u16(ctx, offset + 2)? & 0xfff9 != 0 {
+                    return Err(Verdict::Fragment);
+                }
+                8
+            }
+            PROTOCOL_AUTHENTICATION => (usize::from(units) + 2) * 4,
+            PROTOCOL_ROUTING if segments_left != 0 => return Err(Verdict::SourceRouted),
+            _ => (usize::from(units) + 1) * 8,
+        };
+        offset += length;
+        next = following;
+    }
+    if next == PROTOCOL_TCP { Ok(offset) } else { Err(Verdict::TooManyExtensions) }
+}
+
+#[inline(always)]
+fn parse_tcp(ctx: &XdpContext, offset: usize, source: [u8; 16], destination: [u8; 16], is_v4: bool) -> Result<Segment, Verdict> {
+    let header = read::<20>(ctx, offset)?;
+    let [_, _, port_high, port_low, _, _, _, _, _, _, _, _, length, flags, ..] = header;
+    if length >> 4 < 5 {
+        return Err(Verdict::Malformed);
+    }
+    Ok(Segment {
+        source,
+        destination,
+        destination_port: u16::from_be_bytes([port_high, port_low]),
+        is_v4,
+        opens: flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
+    })
+}
+
+/// The listener that a flow came to, by the address its socket is bound to.
+#[inline(always)]
+pub fn listener(ctx: &SkReuseportContext) -> Result<ListenerKey, Fallback> {
+    let sk = ctx.sk().sock;
+    if sk.is_null() {
+        return Err(Fallback::UnknownFamily);
+    }
+    // All fields are read here, whole and volatile: the verifier allows neither a computed address within a socket nor a part
+    // of a field, and that is what the optimizer makes of reads that depend on the family.
+    // SAFETY: not null; the verifier turns each field access into a checked read of the socket.
+    let (family, port, v4, v6) = unsafe {
+        (
+            (&raw const (*sk).family).read_volatile(),
+            (&raw const (*sk).src_port).read_volatile(),
+            (&raw const (*sk).src_ip4).read_volatile(),
+            [
+                (&raw const (*sk).src_ip6[0]).read_volatile(),
+                (&raw const (*sk).src_ip6[1]).read_volatile(),
+                (&raw const (*sk).src_ip6[2]).read_volatile(),
+                (&raw const (*sk).src_ip6[3]).read_volatile(),
+            ],
+        )
+    };
+    let address = match family {
+        AF_INET => [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), v4],
+        AF_INET6 => v6,
+        _ => return Err(Fallback::UnknownFamily),
+    };
+    let [a, b, c, d] = address.map(u64::from);
+    // Both are in network order in memory; the halves are put together as the little-endian machine holds them.
+    let address = (u128::from(c | (d << 32)) << 64) | u128::from(a | (b << 32));
+    let address = address.to_ne_bytes();
+    Ok(ListenerKey { address, port })
+}

@@ -1,0 +1,121 @@
+//! What the control thread can say about the data plane without asking any worker: all of it is read from shared memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use proxy_common::steer::{SLOT_DRAINING, SLOT_LIVE};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::model::Config;
+use crate::control::messages::{Place, Start};
+use crate::control::now;
+use crate::control::shared::{Counters, SteeringSlot};
+use crate::control::status::{DataPlaneStatus, EndpointStatus, ListenerStatus, SupervisorStatus, UpstreamStatus, WorkerStatus};
+use crate::telemetry::admin::{Sources, SupervisorAnswer};
+use crate::telemetry::counters::{Cells, Plain};
+
+/// A question to the supervisor, with where its answer goes.
+pub type Question = oneshot::Sender<SupervisorStatus>;
+
+/// One worker, from outside.
+#[derive(Debug)]
+pub struct Watched {
+    /// Where it runs.
+    pub place: Place,
+    /// What it counts.
+    pub counters: Counters,
+    /// What it publishes.
+    pub slot: SteeringSlot,
+    /// Its thread has ended.
+    pub ended: AtomicBool,
+}
+
+/// Shared by the control loop and the admin endpoints.
+#[derive(Debug)]
+pub struct View {
+    /// What the supervisor said at the start.
+    pub start: Start,
+    /// The current configuration.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Index = worker.
+    pub workers: Vec<Watched>,
+    /// Every worker accepts, or did.
+    pub ready: AtomicBool,
+    /// Asked to drain or to stop.
+    pub draining: AtomicBool,
+    /// To the control loop, which asks the supervisor.
+    pub questions: mpsc::Sender<Question>,
+}
+
+impl View {
+    /// Whether no worker takes connections any more.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        let is_done = |worker: &Watched| worker.ended.load(Ordering::Relaxed) || worker.slot.view().state == SLOT_DRAINING;
+        self.workers.iter().all(is_done)
+    }
+
+    fn worker(&self, index: usize, worker: &Watched) -> WorkerStatus {
+        let slot = worker.slot.view();
+        let stuck_after = self.config.load().workers.stuck_after;
+        let is_stuck = slot.running_since.is_some_and(|since| now().since(since) > stuck_after);
+        let state = match slot.state {
+            _ if worker.ended.load(Ordering::Relaxed) => "dead",
+            SLOT_LIVE | SLOT_DRAINING if is_stuck => "stuck",
+            SLOT_LIVE => "live",
+            SLOT_DRAINING => "draining",
+            _ => "starting",
+        };
+        WorkerStatus {
+            worker: index,
+            cpu: Some(worker.place.cpu),
+            node: worker.place.memory_node,
+            state: state.into(),
+            connections: worker.counters.value(Plain::Open),
+            accepted: worker.counters.value(Plain::Accepted),
+            requests: worker.counters.value(Plain::Requests),
+        }
+    }
+}
+
+impl Sources for View {
+    fn data_plane(&self) -> DataPlaneStatus {
+        let config = self.config.load();
+        let draining = self.draining.load(Ordering::Relaxed);
+        let listener = |address: &crate::control::messages::Address| ListenerStatus {
+            name: config.listeners.get(address.listener).map(|listener| listener.name.clone()).unwrap_or_default(),
+            address: address.address.to_string(),
+        };
+        let upstream = |upstream: &Arc<crate::config::model::Upstream>| UpstreamStatus {
+            name: upstream.name.clone(),
+            endpoints: upstream
+                .endpoints
+                .iter()
+                .map(|endpoint| EndpointStatus { address: endpoint.label.clone(), health: "unchecked".into() })
+                .collect(),
+        };
+        DataPlaneStatus {
+            pid: std::process::id(),
+            generation: self.start.generation,
+            // Reloading is not built yet, so it is always the first.
+            snapshot: 1,
+            ready: self.ready.load(Ordering::Relaxed) && !draining,
+            draining,
+            workers: self.workers.iter().enumerate().map(|(index, worker)| self.worker(index, worker)).collect(),
+            listeners: self.start.addresses.iter().map(listener).collect(),
+            upstreams: config.upstreams.iter().map(upstream).collect(),
+        }
+    }
+
+    fn counters(&self) -> Vec<Cells> {
+        self.workers.iter().map(|worker| worker.counters.cells()).collect()
+    }
+
+    fn supervisor(&self) -> SupervisorAnswer<'_> {
+        let (question, answer) = oneshot::channel();
+        // Full: enough are waiting for the same answer, and this one does without.
+        let asked = self.questions.try_send(question).is_ok();
+        Box::pin(async move { if asked { answer.await.ok() } else { None } })
+    }
+}

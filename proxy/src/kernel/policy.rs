@@ -1,0 +1,290 @@
+//! What the programs are told: the guard's lists, rates and listener addresses, and the steering policy.
+//!
+//! Changes are made in an order in which every state between is the old policy, the new one, or the stricter of both for
+//! a source that is on neither list: additions, then the configuration, then removals.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap};
+use ipnet::IpNet;
+use proxy_common::ListenerKey;
+use proxy_common::guard::{
+    GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, LISTENERS_MAX, PORT_ANY_V4, PORT_ANY_V6, PORT_EXACT,
+    PORT_WORDS, PREFIXES_MAX, port_place,
+};
+use proxy_common::steer::{POLICY_HASH, POLICY_LEAST_LOADED, POLICY_NUMA_LOCAL, SteerConfig};
+
+use super::loader::Programs;
+use super::{KernelError, listener_key, mapped};
+use crate::config::model;
+
+const CONFIG: &str = "GUARD_CONFIG";
+const PORTS: &str = "GUARD_PORTS";
+const LISTENERS: &str = "GUARD_LISTENERS";
+const ALLOW: &str = "GUARD_ALLOW";
+const DENY: &str = "GUARD_DENY";
+const STEER_CONFIG: &str = "STEER_CONFIG";
+
+/// Prefix length and address, as in a trie's key; the value is 0 where a prefix is exempt from a shorter one.
+type Prefixes = BTreeMap<(u32, [u8; 16]), u32>;
+
+impl Programs {
+    /// Writes allow, deny, rates, `dry_run` and the addresses whose packets are judged.
+    pub fn apply_guard(&mut self, guard: &model::Guard, listeners: &[SocketAddr]) -> Result<(), KernelError> {
+        let allow = prefixes(&guard.allow);
+        let deny = prefixes(&guard.deny);
+        let plan = ListenerPlan::new(listeners);
+        bounded(ALLOW, allow.len(), PREFIXES_MAX)?;
+        bounded(DENY, deny.len(), PREFIXES_MAX)?;
+        bounded(LISTENERS, plan.exact.len(), LISTENERS_MAX)?;
+
+        let stale_allow = self.add_prefixes(ALLOW, &allow)?;
+        let stale_deny = self.add_prefixes(DENY, &deny)?;
+        self.judge_listeners(&plan)?;
+        let config = guard_config(guard, self.seeds);
+        self.map_mut::<Array<_, GuardConfig>>(CONFIG)?.set(0, config, 0).map_err(|error| KernelError::map(CONFIG, error))?;
+        self.remove_prefixes(ALLOW, &stale_allow)?;
+        self.remove_prefixes(DENY, &stale_deny)
+    }
+
+    /// Sets policy and `stuck_after`.
+    pub fn apply_steering(&mut self, steering: model::Steering, stuck_after: Duration) -> Result<(), KernelError> {
+        let policy = match steering.policy {
+            model::SteeringPolicy::LeastLoaded => POLICY_LEAST_LOADED,
+            model::SteeringPolicy::NumaLocal => POLICY_NUMA_LOCAL,
+            model::SteeringPolicy::Hash => POLICY_HASH,
+        };
+        let config = SteerConfig { policy, reserved: 0, stuck_after_nanos: nanos(stuck_after) };
+        self.map_mut::<Array<_, SteerConfig>>(STEER_CONFIG)?
+            .set(0, config, 0)
+            .map_err(|error| KernelError::map(STEER_CONFIG, error))
+    }
+
+    /// What the guard's program reads now.
+    pub(super) fn guard_config(&self) -> Result<GuardConfig, KernelError> {
+        self.map::<Array<_, GuardConfig>>(CONFIG)?.get(&0, 0).map_err(|error| KernelError::map(CONFIG, error))
+    }
+
+    /// What the steering program reads now.
+    pub(super) fn steer_config(&self) -> Result<SteerConfig, KernelError> {
+        self.map::<Array<_, SteerConfig>>(STEER_CONFIG)?.get(&0, 0).map_err(|error| KernelError::map(STEER_CONFIG, error))
+    }
+
+    /// Inserts what is missing or different; returns the prefixes that have to go.
+    fn add_prefixes(&mut self, name: &'static str, wanted: &Prefixes) -> Result<Vec<Key<[u8; 16]>>, KernelError> {
+        let failed = |error| KernelError::map(name, error);
+        let mut trie = self.map_mut::<LpmTrie<_, [u8; 16], u32>>(name)?;
+        let present: Vec<_> = trie.iter().collect::<Result<_, _>>().map_err(failed)?;
+        let present: Prefixes = present.into_iter().map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect();
+        let stale: Vec<_> = present.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        // The trie holds both for a moment; where that is too much, the old ones go first.
+        let room = PREFIXES_MAX as usize;
+        let early = (present.len() + wanted.len()).saturating_sub(room).min(stale.len());
+        let (early, late) = stale.split_at(early);
+        for (length, address) in early {
+            trie.remove(&Key::new(*length, *address)).map_err(failed)?;
+        }
+        for (&(length, address), value) in wanted {
+            if present.get(&(length, address)) != Some(value) {
+                trie.insert(&Key::new(length, address), value, 0).map_err(failed)?;
+            }
+        }
+        Ok(late.iter().map(|(length, address)| Key::new(*length, *address)).collect())
+    }
+
+    fn remove_prefixes(&mut self, name: &'static str, stale: &[Key<[u8; 16]>]) -> Result<(), KernelError> {
+        let mut trie = self.map_mut::<LpmTrie<_, [u8; 16], u32>>(name)?;
+        for key in stale {
+            trie.remove(key).map_err(|error| KernelError::map(name, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes `plan` the set of addresses whose packets are judged.
+    fn judge_listeners(&mut self, plan: &ListenerPlan) -> Result<(), KernelError> {
+        let failed = |error| KernelError::map(LISTENERS, error);
+        let mut exact = self.map_mut::<HashMap<_, ListenerKey, u32>>(LISTENERS)?;
+        let present: Vec<ListenerKey> = exact.keys().collect::<Result<_, _>>().map_err(failed)?;
+        for key in present.iter().filter(|key| !plan.exact.contains(&order(key))) {
+            exact.remove(key).map_err(failed)?;
+        }
+        for &(address, port) in &plan.exact {
+            exact.insert(ListenerKey { address, port }, 1, 0).map_err(failed)?;
+        }
+
+        let failed = |error| KernelError::map(PORTS, error);
+        let mut ports = self.map_mut::<Array<_, u64>>(PORTS)?;
+        for (word, bits) in (0..PORT_WORDS).zip(plan.words()) {
+            if ports.get(&word, 0).map_err(failed)? != bits {
+                ports.set(word, bits, 0).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bounded(map: &'static str, entries: usize, most: u32) -> Result<(), KernelError> {
+    if entries > most as usize {
+        return Err(KernelError::Map { map, reason: format!("{entries} entries wanted, {most} are the most") });
+    }
+    Ok(())
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn order(key: &ListenerKey) -> ([u8; 16], u32) {
+    (key.address, key.port)
+}
+
+fn guard_config(guard: &model::Guard, seeds: [u64; 2]) -> GuardConfig {
+    let mut flags = 0;
+    for (flag, set) in [
+        (GUARD_DRY_RUN, guard.dry_run),
+        (GUARD_ALLOW, !guard.allow.is_empty()),
+        (GUARD_DENY, !guard.deny.is_empty()),
+        (GUARD_SYN_RATE, guard.syn_rate_per_ip.is_some()),
+    ] {
+        if set {
+            flags |= flag;
+        }
+    }
+    let cost = 1_000_000_000 / u64::from(guard.syn_rate_per_ip.unwrap_or(1).clamp(1, 1_000_000_000));
+    GuardConfig {
+        flags,
+        configured: 1,
+        syn_cost_nanos: cost,
+        syn_depth_nanos: cost * u64::from(guard.syn_burst_per_ip.max(1)),
+        seeds,
+    }
+}
+
+/// The keys of a list. An IPv6 prefix so short that it covers the IPv4-mapped addresses must not catch IPv4: that part is
+/// exempted, unless the list has all of IPv4 too.
+fn prefixes(list: &[IpNet]) -> Prefixes {
+    let mut keys = Prefixes::new();
+    let all_v4 = (96, mapped(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    for net in list {
+        match net {
+            IpNet::V4(net) => {
+                keys.insert((96 + u32::from(net.prefix_len()), mapped(IpAddr::V4(net.network()))), 1);
+            }
+            IpNet::V6(net) => {
+                if net.prefix_len() < 96 && net.contains(&Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()) {
+                    keys.entry(all_v4).or_insert(0);
+                }
+                keys.insert((u32::from(net.prefix_len()), net.network().octets()), 1);
+            }
+        }
+    }
+    keys
+}
+
+/// Which addresses are ours, in the form the guard looks up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ListenerPlan {
+    /// `PORT_…` bits of the ports that have any.
+    ports: BTreeMap<u16, u64>,
+    /// Addresses of `PORT_EXACT` ports.
+    exact: BTreeSet<([u8; 16], u32)>,
+}
+
+impl ListenerPlan {
+    /// `[::]` takes IPv4 too, unless an IPv4 listener has the port.
+    fn new(listeners: &[SocketAddr]) -> Self {
+        let mut plan = Self::default();
+        let canonical = || listeners.iter().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
+        let v4_ports: BTreeSet<u16> = canonical().filter(SocketAddr::is_ipv4).map(|address| address.port()).collect();
+        for address in canonical() {
+            let port = address.port();
+            let bits = match address.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => PORT_ANY_V4,
+                IpAddr::V6(ip) if ip.is_unspecified() && v4_ports.contains(&port) => PORT_ANY_V6,
+                IpAddr::V6(ip) if ip.is_unspecified() => PORT_ANY_V4 | PORT_ANY_V6,
+                _ => {
+                    plan.exact.insert(order(&listener_key(address)));
+                    PORT_EXACT
+                }
+            };
+            *plan.ports.entry(port).or_default() |= bits;
+        }
+        plan
+    }
+
+    /// The whole port array.
+    fn words(&self) -> Vec<u64> {
+        let mut words = vec![0; PORT_WORDS as usize];
+        for (&port, &bits) in &self.ports {
+            let (word, shift) = port_place(port);
+            words[word as usize] |= bits << shift;
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(addresses: &[&str]) -> ListenerPlan {
+        let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        ListenerPlan::new(&addresses)
+    }
+
+    #[test]
+    fn a_dual_stack_wildcard_takes_both_families_unless_ipv4_has_the_port() {
+        assert_eq!(plan(&["[::]:443"]).ports, [(443, PORT_ANY_V4 | PORT_ANY_V6)].into());
+        assert_eq!(plan(&["[::]:443", "0.0.0.0:443"]).ports, [(443, PORT_ANY_V4 | PORT_ANY_V6)].into());
+        let split = plan(&["[::]:443", "192.0.2.1:443", "[::]:80"]);
+        assert_eq!(split.ports, [(443, PORT_ANY_V6 | PORT_EXACT), (80, PORT_ANY_V4 | PORT_ANY_V6)].into());
+        assert_eq!(split.exact, [order(&listener_key("192.0.2.1:443".parse().expect("an address")))].into());
+    }
+
+    #[test]
+    fn a_mapped_listener_is_an_ipv4_listener() {
+        assert_eq!(plan(&["[::ffff:192.0.2.1]:80"]), plan(&["192.0.2.1:80"]));
+    }
+
+    #[test]
+    fn neighbouring_ports_share_a_word_and_nothing_else() {
+        let words = plan(&["0.0.0.0:16", "[2001:db8::1]:17", "0.0.0.0:65535"]).words();
+        assert_eq!(words[1], PORT_ANY_V4 | (PORT_EXACT << 4));
+        assert_eq!(words[4095], PORT_ANY_V4 << 60);
+        assert_eq!(words.iter().filter(|word| **word != 0).count(), 2);
+    }
+
+    #[test]
+    fn a_short_ipv6_prefix_spares_ipv4() {
+        let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
+        let v4 = (96, mapped(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        assert_eq!(prefixes(&[net("::/0")]).get(&v4), Some(&0));
+        assert_eq!(prefixes(&[net("::/0"), net("0.0.0.0/0")]).get(&v4), Some(&1));
+        assert_eq!(prefixes(&[net("0.0.0.0/0"), net("::/0")]).get(&v4), Some(&1));
+        assert_eq!(prefixes(&[net("2001:db8::/32")]).get(&v4), None);
+        // Host bits do not make another key.
+        assert_eq!(prefixes(&[net("10.1.2.3/8")]), prefixes(&[net("10.0.0.0/8")]));
+    }
+
+    #[test]
+    fn a_bucket_holds_the_burst() {
+        let guard = |rate, burst| model::Guard {
+            interfaces: Vec::new(),
+            mode: model::GuardMode::Auto,
+            dry_run: false,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            syn_rate_per_ip: rate,
+            syn_burst_per_ip: burst,
+        };
+        let config = guard_config(&guard(Some(1000), 2000), [0; 2]);
+        assert_eq!((config.flags, config.syn_cost_nanos, config.syn_depth_nanos), (GUARD_SYN_RATE, 1_000_000, 2_000_000_000));
+        assert_eq!(guard_config(&guard(None, 2000), [0; 2]).flags, 0);
+        // The extremes neither divide by zero nor overflow.
+        assert_eq!(guard_config(&guard(Some(1), u32::MAX), [0; 2]).syn_depth_nanos, u64::from(u32::MAX) * 1_000_000_000);
+        assert_eq!(guard_config(&guard(Some(u32::MAX), 0), [0; 2]).syn_depth_nanos, 1);
+    }
+}
