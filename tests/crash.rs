@@ -168,6 +168,22 @@ fn a_drain_ends_at_its_timeout() {
 }
 
 #[test]
+fn the_drain_command_waits_for_the_drain() {
+    let origin = origin();
+    let mut sluice = Setup::to(origin.address()).start();
+    let mut busy = sluice.client();
+    busy.send("GET /after/1000 HTTP/1.1\r\nHost: h\r\n\r\n");
+    eventually(LIMIT, "the request is at the origin", || (origin.requests() == 1).then_some(()));
+    let start = Instant::now();
+    let drained = sluice.command("drain");
+    assert_eq!(drained.code(), 0, "{}", drained.all());
+    assert!(start.elapsed() > Duration::from_millis(500), "it waits for the outcome: {:?}", start.elapsed());
+    assert!(!drained.text().trim().is_empty(), "a receipt");
+    assert_eq!(busy.response("GET").text(), "late");
+    assert_eq!(sluice.wait_end(LIMIT).code(), Some(0));
+}
+
+#[test]
 fn sigint_stops_at_once() {
     let origin = origin();
     let mut sluice = Setup::to(origin.address()).start();
@@ -187,10 +203,7 @@ fn stop_waits_and_prints_a_receipt() {
     let mut sluice = Setup::to(origin.address()).start();
     assert_eq!(sluice.get("/").status, 200);
     let (supervisor, data_plane) = (sluice.pid(), sluice.data_plane_pid());
-    let stopped = std::thread::scope(|scope| {
-        let stop = scope.spawn(|| sluice_command(sluice.run_dir(), "stop"));
-        stop.join().unwrap()
-    });
+    let stopped = sluice.command("stop");
     assert_eq!(stopped.code(), 0, "{}", stopped.all());
     assert!(stopped.text().lines().count() >= 1, "a receipt: {:?}", stopped.all());
     assert_eq!(threads::status_field(data_plane, "State"), None, "nothing runs when stop returns");
@@ -202,10 +215,6 @@ fn stop_waits_and_prints_a_receipt() {
     let again = sluice.command("stop");
     assert_ne!(again.code(), 0);
     assert!(!again.errors().trim().is_empty(), "{}", again.all());
-}
-
-fn sluice_command(run_dir: &std::path::Path, name: &str) -> tests::process::Output {
-    tests::sluice::command(&[name, "--run-dir", run_dir.to_str().unwrap()])
 }
 
 #[test]
