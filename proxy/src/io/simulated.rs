@@ -138,6 +138,8 @@ struct World {
     watches: Vec<(Token, bool)>,
     /// Nothing can happen any more unless a peer acts.
     quiet: bool,
+    /// A peer acted since this was last cleared.
+    acted: bool,
     port: u16,
 }
 
@@ -222,6 +224,7 @@ impl Sim {
             old: Vec::new(),
             watches: Vec::new(),
             quiet: false,
+            acted: false,
             port: 40_000,
         }));
         let pool = Pool::new(memory.buffers, memory.buffer_size, memory.budget).expect("memory for the buffers");
@@ -352,29 +355,39 @@ impl Peer {
         self.with(|c| c.peer)
     }
 
+    /// Like `with`, and notes when `act` says that it changed something.
+    fn act(&self, act: impl FnOnce(&mut Connection) -> bool) {
+        let world = &mut *self.world.borrow_mut();
+        world.acted |= act(&mut world.connections[self.connection]);
+    }
+
     /// Sends bytes.
     pub fn write(&self, bytes: &[u8]) {
-        self.with(|c| {
-            if !c.peer_closed && !c.inward_fin && !c.is_broken() {
+        self.act(|c| {
+            let open = !c.peer_closed && !c.inward_fin && !c.is_broken();
+            if open {
                 c.inward.extend(bytes);
                 c.written += bytes.len() as u64;
             }
+            open && !bytes.is_empty()
         });
     }
 
     /// Everything that has come.
     #[must_use]
     pub fn read(&self) -> Vec<u8> {
-        self.with(|c| c.outward.drain(..).collect())
+        self.read_at_most(usize::MAX)
     }
 
     /// At most `max` bytes of what has come.
     #[must_use]
     pub fn read_at_most(&self, max: usize) -> Vec<u8> {
-        self.with(|c| {
-            let n = max.min(c.outward.len());
-            c.outward.drain(..n).collect()
-        })
+        let mut bytes = Vec::new();
+        self.act(|c| {
+            bytes.extend(c.outward.drain(..max.min(c.outward.len())));
+            !bytes.is_empty()
+        });
+        bytes
     }
 
     /// Sent and not yet received by the engine.
@@ -385,20 +398,23 @@ impl Peer {
 
     /// Sends FIN.
     pub fn shutdown_write(&self) {
-        self.with(|c| c.inward_fin = true);
+        self.act(|c| !std::mem::replace(&mut c.inward_fin, true));
     }
 
     /// Closes in good order.
     pub fn close(&self) {
-        self.with(|c| {
+        self.act(|c| {
             c.inward_fin = true;
-            c.peer_closed = true;
+            !std::mem::replace(&mut c.peer_closed, true)
         });
     }
 
     /// Resets.
     pub fn reset(&self) {
-        self.with(Connection::break_by_peer);
+        self.act(|c| {
+            c.break_by_peer();
+            true
+        });
     }
 
     /// The engine sent FIN and everything before it was read.
@@ -743,10 +759,9 @@ impl World {
         let at = self.random.below(self.old.len());
         let token = self.old.swap_remove(at);
         let of_stream = !matches!(token.kind(), Kind::Accept | Kind::Watch | Kind::Discard | Kind::Close);
-        let closed = self
-            .old
-            .iter()
-            .any(|old| old.kind() == Kind::Close && (old.slot(), old.generation()) == (token.slot(), token.generation()));
+        let same = |old: &Token| old.kind() == Kind::Close && (old.slot(), old.generation()) == (token.slot(), token.generation());
+        // The close itself must have been seen: until then the slot is the stream's.
+        let closed = self.old.iter().any(same) && !self.posted.iter().any(|(_, posted)| same(&posted.token));
         if of_stream && closed {
             self.posted.push((-3, Completion { token, result: 0, more: false, loan: None, chunks: Vec::new() }));
         }
@@ -851,7 +866,7 @@ impl Ring for SimRing {
                 world.now = world.now + Duration::from_nanos(pause);
                 return Ok(());
             }
-            if delayed {
+            if delayed || std::mem::take(&mut world.acted) {
                 world.now = world.now + Duration::from_millis(1);
                 if until.is_some_and(|until| world.now >= until) {
                     return Ok(());
