@@ -1,1 +1,241 @@
-//! x
+//! The commands, their exit codes, and what `check` says of a configuration that is wrong.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use tests::origin::{Origin, Response};
+use tests::process::{self, Output};
+use tests::sluice::{self, Setup, binary};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn nowhere() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 9))
+}
+
+fn check(text: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checked.toml");
+    std::fs::write(&path, text).unwrap();
+    sluice::command(&["check", "--config", path.to_str().unwrap()])
+}
+
+/// The line of `text`, from 1, on which `needle` stands.
+fn line_of(text: &str, needle: &str) -> usize {
+    text.lines().position(|line| line.contains(needle)).unwrap_or_else(|| panic!("{needle} in {text}")) + 1
+}
+
+#[test]
+fn check_accepts_what_runs() {
+    let text = Setup::to(nowhere()).text();
+    let checked = check(&text);
+    assert_eq!(checked.code(), 0, "{}", checked.all());
+}
+
+#[test]
+fn check_accepts_the_files_of_the_repository() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("config");
+    for name in ["dev.toml", "proxy.toml"] {
+        let path = folder.join(name);
+        let checked = sluice::command(&["check", "--config", path.to_str().unwrap()]);
+        assert_eq!(checked.code(), 0, "{name}: {}", checked.all());
+    }
+}
+
+#[test]
+fn check_names_file_line_key_and_what_to_write() {
+    let good = Setup::to(nowhere()).text();
+    // What is wrong, and every word that must be said of it.
+    let wrong: &[(&str, &str, &[&str])] = &[
+        ("level = \"info\"", "levle = \"info\"", &["levle", "level"]),
+        ("count = 1", "coutn = 1", &["coutn", "count"]),
+        ("count = 1", "count = \"some\"", &["count"]),
+        ("[log]", "[lgo]", &["lgo", "log"]),
+        ("level = \"info\"", "level = \"loud\"", &["level", "loud", "warn"]),
+        ("level = \"info\"", "level = 3", &["level"]),
+        ("[listener.limits]", "[listener.limits]\nheader_bytes = \"32 parsecs\"", &["header_bytes", "32 parsecs"]),
+        ("[listener.timeouts]", "[listener.timeouts]\nkeep_alive = \"soon\"", &["keep_alive", "soon"]),
+        ("[listener.timeouts]", "[listener.timeouts]\nkeepalive = \"5s\"", &["keepalive", "keep_alive"]),
+        ("upstream = \"app\"", "upstream = \"ap\"", &["ap", "app"]),
+        ("endpoints = [", "endpoints = [\"10.0.0.1:99999\", ", &["endpoints", "99999"]),
+        ("[guard]", "[guard]\ndeny = [\"10.0.0.0/33\"]", &["deny", "10.0.0.0/33"]),
+        ("[steering]", "[steering]\npolicy = \"leest-loaded\"", &["policy", "leest-loaded", "least-loaded"]),
+        ("[ring]", "[ring]\nentries = 1000", &["entries"]),
+        ("level = \"info\"", "level = \"info\"\nlevel = \"info\"", &["level"]),
+        ("level = \"info\"", "level = \"info", &[]),
+    ];
+    for (right, instead, words) in wrong {
+        let text = good.replacen(right, instead, 1);
+        assert_ne!(&text, &good, "{right}");
+        let checked = check(&text);
+        let said = checked.all();
+        assert_eq!(checked.code(), 1, "{instead}: {said}");
+        assert!(said.contains("checked.toml"), "{instead}: the file: {said}");
+        let line = line_of(&text, instead.lines().last().unwrap());
+        assert!(said.contains(&format!(":{line}")) || said.contains(&format!("{line} │")), "{instead}: line {line}: {said}");
+        for word in *words {
+            assert!(said.contains(word), "{instead}: {word:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn check_reports_every_mistake_it_finds() {
+    let text = Setup::to(nowhere()).text().replace("count = 1", "coutn = 1").replace("level = \"info\"", "levle = \"info\"");
+    let said = check(&text).all();
+    assert!(said.contains("coutn") && said.contains("levle"), "{said}");
+}
+
+#[test]
+fn check_refuses_what_is_not_built_yet() {
+    let good = Setup::to(nowhere()).text();
+    for (right, instead, key) in [
+        ("name = \"main\"", "name = \"main\"\nproxy_protocol = \"accept\"", "proxy_protocol"),
+        ("name = \"main\"", "name = \"main\"\nprotocol = \"https\"", "protocol"),
+        ("name = \"app\"", "name = \"app\"\nbalance = \"maglev\"", "balance"),
+        ("[guard]", "[guard]\nsyn_cookies = \"always\"", "syn_cookies"),
+    ] {
+        let checked = check(&good.replacen(right, instead, 1));
+        let said = checked.all();
+        assert_eq!(checked.code(), 1, "{instead} must not be ignored: {said}");
+        assert!(said.contains(key) && said.to_lowercase().contains("not built"), "{instead}: {said}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    for command in ["check", "run", "plan"] {
+        let done = sluice::command(&[command, "--config", "/nonexistent/sluice.toml"]);
+        assert_ne!(done.code(), 0, "{command}");
+        assert!(done.all().contains("/nonexistent/sluice.toml"), "{command}: {}", done.all());
+    }
+}
+
+#[test]
+fn nothing_starts_with_a_wrong_configuration() {
+    let setup = Setup::to(nowhere());
+    let path = setup.write();
+    std::fs::write(&path, setup.text().replace("[log]", "[lgo]")).unwrap();
+    let run = sluice::command(&["run", "--config", path.to_str().unwrap()]);
+    assert_ne!(run.code(), 0);
+    assert!(run.all().contains("lgo"), "{}", run.all());
+    assert!(std::net::TcpStream::connect(setup.address()).is_err());
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let setup = Setup::to(nowhere());
+    let _taken = std::net::TcpListener::bind(setup.address()).unwrap();
+    let path = setup.write();
+    let run = sluice::command(&["run", "--config", path.to_str().unwrap()]);
+    assert_ne!(run.code(), 0);
+    assert!(run.all().contains(&setup.address().to_string()), "{}", run.all());
+}
+
+#[test]
+fn commands_that_are_not_built_say_so() {
+    for command in ["reload", "upgrade", "bans", "top"] {
+        let done = sluice::command(&[command]);
+        assert_eq!(done.code(), 2, "{command}: {}", done.all());
+        assert!(!done.errors().trim().is_empty(), "{command}");
+    }
+    let ban = sluice::command(&["ban", "192.0.2.1"]);
+    assert_eq!(ban.code(), 2, "{}", ban.all());
+}
+
+#[test]
+fn an_unknown_command_is_a_usage_error() {
+    let done = sluice::command(&["frobnicate"]);
+    assert_eq!(done.code(), 2, "{}", done.all());
+    assert!(done.errors().contains("frobnicate"), "{}", done.all());
+    let help = sluice::command(&["--help"]);
+    assert_eq!(help.code(), 0);
+    for command in ["run", "check", "plan", "stop", "status"] {
+        assert!(help.text().contains(command), "{command}: {}", help.text());
+    }
+}
+
+#[test]
+fn plan_says_what_would_run_here() {
+    let setup = Setup::to(nowhere()).with("guard", "interfaces = [\"lo\"]");
+    let path = setup.write();
+    let plan = sluice::command(&["plan", "--config", path.to_str().unwrap()]);
+    assert_eq!(plan.code(), 0, "{}", plan.all());
+    let said = plan.text().to_lowercase();
+    for word in ["worker", "cpu", "node", "lo", "xdp", "generic", "descriptor", "locked memory", "io_uring"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(std::net::TcpStream::connect(setup.address()).is_err(), "it only plans");
+}
+
+#[test]
+fn plan_places_workers_on_a_big_machine() {
+    let setup = Setup::to(nowhere());
+    let path = setup.write();
+    std::fs::write(&path, setup.text().replace("count = 1", "count = \"auto\"")).unwrap();
+    let mut command = Command::new(binary());
+    command.args(["plan", "--config", path.to_str().unwrap()]);
+    command.env("HWLOC_SYNTHETIC", "numa:2 core:16 pu:2").env("HWLOC_THISSYSTEM", "0");
+    let plan = process::run(&mut command, LIMIT);
+    assert_eq!(plan.code(), 0, "{}", plan.all());
+    let said = plan.text();
+    // The table below "workers", up to the next line that has no number: worker, CPU, core, node.
+    let rows = said.lines().map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<usize>>());
+    let rows: Vec<Vec<usize>> = rows.skip_while(|row| row.len() < 4).take_while(|row| row.len() >= 4).collect();
+    assert_eq!(rows.len(), 31, "32 cores: a worker on each but one, which the control thread has: {said}");
+    let cores: BTreeSet<usize> = rows.iter().map(|row| row[2]).collect();
+    assert_eq!(cores.len(), rows.len(), "a physical core each: {said}");
+    assert!(rows.iter().all(|row| row[1] / 2 == row[2]), "two CPUs a core: {said}");
+    for node in 0..2 {
+        assert!(rows.iter().filter(|row| row[3] == node).count() >= 15, "spread over the nodes: {said}");
+    }
+    assert!(rows.iter().all(|row| row[2] / 16 == row[3]), "sixteen cores a node: {said}");
+}
+
+#[test]
+fn status_shows_both_halves() {
+    let origin = Origin::http(|_| Response::ok("ok"));
+    let sluice = Setup::to(origin.address()).start();
+    assert_eq!(sluice.get("/").status, 200);
+    let shown = sluice.command("status");
+    assert_eq!(shown.code(), 0, "{}", shown.all());
+    let said = shown.text();
+    for word in [sluice.pid().to_string(), sluice.data_plane_pid().to_string(), sluice.address().to_string()] {
+        assert!(said.contains(&word), "{word}: {said}");
+    }
+    let status = sluice.status();
+    assert_eq!(status["supervisor"]["pid"], sluice.pid());
+    assert_eq!(status["data_plane"]["pid"], sluice.data_plane_pid());
+    assert_eq!(status["data_plane"]["listeners"][0]["address"], sluice.address().to_string());
+    assert_eq!(status["data_plane"]["upstreams"][0]["endpoints"][0]["address"], origin.address().to_string());
+    assert_eq!(status["data_plane"]["workers"][0]["state"], "live");
+}
+
+#[test]
+fn status_of_nobody_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["status", "stop"] {
+        let done = sluice::command(&[command, "--run-dir", folder.path().to_str().unwrap()]);
+        assert_ne!(done.code(), 0, "{command}");
+        assert!(done.errors().contains(folder.path().to_str().unwrap()), "{command}: {}", done.all());
+    }
+}
+
+#[test]
+fn the_admin_endpoints_answer() {
+    let origin = Origin::http(|_| Response::ok("ok"));
+    let sluice = Setup::to(origin.address()).start();
+    for path in ["/healthz", "/readyz", "/metrics", "/status"] {
+        assert_eq!(sluice.admin(path).unwrap().status, 200, "{path}");
+    }
+    assert_eq!(sluice.admin("/nothing").unwrap().status, 404);
+    let metrics = sluice.metrics();
+    let names = metrics.names();
+    assert!(names.len() > 30 && names.iter().all(|name| name.starts_with("sluice_")), "{names:?}");
+    let served = sluice.admin("/metrics").unwrap();
+    assert!(served.field("content-type").is_some_and(|kind| kind.contains("text")), "{served:?}");
+}

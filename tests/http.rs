@@ -56,7 +56,8 @@ fn every_framing_comes_back_whole() {
     let origin = Origin::http(|request| match request.target.as_str() {
         "/chunks" => {
             let trailers = vec![("X-Sum".to_owned(), "abc".to_owned())];
-            Response::with(Body::Chunks(vec![b"one ".to_vec(), b"two ".to_vec(), b"three".to_vec()], trailers)).field("Trailer", "X-Sum")
+            Response::with(Body::Chunks(vec![b"one ".to_vec(), b"two ".to_vec(), b"three".to_vec()], trailers))
+                .field("Trailer", "X-Sum")
         }
         "/close" => Response::with(Body::UntilClose(b"until the end".to_vec())),
         "/204" => Response::with(Body::None).status("204 No Content"),
@@ -188,7 +189,8 @@ fn fields_are_forwarded_as_a_proxy_must() {
     let response = client.response("GET");
     let text = response.text();
     let lines: Vec<&str> = text.lines().collect();
-    let value = |name: &str| -> Vec<&str> { lines.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect() };
+    let value =
+        |name: &str| -> Vec<&str> { lines.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect() };
     for hop in ["x-secret", "keep-alive", "proxy-connection", "upgrade"] {
         assert!(value(hop).is_empty(), "{hop} is hop-by-hop: {text}");
     }
@@ -260,7 +262,9 @@ fn the_longest_prefix_and_the_host_decide() {
     );
     let sluice = Setup::to(first.address()).without_route().append(&tables).start();
     let mut client = sluice.client();
-    for (target, body) in [("/", "first"), ("/api", "first"), ("/api/v2", "second"), ("/api/v2/x", "second"), ("/api/v22", "first")] {
+    for (target, body) in
+        [("/", "first"), ("/api", "first"), ("/api/v2", "second"), ("/api/v2/x", "second"), ("/api/v22", "first")]
+    {
         assert_eq!(client.get(target).text(), body, "{target}");
     }
 }
@@ -307,9 +311,8 @@ fn expectations_are_met() {
 
 #[test]
 fn interim_responses_are_passed_on() {
-    let origin = Origin::scripted(
-        "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    );
+    let origin =
+        Origin::scripted("HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     let sluice = Setup::to(origin.address()).start();
     let mut client = sluice.client();
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");

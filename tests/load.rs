@@ -1,1 +1,188 @@
-//! x
+//! Many clients at once: idle, slow and fast ones, and whether everything comes back to where it was.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::time::{Duration, Instant};
+
+use tests::client::Client;
+use tests::origin::{Body, Origin, Response};
+use tests::slow::{Crowd, Habit};
+use tests::sluice::{Setup, Sluice};
+use tests::{eventually, skip, threads};
+
+const IDLE: usize = 5_000;
+const SLOW: usize = 1_000;
+/// Each idle client that was once served may hold an upstream connection too: two descriptors there, one here, and one of
+/// the origin's.
+const DESCRIPTORS: u64 = 4 * SLOW as u64 + 2 * IDLE as u64 + 1_000;
+/// The bound for one small request of the fast client while all the slow ones are at work, on a machine that other tests
+/// share. Unloaded it takes well below a millisecond; a worker that waits for anybody shows as hundreds.
+const P99_MAX: Duration = Duration::from_millis(100);
+
+/// The duration that 99 of 100 requests stay below.
+fn p99(mut durations: Vec<Duration>) -> Duration {
+    durations.sort_unstable();
+    durations[durations.len() * 99 / 100]
+}
+
+/// So many requests of one client, each with the time it took.
+fn requests(client: &mut Client, target: &str, count: usize) -> Vec<Duration> {
+    let timed = |_| {
+        let start = Instant::now();
+        assert_eq!(client.get(target).status, 200);
+        start.elapsed()
+    };
+    (0..count).map(timed).collect()
+}
+
+/// What is held once one client has been served: pools and lazily made things exist.
+fn warmed(sluice: &Sluice) -> tests::sluice::Holdings {
+    assert_eq!(sluice.get("/small").status, 200);
+    let open = || sluice.metrics().sum("sluice_connections_open");
+    eventually(Duration::from_secs(10), "the first client is gone", || (open() == 0.0).then_some(()));
+    sluice.holdings()
+}
+
+#[test]
+fn thousands_of_idle_clients_cost_the_busy_ones_nothing() {
+    if skip::without_descriptors(DESCRIPTORS) {
+        return;
+    }
+    let origin = Origin::http(|_| Response::ok("small"));
+    let sluice = Setup::to(origin.address()).workers(2).start();
+    let before = warmed(&sluice);
+    // Half of them have been served and stay, the other half never say anything.
+    let mut idle: Vec<Client> = (0..IDLE).map(|_| sluice.client()).collect();
+    for client in idle.iter_mut().take(IDLE / 2) {
+        assert_eq!(client.get("/small").status, 200);
+    }
+    eventually(Duration::from_secs(20), "all are accepted", || {
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+        (sluice.metrics().sum("sluice_connections_open") >= IDLE as f64).then_some(())
+    });
+    let held = sluice.holdings();
+    assert_eq!((held.buffers, held.budget), (before.buffers, before.budget), "an idle connection holds no buffer");
+    let mut busy: Vec<Client> = (0..8).map(|_| sluice.client()).collect();
+    let times = busy.iter_mut().flat_map(|client| requests(client, "/small", 250)).collect();
+    let p99 = p99(times);
+    assert!(p99 < P99_MAX, "p99 of the busy clients: {p99:?}");
+    // The idle ones are still served.
+    for client in idle.iter_mut().step_by(100) {
+        assert_eq!(client.get("/small").status, 200);
+    }
+    drop((idle, busy));
+    sluice.expect_back_to(before);
+}
+
+#[test]
+fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
+    if skip::without_descriptors(DESCRIPTORS) {
+        return;
+    }
+    let origin = Origin::http(|request| match request.target.as_str() {
+        "/big" => Response::with(Body::Pattern(4 << 20)),
+        _ => Response::ok("small"),
+    });
+    // One worker: whoever it waits for, everybody waits for.
+    let sluice = Setup::to(origin.address()).with("process", "max_connections = 4000").start();
+    let before = warmed(&sluice);
+    let mut fast = sluice.client();
+    let unloaded = p99(requests(&mut fast, "/small", 500));
+
+    let tick = Duration::from_millis(100);
+    let uploaders = Crowd::start(sluice.address(), SLOW, "/upload", Habit::Upload { length: 1 << 30, step: 50 }, tick);
+    let readers = Crowd::start(sluice.address(), SLOW, "/big", Habit::Read { step: 500 }, tick);
+    eventually(Duration::from_secs(30), "all of them are served", || {
+        #[expect(clippy::cast_precision_loss, reason = "two thousand")]
+        (sluice.metrics().sum("sluice_requests_active") >= 2.0 * SLOW as f64).then_some(())
+    });
+    let (uploaded, read) = (uploaders.moved(), readers.moved());
+    let loaded = p99(requests(&mut fast, "/small", 1_000));
+    assert!(loaded < P99_MAX, "p99 of the fast client: {loaded:?}, {unloaded:?} without the slow ones");
+    eventually(Duration::from_secs(10), "the slow ones move too", || {
+        let moved = uploaders.moved() - uploaded > SLOW as u64 * 50 && readers.moved() - read > SLOW as u64 * 50;
+        moved.then_some(())
+    });
+    assert_eq!((uploaders.ended(), readers.ended()), (0, 0), "none of the slow ones was thrown out");
+    let held = sluice.holdings();
+    let budget = f64::from(64 << 20);
+    assert!(held.budget <= budget, "{held:?}");
+    drop((uploaders, readers));
+    drop(fast);
+    sluice.expect_back_to(before);
+    eventually(Duration::from_secs(15), "the origin is let go", || (origin.open() <= 256).then_some(()));
+}
+
+#[test]
+fn a_storm_of_connections_leaves_nothing_behind() {
+    let origin = Origin::http(|_| Response::ok("small"));
+    let sluice = Setup::to(origin.address()).workers(2).start();
+    let before = warmed(&sluice);
+    let accepted = sluice.metrics().sum("sluice_connections_accepted_total");
+    let address = sluice.address();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            scope.spawn(move || {
+                for round in 0..250 {
+                    let mut client = Client::connect(address);
+                    match (thread + round) % 4 {
+                        0 => drop(client),
+                        1 => {
+                            client.send("GET /sma");
+                            client.reset();
+                        }
+                        2 => {
+                            client.send("GET /small HTTP/1.1\r\nHost: h\r\n\r\n");
+                            client.reset();
+                        }
+                        _ => assert_eq!(client.get("/small").status, 200),
+                    }
+                }
+            });
+        }
+    });
+    sluice.expect_back_to(before);
+    let metrics = sluice.metrics();
+    let accepted = metrics.sum("sluice_connections_accepted_total") - accepted;
+    assert!((1_500.0..=2_000.0).contains(&accepted), "a connection that was reset in the queue may never be seen: {accepted}");
+    assert!(metrics.sum("sluice_session_panics_total") < 0.5);
+}
+
+#[test]
+fn too_many_clients_are_shed_and_counted() {
+    let origin = Origin::http(|_| Response::ok("small"));
+    let sluice = Setup::to(origin.address()).with("process", "max_connections = 50").start();
+    let mut clients: Vec<Client> = (0..80).map(|_| sluice.client()).collect();
+    let served =
+        clients.iter_mut().filter_map(|client| client.try_get("/small").ok()).filter(|answer| answer.status == 200).count();
+    assert!((40..=50).contains(&served), "{served} of 80 were served, 50 are allowed");
+    let shed = sluice.metrics().labelled("sluice_connections_shed_total", "reason", "max_connections");
+    assert!(shed >= 30.0, "{shed}");
+    drop(clients);
+    eventually(Duration::from_secs(10), "there is room again", || {
+        sluice.client().try_get("/small").is_ok_and(|answer| answer.status == 200).then_some(())
+    });
+}
+
+#[test]
+fn an_idle_proxy_does_nothing() {
+    let origin = Origin::http(|_| Response::ok("small"));
+    let sluice = Setup::to(origin.address()).workers(2).start();
+    // Idle with clients and pooled upstream connections, not merely unused.
+    let mut clients: Vec<Client> = (0..50).map(|_| sluice.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/small").status, 200);
+    }
+    let pid = sluice.data_plane_pid();
+    let workers: Vec<(u32, String)> = threads::threads(pid).into_iter().filter(|(_, name)| name.contains("worker")).collect();
+    assert_eq!(workers.len(), 2, "{:?}", threads::threads(pid));
+    let sleeps = || workers.iter().map(|(tid, _)| threads::sleeps(pid, *tid)).collect::<Vec<_>>();
+    // What the last request and the last scrape left to do is done by now.
+    std::thread::sleep(Duration::from_millis(500));
+    let before = (threads::cpu_ticks(pid), threads::cpu_ticks(sluice.pid()), sleeps());
+    std::thread::sleep(Duration::from_secs(2));
+    let after = (threads::cpu_ticks(pid), threads::cpu_ticks(sluice.pid()), sleeps());
+    assert_eq!(after.2, before.2, "an idle worker sleeps and is not woken");
+    // One tick is 10 ms: a thread that is merely seen at the wrong moment may be charged one.
+    assert!(after.0 - before.0 <= 1 && after.1 - before.1 <= 1, "CPU time while idle: {before:?} {after:?}");
+}

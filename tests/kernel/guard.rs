@@ -1,1 +1,302 @@
-//! x
+//! The guard on real packets: a Sluice in one network namespace, its clients in another, a veth pair between them with XDP in
+//! driver mode. What single packets get is tried with BPF_PROG_TEST_RUN in `kernel_programs`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tests::client::{Client, Dial};
+use tests::netns::Netns;
+use tests::origin::{Origin, Response};
+use tests::sluice::{Setup, Sluice};
+use tests::{eventually, skip};
+
+const LIMIT: Duration = Duration::from_secs(15);
+/// Shorter than the second after which a client sends a lost SYN again.
+const AT_ONCE: Duration = Duration::from_millis(700);
+
+const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
+const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 3));
+
+/// Two namespaces, a cable, and an origin on the server's side.
+struct Net {
+    server: Arc<Netns>,
+    clients: Netns,
+    origin: Origin,
+}
+
+impl Net {
+    fn new() -> Self {
+        let (server, clients) = (Arc::new(Netns::new()), Netns::new());
+        server.join(("edge", "10.77.0.1/24"), &clients, ("out", "10.77.0.2/24"));
+        clients.ip(&["address", "add", "10.77.0.3/24", "dev", "out"]);
+        let origin = server.run(|| Origin::http(|_| Response::ok("inside")));
+        Self { server, clients, origin }
+    }
+
+    /// A Sluice that listens on the cable, with XDP in driver mode and these lines in `[guard]`.
+    fn setup(&self, guard: &str) -> Setup {
+        let guard = format!("interfaces = [\"edge\"]\nmode = \"driver\"\n{guard}");
+        Setup::to(self.origin.address()).inside(&self.server, SERVER).with("guard", &guard)
+    }
+
+    /// Connects from one of the clients' addresses; the server answers at once or, as far as this test waits, never.
+    fn dial(&self, source: IpAddr, address: SocketAddr) -> std::io::Result<Client> {
+        let dial = Dial { source: Some(source), receive_buffer: None };
+        Client::over(self.clients.run(|| dial.connect(address, AT_ONCE))?)
+    }
+
+    fn is_served(&self, source: IpAddr, sluice: &Sluice) -> bool {
+        match self.dial(source, sluice.address()) {
+            Ok(mut client) => {
+                assert_eq!(client.get("/").text(), "inside");
+                true
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::TimedOut, "a dropped packet answers nothing");
+                false
+            }
+        }
+    }
+}
+
+fn verdict(sluice: &Sluice, label: &str) -> u64 {
+    sluice.verdicts().get(label).copied().unwrap_or(0)
+}
+
+#[test]
+fn a_source_above_its_rate_is_dropped_while_another_is_served() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let sluice = net.setup("syn_rate_per_ip = \"10/s\"\nsyn_burst_per_ip = 20").start();
+    assert_eq!(sluice.status()["supervisor"]["guard"]["interfaces"]["edge"], "driver");
+    let dial = Dial { source: Some(ONE), receive_buffer: None };
+    let flood: Vec<TcpStream> = net.clients.run(|| (0..200).map(|_| dial.start(sluice.address()).unwrap()).collect());
+    // While that source has used up its bucket, the other one is served.
+    for _ in 0..10 {
+        assert!(net.is_served(OTHER, &sluice), "the other source has a bucket of its own");
+    }
+    let connected = flood.iter().filter(|stream| stream.peer_addr().is_ok()).count();
+    // The burst, and ten for each second that this took: a second or two on a busy machine.
+    assert!((20..=60).contains(&connected), "{connected} of 200 came through");
+    assert!(verdict(&sluice, "syn_rate") >= 140, "{:?}", sluice.verdicts());
+    drop(flood);
+    // The bucket fills again.
+    eventually(LIMIT, "the source is served again", || net.is_served(ONE, &sluice).then_some(()));
+}
+
+#[test]
+fn connections_that_stand_are_not_judged_by_the_rate() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let sluice = net.setup("syn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 2").start();
+    let mut client = net.dial(ONE, sluice.address()).unwrap();
+    for _ in 0..200 {
+        assert_eq!(client.get("/").status, 200);
+    }
+}
+
+#[test]
+fn denied_sources_are_dropped_and_allowed_ones_never_judged() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let guard = "deny = [\"10.77.0.0/24\"]\nallow = [\"10.77.0.3/32\"]\nsyn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 1";
+    let sluice = net.setup(guard).start();
+    assert!(!net.is_served(ONE, &sluice));
+    assert!(verdict(&sluice, "denied") >= 1, "{:?}", sluice.verdicts());
+    for _ in 0..10 {
+        assert!(net.is_served(OTHER, &sluice), "allow goes before deny and before the rate");
+    }
+    assert!(verdict(&sluice, "allowed") >= 10, "{:?}", sluice.verdicts());
+    assert_eq!(verdict(&sluice, "syn_rate"), 0);
+}
+
+#[test]
+fn only_our_listeners_are_judged() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let other = net.server.run(|| TcpListener::bind((SERVER, 81)).unwrap());
+    let sluice = net.setup("deny = [\"10.77.0.0/24\"]").start();
+    assert!(!net.is_served(ONE, &sluice));
+    assert!(net.dial(ONE, other.local_addr().unwrap()).is_ok(), "another program's port is none of ours");
+    assert!(verdict(&sluice, "not_ours") >= 1, "{:?}", sluice.verdicts());
+}
+
+#[test]
+fn deny_cuts_flows_that_were_there_before() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let setup = net.setup("deny = [\"10.77.0.2/32\"]");
+    // Two connections from before, to a server that had the port and let go of it.
+    let before = net.server.run(|| TcpListener::bind(setup.address()).unwrap());
+    let mut standing = [ONE, OTHER].map(|source| {
+        let client = net.dial(source, setup.address()).unwrap();
+        let (server, from) = before.accept().unwrap();
+        server.set_read_timeout(Some(AT_ONCE)).unwrap();
+        assert_eq!(from.ip(), source);
+        (client, server)
+    });
+    drop(before);
+    let sluice = setup.start();
+    for (client, _) in &mut standing {
+        client.send("still there");
+    }
+    let [(_, denied), (_, other)] = &mut standing;
+    let mut bytes = [0; 11];
+    other.read_exact(&mut bytes).expect("the other source's connection lives");
+    assert_eq!(&bytes, b"still there");
+    assert!(denied.read(&mut bytes).is_err(), "not one byte of the denied source arrives any more");
+    assert!(verdict(&sluice, "denied") >= 1);
+}
+
+#[test]
+fn a_dry_run_counts_and_drops_nothing() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let guard = "dry_run = true\ndeny = [\"10.77.0.2/32\"]\nsyn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 1";
+    let sluice = net.setup(guard).start();
+    assert_eq!(sluice.status()["supervisor"]["guard"]["dry_run"], true);
+    for _ in 0..5 {
+        assert!(net.is_served(ONE, &sluice) && net.is_served(OTHER, &sluice));
+    }
+    assert!(verdict(&sluice, "denied") >= 5 && verdict(&sluice, "syn_rate") >= 3, "{:?}", sluice.verdicts());
+}
+
+#[test]
+fn ipv6_is_judged_by_its_64() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    net.server.ip(&["address", "add", "fd77::1/48", "dev", "edge", "nodad"]);
+    for address in ["fd77::2/48", "fd77::3/48", "fd77:0:0:1::2/48"] {
+        net.clients.ip(&["address", "add", address, "dev", "out", "nodad"]);
+    }
+    let sluice =
+        net.setup("syn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 5").inside(&net.server, "fd77::1".parse().unwrap()).start();
+    let dial = |source: &str| {
+        let dial = Dial { source: Some(source.parse().unwrap()), receive_buffer: None };
+        net.clients.run(|| dial.start(sluice.address()).unwrap())
+    };
+    let flood: Vec<TcpStream> = (0..20).flat_map(|_| ["fd77::2", "fd77::3"]).map(dial).collect();
+    assert!(net.is_served("fd77:0:0:1::2".parse().unwrap(), &sluice), "another /64 has a bucket of its own");
+    let connected = flood.iter().filter(|stream| stream.peer_addr().is_ok()).count();
+    assert!((5..=10).contains(&connected), "two addresses of one /64 share a bucket: {connected} of 40");
+}
+
+#[test]
+fn the_program_is_there_while_sluice_runs_and_gone_after() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    assert_eq!(net.server.xdp("edge"), None);
+    let mut sluice = net.setup("").start();
+    assert_eq!(net.server.xdp("edge").as_deref(), Some("xdp"), "driver mode");
+    // A death of the data plane changes nothing for the filter.
+    sluice.kill_data_plane();
+    assert_eq!(net.server.xdp("edge").as_deref(), Some("xdp"));
+    sluice.wait_ready();
+    let stopped = sluice.command("stop");
+    assert_eq!(stopped.code(), 0, "{}", stopped.all());
+    sluice.wait_end(LIMIT);
+    assert_eq!(net.server.xdp("edge"), None);
+}
+
+#[test]
+fn generic_mode_is_used_when_asked_for() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let guard = "interfaces = [\"edge\"]\nmode = \"generic\"\ndeny = [\"10.77.0.2/32\"]";
+    let sluice = Setup::to(net.origin.address()).inside(&net.server, SERVER).with("guard", guard).start();
+    assert_eq!(net.server.xdp("edge").as_deref(), Some("xdpgeneric"));
+    assert!(!net.is_served(ONE, &sluice) && net.is_served(OTHER, &sluice));
+}
+
+#[test]
+fn auto_falls_back_on_the_loopback_and_says_so() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let guard = "interfaces = [\"lo\", \"edge\"]\nmode = \"auto\"";
+    let sluice = Setup::to(net.origin.address()).inside(&net.server, SERVER).with("guard", guard).start();
+    let interfaces = &sluice.status()["supervisor"]["guard"]["interfaces"];
+    assert_eq!((interfaces["lo"].as_str(), interfaces["edge"].as_str()), (Some("generic"), Some("driver")));
+    let degraded = sluice.status()["supervisor"]["degraded"].to_string();
+    assert!(degraded.contains("lo") && degraded.contains("generic"), "{degraded}");
+    assert!(sluice.log().contains("generic"), "and in the log: {}", sluice.log());
+    assert!(net.is_served(ONE, &sluice));
+}
+
+#[test]
+fn what_cannot_be_is_a_clear_error() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    for (guard, words) in
+        [("interfaces = [\"nowhere0\"]", vec!["nowhere0"]), ("interfaces = [\"lo\"]\nmode = \"driver\"", vec!["lo", "driver"])]
+    {
+        let mut sluice = Setup::to(net.origin.address()).inside(&net.server, SERVER).with("guard", guard).spawn();
+        let status = sluice.wait_end(LIMIT);
+        assert_ne!(status.code(), Some(0), "{guard}");
+        for word in words {
+            assert!(sluice.log().contains(word), "{guard}: {word}: {}", sluice.log());
+        }
+        assert_eq!(net.server.xdp("lo"), None, "nothing is left behind");
+    }
+}
+
+#[test]
+fn an_interface_is_held_by_one_instance() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let mut first = net.setup("").start();
+    let mut second = net.setup("").spawn();
+    assert_ne!(second.wait_end(LIMIT).code(), Some(0));
+    assert!(second.log().contains("edge"), "{}", second.log());
+    assert!(first.runs() && net.server.xdp("edge").is_some());
+    assert!(net.is_served(ONE, &first));
+}
+
+#[test]
+fn the_admin_endpoint_is_reached_from_inside_only() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let sluice = net.setup("").start();
+    assert_eq!(sluice.admin("/healthz").unwrap().status, 200);
+    let port = sluice
+        .configuration()
+        .lines()
+        .filter_map(|line| line.strip_prefix("address = \"127.0.0.1:"))
+        .next_back()
+        .unwrap()
+        .to_owned();
+    let port: u16 = port.trim_end_matches('"').parse().unwrap();
+    assert!(net.dial(ONE, SocketAddr::new(SERVER, port)).is_err());
+    let mut client = net.dial(ONE, sluice.address()).unwrap();
+    assert_eq!(client.get("/metrics").text(), "inside", "the listener knows no admin paths");
+}

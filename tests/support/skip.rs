@@ -74,7 +74,8 @@ pub fn without_root() -> bool {
 #[must_use]
 pub fn without_tool(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).is_file());
+    let found =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).is_file());
     if !found {
         skip(Reason::ToolMissing, program);
     }

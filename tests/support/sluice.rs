@@ -32,7 +32,9 @@ pub fn binary() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |folder| workspace.join(folder));
     let built = ["release", "debug"].map(|profile| target.join(profile).join("sluice"));
     let found = built.iter().find(|path| path.is_file());
-    found.cloned().unwrap_or_else(|| panic!("no sluice binary in {}: run `cargo xtask test`, which builds it first", target.display()))
+    found
+        .cloned()
+        .unwrap_or_else(|| panic!("no sluice binary in {}: run `cargo xtask test`, which builds it first", target.display()))
 }
 
 /// Runs a command of the binary to its end.

@@ -1,15 +1,24 @@
-//! What a session may ask of the engine, apart from its streams.
+//! What a session may ask of the engine, apart from its streams; and the state behind it that engine and sessions share.
 
+use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::Stream;
+use super::buffers::Pool;
+use super::executor::{Executor, TaskKey};
+use super::stream::{Inner, Phase, State, Tag};
+use super::timer::Wheel;
+use super::token::SLOTS_MAX;
+use super::{Chunk, Stream};
 use crate::time::Time;
 
 /// Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Io(());
+#[derive(Clone)]
+pub struct Io(Rc<Shared>);
 
 /// Why a connect failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,47 +31,277 @@ pub enum ConnectError {
     Exhausted,
 }
 
+impl ConnectError {
+    pub(super) const fn from_errno(errno: i32) -> Self {
+        match errno {
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Self::Exhausted,
+            errno => Self::Os(errno),
+        }
+    }
+}
+
 /// The deadline passed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("deadline passed")]
 pub struct Elapsed;
 
+/// The engine's bounds. `Default` suits tests and small workers.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Streams at once, connecting and closing ones included; at most 2^24.
+    pub streams_max: usize,
+    /// Bytes a stream may have received that nobody dropped (whole buffers for loans), before its receive is cancelled.
+    pub receive_high: usize,
+    /// Where it is armed again.
+    pub receive_low: usize,
+    /// `receive_high` while less than a quarter of the buffers are free; resumes at half of it.
+    pub receive_pressed: usize,
+    /// `writable` while fewer bytes are queued.
+    pub write_low: usize,
+    /// Bytes handed to one send.
+    pub send_bytes_max: usize,
+    /// The same while less than a quarter of the buffers are free.
+    pub send_bytes_pressed: usize,
+    /// Chunks handed to one send; at most 1024 (IOV_MAX).
+    pub send_chunks_max: usize,
+    /// How long a closed stream may flush without progress before it is reset.
+    pub close_timeout: Duration,
+    /// How long a flushed and shut-down stream waits for the peer's end.
+    pub linger: Duration,
+    /// Bytes thrown away while it waits.
+    pub linger_bytes: usize,
+    /// Task polls in one loop turn.
+    pub polls_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            streams_max: 65_536,
+            receive_high: 256 << 10,
+            receive_low: 128 << 10,
+            receive_pressed: 32 << 10,
+            write_low: 128 << 10,
+            send_bytes_max: 256 << 10,
+            send_bytes_pressed: 16 << 10,
+            send_chunks_max: 64,
+            close_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
+            linger_bytes: 8 << 20,
+            polls_max: 4096,
+        }
+    }
+}
+
+/// What the engine has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Entries into the kernel.
+    pub enters: u64,
+    /// Completions handled, stale ones included.
+    pub completions: u64,
+    /// Completions for something that was gone.
+    pub stale: u64,
+    /// Receives that found no buffer.
+    pub buffers_exhausted: u64,
+    /// Bytes copied out of the ring's buffers.
+    pub copied_bytes: u64,
+    /// Sends cancelled to get their buffers back.
+    pub sends_reclaimed: u64,
+    /// Streams accepted.
+    pub accepted: u64,
+    /// Panics caught in tasks.
+    pub panics: u64,
+    /// Streams that hold a slot now.
+    pub streams: u64,
+    /// Buffers on loan now.
+    pub buffers_loaned: u64,
+    /// Bytes of the buffer budget in use now.
+    pub budget_bytes: u64,
+}
+
+/// What a timer does when it fires.
+pub(super) enum Alarm {
+    Wake(Waker),
+    Tag(Tag),
+    /// A closing stream took too long.
+    Stream(u32, u32),
+    /// A listener may accept again.
+    Listener(usize),
+}
+
+/// One worker's state that sessions reach. The engine breaks the reference cycles when it is dropped.
+pub(super) struct Shared {
+    pub(super) now: Cell<Time>,
+    pub(super) settings: Settings,
+    pub(super) pool: Rc<Pool>,
+    pub(super) wheel: RefCell<Wheel<Alarm>>,
+    pub(super) executor: Executor,
+    pub(super) slots: RefCell<Slots>,
+    /// Streams the engine must look at in this loop turn.
+    pub(super) dirty: RefCell<Vec<Rc<State>>>,
+    /// Parked streams with something to report.
+    pub(super) parked: RefCell<Vec<Rc<State>>>,
+    /// The engine is gone: nothing will be looked at any more.
+    pub(super) dead: Cell<bool>,
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings, pool: Rc<Pool>, now: Time) -> Rc<Self> {
+        let slots = Slots { max: settings.streams_max.min(SLOTS_MAX), ..Slots::default() };
+        Rc::new(Self {
+            now: Cell::new(now),
+            settings,
+            pool,
+            wheel: RefCell::new(Wheel::new(now)),
+            executor: Executor::new(),
+            slots: RefCell::new(slots),
+            dirty: RefCell::default(),
+            parked: RefCell::default(),
+            dead: Cell::new(false),
+        })
+    }
+
+    pub(super) fn push_dirty(&self, state: &Rc<State>) {
+        if !self.dead.get() {
+            self.dirty.borrow_mut().push(Rc::clone(state));
+        }
+    }
+
+    pub(super) fn push_parked(&self, state: &Rc<State>) {
+        if !self.dead.get() {
+            self.parked.borrow_mut().push(Rc::clone(state));
+        }
+    }
+
+    pub(super) fn arm(&self, deadline: Time, alarm: Alarm) -> TimerKey {
+        self.wheel.borrow_mut().arm(deadline, alarm)
+    }
+
+    pub(super) fn disarm(&self, key: TimerKey) {
+        let alarm = self.wheel.borrow_mut().disarm(key);
+        // A waker may be a third party's: it is dropped while nothing is borrowed.
+        drop(alarm);
+    }
+
+    /// A stream in a new slot; `None` when there is none.
+    pub(super) fn insert(self: &Rc<Self>, inner: Inner) -> Option<Stream> {
+        if self.dead.get() {
+            return None;
+        }
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.reserve()?;
+        let entry = &mut slots.entries[slot as usize];
+        let state = State::new(self, slot, entry.generation, inner);
+        entry.state = Some(Rc::clone(&state));
+        Some(Stream::new(state))
+    }
+
+    /// The stream in a slot, if it is still the same one.
+    pub(super) fn find(&self, slot: u32, generation: u32) -> Option<Rc<State>> {
+        let slots = self.slots.borrow();
+        let entry = slots.entries.get(slot as usize)?;
+        entry.state.as_ref().filter(|_| entry.generation == generation).cloned()
+    }
+}
+
+/// Streams by slot. A slot's generation grows whenever it becomes free.
+#[derive(Default)]
+pub(super) struct Slots {
+    pub(super) entries: Vec<Slot>,
+    free: Vec<u32>,
+    max: usize,
+    pub(super) used: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Slot {
+    generation: u32,
+    pub(super) state: Option<Rc<State>>,
+}
+
+impl Slots {
+    fn reserve(&mut self) -> Option<u32> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.entries.len() < self.max => {
+                self.entries.push(Slot::default());
+                (self.entries.len() - 1) as u32
+            }
+            None => return None,
+        };
+        self.used += 1;
+        Some(slot)
+    }
+
+    pub(super) fn release(&mut self, slot: u32) -> Option<Rc<State>> {
+        let entry = &mut self.entries[slot as usize];
+        let state = entry.state.take()?;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(slot);
+        self.used -= 1;
+        Some(state)
+    }
+}
+
 impl Io {
+    pub(super) const fn new(shared: Rc<Shared>) -> Self {
+        Self(shared)
+    }
+
     /// The time of this loop turn.
     #[must_use]
     pub fn now(&self) -> Time {
-        unimplemented!()
+        self.0.now.get()
     }
 
     /// Waits until `deadline` (granularity of the timer wheel: 4 ms late at most).
-    pub async fn sleep_until(&self, _deadline: Time) {
-        unimplemented!()
+    pub async fn sleep_until(&self, deadline: Time) {
+        Sleep { shared: &self.0, deadline, key: None }.await;
     }
 
     /// `future`, or `Elapsed` at `deadline`. Dropping it disarms the timer.
-    pub async fn timeout_at<F: Future>(&self, _deadline: Time, _future: F) -> Result<F::Output, Elapsed> {
-        unimplemented!()
+    pub async fn timeout_at<F: Future>(&self, deadline: Time, future: F) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        let mut sleep = Sleep { shared: &self.0, deadline, key: None };
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            Pin::new(&mut sleep).poll(cx).map(|()| Err(Elapsed))
+        })
+        .await
     }
 
     /// Connects. Dropping the future cancels the connect and closes the socket.
-    pub async fn connect(&self, _address: SocketAddr) -> Result<Stream, ConnectError> {
-        unimplemented!()
+    pub async fn connect(&self, address: SocketAddr) -> Result<Stream, ConnectError> {
+        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let inner = Inner::new(-1, address, unknown, Phase::Connecting, self.now());
+        let stream = self.0.insert(inner).ok_or(ConnectError::Exhausted)?;
+        stream.state().mark(&mut stream.state().inner.borrow_mut());
+        std::future::poll_fn(|cx| stream.poll_connected(cx)).await?;
+        Ok(stream)
     }
 
     /// Runs a future on this worker's executor.
-    pub fn spawn(&self, _future: impl Future<Output = ()> + 'static) {
-        unimplemented!()
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) -> TaskKey {
+        self.0.executor.spawn(future)
+    }
+
+    /// Drops a spawned future where it stands; nothing happens when it already ended.
+    pub fn cancel_task(&self, key: TaskKey) {
+        self.0.executor.cancel(key);
     }
 
     /// A single-shot timer without a future: at `deadline`, `Handler::timer` is called with `tag`. Later calls with the
     /// same `TimerKey` can cancel it. For idle sessions and pooled connections.
-    pub fn timer_at(&self, _deadline: Time, _tag: super::stream::Tag) -> TimerKey {
-        unimplemented!()
+    pub fn timer_at(&self, deadline: Time, tag: Tag) -> TimerKey {
+        self.0.arm(deadline, Alarm::Tag(tag))
     }
 
     /// Disarms; nothing happens when it already fired.
-    pub fn cancel_timer(&self, _key: TimerKey) {
-        unimplemented!()
+    pub fn cancel_timer(&self, key: TimerKey) {
+        self.0.disarm(key);
     }
 
     /// Shorthand for `now() + duration`.
@@ -70,8 +309,65 @@ impl Io {
     pub fn after(&self, duration: Duration) -> Time {
         self.now() + duration
     }
+
+    /// Moves received bytes that will be kept (a body read whole before it is sent) out of the ring's buffers, under the
+    /// worker's buffer budget; they no longer count against the stream they came from. The chunk comes back unchanged as the
+    /// error when the budget has no room.
+    pub fn own(&self, chunk: Chunk) -> Result<Chunk, Chunk> {
+        match self.0.pool.copy(&chunk, None, 0) {
+            Some(owned) => Ok(owned),
+            None => Err(chunk),
+        }
+    }
+
+    /// What the engine has counted.
+    #[must_use]
+    pub fn buffers_free(&self) -> usize {
+        self.0.pool.free()
+    }
+}
+
+impl std::fmt::Debug for Io {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Io").field("now", &self.now()).finish_non_exhaustive()
+    }
 }
 
 /// Names an armed timer; stale keys are harmless (generation-tagged).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerKey(pub u64);
+
+/// Armed at its first poll, disarmed when dropped.
+struct Sleep<'a> {
+    shared: &'a Rc<Shared>,
+    deadline: Time,
+    key: Option<TimerKey>,
+}
+
+impl Future for Sleep<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.shared.now.get() >= self.deadline {
+            return Poll::Ready(());
+        }
+        let mut wheel = self.shared.wheel.borrow_mut();
+        match self.key.and_then(|key| wheel.value_mut(key)) {
+            Some(Alarm::Wake(waker)) => waker.clone_from(cx.waker()),
+            _ => {
+                let key = wheel.arm(self.deadline, Alarm::Wake(cx.waker().clone()));
+                drop(wheel);
+                self.key = Some(key);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.shared.disarm(key);
+        }
+    }
+}

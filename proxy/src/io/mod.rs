@@ -2,11 +2,25 @@
 //!
 //! Sessions see only `Io` (time, timers, connecting), `Stream` (two in-memory queues) and `Chunk` (bytes on loan or
 //! owned). No future owns a kernel buffer or a submission, so a session can be dropped at any await.
+//!
+//! `engine` and `flow` are the state machine; `seam` is what they need from a ring; `ring` is the kernel's, `simulated` a seeded one.
 
+pub mod buffers;
 pub mod chunk;
+pub mod engine;
+pub mod executor;
+mod flow;
 pub mod handle;
+pub mod seam;
+pub mod simulated;
 pub mod stream;
+pub mod timer;
+pub mod token;
+
+#[cfg(test)]
+mod tests;
 
 pub use chunk::Chunk;
-pub use handle::Io;
-pub use stream::{Stream, StreamError};
+pub use engine::{Engine, Handler};
+pub use handle::{ConnectError, Elapsed, Io, Settings, Stats, TimerKey};
+pub use stream::{Progress, Stream, StreamError, Tag};

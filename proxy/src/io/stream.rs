@@ -1,10 +1,20 @@
-//! One connected socket as a session sees it: an inbound and an outbound queue in memory.
+//! One connected socket as a session sees it: an inbound and an outbound queue in memory. What the engine does with them is in
+//! `engine`; the two meet only in `Inner`.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::task::{Context, Poll};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use super::Chunk;
+use super::buffers::Account;
+use super::handle::{ConnectError, Shared, TimerKey};
 use crate::time::Time;
+
+/// Queues of at most this capacity are kept by idle streams.
+const IDLE_CAPACITY: usize = 8;
 
 /// Why a stream cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,26 +27,278 @@ pub enum StreamError {
     Os(i32),
 }
 
-/// Cheap to clone; the socket closes when it was closed explicitly or when the last clone is dropped.
-#[derive(Clone, Debug)]
-pub struct Stream(());
+impl StreamError {
+    pub(super) const fn from_errno(errno: i32) -> Self {
+        match errno {
+            libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED | libc::ESHUTDOWN => Self::Reset,
+            errno => Self::Os(errno),
+        }
+    }
+}
+
+/// Cheap to clone. Closes after `close`; is reset by `abort`, or when the last clone is dropped without either.
+pub struct Stream(Rc<State>);
+
+/// What engine and session share of one stream.
+pub(super) struct State {
+    pub(super) shared: Rc<Shared>,
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+    pub(super) account: Rc<Account>,
+    handles: Cell<u32>,
+    pub(super) inner: RefCell<Inner>,
+}
+
+/// Where a stream is in its life.
+///
+/// ```text
+/// Connecting -> Open -> Closing (flush, FIN, linger) -> Ending (cancel what is in flight, then close) -> Closed
+///      \----------\-------\------------------------------^
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Connecting,
+    Open,
+    Closing,
+    Ending { reset: bool },
+    Closed,
+}
+
+/// Where the receive operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receive {
+    /// None in flight.
+    Idle,
+    /// In flight.
+    Armed,
+    /// In flight, and its cancel too.
+    Cancelling,
+    /// None in flight; waits for the session to drop bytes, or for buffers.
+    Held,
+}
+
+/// Where the end of our direction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fin {
+    No,
+    Wanted,
+    InFlight,
+    Sent,
+}
+
+pub(super) struct Inner {
+    pub(super) fd: RawFd,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) phase: Phase,
+    /// Whether it waits in the engine's list of streams to look at.
+    pub(super) dirty: bool,
+
+    pub(super) receive: Receive,
+    pub(super) inbound: VecDeque<Chunk>,
+    /// How reading ended, once the inbound queue is empty.
+    pub(super) end: Option<Result<(), StreamError>>,
+    /// Neither the ring nor the budget had room for more from this stream.
+    pub(super) throttled: bool,
+    /// Whether it waits in the engine's queues for buffers or for budget.
+    pub(super) in_throttled: bool,
+    pub(super) in_starved: bool,
+    /// Bytes thrown away while lingering.
+    pub(super) discarded: usize,
+
+    /// Bytes in `outbound` and in flight.
+    pub(super) queued: usize,
+    pub(super) outbound: VecDeque<Chunk>,
+    /// Bytes in the send in flight.
+    pub(super) in_flight: usize,
+    pub(super) sending: bool,
+    pub(super) send_cancelled: bool,
+    /// Whether the send in flight holds ring buffers, and since when.
+    pub(super) send_pins: bool,
+    pub(super) send_started: Time,
+    pub(super) fin: Fin,
+    pub(super) write_error: Option<StreamError>,
+
+    pub(super) connecting: bool,
+    pub(super) connect_cancelled: bool,
+    pub(super) connect_error: Option<ConnectError>,
+
+    /// Cancels in flight.
+    pub(super) cancels: u8,
+    pub(super) closing_fd: bool,
+    /// Bounds flushing and lingering after `close`.
+    pub(super) close_timer: Option<TimerKey>,
+    pub(super) close_mark: u64,
+
+    read_waker: Option<Waker>,
+    write_waker: Option<Waker>,
+    flush_waker: Option<Waker>,
+    pub(super) parked: Option<Tag>,
+    pub(super) progress: Progress,
+}
+
+impl Inner {
+    pub(super) fn new(fd: RawFd, peer: SocketAddr, local: SocketAddr, phase: Phase, now: Time) -> Self {
+        Self {
+            fd,
+            peer,
+            local,
+            phase,
+            dirty: false,
+            receive: Receive::Idle,
+            inbound: VecDeque::new(),
+            end: None,
+            throttled: false,
+            in_throttled: false,
+            in_starved: false,
+            discarded: 0,
+            queued: 0,
+            outbound: VecDeque::new(),
+            in_flight: 0,
+            sending: false,
+            send_cancelled: false,
+            send_pins: false,
+            send_started: now,
+            fin: Fin::No,
+            write_error: None,
+            connecting: false,
+            connect_cancelled: false,
+            connect_error: None,
+            cancels: 0,
+            closing_fd: false,
+            close_timer: None,
+            close_mark: 0,
+            read_waker: None,
+            write_waker: None,
+            flush_waker: None,
+            parked: None,
+            progress: Progress { received: 0, sent: 0, received_at: now, sent_at: now },
+        }
+    }
+
+    /// Operations whose final completion has not come yet, the closing of the descriptor apart.
+    pub(super) fn in_flight_ops(&self) -> usize {
+        usize::from(matches!(self.receive, Receive::Armed | Receive::Cancelling))
+            + usize::from(self.sending)
+            + usize::from(self.connecting)
+            + usize::from(self.fin == Fin::InFlight)
+            + usize::from(self.cancels)
+    }
+
+    pub(super) fn wake_reader(&mut self) {
+        if let Some(waker) = self.read_waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn wake_writer(&mut self) {
+        if let Some(waker) = self.write_waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn wake_flusher(&mut self) {
+        if let Some(waker) = self.flush_waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn wake_all(&mut self) {
+        self.wake_reader();
+        self.wake_writer();
+        self.wake_flusher();
+    }
+
+    /// Throws away what is queued either way. What is in flight stays counted until it completes.
+    pub(super) fn drop_queues(&mut self) {
+        self.inbound = VecDeque::new();
+        self.drop_outbound();
+    }
+
+    pub(super) fn drop_outbound(&mut self) {
+        self.outbound = VecDeque::new();
+        self.queued = self.in_flight;
+    }
+
+    /// Starts the end: the engine cancels what is in flight, then closes.
+    pub(super) fn end(&mut self, reset: bool) {
+        if matches!(self.phase, Phase::Ending { .. } | Phase::Closed) {
+            return;
+        }
+        self.phase = Phase::Ending { reset };
+        self.parked = None;
+        self.drop_queues();
+        self.wake_all();
+    }
+
+    fn write_state(&self) -> Result<(), StreamError> {
+        match (self.write_error, self.phase) {
+            (Some(error), _) => Err(error),
+            (None, Phase::Ending { .. } | Phase::Closed) => Err(StreamError::Reset),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
+    }
+}
+
+impl State {
+    pub(super) fn new(shared: &Rc<Shared>, slot: u32, generation: u32, inner: Inner) -> Rc<Self> {
+        let account = Account::new(slot, generation);
+        Rc::new(Self { shared: Rc::clone(shared), slot, generation, account, handles: Cell::new(0), inner: RefCell::new(inner) })
+    }
+
+    /// Has the engine look at the stream in this loop turn.
+    pub(super) fn mark(self: &Rc<Self>, inner: &mut Inner) {
+        if !inner.dirty && inner.phase != Phase::Closed {
+            inner.dirty = true;
+            self.shared.push_dirty(self);
+        }
+    }
+}
 
 impl Stream {
+    pub(super) fn new(state: Rc<State>) -> Self {
+        state.handles.set(state.handles.get() + 1);
+        Self(state)
+    }
+
+    pub(super) const fn state(&self) -> &Rc<State> {
+        &self.0
+    }
+
     /// The other end.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
-        unimplemented!()
+        self.0.inner.borrow().peer
     }
 
     /// Our end.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
-        unimplemented!()
+        self.0.inner.borrow().local
     }
 
-    /// The next received bytes; `None` once at end of stream, for ever after.
-    pub fn poll_read(&self, _cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, StreamError>> {
-        unimplemented!()
+    /// The next received bytes, never empty; `None` once at end of stream, for ever after.
+    pub fn poll_read(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, StreamError>> {
+        let inner = &mut *self.0.inner.borrow_mut();
+        if let Some(chunk) = inner.inbound.pop_front() {
+            return Poll::Ready(Ok(Some(chunk)));
+        }
+        match (inner.end, inner.phase) {
+            (Some(Ok(())), _) | (None, Phase::Closing) => Poll::Ready(Ok(None)),
+            (Some(Err(error)), _) => Poll::Ready(Err(error)),
+            (None, Phase::Ending { .. } | Phase::Closed) => Poll::Ready(Err(StreamError::Reset)),
+            (None, Phase::Connecting | Phase::Open) => {
+                register(&mut inner.read_waker, cx);
+                Poll::Pending
+            }
+        }
     }
 
     /// Like `poll_read`, awaited.
@@ -45,19 +307,30 @@ impl Stream {
     }
 
     /// Puts bytes back at the front of the inbound queue.
-    pub fn unread(&self, _chunk: Chunk) {
-        unimplemented!()
+    pub fn unread(&self, chunk: Chunk) {
+        let inner = &mut *self.0.inner.borrow_mut();
+        if !chunk.is_empty() && matches!(inner.phase, Phase::Connecting | Phase::Open) {
+            inner.inbound.push_front(chunk);
+            inner.wake_reader();
+        }
     }
 
     /// Whether received bytes, an end of stream or an error wait in the inbound queue.
     #[must_use]
     pub fn is_readable(&self) -> bool {
-        unimplemented!()
+        let inner = self.0.inner.borrow();
+        !inner.inbound.is_empty() || inner.end.is_some() || !matches!(inner.phase, Phase::Connecting | Phase::Open)
     }
 
     /// Ready while the outbound queue is below its low-water mark.
-    pub fn poll_writable(&self, _cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        unimplemented!()
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let inner = &mut *self.0.inner.borrow_mut();
+        inner.write_state()?;
+        if inner.queued < self.0.shared.settings.write_low {
+            return Poll::Ready(Ok(()));
+        }
+        register(&mut inner.write_waker, cx);
+        Poll::Pending
     }
 
     /// Like `poll_writable`, awaited.
@@ -66,53 +339,167 @@ impl Stream {
     }
 
     /// Queues bytes; never waits. Callers await `writable` before each, so the queue stays near its high-water mark.
-    /// All that is queued in one loop turn goes out in one send.
-    pub fn write(&self, _chunk: Chunk) {
-        unimplemented!()
+    /// All that is queued in one loop turn goes out in one send. Bytes for a stream that broke, closed or sent its
+    /// FIN are dropped.
+    pub fn write(&self, chunk: Chunk) {
+        let inner = &mut *self.0.inner.borrow_mut();
+        let open = matches!(inner.phase, Phase::Connecting | Phase::Open) && inner.fin == Fin::No;
+        if chunk.is_empty() || !open || inner.write_error.is_some() {
+            return;
+        }
+        inner.queued += chunk.len();
+        inner.outbound.push_back(chunk);
+        if !inner.sending {
+            self.0.mark(inner);
+        }
     }
 
     /// Ready when everything queued was taken by the kernel.
-    pub fn poll_flushed(&self, _cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        unimplemented!()
+    pub fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let inner = &mut *self.0.inner.borrow_mut();
+        inner.write_state()?;
+        if inner.queued == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        register(&mut inner.flush_waker, cx);
+        Poll::Pending
+    }
+
+    /// Like `poll_flushed`, awaited.
+    pub async fn flushed(&self) -> Result<(), StreamError> {
+        std::future::poll_fn(|cx| self.poll_flushed(cx)).await
     }
 
     /// Sends FIN after what is queued; reading goes on.
     pub fn shutdown_write(&self) {
-        unimplemented!()
+        let inner = &mut *self.0.inner.borrow_mut();
+        if matches!(inner.phase, Phase::Connecting | Phase::Open) && inner.fin == Fin::No {
+            inner.fin = Fin::Wanted;
+            self.0.mark(inner);
+        }
     }
 
-    /// Closes after what is queued has been sent. The caller bounds the wait by keeping the stream and calling `abort`.
+    /// Closes after what is queued has been sent: FIN, then a short wait for the peer's own end, so that bytes still under way
+    /// to us do not turn into a reset that would destroy what we sent. The engine bounds the flush by
+    /// `Settings::close_timeout` without progress; whoever wants less keeps the stream and calls `abort`.
     pub fn close(&self) {
-        unimplemented!()
+        let inner = &mut *self.0.inner.borrow_mut();
+        match inner.phase {
+            Phase::Open => {
+                inner.phase = Phase::Closing;
+                inner.parked = None;
+                inner.inbound = VecDeque::new();
+                if inner.receive == Receive::Held {
+                    inner.receive = Receive::Idle;
+                }
+                inner.wake_reader();
+                self.0.mark(inner);
+            }
+            Phase::Connecting => self.0.end(inner, false),
+            _ => {}
+        }
     }
 
     /// Drops what is queued and resets the connection (SO_LINGER 0).
     pub fn abort(&self) {
-        unimplemented!()
+        self.0.end(&mut self.0.inner.borrow_mut(), true);
     }
 
     /// Bytes received and bytes taken by the kernel so far, and when either last moved: for `send`, `request_body` and `min_rate`.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        unimplemented!()
+        self.0.inner.borrow().progress
     }
 
-    /// Whether the connection can still carry an exchange: no end of stream, no error, nothing unread.
+    /// Whether the connection can still carry an exchange: no end of stream, no error, nothing unread, nothing unsent.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
-        unimplemented!()
+        let inner = self.0.inner.borrow();
+        let quiet = inner.inbound.is_empty() && inner.queued == 0;
+        quiet && inner.phase == Phase::Open && inner.end.is_none() && inner.write_error.is_none() && inner.fin == Fin::No
     }
 
     /// Marks the stream as idle: no task waits on it. The next bytes, end of stream or error are reported to
     /// `Handler::parked_ready` with this `tag` instead of waking a task; the mark is then gone. Needs an empty inbound
-    /// queue; if it is not empty the report comes in this loop turn.
-    pub fn park(&self, _tag: Tag) {
-        unimplemented!()
+    /// queue; if it is not empty the report comes in this loop turn. The caller keeps the stream: dropping its last clone
+    /// resets the connection, parked or not.
+    pub fn park(&self, tag: Tag) {
+        let inner = &mut *self.0.inner.borrow_mut();
+        inner.parked = Some(tag);
+        inner.read_waker = None;
+        inner.write_waker = None;
+        inner.flush_waker = None;
+        let ready = !inner.inbound.is_empty() || inner.end.is_some() || inner.write_error.is_some();
+        if ready || inner.phase != Phase::Open {
+            self.0.shared.push_parked(&self.0);
+        } else {
+            // An idle connection holds no memory but its own and the few places that the next request needs again.
+            for queue in [&mut inner.inbound, &mut inner.outbound] {
+                if queue.capacity() > IDLE_CAPACITY && queue.is_empty() {
+                    *queue = VecDeque::new();
+                }
+            }
+        }
+    }
+
+    /// Ready once connected.
+    pub(super) fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        let inner = &mut *self.0.inner.borrow_mut();
+        if let Some(error) = inner.connect_error {
+            return Poll::Ready(Err(error));
+        }
+        match inner.phase {
+            Phase::Open => Poll::Ready(Ok(())),
+            Phase::Connecting => {
+                register(&mut inner.write_waker, cx);
+                Poll::Pending
+            }
+            _ => Poll::Ready(Err(ConnectError::Os(libc::ECANCELED))),
+        }
     }
 
     /// Takes the mark away.
     pub fn unpark(&self) {
-        unimplemented!()
+        self.0.inner.borrow_mut().parked = None;
+    }
+}
+
+impl State {
+    fn end(self: &Rc<Self>, inner: &mut Inner, reset: bool) {
+        inner.end(reset);
+        self.mark(inner);
+    }
+}
+
+impl Clone for Stream {
+    fn clone(&self) -> Self {
+        Self::new(Rc::clone(&self.0))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let handles = self.0.handles.get() - 1;
+        self.0.handles.set(handles);
+        if handles == 0 {
+            let inner = &mut *self.0.inner.borrow_mut();
+            if matches!(inner.phase, Phase::Connecting | Phase::Open) {
+                // Both directions ended and all was sent: nothing is left that a reset would tell.
+                let over = inner.end == Some(Ok(())) && inner.fin == Fin::Sent && inner.queued == 0;
+                self.0.end(inner, !over);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("Stream");
+        debug.field("slot", &self.0.slot).field("generation", &self.0.generation);
+        if let Ok(inner) = self.0.inner.try_borrow() {
+            debug.field("peer", &inner.peer).field("phase", &inner.phase);
+        }
+        debug.finish_non_exhaustive()
     }
 }
 

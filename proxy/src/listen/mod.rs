@@ -1,4 +1,5 @@
 //! Listening sockets and admission.
 
+pub mod acceptor;
 pub mod admission;
 pub mod sockets;

@@ -8,7 +8,7 @@ use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, 
 use super::flow::{self, Outbound, ReadError, WriteError};
 use crate::config::model;
 use crate::error::{CloseReason, RefusalReason};
-use crate::http::h1::{BodyDecoder, Parsed, Recipient, RequestDecoder, encode};
+use crate::http::h1::{BodyDecoder, Framing, Parsed, Recipient, RequestDecoder, encode};
 use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
 use crate::io::{Chunk, Io, Stream};
@@ -36,6 +36,7 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
             Ok(head) => serve_request(&mut seat, head, &mut input).await,
             Err(end) => refuse_head(&seat, end).await,
         };
+        seat.count_received();
         match next {
             Next::Request if input.is_empty() && !seat.stream.is_readable() => return seat.park(),
             Next::Request => due = seat.worker.io.after(seat.listener.timeouts.request_header),
@@ -99,7 +100,7 @@ async fn refuse_head(seat: &Seat, end: HeadEnd) -> Next {
     };
     let flags = Flags::new(true, false);
     let mut sink = Sink::new(&seat.worker, &seat.stream, seat.listener.timeouts.send, Recipient::UNKNOWN, &flags);
-    let outcome = exchange::refuse(&mut sink, reason, &seat.worker.request_id()).await;
+    let outcome = exchange::refuse(&mut sink, reason, seat.worker.request_id().as_str()).await;
     exchange::count(&seat.worker.counters, outcome);
     match outcome {
         Outcome::Answered { .. } if reason == RefusalReason::RequestTimeout => Next::Close(CloseReason::RequestHeaderTimeout),
@@ -121,7 +122,7 @@ async fn serve_request(seat: &mut Seat, head: RequestHead, input: &mut Chunk) ->
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
     let recipient = Recipient { keep_alive: close_reason.is_none(), ..Recipient::of(&head) };
     let mut sink = Sink::new(&worker, &seat.stream, listener.timeouts.send, recipient, &flags);
-    let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.stream.peer(), request_id: worker.request_id() };
+    let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.stream.peer() };
     let source = Source {
         io: &worker.io,
         stream: &seat.stream,
@@ -140,23 +141,29 @@ async fn serve_request(seat: &mut Seat, head: RequestHead, input: &mut Chunk) ->
     }
     let too_large = matches!(head.body, BodyLength::Known(length) if length > source.room);
     let outcome = if too_large {
-        let refused = exchange::refuse(&mut sink, RefusalReason::BodyTooLarge, &scene.request_id).await;
+        let made = worker.request_id();
+        let request_id = head.request_id().unwrap_or_else(|| made.as_str());
+        let refused = exchange::refuse(&mut sink, RefusalReason::BodyTooLarge, request_id).await;
         exchange::count(&worker.counters, refused);
         refused
     } else {
         exchange::exchange(head, source, &mut sink, &seat.cancel, &scene).await
     };
+    sink.flush();
     let kept_alive = sink.kept_alive;
+    // A length or chunks tell the client that the response is cut, and answers queued before it still arrive; a body that ends with the
+    // connection needs the reset.
+    let cut = if sink.outbound.framing() == Framing::UntilClose { Next::Abort } else { Next::Close };
     match outcome {
         Outcome::Answered { .. } if kept_alive && flags.ended.get() => Next::Request,
         Outcome::Answered { .. } if flags.ended.get() => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
         Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => Next::Close(CloseReason::RequestBodyTimeout),
         Outcome::Answered { refused: Some(_), .. } => Next::Close(CloseReason::BadRequest),
         Outcome::Answered { refused: None, .. } => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
-        Outcome::Cut => Next::Abort(CloseReason::UpstreamAborted),
+        Outcome::Cut => cut(CloseReason::UpstreamAborted),
         Outcome::CutBySource(SourceError::Aborted) => Next::Abort(CloseReason::ClientAborted),
-        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => Next::Abort(CloseReason::RequestBodyTimeout),
-        Outcome::CutBySource(SourceError::Refused(_)) => Next::Abort(CloseReason::BadRequest),
+        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => cut(CloseReason::RequestBodyTimeout),
+        Outcome::CutBySource(SourceError::Refused(_)) => cut(CloseReason::BadRequest),
         Outcome::Undeliverable(error) => Next::Abort(undeliverable(error)),
         Outcome::Cancelled => Next::Abort(CloseReason::Draining),
     }
@@ -247,6 +254,13 @@ impl<'a> Sink<'a> {
     fn new(worker: &'a Worker, stream: &'a Stream, send: Duration, recipient: Recipient, flags: &'a Flags) -> Self {
         Self { worker, outbound: Outbound::new(&worker.io, stream, send), stream, send, recipient, flags, kept_alive: false }
     }
+
+    fn count(&mut self) {
+        match self.outbound.take_queued() {
+            0 => {}
+            bytes => self.worker.counters.add(Plain::SentBytes, bytes),
+        }
+    }
 }
 
 impl From<WriteError> for SinkError {
@@ -286,15 +300,19 @@ impl ResponseSink for Sink<'_> {
     }
 
     async fn data(&mut self, chunk: Chunk) -> Result<(), SinkError> {
-        Ok(self.outbound.data(chunk).await?)
+        self.outbound.data(chunk).await?;
+        self.count();
+        Ok(())
     }
 
     async fn finish(&mut self, trailers: Fields) -> Result<(), SinkError> {
         self.outbound.finish(&trailers);
+        self.count();
         Ok(())
     }
 
     fn flush(&mut self) {
         self.outbound.flush();
+        self.count();
     }
 }

@@ -14,7 +14,7 @@ use super::relay::{self, Ended, Limits, Replay, Shared};
 use crate::config::model;
 use crate::control::shared::Counters;
 use crate::error::RefusalReason;
-use crate::http::forward;
+use crate::http::forward::{self, Origin};
 use crate::http::h1::encode;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
 use crate::io::Chunk;
@@ -23,7 +23,7 @@ use crate::upstream::connector::{Connection, Upstream};
 use crate::upstream::endpoint::Tried;
 use crate::upstream::h1::Slot;
 use crate::upstream::slot::SlotError;
-use crate::worker::context::{RequestId, Snapshot, Worker};
+use crate::worker::context::{Snapshot, Worker};
 
 /// The next part of a body.
 #[derive(Debug)]
@@ -148,8 +148,6 @@ pub struct Scene<'a> {
     pub listener: &'a model::Listener,
     /// The client's address.
     pub peer: SocketAddr,
-    /// The request's id, unless the client brought one.
-    pub request_id: RequestId,
 }
 
 /// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it itself.
@@ -204,27 +202,35 @@ impl Drop for Active<'_> {
 }
 
 async fn run(mut head: RequestHead, source: impl BodySource, sink: &mut impl ResponseSink, scene: &Scene<'_>) -> Outcome {
-    let request_id = head.request_id().map_or_else(|| scene.request_id.to_vec(), |id| id.as_bytes().to_vec());
+    let client = scene.peer.ip().to_canonical();
+    let origin = Origin {
+        client,
+        is_trusted: scene.listener.trusted_proxies.iter().any(|network| network.contains(&client)),
+        scheme: "http",
+        new_request_id: scene.worker.request_id(),
+    };
+    forward::request(&mut head, &origin);
+    let head = head;
+    let request_id = head.request_id().unwrap_or_default();
     let Some(route) = scene.snapshot.routes.find(&head.authority, head.path()) else {
-        return refuse(sink, RefusalReason::NoRoute, &request_id).await;
+        return refuse(sink, RefusalReason::NoRoute, request_id).await;
     };
     let upstream = &scene.snapshot.upstreams[route.upstream];
     let replay_bytes = if head.method.is_idempotent() { REPLAY_BYTES } else { 0 };
     let mut source = Replay::new(source, replay_bytes);
-    prepare(&mut head, scene, &request_id);
     let limits = Limits { head: route.timeout, body: route.body_timeout };
     let mut tries = Tries::new(upstream);
     loop {
         let connection = match tries.connection(scene).await {
             Ok(connection) => connection,
-            Err(reason) => return refuse(sink, reason, &request_id).await,
+            Err(reason) => return refuse(sink, reason, request_id).await,
         };
         let shared = Shared::new();
         let (ended, connection) = {
             let slot = Slot::new(connection, &scene.worker.io, limits.head);
             let (mut sender, mut receiver) = slot.split(&head);
             let halves = (&mut sender, &mut receiver);
-            let ended = relay::relay(&scene.worker.io, limits, &shared, &head, halves, &mut source, sink, forward::response).await;
+            let ended = relay::relay(&scene.worker.io, limits, &shared, &head, halves, &mut source, sink).await;
             drop((sender, receiver));
             (ended, slot.into_connection())
         };
@@ -240,23 +246,20 @@ async fn run(mut head: RequestHead, source: impl BodySource, sink: &mut impl Res
             Ended::Sink(error) => return Outcome::Undeliverable(error),
             Ended::Source(error) if shared.status().is_some() => return Outcome::CutBySource(error),
             Ended::Source(SourceError::Aborted) => return Outcome::Undeliverable(SinkError::Aborted),
-            Ended::Source(SourceError::Refused(reason)) => return refuse(sink, reason, &request_id).await,
+            Ended::Source(SourceError::Refused(reason)) => return refuse(sink, reason, request_id).await,
             Ended::Upstream(_) if shared.status().is_some() => return Outcome::Cut,
             Ended::Upstream(error) => {
                 let harmless = error == SlotError::ClosedBeforeResponse
                     && (head.method.is_idempotent() || connection.sent_nothing())
                     && source.rewind();
                 if !(harmless && tries.again_after(&connection)) {
-                    return refuse(sink, refusal(error), &request_id).await;
+                    return refuse(sink, refusal(error), request_id).await;
                 }
                 scene.worker.counters.increment(Plain::UpstreamRetries);
             }
         }
     }
 }
-
-/// What a proxy changes in a request before it passes it on.
-fn prepare(_head: &mut RequestHead, _scene: &Scene<'_>, _request_id: &[u8]) {}
 
 const fn refusal(error: SlotError) -> RefusalReason {
     match error {
@@ -331,7 +334,7 @@ impl<'a> Tries<'a> {
 }
 
 /// Answers a request ourselves, if its response has not begun.
-pub(super) async fn refuse(sink: &mut impl ResponseSink, reason: RefusalReason, request_id: &[u8]) -> Outcome {
+pub(super) async fn refuse(sink: &mut impl ResponseSink, reason: RefusalReason, request_id: &str) -> Outcome {
     let (head, body) = generated(reason, request_id);
     let sent = async {
         sink.head(&head).await?;
@@ -344,13 +347,13 @@ pub(super) async fn refuse(sink: &mut impl ResponseSink, reason: RefusalReason, 
     }
 }
 
-fn generated(reason: RefusalReason, request_id: &[u8]) -> (ResponseHead, Chunk) {
+fn generated(reason: RefusalReason, request_id: &str) -> (ResponseHead, Chunk) {
     let status = reason.status();
     let phrase = encode::reason_phrase(status);
     let body = format!("{status} {phrase}: {}\n", reason.label()).into_bytes();
     let mut fields = Fields::with_capacity(128, 3);
     fields.push(b"Content-Type", b"text/plain; charset=utf-8");
-    fields.push(b"X-Request-Id", request_id);
+    fields.push(b"X-Request-Id", request_id.as_bytes());
     let head = ResponseHead {
         status,
         version: Version::Http11,

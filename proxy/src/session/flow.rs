@@ -82,12 +82,14 @@ pub(crate) struct Outbound<'a> {
     stall: Duration,
     held: Vec<u8>,
     framing: Framing,
+    /// Bytes queued since `take_queued`.
+    queued: u64,
 }
 
 impl<'a> Outbound<'a> {
     /// Nothing to say yet. `stall`: how long the peer may take nothing.
     pub(crate) const fn new(io: &'a Io, stream: &'a Stream, stall: Duration) -> Self {
-        Self { io, stream, stall, held: Vec::new(), framing: Framing::None }
+        Self { io, stream, stall, held: Vec::new(), framing: Framing::None, queued: 0 }
     }
 
     /// Where to write a head.
@@ -101,6 +103,11 @@ impl<'a> Outbound<'a> {
     /// How the body is framed that follows the head.
     pub(crate) fn set_framing(&mut self, framing: Framing) {
         self.framing = framing;
+    }
+
+    /// How it is.
+    pub(crate) const fn framing(&self) -> Framing {
+        self.framing
     }
 
     /// Body bytes. Waits for room.
@@ -120,6 +127,7 @@ impl<'a> Outbound<'a> {
         writable(self.io, self.stream, self.stall).await?;
         self.flush();
         if !is_small {
+            self.queued += chunk.len() as u64;
             self.stream.write(chunk);
             self.held.extend_from_slice(self.framing.after_data());
         }
@@ -135,7 +143,13 @@ impl<'a> Outbound<'a> {
     /// Sends what is held back.
     pub(crate) fn flush(&mut self) {
         if !self.held.is_empty() {
+            self.queued += self.held.len() as u64;
             self.stream.write(Chunk::from_vec(std::mem::take(&mut self.held)));
         }
+    }
+
+    /// Bytes queued since the last call.
+    pub(crate) const fn take_queued(&mut self) -> u64 {
+        std::mem::replace(&mut self.queued, 0)
     }
 }

@@ -5,3 +5,5 @@ pub mod downstream;
 pub mod exchange;
 pub(crate) mod flow;
 mod relay;
+#[cfg(test)]
+mod tests;

@@ -8,14 +8,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::exchange::{BodyPart, BodySource, ResponseSink, SinkError, SourceError};
+use crate::http::forward;
 use crate::http::message::{Fields, RequestHead, ResponseHead};
 use crate::io::{Chunk, Io};
 use crate::time::Time;
 use crate::upstream::slot::{ReceiveResponse, SendRequest, SlotError};
-
-/// How long a body that awaits `100 (Continue)` is held back before it is asked for all the same (RFC 9110 §10.1.1: a client
-/// or proxy must not wait for ever, since many servers never send one).
-const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// The time limits of one exchange on its upstream side.
 #[derive(Clone, Copy, Debug)]
@@ -51,17 +48,8 @@ pub(super) struct Shared {
     head_due: Cell<Time>,
     /// The upload waits for the client: the endpoint cannot be blamed for its silence.
     awaits_client: Cell<bool>,
-    /// The endpoint answered: an interim 100, or a final head.
-    heard: Cell<Heard>,
     /// The final head's status went to the sink.
     status: Cell<Option<u16>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    Nothing,
-    Continue,
-    Final,
 }
 
 impl Shared {
@@ -69,7 +57,6 @@ impl Shared {
         Self {
             head_due: Cell::new(Time::default()),
             awaits_client: Cell::new(false),
-            heard: Cell::new(Heard::Nothing),
             status: Cell::new(None),
         }
     }
@@ -89,16 +76,14 @@ pub(super) async fn relay(
     halves: (&mut impl SendRequest, &mut impl ReceiveResponse),
     source: &mut impl BodySource,
     sink: &mut impl ResponseSink,
-    prepare: impl FnOnce(&mut ResponseHead),
 ) -> Ended {
     let (sender, receiver) = halves;
     shared.head_due.set(io.now() + limits.head);
     let mut upload = pin!(upload(io, limits, shared, head, sender, source));
-    let mut download = pin!(download(io, limits, shared, receiver, sink, prepare));
+    let mut download = pin!(download(io, limits, shared, receiver, sink));
     let mut uploaded: Option<bool> = None;
     poll_fn(|cx| {
-        // The download goes first: it opens the gate that an expecting upload waits at. When it ends, the upload is polled once
-        // more, since its last step may be ready.
+        // When the download ends, the upload is still polled once more, since its last step may be ready.
         let downloaded = download.as_mut().poll(cx);
         if uploaded.is_none() {
             match upload.as_mut().poll(cx) {
@@ -139,14 +124,6 @@ async fn upload(
     source: &mut impl BodySource,
 ) -> Result<(), UploadError> {
     sender.head(head);
-    if head.fields.first(b"expect").is_some() {
-        sender.flush();
-        await_continue(io, shared).await;
-        if shared.heard.get() == Heard::Final {
-            // Answered without the body, which stays unsent.
-            return Err(UploadError::Slot);
-        }
-    }
     loop {
         let part = {
             let mut next = pin!(source.next());
@@ -164,20 +141,14 @@ async fn upload(
         shared.head_due.set(io.now() + limits.head);
         match part {
             BodyPart::Data(chunk) => sender.data(chunk).await?,
-            BodyPart::End(trailers) => {
+            BodyPart::End(mut trailers) => {
+                forward::trailers(&mut trailers);
                 sender.finish(&trailers).await?;
                 shared.head_due.set(io.now() + limits.head);
                 return Ok(());
             }
         }
     }
-}
-
-/// Waits until the endpoint said something, `CONTINUE_WAIT` at most.
-async fn await_continue(io: &Io, shared: &Shared) {
-    let heard = poll_fn(|_| if shared.heard.get() == Heard::Nothing { Poll::Pending } else { Poll::Ready(()) });
-    // The download, polled in the same task, is what changes `heard`, and it wakes this task when it can.
-    let _ = io.timeout_at(io.after(CONTINUE_WAIT), heard).await;
 }
 
 enum DownloadError {
@@ -203,31 +174,28 @@ async fn download(
     shared: &Shared,
     receiver: &mut impl ReceiveResponse,
     sink: &mut impl ResponseSink,
-    prepare: impl FnOnce(&mut ResponseHead),
 ) -> Result<bool, DownloadError> {
     let mut head = loop {
-        let head = head_in_time(io, limits, shared, receiver).await?;
+        let mut head = head_in_time(io, limits, shared, receiver).await?;
         match head.status {
             // Nobody asked for another protocol: Upgrade is not forwarded.
             101 => return Err(SlotError::Malformed.into()),
             100..=199 => {
-                if head.status == 100 {
-                    shared.heard.set(Heard::Continue);
-                }
+                forward::response(&mut head);
                 sink.informational(&head).await?;
             }
             _ => break head,
         }
     };
     let keep_alive = head.keep_alive;
-    prepare(&mut head);
-    shared.heard.set(Heard::Final);
+    forward::response(&mut head);
     shared.status.set(Some(head.status));
     sink.head(&head).await?;
     loop {
         match part_in_time(io, limits, receiver, sink).await? {
             BodyPart::Data(chunk) => sink.data(chunk).await?,
-            BodyPart::End(trailers) => {
+            BodyPart::End(mut trailers) => {
+                forward::trailers(&mut trailers);
                 sink.finish(trailers).await?;
                 return Ok(keep_alive);
             }

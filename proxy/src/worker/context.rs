@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Cache};
 use super::sessions::Sessions;
 use crate::config::model;
 use crate::control::shared::Counters;
+use crate::http::forward::RequestId;
 use crate::io::Io;
 use crate::route::RouteTable;
 use crate::upstream::connector::{State, Upstream};
@@ -141,13 +142,11 @@ impl Worker {
     }
 }
 
-/// `PPPPPPPPPPPPPPPP-CCCCCCCC`: a random prefix per worker and start, and a count.
-pub type RequestId = [u8; 25];
-
 #[derive(Debug)]
 struct RequestIds {
+    /// Random for each worker and start.
     prefix: u64,
-    made: Cell<u32>,
+    made: Cell<u64>,
 }
 
 impl RequestIds {
@@ -156,17 +155,9 @@ impl RequestIds {
     }
 
     fn make(&self) -> RequestId {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let count = self.made.get();
         self.made.set(count.wrapping_add(1));
-        let mut id = [b'-'; 25];
-        for (at, digit) in id[..16].iter_mut().enumerate() {
-            *digit = DIGITS[(self.prefix >> (60 - 4 * at) & 15) as usize];
-        }
-        for (at, digit) in id[17..].iter_mut().enumerate() {
-            *digit = DIGITS[(count >> (28 - 4 * at) & 15) as usize];
-        }
-        id
+        RequestId::from_bits(u128::from(self.prefix) << 64 | u128::from(count))
     }
 }
 
@@ -182,7 +173,7 @@ mod tests {
     #[test]
     fn request_ids_differ_and_are_tokens() {
         let ids = RequestIds::new(0x0123_4567_89ab_cdef);
-        assert_eq!(&ids.make(), b"0123456789abcdef-00000000");
-        assert_eq!(&ids.make(), b"0123456789abcdef-00000001");
+        assert_eq!(ids.make().as_str(), "0123456789abcdef0000000000000000");
+        assert_eq!(ids.make().as_str(), "0123456789abcdef0000000000000001");
     }
 }

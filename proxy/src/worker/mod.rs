@@ -1,17 +1,32 @@
 //! A worker: one pinned thread, one ring, its sessions and pools.
 
 pub mod context;
+pub mod drain;
+pub mod events;
 pub mod sessions;
 pub mod tags;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use self::context::Worker;
+use self::drain::Phase;
+use self::events::Events;
 use crate::config::model;
 use crate::control::commands::CommandReceiver;
 use crate::control::shared::{Counters, SteeringSlot};
+use crate::io::handle::Settings;
+use crate::io::Engine;
+use crate::io::ring::KernelRing;
+use crate::io::seam::Ring;
+use crate::placement;
 
 /// Everything a worker thread needs; made by the data plane's start, moved to the thread.
 #[derive(Debug)]
@@ -44,7 +59,51 @@ pub enum WorkerError {
     Ring(std::io::Error),
 }
 
-/// Runs the worker on this thread until it is told to stop. Reports readiness through `ready` once its accepts are armed.
-pub fn run(_seed: WorkerSeed, _ready: impl FnOnce()) -> Result<(), WorkerError> {
-    unimplemented!()
+/// Runs the worker on this thread until it is told to stop. Reports readiness through `ready` once its accepts are armed; marking the
+/// steering slot live is up to `ready`.
+pub fn run(seed: WorkerSeed, ready: impl FnOnce()) -> Result<(), WorkerError> {
+    let config = seed.config.load_full();
+    place(&seed);
+    let ring = KernelRing::new(&config.ring, config.process.buffer_budget).map_err(WorkerError::Ring)?;
+    let mut engine = Engine::new(ring, Settings::default());
+    let worker = Worker::new(engine.io(), seed.counters, seed.config, seed.connections_max);
+    engine.watch(&seed.commands).map_err(WorkerError::Ring)?;
+    for (listener, socket) in seed.listeners {
+        engine.add_listener(socket, listener);
+    }
+    let mut events = Events::new(worker, seed.steering, config.workers.stuck_after);
+    ready();
+    serve(&mut engine, &mut events, &seed.commands).map_err(WorkerError::Ring)
+}
+
+/// Turns the loop until the worker is done.
+fn serve<R: Ring>(engine: &mut Engine<R>, events: &mut Events, commands: &CommandReceiver) -> std::io::Result<()> {
+    let worker = Rc::clone(events.worker());
+    let mut phase = Phase::Serving;
+    loop {
+        engine.turn(events)?;
+        events.publish(engine.stats());
+        if events.take_commands() {
+            while let Some(command) = commands.try_next() {
+                phase.obey(command, &worker, engine, events.steering());
+            }
+        }
+        if phase.advance(&worker, engine) {
+            return Ok(());
+        }
+    }
+}
+
+/// A worker that cannot be placed serves all the same, only slower; who started it has warned from the plan.
+fn place(seed: &WorkerSeed) {
+    if let Some(cpu) = seed.cpu
+        && let Err(error) = placement::pin_current(cpu)
+    {
+        tracing::warn!(worker = seed.index, %error, "worker is not pinned");
+    }
+    if let Some(node) = seed.node
+        && let Err(error) = placement::bind_memory_current_thread(node)
+    {
+        tracing::warn!(worker = seed.index, %error, "worker's memory is not bound");
+    }
 }

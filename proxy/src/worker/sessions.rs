@@ -61,6 +61,7 @@ struct Row {
     stream: Stream,
     listener: Arc<model::Listener>,
     requests: u64,
+    counted: u64,
     state: State,
 }
 
@@ -77,6 +78,11 @@ impl Sessions {
         Self { table: RefCell::new(Table { rows: Slab::new(), generation: 0, admission: Admission::new(connections_max) }) }
     }
 
+    /// Takes one more connection, or says why not.
+    pub fn admit(&self) -> Result<(), ShedReason> {
+        self.table.borrow_mut().admission.admit()
+    }
+
     /// Connections held now.
     #[must_use]
     pub fn open(&self) -> usize {
@@ -84,24 +90,8 @@ impl Sessions {
     }
 }
 
-/// Takes a connection that was just accepted.
-pub fn accepted(worker: &Rc<Worker>, stream: Stream, listener: usize) {
-    let snapshot = worker.snapshot();
-    let admitted = worker.sessions.table.borrow_mut().admission.admit();
-    let shed = match (admitted, snapshot.config.listeners.get(listener)) {
-        (Ok(()), Some(listener)) => return open(worker, stream, Arc::clone(listener)),
-        (Ok(()), None) => {
-            worker.sessions.table.borrow_mut().admission.release();
-            ShedReason::Draining
-        }
-        (Err(reason), _) => reason,
-    };
-    worker.counters.increment(Counter::Shed(shed));
-    stream.abort();
-}
-
-fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>) {
-    worker.counters.increment(Plain::Accepted);
+/// Opens a session for a connection that was admitted.
+pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>) {
     worker.counters.increment(Plain::Open);
     let due = worker.io.after(listener.timeouts.request_header);
     let key = {
@@ -110,7 +100,7 @@ fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>) {
         table.generation = generation.wrapping_add(1);
         // Replaced at once by `park`, which needs the key.
         let state = State::Running { cancel: Cancel::default() };
-        let index = table.rows.insert(Row { generation, stream, listener, requests: 0, state });
+        let index = table.rows.insert(Row { generation, stream, listener, requests: 0, counted: 0, state });
         SessionKey { index: index as u32, generation }
     };
     park(worker, key, due);
@@ -167,6 +157,7 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
             requests: row.requests,
             cancel,
             end: None,
+            counted: row.counted,
         }
     };
     worker.io.spawn(downstream::serve(seat, first, due));
@@ -248,15 +239,12 @@ pub fn abort_all(worker: &Rc<Worker>) {
 
 fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
     // Runs in drops, also while a panic unwinds: a table that is borrowed then must not panic again.
-    let row = worker.sessions.table.try_borrow_mut().ok().and_then(|mut table| {
+    let removed = worker.sessions.table.try_borrow_mut().ok().and_then(|mut table| {
         table.row(key)?;
         table.admission.release();
         Some(table.rows.remove(key.index as usize))
     });
-    if let Some(row) = row {
-        let progress = row.stream.progress();
-        worker.counters.add(Plain::ReceivedBytes, progress.received);
-        worker.counters.add(Plain::SentBytes, progress.sent);
+    if removed.is_some() {
         worker.counters.decrement(Plain::Open);
         worker.counters.increment(Counter::Closed(reason));
     }
@@ -283,9 +271,18 @@ pub struct Seat {
     pub cancel: Cancel,
     key: SessionKey,
     end: Option<CloseReason>,
+    /// Received bytes that the counters know of.
+    counted: u64,
 }
 
 impl Seat {
+    /// Counts what was received since the last call.
+    pub fn count_received(&mut self) {
+        let received = self.stream.progress().received;
+        self.worker.counters.add(Plain::ReceivedBytes, received.saturating_sub(self.counted));
+        self.counted = received;
+    }
+
     /// The session ends with its connection: the caller has closed or aborted it.
     pub fn end(mut self, reason: CloseReason) {
         self.end = Some(reason);
@@ -297,6 +294,7 @@ impl Seat {
         let (worker, key) = (Rc::clone(&self.worker), self.key);
         if let Some(row) = worker.sessions.table.borrow_mut().row(key) {
             row.requests = self.requests;
+            row.counted = self.counted;
         }
         park(&worker, key, due);
         // The row is parked now, so dropping the seat leaves it.

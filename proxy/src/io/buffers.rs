@@ -1,0 +1,396 @@
+//! Receive buffers: the memory behind the provided-buffer ring, lent out one buffer at a time, and the budget for bytes
+//! that were copied out of it. Every buffer is either the ring's (or on its way back) or on loan, never both.
+#![allow(unsafe_code, reason = "slices over memory shared with the kernel")]
+
+use std::cell::{Cell, RefCell};
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use super::chunk::{Chunk, Copied};
+
+/// What a separately copied fragment costs beside its bytes.
+const FRAGMENT_COST: usize = 96;
+
+/// The buffers of one worker and its budget for copies.
+pub struct Pool {
+    memory: NonNull<u8>,
+    buffer_size: usize,
+    buffers: Box<[Buffer]>,
+    /// Dropped loans that the ring has not been given back yet.
+    returned: RefCell<Vec<u16>>,
+    loaned: Cell<usize>,
+    budget_max: usize,
+    budget_used: Cell<usize>,
+    /// Accounts that fell to the mark they waited for.
+    relieved: RefCell<Vec<(u32, u32)>>,
+}
+
+#[derive(Default)]
+struct Buffer {
+    /// Loans that share it; 0 while it is the ring's.
+    shares: Cell<u32>,
+    len: Cell<u32>,
+    account: RefCell<Option<Rc<Account>>>,
+}
+
+impl Pool {
+    /// `count` buffers (1 to 32768, a power of two) of `buffer_size` bytes, all in `take_returned` at first.
+    pub fn new(count: u16, buffer_size: usize, budget_max: usize) -> std::io::Result<Rc<Self>> {
+        let total = usize::from(count).checked_mul(buffer_size).and_then(NonZeroUsize::new);
+        let Some(total) = total.filter(|_| count.is_power_of_two() && u32::try_from(buffer_size).is_ok()) else {
+            return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
+        };
+        let (protection, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        let memory = unsafe { mmap_anonymous(None, total, protection, flags) }?.cast::<u8>();
+        Ok(Rc::new(Self {
+            memory,
+            buffer_size,
+            buffers: (0..count).map(|_| Buffer::default()).collect(),
+            returned: RefCell::new((0..count).collect()),
+            loaned: Cell::new(0),
+            budget_max,
+            budget_used: Cell::new(0),
+            relieved: RefCell::default(),
+        }))
+    }
+
+    /// How many buffers there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.buffers.len()
+    }
+
+    /// Bytes in one buffer.
+    #[must_use]
+    pub const fn buffer_size(&self) -> usize {
+        self.buffer_size
+    }
+
+    /// Buffers that are not on loan.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.buffers.len() - self.loaned.get()
+    }
+
+    /// Buffers on loan.
+    #[must_use]
+    pub const fn loaned(&self) -> usize {
+        self.loaned.get()
+    }
+
+    /// Bytes of the budget in use.
+    #[must_use]
+    pub const fn budget_used(&self) -> usize {
+        self.budget_used.get()
+    }
+
+    /// The whole budget.
+    #[must_use]
+    pub const fn budget_max(&self) -> usize {
+        self.budget_max
+    }
+
+    /// Where a buffer begins, for the ring's own entries.
+    pub(super) fn address(&self, buffer: u16) -> *mut u8 {
+        assert!(usize::from(buffer) < self.buffers.len());
+        self.memory.as_ptr().wrapping_add(usize::from(buffer) * self.buffer_size)
+    }
+
+    /// Takes the buffers whose loans ended, to hand them to the kernel.
+    pub(super) fn take_returned(&self, mut each: impl FnMut(u16)) {
+        for buffer in self.returned.borrow_mut().drain(..) {
+            each(buffer);
+        }
+    }
+
+    /// Lends a buffer that the kernel has filled with `len` bytes.
+    ///
+    /// # Safety
+    /// `buffer` came from `take_returned`, the kernel initialised `len` bytes of it and will not touch it until it is
+    /// handed over again.
+    pub(super) unsafe fn lend(self: &Rc<Self>, buffer: u16, len: usize) -> Loan {
+        let state = &self.buffers[usize::from(buffer)];
+        assert!(state.shares.get() == 0 && len <= self.buffer_size, "a completion named a buffer on loan");
+        state.shares.set(1);
+        state.len.set(len as u32);
+        self.loaned.set(self.loaned.get() + 1);
+        Loan { pool: Rc::clone(self), buffer }
+    }
+
+    /// Fills a returned buffer with `bytes` and lends it: what a kernel does, for the simulated ring. `None` when no
+    /// buffer is free.
+    pub(super) fn lend_filled(self: &Rc<Self>, bytes: &[u8]) -> Option<Loan> {
+        assert!(bytes.len() <= self.buffer_size);
+        let buffer = self.returned.borrow_mut().pop()?;
+        // SAFETY: the buffer is in bounds, not on loan (it was in `returned`) and not the kernel's, so nothing else refers to it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address(buffer), bytes.len()) };
+        // SAFETY: it was just taken and filled, and no kernel is involved.
+        Some(unsafe { self.lend(buffer, bytes.len()) })
+    }
+
+    /// Copies bytes to the heap under the budget, leaving `reserve` of it to others. `account` goes on counting them.
+    pub(super) fn copy(self: &Rc<Self>, bytes: &[u8], account: Option<&Rc<Account>>, reserve: usize) -> Option<Chunk> {
+        if self.budget_used.get() + bytes.len() + FRAGMENT_COST + reserve > self.budget_max {
+            return None;
+        }
+        let charge = Charge::new(self, account, bytes.len());
+        Some(Chunk::from_copied(Copied { bytes: bytes.to_vec(), charge: Some(charge) }))
+    }
+
+    /// A quarter of the budget: what streams that hold much leave to those that hold little.
+    pub(super) const fn budget_reserve(&self) -> usize {
+        self.budget_max / 4
+    }
+
+    /// Streams (slot, generation) whose account fell to the mark they waited for.
+    pub(super) fn take_relieved(&self, into: &mut Vec<(u32, u32)>) {
+        into.append(&mut self.relieved.borrow_mut());
+    }
+
+    pub(super) fn has_relieved(&self) -> bool {
+        !self.relieved.borrow().is_empty()
+    }
+
+    /// Counts that must agree; for tests and the simulation.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn check_invariants(&self) {
+        let on_loan = self.buffers.iter().filter(|buffer| buffer.shares.get() > 0).count();
+        assert_eq!(on_loan, self.loaned.get(), "loan count");
+        let returned = self.returned.borrow();
+        let mut seen = vec![false; self.buffers.len()];
+        for &buffer in returned.iter() {
+            assert!(!std::mem::replace(&mut seen[usize::from(buffer)], true), "buffer {buffer} returned twice");
+            assert_eq!(self.buffers[usize::from(buffer)].shares.get(), 0, "buffer {buffer} returned while on loan");
+        }
+        for buffer in &self.buffers {
+            assert!(buffer.shares.get() > 0 || buffer.account.borrow().is_none(), "an account of a buffer not on loan");
+        }
+        assert!(self.budget_used.get() <= self.budget_max, "budget");
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let total = self.buffer_size * self.buffers.len();
+        // SAFETY: the mapping was made in `new` with this length. Loans hold an `Rc` of the pool, and the ring holds one until
+        // the kernel no longer knows the memory, so nothing refers to it.
+        let _ = unsafe { munmap(self.memory.cast(), total) };
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("count", &self.count()).field("loaned", &self.loaned.get()).finish_non_exhaustive()
+    }
+}
+
+/// A share of one receive buffer. The buffer goes back to the ring when the last share drops.
+pub struct Loan {
+    pool: Rc<Pool>,
+    buffer: u16,
+}
+
+impl Loan {
+    fn state(&self) -> &Buffer {
+        &self.pool.buffers[usize::from(self.buffer)]
+    }
+
+    /// Received bytes in the buffer.
+    pub(super) fn len(&self) -> usize {
+        self.state().len.get() as usize
+    }
+
+    /// The received bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: while shares exist the buffer is ours alone, its first `len` bytes were initialised by whoever lent it, and nobody
+        // writes to it; the borrow of `self` keeps the share, and so the memory, alive.
+        unsafe { std::slice::from_raw_parts(self.pool.address(self.buffer), self.len()) }
+    }
+
+    /// Counts the whole buffer against a stream until it is returned.
+    pub(super) fn charge_to(&mut self, account: &Rc<Account>) {
+        account.outstanding.set(account.outstanding.get() + self.pool.buffer_size);
+        let before = self.state().account.borrow_mut().replace(Rc::clone(account));
+        debug_assert!(before.is_none(), "a buffer is charged once");
+    }
+
+    /// The stream it is charged to.
+    pub(super) fn account(&self) -> Option<Rc<Account>> {
+        self.state().account.borrow().clone()
+    }
+}
+
+impl Clone for Loan {
+    fn clone(&self) -> Self {
+        let shares = &self.state().shares;
+        shares.set(shares.get().checked_add(1).expect("fewer than 2^32 shares"));
+        Self { pool: Rc::clone(&self.pool), buffer: self.buffer }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let state = self.state();
+        state.shares.set(state.shares.get() - 1);
+        if state.shares.get() == 0 {
+            if let Some(account) = state.account.borrow_mut().take() {
+                account.release(&self.pool, self.pool.buffer_size);
+            }
+            self.pool.loaned.set(self.pool.loaned.get() - 1);
+            self.pool.returned.borrow_mut().push(self.buffer);
+        }
+    }
+}
+
+impl std::fmt::Debug for Loan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loan").field("buffer", &self.buffer).field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// What one stream has received and nobody has dropped yet: whole buffers for loans, bytes for copies.
+#[derive(Debug)]
+pub struct Account {
+    slot: u32,
+    generation: u32,
+    outstanding: Cell<usize>,
+    /// Report to the pool when `outstanding` falls to this.
+    relief_at: Cell<Option<usize>>,
+}
+
+impl Account {
+    /// An empty account of the stream in this slot.
+    pub(super) fn new(slot: u32, generation: u32) -> Rc<Self> {
+        Rc::new(Self { slot, generation, outstanding: Cell::new(0), relief_at: Cell::new(None) })
+    }
+
+    /// Bytes received and not dropped, wherever they now sit.
+    pub(super) const fn outstanding(&self) -> usize {
+        self.outstanding.get()
+    }
+
+    /// Asks to be reported by `Pool::take_relieved` once `outstanding` is at most `mark`; it must be above it now.
+    pub(super) fn await_relief(&self, mark: usize) {
+        debug_assert!(self.outstanding.get() > mark);
+        self.relief_at.set(Some(mark));
+    }
+
+    fn release(&self, pool: &Pool, bytes: usize) {
+        self.outstanding.set(self.outstanding.get() - bytes);
+        if self.relief_at.get().is_some_and(|mark| self.outstanding.get() <= mark) {
+            self.relief_at.set(None);
+            pool.relieved.borrow_mut().push((self.slot, self.generation));
+        }
+    }
+}
+
+/// Heap bytes held against the budget, and against a stream if they were received for one.
+pub(super) struct Charge {
+    pool: Rc<Pool>,
+    account: Option<Rc<Account>>,
+    bytes: usize,
+}
+
+impl Charge {
+    fn new(pool: &Rc<Pool>, account: Option<&Rc<Account>>, bytes: usize) -> Self {
+        pool.budget_used.set(pool.budget_used.get() + bytes + FRAGMENT_COST);
+        if let Some(account) = account {
+            account.outstanding.set(account.outstanding.get() + bytes);
+        }
+        Self { pool: Rc::clone(pool), account: account.cloned(), bytes }
+    }
+
+    /// Holds `more` bytes; `false` when the budget has no room.
+    pub(super) fn grow(&mut self, more: usize) -> bool {
+        if self.pool.budget_used.get() + more + self.pool.budget_reserve() > self.pool.budget_max {
+            return false;
+        }
+        self.pool.budget_used.set(self.pool.budget_used.get() + more);
+        self.bytes += more;
+        if let Some(account) = &self.account {
+            account.outstanding.set(account.outstanding.get() + more);
+        }
+        true
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.pool.budget_used.set(self.pool.budget_used.get() - self.bytes - FRAGMENT_COST);
+        if let Some(account) = &self.account {
+            account.release(&self.pool, self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lends_each_buffer_once() {
+        let pool = Pool::new(4, 16, 0).expect("memory");
+        let loans: Vec<_> = (0..4u8).map(|n| pool.lend_filled(&[n; 16]).expect("free")).collect();
+        assert!(pool.lend_filled(b"x").is_none());
+        for (n, loan) in loans.iter().enumerate() {
+            assert_eq!(loan.bytes(), [n as u8; 16]);
+        }
+        pool.check_invariants();
+        drop(loans);
+        assert_eq!(pool.free(), 4);
+        pool.check_invariants();
+    }
+
+    #[test]
+    fn relief_is_reported_once_at_the_mark() {
+        let pool = Pool::new(4, 16, 0).expect("memory");
+        let account = Account::new(7, 3);
+        let mut loans: Vec<_> = (0..4).map(|_| pool.lend_filled(b"x").expect("free")).collect();
+        loans.iter_mut().for_each(|loan| loan.charge_to(&account));
+        account.await_relief(32);
+        loans.pop();
+        assert!(!pool.has_relieved());
+        loans.pop();
+        loans.pop();
+        let mut relieved = Vec::new();
+        pool.take_relieved(&mut relieved);
+        assert_eq!(relieved, [(7, 3)]);
+    }
+
+    #[test]
+    fn copies_stop_at_the_budget() {
+        let pool = Pool::new(2, 16, 2 * (FRAGMENT_COST + 10)).expect("memory");
+        let account = Account::new(0, 0);
+        let first = pool.copy(&[1; 10], Some(&account), 0).expect("room");
+        let second = pool.copy(&[2; 10], None, 0).expect("room");
+        assert!(pool.copy(&[3; 1], None, 0).is_none());
+        assert_eq!((pool.budget_used(), account.outstanding()), (2 * (FRAGMENT_COST + 10), 10));
+        drop(first);
+        assert!(pool.copy(&[3; 10], None, 1).is_none(), "the reserve is kept");
+        drop(second);
+        assert_eq!((pool.budget_used(), account.outstanding()), (0, 0));
+    }
+
+    #[test]
+    fn small_fragments_grow_one_copy() {
+        let pool = Pool::new(2, 16, 4096).expect("memory");
+        let account = Account::new(0, 0);
+        let mut chunk = pool.copy(b"a", Some(&account), 0).expect("room");
+        for _ in 0..9 {
+            assert!(chunk.try_append(b"b", 10));
+        }
+        assert!(!chunk.try_append(b"c", 10));
+        assert_eq!(&*chunk, b"abbbbbbbbb");
+        assert_eq!((pool.budget_used(), account.outstanding()), (10 + FRAGMENT_COST, 10));
+        let head = chunk.split_to(2);
+        assert!(!chunk.try_append(b"c", 100), "shared bytes are left alone");
+        drop((head, chunk));
+        assert_eq!((pool.budget_used(), account.outstanding()), (0, 0));
+    }
+}

@@ -1,0 +1,378 @@
+//! The engine: one state machine over whatever ring carries out its operations. It owns streams, listeners and watches; each loop
+//! turn submits what sessions queued, enters the ring once, collects completions, handles them, fires timers, runs tasks.
+
+use std::cell::Cell;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::flow::Flow;
+use super::handle::{Alarm, Io, Settings, Shared, Stats};
+use super::seam::{Completion, Op, Ring};
+use super::stream::{Inner, Phase, Stream, Tag};
+use super::token::{Kind, Token};
+use crate::time::Time;
+
+/// How long a listener rests after an accept failed for want of descriptors or memory.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// The same after a failure that concerned one connection.
+const ACCEPT_BACKOFF_SHORT: Duration = Duration::from_millis(4);
+/// Rounds of tasks and reports in one loop turn.
+const ROUNDS_MAX: usize = 8;
+
+/// What the worker does with events.
+pub trait Handler {
+    /// A connection was accepted on the listener that was added with this key. Dropping the stream resets it.
+    fn accepted(&mut self, listener: usize, stream: Stream);
+    /// A parked stream has bytes, its end or an error to read. It is no longer parked.
+    fn parked_ready(&mut self, stream: Stream, tag: Tag);
+    /// A timer of `Io::timer_at` fired.
+    fn timer(&mut self, tag: Tag);
+    /// The watched descriptor became readable.
+    fn command_ready(&mut self);
+    /// The loop is about to enter the kernel.
+    fn before_sleep(&mut self) {}
+    /// The loop is back.
+    fn after_wake(&mut self, _now: Time) {}
+    /// An accept failed; EMFILE too when the engine had no slot left.
+    fn accept_failed(&mut self, _errno: i32) {}
+}
+
+/// One worker's engine. Everything it made lives on its thread.
+pub struct Engine<R: Ring> {
+    pub(super) shared: Rc<Shared>,
+    ring: R,
+    flow: Flow,
+    listeners: Vec<Listening<R::Listener>>,
+    watches: Vec<OwnedFd>,
+    completions: Vec<Completion>,
+    fired: Vec<Alarm>,
+    accepted: u64,
+    stale: u64,
+    completed: Cell<u64>,
+}
+
+struct Listening<L> {
+    listener: L,
+    key: usize,
+    accept: Accept,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accept {
+    /// Exactly one accept is in flight.
+    Armed,
+    /// Waits for its backoff.
+    Resting,
+    /// In flight, and its cancel too.
+    Cancelling,
+    /// None in flight, and none will be.
+    Cancelled,
+}
+
+impl<R: Ring> Engine<R> {
+    /// An engine over `ring`, on the thread that made it.
+    #[must_use]
+    pub fn new(ring: R, settings: Settings) -> Self {
+        let shared = Shared::new(settings, Rc::clone(ring.pool()), ring.now());
+        Self {
+            flow: Flow::new(Rc::clone(&shared)),
+            shared,
+            ring,
+            listeners: Vec::new(),
+            watches: Vec::new(),
+            completions: Vec::new(),
+            fired: Vec::new(),
+            accepted: 0,
+            stale: 0,
+            completed: Cell::new(0),
+        }
+    }
+
+    /// For sessions and the worker.
+    #[must_use]
+    pub fn io(&self) -> Io {
+        Io::new(Rc::clone(&self.shared))
+    }
+
+    /// Accepts on a listening socket from the next turn on. Nobody else may have an accept armed on it.
+    pub fn add_listener(&mut self, listener: R::Listener, key: usize) {
+        self.listeners.push(Listening { listener, key, accept: Accept::Resting });
+        self.arm_accept(self.listeners.len() - 1);
+    }
+
+    /// Cancels all accepts. Connections accepted in between are real and still reported; `accepts_armed` tells when no more
+    /// can come.
+    pub fn cancel_accepts(&mut self) {
+        for (index, listening) in self.listeners.iter_mut().enumerate() {
+            match listening.accept {
+                Accept::Armed => {
+                    listening.accept = Accept::Cancelling;
+                    let target = Token::new(Kind::Accept, index as u32, 0);
+                    self.ring.submit(Token::new(Kind::Discard, index as u32, 0), Op::Cancel { target });
+                }
+                Accept::Resting => listening.accept = Accept::Cancelled,
+                Accept::Cancelling | Accept::Cancelled => {}
+            }
+        }
+    }
+
+    /// Listening sockets on which an accept is still in flight.
+    #[must_use]
+    pub fn accepts_armed(&self) -> usize {
+        self.listeners.iter().filter(|l| matches!(l.accept, Accept::Armed | Accept::Cancelling)).count()
+    }
+
+    /// Reports `Handler::command_ready` whenever the descriptor becomes readable. Keeps a duplicate of it.
+    pub fn watch(&mut self, fd: impl AsFd) -> std::io::Result<()> {
+        let fd = fd.as_fd().try_clone_to_owned()?;
+        let token = Token::new(Kind::Watch, self.watches.len() as u32, 0);
+        self.ring.submit(token, Op::Watch { fd: fd.as_raw_fd() });
+        self.watches.push(fd);
+        Ok(())
+    }
+
+    /// One loop turn; waits until there is something to do.
+    pub fn turn<H: Handler>(&mut self, handler: &mut H) -> std::io::Result<()> {
+        self.flow.submit(&mut self.ring);
+        let timeout = self.timeout();
+        handler.before_sleep();
+        self.ring.wait(timeout)?;
+        let now = self.ring.now();
+        self.shared.now.set(now);
+        handler.after_wake(now);
+
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.completions(&mut completions);
+        self.completed.set(self.completed.get() + completions.len() as u64);
+        for completion in completions.drain(..) {
+            self.complete(completion, handler);
+        }
+        self.completions = completions;
+        self.fire_timers(handler);
+        self.run_tasks(handler);
+        Ok(())
+    }
+
+    /// Streams that hold a slot.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.shared.slots.borrow().used
+    }
+
+    /// Whether no task is ready and nothing waits to be submitted or reported.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        !self.has_work()
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let pool = self.ring.pool();
+        Stats {
+            enters: self.ring.enters(),
+            completions: self.completed.get(),
+            stale: self.stale,
+            buffers_exhausted: self.flow.buffers_exhausted,
+            copied_bytes: self.flow.copied_bytes,
+            sends_reclaimed: self.flow.sends_reclaimed,
+            accepted: self.accepted,
+            panics: self.shared.executor.panics(),
+            streams: self.streams() as u64,
+            buffers_loaned: pool.loaned() as u64,
+            budget_bytes: pool.budget_used() as u64,
+        }
+    }
+
+    /// Counts that must agree after every turn; for tests and the simulation.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn check_invariants(&self) {
+        self.ring.pool().check_invariants();
+        let slots = self.shared.slots.borrow();
+        let live = slots.entries.iter().filter_map(|entry| entry.state.as_ref());
+        assert_eq!(live.clone().count(), slots.used, "slots in use");
+        for state in live {
+            let inner = state.inner.borrow();
+            let outbound: usize = inner.outbound.iter().map(|chunk| chunk.len()).sum();
+            assert_eq!(inner.queued, outbound + inner.in_flight, "outbound bytes");
+            assert_eq!(inner.sending, inner.in_flight > 0, "a send carries bytes");
+            assert!(inner.phase != Phase::Closed, "a closed stream holds a slot");
+            let ended = matches!(inner.phase, Phase::Ending { .. });
+            assert!(!ended || inner.inbound.is_empty() && inner.outbound.is_empty(), "an ending stream holds bytes");
+            assert!(!inner.closing_fd || inner.in_flight_ops() == 0, "closed under an operation");
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        let shared = &self.shared;
+        shared.executor.has_ready()
+            || !shared.dirty.borrow().is_empty()
+            || !shared.parked.borrow().is_empty()
+            || self.flow.has_work()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.has_work() {
+            return Some(Duration::ZERO);
+        }
+        let wake = self.shared.wheel.borrow().next_wake();
+        let timer = wake.map(|wake| wake.since(self.ring.now()));
+        match (timer, self.flow.retry_after()) {
+            (Some(timer), Some(retry)) => Some(timer.min(retry)),
+            (timer, retry) => timer.or(retry),
+        }
+    }
+
+    fn complete<H: Handler>(&mut self, completion: Completion, handler: &mut H) {
+        let token = completion.token;
+        match token.kind() {
+            Kind::Accept => self.complete_accept(&completion, handler),
+            Kind::Watch => {
+                if completion.result >= 0 {
+                    handler.command_ready();
+                }
+                if !completion.more
+                    && let Some(fd) = self.watches.get(token.slot() as usize)
+                {
+                    self.ring.submit(token, Op::Watch { fd: fd.as_raw_fd() });
+                }
+            }
+            Kind::Discard => {}
+            _ => match self.shared.find(token.slot(), token.generation()) {
+                Some(state) => self.flow.complete(&state, completion, &mut self.ring),
+                None => self.stale += 1,
+            },
+        }
+    }
+
+    fn complete_accept<H: Handler>(&mut self, completion: &Completion, handler: &mut H) {
+        let index = completion.token.slot() as usize;
+        let Some(listening) = self.listeners.get_mut(index) else {
+            self.stale += 1;
+            return;
+        };
+        let key = listening.key;
+        if !completion.more {
+            listening.accept = match listening.accept {
+                Accept::Cancelling | Accept::Cancelled => Accept::Cancelled,
+                Accept::Armed | Accept::Resting => Accept::Resting,
+            };
+        }
+        let errno = -completion.result;
+        if errno <= 0 {
+            match self.adopt(completion.result) {
+                Ok(stream) => {
+                    self.accepted += 1;
+                    handler.accepted(key, stream);
+                }
+                Err(errno) => handler.accept_failed(errno),
+            }
+        } else if errno != libc::ECANCELED {
+            handler.accept_failed(errno);
+        }
+        if self.listeners[index].accept == Accept::Resting {
+            let backoff = match errno {
+                libc::ECONNABORTED | libc::EINTR | libc::EPROTO => ACCEPT_BACKOFF_SHORT,
+                1.. if errno != libc::ECANCELED => ACCEPT_BACKOFF,
+                _ => return self.arm_accept(index),
+            };
+            self.shared.arm(self.shared.now.get() + backoff, Alarm::Listener(index));
+        }
+    }
+
+    /// Makes a stream of an accepted descriptor, or closes it and says why.
+    fn adopt(&mut self, fd: i32) -> Result<Stream, i32> {
+        let stream = self.ring.prepare(fd, true).and_then(|(peer, local)| {
+            let inner = Inner::new(fd, peer, local, Phase::Open, self.shared.now.get());
+            self.shared.insert(inner).ok_or(libc::EMFILE)
+        });
+        match &stream {
+            Ok(stream) => stream.state().mark(&mut stream.state().inner.borrow_mut()),
+            Err(_) => self.ring.submit(Token::new(Kind::Discard, 0, 0), Op::Close { fd }),
+        }
+        stream
+    }
+
+    fn arm_accept(&mut self, index: usize) {
+        let listening = &mut self.listeners[index];
+        if listening.accept == Accept::Resting {
+            listening.accept = Accept::Armed;
+            let fd = self.ring.listener_fd(&listening.listener);
+            self.ring.submit(Token::new(Kind::Accept, index as u32, 0), Op::Accept { fd });
+        }
+    }
+
+    fn fire_timers<H: Handler>(&mut self, handler: &mut H) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.shared.wheel.borrow_mut().advance(self.shared.now.get(), &mut fired);
+        for alarm in fired.drain(..) {
+            match alarm {
+                Alarm::Wake(waker) => waker.wake(),
+                Alarm::Tag(tag) => handler.timer(tag),
+                Alarm::Stream(slot, generation) => {
+                    if let Some(state) = self.shared.find(slot, generation) {
+                        self.flow.close_timed_out(&state);
+                    }
+                }
+                Alarm::Listener(index) => self.arm_accept(index),
+            }
+        }
+        self.fired = fired;
+    }
+
+    /// Reports parked streams and runs tasks until nothing is ready, or a bound is reached; the rest waits for the next turn.
+    fn run_tasks<H: Handler>(&mut self, handler: &mut H) {
+        for _ in 0..ROUNDS_MAX {
+            let parked = std::mem::take(&mut *self.shared.parked.borrow_mut());
+            for state in parked {
+                let tag = state.inner.borrow_mut().parked.take();
+                if let Some(tag) = tag {
+                    handler.parked_ready(Stream::new(state), tag);
+                }
+            }
+            self.shared.executor.run(self.shared.settings.polls_max);
+            if self.shared.parked.borrow().is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+impl<R: Ring> Drop for Engine<R> {
+    /// Ends tasks, then operations, then descriptors; streams that sessions still hold are dead afterwards.
+    fn drop(&mut self) {
+        self.shared.executor.clear();
+        self.shared.dead.set(true);
+        self.ring.stop();
+        self.completions.clear();
+        let states: Vec<_> = self.shared.slots.borrow_mut().entries.iter_mut().filter_map(|entry| entry.state.take()).collect();
+        self.shared.slots.borrow_mut().used = 0;
+        for state in &states {
+            let inner = &mut *state.inner.borrow_mut();
+            if inner.fd >= 0 {
+                if matches!(inner.phase, Phase::Open | Phase::Ending { reset: true }) {
+                    self.ring.reset_on_close(inner.fd);
+                }
+                self.ring.close_now(inner.fd);
+                inner.fd = -1;
+            }
+            inner.end(true);
+            inner.in_flight = 0;
+            inner.queued = 0;
+            inner.phase = Phase::Closed;
+        }
+        drop(std::mem::take(&mut *self.shared.dirty.borrow_mut()));
+        drop(std::mem::take(&mut *self.shared.parked.borrow_mut()));
+        let mut alarms = Vec::new();
+        self.shared.wheel.borrow_mut().advance(Time::from_nanos(u64::MAX), &mut alarms);
+    }
+}
+
+impl<R: Ring> std::fmt::Debug for Engine<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("streams", &self.streams()).finish_non_exhaustive()
+    }
+}

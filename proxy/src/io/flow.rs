@@ -1,0 +1,538 @@
+//! What the engine does for each stream: decides which operations it needs, and takes in their completions. Receiving yields to
+//! three bounds: what the stream may have outstanding, the buffers of the ring, and the budget for copies.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Chunk;
+use super::buffers::{Loan, Pool};
+use super::handle::{Alarm, ConnectError, Shared};
+use super::seam::{Completion, Op, Ring};
+use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
+use super::token::{Kind, Token};
+
+/// Fragments of one stream are copied together up to this size.
+const COALESCE_MAX: usize = 16 << 10;
+/// How often streams that wait for buffers or budget are looked at when nothing else happens.
+const RETRY: Duration = Duration::from_millis(20);
+/// A send that holds ring buffers this long while they are short is cancelled, and goes on from a copy.
+const PIN_MAX: Duration = Duration::from_millis(50);
+/// Budget that must be free beside the reserve before a throttled stream goes on.
+const RESUME_ROOM: usize = COALESCE_MAX;
+/// Streams searched for buffers to copy out, per loop turn.
+const RECLAIM_STREAMS: usize = 64;
+/// Empty vectors for sends kept for reuse.
+const SPARE_MAX: usize = 256;
+
+/// Streams and their operations.
+pub(super) struct Flow {
+    shared: Rc<Shared>,
+    /// Streams whose receive found no buffer (slot, generation), first come first served.
+    starved: VecDeque<(u32, u32)>,
+    /// Streams that hold much while neither ring nor budget has room.
+    throttled: VecDeque<(u32, u32)>,
+    /// Where the last search for buffers stopped.
+    reclaim_at: usize,
+    relieved: Vec<(u32, u32)>,
+    dirty: Vec<Rc<State>>,
+    spare: Vec<Vec<Chunk>>,
+    pub(super) buffers_exhausted: u64,
+    pub(super) copied_bytes: u64,
+    pub(super) sends_reclaimed: u64,
+}
+
+impl Flow {
+    pub(super) fn new(shared: Rc<Shared>) -> Self {
+        Self {
+            shared,
+            starved: VecDeque::new(),
+            throttled: VecDeque::new(),
+            reclaim_at: 0,
+            relieved: Vec::new(),
+            dirty: Vec::new(),
+            spare: Vec::new(),
+            buffers_exhausted: 0,
+            copied_bytes: 0,
+            sends_reclaimed: 0,
+        }
+    }
+
+    /// Whether something is left to submit that no completion will announce.
+    pub(super) fn has_work(&self) -> bool {
+        self.shared.pool.has_relieved()
+    }
+
+    /// When to look again although nothing happened.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        (!self.starved.is_empty() || !self.throttled.is_empty()).then_some(RETRY)
+    }
+
+    /// Submits what every stream with news needs.
+    pub(super) fn submit<R: Ring>(&mut self, ring: &mut R) {
+        if pressed(&self.shared.pool) {
+            self.reclaim(ring);
+        }
+        self.resume();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        std::mem::swap(&mut dirty, &mut *self.shared.dirty.borrow_mut());
+        for state in dirty.drain(..) {
+            let inner = &mut *state.inner.borrow_mut();
+            inner.dirty = false;
+            self.drive(&state, inner, ring);
+        }
+        self.dirty = dirty;
+    }
+
+    /// Takes in the completion of one of the stream's operations.
+    pub(super) fn complete<R: Ring>(&mut self, state: &Rc<State>, completion: Completion, ring: &mut R) {
+        let inner = &mut *state.inner.borrow_mut();
+        let goes_on = completion.token.kind() == Kind::Receive && completion.more;
+        match completion.token.kind() {
+            Kind::Receive => self.received(state, inner, completion),
+            Kind::Send => self.sent(state, inner, completion),
+            Kind::Connect => self.connected(inner, completion.result, ring),
+            Kind::Shutdown => {
+                inner.fin = Fin::Sent;
+                if completion.result < 0 && inner.write_error.is_none() {
+                    inner.write_error = Some(StreamError::from_errno(-completion.result));
+                }
+            }
+            Kind::Cancel => inner.cancels -= 1,
+            Kind::Close => return self.release(state, inner),
+            Kind::Accept | Kind::Watch | Kind::Discard => unreachable!("not a stream's"),
+        }
+        // While the receive goes on and nothing else changed there is nothing to decide.
+        let settled = goes_on && inner.phase == Phase::Open;
+        if !settled || inner.throttled || state.account.outstanding() >= self.receive_limit() {
+            state.mark(inner);
+        }
+    }
+
+    /// The time that `close` may take is over, or a part of it without progress.
+    pub(super) fn close_timed_out(&self, state: &Rc<State>) {
+        let inner = &mut *state.inner.borrow_mut();
+        inner.close_timer = None;
+        if inner.phase == Phase::Closing {
+            let flushed = inner.queued == 0;
+            if flushed || inner.progress.sent == inner.close_mark {
+                inner.end(!flushed);
+            }
+            state.mark(inner);
+        }
+    }
+
+    /// Submits what the stream's state asks for. Idempotent: called as often as anything may have changed.
+    fn drive<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
+        match inner.phase {
+            Phase::Connecting => self.start_connect(state, inner, ring),
+            Phase::Open => {
+                self.drive_send(state, inner, ring);
+                self.drive_receive(state, inner, ring);
+            }
+            Phase::Closing => {
+                self.drive_send(state, inner, ring);
+                self.drive_close(state, inner, ring);
+            }
+            Phase::Ending { .. } | Phase::Closed => {}
+        }
+        if let Phase::Ending { reset } = inner.phase {
+            self.drive_end(state, inner, ring, reset);
+        }
+    }
+
+    fn start_connect<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
+        if inner.connecting {
+            return;
+        }
+        match ring.open(inner.peer) {
+            Ok(fd) => {
+                inner.fd = fd;
+                inner.connecting = true;
+                ring.submit(token(state, Kind::Connect), Op::Connect { fd, address: inner.peer });
+            }
+            Err(errno) => {
+                inner.connect_error = Some(ConnectError::from_errno(errno));
+                inner.end(false);
+            }
+        }
+    }
+
+    fn connected<R: Ring>(&self, inner: &mut Inner, result: i32, ring: &mut R) {
+        inner.connecting = false;
+        if inner.phase != Phase::Connecting {
+            return;
+        }
+        let prepared = if result < 0 { Err(-result) } else { ring.prepare(inner.fd, false) };
+        match prepared {
+            Ok((_, local)) => {
+                inner.local = local;
+                inner.phase = Phase::Open;
+                let now = self.shared.now.get();
+                (inner.progress.received_at, inner.progress.sent_at) = (now, now);
+                inner.wake_all();
+            }
+            Err(errno) => {
+                inner.connect_error = Some(ConnectError::from_errno(errno));
+                inner.end(false);
+            }
+        }
+    }
+
+    fn drive_send<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
+        if inner.sending || inner.write_error.is_some() {
+            return;
+        }
+        if inner.outbound.is_empty() {
+            if inner.fin == Fin::Wanted {
+                inner.fin = Fin::InFlight;
+                ring.submit(token(state, Kind::Shutdown), Op::Shutdown { fd: inner.fd });
+            }
+            return;
+        }
+        let settings = self.shared.settings;
+        let pressed = pressed(&self.shared.pool);
+        let bytes_max = if pressed { settings.send_bytes_pressed } else { settings.send_bytes_max };
+        let mut chunks = self.spare.pop().unwrap_or_default();
+        let mut bytes = 0;
+        inner.send_pins = false;
+        while bytes < bytes_max && chunks.len() < settings.send_chunks_max {
+            let Some(mut chunk) = inner.outbound.pop_front() else { break };
+            if chunk.len() > bytes_max - bytes {
+                let head = chunk.split_to(bytes_max - bytes);
+                inner.outbound.push_front(std::mem::replace(&mut chunk, head));
+            }
+            bytes += chunk.len();
+            if pressed {
+                self.copy_out(&mut chunk);
+            }
+            inner.send_pins |= chunk.is_loan();
+            chunks.push(chunk);
+        }
+        inner.sending = true;
+        inner.send_cancelled = false;
+        inner.in_flight = bytes;
+        inner.send_started = self.shared.now.get();
+        ring.submit(token(state, Kind::Send), Op::Send { fd: inner.fd, chunks });
+    }
+
+    fn sent(&mut self, state: &Rc<State>, inner: &mut Inner, completion: Completion) {
+        let Completion { result, mut chunks, .. } = completion;
+        inner.sending = false;
+        inner.queued -= inner.in_flight;
+        inner.in_flight = 0;
+        let ended = matches!(inner.phase, Phase::Ending { .. });
+        let mut taken = usize::try_from(result).unwrap_or(0);
+        if taken > 0 {
+            inner.progress.sent += taken as u64;
+            inner.progress.sent_at = self.shared.now.get();
+        }
+        let retry = taken > 0 || matches!(-result, libc::ECANCELED | libc::EINTR);
+        if !retry && inner.write_error.is_none() {
+            inner.write_error = Some(StreamError::from_errno(if result == 0 { libc::EPIPE } else { -result }));
+        }
+        if ended || !retry {
+            chunks.clear();
+            inner.drop_outbound();
+            inner.wake_all();
+        }
+        // What was not taken goes back to the front, in order.
+        let whole = chunks.iter().take_while(|chunk| taken.checked_sub(chunk.len()).map(|rest| taken = rest).is_some()).count();
+        for mut chunk in chunks.drain(whole..).rev() {
+            inner.queued += chunk.len();
+            inner.outbound.push_front(std::mem::take(&mut chunk));
+        }
+        if let Some(first) = inner.outbound.front_mut().filter(|_| taken > 0) {
+            first.advance(taken);
+            inner.queued -= taken;
+        }
+        chunks.clear();
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(chunks);
+        }
+        if inner.queued < self.shared.settings.write_low {
+            inner.wake_writer();
+        }
+        if inner.queued == 0 {
+            inner.wake_flusher();
+        }
+        if inner.write_error.is_some() && inner.parked.is_some() {
+            self.shared.push_parked(state);
+        }
+    }
+
+    fn drive_receive<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
+        if inner.end.is_some() {
+            return;
+        }
+        let outstanding = state.account.outstanding();
+        let limit = self.receive_limit();
+        let full = outstanding >= limit;
+        match inner.receive {
+            Receive::Armed if full || inner.throttled => self.cancel_receive(state, inner, ring),
+            Receive::Idle if inner.throttled && outstanding > self.little() => {
+                inner.receive = Receive::Held;
+                state.account.await_relief(self.little());
+                if !std::mem::replace(&mut inner.in_throttled, true) {
+                    self.throttled.push_back((state.slot, state.generation));
+                }
+            }
+            Receive::Idle if full => {
+                inner.receive = Receive::Held;
+                let settings = &self.shared.settings;
+                let mark = if limit < settings.receive_high { limit / 2 } else { settings.receive_low };
+                state.account.await_relief(mark.min(outstanding - 1));
+            }
+            Receive::Idle => self.arm_receive(state, inner, ring),
+            Receive::Armed | Receive::Cancelling | Receive::Held => {}
+        }
+    }
+
+    fn arm_receive<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
+        inner.receive = Receive::Armed;
+        inner.throttled = false;
+        // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled.
+        let multishot = !pressed(&self.shared.pool);
+        ring.submit(token(state, Kind::Receive), Op::Receive { fd: inner.fd, multishot });
+    }
+
+    fn cancel_receive<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
+        inner.receive = Receive::Cancelling;
+        inner.cancels += 1;
+        ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, Kind::Receive) });
+    }
+
+    fn received(&mut self, state: &Rc<State>, inner: &mut Inner, completion: Completion) {
+        if !completion.more {
+            inner.receive = Receive::Idle;
+        }
+        let open = matches!(inner.phase, Phase::Open);
+        match completion.result {
+            1.. => {
+                let Some(loan) = completion.loan else { return };
+                inner.progress.received += loan.len() as u64;
+                inner.progress.received_at = self.shared.now.get();
+                if !open {
+                    inner.discarded += loan.len();
+                    return;
+                }
+                self.admit(state, inner, loan);
+            }
+            0 => inner.end = Some(inner.write_error.map_or(Ok(()), Err)),
+            result => match -result {
+                libc::ECANCELED | libc::EINTR => return,
+                libc::ENOBUFS => {
+                    self.buffers_exhausted += 1;
+                    if matches!(inner.phase, Phase::Open | Phase::Closing) && inner.receive == Receive::Idle {
+                        inner.receive = Receive::Held;
+                        if !std::mem::replace(&mut inner.in_starved, true) {
+                            self.starved.push_back((state.slot, state.generation));
+                        }
+                    }
+                    return;
+                }
+                errno => {
+                    let error = StreamError::from_errno(errno);
+                    inner.end = Some(Err(error));
+                    // The connection is gone both ways.
+                    inner.write_error.get_or_insert(error);
+                    if !inner.sending {
+                        inner.drop_outbound();
+                    }
+                    inner.wake_all();
+                }
+            },
+        }
+        inner.wake_reader();
+        if inner.parked.is_some() {
+            self.shared.push_parked(state);
+        }
+    }
+
+    /// Puts received bytes into the inbound queue: on loan, or copied where that is kinder to the others.
+    fn admit(&mut self, state: &Rc<State>, inner: &mut Inner, mut loan: Loan) {
+        let pool = &self.shared.pool;
+        let size = pool.buffer_size();
+        let held = state.account.outstanding();
+        let (pressed, scarce) = (pressed(pool), pool.free() * 8 < pool.count());
+        // Small fragments that pile up would each pin a whole buffer.
+        let much = held > self.little();
+        let fragment = loan.len() * 4 < size && much;
+        if scarce || fragment || (pressed && held > 0) {
+            let reserve = if much { pool.budget_reserve() } else { 0 };
+            if inner.inbound.back_mut().is_some_and(|last| last.try_append(loan.bytes(), COALESCE_MAX)) {
+                self.copied_bytes += loan.len() as u64;
+                return;
+            }
+            if let Some(chunk) = pool.copy(loan.bytes(), Some(&state.account), reserve) {
+                self.copied_bytes += loan.len() as u64;
+                inner.inbound.push_back(chunk);
+                return;
+            }
+            inner.throttled = pressed && much;
+        }
+        loan.charge_to(&state.account);
+        inner.inbound.push_back(Chunk::from_loan(loan));
+    }
+
+    /// After the flush: FIN, then throw away what comes until the peer's end or until the linger is over.
+    fn drive_close<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
+        let broken = inner.write_error.is_some() || matches!(inner.end, Some(Err(_)));
+        let flushed = inner.queued == 0;
+        let over = inner.end.is_some() || inner.discarded > self.shared.settings.linger_bytes;
+        if broken || (flushed && over && inner.fin != Fin::InFlight) {
+            return inner.end(false);
+        }
+        if flushed && inner.fin == Fin::No {
+            inner.fin = Fin::InFlight;
+            ring.submit(token(state, Kind::Shutdown), Op::Shutdown { fd: inner.fd });
+            // From now on the timer bounds the linger.
+            if let Some(key) = inner.close_timer.take() {
+                self.shared.disarm(key);
+            }
+        }
+        if inner.receive == Receive::Idle && inner.end.is_none() {
+            self.arm_receive(state, inner, ring);
+        }
+        if inner.close_timer.is_none() {
+            let settings = &self.shared.settings;
+            inner.close_mark = inner.progress.sent;
+            let wait = if flushed { settings.linger } else { settings.close_timeout };
+            let alarm = Alarm::Stream(state.slot, state.generation);
+            inner.close_timer = Some(self.shared.arm(self.shared.now.get() + wait, alarm));
+        }
+    }
+
+    /// Cancels what is in flight; closes when nothing is.
+    fn drive_end<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R, reset: bool) {
+        if inner.closing_fd {
+            return;
+        }
+        if inner.receive == Receive::Armed {
+            self.cancel_receive(state, inner, ring);
+        }
+        if inner.sending && !inner.send_cancelled {
+            inner.send_cancelled = true;
+            inner.cancels += 1;
+            ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, Kind::Send) });
+        }
+        if inner.connecting && !inner.connect_cancelled {
+            inner.connect_cancelled = true;
+            inner.cancels += 1;
+            ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, Kind::Connect) });
+        }
+        if inner.in_flight_ops() > 0 {
+            return;
+        }
+        if inner.fd < 0 {
+            return self.release(state, inner);
+        }
+        if reset {
+            ring.reset_on_close(inner.fd);
+        }
+        inner.closing_fd = true;
+        ring.submit(token(state, Kind::Close), Op::Close { fd: inner.fd });
+    }
+
+    /// The stream is over and nothing refers to its slot any more.
+    fn release(&self, state: &Rc<State>, inner: &mut Inner) {
+        inner.fd = -1;
+        inner.phase = Phase::Closed;
+        if let Some(key) = inner.close_timer.take() {
+            self.shared.disarm(key);
+        }
+        inner.wake_all();
+        self.shared.slots.borrow_mut().release(state.slot);
+    }
+
+    /// Lets streams receive again whose bound was lifted.
+    fn resume(&mut self) {
+        let mut relieved = std::mem::take(&mut self.relieved);
+        self.shared.pool.take_relieved(&mut relieved);
+        for (slot, generation) in relieved.drain(..) {
+            self.release_hold(slot, generation, |_| ());
+        }
+        self.relieved = relieved;
+        let pool = Rc::clone(&self.shared.pool);
+        // Each takes one buffer at least.
+        let mut room = pool.free();
+        while room > 0
+            && let Some((slot, generation)) = self.starved.pop_front()
+        {
+            room -= usize::from(self.release_hold(slot, generation, |inner| inner.in_starved = false));
+        }
+        // Budget that sends and fragments freed is room as well.
+        let budgeted = || pool.budget_used() + pool.budget_reserve() + RESUME_ROOM < pool.budget_max();
+        for _ in 0..self.throttled.len() {
+            if pressed(&pool) && !budgeted() {
+                break;
+            }
+            let Some((slot, generation)) = self.throttled.pop_front() else { break };
+            self.release_hold(slot, generation, |inner| (inner.in_throttled, inner.throttled) = (false, false));
+        }
+    }
+
+    fn release_hold(&self, slot: u32, generation: u32, note: impl FnOnce(&mut Inner)) -> bool {
+        let Some(state) = self.shared.find(slot, generation) else { return false };
+        let inner = &mut *state.inner.borrow_mut();
+        note(inner);
+        let held = inner.receive == Receive::Held;
+        if held {
+            inner.receive = Receive::Idle;
+            state.mark(inner);
+        }
+        held
+    }
+
+    /// While buffers are short: copies queued loans out of the ring, and has sends to slow peers let go of theirs.
+    fn reclaim<R: Ring>(&mut self, ring: &mut R) {
+        let shared = Rc::clone(&self.shared);
+        let slots = shared.slots.borrow();
+        let count = slots.entries.len();
+        for _ in 0..RECLAIM_STREAMS.min(count) {
+            self.reclaim_at = (self.reclaim_at + 1) % count;
+            let Some(state) = &slots.entries[self.reclaim_at].state else { continue };
+            let inner = &mut *state.inner.borrow_mut();
+            for chunk in inner.outbound.iter_mut().chain(inner.inbound.iter_mut()) {
+                self.copy_out(chunk);
+            }
+            let stuck = inner.sending && inner.send_pins && shared.now.get().since(inner.send_started) > PIN_MAX;
+            let room = shared.pool.budget_used() + shared.pool.budget_reserve() + inner.in_flight < shared.pool.budget_max();
+            if stuck && room && !inner.send_cancelled {
+                inner.send_cancelled = true;
+                inner.cancels += 1;
+                self.sends_reclaimed += 1;
+                ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, Kind::Send) });
+            }
+        }
+    }
+
+    /// Replaces a loan by a copy if the budget has room.
+    fn copy_out(&mut self, chunk: &mut Chunk) {
+        let Some(loan) = chunk.loan() else { return };
+        let pool = &self.shared.pool;
+        if let Some(copy) = pool.copy(chunk, loan.account().as_ref(), pool.budget_reserve()) {
+            self.copied_bytes += copy.len() as u64;
+            *chunk = copy;
+        }
+    }
+
+    /// What any stream may hold, however short buffers are.
+    fn little(&self) -> usize {
+        2 * self.shared.pool.buffer_size()
+    }
+
+    fn receive_limit(&self) -> usize {
+        let settings = &self.shared.settings;
+        if pressed(&self.shared.pool) { settings.receive_pressed.min(settings.receive_high) } else { settings.receive_high }
+    }
+}
+
+/// Less than a quarter of the buffers are free.
+fn pressed(pool: &Pool) -> bool {
+    pool.free() * 4 < pool.count()
+}
+
+fn token(state: &State, kind: Kind) -> Token {
+    Token::new(kind, state.slot, state.generation)
+}

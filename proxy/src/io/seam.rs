@@ -1,0 +1,120 @@
+//! The seam between the engine and what carries out its operations: the kernel's ring, or a simulated one. Memory that an
+//! operation refers to belongs to the ring from `submit` until the final completion hands it back.
+
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Chunk;
+use super::buffers::{Loan, Pool};
+use super::token::Token;
+use crate::time::Time;
+
+/// One operation. A stream has at most one receive, one send and one connect in flight.
+#[derive(Debug)]
+pub enum Op {
+    /// Accept connections until cancelled or failed.
+    Accept {
+        /// A listening socket.
+        fd: RawFd,
+    },
+    /// Receive into a buffer of the ring's choice.
+    Receive {
+        /// A connected socket.
+        fd: RawFd,
+        /// Until cancelled, ended, failed or out of buffers; else once.
+        multishot: bool,
+    },
+    /// Send the chunks, in order; the result may be short.
+    Send {
+        /// A connected socket.
+        fd: RawFd,
+        /// Not empty, none of them empty. Comes back with the completion.
+        chunks: Vec<Chunk>,
+    },
+    /// Connect a socket made by `Ring::open`.
+    Connect {
+        /// The socket.
+        fd: RawFd,
+        /// Where to.
+        address: SocketAddr,
+    },
+    /// End our direction.
+    Shutdown {
+        /// A connected socket.
+        fd: RawFd,
+    },
+    /// Close the descriptor. Nothing else is in flight on it.
+    Close {
+        /// Any descriptor of ours.
+        fd: RawFd,
+    },
+    /// Cancel the operation with this token; it completes by itself, with -ECANCELED if that came in time.
+    Cancel {
+        /// The operation to cancel.
+        target: Token,
+    },
+    /// Report whenever the descriptor becomes readable.
+    Watch {
+        /// An eventfd or the like.
+        fd: RawFd,
+    },
+}
+
+/// What became of an operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// Which operation.
+    pub token: Token,
+    /// A count or descriptor, or a negated errno.
+    pub result: i32,
+    /// Whether more completions of this operation follow.
+    pub more: bool,
+    /// What a receive received.
+    pub(super) loan: Option<Loan>,
+    /// What a send was given.
+    pub chunks: Vec<Chunk>,
+}
+
+/// Carries out operations. Completions of different sockets may come in any order; the bytes of one socket never do.
+pub trait Ring {
+    /// A listening socket.
+    type Listener;
+
+    /// The descriptor to accept on.
+    fn listener_fd(&self, listener: &Self::Listener) -> RawFd;
+
+    /// The clock, monotonic.
+    fn now(&self) -> Time;
+
+    /// Where received bytes are put.
+    fn pool(&self) -> &Rc<Pool>;
+
+    /// Queues an operation; it starts at the next `wait` at the latest.
+    fn submit(&mut self, token: Token, op: Op);
+
+    /// Starts what was queued, gives returned buffers back, and waits for a completion or until `timeout` (for ever if `None`).
+    fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<()>;
+
+    /// Appends the completions that have come.
+    fn completions(&mut self, into: &mut Vec<Completion>);
+
+    /// A socket fit to connect to `address`, or an errno.
+    fn open(&mut self, address: SocketAddr) -> Result<RawFd, i32>;
+
+    /// Prepares a fresh connection (accepted or connected) and returns its peer's and its own address, or an errno.
+    fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<(SocketAddr, SocketAddr), i32>;
+
+    /// Has the coming close reset the connection.
+    fn reset_on_close(&mut self, fd: RawFd);
+
+    /// Ends everything in flight; afterwards no memory is shared with the kernel any more and no completion comes.
+    fn stop(&mut self);
+
+    /// Closes a descriptor at once; only after `stop`.
+    fn close_now(&mut self, fd: RawFd);
+
+    /// Entries into the kernel so far.
+    fn enters(&self) -> u64;
+}

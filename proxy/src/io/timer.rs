@@ -1,0 +1,329 @@
+//! A hierarchical timer wheel: 8 levels of 64 slots, ticks of 2^21 ns (2.1 ms). Arming and disarming are O(1); the time
+//! of the next expiry is exact, so a sleeping worker wakes only when something is due. `now` is always passed in.
+
+use super::handle::TimerKey;
+use crate::time::Time;
+
+const TICK_BITS: u32 = 21;
+const LEVELS: usize = 8;
+const NONE: u32 = u32::MAX;
+/// Places beyond the levels: the list of timers already due when armed, and no place at all.
+const DUE: u16 = (LEVELS * 64) as u16;
+const FREE: u16 = DUE + 1;
+
+/// Timers of one worker, each with a value that comes back when it fires.
+#[derive(Debug)]
+pub struct Wheel<T> {
+    entries: Vec<Entry<T>>,
+    free: u32,
+    armed: usize,
+    /// Every timer at or before this tick has fired, but those in the due list.
+    elapsed: u64,
+    occupied: [u64; LEVELS],
+    /// One list per place; the last is the due list.
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    head: u32,
+    /// No timer in the list is earlier. May be too early after a disarm, never too late.
+    earliest: u64,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    generation: u32,
+    next: u32,
+    previous: u32,
+    place: u16,
+    tick: u64,
+    value: Option<T>,
+}
+
+impl<T> Wheel<T> {
+    /// An empty wheel that starts at `now`.
+    #[must_use]
+    pub fn new(now: Time) -> Self {
+        Self {
+            entries: Vec::new(),
+            free: NONE,
+            armed: 0,
+            elapsed: now.as_nanos() >> TICK_BITS,
+            occupied: [0; LEVELS],
+            slots: vec![Slot { head: NONE, earliest: u64::MAX }; LEVELS * 64 + 1],
+        }
+    }
+
+    /// Timers armed now.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.armed
+    }
+
+    /// Whether none is armed.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.armed == 0
+    }
+
+    /// Arms a timer. It fires at the first `advance` at or after `deadline`, rounded up to a tick.
+    pub fn arm(&mut self, deadline: Time, value: T) -> TimerKey {
+        let nanos = deadline.as_nanos();
+        let tick = (nanos >> TICK_BITS) + u64::from(nanos & ((1 << TICK_BITS) - 1) != 0);
+        let index = if self.free == NONE {
+            self.entries.push(Entry { generation: 0, next: NONE, previous: NONE, place: FREE, tick, value: None });
+            (self.entries.len() - 1) as u32
+        } else {
+            let index = self.free;
+            self.free = self.entries[index as usize].next;
+            index
+        };
+        let entry = &mut self.entries[index as usize];
+        entry.tick = tick;
+        entry.value = Some(value);
+        let generation = entry.generation;
+        self.armed += 1;
+        self.link(index);
+        TimerKey(u64::from(generation) << 32 | u64::from(index))
+    }
+
+    /// Disarms and returns the value, unless the timer fired or was disarmed before.
+    pub fn disarm(&mut self, key: TimerKey) -> Option<T> {
+        let index = self.find(key)?;
+        self.unlink(index);
+        Some(self.release(index))
+    }
+
+    /// The value of an armed timer.
+    pub fn value_mut(&mut self, key: TimerKey) -> Option<&mut T> {
+        let index = self.find(key)?;
+        self.entries[index as usize].value.as_mut()
+    }
+
+    /// When `advance` has something to do next; `None` while nothing is armed.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Time> {
+        if self.slots[DUE as usize].head != NONE {
+            return Some(Time::from_nanos(self.elapsed << TICK_BITS));
+        }
+        let (place, _) = self.first_place()?;
+        let tick = self.slots[place].earliest;
+        Some(Time::from_nanos(tick.checked_mul(1 << TICK_BITS).unwrap_or(u64::MAX)))
+    }
+
+    /// Moves time to `now` and appends the values of all timers that are due to `fired`, earliest tick first.
+    pub fn advance(&mut self, now: Time, fired: &mut Vec<T>) {
+        self.fire_list(DUE as usize, fired);
+        let now = now.as_nanos() >> TICK_BITS;
+        if now <= self.elapsed {
+            return;
+        }
+        while let Some((place, start)) = self.first_place() {
+            if start > now {
+                break;
+            }
+            self.elapsed = start;
+            if place < 64 {
+                self.fire_list(place, fired);
+            } else {
+                self.cascade(place, fired);
+            }
+        }
+        self.elapsed = now;
+    }
+
+    fn find(&self, key: TimerKey) -> Option<u32> {
+        let index = key.0 as u32;
+        let entry = self.entries.get(index as usize)?;
+        (entry.place != FREE && u64::from(entry.generation) == key.0 >> 32).then_some(index)
+    }
+
+    /// The list that comes first in time, and the tick at which it must be looked at. A list of a lower level always
+    /// comes before those of higher levels, since a timer sits at the level of the highest bit in which it differs from `elapsed`.
+    fn first_place(&self) -> Option<(usize, u64)> {
+        let level = self.occupied.iter().position(|&bits| bits != 0)?;
+        let shift = 6 * level as u32;
+        let here = (self.elapsed >> shift) & 63;
+        let ahead = self.occupied[level].rotate_right(here as u32).trailing_zeros();
+        let slot = (here + u64::from(ahead)) & 63;
+        let block = self.elapsed >> shift >> 6 << 6;
+        Some((level * 64 + slot as usize, (block | slot) << shift))
+    }
+
+    fn link(&mut self, index: u32) {
+        let tick = self.entries[index as usize].tick;
+        let place = if tick <= self.elapsed {
+            DUE as usize
+        } else {
+            let level = (63 - (tick ^ self.elapsed).leading_zeros()) as usize / 6;
+            let slot = (tick >> (6 * level)) as usize & 63;
+            self.occupied[level] |= 1 << slot;
+            level * 64 + slot
+        };
+        let slot = &mut self.slots[place];
+        let next = slot.head;
+        slot.head = index;
+        slot.earliest = slot.earliest.min(tick);
+        if next != NONE {
+            self.entries[next as usize].previous = index;
+        }
+        let entry = &mut self.entries[index as usize];
+        entry.place = place as u16;
+        entry.next = next;
+        entry.previous = NONE;
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Entry { next, previous, place, .. } = self.entries[index as usize];
+        if next != NONE {
+            self.entries[next as usize].previous = previous;
+        }
+        if previous == NONE {
+            self.slots[place as usize].head = next;
+            if next == NONE {
+                self.clear(place as usize);
+            }
+        } else {
+            self.entries[previous as usize].next = next;
+        }
+    }
+
+    fn clear(&mut self, place: usize) {
+        self.slots[place] = Slot { head: NONE, earliest: u64::MAX };
+        if place < DUE as usize {
+            self.occupied[place / 64] &= !(1 << (place % 64));
+        }
+    }
+
+    fn release(&mut self, index: u32) -> T {
+        let entry = &mut self.entries[index as usize];
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.place = FREE;
+        entry.next = self.free;
+        self.free = index;
+        self.armed -= 1;
+        entry.value.take().expect("an armed timer has a value")
+    }
+
+    fn fire_list(&mut self, place: usize, fired: &mut Vec<T>) {
+        let mut index = self.slots[place].head;
+        self.clear(place);
+        while index != NONE {
+            let next = self.entries[index as usize].next;
+            fired.push(self.release(index));
+            index = next;
+        }
+    }
+
+    /// Spreads a list over the lower levels, now that `elapsed` stands at its start.
+    fn cascade(&mut self, place: usize, fired: &mut Vec<T>) {
+        let mut index = self.slots[place].head;
+        self.clear(place);
+        while index != NONE {
+            let next = self.entries[index as usize].next;
+            if self.entries[index as usize].tick <= self.elapsed {
+                fired.push(self.release(index));
+            } else {
+                self.link(index);
+            }
+            index = next;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Arm(u64),
+        Disarm(usize),
+        Advance(u64),
+        AdvanceToNext,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let span = prop_oneof![0u64..10_000_000, 0u64..5_000_000_000, 0u64..10_000_000_000_000, Just(u64::MAX / 2)];
+        prop_oneof![
+            4 => span.clone().prop_map(Step::Arm),
+            2 => (0usize..64).prop_map(Step::Disarm),
+            2 => (0u64..20_000_000_000).prop_map(Step::Advance),
+            1 => span.prop_map(|s| Step::Advance(s / 4)),
+            2 => Just(Step::AdvanceToNext),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+        #[test]
+        fn behaves_like_a_sorted_map(start in 0u64..(1 << 50), steps in prop::collection::vec(step(), 1..200)) {
+            let mut now = Time::from_nanos(start);
+            let mut wheel = Wheel::new(now);
+            let mut model: BTreeMap<(u64, u64), TimerKey> = BTreeMap::new();
+            let mut keys = Vec::new();
+            let mut serial = 0u64;
+            let tick = |t: Time| t.as_nanos().div_ceil(1 << TICK_BITS);
+            for step in steps {
+                match step {
+                    Step::Arm(span) => {
+                        let deadline = now + Duration::from_nanos(span);
+                        let key = wheel.arm(deadline, (tick(deadline), serial));
+                        model.insert((tick(deadline), serial), key);
+                        keys.push((key, (tick(deadline), serial)));
+                        serial += 1;
+                    }
+                    Step::Disarm(at) if !keys.is_empty() => {
+                        let (key, id) = keys[at % keys.len()];
+                        prop_assert_eq!(wheel.disarm(key).is_some(), model.remove(&id).is_some());
+                    }
+                    Step::Disarm(_) => {}
+                    Step::Advance(_) | Step::AdvanceToNext => {
+                        let to = match step {
+                            Step::Advance(span) => now + Duration::from_nanos(span),
+                            _ => wheel.next_wake().unwrap_or(now).max(now),
+                        };
+                        if let Some((&(first, _), _)) = model.first_key_value() {
+                            // Never too late, and exact unless something was disarmed.
+                            let wake = wheel.next_wake().expect("armed").as_nanos();
+                            prop_assert!(wake <= first.saturating_mul(1 << TICK_BITS).max(now.as_nanos()));
+                        }
+                        now = to;
+                        let mut fired = Vec::new();
+                        wheel.advance(now, &mut fired);
+                        let passed = now.as_nanos() >> TICK_BITS;
+                        let rest = model.split_off(&(passed + 1, 0));
+                        let mut expected: Vec<_> = std::mem::replace(&mut model, rest).into_keys().collect();
+                        fired.sort_unstable();
+                        expected.sort_unstable();
+                        prop_assert_eq!(fired, expected);
+                    }
+                }
+                prop_assert_eq!(wheel.len(), model.len());
+                prop_assert_eq!(wheel.next_wake().is_none(), model.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn sleeping_to_each_wake_needs_one_wake_per_timer() {
+        let start = Time::from_nanos(12_345_678_901);
+        let mut wheel = Wheel::new(start);
+        for seconds in [1u64, 75, 600, 86_400] {
+            wheel.arm(start + Duration::from_secs(seconds), seconds);
+        }
+        let (mut wakes, mut fired) = (0, Vec::new());
+        while let Some(wake) = wheel.next_wake() {
+            wheel.advance(wake, &mut fired);
+            wakes += 1;
+        }
+        assert_eq!(fired, [1, 75, 600, 86_400]);
+        assert_eq!(wakes, 4);
+    }
+}

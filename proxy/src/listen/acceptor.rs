@@ -1,0 +1,35 @@
+//! What happens to a connection between the engine's accept and its first byte: admitted and parked, or shed with a reason.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::error::ShedReason;
+use crate::io::Stream;
+use crate::telemetry::counters::{Counter, Plain};
+use crate::worker::context::Worker;
+use crate::worker::sessions;
+
+/// Takes a connection that was just accepted on the listener with this index.
+pub fn accepted(worker: &Rc<Worker>, stream: Stream, listener: usize) {
+    worker.counters.increment(Plain::Accepted);
+    let snapshot = worker.snapshot();
+    let Some(listener) = snapshot.config.listeners.get(listener) else {
+        return shed(worker, &stream, ShedReason::Draining);
+    };
+    match worker.sessions.admit() {
+        Ok(()) => sessions::open(worker, stream, Arc::clone(listener)),
+        Err(reason) => shed(worker, &stream, reason),
+    }
+}
+
+/// An accept failed before there was a connection.
+pub fn failed(worker: &Worker, errno: i32) {
+    if matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) {
+        worker.counters.increment(Counter::Shed(ShedReason::DescriptorsExhausted));
+    }
+}
+
+fn shed(worker: &Worker, stream: &Stream, reason: ShedReason) {
+    worker.counters.increment(Counter::Shed(reason));
+    stream.abort();
+}

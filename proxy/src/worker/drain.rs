@@ -1,0 +1,93 @@
+//! How a worker ends. Serving, then draining (no accepts; what is idle is closed, what is active ends with `Connection: close`), then
+//! stopping (what is left is reset), each with a deadline.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::context::Worker;
+use super::{sessions, tags};
+use crate::control::commands::Command;
+use crate::control::shared::SteeringSlot;
+use crate::io::stream::Tag;
+use crate::io::Engine;
+use crate::io::seam::Ring;
+use crate::time::Time;
+
+/// How long resets may take to leave before the worker returns all the same.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Accepts and serves.
+    Serving,
+    /// Serves what it has.
+    Draining {
+        /// When what is left is reset.
+        deadline: Time,
+    },
+    /// Everything was reset.
+    Stopping {
+        /// When the worker returns whatever is still closing.
+        deadline: Time,
+    },
+}
+
+impl Phase {
+    /// Follows a command. A second drain can only shorten the first.
+    pub fn obey<R: Ring>(&mut self, command: Command, worker: &Rc<Worker>, engine: &mut Engine<R>, steering: &SteeringSlot) {
+        match (command, *self) {
+            (_, Self::Stopping { .. }) => {}
+            (Command::Drain { deadline }, Self::Draining { deadline: earlier }) => {
+                *self = Self::Draining { deadline: deadline.min(earlier) };
+                arm(worker, deadline);
+            }
+            (Command::Drain { deadline }, Self::Serving) => {
+                *self = Self::Draining { deadline };
+                steering.draining();
+                engine.cancel_accepts();
+                worker.start_draining();
+                sessions::drain(worker);
+                arm(worker, deadline);
+            }
+            (Command::Stop, _) => {
+                steering.draining();
+                engine.cancel_accepts();
+                worker.start_draining();
+                self.stop(worker);
+            }
+        }
+    }
+
+    /// Looks at what is left after a loop turn; whether the worker is done.
+    pub fn advance<R: Ring>(&mut self, worker: &Rc<Worker>, engine: &Engine<R>) -> bool {
+        let empty = || engine.accepts_armed() == 0 && worker.sessions.open() == 0 && engine.streams() == 0;
+        match *self {
+            Self::Serving => false,
+            Self::Draining { .. } if empty() => true,
+            Self::Draining { deadline } => {
+                if deadline <= worker.io.now() {
+                    self.stop(worker);
+                }
+                false
+            }
+            Self::Stopping { deadline } => {
+                // A connection that was accepted while its accept was being cancelled comes too late.
+                sessions::abort_all(worker);
+                empty() || deadline <= worker.io.now()
+            }
+        }
+    }
+
+    fn stop(&mut self, worker: &Rc<Worker>) {
+        let deadline = worker.io.after(STOP_GRACE);
+        *self = Self::Stopping { deadline };
+        sessions::abort_all(worker);
+        arm(worker, deadline);
+    }
+}
+
+/// The loop has to wake at a deadline even if nothing else happens.
+fn arm(worker: &Worker, deadline: Time) {
+    worker.io.timer_at(deadline, Tag { kind: tags::DRAIN, key: 0 });
+}

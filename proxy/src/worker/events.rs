@@ -1,0 +1,130 @@
+//! What the engine reports, handed to whom it concerns; and what the loop publishes about itself before it sleeps.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::context::Worker;
+use super::{sessions, tags};
+use crate::control::shared::SteeringSlot;
+use crate::io::engine::Handler;
+use crate::io::handle::Stats;
+use crate::io::stream::Tag;
+use crate::io::Stream;
+use crate::listen::acceptor;
+use crate::telemetry::counters::Plain;
+use crate::time::Time;
+use crate::upstream::pool::IdleKey;
+
+/// The worker as the engine sees it.
+#[derive(Debug)]
+pub struct Events {
+    worker: Rc<Worker>,
+    steering: SteeringSlot,
+    stuck_after: Duration,
+    /// When the loop woke last.
+    woke: Option<Time>,
+    load: usize,
+    published: Stats,
+    commands_wait: bool,
+}
+
+impl Events {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn new(worker: Rc<Worker>, steering: SteeringSlot, stuck_after: Duration) -> Self {
+        Self { worker, steering, stuck_after, woke: None, load: 0, published: Stats::default(), commands_wait: false }
+    }
+
+    /// Its worker.
+    #[must_use]
+    pub const fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Its line in the steering array.
+    #[must_use]
+    pub const fn steering(&self) -> &SteeringSlot {
+        &self.steering
+    }
+
+    /// Whether commands wait to be read; asked once.
+    pub const fn take_commands(&mut self) -> bool {
+        std::mem::replace(&mut self.commands_wait, false)
+    }
+
+    /// Adds what the engine counted since the last call to the worker's counters.
+    pub fn publish(&mut self, stats: Stats) {
+        let counters = &self.worker.counters;
+        let before = &self.published;
+        counters.add(Plain::RingEnters, stats.enters - before.enters);
+        counters.add(Plain::RingCompletions, stats.completions - before.completions);
+        counters.add(Plain::BuffersExhausted, stats.buffers_exhausted - before.buffers_exhausted);
+        counters.add(Plain::Panics, stats.panics - before.panics);
+        counters.set(Plain::BuffersLoaned, stats.buffers_loaned);
+        counters.set(Plain::BudgetBytes, stats.budget_bytes);
+        self.published = stats;
+    }
+}
+
+impl Handler for Events {
+    fn accepted(&mut self, listener: usize, stream: Stream) {
+        acceptor::accepted(&self.worker, stream, listener);
+    }
+
+    fn parked_ready(&mut self, _stream: Stream, tag: Tag) {
+        match tag.kind {
+            tags::SESSION => sessions::woken(&self.worker, tag.key),
+            tags::POOL_SLOT => {
+                if let Some(upstream) = self.worker.upstream((tag.key >> 48) as u16) {
+                    upstream.woken(IdleKey::from_bits(tag.key));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn timer(&mut self, tag: Tag) {
+        match tag.kind {
+            tags::SESSION => sessions::timed_out(&self.worker, tag.key),
+            tags::POOL_TIMER => {
+                if let Some(upstream) = self.worker.upstream(tag.key as u16) {
+                    upstream.expire();
+                }
+            }
+            // A drain's deadline only has to wake the loop.
+            _ => {}
+        }
+    }
+
+    fn command_ready(&mut self) {
+        self.commands_wait = true;
+    }
+
+    fn before_sleep(&mut self) {
+        if self.woke.take().is_some_and(|woke| clock().since(woke) > self.stuck_after) {
+            self.worker.counters.increment(Plain::Stuck);
+        }
+        let load = self.worker.sessions.open();
+        if load != self.load {
+            self.load = load;
+            self.steering.load(u32::try_from(load).unwrap_or(u32::MAX));
+        }
+        self.steering.sleeping();
+    }
+
+    fn after_wake(&mut self, now: Time) {
+        self.woke = Some(now);
+        self.steering.running(now);
+    }
+
+    fn accept_failed(&mut self, errno: i32) {
+        acceptor::failed(&self.worker, errno);
+    }
+}
+
+/// CLOCK_MONOTONIC. The engine's `now` stands still within a turn, and a turn's length is what is wanted here.
+fn clock() -> Time {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or_else(|_| Time::default(), |now| {
+        Time::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+    })
+}

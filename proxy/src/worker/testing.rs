@@ -1,0 +1,84 @@
+//! What tests of workers and sessions share: a configuration without TOML.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::model;
+
+/// One listener, one route for everything, one upstream with these endpoints; short time limits.
+pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
+    let endpoints =
+        endpoints.iter().map(|&address| model::Endpoint { address, label: address.to_string() }).collect();
+    model::Config {
+        process: model::Process {
+            run_dir: "/nonexistent".into(),
+            user: "nobody".into(),
+            drain_timeout: Duration::from_secs(5),
+            max_connections: 0,
+            buffer_budget: 8 << 20,
+        },
+        workers: model::Workers {
+            count: Some(1),
+            cpus: None,
+            control_cpus: None,
+            numa_local: false,
+            busy_poll: Duration::ZERO,
+            stuck_after: Duration::from_secs(5),
+        },
+        ring: model::Ring { entries: 256, buffers: 256, buffer_size: 4096 },
+        steering: model::Steering { policy: model::SteeringPolicy::Hash },
+        guard: model::Guard {
+            interfaces: Vec::new(),
+            mode: model::GuardMode::Auto,
+            dry_run: false,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            syn_rate_per_ip: None,
+            syn_burst_per_ip: 0,
+        },
+        listeners: vec![Arc::new(listener())],
+        routes: vec![Arc::new(model::Route {
+            path_prefix: "/".into(),
+            upstream: 0,
+            timeout: Duration::from_secs(5),
+            body_timeout: Duration::from_secs(5),
+            buffer_response: 64 << 10,
+        })],
+        upstreams: vec![Arc::new(upstream(endpoints))],
+        admin: model::Admin { address: None },
+        log: model::Log { level: "info".into() },
+    }
+}
+
+pub(crate) fn listener() -> model::Listener {
+    model::Listener {
+        name: "main".into(),
+        addresses: vec![SocketAddr::from(([127, 0, 0, 1], 80))],
+        backlog: 128,
+        timeouts: model::Timeouts {
+            request_header: Duration::from_secs(3),
+            request_body: Duration::from_secs(3),
+            keep_alive: Duration::from_secs(10),
+            send: Duration::from_secs(3),
+        },
+        limits: model::Limits {
+            header_bytes: 16 << 10,
+            headers: 64,
+            uri_bytes: 4 << 10,
+            body_bytes: 0,
+            requests_per_connection: 0,
+        },
+        trusted_proxies: Vec::new(),
+    }
+}
+
+pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
+    model::Upstream {
+        name: "app".into(),
+        endpoints,
+        connect_timeout: Duration::from_secs(1),
+        pool: model::Pool { max_idle: 16, idle_timeout: Duration::from_secs(30), max_lifetime: Duration::from_secs(3600) },
+        retry: model::Retry { attempts: 2 },
+    }
+}
