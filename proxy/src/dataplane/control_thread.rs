@@ -251,3 +251,220 @@ async fn serve_admin(listener: Option<OwnedFd>, view: Arc<View>) {
         error!("the admin endpoints are gone: {error}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use arc_swap::ArcSwap;
+    use tokio::sync::mpsc::Sender;
+    use tokio::task::JoinHandle;
+
+    use super::super::view::Watched;
+    use super::*;
+    use crate::config;
+    use crate::control::commands::{self, CommandReceiver};
+    use crate::control::messages::{Address, PROTOCOL, Place, Start};
+    use crate::control::shared::{Counters, SteeringSlots};
+    use crate::control::status::{DataPlaneStatus, SupervisorStatus};
+    use crate::telemetry::counters::Plain;
+
+    const TEXT: &str = r#"
+[[listener]]
+name = "main"
+address = "127.0.0.1:8080"
+[[route]]
+path_prefix = "/"
+upstream = "app"
+[[upstream]]
+name = "app"
+endpoints = ["127.0.0.1:9000"]
+"#;
+
+    /// A control loop with two workers and a supervisor, both played by the test.
+    struct Stage {
+        supervisor: AsyncFd<Channel>,
+        view: Arc<View>,
+        workers: Vec<CommandReceiver>,
+        events: Sender<WorkerEvent>,
+        control: JoinHandle<Result<(), ControlError>>,
+    }
+
+    fn stage() -> Stage {
+        let place = Place { cpu: 3, node: 1, memory_node: Some(1) };
+        let start = Start {
+            protocol: PROTOCOL,
+            generation: 4,
+            slot_generation: 1,
+            log_level: "info".into(),
+            batches: 1,
+            descriptors: 4,
+            workers: vec![place; 2],
+            control_cpus: Vec::new(),
+            addresses: vec![Address { listener: 0, address: "127.0.0.1:8080".parse().expect("address") }],
+        };
+        let config = config::resolve(&[("proxy.toml".into(), TEXT.into())]).expect("valid");
+        let slots = SteeringSlots::private().expect("memory");
+        let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
+        let watched = |index| Watched {
+            place,
+            counters: Counters::private(),
+            slot: slots.slot(1, index).expect("in range"),
+            ended: AtomicBool::new(false),
+        };
+        let view = Arc::new(View {
+            start,
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            workers: (0..2).map(watched).collect(),
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            questions: ask,
+        });
+        let (senders, workers) = (0..2).map(|_| commands::channel().expect("eventfd")).unzip();
+        let (events, receiver) = mpsc::channel(8);
+        let (ours, theirs) = Channel::pair().expect("pair");
+        let control = Control::new(theirs, Arc::clone(&view), senders, questions).expect("reactor");
+        let control = tokio::spawn(async move { control.run(&mut Crew::played(receiver), None).await });
+        Stage { supervisor: ours.into_async().expect("reactor"), view, workers, events, control }
+    }
+
+    impl Stage {
+        async fn hear(&self) -> Received<ToSupervisor> {
+            let heard = async {
+                loop {
+                    match self.supervisor.get_ref().receive(1) {
+                        Err(ChannelError::WouldBlock) => {}
+                        other => return other.expect("a message"),
+                    }
+                    self.supervisor.readable().await.expect("reactor").clear_ready();
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(5), heard).await.expect("in time")
+        }
+
+        fn say(&self, message: &ToDataPlane) {
+            self.supervisor.get_ref().send(message, &[]).expect("room");
+        }
+
+        async fn make_ready(&self) {
+            for worker in 0..2 {
+                self.view.workers[worker].slot.live(1, 1);
+                self.events.send(WorkerEvent::Ready(worker)).await.expect("alive");
+            }
+            assert_eq!(self.hear().await.message, ToSupervisor::Ready);
+        }
+
+        async fn status(&self) -> DataPlaneStatus {
+            self.say(&ToDataPlane::AskStatus { id: 77 });
+            let mut heard = self.hear().await;
+            assert_eq!(heard.message, ToSupervisor::Status { id: 77 });
+            let bytes = sealed::open(heard.descriptors.pop().expect("a memfd"), 1 << 20).expect("sealed");
+            serde_json::from_slice(&bytes).expect("a status")
+        }
+
+        /// Until the worker's command queue has one.
+        async fn command(&self, worker: usize) -> Command {
+            for _ in 0..1_000 {
+                if let Some(command) = self.workers[worker].try_next() {
+                    return command;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            panic!("no command came");
+        }
+    }
+
+    #[tokio::test]
+    async fn readiness_comes_with_the_last_worker_and_the_status_follows_the_slots() {
+        let stage = stage();
+        stage.events.send(WorkerEvent::Ready(0)).await.expect("alive");
+        let status = stage.status().await;
+        assert!(!status.ready, "one of two");
+        assert_eq!((status.generation, status.workers[0].state.as_str()), (4, "starting"));
+        stage.events.send(WorkerEvent::Ready(1)).await.expect("alive");
+        assert_eq!(stage.hear().await.message, ToSupervisor::Ready);
+        let worker = &stage.view.workers[1];
+        worker.slot.live(1, 1);
+        worker.counters.add(Plain::Accepted, 5);
+        let status = stage.status().await;
+        assert!(status.ready);
+        assert_eq!((status.workers[1].state.as_str(), status.workers[1].accepted, status.workers[1].cpu), ("live", 5, Some(3)));
+        assert_eq!((status.listeners[0].name.as_str(), status.listeners[0].address.as_str()), ("main", "127.0.0.1:8080"));
+        assert_eq!(status.upstreams[0].endpoints[0].address, "127.0.0.1:9000");
+        worker.slot.running(crate::time::Time::from_nanos(1));
+        assert_eq!(stage.status().await.workers[1].state, "stuck");
+    }
+
+    #[tokio::test]
+    async fn a_drain_reaches_the_workers_and_is_reported_when_all_have_stopped_accepting() {
+        let stage = stage();
+        stage.make_ready().await;
+        stage.say(&ToDataPlane::Drain { within_ms: 60_000 });
+        for worker in 0..2 {
+            assert!(matches!(stage.command(worker).await, Command::Drain { deadline } if deadline > now()));
+        }
+        stage.view.workers[0].slot.draining();
+        let status = stage.status().await;
+        assert!(status.draining && !status.ready, "{status:?}");
+        stage.view.workers[1].slot.draining();
+        assert_eq!(stage.hear().await.message, ToSupervisor::Drained);
+        for worker in 0..2 {
+            stage.events.send(WorkerEvent::Ended(worker, Ok(()))).await.expect("alive");
+        }
+        stage.control.await.expect("no panic").expect("an orderly end");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_ends_unasked_is_reported_and_ends_all() {
+        for result in [Ok(()), Err("panic: broken".to_owned())] {
+            let stage = stage();
+            stage.make_ready().await;
+            stage.events.send(WorkerEvent::Ended(1, result)).await.expect("alive");
+            let ToSupervisor::Failed { reason } = stage.hear().await.message else { panic!("another message") };
+            assert!(reason.starts_with("worker 1: "), "{reason}");
+            assert!(matches!(stage.control.await.expect("no panic"), Err(ControlError::Worker(1, _))));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_supervisors_half_is_asked_for_and_handed_to_whoever_asked() {
+        let stage = stage();
+        let view = Arc::clone(&stage.view);
+        let answer = tokio::spawn(async move { view.supervisor().await });
+        let ToSupervisor::AskStatus { id } = stage.hear().await.message else { panic!("another message") };
+        let status = Box::new(SupervisorStatus { restarts: 9, ..SupervisorStatus::default() });
+        // An answer that nobody asked for is nobody's.
+        stage.say(&ToDataPlane::SupervisorStatus { id: id + 1, status: Box::default() });
+        stage.say(&ToDataPlane::SupervisorStatus { id, status });
+        assert_eq!(answer.await.expect("no panic").map(|status| status.restarts), Some(9));
+    }
+
+    #[tokio::test]
+    async fn questions_are_bounded_and_those_beyond_go_without() {
+        let stage = stage();
+        let pending: Vec<_> = (0..QUESTIONS_MAX)
+            .map(|_| {
+                let view = Arc::clone(&stage.view);
+                tokio::spawn(async move { view.supervisor().await })
+            })
+            .collect();
+        for _ in 0..QUESTIONS_MAX {
+            assert!(matches!(stage.hear().await.message, ToSupervisor::AskStatus { .. }));
+        }
+        assert!(stage.view.supervisor().await.is_none());
+        // Whoever gives up makes room.
+        pending.into_iter().for_each(|question| question.abort());
+        tokio::task::yield_now().await;
+        let view = Arc::clone(&stage.view);
+        let _one_more = tokio::spawn(async move { view.supervisor().await });
+        assert!(matches!(stage.hear().await.message, ToSupervisor::AskStatus { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_data_plane_without_its_supervisor_ends() {
+        let stage = stage();
+        stage.make_ready().await;
+        drop(stage.supervisor);
+        assert!(matches!(stage.control.await.expect("no panic"), Err(ControlError::Abandoned)));
+    }
+}

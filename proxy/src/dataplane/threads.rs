@@ -47,6 +47,12 @@ impl Crew {
         Ok(Self { events, handles })
     }
 
+    /// Without threads; the test plays them.
+    #[cfg(test)]
+    pub(super) fn played(events: Receiver<WorkerEvent>) -> Self {
+        Self { events, handles: Vec::new() }
+    }
+
     /// Waits for the threads; they have all said that they ended.
     pub fn join(self) {
         for handle in self.handles {
