@@ -132,10 +132,11 @@ impl Group {
     }
 }
 
-/// A TCP socket, close-on-exec and non-blocking, that may take an address over from connections in TIME_WAIT.
+/// A TCP socket, close-on-exec, that may take an address over from connections in TIME_WAIT. Not O_NONBLOCK: io_uring would report
+/// EAGAIN on such a socket instead of waiting for a connection.
 fn open(address: SocketAddr, v6only: bool) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let flags = SockFlag::SOCK_CLOEXEC;
     let fd = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     // Accepted sockets inherit it, which spares one system call for each.
@@ -208,7 +209,7 @@ mod tests {
             assert!(getsockopt(fd, sockopt::TcpNoDelay).expect("option"));
             assert!(getsockopt(fd, sockopt::AcceptConn).expect("option"));
             assert!(FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).expect("flags")).contains(FdFlag::FD_CLOEXEC));
-            assert!(OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).expect("flags")).contains(OFlag::O_NONBLOCK));
+            assert!(!OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).expect("flags")).contains(OFlag::O_NONBLOCK));
         }
         TcpStream::connect(bound[0].address).expect("somebody listens");
     }

@@ -1,0 +1,452 @@
+//! The kernel's ring (io_uring(7)): SINGLE_ISSUER and DEFER_TASKRUN, one provided-buffer ring, one enter per loop turn. What an
+//! operation points to is kept here until its final completion, whatever becomes of the stream it was for.
+#![allow(unsafe_code, reason = "submission entries point to memory, and the buffer ring is shared with the kernel")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use io_uring::types::{BufRingEntry, CancelBuilder, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt, socket, sockopt};
+use nix::time::{ClockId, clock_gettime};
+
+use super::buffers::Pool;
+use super::seam::{Completion, Op, Ring};
+use super::sqe::{self, ConnectMemory, SendMemory};
+use super::token::{Kind, Token};
+use crate::config::model;
+use crate::time::Time;
+
+/// The only buffer group.
+const GROUP: u16 = 0;
+/// How long `stop` waits for cancelled operations; what is still in flight then keeps its memory for ever.
+const STOP_MAX: Duration = Duration::from_secs(2);
+/// Send memories kept for reuse.
+const SPARE_MAX: usize = 256;
+
+/// One worker's io_uring and what its operations point to.
+pub struct KernelRing {
+    /// Dropped first: the kernel forgets the ring before the memory below goes.
+    ring: IoUring,
+    provided: ProvidedBuffers,
+    pool: Rc<Pool>,
+    /// By slot: a stream has one send and one connect in flight at most.
+    sends: Vec<Option<Box<SendMemory>>>,
+    connects: Vec<Option<Box<ConnectMemory>>>,
+    spare: Vec<Box<SendMemory>>,
+    /// Operations without their final completion.
+    in_flight: usize,
+    enters: u64,
+}
+
+impl KernelRing {
+    /// A ring for the calling thread, the only one that may use it.
+    ///
+    /// # Errors
+    /// What io_uring_setup(2) says: ENOMEM for want of locked memory, EPERM where it is forbidden, EINVAL from a kernel too old.
+    pub fn new(settings: model::Ring, buffer_budget: usize) -> io::Result<Self> {
+        let ring = build(settings.entries)?;
+        let pool = Pool::new(settings.buffers, settings.buffer_size as usize, buffer_budget)?;
+        let provided = ProvidedBuffers::register(&ring, settings.buffers)?;
+        let mut ring = Self {
+            ring,
+            provided,
+            pool,
+            sends: Vec::new(),
+            connects: Vec::new(),
+            spare: Vec::new(),
+            in_flight: 0,
+            enters: 0,
+        };
+        ring.give_buffers();
+        Ok(ring)
+    }
+
+    fn give_buffers(&mut self) {
+        let Self { provided, pool, .. } = self;
+        provided.give(pool);
+    }
+
+    fn enter(&mut self, wait: usize, timeout: Option<Duration>) -> io::Result<()> {
+        self.enters += 1;
+        let submitter = self.ring.submitter();
+        let result = match timeout {
+            None => submitter.submit_and_wait(wait),
+            Some(Duration::ZERO) => self.enter_now(),
+            Some(timeout) => {
+                let timespec = Timespec::from(timeout);
+                submitter.submit_with_args(wait, &SubmitArgs::new().timespec(&timespec))
+            }
+        };
+        match result {
+            Ok(_) => Ok(()),
+            // The time is over, a signal came, or the completion queue must be emptied first.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Submits and runs deferred work without waiting.
+    fn enter_now(&mut self) -> io::Result<usize> {
+        let queued = {
+            let mut queue = self.ring.submission();
+            queue.sync();
+            queue.len() as u32
+        };
+        // SAFETY: no argument is passed, and every queued entry points to memory that we keep.
+        unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, EnterFlags::GETEVENTS.bits(), None) }
+    }
+
+    /// Queues an entry whose memory is kept in `sends` or `connects`, or that points to none.
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: what the entry points to is boxed in `sends` or `connects` until the final completion; descriptors are checked by
+            // the kernel.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                self.in_flight += 1;
+                return;
+            }
+            // The queue is full: hand it over. An error here shows again, and is reported, at the next `wait`.
+            self.enters += 1;
+            if self.ring.submit().is_err() {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    fn keep_send(&mut self, slot: usize, memory: Box<SendMemory>) -> &mut SendMemory {
+        if self.sends.len() <= slot {
+            self.sends.resize_with(slot + 1, || None);
+        }
+        let place = &mut self.sends[slot];
+        assert!(place.is_none(), "one send at a time for a stream");
+        place.insert(memory)
+    }
+
+    fn keep_connect(&mut self, slot: usize, memory: Box<ConnectMemory>) -> &ConnectMemory {
+        if self.connects.len() <= slot {
+            self.connects.resize_with(slot + 1, || None);
+        }
+        let place = &mut self.connects[slot];
+        assert!(place.is_none(), "one connect at a time for a stream");
+        place.insert(memory)
+    }
+
+    /// Takes back what a finished operation pointed to.
+    fn reclaim(&mut self, token: Token) -> Vec<super::Chunk> {
+        let slot = token.slot() as usize;
+        match token.kind() {
+            Kind::Send => {
+                let Some(mut memory) = self.sends.get_mut(slot).and_then(Option::take) else { return Vec::new() };
+                let chunks = std::mem::take(&mut memory.chunks);
+                if self.spare.len() < SPARE_MAX {
+                    self.spare.push(memory);
+                }
+                chunks
+            }
+            Kind::Connect => {
+                if let Some(place) = self.connects.get_mut(slot) {
+                    *place = None;
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn translate(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let (result, flags) = (entry.result(), entry.flags());
+        let more = cqueue::more(flags);
+        if !more {
+            self.in_flight -= 1;
+        }
+        // SAFETY: the kernel named the buffer in a completion, so it was given by `give_buffers`, holds `result` bytes, and is ours again.
+        let loan = cqueue::buffer_select(flags)
+            .map(|buffer| unsafe { self.pool.lend(buffer, usize::try_from(result).unwrap_or(0)) })
+            .filter(|_| result > 0);
+        let token = Token::from_raw(entry.user_data())?;
+        let chunks = if more { Vec::new() } else { self.reclaim(token) };
+        Some(Completion { token, result, more, loan, chunks })
+    }
+}
+
+impl Ring for KernelRing {
+    type Listener = OwnedFd;
+
+    fn listener_fd(&self, listener: &OwnedFd) -> RawFd {
+        listener.as_raw_fd()
+    }
+
+    fn now(&self) -> Time {
+        // CLOCK_MONOTONIC cannot fail on Linux.
+        clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or(Time::default(), |now| Time::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
+    }
+
+    fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    fn submit(&mut self, token: Token, op: Op) {
+        let slot = token.slot() as usize;
+        let entry = match op {
+            Op::Accept { fd } => sqe::accept(fd),
+            Op::Receive { fd, multishot } => sqe::receive(fd, multishot, GROUP),
+            Op::Send { fd, chunks } => {
+                let mut memory = self.spare.pop().unwrap_or_else(|| Box::new(SendMemory::new()));
+                memory.chunks = chunks;
+                sqe::send(fd, self.keep_send(slot, memory))
+            }
+            Op::Connect { fd, address } => sqe::connect(fd, self.keep_connect(slot, Box::new(ConnectMemory::new(address)))),
+            Op::Shutdown { fd } => sqe::shutdown(fd),
+            Op::Close { fd } => sqe::close(fd),
+            Op::Cancel { target } => sqe::cancel(target),
+            Op::Watch { fd } => sqe::watch(fd),
+        };
+        self.push(&entry.user_data(token.raw()));
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.give_buffers();
+        self.enter(1, timeout)
+    }
+
+    fn completions(&mut self, into: &mut Vec<Completion>) {
+        loop {
+            let Some(entry) = self.ring.completion().next() else { return };
+            if let Some(completion) = self.translate(&entry) {
+                into.push(completion);
+            }
+        }
+    }
+
+    fn open(&mut self, address: SocketAddr) -> Result<RawFd, i32> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map(IntoRawFd::into_raw_fd).map_err(|errno| errno as i32)
+    }
+
+    fn prepare(&mut self, fd: RawFd, _accepted: bool) -> Result<(SocketAddr, SocketAddr), i32> {
+        let peer = getpeername::<SockaddrStorage>(fd).map_err(|errno| errno as i32)?;
+        let local = getsockname::<SockaddrStorage>(fd).map_err(|errno| errno as i32)?;
+        // SAFETY: the engine owns the open descriptor and closes it only through us, later.
+        let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        setsockopt(&borrowed, sockopt::TcpNoDelay, &true).map_err(|errno| errno as i32)?;
+        Ok((socket_address(&peer)?, socket_address(&local)?))
+    }
+
+    fn reset_on_close(&mut self, fd: RawFd) {
+        // SAFETY: as in `prepare`.
+        let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        // A socket that is gone already needs no reset.
+        let _ = setsockopt(&borrowed, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+    }
+
+    fn stop(&mut self) {
+        let give_up = Instant::now() + STOP_MAX;
+        while self.in_flight > 0 && Instant::now() < give_up {
+            // Submits first what is still queued. Errors (nothing found, not yet) show as operations still in flight.
+            let _ = self.enter(0, Some(Duration::ZERO));
+            let _ = self.ring.submitter().register_sync_cancel(Some(Timespec::new()), CancelBuilder::any());
+            let _ = self.enter(1, Some(Duration::from_millis(10)));
+            loop {
+                let Some(entry) = self.ring.completion().next() else { break };
+                if let Some(completion) = self.translate(&entry)
+                    && completion.token.kind() == Kind::Accept
+                    && completion.result >= 0
+                {
+                    self.close_now(completion.result);
+                }
+            }
+        }
+    }
+
+    fn close_now(&mut self, fd: RawFd) {
+        // SAFETY: the engine owned the descriptor and hands it over here for good.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+
+    fn enters(&self) -> u64 {
+        self.enters
+    }
+}
+
+impl Drop for KernelRing {
+    fn drop(&mut self) {
+        self.stop();
+        if self.in_flight > 0 {
+            // The kernel may still write to it: leaking is the safe end.
+            std::mem::forget(Rc::clone(&self.pool));
+            std::mem::forget(std::mem::take(&mut self.sends));
+            std::mem::forget(std::mem::take(&mut self.connects));
+            self.provided.leak();
+        }
+    }
+}
+
+impl std::fmt::Debug for KernelRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelRing").field("in_flight", &self.in_flight).finish_non_exhaustive()
+    }
+}
+
+/// EINVAL for an address family that we never open.
+fn socket_address(storage: &SockaddrStorage) -> Result<SocketAddr, i32> {
+    if let Some(v4) = storage.as_sockaddr_in() {
+        return Ok(SocketAddr::V4((*v4).into()));
+    }
+    storage.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())).ok_or(libc::EINVAL)
+}
+
+fn build(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_submit_all().dontfork().build(entries)
+}
+
+/// The ring of provided buffers (io_uring_register_buf_ring(3)): entries that we write and a tail that we publish.
+struct ProvidedBuffers {
+    entries: NonNull<BufRingEntry>,
+    count: u16,
+    tail: u16,
+    leaked: bool,
+}
+
+impl ProvidedBuffers {
+    fn register(ring: &IoUring, count: u16) -> io::Result<Self> {
+        let bytes = usize::from(count) * size_of::<BufRingEntry>();
+        let length = std::num::NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        let memory =
+            unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE) }?;
+        let provided = Self { entries: memory.cast(), count, tail: 0, leaked: false };
+        let address = memory.as_ptr() as u64;
+        // SAFETY: the memory is page-aligned, holds `count` zeroed entries, and outlives the ring: `KernelRing` drops the ring first.
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0) }?;
+        Ok(provided)
+    }
+
+    /// Hands returned buffers to the kernel.
+    fn give(&mut self, pool: &Pool) {
+        let before = self.tail;
+        let length = pool.buffer_size() as u32;
+        pool.take_returned(|buffer| {
+            let index = usize::from(self.tail & (self.count - 1));
+            // SAFETY: `index` is below `count`. The kernel reads an entry only after the tail has passed it, and the pool returns no more
+            // buffers than there are entries, so this one is ours.
+            let entry = unsafe { self.entries.add(index).as_mut() };
+            entry.set_addr(pool.address(buffer) as u64);
+            entry.set_len(length);
+            entry.set_bid(buffer);
+            self.tail = self.tail.wrapping_add(1);
+        });
+        if self.tail != before {
+            // SAFETY: the tail lies in the first entry, which is mapped, and is aligned for a u16.
+            let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
+            // SAFETY: the kernel only reads it; atomic access is what the interface asks for.
+            unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
+        }
+    }
+
+    const fn leak(&mut self) {
+        self.leaked = true;
+    }
+}
+
+impl Drop for ProvidedBuffers {
+    fn drop(&mut self) {
+        if !self.leaked {
+            let bytes = usize::from(self.count) * size_of::<BufRingEntry>();
+            // SAFETY: mapped in `register` with this length; the ring that knew it is gone (see the order of fields in `KernelRing`).
+            let _ = unsafe { munmap(self.entries.cast(), bytes) };
+        }
+    }
+}
+
+/// What the kernel's io_uring offers of what a worker needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingFeatures {
+    /// Completion queue entries of the probing ring; a ring of `entries` has twice as many.
+    pub completion_entries: u32,
+}
+
+/// Why a worker could not run here.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The ring itself.
+    #[error("io_uring with SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1): {0}")]
+    Setup(io::Error),
+    /// The buffer ring.
+    #[error("io_uring provided-buffer rings (Linux 5.19): {0}")]
+    Buffers(io::Error),
+    /// An operation.
+    #[error("io_uring does not know {0}")]
+    Operation(&'static str),
+    /// A trial that failed.
+    #[error("io_uring multishot receive into provided buffers (Linux 6.0): {0}")]
+    Receive(String),
+}
+
+/// Tries what a worker needs, by doing it: features are gated by this, never by a version number.
+///
+/// # Errors
+/// Names the first thing that is missing.
+pub fn probe() -> Result<RingFeatures, ProbeError> {
+    let ring = build(8).map_err(ProbeError::Setup)?;
+    let completion_entries = ring.params().cq_entries();
+    let mut known = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut known).map_err(ProbeError::Setup)?;
+    for (code, name) in [
+        (opcode::AcceptMulti::CODE, "accept"),
+        (opcode::RecvMulti::CODE, "recv"),
+        (opcode::Send::CODE, "send"),
+        (opcode::SendMsg::CODE, "sendmsg"),
+        (opcode::Connect::CODE, "connect"),
+        (opcode::Shutdown::CODE, "shutdown"),
+        (opcode::Close::CODE, "close"),
+        (opcode::AsyncCancel2::CODE, "async_cancel"),
+        (opcode::PollAdd::CODE, "poll_add"),
+    ] {
+        if !known.is_supported(code) {
+            return Err(ProbeError::Operation(name));
+        }
+    }
+    drop(ring);
+    let settings = model::Ring { entries: 8, buffers: 2, buffer_size: 64 };
+    let mut ring = KernelRing::new(settings, 0).map_err(ProbeError::Buffers)?;
+    receive_twice(&mut ring)?;
+    Ok(RingFeatures { completion_entries })
+}
+
+/// One multishot receive must report two messages and stay armed.
+fn receive_twice(ring: &mut KernelRing) -> Result<(), ProbeError> {
+    use std::io::Write;
+    let failed = |error: io::Error| ProbeError::Receive(error.to_string());
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+    ring.submit(Token::new(Kind::Receive, 0, 0), Op::Receive { fd: ours.as_raw_fd(), multishot: true });
+    for _ in 0..2 {
+        theirs.write_all(b"x").map_err(failed)?;
+        ring.wait(Some(Duration::from_secs(1))).map_err(failed)?;
+        let mut completions = Vec::new();
+        ring.completions(&mut completions);
+        let [Completion { result: 1, more: true, loan: Some(_), .. }] = completions.as_slice() else {
+            return Err(ProbeError::Receive(format!("{completions:?}")));
+        };
+    }
+    ring.stop();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_has_what_workers_need() {
+        let features = probe().unwrap();
+        assert!(features.completion_entries >= 16);
+    }
+}
