@@ -320,9 +320,9 @@ impl Sim {
     /// Checks invariants after every turn.
     ///
     /// # Panics
-    /// On a broken invariant, or when a million turns were not enough.
+    /// On a broken invariant, or when 100,000 turns were not enough.
     pub fn run<H: Handler>(&self, engine: &mut Engine<SimRing>, handler: &mut H, mut done: impl FnMut(&mut H) -> bool) -> bool {
-        for _ in 0..1_000_000 {
+        for _ in 0..100_000 {
             if done(handler) {
                 return true;
             }
@@ -333,7 +333,7 @@ impl Sim {
                 return done(handler);
             }
         }
-        panic!("no end in a million turns");
+        panic!("no end in 100,000 turns");
     }
 
     /// Turns the engine until nothing can happen any more at this time: timers that are armed do not fire, but `Duration`
