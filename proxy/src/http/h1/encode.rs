@@ -119,8 +119,8 @@ pub fn response(head: &ResponseHead, recipient: Recipient, out: &mut Vec<u8>) ->
     let keep_alive = recipient.keep_alive && framing != Framing::UntilClose;
     status_line(head, out);
     framing_fields(framing, out);
-    // For HEAD and 304 the length is not framing but what a GET would have had (RFC 9110 §8.6).
-    let keeps_length = recipient.is_head || head.status == 304;
+    // For HEAD and 304 the length is not framing but what a GET would have had; 1xx and 204 have none (RFC 9110 §8.6).
+    let keeps_length = head.status == 304 || (recipient.is_head && !matches!(head.status, 100..=199 | 204));
     for (name, value) in head.fields.iter() {
         match Written::by_encoder(name) {
             Written::PerConnection => continue,

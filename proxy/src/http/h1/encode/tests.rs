@@ -83,6 +83,7 @@ fn responses_are_framed_for_their_recipient() {
         (OLD_CLIENT, 200, UntilClose, Framing::UntilClose, false, "Connection: close\r\n"),
         (CLIENT, 204, BodyLength::None, Framing::None, true, ""),
         (CLIENT, 304, BodyLength::None, Framing::None, true, "content-length: 9\r\n"),
+        (head_client, 204, BodyLength::None, Framing::None, true, ""),
         (head_client, 200, BodyLength::None, Framing::None, true, "content-length: 9\r\n"),
         (head_client, 200, Known(9), Framing::None, true, "content-length: 9\r\n"),
     ] {

@@ -1,0 +1,64 @@
+//! Request heads: any split has the same outcome, and what is forwarded of an accepted head reads back as the same request.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use proxy::http::forward::{self, Origin, RequestId};
+use proxy::http::h1::{HeadError, Parsed, RequestDecoder, encode};
+use proxy::http::limits::Limits;
+use proxy::http::message::{RequestHead, Version};
+use proxy::http::path;
+
+const LIMITS: Limits = Limits { header_bytes: 1024, fields: 16, uri_bytes: 128 };
+
+fn decode(input: &[u8], cuts: &[usize]) -> Result<Option<(RequestHead, usize)>, HeadError> {
+    let mut decoder = RequestDecoder::new();
+    for &cut in cuts {
+        if let Parsed::Head { head, consumed } = decoder.parse(&input[..cut], &LIMITS)? {
+            assert!(consumed <= cut && consumed <= LIMITS.header_bytes);
+            return Ok(Some((head, consumed)));
+        }
+    }
+    Ok(None)
+}
+
+fuzz_target!(|data: (u8, bool, &[u8])| {
+    let (seed, is_trusted, input) = data;
+    let whole = decode(input, &[input.len()]);
+    let split = decode(input, &fuzz::cuts(seed, input.len()));
+    assert_eq!(format!("{whole:?}"), format!("{split:?}"));
+    let Ok(Some((mut head, _))) = whole else { return };
+
+    assert!(head.version == Version::Http10 || !head.authority.is_empty());
+    assert!(head.fields.len() <= LIMITS.fields);
+    if &*head.path_and_query != "*" {
+        assert_eq!(path::normalise(head.path_and_query.as_bytes()).as_deref(), Ok(&*head.path_and_query));
+    }
+    let origin = Origin {
+        client: [192, 0, 2, 1].into(),
+        is_trusted,
+        scheme: "http",
+        new_request_id: RequestId::from_bits(7),
+    };
+    forward::request(&mut head, &origin);
+    assert!(head.request_id().is_some());
+    if head.authority.is_empty() {
+        // An HTTP/1.0 request without Host is sent with an empty one, which we refuse from others.
+        head.authority = "a".into();
+    }
+    let mut written = Vec::new();
+    encode::request(&head, &mut written);
+    let limits = Limits { header_bytes: usize::MAX, fields: 64, uri_bytes: usize::MAX };
+    let Ok(Parsed::Head { head: read, consumed }) = RequestDecoder::new().parse(&written, &limits) else {
+        panic!("we do not read what we wrote: {:?}", String::from_utf8_lossy(&written));
+    };
+    assert_eq!(consumed, written.len());
+    assert_eq!(
+        (&read.method, &read.authority, &read.path_and_query, read.body),
+        (&head.method, &head.authority, &head.path_and_query, head.body)
+    );
+    assert!(read.keep_alive);
+    for (name, value) in head.fields.iter() {
+        let is_rewritten = ["host", "content-length"].iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
+        assert!(is_rewritten || read.fields.all(name).any(|read| read == value), "{:?}", String::from_utf8_lossy(name));
+    }
+});
