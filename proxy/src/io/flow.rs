@@ -250,7 +250,7 @@ impl Flow {
         if self.spare.len() < SPARE_MAX {
             self.spare.push(chunks);
         }
-        if inner.queued < self.shared.settings.write_low {
+        if inner.queued < inner.write_low(&self.shared.settings) {
             inner.wake_writer();
         }
         if inner.queued == 0 {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::Chunk;
 use super::buffers::Account;
-use super::handle::{ConnectError, Shared, TimerKey};
+use super::handle::{ConnectError, Settings, Shared, TimerKey};
 use crate::time::Time;
 
 /// Queues of at most this capacity are kept by idle streams.
@@ -109,6 +109,8 @@ pub(super) struct Inner {
     /// Bytes in `outbound` and in flight.
     pub(super) queued: usize,
     pub(super) outbound: VecDeque<Chunk>,
+    /// Instead of `Settings::write_low`.
+    write_low: Option<usize>,
     /// Bytes in the send in flight.
     pub(super) in_flight: usize,
     pub(super) sending: bool,
@@ -154,6 +156,7 @@ impl Inner {
             discarded: 0,
             queued: 0,
             outbound: VecDeque::new(),
+            write_low: None,
             in_flight: 0,
             sending: false,
             send_cancelled: false,
@@ -183,6 +186,10 @@ impl Inner {
             + usize::from(self.connecting)
             + usize::from(self.fin == Fin::InFlight)
             + usize::from(self.cancels)
+    }
+
+    pub(super) fn write_low(&self, settings: &Settings) -> usize {
+        self.write_low.unwrap_or(settings.write_low)
     }
 
     pub(super) fn wake_reader(&mut self) {
@@ -326,11 +333,16 @@ impl Stream {
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         let inner = &mut *self.0.inner.borrow_mut();
         inner.write_state()?;
-        if inner.queued < self.0.shared.settings.write_low {
+        if inner.queued < inner.write_low(&self.0.shared.settings) {
             return Poll::Ready(Ok(()));
         }
         register(&mut inner.write_waker, cx);
         Poll::Pending
+    }
+
+    /// From now on this stream is writable while fewer bytes are queued than this, instead of `Settings::write_low`.
+    pub fn set_write_low(&self, bytes: usize) {
+        self.0.inner.borrow_mut().write_low = Some(bytes.max(1));
     }
 
     /// Like `poll_writable`, awaited.

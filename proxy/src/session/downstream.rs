@@ -273,6 +273,10 @@ impl From<WriteError> for SinkError {
 }
 
 impl ResponseSink for Sink<'_> {
+    fn read_ahead(&mut self, bytes: usize) {
+        self.stream.set_write_low(bytes);
+    }
+
     async fn informational(&mut self, head: &ResponseHead) -> Result<(), SinkError> {
         if self.recipient.version == Version::Http10 {
             return Ok(());

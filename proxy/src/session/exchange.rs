@@ -64,6 +64,8 @@ pub trait BodySource {
 
 /// Where an exchange's response goes. Order: `informational`*, `head`, `data`*, `finish`.
 pub trait ResponseSink {
+    /// How many bytes may be read ahead of a slow client; told before the response begins.
+    fn read_ahead(&mut self, bytes: usize);
     /// An interim response other than 101.
     fn informational(&mut self, head: &ResponseHead) -> impl Future<Output = Result<(), SinkError>>;
     /// The final head. `fields` have passed `http::forward`.
@@ -218,6 +220,7 @@ async fn run(mut head: RequestHead, source: impl BodySource, sink: &mut impl Res
     let upstream = &scene.snapshot.upstreams[route.upstream];
     let replay_bytes = if head.method.is_idempotent() { REPLAY_BYTES } else { 0 };
     let mut source = Replay::new(source, replay_bytes);
+    sink.read_ahead(route.buffer_response);
     let limits = Limits { head: route.timeout, body: route.body_timeout };
     let mut tries = Tries::new(upstream);
     loop {

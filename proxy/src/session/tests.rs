@@ -8,86 +8,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
 use super::exchange::{BodyPart, BodySource, Cancel, Outcome, ResponseSink, Scene, SinkError, SourceError, exchange};
-use crate::control::shared::{Counters, SteeringSlot};
-use crate::error::{CloseReason, RefusalReason, ShedReason};
+use crate::error::{CloseReason, RefusalReason};
 use crate::http::h1::{BodyDecoder, Parsed, RequestDecoder, ResponseDecoder, Step};
 use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
-use crate::io::simulated::{Faults, Memory, Peer, Script, Sim, SimListener, SimRing};
-use crate::io::{Chunk, Engine, Settings};
+use crate::io::Chunk;
+use crate::io::simulated::{Faults, Peer, Script};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::worker::context::Worker;
-use crate::worker::events::Events;
-use crate::worker::testing;
-
-struct Bench {
-    engine: Engine<SimRing>,
-    sim: Sim,
-    events: Events,
-    listener: SimListener,
-}
-
-fn origin_address(index: u8) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, index], 8080))
-}
-
-impl Bench {
-    fn new(seed: u64, faults: Faults, config: crate::config::model::Config) -> Self {
-        let (mut engine, sim) = Sim::engine(seed, faults, Memory::default(), Settings::default());
-        let worker = Worker::new(engine.io(), Counters::private(), Arc::new(ArcSwap::from_pointee(config)), 100);
-        let listener = sim.listener(SocketAddr::from(([192, 0, 2, 254], 80)));
-        engine.add_listener(listener, 0);
-        let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3600));
-        Self { engine, sim, events, listener }
-    }
-
-    fn counters(&self) -> &Counters {
-        &self.events.worker().counters
-    }
-
-    fn value(&self, counter: impl Into<Counter>) -> u64 {
-        self.counters().value(counter)
-    }
-
-    /// Until nothing can happen any more: clients are done, idle connections have timed out.
-    fn run_out(&mut self) {
-        self.sim.run(&mut self.engine, &mut self.events, |_| false);
-        self.events.publish(self.engine.stats());
-    }
-
-    /// Fails when the world comes to rest before.
-    fn run_until(&mut self, mut done: impl FnMut(&Events) -> bool) {
-        assert!(self.sim.run(&mut self.engine, &mut self.events, |events| done(events)), "it came to rest too early");
-    }
-
-    fn check_freed(&self, context: &str) {
-        let gauges = [
-            Plain::Open,
-            Plain::Active,
-            Plain::UpstreamOpen,
-            Plain::UpstreamIdle,
-            Plain::BuffersLoaned,
-            Plain::BudgetBytes,
-            Plain::Panics,
-        ];
-        for gauge in gauges {
-            assert_eq!(self.value(gauge), 0, "{gauge:?} {context}");
-        }
-        assert_eq!(self.engine.streams(), 0, "streams {context}");
-        assert_eq!(self.sim.open_sockets(), 0, "sockets {context}");
-        let closed: u64 = CloseReason::ALL.iter().map(|&reason| self.value(Counter::Closed(reason))).sum();
-        assert_eq!(closed + self.shed(), self.value(Plain::Accepted), "every connection ended for one reason {context}");
-    }
-
-    fn shed(&self) -> u64 {
-        // Without a descriptor there was no connection either.
-        let accepted = ShedReason::ALL.iter().filter(|&&reason| reason != ShedReason::DescriptorsExhausted);
-        accepted.map(|&reason| self.value(Counter::Shed(reason))).sum()
-    }
-}
+use crate::worker::testing::{self, Bench, origin_address};
 
 /// xorshift64*
 #[derive(Clone)]
@@ -513,6 +443,8 @@ struct Taken {
 }
 
 impl ResponseSink for FakeSink {
+    fn read_ahead(&mut self, _bytes: usize) {}
+
     async fn informational(&mut self, _head: &ResponseHead) -> Result<(), SinkError> {
         Ok(())
     }

@@ -8,7 +8,7 @@ pub mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+mod simulated_tests;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;

@@ -318,3 +318,28 @@ impl Drop for Seat {
         remove(&self.worker, self.key, self.end.unwrap_or(unsaid));
     }
 }
+
+/// For a test of what a panic leaves behind: takes the seat of the one session there is, and panics in it.
+#[cfg(test)]
+pub(super) fn panic_within_only_session(worker: &Rc<Worker>) {
+    let (index, generation, stream) = {
+        let table = worker.sessions.table.borrow();
+        let (index, row) = table.rows.iter().next().expect("a session");
+        (index as u32, row.generation, row.stream.clone())
+    };
+    stream.unpark();
+    let (key, cancel) = (SessionKey { index, generation }, Cancel::default());
+    let (listener, timer) = {
+        let mut table = worker.sessions.table.borrow_mut();
+        let row = table.row(key).expect("there");
+        let State::Parked { timer, .. } = row.state else { panic!("it runs") };
+        row.state = State::Running { cancel: cancel.clone() };
+        (Arc::clone(&row.listener), timer)
+    };
+    worker.io.cancel_timer(timer);
+    let seat = Seat { worker: Rc::clone(worker), stream, listener, requests: 0, cancel, key, end: None, counted: 0 };
+    worker.io.spawn(async move {
+        let _seat = seat;
+        panic!("meant by the test");
+    });
+}

@@ -1,10 +1,19 @@
-//! What tests of workers and sessions share: a configuration without TOML.
+//! What tests of workers and sessions share: a configuration without TOML, and a worker over the simulated ring.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
+use super::context::Worker;
+use super::events::Events;
 use crate::config::model;
+use crate::control::shared::{Counters, SteeringSlot};
+use crate::error::{CloseReason, ShedReason};
+use crate::io::simulated::{Faults, Memory, Sim, SimListener, SimRing};
+use crate::io::{Engine, Settings};
+use crate::telemetry::counters::{Counter, Plain};
 
 /// One listener, one route for everything, one upstream with these endpoints; short time limits.
 pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
@@ -80,5 +89,74 @@ pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
         connect_timeout: Duration::from_secs(1),
         pool: model::Pool { max_idle: 16, idle_timeout: Duration::from_secs(30), max_lifetime: Duration::from_secs(3600) },
         retry: model::Retry { attempts: 2 },
+    }
+}
+
+/// A worker over the simulated ring.
+pub(crate) struct Bench {
+    pub(crate) engine: Engine<SimRing>,
+    pub(crate) sim: Sim,
+    pub(crate) events: Events,
+    pub(crate) listener: SimListener,
+    pub(crate) config: Arc<ArcSwap<model::Config>>,
+}
+
+pub(crate) fn origin_address(index: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, index], 8080))
+}
+
+impl Bench {
+    pub(crate) fn new(seed: u64, faults: Faults, config: model::Config) -> Self {
+        let (mut engine, sim) = Sim::engine(seed, faults, Memory::default(), Settings::default());
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&config), 100);
+        let listener = sim.listener(SocketAddr::from(([192, 0, 2, 254], 80)));
+        engine.add_listener(listener, 0);
+        let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3600));
+        Self { engine, sim, events, listener, config }
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.events.worker().counters
+    }
+
+    pub(crate) fn value(&self, counter: impl Into<Counter>) -> u64 {
+        self.counters().value(counter)
+    }
+
+    /// Until nothing can happen any more: clients are done, idle connections have timed out.
+    pub(crate) fn run_out(&mut self) {
+        self.sim.run(&mut self.engine, &mut self.events, |_| false);
+        self.events.publish(self.engine.stats());
+    }
+
+    /// Fails when the world comes to rest before.
+    pub(crate) fn run_until(&mut self, mut done: impl FnMut(&Events) -> bool) {
+        assert!(self.sim.run(&mut self.engine, &mut self.events, |events| done(events)), "it came to rest too early");
+    }
+
+    pub(crate) fn check_freed(&self, context: &str) {
+        let gauges = [
+            Plain::Open,
+            Plain::Active,
+            Plain::UpstreamOpen,
+            Plain::UpstreamIdle,
+            Plain::BuffersLoaned,
+            Plain::BudgetBytes,
+            Plain::Panics,
+        ];
+        for gauge in gauges {
+            assert_eq!(self.value(gauge), 0, "{gauge:?} {context}");
+        }
+        assert_eq!(self.engine.streams(), 0, "streams {context}");
+        assert_eq!(self.sim.open_sockets(), 0, "sockets {context}");
+        let closed: u64 = CloseReason::ALL.iter().map(|&reason| self.value(Counter::Closed(reason))).sum();
+        assert_eq!(closed + self.shed(), self.value(Plain::Accepted), "every connection ended for one reason {context}");
+    }
+
+    pub(crate) fn shed(&self) -> u64 {
+        // Without a descriptor there was no connection either.
+        let accepted = ShedReason::ALL.iter().filter(|&&reason| reason != ShedReason::DescriptorsExhausted);
+        accepted.map(|&reason| self.value(Counter::Shed(reason))).sum()
     }
 }

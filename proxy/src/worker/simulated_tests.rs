@@ -1,0 +1,270 @@
+//! A worker over the simulated ring: draining, new configurations, panics, and clients that stop reading.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::context::Worker;
+use super::drain::Phase;
+use super::events::Events;
+use super::testing::{self, Bench, origin_address};
+use crate::config::model;
+use crate::control::commands::Command;
+use crate::error::{CloseReason, PoolCloseReason, ShedReason};
+use crate::io::simulated::{Faults, Peer};
+use crate::telemetry::counters::{Counter, Plain};
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A bench whose only origin answers every request at once.
+fn bench() -> Bench {
+    let bench = Bench::new(1, Faults::mild(), testing::config(&[origin_address(1)]));
+    serve(&bench, 1);
+    bench
+}
+
+fn serve(bench: &Bench, origin: u8) {
+    bench.sim.serve(origin_address(origin), || {
+        Box::new(|peer: &Peer| {
+            if peer.read().windows(4).any(|end| end == b"\r\n\r\n") {
+                peer.write(RESPONSE);
+            }
+        })
+    });
+}
+
+/// One exchange; its connection stays open.
+fn fetch(bench: &mut Bench) -> Peer {
+    let client = bench.sim.connect(bench.listener);
+    client.write(REQUEST);
+    let answered = bench.value(Plain::Responses2xx) + 1;
+    bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == answered);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+    assert!(client.read().ends_with(b"\r\n\r\nok"));
+    client
+}
+
+/// Turns until the phase is over.
+fn finish(bench: &mut Bench, phase: &mut Phase) {
+    let worker = Rc::clone(bench.events.worker());
+    for _ in 0..100_000 {
+        bench.engine.turn(&mut bench.events).expect("a turn");
+        if phase.advance(&worker, &bench.engine) {
+            bench.events.publish(bench.engine.stats());
+            return;
+        }
+    }
+    panic!("the worker does not end");
+}
+
+fn obey(bench: &mut Bench, phase: &mut Phase, command: Command) {
+    let worker = Rc::clone(bench.events.worker());
+    phase.obey(command, &worker, &mut bench.engine, bench.events.steering());
+}
+
+#[test]
+fn a_drain_closes_the_idle_and_resets_the_stuck_at_its_deadline() {
+    let mut bench = bench();
+    let idle = fetch(&mut bench);
+    // A second endpoint that takes requests and never answers.
+    let mut config = (**bench.config.load()).clone();
+    let silent = model::Endpoint { address: origin_address(2), label: "silent".into() };
+    bench.sim.origin(silent.address);
+    config.upstreams = vec![Arc::new(model::Upstream { endpoints: vec![silent], ..(*config.upstreams[0]).clone() })];
+    bench.config.store(Arc::new(config));
+    let stuck = bench.sim.connect(bench.listener);
+    stuck.write(REQUEST);
+    bench.run_until(|events| events.worker().counters.value(Plain::Active) == 1);
+    let fresh = bench.sim.connect(bench.listener);
+    bench.run_until(|events| events.worker().sessions.open() == 3);
+
+    let mut phase = Phase::Serving;
+    let begun = bench.sim.now();
+    obey(&mut bench, &mut phase, Command::Drain { deadline: begun + Duration::from_secs(3) });
+    fresh.write(REQUEST);
+    finish(&mut bench, &mut phase);
+    assert!(idle.is_ended() && !idle.is_reset(), "closed in order");
+    assert!(stuck.is_reset());
+    let took = bench.sim.now().since(begun);
+    assert!((Duration::from_secs(3)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    assert_eq!(bench.value(Counter::Closed(CloseReason::Draining)), 3);
+    bench.check_freed("");
+}
+
+#[test]
+fn a_drain_with_nothing_to_do_ends_at_once_and_a_stop_too() {
+    for stop in [false, true] {
+        let mut bench = bench();
+        let client = fetch(&mut bench);
+        client.close();
+        let idle = fetch(&mut bench);
+        let mut phase = Phase::Serving;
+        let begun = bench.sim.now();
+        let command = if stop { Command::Stop } else { Command::Drain { deadline: begun + Duration::from_secs(600) } };
+        obey(&mut bench, &mut phase, command);
+        idle.close();
+        finish(&mut bench, &mut phase);
+        assert!(bench.sim.now().since(begun) < Duration::from_secs(2));
+        bench.check_freed("");
+    }
+}
+
+#[test]
+fn a_request_that_arrives_while_draining_is_served_and_told_to_close() {
+    let mut bench = bench();
+    let fresh = bench.sim.connect(bench.listener);
+    bench.run_until(|events| events.worker().sessions.open() == 1);
+    let mut phase = Phase::Serving;
+    let deadline = bench.sim.now() + Duration::from_secs(30);
+    obey(&mut bench, &mut phase, Command::Drain { deadline });
+    fresh.write(REQUEST);
+    let reader = fresh.clone();
+    let received = Rc::new(std::cell::RefCell::new(Vec::new()));
+    let into = Rc::clone(&received);
+    fresh.script(move |peer| {
+        into.borrow_mut().extend(peer.read());
+        if peer.is_ended() {
+            peer.close();
+        }
+    });
+    finish(&mut bench, &mut phase);
+    let received = String::from_utf8(received.borrow().clone()).expect("text");
+    assert!(received.contains("Connection: close\r\n") && received.ends_with("ok"), "{received}");
+    assert!(!reader.is_reset());
+    bench.check_freed("");
+}
+
+#[test]
+fn a_new_configuration_serves_the_next_request_and_closes_what_it_dropped() {
+    let mut bench = bench();
+    serve(&bench, 2);
+    let client = fetch(&mut bench);
+    assert_eq!(bench.value(Plain::UpstreamIdle), 1);
+    let mut config = (**bench.config.load()).clone();
+    let other = model::Endpoint { address: origin_address(2), label: "other".into() };
+    config.upstreams = vec![Arc::new(model::Upstream { endpoints: vec![other], ..(*config.upstreams[0]).clone() })];
+    bench.config.store(Arc::new(config));
+    client.write(REQUEST);
+    bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 2);
+    assert_eq!(bench.value(Plain::UpstreamConnects), 2, "the pooled connection's endpoint is gone");
+    assert_eq!(bench.value(Counter::PoolClosed(PoolCloseReason::NotReusable)), 1);
+    assert_eq!(bench.value(Plain::Accepted), 1, "the client's connection lives on");
+    client.close();
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn pooled_connections_end_by_idleness() {
+    let mut bench = bench();
+    let client = fetch(&mut bench);
+    client.close();
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_secs(29));
+    assert_eq!(bench.value(Plain::UpstreamIdle), 1);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_secs(2));
+    assert_eq!(bench.value(Plain::UpstreamIdle), 0);
+    assert_eq!(bench.value(Counter::PoolClosed(PoolCloseReason::IdleTimeout)), 1);
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn an_idle_connection_that_speaks_or_closes_leaves_the_pool() {
+    for (speaks, reason) in [(true, PoolCloseReason::UnsolicitedBytes), (false, PoolCloseReason::ClosedByUpstream)] {
+        let mut bench = Bench::new(1, Faults::mild(), testing::config(&[origin_address(1)]));
+        bench.sim.origin(origin_address(1));
+        let client = bench.sim.connect(bench.listener);
+        client.write(REQUEST);
+        bench.run_until(|events| events.worker().counters.value(Plain::UpstreamConnects) == 1);
+        let origin = bench.sim.accept(origin_address(1)).expect("a connection");
+        origin.write(RESPONSE);
+        bench.run_until(|events| events.worker().counters.value(Plain::UpstreamIdle) == 1);
+        if speaks { origin.write(b"HTTP/1.1 408 Request Timeout\r\n\r\n") } else { origin.close() }
+        bench.run_until(|events| events.worker().counters.value(Plain::UpstreamIdle) == 0);
+        assert_eq!(bench.value(Counter::PoolClosed(reason)), 1, "{reason:?}");
+        client.close();
+        origin.close();
+        bench.run_out();
+        bench.check_freed("");
+    }
+}
+
+#[test]
+fn a_client_that_stops_reading_is_given_up_and_holds_back_its_origin() {
+    let mut bench = Bench::new(1, Faults { window: 4096, ..Faults::mild() }, testing::config(&[origin_address(1)]));
+    let written = Rc::new(std::cell::Cell::new(0_usize));
+    let counted = Rc::clone(&written);
+    bench.sim.serve(origin_address(1), move || {
+        let counted = Rc::clone(&counted);
+        let mut asked = false;
+        Box::new(move |peer: &Peer| {
+            if !asked && !peer.read().is_empty() {
+                asked = true;
+                peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+            }
+            if asked && peer.unsent() == 0 {
+                peer.write(&[b'x'; 10_000]);
+                counted.set(counted.get() + 10_000);
+            }
+        })
+    });
+    let client = bench.sim.connect(bench.listener);
+    client.write(REQUEST);
+    bench.run_until(|events| events.worker().counters.value(Counter::Closed(CloseReason::SendTimeout)) == 1);
+    // What is read ahead is bounded: buffer_response, the engine's inbound queue, one send in flight.
+    assert!(written.get() < 2_000_000, "{} bytes were taken from the origin", written.get());
+    assert!(client.is_reset());
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn a_panic_ends_one_session_and_is_counted() {
+    let mut bench = bench();
+    let client = bench.sim.connect(bench.listener);
+    bench.run_until(|events| events.worker().sessions.open() == 1);
+    let worker = Rc::clone(bench.events.worker());
+    super::sessions::panic_within_only_session(&worker);
+    bench.run_until(|events| events.worker().sessions.open() == 0);
+    assert!(client.is_reset() || !client.is_ended());
+    assert_eq!(bench.value(Counter::Closed(CloseReason::Panicked)), 1);
+    let other = fetch(&mut bench);
+    other.close();
+    bench.run_out();
+    assert_eq!(bench.value(Plain::Panics), 1);
+    assert_eq!(bench.value(Plain::Open), 0);
+}
+
+#[test]
+fn connections_above_the_bound_are_shed() {
+    let mut bench = bench();
+    let clients: Vec<_> = (0..105).map(|_| bench.sim.connect(bench.listener)).collect();
+    bench.run_until(|events| events.worker().counters.value(Plain::Accepted) == 105);
+    assert_eq!(bench.events.worker().sessions.open(), 100);
+    assert_eq!(bench.value(Counter::Shed(ShedReason::MaxConnections)), 5);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+    assert_eq!(clients.iter().filter(|client| client.is_reset()).count(), 5);
+    clients.iter().for_each(Peer::close);
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn a_client_that_pipelines_and_never_reads_is_bounded() {
+    let mut bench = Bench::new(1, Faults { window: 4096, ..Faults::mild() }, testing::config(&[origin_address(1)]));
+    serve(&bench, 1);
+    let client = bench.sim.connect(bench.listener);
+    for _ in 0..20_000 {
+        client.write(REQUEST);
+    }
+    bench.run_until(|events: &Events| ended(events.worker()) == 1);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::SendTimeout)), 1);
+    assert!(bench.value(Plain::Requests) < 2000, "{} requests were served", bench.value(Plain::Requests));
+    bench.run_out();
+    bench.check_freed("");
+}
+
+fn ended(worker: &Worker) -> u64 {
+    CloseReason::ALL.iter().map(|&reason| worker.counters.value(Counter::Closed(reason))).sum()
+}
