@@ -1,0 +1,487 @@
+//! The guard's fixtures: a packet in, an action and a verdict out, for every header shape and for every length it can be cut
+//! to. The program runs in the kernel (BPF_PROG_TEST_RUN), over maps that belong to one test alone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proxy::config::model;
+use proxy::kernel::Programs;
+use proxy_common::guard::Verdict;
+
+use crate::frames::{ACK, Frame, QINQ, RST, SYN, VLAN};
+use crate::namespace::without_root;
+use crate::object::{self, guard};
+use crate::test_run::{DROP, PACKET_MIN, PASS, test_run};
+
+const SERVER: &str = "192.0.2.1:443";
+const SERVER6: &str = "[2001:db8::1]:443";
+const CLIENT: &str = "198.51.100.7";
+const CLIENT6: &str = "2001:db8:7::7";
+
+/// The programs with a configuration, and what they counted so far.
+struct Bench {
+    programs: Programs,
+    before: BTreeMap<String, u64>,
+}
+
+impl Bench {
+    fn new(guard: &model::Guard, listeners: &[&str]) -> Self {
+        let mut programs = object::programs();
+        apply(&mut programs, guard, listeners);
+        let before = programs.verdicts().expect("counters");
+        Self { programs, before }
+    }
+
+    fn apply(&mut self, guard: &model::Guard, listeners: &[&str]) {
+        apply(&mut self.programs, guard, listeners);
+    }
+
+    /// Action and verdict of one packet; exactly one counter must go up, by one.
+    fn judge(&mut self, packet: &[u8]) -> (u32, Verdict) {
+        let program = self.programs.guard_fd().expect("the guard loads");
+        let ran = test_run(program, packet, 1).unwrap_or_else(|error| panic!("{} bytes: {error}", packet.len()));
+        let now = self.programs.verdicts().expect("counters");
+        let changed: Vec<_> =
+            Verdict::ALL.iter().filter(|verdict| now[verdict.label()] != self.before[verdict.label()]).collect();
+        let [verdict] = changed[..] else { panic!("one verdict a packet, not {changed:?}") };
+        assert_eq!(now[verdict.label()], self.before[verdict.label()] + 1);
+        self.before = now;
+        (ran.action, *verdict)
+    }
+
+    /// Counts by verdict of `repeat` runs of one packet.
+    fn flood(&mut self, packet: &[u8], repeat: u32) -> BTreeMap<Verdict, u64> {
+        let program = self.programs.guard_fd().expect("the guard loads");
+        test_run(program, packet, repeat).expect("a run");
+        let now = self.programs.verdicts().expect("counters");
+        let counted = Verdict::ALL.iter().map(|verdict| (*verdict, now[verdict.label()] - self.before[verdict.label()]));
+        let counted = counted.filter(|(_, count)| *count != 0).collect();
+        self.before = now;
+        counted
+    }
+
+    #[track_caller]
+    fn expect(&mut self, frame: &Frame, verdict: Verdict) {
+        let action = if verdict.drops() { DROP } else { PASS };
+        assert_eq!(self.judge(&frame.bytes()), (action, verdict), "{frame:?}");
+    }
+}
+
+fn apply(programs: &mut Programs, guard: &model::Guard, listeners: &[&str]) {
+    let listeners: Vec<_> = listeners.iter().map(|address| address.parse().expect("an address")).collect();
+    programs.apply_guard(guard, &listeners).expect("the guard is configured");
+}
+
+fn nets(list: &[&str]) -> Vec<ipnet::IpNet> {
+    list.iter().map(|net| net.parse().expect("a prefix")).collect()
+}
+
+/// Every header shape, with the verdict that a guard with neither lists nor a rate gives it.
+fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
+    let v4 = || Frame::syn(CLIENT, SERVER);
+    let v6 = || Frame::syn(CLIENT6, SERVER6);
+    // Extension headers after their next-header field: length unit, then content.
+    let options = [0, 1, 4, 0, 0, 0, 0];
+    let long_options = [2, 1, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let routing_done = [0, 4, 0, 0, 0, 0, 0];
+    let routing_left = [0, 4, 1, 0, 0, 0, 0];
+    let authentication = [4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+    let whole = [0, 0, 0, 0, 0, 0, 9];
+    let first = [0, 0, 1, 0, 0, 0, 9];
+    let later = [0, 0, 8, 0, 0, 0, 9];
+    let chain = (0..8).fold(v6(), |frame, _| frame.extension(60, &options));
+    vec![
+        ("ipv4", v4(), Verdict::Syn),
+        ("ipv4 established", v4().flags(ACK), Verdict::Established),
+        ("ipv4 SYN-ACK", v4().flags(SYN | ACK), Verdict::Established),
+        ("ipv4 RST", v4().flags(RST), Verdict::Established),
+        ("vlan", v4().tags(&[VLAN]), Verdict::Syn),
+        ("qinq", v4().tags(&[QINQ, VLAN]), Verdict::Syn),
+        ("vlan in vlan", v4().tags(&[VLAN, VLAN]), Verdict::Syn),
+        ("three tags", v4().tags(&[QINQ, VLAN, VLAN]), Verdict::TooManyTags),
+        ("one option", v4().options(1), Verdict::Syn),
+        ("most options", v4().options(10), Verdict::Syn),
+        ("options in qinq", v4().options(10).tags(&[QINQ, VLAN]), Verdict::Syn),
+        ("tcp options", v4().data_offset(15), Verdict::Syn),
+        ("tcp header too short", v4().data_offset(4), Verdict::Malformed),
+        ("first fragment", v4().fragment(0x2000), Verdict::Fragment),
+        ("later fragment", v4().fragment(0x00b9), Verdict::Fragment),
+        ("last fragment of many", v4().fragment(0x1fff), Verdict::Fragment),
+        ("no fragment bits", v4().fragment(0), Verdict::Syn),
+        ("udp", v4().protocol(17), Verdict::NotTcp),
+        ("icmp", v4().protocol(1), Verdict::NotTcp),
+        ("other port", Frame::syn(CLIENT, "192.0.2.1:444"), Verdict::NotOurs),
+        ("other address", Frame::syn(CLIENT, "192.0.2.2:443"), Verdict::NotOurs),
+        ("ipv6", v6(), Verdict::Syn),
+        ("ipv6 established", v6().flags(ACK), Verdict::Established),
+        ("ipv6 vlan", v6().tags(&[VLAN]), Verdict::Syn),
+        ("ipv6 qinq", v6().tags(&[QINQ, VLAN]), Verdict::Syn),
+        ("ipv6 other address", Frame::syn(CLIENT6, "[2001:db8::2]:443"), Verdict::NotOurs),
+        ("ipv6 udp", v6().protocol(17), Verdict::NotTcp),
+        ("ipv6 icmp", v6().protocol(58), Verdict::NotTcp),
+        ("ipv6 nothing follows", v6().protocol(59), Verdict::NotTcp),
+        ("hop by hop", v6().extension(0, &options), Verdict::Syn),
+        ("long hop by hop", v6().extension(0, &long_options), Verdict::Syn),
+        ("destination options", v6().extension(60, &options), Verdict::Syn),
+        ("routing, arrived", v6().extension(43, &routing_done), Verdict::Syn),
+        ("routing, under way", v6().extension(43, &routing_left), Verdict::SourceRouted),
+        ("fragment in one piece", v6().extension(44, &whole), Verdict::Syn),
+        ("ipv6 first fragment", v6().extension(44, &first), Verdict::Fragment),
+        ("ipv6 later fragment", v6().extension(44, &later), Verdict::Fragment),
+        ("authentication", v6().extension(51, &authentication), Verdict::Syn),
+        ("encryption", v6().extension(50, &options), Verdict::NotTcp),
+        ("mobility", v6().extension(135, &options), Verdict::Syn),
+        ("host identity", v6().extension(139, &options), Verdict::Syn),
+        ("shim6", v6().extension(140, &options), Verdict::Syn),
+        ("experimental", v6().extension(253, &options), Verdict::NotTcp),
+        (
+            "all in the recommended order",
+            v6().extension(0, &options)
+                .extension(60, &long_options)
+                .extension(43, &routing_done)
+                .extension(44, &whole)
+                .extension(51, &authentication)
+                .extension(60, &options),
+            Verdict::Syn,
+        ),
+        ("all, in qinq", v6().extension(0, &long_options).extension(51, &authentication).tags(&[QINQ, VLAN]), Verdict::Syn),
+        ("udp after extensions", v6().protocol(17).extension(0, &options).extension(60, &options), Verdict::NotTcp),
+        ("eight extensions", chain.clone(), Verdict::Syn),
+        ("nine extensions", chain.extension(60, &options), Verdict::TooManyExtensions),
+    ]
+}
+
+/// Frames that no builder of valid ones makes.
+fn oddities() -> Vec<(&'static str, Vec<u8>, Verdict)> {
+    let v4 = Frame::syn(CLIENT, SERVER).bytes();
+    let v6 = Frame::syn(CLIENT6, SERVER6).bytes();
+    let with = |bytes: &[u8], at: usize, value: u8| {
+        let mut bytes = bytes.to_vec();
+        bytes[at] = value;
+        bytes
+    };
+    vec![
+        ("arp", with(&v4, 13, 0x06), Verdict::NotIp),
+        ("802.3 length", with(&with(&v4, 12, 0), 13, 46), Verdict::NotIp),
+        ("ipv4 that says 6", with(&v4, 14, 0x65), Verdict::Malformed),
+        ("ipv6 that says 4", with(&v6, 14, 0x40), Verdict::Malformed),
+        ("ipv4 header of 16 bytes", with(&v4, 14, 0x44), Verdict::Malformed),
+        ("ipv4 header of 0 bytes", with(&v4, 14, 0x40), Verdict::Malformed),
+    ]
+}
+
+#[test]
+fn every_header_shape_gets_its_verdict() {
+    if without_root() {
+        return;
+    }
+    let mut bench = Bench::new(&guard(), &[SERVER, SERVER6]);
+    for (name, frame, verdict) in shapes() {
+        assert_eq!(bench.judge(&frame.bytes()), (PASS, verdict), "{name}");
+    }
+    for (name, bytes, verdict) in oddities() {
+        assert_eq!(bench.judge(&bytes), (PASS, verdict), "{name}");
+    }
+}
+
+/// The headers decide, so a packet cut behind them is judged as the whole; one cut within them passes as truncated or, when
+/// the part that is left says enough, with the verdict of the whole.
+#[test]
+fn every_truncation_passes_or_is_judged_as_the_whole() {
+    if without_root() {
+        return;
+    }
+    let mut open = Bench::new(&guard(), &[SERVER, SERVER6]);
+    let denying = model::Guard { deny: nets(&["0.0.0.0/0", "::/0"]), ..guard() };
+    let mut denying = Bench::new(&denying, &[SERVER, SERVER6]);
+    let mut cut = 0;
+    for (name, frame, verdict) in shapes() {
+        let (bytes, headers) = (frame.bytes(), frame.header_len());
+        let judged = matches!(verdict, Verdict::Syn | Verdict::Established);
+        let denied = if judged { (DROP, Verdict::Denied) } else { (PASS, verdict) };
+        for (bench, whole) in [(&mut open, (PASS, verdict)), (&mut denying, denied)] {
+            let mut decided = false;
+            for length in PACKET_MIN..=bytes.len() {
+                let outcome = bench.judge(&bytes[..length]);
+                if outcome == whole {
+                    decided = true;
+                } else {
+                    assert_eq!(outcome, (PASS, Verdict::Truncated), "{name} cut to {length} of {}", bytes.len());
+                    assert!(!decided, "{name} cut to {length}: a shorter piece said more");
+                    assert!(length < headers, "{name} cut to {length}, behind its {headers} bytes of headers");
+                }
+                cut += 1;
+            }
+            // What is judged needs all of its headers.
+            let short = bench.judge(&bytes[..headers - 1]);
+            assert!(!judged || short == (PASS, Verdict::Truncated), "{name}: {short:?} without its last header byte");
+        }
+    }
+    assert!(cut > 5_000, "{cut} pieces");
+}
+
+#[test]
+fn nothing_is_judged_before_there_is_a_configuration() {
+    if without_root() {
+        return;
+    }
+    let mut programs = object::programs();
+    let before = programs.verdicts().expect("counters");
+    let mut bench = Bench { before, programs: std::mem::replace(&mut programs, object::programs()) };
+    bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Unconfigured);
+    bench.apply(&guard(), &[SERVER]);
+    bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Syn);
+}
+
+#[test]
+fn wildcards_take_their_families() {
+    if without_root() {
+        return;
+    }
+    let v4 = Frame::syn(CLIENT, "203.0.113.9:443");
+    let v6 = Frame::syn(CLIENT6, "[2001:db8:9::9]:443");
+    let mut bench = Bench::new(&guard(), &["[::]:443"]);
+    bench.expect(&v4, Verdict::Syn);
+    bench.expect(&v6, Verdict::Syn);
+    // An IPv4 listener has the port: [::] leaves IPv4 to it.
+    bench.apply(&guard(), &["[::]:443", SERVER]);
+    bench.expect(&v4, Verdict::NotOurs);
+    bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Syn);
+    bench.expect(&v6, Verdict::Syn);
+    bench.apply(&guard(), &["0.0.0.0:443"]);
+    bench.expect(&v4, Verdict::Syn);
+    bench.expect(&v6, Verdict::NotOurs);
+    // The listeners that are gone are forgotten; neighbours in the port array are untouched.
+    bench.apply(&guard(), &[SERVER6, "0.0.0.0:442", "[::]:444"]);
+    bench.expect(&v4, Verdict::NotOurs);
+    bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::NotOurs);
+    bench.expect(&Frame::syn(CLIENT6, SERVER6), Verdict::Syn);
+    bench.expect(&Frame::syn(CLIENT, "203.0.113.9:442"), Verdict::Syn);
+    bench.expect(&Frame::syn(CLIENT, "203.0.113.9:444"), Verdict::Syn);
+}
+
+#[test]
+fn lists_apply_to_every_segment_and_allow_beats_deny() {
+    if without_root() {
+        return;
+    }
+    let lists = model::Guard {
+        allow: nets(&["198.51.100.7/32", "2001:db8:7::/64"]),
+        deny: nets(&["198.51.100.0/24", "2001:db8::/32"]),
+        ..guard()
+    };
+    let mut bench = Bench::new(&lists, &[SERVER, SERVER6]);
+    for flags in [SYN, ACK, RST] {
+        bench.expect(&Frame::syn("198.51.100.8", SERVER).flags(flags), Verdict::Denied);
+        bench.expect(&Frame::syn("2001:db8:8::8", SERVER6).flags(flags), Verdict::Denied);
+        bench.expect(&Frame::syn(CLIENT, SERVER).flags(flags), Verdict::Allowed);
+        bench.expect(&Frame::syn(CLIENT6, SERVER6).flags(flags), Verdict::Allowed);
+    }
+    bench.expect(&Frame::syn("198.51.101.8", SERVER), Verdict::Syn);
+    // Not ours, not judged.
+    bench.expect(&Frame::syn("198.51.100.8", "192.0.2.1:80"), Verdict::NotOurs);
+    // Headers in between hide nothing.
+    bench.expect(&Frame::syn("198.51.100.8", SERVER).options(10).tags(&[QINQ, VLAN]), Verdict::Denied);
+    bench.expect(&Frame::syn("2001:db8:8::8", SERVER6).extension(44, &[0, 0, 0, 0, 0, 0, 9]), Verdict::Denied);
+    // A list that is replaced is forgotten.
+    bench.apply(&model::Guard { deny: nets(&["203.0.113.0/24"]), ..guard() }, &[SERVER, SERVER6]);
+    bench.expect(&Frame::syn("198.51.100.8", SERVER), Verdict::Syn);
+    bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Syn);
+    bench.expect(&Frame::syn("203.0.113.1", SERVER), Verdict::Denied);
+    bench.apply(&guard(), &[SERVER]);
+    bench.expect(&Frame::syn("203.0.113.1", SERVER), Verdict::Syn);
+}
+
+#[test]
+fn denying_all_of_ipv6_spares_ipv4() {
+    if without_root() {
+        return;
+    }
+    let deny = |list: &[&str]| model::Guard { deny: nets(list), ..guard() };
+    let mut bench = Bench::new(&deny(&["::/0"]), &["[::]:443"]);
+    bench.expect(&Frame::syn(CLIENT6, SERVER6), Verdict::Denied);
+    bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Syn);
+    bench.apply(&deny(&["::/0", "198.51.100.0/24"]), &["[::]:443"]);
+    bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Denied);
+    bench.expect(&Frame::syn("203.0.113.1", SERVER), Verdict::Syn);
+    bench.apply(&deny(&["::/0", "0.0.0.0/0"]), &["[::]:443"]);
+    bench.expect(&Frame::syn("203.0.113.1", SERVER), Verdict::Denied);
+}
+
+#[test]
+fn dry_run_counts_and_passes() {
+    if without_root() {
+        return;
+    }
+    let dry = model::Guard { dry_run: true, deny: nets(&["198.51.100.0/24"]), syn_rate_per_ip: Some(1), ..guard() };
+    let mut bench = Bench::new(&dry, &[SERVER]);
+    let denied = Frame::syn(CLIENT, SERVER).bytes();
+    assert_eq!(bench.judge(&denied), (PASS, Verdict::Denied));
+    let other = Frame::syn("203.0.113.1", SERVER).bytes();
+    assert_eq!(bench.judge(&other), (PASS, Verdict::Syn));
+    assert_eq!(bench.judge(&other), (PASS, Verdict::SynRate));
+    bench.apply(&model::Guard { dry_run: false, ..dry }, &[SERVER]);
+    assert_eq!(bench.judge(&denied), (DROP, Verdict::Denied));
+}
+
+/// A rate so low that nothing is refilled while a test runs: a SYN in 1,000 seconds cannot be asked for, one in a second and a
+/// burst of many can.
+fn limited(rate: u32, burst: u32) -> model::Guard {
+    model::Guard { syn_rate_per_ip: Some(rate), syn_burst_per_ip: burst, ..guard() }
+}
+
+#[test]
+fn a_source_has_its_burst_and_no_other_pays_for_it() {
+    if without_root() {
+        return;
+    }
+    let mut bench = Bench::new(&limited(1, 500), &[SERVER, SERVER6]);
+    let flooder = Frame::syn(CLIENT, SERVER);
+    let counted = bench.flood(&flooder.bytes(), 20_000);
+    let passed = counted[&Verdict::Syn];
+    // A slow machine may refill a few.
+    assert!((500..560).contains(&passed), "{passed} SYNs passed");
+    assert_eq!(counted[&Verdict::SynRate], 20_000 - passed);
+    // Established flows of the flooder are not touched, nor are its neighbours.
+    bench.expect(&flooder.clone().flags(ACK), Verdict::Established);
+    for last in 1..=200 {
+        if last != 7 {
+            bench.expect(&Frame::syn(&format!("198.51.100.{last}"), SERVER), Verdict::Syn);
+        }
+    }
+    // The allow list lifts the limit.
+    bench.apply(&model::Guard { allow: nets(&["198.51.100.7/32"]), ..limited(1, 500) }, &[SERVER]);
+    assert_eq!(bench.flood(&flooder.bytes(), 1000), [(Verdict::Allowed, 1000)].into());
+}
+
+#[test]
+fn an_ipv6_source_is_its_64() {
+    if without_root() {
+        return;
+    }
+    let mut bench = Bench::new(&limited(1, 200), &[SERVER6]);
+    let mut passed = 0;
+    for host in 1..=400 {
+        let frame = Frame::syn(&format!("2001:db8:7:1::{host:x}"), SERVER6);
+        passed += u32::from(bench.judge(&frame.bytes()) == (PASS, Verdict::Syn));
+    }
+    assert!((200..260).contains(&passed), "{passed} SYNs of one /64 passed");
+    bench.expect(&Frame::syn("2001:db8:7:2::1", SERVER6), Verdict::Syn);
+    // One more bit of the prefix is another source.
+    bench.expect(&Frame::syn("2001:db8:7:0::1", SERVER6), Verdict::Syn);
+}
+
+#[test]
+fn a_bucket_refills_at_its_rate() {
+    if without_root() {
+        return;
+    }
+    let mut bench = Bench::new(&limited(200, 2), &[SERVER]);
+    let packet = Frame::syn(CLIENT, SERVER).bytes();
+    assert!(bench.flood(&packet, 2_000).contains_key(&Verdict::SynRate));
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(bench.judge(&packet), (PASS, Verdict::Syn));
+    // A pause does not save up more than the burst.
+    std::thread::sleep(Duration::from_millis(50));
+    let start = std::time::Instant::now();
+    let passed = bench.flood(&packet, 1_000)[&Verdict::Syn];
+    let refilled = u64::try_from(start.elapsed().as_millis()).expect("a short time") / 5;
+    assert!((2..=3 + refilled).contains(&passed), "{passed} SYNs passed after a pause, {refilled} were refilled");
+}
+
+#[test]
+fn a_smaller_burst_holds_at_once() {
+    if without_root() {
+        return;
+    }
+    // 10,000 seconds of debt are made under the large burst.
+    let mut bench = Bench::new(&limited(1, 10_000), &[SERVER]);
+    let packet = Frame::syn(CLIENT, SERVER).bytes();
+    assert!(bench.flood(&packet, 12_000)[&Verdict::SynRate] > 0);
+    // The small one forgives all but 10 ms.
+    bench.apply(&limited(100, 1), &[SERVER]);
+    assert_eq!(bench.judge(&packet), (DROP, Verdict::SynRate));
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(bench.judge(&packet), (PASS, Verdict::Syn));
+}
+
+/// A spoofed flood costs buckets, not entries: however many sources, nothing grows and an honest source is served as long as
+/// one of its two buckets is not empty.
+#[test]
+fn many_flooders_leave_honest_sources_alone() {
+    if without_root() {
+        return;
+    }
+    let mut bench = Bench::new(&limited(1, 3), &[SERVER]);
+    for flooder in 0..2_000u32 {
+        let source = format!("10.{}.{}.{}", flooder >> 16, (flooder >> 8) & 0xff, flooder & 0xff);
+        let packet = Frame::syn(&source, SERVER).bytes();
+        // One by one: repeating costs the kernel a grace period.
+        for _ in 0..6 {
+            let program = bench.programs.guard_fd().expect("the guard loads");
+            test_run(program, &packet, 1).expect("a run");
+        }
+    }
+    bench.before = bench.programs.verdicts().expect("counters");
+    // 2,000 of 65,536 buckets of each row are empty: one source in a thousand meets two of them.
+    let mut refused = 0;
+    for honest in 0..1_000u32 {
+        let source = format!("172.16.{}.{}", honest >> 8, honest & 0xff);
+        refused += u32::from(bench.judge(&Frame::syn(&source, SERVER).bytes()).1 == Verdict::SynRate);
+    }
+    assert!(refused <= 10, "{refused} of 1,000 honest sources were refused");
+}
+
+#[test]
+fn lists_have_a_bound_and_say_so() {
+    if without_root() {
+        return;
+    }
+    let mut programs = object::programs();
+    let many: Vec<std::net::SocketAddr> =
+        (0..300u16).map(|number| std::net::SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 80))).collect();
+    let error = programs.apply_guard(&guard(), &many).expect_err("too many listeners");
+    assert!(error.to_string().contains("256 are the most"), "{error}");
+    programs.apply_guard(&guard(), &many[..256]).expect("256 listeners");
+}
+
+/// Prints what a packet costs (`--nocapture`), and fails when it is out of all proportion.
+#[test]
+fn costs_per_packet() {
+    if without_root() {
+        return;
+    }
+    const REPEAT: u32 = 300_000;
+    let mut bench = Bench::new(&guard(), &[SERVER, "[::]:8443", "0.0.0.0:80"]);
+    let established = Frame::syn(CLIENT, "203.0.113.1:80").flags(ACK).bytes();
+    let exact = Frame::syn(CLIENT, SERVER).flags(ACK).bytes();
+    let v6 = Frame::syn(CLIENT6, "[2001:db8::1]:8443").flags(ACK).bytes();
+    let syn = Frame::syn(CLIENT, "203.0.113.1:80").bytes();
+    let foreign = Frame::syn(CLIENT, "203.0.113.1:81").bytes();
+    let udp = Frame::syn(CLIENT, SERVER).protocol(17).bytes();
+    let mut costs = Vec::new();
+    let mut measure = |bench: &mut Bench, what: &str, packet: &[u8]| {
+        let program = bench.programs.guard_fd().expect("the guard loads");
+        let nanos = (0..3).map(|_| test_run(program, packet, REPEAT).expect("a run").nanos).min().expect("three runs");
+        costs.push((what.to_owned(), nanos));
+    };
+    measure(&mut bench, "not TCP", &udp);
+    measure(&mut bench, "not ours", &foreign);
+    measure(&mut bench, "established, wildcard listener, lists empty", &established);
+    measure(&mut bench, "established, one address, lists empty", &exact);
+    measure(&mut bench, "established, IPv6, lists empty", &v6);
+    measure(&mut bench, "SYN, no rate", &syn);
+    bench.apply(&limited(1_000_000_000, 1_000_000), &["0.0.0.0:80"]);
+    measure(&mut bench, "SYN, within the rate", &syn);
+    bench.apply(&limited(1, 1), &["0.0.0.0:80"]);
+    measure(&mut bench, "SYN, above the rate, dropped", &syn);
+    let listed: Vec<_> = (0..20_000u32).map(|n| format!("10.{}.{}.{}/32", n >> 16, (n >> 8) & 0xff, n & 0xff)).collect();
+    let listed: Vec<&str> = listed.iter().map(String::as_str).collect();
+    bench.apply(&model::Guard { deny: nets(&listed), ..guard() }, &["0.0.0.0:80"]);
+    measure(&mut bench, "established, 20,000 denied prefixes, not among them", &established);
+    measure(&mut bench, "denied, dropped", &Frame::syn("10.0.1.1", "203.0.113.1:80").bytes());
+    for (what, nanos) in costs {
+        println!("{nanos:5} ns  {what}");
+        assert!(nanos < 20_000, "{what}: {nanos} ns");
+    }
+}

@@ -1,0 +1,17 @@
+//! The eBPF programs in the kernel, without the rest of Sluice: verdicts over packets given as bytes, steering of plain
+//! listeners, XDP on interfaces in namespaces of the tests' own.
+
+#[path = "kernel/attach.rs"]
+mod attach;
+#[path = "kernel/frames.rs"]
+mod frames;
+#[path = "kernel/namespace.rs"]
+mod namespace;
+#[path = "kernel/object.rs"]
+mod object;
+#[path = "kernel/select.rs"]
+mod select;
+#[path = "kernel/test_run.rs"]
+mod test_run;
+#[path = "kernel/verdicts.rs"]
+mod verdicts;
