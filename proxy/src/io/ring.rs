@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use io_uring::types::{BufRingEntry, CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt, socket, sockopt,
+};
 use nix::time::{ClockId, clock_gettime};
 
 use super::buffers::Pool;
@@ -54,16 +56,8 @@ impl KernelRing {
         let ring = build(settings.entries)?;
         let pool = Pool::new(settings.buffers, settings.buffer_size as usize, buffer_budget)?;
         let provided = ProvidedBuffers::register(&ring, settings.buffers)?;
-        let mut ring = Self {
-            ring,
-            provided,
-            pool,
-            sends: Vec::new(),
-            connects: Vec::new(),
-            spare: Vec::new(),
-            in_flight: 0,
-            enters: 0,
-        };
+        let mut ring =
+            Self { ring, provided, pool, sends: Vec::new(), connects: Vec::new(), spare: Vec::new(), in_flight: 0, enters: 0 };
         ring.give_buffers();
         Ok(ring)
     }

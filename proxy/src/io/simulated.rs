@@ -759,7 +759,8 @@ impl World {
         let at = self.random.below(self.old.len());
         let token = self.old.swap_remove(at);
         let of_stream = !matches!(token.kind(), Kind::Accept | Kind::Watch | Kind::Discard | Kind::Close);
-        let same = |old: &Token| old.kind() == Kind::Close && (old.slot(), old.generation()) == (token.slot(), token.generation());
+        let same =
+            |old: &Token| old.kind() == Kind::Close && (old.slot(), old.generation()) == (token.slot(), token.generation());
         // The close itself must have been seen: until then the slot is the stream's.
         let closed = self.old.iter().any(same) && !self.posted.iter().any(|(_, posted)| same(&posted.token));
         if of_stream && closed {

@@ -228,10 +228,7 @@ impl BodySource for Source<'_> {
         };
         match &part {
             BodyPart::Data(chunk) => {
-                self.room = self
-                    .room
-                    .checked_sub(chunk.len() as u64)
-                    .ok_or(SourceError::Refused(RefusalReason::BodyTooLarge))?;
+                self.room = self.room.checked_sub(chunk.len() as u64).ok_or(SourceError::Refused(RefusalReason::BodyTooLarge))?;
             }
             BodyPart::End(_) => self.flags.ended.set(true),
         }

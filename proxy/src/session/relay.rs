@@ -54,11 +54,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new() -> Self {
-        Self {
-            head_due: Cell::new(Time::default()),
-            awaits_client: Cell::new(false),
-            status: Cell::new(None),
-        }
+        Self { head_due: Cell::new(Time::default()), awaits_client: Cell::new(false), status: Cell::new(None) }
     }
 
     /// The final status, once its head was handed to the sink.
@@ -90,7 +86,9 @@ pub(super) async fn relay(
                 Poll::Ready(Ok(())) => uploaded = Some(true),
                 // The endpoint may have answered before it stopped listening: what it said decides.
                 Poll::Ready(Err(UploadError::Slot)) => uploaded = Some(false),
-                Poll::Ready(Err(UploadError::Source(error))) if downloaded.is_pending() => return Poll::Ready(Ended::Source(error)),
+                Poll::Ready(Err(UploadError::Source(error))) if downloaded.is_pending() => {
+                    return Poll::Ready(Ended::Source(error));
+                }
                 Poll::Ready(Err(UploadError::Source(_))) => uploaded = Some(false),
                 Poll::Pending => {}
             }

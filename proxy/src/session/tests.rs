@@ -209,8 +209,8 @@ impl Planned {
 
     fn bytes(&self, random: &mut Random) -> Vec<u8> {
         let mode = MODES.iter().position(|&mode| mode == self.mode).expect("one of them");
-        let mut out =
-            format!("{} /{}/{mode}/{} HTTP/1.1\r\nHost: example.com\r\n", self.method.as_str(), self.id, self.length).into_bytes();
+        let mut out = format!("{} /{}/{mode}/{} HTTP/1.1\r\nHost: example.com\r\n", self.method.as_str(), self.id, self.length)
+            .into_bytes();
         let body = pattern(self.id + 1000, self.body);
         if self.chunked {
             out.extend(b"Transfer-Encoding: chunked\r\n\r\n");
@@ -245,7 +245,11 @@ impl Planned {
             return;
         }
         assert_eq!(head.fields.first(b"x-id"), Some(self.id.to_string().as_bytes()), "answers are in order");
-        assert_eq!(body[..8], sum(&pattern(self.id + 1000, self.body)).to_be_bytes(), "the request body of {self:?} arrived whole");
+        assert_eq!(
+            body[..8],
+            sum(&pattern(self.id + 1000, self.body)).to_be_bytes(),
+            "the request body of {self:?} arrived whole"
+        );
         assert!(body[8..] == pattern(self.id, self.length), "the response body of {self:?} arrived whole");
     }
 }
@@ -280,13 +284,14 @@ fn client_script(peer: &Peer, plan: Plan, mut random: Random) -> Rc<RefCell<Repo
         }
         incoming.bytes.extend(peer.read());
         while let Some(request) = plan.requests.get(report.answered) {
-            let parse = |bytes: &[u8]| match ResponseDecoder::new().parse(bytes, &request.method, &LIMITS).expect("good responses") {
-                Parsed::Head { head, consumed } => {
-                    let body = head.body;
-                    Some((head, body, consumed))
-                }
-                Parsed::NeedMore => None,
-            };
+            let parse =
+                |bytes: &[u8]| match ResponseDecoder::new().parse(bytes, &request.method, &LIMITS).expect("good responses") {
+                    Parsed::Head { head, consumed } => {
+                        let body = head.body;
+                        Some((head, body, consumed))
+                    }
+                    Parsed::NeedMore => None,
+                };
             let Some((head, body)) = incoming.next(parse) else { break };
             if head.status < 200 {
                 assert_eq!(head.status, 103);
@@ -324,7 +329,8 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
     let mut config = testing::config(&[origin_address(1), origin_address(2)]);
     let mut listener = testing::listener();
     let minute = Duration::from_secs(60);
-    listener.timeouts = crate::config::model::Timeouts { request_header: minute, request_body: minute, keep_alive: minute, send: minute };
+    listener.timeouts =
+        crate::config::model::Timeouts { request_header: minute, request_body: minute, keep_alive: minute, send: minute };
     config.listeners = vec![Arc::new(listener)];
     let route = crate::config::model::Route { timeout: minute, body_timeout: minute, ..(*config.routes[0]).clone() };
     config.routes = vec![Arc::new(route)];
@@ -476,12 +482,8 @@ struct Exchange {
 
 /// Starts an exchange as a session that multiplexes would: with its own source, sink and cancel.
 fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> Exchange {
-    let running = Exchange {
-        source: FakeSource::default(),
-        sink: FakeSink::default(),
-        cancel: Cancel::default(),
-        outcome: Rc::default(),
-    };
+    let running =
+        Exchange { source: FakeSource::default(), sink: FakeSink::default(), cancel: Cancel::default(), outcome: Rc::default() };
     let head = RequestHead {
         method,
         version: Version::Http2,

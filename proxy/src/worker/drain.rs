@@ -8,9 +8,9 @@ use super::context::Worker;
 use super::{sessions, tags};
 use crate::control::commands::Command;
 use crate::control::shared::SteeringSlot;
-use crate::io::stream::Tag;
 use crate::io::Engine;
 use crate::io::seam::Ring;
+use crate::io::stream::Tag;
 use crate::time::Time;
 
 /// How long resets may take to leave before the worker returns all the same.

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::context::Worker;
 use super::{sessions, tags};
 use crate::control::shared::SteeringSlot;
+use crate::io::Stream;
 use crate::io::engine::Handler;
 use crate::io::handle::Stats;
 use crate::io::stream::Tag;
-use crate::io::Stream;
 use crate::listen::acceptor;
 use crate::telemetry::counters::Plain;
 use crate::time::Time;
@@ -124,7 +124,6 @@ impl Handler for Events {
 
 /// CLOCK_MONOTONIC. The engine's `now` stands still within a turn, and a turn's length is what is wanted here.
 fn clock() -> Time {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or_else(|_| Time::default(), |now| {
-        Time::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
-    })
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or_else(|_| Time::default(), |now| Time::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
 }

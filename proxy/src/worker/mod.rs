@@ -4,11 +4,11 @@ pub mod context;
 pub mod drain;
 pub mod events;
 pub mod sessions;
+#[cfg(test)]
+mod simulated_tests;
 pub mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
-#[cfg(test)]
-mod simulated_tests;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -22,8 +22,10 @@ use self::events::Events;
 use crate::config::model;
 use crate::control::commands::CommandReceiver;
 use crate::control::shared::{Counters, SteeringSlot};
-use crate::io::Engine;
+use crate::io::ring::KernelRing;
 use crate::io::seam::Ring;
+use crate::io::token::SLOTS_MAX;
+use crate::io::{Engine, Settings};
 use crate::placement;
 
 /// Everything a worker thread needs; made by the data plane's start, moved to the thread.
@@ -59,9 +61,28 @@ pub enum WorkerError {
 
 /// Runs the worker on this thread until it is told to stop. Reports readiness through `ready` once its accepts are armed; marking the
 /// steering slot live is up to `ready`.
+///
+/// # Errors
+/// When the ring cannot be made, or a loop turn's enter fails for a reason that no later turn would mend.
 pub fn run(seed: WorkerSeed, ready: impl FnOnce()) -> Result<(), WorkerError> {
-    let _ = (seed, ready);
-    unimplemented!("the kernel's ring")
+    place(&seed);
+    let config = seed.config.load_full();
+    let ring = KernelRing::new(config.ring, config.process.buffer_budget).map_err(WorkerError::Ring)?;
+    let mut engine = Engine::new(ring, engine_settings(seed.connections_max));
+    let worker = Worker::new(engine.io(), seed.counters, seed.config, seed.connections_max);
+    let mut events = Events::new(worker, seed.steering, config.workers.stuck_after);
+    engine.watch(&seed.commands).map_err(WorkerError::Ring)?;
+    for (key, socket) in seed.listeners {
+        engine.add_listener(socket, key);
+    }
+    ready();
+    serve(&mut engine, &mut events, &seed.commands).map_err(WorkerError::Ring)
+}
+
+/// A proxied connection takes a stream on each side; closing ones linger beside them.
+fn engine_settings(connections_max: usize) -> Settings {
+    let streams_max = connections_max.saturating_mul(2).saturating_add(1024).min(SLOTS_MAX);
+    Settings { streams_max, ..Settings::default() }
 }
 
 /// Turns the loop until the worker is done.

@@ -304,9 +304,12 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let parked = self.end.is_none()
-            && self.worker.sessions.table.try_borrow_mut().is_ok_and(|mut table| {
-                table.row(self.key).is_none_or(|row| matches!(row.state, State::Parked { .. }))
-            });
+            && self
+                .worker
+                .sessions
+                .table
+                .try_borrow_mut()
+                .is_ok_and(|mut table| table.row(self.key).is_none_or(|row| matches!(row.state, State::Parked { .. })));
         if parked {
             return;
         }

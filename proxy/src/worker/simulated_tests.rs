@@ -180,7 +180,11 @@ fn an_idle_connection_that_speaks_or_closes_leaves_the_pool() {
         let origin = bench.sim.accept(origin_address(1)).expect("a connection");
         origin.write(RESPONSE);
         bench.run_until(|events| events.worker().counters.value(Plain::UpstreamIdle) == 1);
-        if speaks { origin.write(b"HTTP/1.1 408 Request Timeout\r\n\r\n") } else { origin.close() }
+        if speaks {
+            origin.write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        } else {
+            origin.close()
+        }
         bench.run_until(|events| events.worker().counters.value(Plain::UpstreamIdle) == 0);
         assert_eq!(bench.value(Counter::PoolClosed(reason)), 1, "{reason:?}");
         client.close();

@@ -17,8 +17,7 @@ use crate::telemetry::counters::{Counter, Plain};
 
 /// One listener, one route for everything, one upstream with these endpoints; short time limits.
 pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
-    let endpoints =
-        endpoints.iter().map(|&address| model::Endpoint { address, label: address.to_string() }).collect();
+    let endpoints = endpoints.iter().map(|&address| model::Endpoint { address, label: address.to_string() }).collect();
     model::Config {
         process: model::Process {
             run_dir: "/nonexistent".into(),
