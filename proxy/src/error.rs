@@ -126,6 +126,8 @@ reasons! {
         MaxConnections = "max_connections",
         /// `guard.connections_per_ip` was reached at accept.
         ConnectionsPerIp = "connections_per_ip",
+        /// The client reset the connection before it was looked at.
+        ClientGone = "client_gone",
         /// No descriptor was left.
         DescriptorsExhausted = "descriptors_exhausted",
         /// The worker drains.
