@@ -138,6 +138,8 @@ struct World {
     watches: Vec<(Token, bool)>,
     /// Nothing can happen any more unless a peer acts.
     quiet: bool,
+    /// Waits end here though no timer is due.
+    horizon: Option<Time>,
     /// A peer acted since this was last cleared.
     acted: bool,
     port: u16,
@@ -224,6 +226,7 @@ impl Sim {
             old: Vec::new(),
             watches: Vec::new(),
             quiet: false,
+            horizon: None,
             acted: false,
             port: 40_000,
         }));
@@ -340,7 +343,9 @@ impl Sim {
     /// is the most that delays may take.
     pub fn settle<H: Handler>(&self, engine: &mut Engine<SimRing>, handler: &mut H, within: Duration) {
         let end = self.now() + within;
+        self.0.borrow_mut().horizon = Some(end);
         self.run(engine, handler, |_| self.now() >= end);
+        self.0.borrow_mut().horizon = None;
     }
 }
 
@@ -618,6 +623,22 @@ impl World {
         }
     }
 
+    /// Whether `step` would find something to do.
+    fn can_move(&self, index: usize) -> bool {
+        match &self.files[index] {
+            None => false,
+            Some(File::Listener { accept, backlog, .. }) => accept.is_some() && !backlog.is_empty(),
+            Some(File::Socket { connect: Some((_, address)), .. }) => !matches!(self.origins.get(address), Some(Origin::Silent)),
+            Some(File::Socket { connection, receive, send, .. }) => connection.is_some_and(|connection| {
+                let connection = &self.connections[connection];
+                let readable = !connection.inward.is_empty() || connection.inward_fin;
+                let writable = connection.peer_closed || connection.outward.len() < self.faults.window;
+                let broken = connection.is_broken();
+                (receive.is_some() && (broken || readable)) || (send.is_some() && (broken || writable))
+            }),
+        }
+    }
+
     fn step_accept(&mut self, index: usize, fd: RawFd) -> Option<()> {
         let Some(File::Listener { accept, backlog, .. }) = &mut self.files[index] else { return None };
         let token = (*accept)?;
@@ -816,7 +837,7 @@ impl SimRing {
                 while moves > 0 {
                     let delay = world.faults.delay;
                     if world.random.chance(delay) {
-                        delayed = true;
+                        delayed |= world.can_move((start + offset) % count);
                         break;
                     }
                     moves = if world.step((start + offset) % count, &self.pool).is_some() { moves - 1 } else { 0 };
@@ -873,9 +894,11 @@ impl Ring for SimRing {
                     return Ok(());
                 }
             } else {
-                match until {
-                    Some(until) => world.now = until.max(world.now),
-                    None => world.quiet = true,
+                // Nothing happens until a timer fires, or until the test wants to look.
+                match (until, world.horizon) {
+                    (Some(until), horizon) => world.now = horizon.map_or(until, |horizon| until.min(horizon)).max(world.now),
+                    (None, Some(horizon)) => world.now = horizon.max(world.now),
+                    (None, None) => world.quiet = true,
                 }
                 return Ok(());
             }
