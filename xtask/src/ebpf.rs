@@ -229,7 +229,8 @@ impl Toolchain {
 fn anonymize(strip: &Path, object: &Path) -> Result<(), String> {
     let path = object.to_string_lossy();
     let nm = strip.with_file_name("llvm-nm");
-    let symbols = output(&nm, &["--format=just-symbols", &path]).ok_or_else(|| format!("{} does not list {path}", nm.display()))?;
+    let symbols =
+        output(&nm, &["--format=just-symbols", &path]).ok_or_else(|| format!("{} does not list {path}", nm.display()))?;
     let mut objcopy = Command::new(strip.with_file_name("llvm-objcopy"));
     for symbol in symbols.lines().filter(|symbol| symbol.starts_with("_R")) {
         objcopy.arg(format!("--redefine-sym={symbol}={}", without_disambiguators(symbol)));
@@ -246,7 +247,8 @@ fn without_disambiguators(symbol: &str) -> String {
         let (before, root) = rest.split_at(at);
         result.push_str(before);
         let number = root[2..].find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(root.len() - 2);
-        let is_root = root[2 + number..].strip_prefix('_').is_some_and(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        let is_root =
+            root[2 + number..].strip_prefix('_').is_some_and(|name| name.starts_with(|first: char| first.is_ascii_digit()));
         rest = if is_root { &root[2 + number + 1..] } else { &root[2..] };
         result.push_str(if is_root { "C" } else { "Cs" });
     }
