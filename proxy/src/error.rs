@@ -53,8 +53,6 @@ reasons! {
         Draining = "draining",
         /// A panic ended the session.
         Panicked = "panicked",
-        /// A socket error that is none of the above.
-        SocketError = "socket_error",
     }
 }
 
@@ -124,8 +122,8 @@ reasons! {
     ShedReason {
         /// `process.max_connections` was reached.
         MaxConnections = "max_connections",
-        /// `guard.connections_per_ip` was reached at accept.
-        ConnectionsPerIp = "connections_per_ip",
+        /// The client reset the connection before it was looked at.
+        ClientGone = "client_gone",
         /// No descriptor was left.
         DescriptorsExhausted = "descriptors_exhausted",
         /// The worker drains.
@@ -144,6 +142,8 @@ reasons! {
         MaxLifetime = "max_lifetime",
         /// More than `max_idle` idle connections.
         MaxIdle = "max_idle",
+        /// Its endpoint is not configured any more.
+        EndpointRemoved = "endpoint_removed",
         /// Its last exchange left it unusable: not kept alive, reset, or cut short.
         NotReusable = "not_reusable",
         /// The endpoint sent bytes nobody asked for.
