@@ -32,7 +32,8 @@ impl ResponseDecoder {
             leading_empty_line: false,
         };
         // What speaks another protocol may wait for us before its head would end: its first bytes give it away.
-        if !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
+        let empty_line = matches!(buf, [b'\r' | b'\n', ..]);
+        if !empty_line && !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
             return Err(HeadError::StartLine);
         }
         let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };
