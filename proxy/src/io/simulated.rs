@@ -604,6 +604,23 @@ impl World {
         }
     }
 
+    /// Whether `step` would find something to do, resets apart, which strike whenever they like.
+    fn could_move(&self, index: usize) -> bool {
+        match &self.files[index] {
+            None => false,
+            Some(File::Listener { accept, backlog, .. }) => accept.is_some() && !backlog.is_empty(),
+            Some(File::Socket { connection, receive, send, connect }) => {
+                let connection = connection.map(|id| &self.connections[id]);
+                let receives = |c: &Connection| c.is_broken() || c.inward_fin || !c.inward.is_empty();
+                let sends = |c: &Connection| c.is_broken() || c.peer_closed || c.outward.len() < self.faults.window;
+                let connects = |address| !matches!(self.origins.get(address), Some(Origin::Silent));
+                receive.is_some() && connection.is_some_and(receives)
+                    || send.is_some() && connection.is_some_and(sends)
+                    || connect.as_ref().is_some_and(|(_, address)| connects(address))
+            }
+        }
+    }
+
     /// One thing that the kernel may do now on this descriptor. `None` when there is none.
     fn step(&mut self, index: usize, pool: &Rc<Pool>) -> Option<()> {
         let fd = (FD_BASE + index) as RawFd;
@@ -815,11 +832,12 @@ impl SimRing {
                 let mut moves = 1 + world.random.below(4);
                 while moves > 0 {
                     let delay = world.faults.delay;
+                    let index = (start + offset) % count;
                     if world.random.chance(delay) {
-                        delayed = true;
+                        delayed |= world.could_move(index);
                         break;
                     }
-                    moves = if world.step((start + offset) % count, &self.pool).is_some() { moves - 1 } else { 0 };
+                    moves = if world.step(index, &self.pool).is_some() { moves - 1 } else { 0 };
                 }
             }
         }

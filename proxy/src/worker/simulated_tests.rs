@@ -26,8 +26,12 @@ fn bench() -> Bench {
 
 fn serve(bench: &Bench, origin: u8) {
     bench.sim.serve(origin_address(origin), || {
-        Box::new(|peer: &Peer| {
-            if peer.read().windows(4).any(|end| end == b"\r\n\r\n") {
+        let mut head = Vec::new();
+        Box::new(move |peer: &Peer| {
+            // Heads arrive in pieces, and several at once.
+            head.extend(peer.read());
+            while let Some(at) = head.windows(4).position(|end| end == b"\r\n\r\n") {
+                head.drain(..at + 4);
                 peer.write(RESPONSE);
             }
         })
