@@ -124,8 +124,6 @@ reasons! {
     ShedReason {
         /// `process.max_connections` was reached.
         MaxConnections = "max_connections",
-        /// `guard.connections_per_ip` was reached at accept.
-        ConnectionsPerIp = "connections_per_ip",
         /// No descriptor was left.
         DescriptorsExhausted = "descriptors_exhausted",
         /// The worker drains.
@@ -146,6 +144,8 @@ reasons! {
         MaxIdle = "max_idle",
         /// Its last exchange left it unusable: not kept alive, reset, or cut short.
         NotReusable = "not_reusable",
+        /// A new configuration no longer names its endpoint.
+        EndpointGone = "endpoint_gone",
         /// The endpoint sent bytes nobody asked for.
         UnsolicitedBytes = "unsolicited_bytes",
         /// The worker drains.

@@ -140,6 +140,8 @@ struct World {
     quiet: bool,
     /// A peer acted since this was last cleared.
     acted: bool,
+    /// Time does not jump beyond this.
+    horizon: Option<Time>,
     port: u16,
 }
 
@@ -225,6 +227,7 @@ impl Sim {
             watches: Vec::new(),
             quiet: false,
             acted: false,
+            horizon: None,
             port: 40_000,
         }));
         let pool = Pool::new(memory.buffers, memory.buffer_size, memory.budget).expect("memory for the buffers");
@@ -336,11 +339,12 @@ impl Sim {
         panic!("no end in 100,000 turns");
     }
 
-    /// Turns the engine until nothing can happen any more at this time: timers that are armed do not fire, but `Duration`
-    /// is the most that delays may take.
-    pub fn settle<H: Handler>(&self, engine: &mut Engine<SimRing>, handler: &mut H, within: Duration) {
-        let end = self.now() + within;
+    /// Turns the engine for this long: what is due later does not happen.
+    pub fn settle<H: Handler>(&self, engine: &mut Engine<SimRing>, handler: &mut H, duration: Duration) {
+        let end = self.now() + duration;
+        self.0.borrow_mut().horizon = Some(end);
         self.run(engine, handler, |_| self.now() >= end);
+        self.0.borrow_mut().horizon = None;
     }
 }
 
@@ -872,7 +876,7 @@ impl Ring for SimRing {
             self.world.borrow_mut().start(token, op);
         }
         let start = self.world.borrow().now;
-        let until = timeout.map(|timeout| start + timeout);
+        let until = timeout.map(|timeout| start + timeout).into_iter().chain(self.world.borrow().horizon).min();
         self.world.borrow_mut().quiet = false;
         for _ in 0..STEPS_MAX {
             let from = self.world.borrow().connections.len();

@@ -137,7 +137,7 @@ impl State {
         let gone = self.pool.borrow_mut().configure(config.pool, &addresses);
         for connection in gone {
             self.counters.decrement(Plain::UpstreamIdle);
-            connection.close(PoolCloseReason::IdleTimeout);
+            connection.close(PoolCloseReason::EndpointGone);
         }
     }
 
