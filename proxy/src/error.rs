@@ -53,6 +53,8 @@ reasons! {
         Draining = "draining",
         /// A panic ended the session.
         Panicked = "panicked",
+        /// No memory was left for anybody, and this client held the most without moving.
+        Overloaded = "overloaded",
         /// A socket error that is none of the above.
         SocketError = "socket_error",
     }

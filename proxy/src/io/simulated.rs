@@ -174,8 +174,8 @@ struct Connection {
     inward_fin: bool,
     outward: VecDeque<u8>,
     outward_fin: bool,
-    /// The peer or its host broke the connection.
-    reset_by_peer: bool,
+    /// The peer or its host broke the connection; what the engine's socket says then.
+    broken_by_peer: Option<i32>,
     /// The engine did.
     reset_by_engine: bool,
     /// The engine has no descriptor of it any more.
@@ -416,7 +416,15 @@ impl Peer {
     /// Resets.
     pub fn reset(&self) {
         self.act(|c| {
-            c.break_by_peer();
+            c.break_by_peer(libc::ECONNRESET);
+            true
+        });
+    }
+
+    /// Falls silent: the engine's host gives the connection up.
+    pub fn vanish(&self) {
+        self.act(|c| {
+            c.break_by_peer(libc::ETIMEDOUT);
             true
         });
     }
@@ -455,7 +463,7 @@ impl Connection {
             inward_fin: false,
             outward: VecDeque::new(),
             outward_fin: false,
-            reset_by_peer: false,
+            broken_by_peer: None,
             reset_by_engine: false,
             engine_closed: false,
             peer_closed: false,
@@ -466,11 +474,11 @@ impl Connection {
     }
 
     const fn is_broken(&self) -> bool {
-        self.reset_by_peer || self.reset_by_engine
+        self.broken_by_peer.is_some() || self.reset_by_engine
     }
 
-    fn break_by_peer(&mut self) {
-        self.reset_by_peer = true;
+    fn break_by_peer(&mut self, errno: i32) {
+        self.broken_by_peer = Some(errno);
         self.written -= self.inward.len() as u64;
         self.inward.clear();
         self.peer_closed = true;
@@ -600,7 +608,7 @@ impl World {
                 let connection = &mut self.connections[connection];
                 connection.engine_closed = true;
                 if connection.reset_on_close || !connection.inward.is_empty() {
-                    connection.reset_by_engine |= !connection.reset_by_peer;
+                    connection.reset_by_engine |= connection.broken_by_peer.is_none();
                 } else {
                     connection.outward_fin = true;
                 }
@@ -666,10 +674,10 @@ impl World {
         let (token, multishot) = (*receive)?;
         let connection = &mut self.connections[*connection];
         if !connection.is_broken() && self.random.chance(self.faults.reset) {
-            connection.break_by_peer();
+            connection.break_by_peer(libc::ECONNRESET);
         }
         let end = if connection.is_broken() {
-            Some(-libc::ECONNRESET)
+            Some(-connection.broken_by_peer.unwrap_or(libc::ECONNRESET))
         } else if connection.inward.is_empty() {
             if !connection.inward_fin {
                 return None;
