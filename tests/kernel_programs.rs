@@ -7,11 +7,7 @@ mod attach;
 mod frames;
 #[path = "kernel/namespace.rs"]
 mod namespace;
-#[path = "kernel/object.rs"]
-mod object;
 #[path = "kernel/select.rs"]
 mod select;
-#[path = "kernel/test_run.rs"]
-mod test_run;
 #[path = "kernel/verdicts.rs"]
 mod verdicts;

@@ -144,7 +144,8 @@ fn a_storm_of_connections_leaves_nothing_behind() {
     sluice.expect_back_to(before);
     let metrics = sluice.metrics();
     let accepted = metrics.sum("sluice_connections_accepted_total") - accepted;
-    assert!((1_500.0..=2_000.0).contains(&accepted), "a connection that was reset in the queue may never be seen: {accepted}");
+    let gone = metrics.labelled("sluice_connections_shed_total", "reason", "client_gone");
+    assert!((accepted + gone - 2_000.0).abs() < 0.5, "each is seen, {gone} of them reset before they were looked at: {accepted}");
     assert!(metrics.sum("sluice_session_panics_total") < 0.5);
 }
 
@@ -152,7 +153,8 @@ fn a_storm_of_connections_leaves_nothing_behind() {
 fn too_many_clients_are_shed_and_counted() {
     let origin = Origin::http(|_| Response::ok("small"));
     let sluice = Setup::to(origin.address()).with("process", "max_connections = 50").start();
-    let mut clients: Vec<Client> = (0..80).map(|_| sluice.client()).collect();
+    // Being shed can be quicker than connecting.
+    let mut clients: Vec<Client> = (0..80).filter_map(|_| Client::try_connect(sluice.address()).ok()).collect();
     let served =
         clients.iter_mut().filter_map(|client| client.try_get("/small").ok()).filter(|answer| answer.status == 200).count();
     assert!((40..=50).contains(&served), "{served} of 80 were served, 50 are allowed");
@@ -160,7 +162,8 @@ fn too_many_clients_are_shed_and_counted() {
     assert!(shed >= 30.0, "{shed}");
     drop(clients);
     eventually(Duration::from_secs(10), "there is room again", || {
-        sluice.client().try_get("/small").is_ok_and(|answer| answer.status == 200).then_some(())
+        let answer = Client::try_connect(sluice.address()).and_then(|mut client| client.try_get("/small"));
+        answer.is_ok_and(|answer| answer.status == 200).then_some(())
     });
 }
 

@@ -5,9 +5,9 @@
 #![no_std]
 
 pub mod guard;
-pub mod steer;
 #[cfg(feature = "user")]
-mod user;
+mod pod;
+pub mod steer;
 
 /// A listener's address as both programs look it up: IPv4 is written as IPv4-mapped IPv6, so that
 /// `0.0.0.0` (`::ffff:0.0.0.0`) and `::` are different keys.

@@ -204,6 +204,12 @@ pub fn listener(ctx: &SkReuseportContext) -> Result<ListenerKey, Fallback> {
         AF_INET6 => v6,
         _ => return Err(Fallback::UnknownFamily),
     };
+    // Shutting a listener down takes away a port that nobody bound it to by number, before its flows migrate; they still have it.
+    let port = match ctx.migrating_sk() {
+        // SAFETY: not null, since there is one; read as the fields above.
+        Some(flow) if port == 0 => unsafe { (&raw const (*flow.sock).src_port).read_volatile() },
+        _ => port,
+    };
     let [a, b, c, d] = address.map(u64::from);
     // Both are in network order in memory; the halves are put together as the little-endian machine holds them.
     let address = (u128::from(c | (d << 32)) << 64) | u128::from(a | (b << 32));

@@ -53,10 +53,6 @@ reasons! {
         Draining = "draining",
         /// A panic ended the session.
         Panicked = "panicked",
-        /// No memory was left for anybody, and this client held the most without moving.
-        Overloaded = "overloaded",
-        /// A socket error that is none of the above.
-        SocketError = "socket_error",
     }
 }
 
@@ -126,6 +122,8 @@ reasons! {
     ShedReason {
         /// `process.max_connections` was reached.
         MaxConnections = "max_connections",
+        /// The client reset the connection before it was looked at.
+        ClientGone = "client_gone",
         /// No descriptor was left.
         DescriptorsExhausted = "descriptors_exhausted",
         /// The worker drains.
@@ -144,10 +142,10 @@ reasons! {
         MaxLifetime = "max_lifetime",
         /// More than `max_idle` idle connections.
         MaxIdle = "max_idle",
+        /// Its endpoint is not configured any more.
+        EndpointRemoved = "endpoint_removed",
         /// Its last exchange left it unusable: not kept alive, reset, or cut short.
         NotReusable = "not_reusable",
-        /// A new configuration no longer names its endpoint.
-        EndpointGone = "endpoint_gone",
         /// The endpoint sent bytes nobody asked for.
         UnsolicitedBytes = "unsolicited_bytes",
         /// The worker drains.

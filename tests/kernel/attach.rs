@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use proxy::config::model::{Guard, GuardMode};
 use proxy::kernel::{Programs, XdpMode};
+use tests::bpf::{self, guard};
 
 use crate::namespace::{Netns, ip, without_root};
-use crate::object::{self, guard};
 
 /// A server and a client namespace, joined by `srv0` and `cli0`; two clients' addresses of each family.
 struct Pair {
@@ -53,7 +53,7 @@ fn listen(namespace: &Netns, address: &str) -> TcpListener {
 }
 
 fn configured(guard: &Guard, listeners: &[SocketAddr]) -> Programs {
-    let mut programs = object::programs();
+    let mut programs = bpf::programs();
     programs.apply_guard(guard, listeners).expect("the guard is configured");
     programs
 }

@@ -12,9 +12,9 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStora
 use proxy::config::model::{Steering, SteeringPolicy};
 use proxy::kernel::Programs;
 use proxy_common::steer::{SLOT_DRAINING, SLOT_EMPTY, SLOT_LIVE, WORKERS_MAX, WorkerSlot, slot_of};
+use tests::bpf;
 
 use crate::namespace::{Netns, without_root};
-use crate::object;
 
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
@@ -46,7 +46,7 @@ struct Bench {
 
 impl Bench {
     fn new(policy: SteeringPolicy) -> Self {
-        let mut programs = object::programs();
+        let mut programs = bpf::programs();
         programs.apply_steering(Steering { policy }, STUCK_AFTER).expect("a policy");
         Self { namespace: Netns::new(), programs }
     }
@@ -365,7 +365,7 @@ fn sockets_that_cannot_be_steered_say_why() {
     assert!(bench.programs.steer(address, 1, &[]).is_err());
     // Another owner's sockets are not taken from it.
     let sockets = listeners(&bench.namespace, "127.0.0.1:0", 1);
-    let mut other = object::programs();
+    let mut other = bpf::programs();
     let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     other.steer(sockets[0].local_addr().expect("an address"), 1, &borrowed).expect("steered");
     let error = bench.steer(1, &sockets).expect_err("held by another");

@@ -7,11 +7,10 @@ use std::time::Duration;
 use proxy::config::model;
 use proxy::kernel::Programs;
 use proxy_common::guard::Verdict;
+use tests::bpf::{self, DROP, PACKET_MIN, PASS, guard, test_run};
 
 use crate::frames::{ACK, Frame, QINQ, RST, SYN, VLAN};
 use crate::namespace::without_root;
-use crate::object::{self, guard};
-use crate::test_run::{DROP, PACKET_MIN, PASS, test_run};
 
 const SERVER: &str = "192.0.2.1:443";
 const SERVER6: &str = "[2001:db8::1]:443";
@@ -26,7 +25,7 @@ struct Bench {
 
 impl Bench {
     fn new(guard: &model::Guard, listeners: &[&str]) -> Self {
-        let mut programs = object::programs();
+        let mut programs = bpf::programs();
         apply(&mut programs, guard, listeners);
         let before = programs.verdicts().expect("counters");
         Self { programs, before }
@@ -88,6 +87,7 @@ fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
     let authentication = [4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
     let whole = [0, 0, 0, 0, 0, 0, 9];
     let first = [0, 0, 1, 0, 0, 0, 9];
+    let middle = [0, 0, 9, 0, 0, 0, 9];
     let later = [0, 0, 8, 0, 0, 0, 9];
     let chain = (0..8).fold(v6(), |frame, _| frame.extension(60, &options));
     vec![
@@ -95,9 +95,14 @@ fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
         ("ipv4 established", v4().flags(ACK), Verdict::Established),
         ("ipv4 SYN-ACK", v4().flags(SYN | ACK), Verdict::Established),
         ("ipv4 RST", v4().flags(RST), Verdict::Established),
+        ("SYN with ECN", v4().flags(SYN | 0xc0), Verdict::Syn),
+        ("SYN with FIN", v4().flags(SYN | 0x01), Verdict::Syn),
+        ("no flags", v4().flags(0), Verdict::Established),
         ("vlan", v4().tags(&[VLAN]), Verdict::Syn),
         ("qinq", v4().tags(&[QINQ, VLAN]), Verdict::Syn),
         ("vlan in vlan", v4().tags(&[VLAN, VLAN]), Verdict::Syn),
+        ("802.1ad alone", v4().tags(&[QINQ]), Verdict::Syn),
+        ("802.1ad twice", v4().tags(&[QINQ, QINQ]), Verdict::Syn),
         ("three tags", v4().tags(&[QINQ, VLAN, VLAN]), Verdict::TooManyTags),
         ("one option", v4().options(1), Verdict::Syn),
         ("most options", v4().options(10), Verdict::Syn),
@@ -105,7 +110,10 @@ fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
         ("tcp options", v4().data_offset(15), Verdict::Syn),
         ("tcp header too short", v4().data_offset(4), Verdict::Malformed),
         ("first fragment", v4().fragment(0x2000), Verdict::Fragment),
+        ("fragment in the middle", v4().fragment(0x20b9), Verdict::Fragment),
         ("later fragment", v4().fragment(0x00b9), Verdict::Fragment),
+        ("fragment in vlan", v4().fragment(0x2000).tags(&[VLAN]), Verdict::Fragment),
+        ("fragment behind options", v4().options(3).fragment(0x2000), Verdict::Fragment),
         ("last fragment of many", v4().fragment(0x1fff), Verdict::Fragment),
         ("no fragment bits", v4().fragment(0), Verdict::Syn),
         ("udp", v4().protocol(17), Verdict::NotTcp),
@@ -116,6 +124,7 @@ fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
         ("ipv6 established", v6().flags(ACK), Verdict::Established),
         ("ipv6 vlan", v6().tags(&[VLAN]), Verdict::Syn),
         ("ipv6 qinq", v6().tags(&[QINQ, VLAN]), Verdict::Syn),
+        ("ipv6 other port", Frame::syn(CLIENT6, "[2001:db8::1]:444"), Verdict::NotOurs),
         ("ipv6 other address", Frame::syn(CLIENT6, "[2001:db8::2]:443"), Verdict::NotOurs),
         ("ipv6 udp", v6().protocol(17), Verdict::NotTcp),
         ("ipv6 icmp", v6().protocol(58), Verdict::NotTcp),
@@ -127,7 +136,10 @@ fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
         ("routing, under way", v6().extension(43, &routing_left), Verdict::SourceRouted),
         ("fragment in one piece", v6().extension(44, &whole), Verdict::Syn),
         ("ipv6 first fragment", v6().extension(44, &first), Verdict::Fragment),
+        ("ipv6 fragment in the middle", v6().extension(44, &middle), Verdict::Fragment),
         ("ipv6 later fragment", v6().extension(44, &later), Verdict::Fragment),
+        ("fragment behind hop by hop", v6().extension(0, &options).extension(44, &first), Verdict::Fragment),
+        ("routing under way behind options", v6().extension(60, &options).extension(43, &routing_left), Verdict::SourceRouted),
         ("authentication", v6().extension(51, &authentication), Verdict::Syn),
         ("encryption", v6().extension(50, &options), Verdict::NotTcp),
         ("mobility", v6().extension(135, &options), Verdict::Syn),
@@ -160,6 +172,8 @@ fn oddities() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         bytes[at] = value;
         bytes
     };
+    // More than a page: the kernel gives the program the first piece only.
+    let long = |bytes: &[u8]| [bytes, &[0x2a; 8000]].concat();
     vec![
         ("arp", with(&v4, 13, 0x06), Verdict::NotIp),
         ("802.3 length", with(&with(&v4, 12, 0), 13, 46), Verdict::NotIp),
@@ -167,6 +181,8 @@ fn oddities() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("ipv6 that says 4", with(&v6, 14, 0x40), Verdict::Malformed),
         ("ipv4 header of 16 bytes", with(&v4, 14, 0x44), Verdict::Malformed),
         ("ipv4 header of 0 bytes", with(&v4, 14, 0x40), Verdict::Malformed),
+        ("ipv4 over several buffers", long(&v4), Verdict::Syn),
+        ("ipv6 over several buffers", long(&v6), Verdict::Syn),
     ]
 }
 
@@ -225,9 +241,9 @@ fn nothing_is_judged_before_there_is_a_configuration() {
     if without_root() {
         return;
     }
-    let mut programs = object::programs();
+    let mut programs = bpf::programs();
     let before = programs.verdicts().expect("counters");
-    let mut bench = Bench { before, programs: std::mem::replace(&mut programs, object::programs()) };
+    let mut bench = Bench { before, programs: std::mem::replace(&mut programs, bpf::programs()) };
     bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Unconfigured);
     bench.apply(&guard(), &[SERVER]);
     bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Syn);
@@ -437,51 +453,10 @@ fn lists_have_a_bound_and_say_so() {
     if without_root() {
         return;
     }
-    let mut programs = object::programs();
+    let mut programs = bpf::programs();
     let many: Vec<std::net::SocketAddr> =
         (0..300u16).map(|number| std::net::SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 80))).collect();
     let error = programs.apply_guard(&guard(), &many).expect_err("too many listeners");
     assert!(error.to_string().contains("256 are the most"), "{error}");
     programs.apply_guard(&guard(), &many[..256]).expect("256 listeners");
-}
-
-/// Prints what a packet costs (`--nocapture`), and fails when it is out of all proportion.
-#[test]
-fn costs_per_packet() {
-    if without_root() {
-        return;
-    }
-    const REPEAT: u32 = 300_000;
-    let mut bench = Bench::new(&guard(), &[SERVER, "[::]:8443", "0.0.0.0:80"]);
-    let established = Frame::syn(CLIENT, "203.0.113.1:80").flags(ACK).bytes();
-    let exact = Frame::syn(CLIENT, SERVER).flags(ACK).bytes();
-    let v6 = Frame::syn(CLIENT6, "[2001:db8::1]:8443").flags(ACK).bytes();
-    let syn = Frame::syn(CLIENT, "203.0.113.1:80").bytes();
-    let foreign = Frame::syn(CLIENT, "203.0.113.1:81").bytes();
-    let udp = Frame::syn(CLIENT, SERVER).protocol(17).bytes();
-    let mut costs = Vec::new();
-    let mut measure = |bench: &mut Bench, what: &str, packet: &[u8]| {
-        let program = bench.programs.guard_fd().expect("the guard loads");
-        let nanos = (0..3).map(|_| test_run(program, packet, REPEAT).expect("a run").nanos).min().expect("three runs");
-        costs.push((what.to_owned(), nanos));
-    };
-    measure(&mut bench, "not TCP", &udp);
-    measure(&mut bench, "not ours", &foreign);
-    measure(&mut bench, "established, wildcard listener, lists empty", &established);
-    measure(&mut bench, "established, one address, lists empty", &exact);
-    measure(&mut bench, "established, IPv6, lists empty", &v6);
-    measure(&mut bench, "SYN, no rate", &syn);
-    bench.apply(&limited(1_000_000_000, 1_000_000), &["0.0.0.0:80"]);
-    measure(&mut bench, "SYN, within the rate", &syn);
-    bench.apply(&limited(1, 1), &["0.0.0.0:80"]);
-    measure(&mut bench, "SYN, above the rate, dropped", &syn);
-    let listed: Vec<_> = (0..20_000u32).map(|n| format!("10.{}.{}.{}/32", n >> 16, (n >> 8) & 0xff, n & 0xff)).collect();
-    let listed: Vec<&str> = listed.iter().map(String::as_str).collect();
-    bench.apply(&model::Guard { deny: nets(&listed), ..guard() }, &["0.0.0.0:80"]);
-    measure(&mut bench, "established, 20,000 denied prefixes, not among them", &established);
-    measure(&mut bench, "denied, dropped", &Frame::syn("10.0.1.1", "203.0.113.1:80").bytes());
-    for (what, nanos) in costs {
-        println!("{nanos:5} ns  {what}");
-        assert!(nanos < 20_000, "{what}: {nanos} ns");
-    }
 }

@@ -217,10 +217,42 @@ impl Toolchain {
             println!("{} is not there (package llvm-{}): the object keeps its debug information", strip.display(), self.llvm);
             return Ok(());
         }
-        let mut command = Command::new(strip);
+        let mut command = Command::new(&strip);
         command.arg("--strip-debug").arg(object);
-        run(command, "stripping the object")
+        run(command, "stripping the object")?;
+        anonymize(&strip, object)
     }
+}
+
+/// Takes the crates' disambiguators out of the symbols' names: cargo makes them from the folder that the sources are in, and the
+/// same sources shall make the same object wherever they are.
+fn anonymize(strip: &Path, object: &Path) -> Result<(), String> {
+    let path = object.to_string_lossy();
+    let nm = strip.with_file_name("llvm-nm");
+    let symbols =
+        output(&nm, &["--format=just-symbols", &path]).ok_or_else(|| format!("{} does not list {path}", nm.display()))?;
+    let mut objcopy = Command::new(strip.with_file_name("llvm-objcopy"));
+    for symbol in symbols.lines().filter(|symbol| symbol.starts_with("_R")) {
+        objcopy.arg(format!("--redefine-sym={symbol}={}", without_disambiguators(symbol)));
+    }
+    objcopy.arg(object);
+    run(objcopy, "naming its symbols")
+}
+
+/// A symbol of Rust's v0 mangling whose crate roots are `C` and a name only, in place of `Cs`, a number in base 62, `_` and a name.
+fn without_disambiguators(symbol: &str) -> String {
+    let mut result = String::new();
+    let mut rest = symbol;
+    while let Some(at) = rest.find("Cs") {
+        let (before, root) = rest.split_at(at);
+        result.push_str(before);
+        let number = root[2..].find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(root.len() - 2);
+        let is_root =
+            root[2 + number..].strip_prefix('_').is_some_and(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        rest = if is_root { &root[2 + number + 1..] } else { &root[2..] };
+        result.push_str(if is_root { "C" } else { "Cs" });
+    }
+    result + rest
 }
 
 fn run(mut command: Command, what: &str) -> Result<(), String> {
@@ -266,4 +298,17 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbols_do_not_tell_the_folder() {
+        let symbol = |crate_root: &str| format!("_RINvNvNt{crate_root}10sluice_bpf4maps6repeat4callNtNtB6_5steer6SearchEB6_");
+        assert_eq!(without_disambiguators(&symbol("CsaZ13HCd3WlU_")), symbol("C"));
+        assert_eq!(without_disambiguators("sluice_guard_Cs"), "sluice_guard_Cs");
+        assert_eq!(without_disambiguators("_RNvCs_3abc3Cs_"), "_RNvC3abc3Cs_");
+    }
 }

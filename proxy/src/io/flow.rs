@@ -25,6 +25,8 @@ const RESUME_ROOM: usize = COALESCE_MAX;
 const STARVED_MAX: Duration = Duration::from_secs(1);
 /// Streams searched for buffers to copy out, per loop turn.
 const RECLAIM_STREAMS: usize = 64;
+/// The part of what is free that one stream may hold while memory is tight.
+const SHARE: usize = 64;
 /// Empty vectors for sends kept for reuse.
 const SPARE_MAX: usize = 256;
 
@@ -301,7 +303,7 @@ impl Flow {
         inner.receive = Receive::Armed;
         inner.throttled = false;
         // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled.
-        let multishot = !pressed(&self.shared.pool);
+        let multishot = !tight(&self.shared.pool);
         ring.submit(token(state, Kind::Receive), Op::Receive { fd: inner.fd, multishot });
     }
 
@@ -575,10 +577,21 @@ impl Flow {
         2 * self.shared.pool.buffer_size()
     }
 
+    /// What a stream may have outstanding before its receive stops. While memory is tight that is a share of what is free (dynamic
+    /// thresholds, Choudhury and Hahne 1998): however many slow peers hold as much as they may, something stays free for the others.
     fn receive_limit(&self) -> usize {
-        let settings = &self.shared.settings;
-        if pressed(&self.shared.pool) { settings.receive_pressed.min(settings.receive_high) } else { settings.receive_high }
+        let (settings, pool) = (&self.shared.settings, &self.shared.pool);
+        if !tight(pool) {
+            return settings.receive_high;
+        }
+        let free = pool.free() * pool.buffer_size() + pool.budget_max() - pool.budget_used();
+        (free / SHARE).min(settings.receive_pressed).min(settings.receive_high).max(pool.buffer_size())
     }
+}
+
+/// Less than a quarter of the buffers are free, or more than a quarter of the budget is used.
+fn tight(pool: &Pool) -> bool {
+    pressed(pool) || pool.budget_used() * 4 > pool.budget_max()
 }
 
 /// Less than a quarter of the buffers are free.

@@ -54,7 +54,7 @@ pub struct Settings {
     pub receive_high: usize,
     /// Where it is armed again.
     pub receive_low: usize,
-    /// `receive_high` while less than a quarter of the buffers are free; resumes at half of it.
+    /// At most this while buffers or budget are short, less the less is free; resumes at half of it.
     pub receive_pressed: usize,
     /// `writable` while fewer bytes are queued.
     pub write_low: usize,

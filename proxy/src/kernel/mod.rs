@@ -8,8 +8,12 @@ mod steering;
 
 use std::net::{IpAddr, SocketAddr};
 
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+use aya::programs::xdp::XdpError;
 use proxy_common::ListenerKey;
 
+pub use counters::Steered;
 pub use loader::Programs;
 
 /// How an XDP program is attached.
@@ -89,12 +93,29 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(code) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+        if let Some(code) = errno_of(error) {
             return Some(code);
         }
         next = error.source();
     }
     None
+}
+
+/// The errno that this very error holds. aya's transparent variants answer `source` with the source of what they hold, so an I/O
+/// error in one of them is never among the causes.
+fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    if let Some(error) = error.downcast_ref::<ProgramError>() {
+        return match error {
+            ProgramError::IOError(error) => error.raw_os_error(),
+            ProgramError::NetlinkError(error) | ProgramError::XdpError(XdpError::NetlinkError(error)) => error.raw_os_error(),
+            ProgramError::MapError(error) => errno_of(error),
+            _ => None,
+        };
+    }
+    if let Some(MapError::IoError(error)) = error.downcast_ref::<MapError>() {
+        return error.raw_os_error();
+    }
+    error.downcast_ref::<std::io::Error>()?.raw_os_error()
 }
 
 /// An address as both programs look it up.

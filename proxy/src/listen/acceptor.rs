@@ -22,11 +22,13 @@ pub fn accepted(worker: &Rc<Worker>, stream: Stream, listener: usize) {
     }
 }
 
-/// An accept failed before there was a connection.
+/// An accept failed, or what it accepted was gone when it was asked for its peer (ENOTCONN; EINVAL for a socket shut both ways).
 pub fn failed(worker: &Worker, errno: i32) {
-    if matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) {
-        worker.counters.increment(Counter::Shed(ShedReason::DescriptorsExhausted));
-    }
+    let reason = match errno {
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => ShedReason::DescriptorsExhausted,
+        _ => ShedReason::ClientGone,
+    };
+    worker.counters.increment(Counter::Shed(reason));
 }
 
 fn shed(worker: &Worker, stream: &Stream, reason: ShedReason) {

@@ -15,7 +15,7 @@ use crate::io::{Chunk, Io, Stream};
 use crate::telemetry::counters::Plain;
 use crate::time::Time;
 use crate::worker::context::Worker;
-use crate::worker::sessions::{self, Seat};
+use crate::worker::sessions::Seat;
 
 /// How a request leaves its connection.
 enum Next {
@@ -38,6 +38,11 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
         };
         seat.count_received();
         match next {
+            // The response said that the connection goes on, and the drain began after it.
+            Next::Request if seat.worker.is_draining() => {
+                seat.stream.close();
+                return seat.end(CloseReason::Draining);
+            }
             Next::Request if input.is_empty() && !seat.stream.is_readable() => return seat.park(),
             Next::Request => due = seat.worker.io.after(seat.listener.timeouts.request_header),
             Next::Close(reason) => {
@@ -45,10 +50,6 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                 return seat.end(reason);
             }
             Next::Abort(reason) => {
-                let reason = match seat.stream.error() {
-                    Some(error) if reason == CloseReason::ClientAborted => sessions::broken(error, reason),
-                    _ => reason,
-                };
                 seat.stream.abort();
                 return seat.end(reason);
             }
@@ -296,7 +297,8 @@ impl ResponseSink for Sink<'_> {
 
     async fn head(&mut self, head: &ResponseHead) -> Result<(), SinkError> {
         // The rest of a request that was answered early is not worth reading: such a connection ends with its response.
-        let keep_alive = self.recipient.keep_alive && self.flags.ended.get();
+        // Neither is a request that would come after a drain began.
+        let keep_alive = self.recipient.keep_alive && self.flags.ended.get() && !self.worker.is_draining();
         self.flags.wants_continue.set(false);
         let sent = encode::response(head, Recipient { keep_alive, ..self.recipient }, self.outbound.head());
         self.kept_alive = sent.keep_alive;

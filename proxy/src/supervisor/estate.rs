@@ -164,7 +164,9 @@ impl Estate {
                 Ok(mode) => {
                     info!(interface, mode = mode.label(), "XDP attached");
                     if mode == XdpMode::Generic && guard.mode == GuardMode::Auto {
-                        info!(interface, "the driver takes no XDP: generic mode judges packets after the kernel allocated them");
+                        self.degraded.push(format!(
+                            "guard: {interface}'s driver takes no XDP: generic mode judges packets after the kernel allocated them"
+                        ));
                     }
                 }
                 Err(error) if guard.mode == GuardMode::Auto => {

@@ -87,11 +87,12 @@ impl Connection {
         self.clean = true;
     }
 
-    /// Why an idle connection cannot be used: it spoke, or it ended.
+    /// Why a connection between exchanges cannot be used: it spoke, it ended, or it was answered before it was asked.
     fn unfit(&self) -> PoolCloseReason {
         match self.stream.poll_read(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(Some(_))) => PoolCloseReason::UnsolicitedBytes,
-            _ => PoolCloseReason::ClosedByUpstream,
+            Poll::Ready(_) => PoolCloseReason::ClosedByUpstream,
+            Poll::Pending => PoolCloseReason::NotReusable,
         }
     }
 }
@@ -137,7 +138,7 @@ impl State {
         let gone = self.pool.borrow_mut().configure(config.pool, &addresses);
         for connection in gone {
             self.counters.decrement(Plain::UpstreamIdle);
-            connection.close(PoolCloseReason::EndpointGone);
+            connection.close(PoolCloseReason::EndpointRemoved);
         }
     }
 

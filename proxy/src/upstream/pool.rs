@@ -119,7 +119,7 @@ impl<C> Pool<C> {
         }
         let generation = self.generation;
         let Some(shelf) = self.shelves.iter_mut().find(|shelf| shelf.address == address) else {
-            return Err((slot, PoolCloseReason::EndpointGone));
+            return Err((slot, PoolCloseReason::NotReusable));
         };
         let index = self.idle.insert(Idle { slot, address, born, since: now, generation }) as u32;
         shelf.stack.push(index);
@@ -235,7 +235,7 @@ mod tests {
     fn refuses_above_max_idle_past_its_lifetime_and_for_unknown_endpoints() {
         let mut pool = Pool::new(LIMITS, [address(1)]);
         assert_eq!(pool.release(address(1), 9, at(0), at(3600)), Err((9, PoolCloseReason::MaxLifetime)));
-        assert_eq!(pool.release(address(3), 9, at(0), at(1)), Err((9, PoolCloseReason::EndpointGone)));
+        assert_eq!(pool.release(address(3), 9, at(0), at(1)), Err((9, PoolCloseReason::NotReusable)));
         for slot in 0..4 {
             pool.release(address(1), slot, at(0), at(1)).expect("room");
         }

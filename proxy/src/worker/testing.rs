@@ -10,7 +10,7 @@ use super::context::Worker;
 use super::events::Events;
 use crate::config::model;
 use crate::control::shared::{Counters, SteeringSlot};
-use crate::error::{CloseReason, ShedReason};
+use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::io::simulated::{Faults, Memory, Sim, SimListener, SimRing};
 use crate::io::{Engine, Settings};
 use crate::telemetry::counters::{Counter, Plain};
@@ -131,7 +131,23 @@ impl Bench {
 
     /// Fails when the world comes to rest before.
     pub(crate) fn run_until(&mut self, mut done: impl FnMut(&Events) -> bool) {
-        assert!(self.sim.run(&mut self.engine, &mut self.events, |events| done(events)), "it came to rest too early");
+        let done = self.sim.run(&mut self.engine, &mut self.events, |events| done(events));
+        assert!(done, "it came to rest too early: {}", self.counted());
+    }
+
+    /// Every counter that is not zero.
+    fn counted(&self) -> String {
+        let plain = Plain::ALL.iter().map(|&plain| (plain.describe().0.to_owned(), self.value(plain)));
+        let closed =
+            CloseReason::ALL.iter().map(|&reason| (format!("closed {}", reason.label()), self.value(Counter::Closed(reason))));
+        let refused = RefusalReason::ALL
+            .iter()
+            .map(|&reason| (format!("refused {}", reason.label()), self.value(Counter::Refused(reason))));
+        let pool = PoolCloseReason::ALL
+            .iter()
+            .map(|&reason| (format!("pool {}", reason.label()), self.value(Counter::PoolClosed(reason))));
+        let all = plain.chain(closed).chain(refused).chain(pool).filter(|(_, value)| *value != 0);
+        all.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn check_freed(&self, context: &str) {

@@ -31,6 +31,10 @@ impl ResponseDecoder {
             too_long: HeadError::TooLarge,
             leading_empty_line: false,
         };
+        // What speaks another protocol may wait for us before its head would end: its first bytes give it away.
+        if !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
+            return Err(HeadError::StartLine);
+        }
         let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };
         self.scanner = Scanner::default();
         let head = with_headers(section.lines - 1, |headers| {

@@ -1,3 +1,5 @@
+//! Bodies as they are read (RFC 9112 sections 6 and 7): any split of the input decodes to the same, and what is malformed is refused.
+
 use proptest::prelude::*;
 
 use super::*;

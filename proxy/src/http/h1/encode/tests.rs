@@ -1,3 +1,5 @@
+//! What is written reads back as the same message, whichever framing the recipient can take.
+
 use proptest::prelude::*;
 
 use super::*;

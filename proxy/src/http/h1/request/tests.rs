@@ -1,3 +1,5 @@
+//! Request heads, accepted and refused (RFC 9112 section 3): the torture list, its split at every byte, and any bytes at all.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Response heads, accepted and refused (RFC 9112 section 4): the torture list, and its split at every byte.
+
 use super::*;
 
 const LIMITS: Limits = Limits { header_bytes: 2048, fields: 8, uri_bytes: 0 };

@@ -1,0 +1,450 @@
+//! The simulated world: descriptors, connections, origins, and what may happen to them next. Every choice is drawn from the seed.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use super::{FD_BASE, Faults, Peer, Script};
+use crate::io::Chunk;
+use crate::io::buffers::{Loan, Pool};
+use crate::io::seam::{Completion, Op};
+use crate::io::token::{Kind, Token};
+use crate::time::Time;
+
+pub(super) type Serve = Rc<RefCell<dyn FnMut() -> Script>>;
+
+pub(super) struct World {
+    pub(super) now: Time,
+    pub(super) random: Random,
+    pub(super) faults: Faults,
+    pub(super) connections: Vec<Connection>,
+    /// Descriptors; lowest free first, as a kernel would.
+    pub(super) files: Vec<Option<File>>,
+    pub(super) origins: BTreeMap<SocketAddr, Origin>,
+    pub(super) scripts: Vec<(Peer, Script)>,
+    pub(super) posted: Vec<(RawFd, Completion)>,
+    /// Ended operations whose completion may come once more.
+    pub(super) old: Vec<Token>,
+    pub(super) watches: Vec<(Token, bool)>,
+    /// Nothing can happen any more unless a peer acts.
+    pub(super) quiet: bool,
+    /// Waits end here though no timer is due.
+    pub(super) horizon: Option<Time>,
+    /// A peer acted since this was last cleared.
+    pub(super) acted: bool,
+    pub(super) port: u16,
+}
+
+pub(super) enum File {
+    Listener {
+        address: SocketAddr,
+        accept: Option<Token>,
+        backlog: VecDeque<usize>,
+    },
+    Socket {
+        connection: Option<usize>,
+        receive: Option<(Token, bool)>,
+        send: Option<(Token, Vec<Chunk>)>,
+        connect: Option<(Token, SocketAddr)>,
+    },
+}
+
+pub(super) enum Origin {
+    /// Connects succeed; connections wait for `Sim::accept`, or get a script.
+    Listening { backlog: VecDeque<usize>, serve: Option<Serve> },
+    /// Connects never complete.
+    Silent,
+}
+
+/// One connection, seen from the peer's end. `in_*` runs to the engine, `out_*` to the peer.
+pub(super) struct Connection {
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) inward: VecDeque<u8>,
+    pub(super) inward_fin: bool,
+    pub(super) outward: VecDeque<u8>,
+    pub(super) outward_fin: bool,
+    /// The peer or its host broke the connection.
+    pub(super) reset_by_peer: bool,
+    /// The engine did.
+    pub(super) reset_by_engine: bool,
+    /// The engine has no descriptor of it any more.
+    pub(super) engine_closed: bool,
+    pub(super) peer_closed: bool,
+    pub(super) reset_on_close: bool,
+    pub(super) written: u64,
+    pub(super) delivered: u64,
+}
+
+/// xorshift64*: enough for a schedule, and the same for ever.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Below `bound`, which is not 0.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 11) as usize % bound
+    }
+
+    pub(super) fn chance(&mut self, in_thousand: u32) -> bool {
+        self.below(1000) < in_thousand as usize
+    }
+}
+
+impl Connection {
+    pub(super) fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            peer,
+            local,
+            inward: VecDeque::new(),
+            inward_fin: false,
+            outward: VecDeque::new(),
+            outward_fin: false,
+            reset_by_peer: false,
+            reset_by_engine: false,
+            engine_closed: false,
+            peer_closed: false,
+            reset_on_close: false,
+            written: 0,
+            delivered: 0,
+        }
+    }
+
+    pub(super) const fn is_broken(&self) -> bool {
+        self.reset_by_peer || self.reset_by_engine
+    }
+
+    pub(super) fn break_by_peer(&mut self) {
+        self.reset_by_peer = true;
+        self.written -= self.inward.len() as u64;
+        self.inward.clear();
+        self.peer_closed = true;
+    }
+}
+
+impl World {
+    pub(super) fn next_port(&mut self) -> u16 {
+        self.port = self.port.wrapping_add(1).max(1024);
+        self.port
+    }
+
+    pub(super) fn new_fd(&mut self, file: File) -> RawFd {
+        let free = self.files.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.files.push(None);
+            self.files.len() - 1
+        });
+        self.files[free] = Some(file);
+        (FD_BASE + free) as RawFd
+    }
+
+    pub(super) fn file(&mut self, fd: RawFd) -> &mut File {
+        self.files[fd as usize - FD_BASE].as_mut().expect("an operation on a closed descriptor")
+    }
+
+    pub(super) fn post(&mut self, fd: RawFd, token: Token, result: i32, more: bool) {
+        self.post_with(fd, token, result, more, None, Vec::new());
+    }
+
+    pub(super) fn post_with(&mut self, fd: RawFd, token: Token, result: i32, more: bool, loan: Option<Loan>, chunks: Vec<Chunk>) {
+        if !more && self.old.len() < 256 {
+            self.old.push(token);
+        }
+        self.posted.push((fd, Completion { token, result, more, loan, chunks }));
+    }
+
+    /// What the kernel does with a submission at once.
+    pub(super) fn start(&mut self, token: Token, op: Op) {
+        match op {
+            Op::Accept { fd } => match self.file(fd) {
+                File::Listener { accept, .. } => assert!(accept.replace(token).is_none(), "two accepts on one listener"),
+                File::Socket { .. } => self.post(fd, token, -libc::EINVAL, false),
+            },
+            Op::Receive { fd, multishot } => match self.file(fd) {
+                File::Socket { receive, .. } => {
+                    assert!(receive.replace((token, multishot)).is_none(), "two receives on one socket")
+                }
+                File::Listener { .. } => self.post(fd, token, -libc::ENOTCONN, false),
+            },
+            Op::Send { fd, chunks } => match self.file(fd) {
+                File::Socket { send, .. } => {
+                    assert!(!chunks.is_empty() && chunks.iter().all(|chunk| !chunk.is_empty()), "an empty send");
+                    assert!(send.replace((token, chunks)).is_none(), "two sends on one socket");
+                }
+                File::Listener { .. } => self.post(fd, token, -libc::ENOTCONN, false),
+            },
+            Op::Connect { fd, address } => match self.file(fd) {
+                File::Socket { connect, .. } => {
+                    assert!(connect.replace((token, address)).is_none(), "two connects on one socket")
+                }
+                File::Listener { .. } => self.post(fd, token, -libc::EINVAL, false),
+            },
+            Op::Shutdown { fd } => self.start_shutdown(fd, token),
+            Op::Close { fd } => {
+                self.close(fd);
+                self.post(fd, token, 0, false);
+            }
+            Op::Cancel { target } => self.start_cancel(token, target),
+            Op::Watch { .. } => self.watches.push((token, false)),
+        }
+    }
+
+    pub(super) fn start_shutdown(&mut self, fd: RawFd, token: Token) {
+        let File::Socket { connection: Some(connection), send, .. } = self.file(fd) else {
+            return self.post(fd, token, -libc::ENOTCONN, false);
+        };
+        assert!(send.is_none(), "FIN overtakes a send");
+        let connection = *connection;
+        let connection = &mut self.connections[connection];
+        connection.outward_fin = true;
+        let result = if connection.is_broken() { -libc::ENOTCONN } else { 0 };
+        self.post(fd, token, result, false);
+    }
+
+    pub(super) fn start_cancel(&mut self, token: Token, target: Token) {
+        let mut found = None;
+        for (index, file) in self.files.iter_mut().enumerate() {
+            let fd = (FD_BASE + index) as RawFd;
+            match file {
+                Some(File::Listener { accept, .. }) if *accept == Some(target) => {
+                    *accept = None;
+                    found = Some((fd, Vec::new()));
+                }
+                Some(File::Socket { receive, send, connect, .. }) => {
+                    if receive.is_some_and(|(token, _)| token == target) {
+                        *receive = None;
+                        found = Some((fd, Vec::new()));
+                    } else if send.as_ref().is_some_and(|(token, _)| *token == target) {
+                        found = send.take().map(|(_, chunks)| (fd, chunks));
+                    } else if connect.is_some_and(|(token, _)| token == target) {
+                        *connect = None;
+                        found = Some((fd, Vec::new()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let Some((fd, chunks)) = found else { return self.post(-1, token, -libc::ENOENT, false) };
+        // The two completions may come in either order.
+        let cancel_first = self.random.chance(500);
+        if cancel_first {
+            self.post(fd, token, 0, false);
+        }
+        self.post_with(fd, target, -libc::ECANCELED, false, None, chunks);
+        if !cancel_first {
+            self.post(fd, token, 0, false);
+        }
+    }
+
+    pub(super) fn close(&mut self, fd: RawFd) {
+        let file = self.files[fd as usize - FD_BASE].take().expect("closed twice");
+        match file {
+            File::Listener { accept, .. } => assert!(accept.is_none(), "closed under an accept"),
+            File::Socket { connection, receive, send, connect } => {
+                assert!(receive.is_none() && send.is_none() && connect.is_none(), "closed under an operation");
+                let Some(connection) = connection else { return };
+                let connection = &mut self.connections[connection];
+                connection.engine_closed = true;
+                if connection.reset_on_close || !connection.inward.is_empty() {
+                    connection.reset_by_engine |= !connection.reset_by_peer;
+                } else {
+                    connection.outward_fin = true;
+                }
+            }
+        }
+    }
+
+    /// One thing that the kernel may do now on this descriptor. `None` when there is none.
+    pub(super) fn step(&mut self, index: usize, pool: &Rc<Pool>) -> Option<()> {
+        let fd = (FD_BASE + index) as RawFd;
+        let first = self.random.below(3);
+        match self.files[index].as_ref()? {
+            File::Listener { .. } => self.step_accept(index, fd),
+            File::Socket { .. } => (0..3).find_map(|n| match (first + n) % 3 {
+                0 => self.step_receive(index, fd, pool),
+                1 => self.step_send(index, fd),
+                _ => self.step_connect(index, fd),
+            }),
+        }
+    }
+
+    /// Whether `step` would find something to do.
+    pub(super) fn can_move(&self, index: usize) -> bool {
+        match &self.files[index] {
+            None => false,
+            Some(File::Listener { accept, backlog, .. }) => accept.is_some() && !backlog.is_empty(),
+            Some(File::Socket { connect: Some((_, address)), .. }) => !matches!(self.origins.get(address), Some(Origin::Silent)),
+            Some(File::Socket { connection, receive, send, .. }) => connection.is_some_and(|connection| {
+                let connection = &self.connections[connection];
+                let readable = !connection.inward.is_empty() || connection.inward_fin;
+                let writable = connection.peer_closed || connection.outward.len() < self.faults.window;
+                let broken = connection.is_broken();
+                (receive.is_some() && (broken || readable)) || (send.is_some() && (broken || writable))
+            }),
+        }
+    }
+
+    pub(super) fn step_accept(&mut self, index: usize, fd: RawFd) -> Option<()> {
+        let Some(File::Listener { accept, backlog, .. }) = &mut self.files[index] else { return None };
+        let token = (*accept)?;
+        if backlog.is_empty() {
+            return None;
+        }
+        if self.random.chance(self.faults.accept_failure) {
+            *accept = None;
+            let errno = if self.random.chance(500) { libc::EMFILE } else { libc::ECONNABORTED };
+            self.post(fd, token, -errno, false);
+            return Some(());
+        }
+        let more = !self.random.chance(self.faults.spurious_end);
+        let connection = backlog.pop_front();
+        if !more {
+            *accept = None;
+        }
+        let new = self.new_fd(File::Socket { connection, receive: None, send: None, connect: None });
+        self.post(fd, token, new, more);
+        Some(())
+    }
+
+    pub(super) fn step_receive(&mut self, index: usize, fd: RawFd, pool: &Rc<Pool>) -> Option<()> {
+        let Some(File::Socket { connection: Some(connection), receive, .. }) = &mut self.files[index] else { return None };
+        let (token, multishot) = (*receive)?;
+        let connection = &mut self.connections[*connection];
+        if !connection.is_broken() && self.random.chance(self.faults.reset) {
+            connection.break_by_peer();
+        }
+        let end = if connection.is_broken() {
+            Some(-libc::ECONNRESET)
+        } else if connection.inward.is_empty() {
+            if !connection.inward_fin {
+                return None;
+            }
+            Some(0)
+        } else if pool.free() == 0 || self.random.chance(self.faults.no_buffers) {
+            Some(-libc::ENOBUFS)
+        } else {
+            None
+        };
+        if let Some(result) = end {
+            *receive = None;
+            self.post(fd, token, result, false);
+            return Some(());
+        }
+        let most = connection.inward.len().min(pool.buffer_size());
+        let n = if self.faults.short { 1 + self.random.below(most) } else { most };
+        let bytes: Vec<u8> = connection.inward.drain(..n).collect();
+        let Some(loan) = pool.lend_filled(&bytes) else { panic!("a free buffer that is not in the ring") };
+        connection.delivered += n as u64;
+        let more = multishot && !self.random.chance(self.faults.spurious_end);
+        if !more {
+            *receive = None;
+        }
+        self.post_with(fd, token, n as i32, more, Some(loan), Vec::new());
+        Some(())
+    }
+
+    pub(super) fn step_send(&mut self, index: usize, fd: RawFd) -> Option<()> {
+        let Some(File::Socket { connection: Some(connection), send, .. }) = &mut self.files[index] else { return None };
+        let (_, chunks) = send.as_ref()?;
+        let connection = &mut self.connections[*connection];
+        assert!(!connection.outward_fin, "bytes after FIN");
+        let total: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        let room = self.faults.window.saturating_sub(connection.outward.len());
+        let result = if connection.is_broken() || connection.peer_closed {
+            -libc::EPIPE
+        } else if room == 0 {
+            return None;
+        } else {
+            let most = total.min(room);
+            let n = if self.faults.short { 1 + self.random.below(most) } else { most };
+            let bytes = chunks.iter().flat_map(|chunk| chunk.iter().copied());
+            connection.outward.extend(bytes.take(n));
+            n as i32
+        };
+        let (token, chunks) = send.take()?;
+        self.post_with(fd, token, result, false, None, chunks);
+        Some(())
+    }
+
+    pub(super) fn step_connect(&mut self, index: usize, fd: RawFd) -> Option<()> {
+        let Some(File::Socket { connect, .. }) = &self.files[index] else { return None };
+        let (token, address) = (*connect)?;
+        let failed = self.random.chance(self.faults.connect_failure);
+        let local = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 254), self.next_port()));
+        let id = self.connections.len();
+        let result = match self.origins.get_mut(&address) {
+            Some(Origin::Silent) => return None,
+            None => -libc::ECONNREFUSED,
+            Some(_) if failed => -libc::ETIMEDOUT,
+            Some(Origin::Listening { backlog, serve: None }) => {
+                backlog.push_back(id);
+                0
+            }
+            Some(Origin::Listening { serve: Some(_), .. }) => 0,
+        };
+        let Some(File::Socket { connect, connection, .. }) = &mut self.files[index] else { return None };
+        *connect = None;
+        if result == 0 {
+            *connection = Some(id);
+            self.connections.push(Connection::new(address, local));
+        }
+        self.post(fd, token, result, false);
+        Some(())
+    }
+
+    pub(super) fn step_watches(&mut self) {
+        for index in 0..self.watches.len() {
+            if std::mem::take(&mut self.watches[index].1) {
+                let (token, _) = self.watches[index];
+                self.post(-2, token, 1, true);
+            }
+        }
+    }
+
+    /// Posts in an order in which a kernel might: any between descriptors, the given one within each.
+    pub(super) fn take_posted(&mut self, into: &mut Vec<Completion>) {
+        let mut queues: BTreeMap<RawFd, VecDeque<Completion>> = BTreeMap::new();
+        for (fd, completion) in self.posted.drain(..) {
+            queues.entry(fd).or_default().push_back(completion);
+        }
+        let mut queues: Vec<_> = queues.into_values().collect();
+        while !queues.is_empty() {
+            let at = self.random.below(queues.len());
+            into.extend(queues[at].pop_front());
+            if queues[at].is_empty() {
+                queues.swap_remove(at);
+            }
+        }
+    }
+
+    /// Slips in a completion of something that ended: of a stream that is gone, so that only its generation tells.
+    pub(super) fn post_stale(&mut self) {
+        if self.old.is_empty() || !self.random.chance(self.faults.stale) {
+            return;
+        }
+        let at = self.random.below(self.old.len());
+        let token = self.old.swap_remove(at);
+        let of_stream = !matches!(token.kind(), Kind::Accept | Kind::Watch | Kind::Discard | Kind::Close);
+        let same =
+            |old: &Token| old.kind() == Kind::Close && (old.slot(), old.generation()) == (token.slot(), token.generation());
+        // The close itself must have been seen: until then the slot is the stream's.
+        let closed = self.old.iter().any(same) && !self.posted.iter().any(|(_, posted)| same(&posted.token));
+        if of_stream && closed {
+            self.posted.push((-3, Completion { token, result: 0, more: false, loan: None, chunks: Vec::new() }));
+        }
+    }
+
+    pub(super) fn check_invariants(&self) {
+        for connection in &self.connections {
+            let moving = connection.delivered + connection.inward.len() as u64;
+            assert_eq!(connection.written, moving, "bytes to the engine");
+        }
+    }
+}
