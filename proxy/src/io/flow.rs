@@ -35,8 +35,8 @@ pub(super) struct Flow {
     shared: Rc<Shared>,
     /// Streams whose receive found no buffer (slot, generation), first come first served.
     starved: VecDeque<(u32, u32)>,
-    /// Since when some starve while no buffer at all is free.
-    starving_since: Option<Time>,
+    /// When the next stream is reset, if some starve and no buffer comes free before.
+    evict_at: Option<Time>,
     /// Streams that hold much while neither ring nor budget has room.
     throttled: VecDeque<(u32, u32)>,
     /// Where the last search for buffers stopped.
@@ -55,7 +55,7 @@ impl Flow {
         Self {
             shared,
             starved: VecDeque::new(),
-            starving_since: None,
+            evict_at: None,
             throttled: VecDeque::new(),
             reclaim_at: 0,
             relieved: Vec::new(),
@@ -524,13 +524,14 @@ impl Flow {
         let shared = Rc::clone(&self.shared);
         let now = shared.now.get();
         if self.starved.is_empty() || shared.pool.free() > 0 {
-            self.starving_since = None;
+            self.evict_at = None;
             return;
         }
-        let since = *self.starving_since.get_or_insert(now);
-        if now.since(since) < STARVED_MAX {
+        if now < *self.evict_at.get_or_insert(now + STARVED_MAX) {
             return;
         }
+        // What the one gives back may come with its last completions.
+        self.evict_at = Some(now + RETRY);
         self.starved.retain(|&(slot, generation)| shared.find(slot, generation).is_some());
         let held = |state: &Rc<State>| {
             let inner = state.inner.borrow();
@@ -554,11 +555,14 @@ impl Flow {
             let inner = &mut *state.inner.borrow_mut();
             inner.write_error.get_or_insert(StreamError::Evicted);
             inner.end = Some(Err(StreamError::Evicted));
-            if inner.parked.is_some() {
-                self.shared.push_parked(&state);
-            }
+            let parked = inner.parked;
             inner.end(true);
             state.mark(inner);
+            if parked.is_some() {
+                // Unlike the session's own abort this is news to it.
+                inner.parked = parked;
+                shared.push_parked(&state);
+            }
         }
     }
 

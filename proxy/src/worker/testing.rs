@@ -170,8 +170,9 @@ impl Bench {
     }
 
     pub(crate) fn shed(&self) -> u64 {
-        // Without a descriptor there was no connection either.
-        let accepted = ShedReason::ALL.iter().filter(|&&reason| reason != ShedReason::DescriptorsExhausted);
+        // Without a descriptor, or with the client gone, there was no connection either.
+        let unaccepted = |reason: &ShedReason| matches!(reason, ShedReason::DescriptorsExhausted | ShedReason::ClientGone);
+        let accepted = ShedReason::ALL.iter().filter(|reason| !unaccepted(reason));
         accepted.map(|&reason| self.value(Counter::Shed(reason))).sum()
     }
 }
