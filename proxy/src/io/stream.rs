@@ -22,6 +22,9 @@ pub enum StreamError {
     /// The peer reset the connection, or the kernel gave it up.
     #[error("connection reset")]
     Reset,
+    /// The worker had no memory left for anybody, and this connection held the most of it without moving.
+    #[error("reset to free memory")]
+    Evicted,
     /// Another socket error; its errno.
     #[error("socket error {0}")]
     Os(i32),
@@ -415,6 +418,13 @@ impl Stream {
     /// Drops what is queued and resets the connection (SO_LINGER 0).
     pub fn abort(&self) {
         self.0.end(&mut self.0.inner.borrow_mut(), true);
+    }
+
+    /// What broke the connection, if something did.
+    #[must_use]
+    pub fn error(&self) -> Option<StreamError> {
+        let inner = self.0.inner.borrow();
+        inner.write_error.or_else(|| inner.end.and_then(Result::err))
     }
 
     /// Bytes received and bytes taken by the kernel so far, and when either last moved: for `send`, `request_body` and `min_rate`.
