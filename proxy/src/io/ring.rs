@@ -41,6 +41,7 @@ pub struct KernelRing {
     /// By slot: a stream has one send and one connect in flight at most.
     sends: Vec<Option<Box<SendMemory>>>,
     connects: Vec<Option<Box<ConnectMemory>>>,
+    #[expect(clippy::vec_box, reason = "a send's memory keeps its address when it moves between the tables")]
     spare: Vec<Box<SendMemory>>,
     /// Operations without their final completion.
     in_flight: usize,
@@ -331,7 +332,9 @@ impl ProvidedBuffers {
             let index = usize::from(self.tail & (self.count - 1));
             // SAFETY: `index` is below `count`. The kernel reads an entry only after the tail has passed it, and the pool returns no more
             // buffers than there are entries, so this one is ours.
-            let entry = unsafe { self.entries.add(index).as_mut() };
+            let mut entry = unsafe { self.entries.add(index) };
+            // SAFETY: as above; no other reference to it exists.
+            let entry = unsafe { entry.as_mut() };
             entry.set_addr(pool.address(buffer) as u64);
             entry.set_len(length);
             entry.set_bid(buffer);

@@ -109,7 +109,7 @@ impl<T> Wheel<T> {
         }
         let (place, _) = self.first_place()?;
         let tick = self.slots[place].earliest;
-        Some(Time::from_nanos(tick.checked_mul(1 << TICK_BITS).unwrap_or(u64::MAX)))
+        Some(Time::from_nanos(tick.saturating_mul(1 << TICK_BITS)))
     }
 
     /// Moves time to `now` and appends the values of all timers that are due to `fired`, earliest tick first.

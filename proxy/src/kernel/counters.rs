@@ -15,20 +15,18 @@ const SELECTED: &str = "STEER_SELECTED";
 const FALLBACKS: &str = "STEER_FALLBACKS";
 const MIGRATED: &str = "STEER_MIGRATED";
 
-/// Flows by slot.
-type BySlot = BTreeMap<u32, u64>;
-/// Packets or flows by the label of the reason.
-type ByReason = BTreeMap<String, u64>;
+/// Flows by slot, and flows left to the kernel by reason label.
+pub type Steered = (BTreeMap<u32, u64>, BTreeMap<String, u64>);
 
 impl Programs {
     /// Packets by verdict reason label, summed over CPUs. Every reason is there, also those at 0.
-    pub fn verdicts(&self) -> Result<ByReason, KernelError> {
+    pub fn verdicts(&self) -> Result<BTreeMap<String, u64>, KernelError> {
         let sums = self.sums(VERDICTS)?;
         Ok(Verdict::ALL.iter().zip(sums).map(|(verdict, sum)| (verdict.label().to_owned(), sum)).collect())
     }
 
     /// Flows by slot (those above 0), and flows left to the kernel by reason label (all).
-    pub fn steered(&self) -> Result<(BySlot, ByReason), KernelError> {
+    pub fn steered(&self) -> Result<Steered, KernelError> {
         let selected = (0..).zip(self.sums(SELECTED)?).filter(|(_, sum)| *sum != 0).collect();
         let fallbacks = self.sums(FALLBACKS)?;
         let fallbacks = Fallback::ALL.iter().zip(fallbacks).map(|(reason, sum)| (reason.label().to_owned(), sum)).collect();

@@ -13,6 +13,7 @@ use aya::programs::ProgramError;
 use aya::programs::xdp::XdpError;
 use proxy_common::ListenerKey;
 
+pub use counters::Steered;
 pub use loader::Programs;
 
 /// How an XDP program is attached.

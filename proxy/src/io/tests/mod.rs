@@ -1,5 +1,6 @@
 //! The engine as a whole, over the simulated ring and over the kernel's.
 
+mod kernel;
 mod simulated;
 
 use std::net::SocketAddr;

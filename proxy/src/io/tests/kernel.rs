@@ -1,0 +1,268 @@
+//! The engine over the kernel's ring, on loopback, against blocking std sockets in threads.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::{Session, Worker, pattern};
+use crate::config::model;
+use crate::io::ring::KernelRing;
+use crate::io::{Engine, Handler, Settings, Tag};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const RING: model::Ring = model::Ring { entries: 256, buffers: 256, buffer_size: 4096 };
+
+fn engine(ring: model::Ring) -> Engine<KernelRing> {
+    Engine::new(KernelRing::new(ring, 8 << 20).expect("a ring"), Settings::default())
+}
+
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    (listener, address)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a time limit");
+    stream
+}
+
+/// Turns until `done`, for at most `PATIENCE`; a timer keeps the loop from sleeping past that.
+fn turn_until(engine: &mut Engine<KernelRing>, worker: &mut Worker, mut done: impl FnMut(&Engine<KernelRing>, &Worker) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done(engine, worker) {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}");
+        let tick = worker.io.timer_at(worker.io.after(Duration::from_millis(20)), Tag { kind: 99, key: 0 });
+        engine.turn(worker).expect("a turn");
+        worker.io.cancel_timer(tick);
+        engine.check_invariants();
+    }
+}
+
+/// Serves `session` to what `clients` does in another thread, then waits until nothing is left of it.
+fn serve(session: Session, ring: model::Ring, clients: impl FnOnce(SocketAddr) + Send + 'static) -> Engine<KernelRing> {
+    let mut engine = engine(ring);
+    let (listener, address) = listener();
+    engine.add_listener(OwnedFd::from(listener), 0);
+    let over = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).expect("an eventfd");
+    engine.watch(&over).expect("watched");
+    let mut worker = Worker::new(engine.io(), session);
+    let clients = thread::spawn(move || {
+        clients(address);
+        over.write(1).expect("room");
+    });
+    turn_until(&mut engine, &mut worker, |_, worker| worker.commands > 0 || clients.is_finished());
+    clients.join().expect("the clients are content");
+    turn_until(&mut engine, &mut worker, |engine, _| engine.streams() == 0);
+    let stats = engine.stats();
+    assert_eq!((stats.buffers_loaned, stats.budget_bytes, stats.panics), (0, 0, 0));
+    engine
+}
+
+#[test]
+fn echoes_and_sees_a_half_close() {
+    serve(Session::Echo, RING, |address| {
+        let mut stream = connect(address);
+        stream.write_all(b"hello").expect("sent");
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"hello");
+        stream.write_all(b"and the rest").expect("sent");
+        stream.shutdown(Shutdown::Write).expect("half closed");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("the rest, then the end");
+        assert_eq!(rest, b"and the rest");
+    });
+}
+
+#[test]
+fn a_reset_ends_both_sides_of_a_relay() {
+    let (origin, origin_address) = listener();
+    serve(Session::Relay(origin_address), RING, move |address| {
+        let mut stream = connect(address);
+        stream.write_all(b"begin").expect("sent");
+        let (mut upstream, _) = origin.accept().expect("the relay connects");
+        upstream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        let mut begun = [0; 5];
+        upstream.read_exact(&mut begun).expect("relayed");
+        setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).expect("an option");
+        drop(stream);
+        let error = upstream.read(&mut begun).expect_err("no end in order after a reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn sixty_four_mebibytes_pass_both_ways_unharmed() {
+    let (origin, origin_address) = listener();
+    // Few buffers: the transfer has to live with their return.
+    serve(Session::Relay(origin_address), model::Ring { buffers: 32, ..RING }, move |address| {
+        let bytes = Arc::new(pattern(7, 64 << 20));
+        let echo = thread::spawn(move || {
+            let (mut from, _) = origin.accept().expect("the relay connects");
+            let mut to = from.try_clone().expect("a second handle");
+            std::io::copy(&mut from, &mut to).expect("echoed");
+            to.shutdown(Shutdown::Write).expect("half closed");
+        });
+        let mut stream = connect(address);
+        let (mut writer, sent) = (stream.try_clone().expect("a second handle"), Arc::clone(&bytes));
+        let writing = thread::spawn(move || {
+            writer.write_all(&sent).expect("sent");
+            writer.shutdown(Shutdown::Write).expect("half closed");
+        });
+        let mut received = Vec::with_capacity(bytes.len());
+        stream.read_to_end(&mut received).expect("all of it");
+        writing.join().expect("written");
+        echo.join().expect("echoed");
+        assert!(received == *bytes, "{} bytes came back", received.len());
+    });
+}
+
+#[test]
+fn a_thousand_connections_leave_nothing_behind() {
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("our descriptors").count();
+    let before = descriptors();
+    let engine = serve(Session::Echo, RING, |address| {
+        let mut streams: Vec<_> = (0..1000).map(|_| connect(address)).collect();
+        for (index, stream) in streams.iter_mut().enumerate() {
+            stream.write_all(&(index as u64).to_le_bytes()).expect("sent");
+        }
+        for (index, stream) in streams.iter_mut().enumerate() {
+            let mut answer = [0; 8];
+            stream.read_exact(&mut answer).expect("an answer");
+            assert_eq!(u64::from_le_bytes(answer), index as u64);
+        }
+    });
+    assert_eq!(engine.stats().accepted, 1000);
+    drop(engine);
+    // Other tests of this process may run beside this one under `cargo test`, so a few may come and go.
+    assert!(descriptors() <= before + 16, "{before} descriptors before, {} after", descriptors());
+}
+
+#[test]
+fn a_reader_slower_than_the_sender_gets_everything() {
+    let (origin, origin_address) = listener();
+    serve(Session::Relay(origin_address), RING, move |address| {
+        let bytes = pattern(3, 8 << 20);
+        let sent = bytes.clone();
+        let sending = thread::spawn(move || {
+            let (mut upstream, _) = origin.accept().expect("the relay connects");
+            upstream.write_all(&sent).expect("sent");
+            upstream.shutdown(Shutdown::Write).expect("half closed");
+            upstream.read_to_end(&mut Vec::new()).expect("what the client sent");
+        });
+        let mut stream = connect(address);
+        stream.write_all(b"begin").expect("sent");
+        let mut received = Vec::new();
+        let mut piece = vec![0; 256 << 10];
+        loop {
+            // What is not read yet fills the sockets, then the engine's queue, then stops the sender.
+            thread::sleep(Duration::from_millis(5));
+            match stream.read(&mut piece).expect("more") {
+                0 => break,
+                n => received.extend_from_slice(&piece[..n]),
+            }
+            if received.len() == bytes.len() {
+                stream.shutdown(Shutdown::Write).expect("half closed");
+            }
+        }
+        sending.join().expect("sent");
+        assert!(received == bytes, "{} bytes came", received.len());
+    });
+}
+
+#[test]
+fn an_idle_engine_is_not_woken() {
+    struct Quiet(Worker, Arc<AtomicUsize>);
+    impl Handler for Quiet {
+        fn accepted(&mut self, listener: usize, stream: crate::io::Stream) {
+            self.0.accepted(listener, stream);
+        }
+        fn parked_ready(&mut self, _stream: crate::io::Stream, _tag: Tag) {}
+        fn timer(&mut self, _tag: Tag) {}
+        fn command_ready(&mut self) {
+            self.0.commands += 1;
+        }
+        fn after_wake(&mut self, _now: crate::time::Time) {
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let mut engine = engine(RING);
+    let (listener, address) = listener();
+    engine.add_listener(OwnedFd::from(listener), 0);
+    let over = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).expect("an eventfd");
+    engine.watch(&over).expect("watched");
+    let wakes = Arc::new(AtomicUsize::new(0));
+    let mut quiet = Quiet(Worker::new(engine.io(), Session::Echo), Arc::clone(&wakes));
+    let watching = thread::spawn(move || {
+        let mut stream = connect(address);
+        stream.write_all(b"x").expect("sent");
+        stream.read_exact(&mut [0]).expect("an answer");
+        thread::sleep(Duration::from_millis(100));
+        let before = wakes.load(Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(300));
+        let after = wakes.load(Ordering::SeqCst);
+        over.write(1).expect("room");
+        (before, after)
+    });
+    while quiet.0.commands == 0 {
+        engine.turn(&mut quiet).expect("a turn");
+    }
+    let (before, after) = watching.join().expect("watched");
+    assert!(before > 0);
+    assert_eq!(before, after, "an open, idle connection causes no turn");
+}
+
+#[test]
+fn cancelling_the_accepts_loses_no_connection() {
+    let mut engine = engine(RING);
+    let (listener, address) = listener();
+    let queue = listener.try_clone().expect("a second handle");
+    engine.add_listener(OwnedFd::from(listener), 0);
+    let mut worker = Worker::new(engine.io(), Session::Echo);
+    // Fewer than std's listen queue of 128 holds.
+    let connecting = thread::spawn(move || (0..100).map(|_| connect(address)).collect::<Vec<_>>());
+    turn_until(&mut engine, &mut worker, |_, worker| worker.accepted > 20);
+    engine.cancel_accepts();
+    turn_until(&mut engine, &mut worker, |engine, _| engine.accepts_armed() == 0);
+    let streams = connecting.join().expect("all connect: the queue is open");
+    // What the engine did not take waits in the queue for whoever accepts next.
+    queue.set_nonblocking(true).expect("an option");
+    let waiting = std::iter::from_fn(|| queue.accept().ok()).count();
+    assert_eq!(worker.accepted + waiting, streams.len());
+}
+
+#[test]
+fn dropping_the_engine_mid_flight_frees_what_the_kernel_knew() {
+    let (listener, address) = listener();
+    let mut engine = engine(RING);
+    engine.add_listener(OwnedFd::from(listener), 0);
+    let mut worker = Worker::new(engine.io(), Session::Echo);
+    let mut streams: Vec<_> = (0..50).map(|_| connect(address)).collect();
+    for stream in &mut streams {
+        // More than the echo can be rid of while nobody reads: sends are in flight.
+        stream.set_nonblocking(true).expect("an option");
+        while stream.write(&[0; 65536]).is_ok() {}
+    }
+    turn_until(&mut engine, &mut worker, |engine, worker| worker.accepted == 50 && engine.stats().completions > 200);
+    let start = Instant::now();
+    drop(engine);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    for mut stream in streams {
+        stream.set_nonblocking(false).expect("an option");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        let mut rest = Vec::new();
+        // Reset or ended, but not left hanging.
+        let ended = stream.read_to_end(&mut rest);
+        assert!(!matches!(&ended, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "{ended:?}");
+    }
+}
