@@ -53,6 +53,10 @@ reasons! {
         Draining = "draining",
         /// A panic ended the session.
         Panicked = "panicked",
+        /// No memory was left for anybody, and this client held the most without moving.
+        Overloaded = "overloaded",
+        /// A socket error that is no reset: the client's host is gone, say.
+        SocketError = "socket_error",
     }
 }
 

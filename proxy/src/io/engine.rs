@@ -177,6 +177,7 @@ impl<R: Ring> Engine<R> {
             buffers_exhausted: self.flow.buffers_exhausted,
             copied_bytes: self.flow.copied_bytes,
             sends_reclaimed: self.flow.sends_reclaimed,
+            evicted: self.flow.evicted,
             accepted: self.accepted,
             panics: self.shared.executor.panics(),
             streams: self.streams() as u64,

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Chunk;
-use super::buffers::{Loan, Pool};
+use super::buffers::{FRAGMENT_COST, Loan, Pool};
 use super::handle::{Alarm, ConnectError, Shared};
 use super::seam::{Completion, Op, Ring};
 use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
 use super::token::{Kind, Token};
+use crate::time::Time;
 
 /// Fragments of one stream are copied together up to this size.
 const COALESCE_MAX: usize = 16 << 10;
@@ -20,6 +21,8 @@ const RETRY: Duration = Duration::from_millis(20);
 const PIN_MAX: Duration = Duration::from_millis(50);
 /// Budget that must be free beside the reserve before a throttled stream goes on.
 const RESUME_ROOM: usize = COALESCE_MAX;
+/// How long receives find no buffer before the stream is reset that holds the most, and how long that one has not moved.
+const STARVED_MAX: Duration = Duration::from_secs(1);
 /// Streams searched for buffers to copy out, per loop turn.
 const RECLAIM_STREAMS: usize = 64;
 /// The part of what is free that one stream may hold while memory is tight.
@@ -32,6 +35,8 @@ pub(super) struct Flow {
     shared: Rc<Shared>,
     /// Streams whose receive found no buffer (slot, generation), first come first served.
     starved: VecDeque<(u32, u32)>,
+    /// When the next stream is reset, if some starve and no buffer comes free before.
+    evict_at: Option<Time>,
     /// Streams that hold much while neither ring nor budget has room.
     throttled: VecDeque<(u32, u32)>,
     /// Where the last search for buffers stopped.
@@ -42,6 +47,7 @@ pub(super) struct Flow {
     pub(super) buffers_exhausted: u64,
     pub(super) copied_bytes: u64,
     pub(super) sends_reclaimed: u64,
+    pub(super) evicted: u64,
 }
 
 impl Flow {
@@ -49,6 +55,7 @@ impl Flow {
         Self {
             shared,
             starved: VecDeque::new(),
+            evict_at: None,
             throttled: VecDeque::new(),
             reclaim_at: 0,
             relieved: Vec::new(),
@@ -57,6 +64,7 @@ impl Flow {
             buffers_exhausted: 0,
             copied_bytes: 0,
             sends_reclaimed: 0,
+            evicted: 0,
         }
     }
 
@@ -76,6 +84,7 @@ impl Flow {
             self.reclaim(ring);
         }
         self.resume();
+        self.evict();
         let mut dirty = std::mem::take(&mut self.dirty);
         std::mem::swap(&mut dirty, &mut *self.shared.dirty.borrow_mut());
         for state in dirty.drain(..) {
@@ -197,7 +206,7 @@ impl Flow {
         let bytes_max = if pressed { settings.send_bytes_pressed } else { settings.send_bytes_max };
         let mut chunks = self.spare.pop().unwrap_or_default();
         let mut bytes = 0;
-        inner.send_pins = false;
+        inner.send_pins = 0;
         while bytes < bytes_max && chunks.len() < settings.send_chunks_max {
             let Some(mut chunk) = inner.outbound.pop_front() else { break };
             if chunk.len() > bytes_max - bytes {
@@ -208,7 +217,7 @@ impl Flow {
             if pressed {
                 self.copy_out(&mut chunk);
             }
-            inner.send_pins |= chunk.is_loan();
+            inner.send_pins += if chunk.is_loan() { chunk.len() + FRAGMENT_COST } else { 0 };
             chunks.push(chunk);
         }
         inner.sending = true;
@@ -242,6 +251,10 @@ impl Flow {
         let whole = chunks.iter().take_while(|chunk| taken.checked_sub(chunk.len()).map(|rest| taken = rest).is_some()).count();
         for mut chunk in chunks.drain(whole..).rev() {
             inner.queued += chunk.len();
+            if inner.send_cancelled {
+                // It was to give its buffers back, whether they are short at this moment or not.
+                self.copy_out(&mut chunk);
+            }
             inner.outbound.push_front(std::mem::take(&mut chunk));
         }
         if let Some(first) = inner.outbound.front_mut().filter(|_| taken > 0) {
@@ -491,6 +504,7 @@ impl Flow {
         let shared = Rc::clone(&self.shared);
         let slots = shared.slots.borrow();
         let count = slots.entries.len();
+        let mut promised = 0;
         for _ in 0..RECLAIM_STREAMS.min(count) {
             self.reclaim_at = (self.reclaim_at + 1) % count;
             let Some(state) = &slots.entries[self.reclaim_at].state else { continue };
@@ -498,13 +512,64 @@ impl Flow {
             for chunk in inner.outbound.iter_mut().chain(inner.inbound.iter_mut()) {
                 self.copy_out(chunk);
             }
-            let stuck = inner.sending && inner.send_pins && shared.now.get().since(inner.send_started) > PIN_MAX;
-            let room = shared.pool.budget_used() + shared.pool.budget_reserve() + inner.in_flight < shared.pool.budget_max();
+            let stuck = inner.sending && inner.send_pins > 0 && shared.now.get().since(inner.send_started) > PIN_MAX;
+            // What cannot all be copied would come back as another send that pins, and be cancelled again.
+            let needed = promised + inner.send_pins;
+            let room = shared.pool.budget_used() + shared.pool.budget_reserve() + needed <= shared.pool.budget_max();
             if stuck && room && !inner.send_cancelled {
+                promised = needed;
                 inner.send_cancelled = true;
                 inner.cancels += 1;
                 self.sends_reclaimed += 1;
                 ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, Kind::Send) });
+            }
+        }
+    }
+
+    /// When buffers and budget are gone and stay gone, slow peers hold them all, and nobody else gets a byte through. Then the one goes
+    /// that holds the most without having moved, one at a time, until somebody can receive again.
+    fn evict(&mut self) {
+        let shared = Rc::clone(&self.shared);
+        let now = shared.now.get();
+        if self.starved.is_empty() || shared.pool.free() > 0 {
+            self.evict_at = None;
+            return;
+        }
+        if now < *self.evict_at.get_or_insert(now + STARVED_MAX) {
+            return;
+        }
+        // What the one gives back may come with its last completions.
+        self.evict_at = Some(now + RETRY);
+        self.starved.retain(|&(slot, generation)| shared.find(slot, generation).is_some());
+        let held = |state: &Rc<State>| {
+            let inner = state.inner.borrow();
+            let unsent_since = inner.progress.sent_at.max(inner.send_started);
+            let unsent = if inner.sending && now.since(unsent_since) >= STARVED_MAX { inner.queued } else { 0 };
+            let is_unread = now.since(inner.progress.received_at) >= STARVED_MAX;
+            let unread = if is_unread { inner.inbound.iter().map(|chunk| chunk.len()).sum() } else { 0 };
+            if matches!(inner.phase, Phase::Open | Phase::Closing) { unsent + unread } else { 0 }
+        };
+        let largest = {
+            let slots = shared.slots.borrow();
+            let streams = slots.entries.iter().filter_map(|entry| entry.state.as_ref());
+            streams
+                .map(|state| (held(state), state))
+                .filter(|&(held, _)| held > 0)
+                .max_by_key(|&(held, _)| held)
+                .map(|(_, state)| Rc::clone(state))
+        };
+        if let Some(state) = largest.filter(|_| !self.starved.is_empty()) {
+            self.evicted += 1;
+            let inner = &mut *state.inner.borrow_mut();
+            inner.write_error.get_or_insert(StreamError::Evicted);
+            inner.end = Some(Err(StreamError::Evicted));
+            let parked = inner.parked;
+            inner.end(true);
+            state.mark(inner);
+            if parked.is_some() {
+                // Unlike the session's own abort this is news to it.
+                inner.parked = parked;
+                shared.push_parked(&state);
             }
         }
     }

@@ -108,6 +108,8 @@ pub struct Stats {
     pub copied_bytes: u64,
     /// Sends cancelled to get their buffers back.
     pub sends_reclaimed: u64,
+    /// Streams reset because they held the most when no buffer was left.
+    pub evicted: u64,
     /// Streams accepted.
     pub accepted: u64,
     /// Panics caught in tasks.

@@ -255,8 +255,7 @@ impl Sim {
         panic!("no end in 100,000 turns");
     }
 
-    /// Turns the engine until nothing can happen any more at this time: timers that are armed do not fire, but `Duration`
-    /// is the most that delays may take.
+    /// Turns the engine for this long; what is due later does not happen.
     pub fn settle<H: Handler>(&self, engine: &mut Engine<SimRing>, handler: &mut H, within: Duration) {
         let end = self.now() + within;
         self.0.borrow_mut().horizon = Some(end);
@@ -333,7 +332,15 @@ impl Peer {
     /// Resets.
     pub fn reset(&self) {
         self.act(|c| {
-            c.break_by_peer();
+            c.break_by_peer(libc::ECONNRESET);
+            true
+        });
+    }
+
+    /// Falls silent for ever: the engine's host gives the connection up.
+    pub fn vanish(&self) {
+        self.act(|c| {
+            c.break_by_peer(libc::ETIMEDOUT);
             true
         });
     }

@@ -22,6 +22,9 @@ pub enum StreamError {
     /// The peer reset the connection, or the kernel gave it up.
     #[error("connection reset")]
     Reset,
+    /// The worker had no memory left for anybody, and this connection held the most of it without moving.
+    #[error("reset to free memory")]
+    Evicted,
     /// Another socket error; its errno.
     #[error("socket error {0}")]
     Os(i32),
@@ -115,8 +118,8 @@ pub(super) struct Inner {
     pub(super) in_flight: usize,
     pub(super) sending: bool,
     pub(super) send_cancelled: bool,
-    /// Whether the send in flight holds ring buffers, and since when.
-    pub(super) send_pins: bool,
+    /// What it would cost to copy the ring buffers that the send in flight holds, and since when it holds them.
+    pub(super) send_pins: usize,
     pub(super) send_started: Time,
     pub(super) fin: Fin,
     pub(super) write_error: Option<StreamError>,
@@ -160,7 +163,7 @@ impl Inner {
             in_flight: 0,
             sending: false,
             send_cancelled: false,
-            send_pins: false,
+            send_pins: 0,
             send_started: now,
             fin: Fin::No,
             write_error: None,
@@ -415,6 +418,13 @@ impl Stream {
     /// Drops what is queued and resets the connection (SO_LINGER 0).
     pub fn abort(&self) {
         self.0.end(&mut self.0.inner.borrow_mut(), true);
+    }
+
+    /// What broke the connection, if something did.
+    #[must_use]
+    pub fn error(&self) -> Option<StreamError> {
+        let inner = self.0.inner.borrow();
+        inner.write_error.or_else(|| inner.end.and_then(Result::err))
     }
 
     /// Bytes received and bytes taken by the kernel so far, and when either last moved: for `send`, `request_body` and `min_rate`.

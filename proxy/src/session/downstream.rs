@@ -15,7 +15,7 @@ use crate::io::{Chunk, Io, Stream};
 use crate::telemetry::counters::Plain;
 use crate::time::Time;
 use crate::worker::context::Worker;
-use crate::worker::sessions::Seat;
+use crate::worker::sessions::{self, Seat};
 
 /// How a request leaves its connection.
 enum Next {
@@ -50,6 +50,10 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                 return seat.end(reason);
             }
             Next::Abort(reason) => {
+                let reason = match seat.stream.error() {
+                    Some(error) if reason == CloseReason::ClientAborted => sessions::broken(error, reason),
+                    _ => reason,
+                };
                 seat.stream.abort();
                 return seat.end(reason);
             }

@@ -15,7 +15,7 @@ use crate::config::model;
 use crate::error::{CloseReason, ShedReason};
 use crate::io::handle::TimerKey;
 use crate::io::stream::Tag;
-use crate::io::{Chunk, Stream};
+use crate::io::{Chunk, Stream, StreamError};
 use crate::listen::admission::Admission;
 use crate::session::downstream;
 use crate::session::exchange::Cancel;
@@ -135,7 +135,7 @@ pub fn woken(worker: &Rc<Worker>, bits: u64) {
             stream.close();
             return remove(worker, key, CloseReason::ClientClosed);
         }
-        Poll::Ready(Err(_)) => return remove(worker, key, CloseReason::ClientClosed),
+        Poll::Ready(Err(error)) => return remove(worker, key, broken(error, CloseReason::ClientClosed)),
         Poll::Pending => return park(worker, key, parked_due),
     };
     // The first head is due since the accept, later ones since their first byte.
@@ -161,6 +161,15 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
         }
     };
     worker.io.spawn(downstream::serve(seat, first, due));
+}
+
+/// Why a connection ended that broke; `reset` if its client did it.
+pub const fn broken(error: StreamError, reset: CloseReason) -> CloseReason {
+    match error {
+        StreamError::Reset => reset,
+        StreamError::Evicted => CloseReason::Overloaded,
+        StreamError::Os(_) => CloseReason::SocketError,
+    }
 }
 
 /// The timer of a parked connection fired.

@@ -252,6 +252,26 @@ fn a_panic_ends_one_session_and_is_counted() {
 }
 
 #[test]
+fn a_client_that_vanishes_is_a_socket_error() {
+    for idle in [true, false] {
+        let mut bench = Bench::new(1, Faults::mild(), testing::config(&[origin_address(1)]));
+        bench.sim.origin(origin_address(1));
+        let client = bench.sim.connect(bench.listener);
+        if idle {
+            bench.run_until(|events| events.worker().sessions.open() == 1);
+        } else {
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab");
+            bench.run_until(|events| events.worker().counters.value(Plain::UpstreamConnects) == 1);
+        }
+        client.vanish();
+        bench.run_until(|events| events.worker().sessions.open() == 0);
+        assert_eq!(bench.value(Counter::Closed(CloseReason::SocketError)), 1);
+        bench.run_out();
+        bench.check_freed("");
+    }
+}
+
+#[test]
 fn connections_above_the_bound_are_shed() {
     let mut bench = bench();
     let clients: Vec<_> = (0..105).map(|_| bench.sim.connect(bench.listener)).collect();

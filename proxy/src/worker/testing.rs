@@ -170,8 +170,9 @@ impl Bench {
     }
 
     pub(crate) fn shed(&self) -> u64 {
-        // Without a descriptor there was no connection either.
-        let accepted = ShedReason::ALL.iter().filter(|&&reason| reason != ShedReason::DescriptorsExhausted);
+        // Without a descriptor there was no connection either, and one that was gone at once counts as never accepted.
+        let never = [ShedReason::DescriptorsExhausted, ShedReason::ClientGone];
+        let accepted = ShedReason::ALL.iter().filter(|reason| !never.contains(reason));
         accepted.map(|&reason| self.value(Counter::Shed(reason))).sum()
     }
 }

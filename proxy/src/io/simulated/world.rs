@@ -66,8 +66,8 @@ pub(super) struct Connection {
     pub(super) inward_fin: bool,
     pub(super) outward: VecDeque<u8>,
     pub(super) outward_fin: bool,
-    /// The peer or its host broke the connection.
-    pub(super) reset_by_peer: bool,
+    /// The peer or its host broke the connection; what the engine's socket says then.
+    pub(super) broken_by_peer: Option<i32>,
     /// The engine did.
     pub(super) reset_by_engine: bool,
     /// The engine has no descriptor of it any more.
@@ -108,7 +108,7 @@ impl Connection {
             inward_fin: false,
             outward: VecDeque::new(),
             outward_fin: false,
-            reset_by_peer: false,
+            broken_by_peer: None,
             reset_by_engine: false,
             engine_closed: false,
             peer_closed: false,
@@ -119,11 +119,11 @@ impl Connection {
     }
 
     pub(super) const fn is_broken(&self) -> bool {
-        self.reset_by_peer || self.reset_by_engine
+        self.broken_by_peer.is_some() || self.reset_by_engine
     }
 
-    pub(super) fn break_by_peer(&mut self) {
-        self.reset_by_peer = true;
+    pub(super) fn break_by_peer(&mut self, errno: i32) {
+        self.broken_by_peer = Some(errno);
         self.written -= self.inward.len() as u64;
         self.inward.clear();
         self.peer_closed = true;
@@ -253,7 +253,7 @@ impl World {
                 let connection = &mut self.connections[connection];
                 connection.engine_closed = true;
                 if connection.reset_on_close || !connection.inward.is_empty() {
-                    connection.reset_by_engine |= !connection.reset_by_peer;
+                    connection.reset_by_engine |= connection.broken_by_peer.is_none();
                 } else {
                     connection.outward_fin = true;
                 }
@@ -318,10 +318,10 @@ impl World {
         let (token, multishot) = (*receive)?;
         let connection = &mut self.connections[*connection];
         if !connection.is_broken() && self.random.chance(self.faults.reset) {
-            connection.break_by_peer();
+            connection.break_by_peer(libc::ECONNRESET);
         }
         let end = if connection.is_broken() {
-            Some(-libc::ECONNRESET)
+            Some(-connection.broken_by_peer.unwrap_or(libc::ECONNRESET))
         } else if connection.inward.is_empty() {
             if !connection.inward_fin {
                 return None;
