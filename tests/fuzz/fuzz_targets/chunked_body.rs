@@ -3,6 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use proxy::http::h1::{BodyDecoder, BodyError, Framing, Step};
+use proxy::http::limits::Limits;
 use proxy::http::message::{BodyLength, Fields};
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,7 +65,12 @@ fuzz_target!(|data: (u8, &[u8])| {
         written.extend_from_slice(chunk);
         written.extend_from_slice(Framing::Chunked.after_data());
     }
+    let body = written.len();
     Framing::Chunked.end(&trailers, &mut written);
+    // We write a space after each colon, which may take trailers over the limit that they were read under.
+    if written.len() - body - b"0\r\n".len() > Limits::TRAILERS.header_bytes {
+        return;
+    }
     let (again, again_trailers) = decode(&written, &[written.len()]);
     assert_eq!((&again.data, again.taken, again.error), (&whole.data, written.len(), None));
     let again_trailers = again_trailers.expect("a decoded end");
