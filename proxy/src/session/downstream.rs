@@ -159,6 +159,7 @@ async fn serve_request(seat: &mut Seat, head: RequestHead, input: &mut Chunk) ->
         exchange::exchange(head, source, &mut sink, &seat.cancel, &scene).await
     };
     sink.flush();
+    let close_reason = close_reason.or_else(|| worker.is_draining().then_some(CloseReason::Draining));
     let kept_alive = sink.kept_alive;
     // A length or chunks tell the client that the response is cut, and answers queued before it still arrive; a body that ends with the
     // connection needs the reset.

@@ -47,6 +47,8 @@ impl Origin {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 counted.fetch_add(1, Ordering::Relaxed);
+                // Tests write in pieces; each would wait for the peer's delayed acknowledgement.
+                stream.set_nodelay(true).expect("an option");
                 let respond = Arc::clone(&respond);
                 std::thread::spawn(move || {
                     let mut reader = BufReader::new(stream.try_clone().expect("clone"));
@@ -146,6 +148,7 @@ impl Running {
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("connect");
+        stream.set_nodelay(true).expect("an option");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
         stream
     }

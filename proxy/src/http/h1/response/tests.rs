@@ -28,7 +28,7 @@ fn refused() -> Vec<(Vec<u8>, HeadError)> {
         ("HTTP/1.1 200 OK\r\nA: b\n\r\n", BareLineFeed),
         ("HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", BareCarriageReturn),
         ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", FoldedLine),
-        ("\r\nHTTP/1.1 200 OK\r\n\r\n", StartLine),
+        ("\r\nHTTP/1.1 200 OK\r\n\r\n", EmptyLine),
         ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", FieldName),
         ("HTTP/1.1 200 OK\r\nA\r\n\r\n", FieldName),
         ("HTTP/1.1 200 OK\r\n: b\r\n\r\n", FieldName),
