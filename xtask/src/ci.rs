@@ -1,9 +1,10 @@
 //! `cargo xtask ci`: what CI runs. The tests come last, so that the log ends with the test runner's own summary.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::machine::{self, BUILD, cargo, ensure, step};
+use crate::machine::{self, BUILD, EBPF, cargo, ensure, step};
 use crate::{ebpf, fuzz, test, tidy};
 
 /// A named step of CI.
@@ -44,6 +45,12 @@ fn deny() -> Result<(), String> {
 /// The object of today's sources, not the committed one, under the same kernel tests.
 fn fresh_ebpf() -> Result<(), String> {
     let object = machine::target_dir().join("fresh.bpf.o");
-    ebpf::build_fresh(&object)?;
+    rebuild_ebpf(&object)?;
     test::test(Some(&object), &["--package".into(), "tests".into(), "--test".into(), "kernel_programs".into()])
+}
+
+/// Builds the object of today's sources beside the committed one, with everything that takes installed when root.
+pub(crate) fn rebuild_ebpf(object: &Path) -> Result<(), String> {
+    ensure(EBPF)?;
+    ebpf::build_fresh(object)
 }

@@ -30,6 +30,16 @@ pub(crate) const TEST: &[Package] = &[
     Package::new("iproute2", &["sh", "-c", "command -v ip || test -x /sbin/ip"]),
 ];
 
+/// What rebuilding the eBPF object needs where rustup has no rust-src: Debian's Rust with its sources, and the LLVM that bpf-linker
+/// is made with.
+pub(crate) const EBPF: &[Package] = &[
+    Package::new("rustc-web", &["dpkg", "-s", "rustc-web"]),
+    Package::new("cargo-web", &["dpkg", "-s", "cargo-web"]),
+    Package::new("rust-web-src", &["dpkg", "-s", "rust-web-src"]),
+    Package::new("llvm-22-dev", &["dpkg", "-s", "llvm-22-dev"]),
+    Package::new("libpolly-22-dev", &["dpkg", "-s", "libpolly-22-dev"]),
+];
+
 /// The workspace's root.
 pub(crate) fn root() -> PathBuf {
     let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));

@@ -42,6 +42,9 @@ enum Command {
         /// Only say whether the committed object is stale.
         #[arg(long)]
         check: bool,
+        /// Build into this file instead, and leave the committed object alone.
+        #[arg(long, conflicts_with = "check")]
+        fresh: Option<std::path::PathBuf>,
     },
     /// CPU time per request beside nginx, in one run.
     Bench {
@@ -73,8 +76,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { arguments } => run::run(&arguments),
         Command::Test { ebpf_object, arguments } => test::test(ebpf_object.as_deref(), &arguments),
-        Command::Ebpf { check: true } => ebpf::check_hash(),
-        Command::Ebpf { check: false } => ebpf::build(),
+        Command::Ebpf { check: true, .. } => ebpf::check_hash(),
+        Command::Ebpf { fresh: Some(object), .. } => ci::rebuild_ebpf(&object),
+        Command::Ebpf { .. } => ebpf::build(),
         Command::Bench { rounds, seconds, connections } => bench::bench(rounds, seconds, &connections),
         Command::Ci => ci::ci(),
         Command::Tidy => tidy::tidy(),
