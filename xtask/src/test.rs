@@ -23,5 +23,13 @@ pub(crate) fn test(ebpf_object: Option<&Path>, arguments: &[String]) -> Result<(
         let object = object.canonicalize().map_err(|error| format!("{}: {error}", object.display()))?;
         command.env("SLUICE_TEST_EBPF_OBJECT", object);
     }
-    step(&mut command)
+    let skips = machine::target_dir().join("skips");
+    // Of an earlier run, if there.
+    let _ = std::fs::remove_file(&skips);
+    command.env("SLUICE_SKIPS", &skips);
+    let result = step(&mut command);
+    for skip in std::fs::read_to_string(&skips).unwrap_or_default().lines() {
+        eprintln!("skipped: {}", skip.replace('\t', ": "));
+    }
+    result
 }
