@@ -9,6 +9,8 @@ mod simulated_tests;
 pub mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
