@@ -5,8 +5,6 @@
 mod attach;
 #[path = "kernel/frames.rs"]
 mod frames;
-#[path = "kernel/namespace.rs"]
-mod namespace;
 #[path = "kernel/select.rs"]
 mod select;
 #[path = "kernel/verdicts.rs"]

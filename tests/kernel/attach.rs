@@ -8,8 +8,8 @@ use std::time::Duration;
 use proxy::config::model::{Guard, GuardMode};
 use proxy::kernel::{Programs, XdpMode};
 use tests::bpf::{self, guard};
-
-use crate::namespace::{Netns, ip, without_root};
+use tests::netns::Netns;
+use tests::skip::without_root;
 
 /// A server and a client namespace, joined by `srv0` and `cli0`; two clients' addresses of each family.
 struct Pair {
@@ -21,9 +21,9 @@ impl Pair {
     fn new() -> Self {
         let (server, client) = (Netns::new(), Netns::new());
         server.join(("srv0", "10.7.0.1/24"), &client, ("cli0", "10.7.0.2/24"));
-        server.run(|| ip(&["address", "add", "fd07::1/64", "dev", "srv0", "nodad"]));
-        client.run(|| ip(&["address", "add", "10.7.0.3/24", "dev", "cli0"]));
-        client.run(|| ip(&["address", "add", "fd07::2/64", "dev", "cli0", "nodad"]));
+        server.ip(&["address", "add", "fd07::1/64", "dev", "srv0", "nodad"]);
+        client.ip(&["address", "add", "10.7.0.3/24", "dev", "cli0"]);
+        client.ip(&["address", "add", "fd07::2/64", "dev", "cli0", "nodad"]);
         Self { server, client }
     }
 
@@ -64,10 +64,6 @@ fn attach(namespace: &Netns, programs: &mut Programs, interface: &str, mode: Gua
     namespace.run(|| programs.attach_guard(interface, mode)).map_err(|error| error.to_string())
 }
 
-fn xdp(namespace: &Netns, interface: &str) -> bool {
-    namespace.run(|| ip(&["link", "show", "dev", interface])).contains("prog/xdp")
-}
-
 #[test]
 fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
     if without_root() {
@@ -83,7 +79,7 @@ fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
     let denying = Guard { deny: vec!["10.7.0.3/32".parse().expect("a prefix")], ..guard() };
     let mut programs = configured(&denying, &bound);
     assert_eq!(attach(&pair.server, &mut programs, "srv0", GuardMode::Driver), Ok(XdpMode::Driver));
-    assert!(xdp(&pair.server, "srv0"));
+    assert!(pair.server.xdp("srv0").is_some());
 
     pair.connect("10.7.0.2", v4).expect("not denied");
     pair.connect("fd07::2", v6).expect("not denied");
@@ -118,7 +114,7 @@ fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
 
     // Nothing is left behind.
     drop(programs);
-    assert!(!xdp(&pair.server, "srv0"), "dropping the programs detaches");
+    assert!(pair.server.xdp("srv0").is_none(), "dropping the programs detaches");
     pair.connect("10.7.0.3", v4).expect("nobody judges any more");
 }
 
@@ -146,8 +142,8 @@ fn auto_takes_the_driver_where_it_can_and_generic_on_lo() {
     assert!(verdicts["not_ours"] >= 1, "{verdicts:?}");
 
     programs.detach_guard("lo").expect("detached");
-    assert!(!xdp(&pair.server, "lo"));
-    assert!(xdp(&pair.server, "srv0"));
+    assert!(pair.server.xdp("lo").is_none());
+    assert!(pair.server.xdp("srv0").is_some());
 }
 
 #[test]

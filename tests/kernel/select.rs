@@ -13,8 +13,8 @@ use proxy::config::model::{Steering, SteeringPolicy};
 use proxy::kernel::Programs;
 use proxy_common::steer::{SLOT_DRAINING, SLOT_EMPTY, SLOT_LIVE, WORKERS_MAX, WorkerSlot, slot_of};
 use tests::bpf;
-
-use crate::namespace::{Netns, without_root};
+use tests::netns::Netns;
+use tests::skip::{self, without_root};
 
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
@@ -208,7 +208,7 @@ fn numa_local_stays_on_the_node_and_leaves_it_when_it_must() {
     }
     // The node that the kernel will report is the one of the CPU that sends: loopback receives on it.
     if std::fs::exists("/sys/devices/system/node/node1").unwrap_or(false) {
-        eprintln!("SKIP numa_local_stays_on_the_node_and_leaves_it_when_it_must\tneeds a machine with one NUMA node");
+        skip::skip(skip::Reason::ManyNodes, "");
         return;
     }
     let mut bench = Bench::new(SteeringPolicy::NumaLocal);

@@ -8,9 +8,9 @@ use proxy::config::model;
 use proxy::kernel::Programs;
 use proxy_common::guard::Verdict;
 use tests::bpf::{self, DROP, PACKET_MIN, PASS, guard, test_run};
+use tests::skip::without_root;
 
 use crate::frames::{ACK, Frame, QINQ, RST, SYN, VLAN};
-use crate::namespace::without_root;
 
 const SERVER: &str = "192.0.2.1:443";
 const SERVER6: &str = "[2001:db8::1]:443";

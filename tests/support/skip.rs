@@ -10,6 +10,8 @@ pub enum Reason {
     NotRoot,
     /// The test compares two workers, each on a core of its own.
     OneCpu,
+    /// The test must know on which NUMA node a packet arrives.
+    ManyNodes,
     /// The hard descriptor limit is too low for so many connections, and only the machine's owner can raise it.
     DescriptorLimit,
     /// A program that the test drives is not installed.
@@ -18,7 +20,7 @@ pub enum Reason {
 
 impl Reason {
     /// The whole list.
-    pub const ALL: [Self; 4] = [Self::NotRoot, Self::OneCpu, Self::DescriptorLimit, Self::ToolMissing];
+    pub const ALL: [Self; 5] = [Self::NotRoot, Self::OneCpu, Self::ManyNodes, Self::DescriptorLimit, Self::ToolMissing];
 
     /// As printed, and as `cargo xtask test` lists it.
     #[must_use]
@@ -26,6 +28,7 @@ impl Reason {
         match self {
             Self::NotRoot => "needs root",
             Self::OneCpu => "needs two CPUs",
+            Self::ManyNodes => "needs a machine with one NUMA node",
             Self::DescriptorLimit => "needs a higher hard descriptor limit",
             Self::ToolMissing => "needs a program that is not installed",
         }
@@ -36,7 +39,7 @@ impl Reason {
     pub const fn stands_as_root(self) -> bool {
         match self {
             Self::NotRoot | Self::ToolMissing => false,
-            Self::OneCpu | Self::DescriptorLimit => true,
+            Self::OneCpu | Self::ManyNodes | Self::DescriptorLimit => true,
         }
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use super::chunk::{Chunk, Copied};
 
 /// What a separately copied fragment costs beside its bytes.
-const FRAGMENT_COST: usize = 96;
+pub(super) const FRAGMENT_COST: usize = 96;
 
 /// The buffers of one worker and its budget for copies.
 pub struct Pool {

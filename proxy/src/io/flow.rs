@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Chunk;
-use super::buffers::{Loan, Pool};
+use super::buffers::{FRAGMENT_COST, Loan, Pool};
 use super::handle::{Alarm, ConnectError, Shared};
 use super::seam::{Completion, Op, Ring};
 use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
@@ -206,7 +206,7 @@ impl Flow {
         let bytes_max = if pressed { settings.send_bytes_pressed } else { settings.send_bytes_max };
         let mut chunks = self.spare.pop().unwrap_or_default();
         let mut bytes = 0;
-        inner.send_pins = false;
+        inner.send_pins = 0;
         while bytes < bytes_max && chunks.len() < settings.send_chunks_max {
             let Some(mut chunk) = inner.outbound.pop_front() else { break };
             if chunk.len() > bytes_max - bytes {
@@ -217,7 +217,7 @@ impl Flow {
             if pressed {
                 self.copy_out(&mut chunk);
             }
-            inner.send_pins |= chunk.is_loan();
+            inner.send_pins += if chunk.is_loan() { chunk.len() + FRAGMENT_COST } else { 0 };
             chunks.push(chunk);
         }
         inner.sending = true;
@@ -251,6 +251,10 @@ impl Flow {
         let whole = chunks.iter().take_while(|chunk| taken.checked_sub(chunk.len()).map(|rest| taken = rest).is_some()).count();
         for mut chunk in chunks.drain(whole..).rev() {
             inner.queued += chunk.len();
+            if inner.send_cancelled {
+                // It was to give its buffers back, whether they are short at this moment or not.
+                self.copy_out(&mut chunk);
+            }
             inner.outbound.push_front(std::mem::take(&mut chunk));
         }
         if let Some(first) = inner.outbound.front_mut().filter(|_| taken > 0) {
@@ -500,6 +504,7 @@ impl Flow {
         let shared = Rc::clone(&self.shared);
         let slots = shared.slots.borrow();
         let count = slots.entries.len();
+        let mut promised = 0;
         for _ in 0..RECLAIM_STREAMS.min(count) {
             self.reclaim_at = (self.reclaim_at + 1) % count;
             let Some(state) = &slots.entries[self.reclaim_at].state else { continue };
@@ -507,9 +512,12 @@ impl Flow {
             for chunk in inner.outbound.iter_mut().chain(inner.inbound.iter_mut()) {
                 self.copy_out(chunk);
             }
-            let stuck = inner.sending && inner.send_pins && shared.now.get().since(inner.send_started) > PIN_MAX;
-            let room = shared.pool.budget_used() + shared.pool.budget_reserve() + inner.in_flight < shared.pool.budget_max();
+            let stuck = inner.sending && inner.send_pins > 0 && shared.now.get().since(inner.send_started) > PIN_MAX;
+            // What cannot all be copied would come back as another send that pins, and be cancelled again.
+            let needed = promised + inner.send_pins;
+            let room = shared.pool.budget_used() + shared.pool.budget_reserve() + needed <= shared.pool.budget_max();
             if stuck && room && !inner.send_cancelled {
+                promised = needed;
                 inner.send_cancelled = true;
                 inner.cancels += 1;
                 self.sends_reclaimed += 1;

@@ -118,8 +118,8 @@ pub(super) struct Inner {
     pub(super) in_flight: usize,
     pub(super) sending: bool,
     pub(super) send_cancelled: bool,
-    /// Whether the send in flight holds ring buffers, and since when.
-    pub(super) send_pins: bool,
+    /// What it would cost to copy the ring buffers that the send in flight holds, and since when it holds them.
+    pub(super) send_pins: usize,
     pub(super) send_started: Time,
     pub(super) fin: Fin,
     pub(super) write_error: Option<StreamError>,
@@ -163,7 +163,7 @@ impl Inner {
             in_flight: 0,
             sending: false,
             send_cancelled: false,
-            send_pins: false,
+            send_pins: 0,
             send_started: now,
             fin: Fin::No,
             write_error: None,

@@ -120,7 +120,7 @@ impl Judgement {
     fn judge_ring(&mut self, facts: &Facts) {
         if let Err(error) = &facts.ring {
             let advice = "workers cannot run; it takes Linux 6.1 and kernel.io_uring_disabled = 0, and containers often forbid io_uring by seccomp";
-            self.fatal(format!("io_uring with SINGLE_ISSUER and DEFER_TASKRUN ({error})"), advice);
+            self.fatal(error.as_str(), advice);
         }
     }
 
@@ -136,7 +136,7 @@ impl Judgement {
             self.degraded(lacking, "no steering: the kernel's hash spreads connections, blind to load and to stuck workers");
             if !config.guard.interfaces.is_empty() {
                 if config.guard.mode == GuardMode::Auto {
-                    self.degraded(lacking, "no XDP: floods reach the kernel's stack, limits per source are enforced at accept");
+                    self.degraded(lacking, "no XDP: floods and denied sources reach the kernel's stack and the workers");
                 } else {
                     self.fatal(lacking, "guard.mode asks for XDP, which cannot be attached without it");
                 }
@@ -145,17 +145,6 @@ impl Judgement {
         }
         if !may("CAP_PERFMON") && !may("CAP_SYS_ADMIN") {
             self.degraded("CAP_PERFMON", "the verifier is stricter and may refuse the programs");
-        }
-        if facts.bpffs.is_none() {
-            let mount = if may("CAP_SYS_ADMIN") {
-                "mount it: mount -t bpf bpf /sys/fs/bpf"
-            } else {
-                "root can: mount -t bpf bpf /sys/fs/bpf"
-            };
-            self.degraded(
-                "bpffs is not mounted",
-                format!("filter and counters end with the supervisor instead of outliving it; {mount}"),
-            );
         }
     }
 
@@ -341,7 +330,7 @@ fn print_listeners(text: &mut String, config: &Config) {
 fn print_interfaces(text: &mut String, config: &Config, facts: &Facts, topology: &Topology) {
     text.push_str("\nguard\n");
     if facts.interfaces.is_empty() {
-        text.push_str("  no interfaces named: no XDP; limits per source are enforced at accept\n");
+        text.push_str("  no interfaces named: no XDP, nothing is dropped before the kernel\n");
     }
     let workers: Vec<usize> = topology.workers.iter().map(|place| place.cpu).collect();
     for (name, interface) in &facts.interfaces {
@@ -380,18 +369,18 @@ fn print_kernel(text: &mut String, facts: &Facts) {
     let mut table = Table::new(["feature", "found", "without it"]);
     let mut row = |feature: &str, found: String, without: &str| table.row([feature.to_owned(), found, without.to_owned()]);
     let ring = facts.ring.as_ref().map_or_else(|error| format!("no: {error}"), |()| "yes".to_owned());
-    row("io_uring, SINGLE_ISSUER + DEFER_TASKRUN", ring, "no worker can run");
+    row("io_uring, multishot into provided buffers", ring, "no worker can run");
     let place =
         |path: &Option<std::path::PathBuf>| path.as_ref().map_or_else(|| "no".to_owned(), |path| path.display().to_string());
-    row("bpffs", place(&facts.bpffs), "filter and counters end with the supervisor");
-    row("cgroup v2", place(&facts.cgroup2), "no exact connection counts per source in the kernel");
+    row("bpffs", place(&facts.bpffs), "nothing yet: the filter ends with the supervisor either way");
+    row("cgroup v2", place(&facts.cgroup2), "nothing yet: connections per source are not counted");
     for (_, name) in CAPABILITIES {
         let found = if facts.capabilities.contains(name) { "yes" } else { "no" };
         let without = match name {
             "CAP_BPF" => "no XDP, no steering (CAP_SYS_ADMIN serves too)",
             "CAP_NET_ADMIN" => "no XDP, no steering",
             "CAP_PERFMON" => "a stricter verifier (CAP_SYS_ADMIN serves too)",
-            "CAP_SYS_ADMIN" => "bpffs cannot be mounted by us",
+            "CAP_SYS_ADMIN" => "who holds an interface may not be named",
             "CAP_NET_BIND_SERVICE" => "no ports below net.ipv4.ip_unprivileged_port_start",
             "CAP_SETUID" => "the data plane keeps the supervisor's user",
             "CAP_IPC_LOCK" => "rings count against the locked memory limit",

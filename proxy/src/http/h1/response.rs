@@ -31,9 +31,9 @@ impl ResponseDecoder {
             too_long: HeadError::TooLarge,
             leading_empty_line: false,
         };
-        // What speaks another protocol may wait for us before its head would end: its first bytes give it away.
-        let empty_line = matches!(buf, [b'\r' | b'\n', ..]);
-        if !empty_line && !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
+        // What speaks another protocol may wait for us before its head would end: its first bytes give it away. An empty line is
+        // the scanner's to name.
+        if !matches!(buf, [b'\r' | b'\n', ..]) && !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
             return Err(HeadError::StartLine);
         }
         let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
@@ -85,7 +84,7 @@ impl Facts {
             available_bytes: available_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
             cgroup2: mounted(&mounts, "cgroup2"),
             bpffs: mounted(&mounts, "bpf"),
-            ring: ring().map_err(|error| error.to_string()),
+            ring: crate::io::ring::probe().map(drop).map_err(|error| error.to_string()),
             user_exists: user.is_some(),
             user_is_ours: user.is_some_and(|user| user.uid == nix::unistd::geteuid()),
             somaxconn: number("/proc/sys/net/core/somaxconn"),
@@ -110,11 +109,6 @@ pub(super) const CAPABILITIES: [(Capability, &str); 8] = [
 fn capabilities() -> BTreeSet<&'static str> {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
     CAPABILITIES.iter().filter(|(capability, _)| has(*capability)).map(|(_, name)| *name).collect()
-}
-
-/// The flags that a worker's ring cannot do without.
-fn ring() -> io::Result<()> {
-    io_uring::IoUring::<io_uring::squeue::Entry>::builder().setup_single_issuer().setup_defer_taskrun().build(8).map(drop)
 }
 
 fn number_or_text(path: impl AsRef<Path>) -> Option<String> {

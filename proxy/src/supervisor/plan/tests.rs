@@ -95,12 +95,6 @@ fn a_host_with_everything_has_no_findings() {
 #[test]
 fn each_absence_says_what_it_costs() {
     let mut without = facts();
-    without.bpffs = None;
-    let (severity, text) = only(judge(&config(), &without, 4));
-    assert_eq!(severity, Severity::Degraded);
-    assert!(text.contains("mount -t bpf bpf /sys/fs/bpf"), "{text}");
-
-    let mut without = facts();
     without.ring = Err("Operation not permitted".to_owned());
     let (severity, text) = only(judge(&config(), &without, 4));
     assert_eq!(severity, Severity::Fatal);
