@@ -239,10 +239,11 @@ async fn run(mut head: RequestHead, source: impl BodySource, sink: &mut impl Res
         };
         match ended {
             Ended::Answered { request_sent, keep_alive } => {
-                if request_sent && keep_alive {
-                    upstream.state.release(connection);
-                } else {
-                    connection.close_used();
+                match (request_sent, keep_alive) {
+                    (true, true) => upstream.state.release(connection),
+                    (true, false) => connection.close_used(),
+                    // The rest of a request that was answered early must not go out: a reset, not a flush.
+                    (false, _) => drop(connection),
                 }
                 return Outcome::Answered { status: shared.status().unwrap_or_default(), refused: None };
             }

@@ -393,8 +393,6 @@ fn a_connect_failure_moves_on_to_the_next_endpoint() {
 
 #[test]
 fn an_early_response_reaches_a_client_that_still_uploads() {
-    let origin = Origin::start(|_, _| Then::Close);
-    drop(origin);
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
     std::thread::spawn(move || {
@@ -414,6 +412,25 @@ fn an_early_response_reaches_a_client_that_still_uploads() {
     stream.read_to_string(&mut response).expect("read");
     assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
     assert!(response.contains("Connection: close\r\n") && response.ends_with("stop"), "{response}");
+    worker.stop();
+}
+
+#[test]
+fn a_client_that_ended_its_side_still_gets_its_answers() {
+    let origin = Origin::start(|request, stream| {
+        std::thread::sleep(Duration::from_millis(50));
+        let body = request.line.clone();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(head.as_bytes()).map_or(Then::Close, |()| Then::Stay)
+    });
+    let worker = Running::start(testing::config(&[origin.address]));
+    let mut stream = worker.connect();
+    stream.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n").expect("write");
+    stream.shutdown(std::net::Shutdown::Write).expect("half-close");
+    let mut responses = String::new();
+    stream.read_to_string(&mut responses).expect("closed in order");
+    assert!(responses.contains("GET /1 ") && responses.ends_with("GET /2 HTTP/1.1"), "{responses}");
+    worker.wait_for(Counter::Closed(CloseReason::ClientClosed), 1);
     worker.stop();
 }
 
