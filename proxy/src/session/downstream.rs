@@ -159,19 +159,18 @@ async fn serve_request(seat: &mut Seat, head: RequestHead, input: &mut Chunk) ->
         exchange::exchange(head, source, &mut sink, &seat.cancel, &scene).await
     };
     sink.flush();
+    // A drain that began within this exchange is why its response said `close`.
     let close_reason = close_reason.or_else(|| worker.is_draining().then_some(CloseReason::Draining));
     let kept_alive = sink.kept_alive;
     // A length or chunks tell the client that the response is cut, and answers queued before it still arrive; a body that ends with the
     // connection needs the reset.
-    // A drain that began within this exchange is why its response said `close`.
-    let unkept = || close_reason.unwrap_or(if worker.is_draining() { CloseReason::Draining } else { CloseReason::NotKeptAlive });
     let cut = if sink.outbound.framing() == Framing::UntilClose { Next::Abort } else { Next::Close };
     match outcome {
         Outcome::Answered { .. } if kept_alive && flags.ended.get() => Next::Request,
-        Outcome::Answered { .. } if flags.ended.get() => Next::Close(unkept()),
+        Outcome::Answered { .. } if flags.ended.get() => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
         Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => Next::Close(CloseReason::RequestBodyTimeout),
         Outcome::Answered { refused: Some(_), .. } => Next::Close(CloseReason::BadRequest),
-        Outcome::Answered { refused: None, .. } => Next::Close(unkept()),
+        Outcome::Answered { refused: None, .. } => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
         Outcome::Cut => cut(CloseReason::UpstreamAborted),
         Outcome::CutBySource(SourceError::Aborted) => Next::Abort(CloseReason::ClientAborted),
         Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => cut(CloseReason::RequestBodyTimeout),
