@@ -2,6 +2,7 @@
 //! operation points to is kept here until its final completion, whatever becomes of the stream it was for.
 #![allow(unsafe_code, reason = "submission entries point to memory, and the buffer ring is shared with the kernel")]
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -43,6 +44,8 @@ pub struct KernelRing {
     connects: Vec<Option<Box<ConnectMemory>>>,
     #[expect(clippy::vec_box, reason = "a send's memory keeps its address when it moves between the tables")]
     spare: Vec<Box<SendMemory>>,
+    /// Entries that found no place in the submission queue.
+    backlog: VecDeque<squeue::Entry>,
     /// Operations without their final completion.
     in_flight: usize,
     enters: u64,
@@ -57,8 +60,17 @@ impl KernelRing {
         let ring = build(settings.entries)?;
         let pool = Pool::new(settings.buffers, settings.buffer_size as usize, buffer_budget)?;
         let provided = ProvidedBuffers::register(&ring, settings.buffers)?;
-        let mut ring =
-            Self { ring, provided, pool, sends: Vec::new(), connects: Vec::new(), spare: Vec::new(), in_flight: 0, enters: 0 };
+        let mut ring = Self {
+            ring,
+            provided,
+            pool,
+            sends: Vec::new(),
+            connects: Vec::new(),
+            spare: Vec::new(),
+            backlog: VecDeque::new(),
+            in_flight: 0,
+            enters: 0,
+        };
         ring.give_buffers();
         Ok(ring)
     }
@@ -98,19 +110,31 @@ impl KernelRing {
         unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, EnterFlags::GETEVENTS.bits(), None) }
     }
 
-    /// Queues an entry whose memory is kept in `sends` or `connects`, or that points to none.
-    fn push(&mut self, entry: &squeue::Entry) {
-        loop {
-            // SAFETY: what the entry points to is boxed in `sends` or `connects` until the final completion; descriptors are checked by
-            // the kernel.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                self.in_flight += 1;
-                return;
-            }
-            // The queue is full: hand it over. An error here shows again, and is reported, at the next `wait`.
-            self.enters += 1;
-            if self.ring.submit().is_err() {
-                std::hint::spin_loop();
+    /// Queues an entry whose memory is kept in `sends` or `connects`, or that points to none. When the queue is full and the kernel
+    /// takes nothing just now (EBUSY, EAGAIN), the entry waits in the backlog, which is as bounded as what streams have in flight.
+    fn push(&mut self, entry: squeue::Entry) {
+        self.in_flight += 1;
+        if self.backlog.is_empty() && self.try_push(&entry) {
+            return;
+        }
+        // An error here shows again, and is reported, at the next `wait`.
+        let _ = self.enter(0, Some(Duration::ZERO));
+        self.push_backlog();
+        if !self.backlog.is_empty() || !self.try_push(&entry) {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: what the entry points to is boxed in `sends` or `connects` until the final completion; descriptors are checked by the
+        // kernel.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    fn push_backlog(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                return self.backlog.push_front(entry);
             }
         }
     }
@@ -204,11 +228,13 @@ impl Ring for KernelRing {
             Op::Cancel { target } => sqe::cancel(target),
             Op::Watch { fd } => sqe::watch(fd),
         };
-        self.push(&entry.user_data(token.raw()));
+        self.push(entry.user_data(token.raw()));
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.give_buffers();
+        self.push_backlog();
+        let timeout = if self.backlog.is_empty() { timeout } else { Some(Duration::ZERO) };
         self.enter(1, timeout)
     }
 
@@ -243,6 +269,9 @@ impl Ring for KernelRing {
     }
 
     fn stop(&mut self) {
+        // What never reached the kernel never completes.
+        self.in_flight -= self.backlog.len();
+        self.backlog.clear();
         let give_up = Instant::now() + STOP_MAX;
         while self.in_flight > 0 && Instant::now() < give_up {
             // Submits first what is still queued. Errors (nothing found, not yet) show as operations still in flight.
@@ -440,6 +469,26 @@ fn receive_twice(ring: &mut KernelRing) -> Result<(), ProbeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_operations_than_the_queue_holds_all_complete() {
+        let mut ring = KernelRing::new(model::Ring { entries: 4, buffers: 2, buffer_size: 64 }, 0).unwrap();
+        for slot in 0..100 {
+            // A descriptor that is not open: each completes with EBADF.
+            ring.submit(Token::new(Kind::Discard, slot, 0), Op::Shutdown { fd: -1 });
+        }
+        let mut completions = Vec::new();
+        for _ in 0..100 {
+            if completions.len() < 100 {
+                ring.wait(Some(Duration::from_secs(1))).unwrap();
+                ring.completions(&mut completions);
+            }
+        }
+        let mut slots: Vec<_> = completions.iter().map(|completion| completion.token.slot()).collect();
+        slots.sort_unstable();
+        assert_eq!(slots, (0..100).collect::<Vec<_>>());
+        assert_eq!((ring.in_flight, ring.backlog.len()), (0, 0));
+    }
 
     #[test]
     fn this_kernel_has_what_workers_need() {
