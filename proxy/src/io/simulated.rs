@@ -13,6 +13,8 @@ use std::time::Duration;
 
 mod world;
 
+#[cfg(test)]
+pub(crate) use self::world::take_front;
 use self::world::{Connection, File, Origin, Random, Serve, World};
 use super::buffers::Pool;
 use super::engine::{Engine, Handler};
@@ -304,7 +306,8 @@ impl Peer {
     pub fn read_at_most(&self, max: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.act(|c| {
-            bytes.extend(c.outward.drain(..max.min(c.outward.len())));
+            let n = max.min(c.outward.len());
+            bytes = world::take_front(&mut c.outward, n);
             !bytes.is_empty()
         });
         bytes
