@@ -36,6 +36,21 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Descriptors of this process whose local address has this port: what the engine holds of one test, and nothing of the others.
+fn held(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").expect("the kernel's sockets");
+    let local = format!(":{port:04X}");
+    let inodes: Vec<_> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields.len() > 9 && fields[1].ends_with(&local))
+        .map(|fields| format!("socket:[{}]", fields[9]))
+        .collect();
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("our descriptors").flatten();
+    let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets.filter(|target| inodes.iter().any(|inode| target.as_os_str() == inode.as_str())).count()
+}
+
 /// Turns until `done`, for at most `PATIENCE`; a timer keeps the loop from sleeping past that.
 fn turn_until(engine: &mut Engine<KernelRing>, worker: &mut Worker, mut done: impl FnMut(&Engine<KernelRing>, &Worker) -> bool) {
     let end = Instant::now() + PATIENCE;
@@ -129,9 +144,10 @@ fn sixty_four_mebibytes_pass_both_ways_unharmed() {
 
 #[test]
 fn a_thousand_connections_leave_nothing_behind() {
-    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("our descriptors").count();
-    let before = descriptors();
-    let engine = serve(Session::Echo, RING, |address| {
+    let port = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&port);
+    let engine = serve(Session::Echo, RING, move |address| {
+        seen.store(usize::from(address.port()), Ordering::SeqCst);
         let mut streams: Vec<_> = (0..1000).map(|_| connect(address)).collect();
         for (index, stream) in streams.iter_mut().enumerate() {
             stream.write_all(&(index as u64).to_le_bytes()).expect("sent");
@@ -141,11 +157,14 @@ fn a_thousand_connections_leave_nothing_behind() {
             stream.read_exact(&mut answer).expect("an answer");
             assert_eq!(u64::from_le_bytes(answer), index as u64);
         }
+        // The listener and one for each client.
+        assert_eq!(held(address.port()), 1001);
     });
     assert_eq!(engine.stats().accepted, 1000);
+    let port = port.load(Ordering::SeqCst) as u16;
+    assert_eq!(held(port), 1, "the listener only");
     drop(engine);
-    // Other tests of this process may run beside this one under `cargo test`, so a few may come and go.
-    assert!(descriptors() <= before + 16, "{before} descriptors before, {} after", descriptors());
+    assert_eq!(held(port), 0);
 }
 
 #[test]
@@ -254,9 +273,11 @@ fn dropping_the_engine_mid_flight_frees_what_the_kernel_knew() {
         while stream.write(&[0; 65536]).is_ok() {}
     }
     turn_until(&mut engine, &mut worker, |engine, worker| worker.accepted == 50 && engine.stats().completions > 200);
+    assert_eq!(held(address.port()), 51);
     let start = Instant::now();
     drop(engine);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(held(address.port()), 0);
     for mut stream in streams {
         stream.set_nonblocking(false).expect("an option");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
