@@ -25,6 +25,8 @@ const RESUME_ROOM: usize = COALESCE_MAX;
 const STARVED_MAX: Duration = Duration::from_secs(1);
 /// Streams searched for buffers to copy out, per loop turn.
 const RECLAIM_STREAMS: usize = 64;
+/// Streams over a lowered limit that are looked at again per loop turn, once it has grown.
+const RECHECK_STREAMS: usize = 64;
 /// The part of what is free that one stream may hold while memory is tight.
 const SHARE: usize = 64;
 /// Empty vectors for sends kept for reuse.
@@ -39,6 +41,11 @@ pub(super) struct Flow {
     evict_at: Option<Time>,
     /// Streams that hold much while neither ring nor budget has room.
     throttled: VecDeque<(u32, u32)>,
+    /// Streams held by a limit that was lowered. They may keep what they have until more comes, so a higher limit must reach them too.
+    lowered: VecDeque<(u32, u32)>,
+    /// The limit when `resume` last looked, and how many of `lowered` it has to look at since it grew.
+    limit: usize,
+    recheck: usize,
     /// Where the last search for buffers stopped.
     reclaim_at: usize,
     relieved: Vec<(u32, u32)>,
@@ -57,6 +64,9 @@ impl Flow {
             starved: VecDeque::new(),
             evict_at: None,
             throttled: VecDeque::new(),
+            lowered: VecDeque::new(),
+            limit: 0,
+            recheck: 0,
             reclaim_at: 0,
             relieved: Vec::new(),
             dirty: Vec::new(),
@@ -70,7 +80,7 @@ impl Flow {
 
     /// Whether something is left to submit that no completion will announce.
     pub(super) fn has_work(&self) -> bool {
-        self.shared.pool.has_relieved()
+        self.shared.pool.has_relieved() || self.recheck > 0
     }
 
     /// When to look again although nothing happened.
@@ -295,8 +305,14 @@ impl Flow {
             Receive::Idle if full => {
                 inner.receive = Receive::Held;
                 let settings = &self.shared.settings;
-                let mark = if limit < settings.receive_high { limit / 2 } else { settings.receive_low };
+                let is_lowered = limit < settings.receive_high;
+                let mark = if is_lowered { limit / 2 } else { settings.receive_low };
                 state.account.await_relief(mark.min(outstanding - 1));
+                // `resume` may have seen a higher one in this turn already.
+                self.limit = self.limit.min(limit);
+                if is_lowered && !std::mem::replace(&mut inner.in_lowered, true) {
+                    self.lowered.push_back((state.slot, state.generation));
+                }
             }
             Receive::Idle => self.arm_receive(state, inner, ring),
             Receive::Armed | Receive::Cancelling | Receive::Held => {}
@@ -460,8 +476,20 @@ impl Flow {
         self.shared.slots.borrow_mut().release(state.slot);
     }
 
+    /// Forgets streams that are gone once they outnumber the others, so that queues stay bounded by the slots.
+    fn purge(&mut self) {
+        let shared = &self.shared;
+        let bound = 2 * shared.slots.borrow().used + 64;
+        for queue in [&mut self.starved, &mut self.throttled, &mut self.lowered] {
+            if queue.len() > bound {
+                queue.retain(|&(slot, generation)| shared.find(slot, generation).is_some());
+            }
+        }
+    }
+
     /// Lets streams receive again whose bound was lifted.
     fn resume(&mut self) {
+        self.purge();
         let mut relieved = std::mem::take(&mut self.relieved);
         self.shared.pool.take_relieved(&mut relieved);
         for (slot, generation) in relieved.drain(..) {
@@ -484,6 +512,27 @@ impl Flow {
             }
             let Some((slot, generation)) = self.throttled.pop_front() else { break };
             self.release_hold(slot, generation, |inner| (inner.in_throttled, inner.throttled) = (false, false));
+        }
+        self.recheck_lowered();
+    }
+
+    /// Lets streams receive again that a higher limit covers. Memory is given back within loop turns only, so no timer is needed.
+    fn recheck_lowered(&mut self) {
+        let limit = self.receive_limit();
+        if limit > std::mem::replace(&mut self.limit, limit) {
+            self.recheck = self.lowered.len();
+        }
+        let count = self.recheck.min(RECHECK_STREAMS);
+        self.recheck -= count;
+        for _ in 0..count {
+            let Some((slot, generation)) = self.lowered.pop_front() else { break };
+            let Some(state) = self.shared.find(slot, generation) else { continue };
+            let is_held = state.inner.borrow().receive == Receive::Held;
+            if is_held && state.account.outstanding() >= limit {
+                self.lowered.push_back((slot, generation));
+            } else {
+                self.release_hold(slot, generation, |inner| inner.in_lowered = false);
+            }
         }
     }
 

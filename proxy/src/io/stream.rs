@@ -103,8 +103,9 @@ pub(super) struct Inner {
     pub(super) end: Option<Result<(), StreamError>>,
     /// Neither the ring nor the budget had room for more from this stream.
     pub(super) throttled: bool,
-    /// Whether it waits in the engine's queues for buffers or for budget.
+    /// Whether it waits in the engine's queues for budget, for a higher limit, for buffers.
     pub(super) in_throttled: bool,
+    pub(super) in_lowered: bool,
     pub(super) in_starved: bool,
     /// Bytes thrown away while lingering.
     pub(super) discarded: usize,
@@ -155,6 +156,7 @@ impl Inner {
             end: None,
             throttled: false,
             in_throttled: false,
+            in_lowered: false,
             in_starved: false,
             discarded: 0,
             queued: 0,

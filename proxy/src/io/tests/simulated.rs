@@ -451,3 +451,49 @@ fn dropping_the_engine_ends_everything() {
     stream.close();
     assert!(stream.is_readable());
 }
+
+/// A session that keeps what it has read until more comes must get that more once memory is free again, though it gave nothing back.
+#[test]
+fn who_keeps_what_it_read_goes_on_when_memory_is_free_again() {
+    struct Keeper(Worker, Rc<Cell<usize>>);
+    impl crate::io::Handler for Keeper {
+        fn accepted(&mut self, listener: usize, stream: crate::io::Stream) {
+            if listener == 0 {
+                return self.0.accepted(listener, stream);
+            }
+            let count = Rc::clone(&self.1);
+            self.0.io.spawn(async move {
+                let mut kept = Vec::new();
+                while let Ok(Some(chunk)) = stream.read().await {
+                    count.set(count.get() + chunk.len());
+                    kept.push(chunk);
+                }
+                stream.close();
+            });
+        }
+        fn parked_ready(&mut self, _: crate::io::Stream, _: Tag) {}
+        fn timer(&mut self, _: Tag) {}
+        fn command_ready(&mut self) {}
+    }
+    for seed in 0..20 {
+        let (mut engine, sim) = Sim::engine(seed, Faults { window: 64, ..Faults::mild() }, small(), tight());
+        let (echoes, keeps) = (sim.listener(address(ADDRESS)), sim.listener(address(ADDRESS)));
+        engine.add_listener(echoes, 0);
+        engine.add_listener(keeps, 1);
+        let kept = Rc::new(Cell::new(0));
+        let mut handler = Keeper(Worker::new(engine.io(), Session::Echo), Rc::clone(&kept));
+        let slow: Vec<_> = (0..6).map(|_| sim.connect(echoes)).collect();
+        slow.iter().for_each(|peer| peer.write(&pattern(1, 20_000)));
+        sim.settle(&mut engine, &mut handler, Duration::from_millis(300));
+        let keeper = sim.connect(keeps);
+        keeper.write(&pattern(2, 2000));
+        sim.settle(&mut engine, &mut handler, Duration::from_millis(300));
+        assert!(keeper.unsent() > 0, "seed {seed}: memory is short");
+        slow.iter().for_each(Peer::reset);
+        sim.settle(&mut engine, &mut handler, Duration::from_millis(500));
+        assert_eq!(kept.get(), 2000, "seed {seed}: {:?}", engine.stats());
+        keeper.close();
+        sim.run(&mut engine, &mut handler, |_| sim.open_sockets() == 0);
+        assert_clean(&engine, &sim);
+    }
+}
