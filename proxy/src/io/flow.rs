@@ -186,8 +186,7 @@ impl Flow {
         }
         let prepared = if result < 0 { Err(-result) } else { ring.prepare(inner.fd, false) };
         match prepared {
-            Ok((_, local)) => {
-                inner.local = local;
+            Ok(_) => {
                 inner.phase = Phase::Open;
                 let now = self.shared.now.get();
                 (inner.progress.received_at, inner.progress.sent_at) = (now, now);

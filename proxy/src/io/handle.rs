@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -277,8 +277,7 @@ impl Io {
 
     /// Connects. Dropping the future cancels the connect and closes the socket.
     pub async fn connect(&self, address: SocketAddr) -> Result<Stream, ConnectError> {
-        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let inner = Inner::new(-1, address, unknown, Phase::Connecting, self.now());
+        let inner = Inner::new(-1, address, Phase::Connecting, self.now());
         let stream = self.0.insert(inner).ok_or(ConnectError::Exhausted)?;
         stream.state().mark(&mut stream.state().inner.borrow_mut());
         std::future::poll_fn(|cx| stream.poll_connected(cx)).await?;

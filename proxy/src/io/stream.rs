@@ -92,7 +92,6 @@ pub(super) enum Fin {
 pub(super) struct Inner {
     pub(super) fd: RawFd,
     pub(super) peer: SocketAddr,
-    pub(super) local: SocketAddr,
     pub(super) phase: Phase,
     /// Whether it waits in the engine's list of streams to look at.
     pub(super) dirty: bool,
@@ -144,11 +143,10 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn new(fd: RawFd, peer: SocketAddr, local: SocketAddr, phase: Phase, now: Time) -> Self {
+    pub(super) fn new(fd: RawFd, peer: SocketAddr, phase: Phase, now: Time) -> Self {
         Self {
             fd,
             peer,
-            local,
             phase,
             dirty: false,
             receive: Receive::Idle,
@@ -288,12 +286,6 @@ impl Stream {
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.0.inner.borrow().peer
-    }
-
-    /// Our end.
-    #[must_use]
-    pub fn local(&self) -> SocketAddr {
-        self.0.inner.borrow().local
     }
 
     /// The next received bytes, never empty; `None` once at end of stream, for ever after.

@@ -43,7 +43,22 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                 seat.stream.close();
                 return seat.end(CloseReason::Draining);
             }
-            Next::Request if input.is_empty() && !seat.stream.is_readable() => return seat.park(),
+            Next::Request if input.is_empty() && !seat.stream.is_readable() => {
+                if !seat.linger() {
+                    return seat.park();
+                }
+                let read = seat.stream.read().await;
+                seat.resume();
+                match read {
+                    Ok(Some(chunk)) => input = chunk,
+                    Ok(None) => {
+                        seat.stream.close();
+                        return seat.end(CloseReason::ClientClosed);
+                    }
+                    Err(error) => return seat.end(sessions::broken(error, CloseReason::ClientClosed)),
+                }
+                due = seat.worker.io.after(seat.listener.timeouts.request_header);
+            }
             Next::Request => due = seat.worker.io.after(seat.listener.timeouts.request_header),
             Next::Close(reason) => {
                 seat.stream.close();

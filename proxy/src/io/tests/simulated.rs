@@ -62,7 +62,7 @@ fn client(peer: &Peer, bytes: Vec<u8>, received: &Rc<RefCell<Vec<u8>>>, speed: u
 
 fn run_many(seed: u64, faults: Faults, session: Session, clients: usize, len: usize) {
     let (mut engine, sim) = Sim::engine(seed, faults, small(), tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     sim.serve(address(ORIGIN), move || {
         Box::new(move |peer| {
@@ -128,7 +128,7 @@ fn relays_give_everything_back_in_a_hostile_world() {
 fn the_same_seed_takes_the_same_course() {
     let course = || {
         let (mut engine, sim) = Sim::engine(7, Faults::rough(), small(), tight());
-        let listener = sim.listener(address(ADDRESS));
+        let listener = sim.listener();
         engine.add_listener(listener, 0);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let received = Rc::default();
@@ -155,7 +155,7 @@ fn a_fast_client_passes_beside_slow_ones() {
         let memory = Memory { buffers: 64, buffer_size: 256, budget: 24 << 10 };
         let faults = Faults { window: 512, ..Faults::mild() };
         let (mut engine, sim) = Sim::engine(seed, faults, memory, tight());
-        let listener = sim.listener(address(ADDRESS));
+        let listener = sim.listener();
         engine.add_listener(listener, 0);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let slow: Vec<_> = (0..40).map(|_| sim.connect(listener)).collect();
@@ -187,7 +187,7 @@ fn a_fast_client_passes_when_the_slow_hold_everything() {
         let memory = Memory { buffers: 16, buffer_size: 256, budget: 4 << 10 };
         let faults = Faults { window: 512, ..Faults::mild() };
         let (mut engine, sim) = Sim::engine(seed, faults, memory, tight());
-        let listener = sim.listener(address(ADDRESS));
+        let listener = sim.listener();
         engine.add_listener(listener, 0);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let slow: Vec<_> = (0..60).map(|_| sim.connect(listener)).collect();
@@ -217,7 +217,7 @@ fn a_fast_client_passes_when_the_slow_hold_everything() {
 fn a_slow_session_holds_no_more_than_its_bound() {
     let memory = Memory { buffers: 256, buffer_size: 256, budget: 1 << 20 };
     let (mut engine, sim) = Sim::engine(5, Faults::mild(), memory, tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     let mut worker = Worker::new(engine.io(), Session::Sink);
     let peer = sim.connect(listener);
@@ -309,7 +309,7 @@ fn connects_fail_time_out_and_are_cancelled() {
 fn accepts_are_bounded_and_drain() {
     let settings = Settings { streams_max: 3, ..tight() };
     let (mut engine, sim) = Sim::engine(3, Faults::mild(), small(), settings);
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let peers: Vec<_> = (0..5).map(|_| sim.connect(listener)).collect();
@@ -355,7 +355,7 @@ fn timers_fire_in_time_and_commands_arrive() {
 #[test]
 fn closing_flushes_and_is_bounded() {
     let (mut engine, sim) = Sim::engine(6, Faults { window: 1000, ..Faults::mild() }, small(), tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     struct Writer(Vec<u8>);
     impl super::super::Handler for Writer {
@@ -413,7 +413,7 @@ fn a_panic_costs_one_connection() {
         fn command_ready(&mut self) {}
     }
     let (mut engine, sim) = Sim::engine(8, Faults { short: false, ..Faults::mild() }, small(), tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     let mut handler = Panicky(engine.io());
     let (bad, good) = (sim.connect(listener), sim.connect(listener));
@@ -430,7 +430,7 @@ fn a_panic_costs_one_connection() {
 #[test]
 fn dropping_the_engine_ends_everything() {
     let (mut engine, sim) = Sim::engine(9, Faults::mild(), small(), tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let peers: Vec<_> = (0..4).map(|_| sim.connect(listener)).collect();
@@ -477,7 +477,7 @@ fn who_keeps_what_it_read_goes_on_when_memory_is_free_again() {
     }
     for seed in 0..20 {
         let (mut engine, sim) = Sim::engine(seed, Faults { window: 64, ..Faults::mild() }, small(), tight());
-        let (echoes, keeps) = (sim.listener(address(ADDRESS)), sim.listener(address(ADDRESS)));
+        let (echoes, keeps) = (sim.listener(), sim.listener(address(ADDRESS)));
         engine.add_listener(echoes, 0);
         engine.add_listener(keeps, 1);
         let kept = Rc::new(Cell::new(0));
