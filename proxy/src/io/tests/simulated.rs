@@ -477,7 +477,7 @@ fn who_keeps_what_it_read_goes_on_when_memory_is_free_again() {
     }
     for seed in 0..20 {
         let (mut engine, sim) = Sim::engine(seed, Faults { window: 64, ..Faults::mild() }, small(), tight());
-        let (echoes, keeps) = (sim.listener(), sim.listener(address(ADDRESS)));
+        let (echoes, keeps) = (sim.listener(), sim.listener());
         engine.add_listener(echoes, 0);
         engine.add_listener(keeps, 1);
         let kept = Rc::new(Cell::new(0));
