@@ -9,7 +9,6 @@ use super::super::simulated::{Faults, Memory, Peer, Sim, SimRing};
 use super::super::{Chunk, ConnectError, Engine, Settings, Tag};
 use super::{Session, Worker, pattern};
 
-const ADDRESS: &str = "203.0.113.1:80";
 const ORIGIN: &str = "10.0.0.1:8080";
 
 fn address(text: &str) -> SocketAddr {
