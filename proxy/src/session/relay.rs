@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::exchange::{BodyPart, BodySource, ResponseSink, SinkError, SourceError};
 use crate::http::forward;
-use crate::http::message::{Fields, RequestHead, ResponseHead};
+use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead};
 use crate::io::{Chunk, Io};
 use crate::time::Time;
 use crate::upstream::slot::{ReceiveResponse, SendRequest, SlotError};
@@ -75,6 +75,15 @@ pub(super) async fn relay(
 ) -> Ended {
     let (sender, receiver) = halves;
     shared.head_due.set(io.now() + limits.head);
+    if matches!(head.body, BodyLength::None) {
+        // The rule: there is nothing to pump upwards.
+        sender.head(head);
+        sender.flush();
+        return match download(io, limits, shared, receiver, sink).await {
+            Ok(keep_alive) => Ended::Answered { request_sent: true, keep_alive },
+            Err(error) => error.into(),
+        };
+    }
     let mut upload = pin!(upload(io, limits, shared, head, sender, source));
     let mut download = pin!(download(io, limits, shared, receiver, sink));
     let mut uploaded: Option<bool> = None;
@@ -95,8 +104,7 @@ pub(super) async fn relay(
         }
         downloaded.map(|result| match result {
             Ok(keep_alive) => Ended::Answered { request_sent: uploaded == Some(true), keep_alive },
-            Err(DownloadError::Slot(error)) => Ended::Upstream(error),
-            Err(DownloadError::Sink(error)) => Ended::Sink(error),
+            Err(error) => error.into(),
         })
     })
     .await
@@ -152,6 +160,15 @@ async fn upload(
 enum DownloadError {
     Slot(SlotError),
     Sink(SinkError),
+}
+
+impl From<DownloadError> for Ended {
+    fn from(error: DownloadError) -> Self {
+        match error {
+            DownloadError::Slot(error) => Self::Upstream(error),
+            DownloadError::Sink(error) => Self::Sink(error),
+        }
+    }
 }
 
 impl From<SlotError> for DownloadError {
