@@ -198,7 +198,7 @@ impl<R: Ring> Engine<R> {
         for state in live {
             let inner = state.inner.borrow();
             let outbound: usize = inner.outbound.iter().map(|chunk| chunk.len()).sum();
-            assert_eq!(inner.queued, outbound + inner.in_flight, "outbound bytes");
+            assert_eq!(inner.queued, outbound + inner.in_flight as usize, "outbound bytes");
             assert_eq!(inner.sending, inner.in_flight > 0, "a send carries bytes");
             assert!(inner.phase != Phase::Closed, "a closed stream holds a slot");
             let ended = matches!(inner.phase, Phase::Ending { .. });

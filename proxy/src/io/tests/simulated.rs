@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +14,10 @@ const ORIGIN: &str = "10.0.0.1:8080";
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
+}
+
+fn tagged(kind: u32, key: u64) -> Tag {
+    Tag { kind: NonZero::new(kind).expect("not zero"), key }
 }
 
 fn small() -> Memory {
@@ -246,7 +251,7 @@ fn parked_streams_report_instead_of_waking() {
     sim.run(&mut engine, &mut worker, |_| place.borrow().is_some());
     let stream = place.borrow_mut().take().expect("a stream");
     let peer = sim.accept(address(ORIGIN)).expect("an accepted connection");
-    let tag = Tag { kind: 3, key: 42 };
+    let tag = tagged(3, 42);
     stream.park(tag);
     sim.settle(&mut engine, &mut worker, Duration::from_millis(50));
     assert!(worker.ready.is_empty() && stream.is_reusable());
@@ -256,9 +261,9 @@ fn parked_streams_report_instead_of_waking() {
     assert_eq!(with, tag);
     assert!(reported.is_readable() && !reported.is_reusable());
     // Parking with bytes unread reports again at once; unparking takes the mark away.
-    reported.park(Tag { kind: 4, key: 1 });
+    reported.park(tagged(4, 1));
     sim.run(&mut engine, &mut worker, |worker| !worker.ready.is_empty());
-    assert_eq!(worker.ready.pop().expect("a report").1.kind, 4);
+    assert_eq!(worker.ready.pop().expect("a report").1, tagged(4, 1));
     reported.park(tag);
     reported.unpark();
     sim.settle(&mut engine, &mut worker, Duration::from_millis(50));
@@ -332,8 +337,8 @@ fn timers_fire_in_time_and_commands_arrive() {
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let io = engine.io();
     let start = io.now();
-    io.timer_at(start + Duration::from_secs(2), Tag { kind: 0, key: 2 });
-    let cancelled = io.timer_at(start + Duration::from_secs(1), Tag { kind: 0, key: 1 });
+    io.timer_at(start + Duration::from_secs(2), tagged(1, 2));
+    let cancelled = io.timer_at(start + Duration::from_secs(1), tagged(1, 1));
     io.cancel_timer(cancelled);
     let slept = Rc::new(Cell::new(None));
     let (sleeper, mark) = (io.clone(), Rc::clone(&slept));
@@ -342,7 +347,7 @@ fn timers_fire_in_time_and_commands_arrive() {
         mark.set(Some(sleeper.now()));
     });
     sim.run(&mut engine, &mut worker, |worker| !worker.timers.is_empty());
-    assert_eq!(worker.timers, [Tag { kind: 0, key: 2 }]);
+    assert_eq!(worker.timers, [tagged(1, 2)]);
     let late = slept.get().expect("slept").since(start + Duration::from_millis(100));
     assert!(late <= Duration::from_millis(4), "{late:?}");
     assert_eq!(worker.commands, 0);
