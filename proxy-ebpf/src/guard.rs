@@ -6,9 +6,10 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::programs::XdpContext;
 use proxy_common::ListenerKey;
+use proxy_common::filter::{self, Source};
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY_V4, PORT_ANY_V6, PORT_EXACT, SYN_ROW_BUCKETS,
-    SYN_ROWS, Verdict,
+    GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN,
+    SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
 };
 
 use crate::maps;
@@ -35,14 +36,16 @@ pub fn run(ctx: &XdpContext) -> u32 {
 /// The order is the contract: ours, allow, deny, rate.
 #[inline(always)]
 fn judge(segment: &Segment, config: &GuardConfig) -> Verdict {
-    if !is_ours(segment) {
+    if !is_ours(segment, config) {
         return Verdict::NotOurs;
     }
-    if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(segment.source) {
-        return Verdict::Allowed;
-    }
-    if config.flags & GUARD_DENY != 0 && maps::on_deny_list(segment.source) {
-        return Verdict::Denied;
+    if config.flags & (GUARD_ALLOW | GUARD_DENY) != 0 && may_be_listed(segment, config) {
+        if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(segment.source) {
+            return Verdict::Allowed;
+        }
+        if config.flags & GUARD_DENY != 0 && maps::on_deny_list(segment.source) {
+            return Verdict::Denied;
+        }
     }
     if !segment.opens {
         return Verdict::Established;
@@ -53,16 +56,30 @@ fn judge(segment: &Segment, config: &GuardConfig) -> Verdict {
     Verdict::Syn
 }
 
-/// Most packets are settled by the port's bits; only a listener on one address costs a lookup.
+/// Most packets are settled by the port's bits; only a host that listens on several addresses of a family pays a lookup.
 #[inline(always)]
-fn is_ours(segment: &Segment) -> bool {
+fn is_ours(segment: &Segment, config: &GuardConfig) -> bool {
     let bits = maps::port_bits(segment.destination_port);
-    let any = if segment.is_v4 { PORT_ANY_V4 } else { PORT_ANY_V6 };
-    if bits & any != 0 {
-        return true;
+    let state = if segment.is_v4 { bits } else { bits >> PORT_FAMILY_BITS } & ((1 << PORT_FAMILY_BITS) - 1);
+    match state {
+        PORT_ANY => true,
+        PORT_MAIN if segment.is_v4 => {
+            let [.., a, b, c, d] = segment.destination;
+            [a, b, c, d] == config.main_v4
+        }
+        PORT_MAIN => segment.destination == config.main_v6,
+        PORT_LOOKUP => {
+            maps::is_listener(&ListenerKey { address: segment.destination, port: u32::from(segment.destination_port) })
+        }
+        _ => false,
     }
-    bits & PORT_EXACT != 0
-        && maps::is_listener(&ListenerKey { address: segment.destination, port: u32::from(segment.destination_port) })
+}
+
+/// The prefilter: no list names a source whose bits are clear.
+#[inline(always)]
+fn may_be_listed(segment: &Segment, config: &GuardConfig) -> bool {
+    let [multiplier, _] = config.seeds;
+    filter::may_list(Source::new(segment.source), config.classes, multiplier, maps::filter_bit)
 }
 
 /// Takes one SYN from the source's bucket in each row; over the rate only if no row had one.
