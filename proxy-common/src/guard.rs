@@ -92,15 +92,17 @@ pub struct GuardConfig {
     pub syn_depth_nanos: u64,
     /// Random numbers that choose a source's bucket in each row; the first one also spreads the prefilter's hashed bits.
     pub seeds: [u64; SYN_ROWS as usize],
-    /// The IPv6 address of `PORT_MAIN`, in network order.
-    pub main_v6: [u8; 16],
-    /// The IPv4 address of `PORT_MAIN`, in network order.
-    pub main_v4: [u8; 4],
+    /// The IPv4 address of `PORT_MAIN`, as IPv4-mapped: network order in memory.
+    pub main_v4: [u64; 2],
+    /// The IPv6 address of `PORT_MAIN`: network order in memory.
+    pub main_v6: [u64; 2],
     /// The prefilter's classes that are in use (`filter::V4_24` …).
     pub classes: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(core::mem::size_of::<GuardConfig>() == 64);
+const _: () = assert!(core::mem::size_of::<GuardConfig>() == 80);
 
 /// Rows of SYN buckets. A source has one bucket in each and is over its rate only when all are empty, so
 /// that sharing one with a flooder costs nothing (a count-min sketch of buckets).
@@ -112,7 +114,7 @@ pub const SYN_BUCKETS: u32 = SYN_ROWS * SYN_ROW_BUCKETS;
 
 /// Most prefixes on the allow list, and on the deny list.
 pub const PREFIXES_MAX: u32 = 1 << 18;
-/// Most listener addresses.
+/// Most listener addresses; while they change, those of two configurations are known.
 pub const LISTENERS_MAX: u32 = 256;
 
 /// Bits that a port has in the port array: a state of `PORT_FAMILY_BITS` for each family.

@@ -40,10 +40,10 @@ fn judge(segment: &Segment, config: &GuardConfig) -> Verdict {
         return Verdict::NotOurs;
     }
     if config.flags & (GUARD_ALLOW | GUARD_DENY) != 0 && may_be_listed(segment, config) {
-        if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(segment.source) {
+        if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(segment.source.octets()) {
             return Verdict::Allowed;
         }
-        if config.flags & GUARD_DENY != 0 && maps::on_deny_list(segment.source) {
+        if config.flags & GUARD_DENY != 0 && maps::on_deny_list(segment.source.octets()) {
             return Verdict::Denied;
         }
     }
@@ -63,13 +63,10 @@ fn is_ours(segment: &Segment, config: &GuardConfig) -> bool {
     let state = if segment.is_v4 { bits } else { bits >> PORT_FAMILY_BITS } & ((1 << PORT_FAMILY_BITS) - 1);
     match state {
         PORT_ANY => true,
-        PORT_MAIN if segment.is_v4 => {
-            let [.., a, b, c, d] = segment.destination;
-            [a, b, c, d] == config.main_v4
-        }
-        PORT_MAIN => segment.destination == config.main_v6,
+        PORT_MAIN => segment.destination.0 == if segment.is_v4 { config.main_v4 } else { config.main_v6 },
         PORT_LOOKUP => {
-            maps::is_listener(&ListenerKey { address: segment.destination, port: u32::from(segment.destination_port) })
+            let (address, port) = (segment.destination.octets(), u32::from(segment.destination_port));
+            maps::is_listener(&ListenerKey { address, port })
         }
         _ => false,
     }
@@ -79,7 +76,8 @@ fn is_ours(segment: &Segment, config: &GuardConfig) -> bool {
 #[inline(always)]
 fn may_be_listed(segment: &Segment, config: &GuardConfig) -> bool {
     let [multiplier, _] = config.seeds;
-    filter::may_list(Source::new(segment.source), config.classes, multiplier, maps::filter_bit)
+    let (leading, trailing) = segment.source.halves();
+    filter::may_list(Source::new(leading, trailing), config.classes, multiplier, maps::filter_bit)
 }
 
 /// Takes one SYN from the source's bucket in each row; over the rate only if no row had one.
@@ -101,13 +99,9 @@ fn within_syn_rate(segment: &Segment, config: &GuardConfig) -> bool {
 /// Whom a SYN is charged to: an IPv4 address, or an IPv6 /64, since one customer has at least that much.
 #[inline(always)]
 fn source_key(segment: &Segment) -> u64 {
-    let [a, b, c, d, e, f, g, h, .., w, x, y, z] = segment.source;
-    if segment.is_v4 {
-        // No /64 of the global unicast space begins like this, so the families do not meet.
-        u64::from_be_bytes([0xff, 0xff, 0xff, 0xff, w, x, y, z])
-    } else {
-        u64::from_be_bytes([a, b, c, d, e, f, g, h])
-    }
+    let (leading, trailing) = segment.source.halves();
+    // No /64 of the global unicast space begins with 32 ones, so the families do not meet.
+    if segment.is_v4 { trailing | 0xffff_ffff << 32 } else { leading }
 }
 
 /// The finalizer of MurmurHash3: every bit of the input reaches every bit of the output.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use proxy_common::filter::{
-    self, CHUNK_BITS, CHUNK_WORDS, Chunk, Source, V4_24, V4_24_FIRST, V4_32, V6_16, V6_16_FIRST, V6_32, V6_48, V6_64,
+    self, CHUNK_BITS, CHUNK_WORDS, Chunk, GATE_BITS_LOG, Source, V4_24, V4_32, V6_16, V6_32, V6_48, V6_64,
 };
 
 /// Bits that the hashed classes may be given by prefixes that need more than one each: with this many of the 2^22 set, one source
@@ -36,7 +36,7 @@ struct Prefix {
 impl Prefix {
     /// From a trie's key.
     fn new(length: u32, address: [u8; 16]) -> Self {
-        match Source::new(address) {
+        match source(address) {
             // Shorter ones that begin like the IPv4-mapped addresses are IPv6: the tries exempt IPv4 from them.
             source @ Source::V4(_) if length >= 96 => Self { source, length: length - 96 },
             source @ Source::V6(_) => Self { source, length: length.min(64) },
@@ -78,6 +78,12 @@ impl Prefix {
     }
 }
 
+/// Of an address in network order.
+fn source(address: [u8; 16]) -> Source {
+    let bits = u128::from_be_bytes(address);
+    Source::new((bits >> 64) as u64, bits as u64)
+}
+
 impl Filter {
     /// The bitmap of these prefixes, given as keys of a trie.
     pub(super) fn new(multiplier: u64, keys: impl Iterator<Item = (u32, [u8; 16])>) -> Self {
@@ -97,16 +103,22 @@ impl Filter {
         self.classes |= class;
         let covered = 1 << (length - prefix.length);
         match prefix.source {
-            Source::V4(address) if class == V4_24 => self.set_range(V4_24_FIRST + (address >> 8), covered),
-            Source::V6(leading) if class == V6_16 => self.set_range(V6_16_FIRST + (leading >> 48) as u32, covered),
             Source::V4(address) => {
+                let gates = 1 << GATE_BITS_LOG.saturating_sub(prefix.length);
+                self.set_range(filter::v4_gate_bit(address), gates);
+                if class == V4_24 {
+                    self.set_range(filter::v4_24_bit(address), covered);
+                    return;
+                }
                 for host in 0..covered {
                     self.set(filter::v4_32_bit(address | host, multiplier));
                 }
             }
+            Source::V6(leading) if class == V6_16 => self.set_range(filter::v6_16_bit(leading), covered),
             Source::V6(leading) => {
                 for number in 0..u64::from(covered) {
                     let leading = leading | (number << (64 - length));
+                    self.set(filter::v6_gate_bit(leading, multiplier));
                     self.set(match class {
                         V6_32 => filter::v6_32_bit(leading, multiplier),
                         V6_48 => filter::v6_48_bit(leading, multiplier),
@@ -193,7 +205,7 @@ mod tests {
     impl Filter {
         /// What the guard's program asks.
         fn may_list(&self, address: IpAddr) -> bool {
-            filter::may_list(Source::new(mapped(address)), self.classes, MULTIPLIER, |bit| {
+            filter::may_list(source(mapped(address)), self.classes, MULTIPLIER, |bit| {
                 let (chunk, word, shift) = filter::bit_place(bit);
                 self.chunks.get(&chunk).is_some_and(|bits| bits[word] >> shift & 1 != 0)
             })
@@ -327,7 +339,7 @@ mod tests {
 
     #[test]
     fn everything_listed_is_every_bit_of_its_family() {
-        assert_eq!(of(&[net("0.0.0.0/0")]).bits(), 1 << 24);
+        assert_eq!(of(&[net("0.0.0.0/0")]).bits(), (1 << 20) + (1 << 24));
         assert_eq!(of(&[net("::/0")]).bits(), 1 << 16);
         assert!(!of(&[net("::/0")]).may_list(address("198.51.100.7")));
         assert!(!of(&[net("0.0.0.0/0")]).may_list(address("2001:db8::1")));
@@ -356,7 +368,8 @@ mod tests {
         let many: Vec<IpNet> =
             (0..100_000u32).map(|number| IpNet::new(IpAddr::V4((number << 12).into()), 25).expect("a prefix")).collect();
         let filter = of(&many);
-        assert_eq!((filter.classes, filter.bits()), (V4_24, 100_000));
+        // One gate for each /20, and one bit for each /24.
+        assert_eq!((filter.classes, filter.bits()), (V4_24, 200_000));
         let many: Vec<IpNet> = (0..100_000u128)
             .map(|number| IpNet::new(IpAddr::V6((number << 108).into()), 20).expect("a prefix"))
             .chain([net("2001:db8:7:7::/64")])

@@ -11,6 +11,7 @@ use aya_log::EbpfLogger;
 use nix::errno::Errno;
 
 use super::filter::Filter;
+use super::ours::Mains;
 use super::steering::Placement;
 use super::{KernelError, XdpMode, chain, errno};
 use crate::config::model;
@@ -33,6 +34,8 @@ pub struct Programs {
     pub(super) placement: Placement,
     /// The guard's prefilter, as the kernel has it.
     pub(super) filter: Filter,
+    /// The addresses that the guard's program knows without a look-up.
+    pub(super) mains: Mains,
     /// Choose the SYN buckets of a source; for as long as the buckets live.
     pub(super) seeds: [u64; proxy_common::guard::SYN_ROWS as usize],
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -70,7 +73,15 @@ impl Programs {
             .ok();
         let random = std::hash::RandomState::new();
         let seeds = std::array::from_fn(|row| std::hash::BuildHasher::hash_one(&random, row));
-        Ok(Self { ebpf, attached: BTreeMap::new(), placement: Placement::default(), filter: Filter::default(), seeds, logger })
+        Ok(Self {
+            ebpf,
+            attached: BTreeMap::new(),
+            placement: Placement::default(),
+            filter: Filter::default(),
+            mains: Mains::NONE,
+            seeds,
+            logger,
+        })
     }
 
     /// Attaches the guard to one interface; with `Auto` driver mode is tried first, then generic.

@@ -12,8 +12,28 @@ use super::listener_key;
 /// The address of each family that `PORT_MAIN` stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mains {
-    pub(super) v4: [u8; 4],
-    pub(super) v6: [u8; 16],
+    pub(super) v4: Ipv4Addr,
+    pub(super) v6: Ipv6Addr,
+}
+
+impl Mains {
+    /// None: no packet goes to an unspecified address.
+    pub(super) const NONE: Self = Self { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED };
+
+    /// As the configuration has them.
+    pub(super) fn words(self) -> [[u64; 2]; 2] {
+        // Network order in memory.
+        let words = |bits: u128| [((bits >> 64) as u64).to_be(), (bits as u64).to_be()];
+        [words(self.v4.to_ipv6_mapped().to_bits()), words(self.v6.to_bits())]
+    }
+
+    /// Those that the other has too.
+    pub(super) fn common(self, other: Self) -> Self {
+        Self {
+            v4: if self.v4 == other.v4 { self.v4 } else { Self::NONE.v4 },
+            v6: if self.v6 == other.v6 { self.v6 } else { Self::NONE.v6 },
+        }
+    }
 }
 
 /// A family's part of a plan.
@@ -77,17 +97,16 @@ impl ListenerPlan {
         plan
     }
 
-    /// The best choice; unspecified (never a packet's destination) where there is none.
+    /// The best choice.
     pub(super) fn mains(&self) -> Mains {
-        let v4 = match self.v4.main() {
-            Some(IpAddr::V4(address)) => address,
-            _ => Ipv4Addr::UNSPECIFIED,
-        };
-        let v6 = match self.v6.main() {
-            Some(IpAddr::V6(address)) => address,
-            _ => Ipv6Addr::UNSPECIFIED,
-        };
-        Mains { v4: v4.octets(), v6: v6.octets() }
+        let mut mains = Mains::NONE;
+        if let Some(IpAddr::V4(address)) = self.v4.main() {
+            mains.v4 = address;
+        }
+        if let Some(IpAddr::V6(address)) = self.v6.main() {
+            mains.v6 = address;
+        }
+        mains
     }
 
     /// Every exact address: those without `PORT_MAIN` are looked up, and any may lose it.
@@ -161,16 +180,15 @@ mod tests {
         // Several addresses, or another one.
         assert_eq!(states(&plan, 443), (PORT_LOOKUP, PORT_MAIN));
         assert_eq!(states(&plan, 8080), (PORT_LOOKUP, PORT_NONE));
-        assert_eq!(plan.mains().v4, [192, 0, 2, 1]);
+        assert_eq!(plan.mains().v4, Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(plan.exact().count(), 6);
     }
 
     #[test]
     fn a_program_that_knows_another_main_address_looks_up() {
         let plan = plan(&["192.0.2.1:80", "[2001:db8::1]:80"]);
-        let none = ListenerPlan::new(&[]).mains();
         let (word, shift) = port_place(80);
         let expected = PORT_LOOKUP | PORT_LOOKUP << PORT_FAMILY_BITS;
-        assert_eq!(plan.words(none)[word as usize] >> shift & 15, expected);
+        assert_eq!(plan.words(Mains::NONE)[word as usize] >> shift & 15, expected);
     }
 }

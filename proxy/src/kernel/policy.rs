@@ -57,18 +57,17 @@ impl Programs {
 
         // A main address that changes is looked up while it does.
         let mains = plan.mains();
-        let known = Mains { v4: present.main_v4, v6: present.main_v6 };
-        let kept = Mains {
-            v4: if known.v4 == mains.v4 { mains.v4 } else { Default::default() },
-            v6: if known.v6 == mains.v6 { mains.v6 } else { Default::default() },
-        };
-        self.judge_listeners(&plan, kept)?;
+        let kept = mains.common(self.mains);
+        let stale_listeners = self.add_listeners(&plan)?;
+        self.write_ports(&plan.words(kept))?;
         let config = guard_config(guard, self.seeds, mains, both.classes);
         self.write_config(config)?;
+        self.mains = mains;
         if kept != mains {
             self.write_ports(&plan.words(mains))?;
         }
 
+        self.remove_listeners(&stale_listeners)?;
         self.remove_prefixes(ALLOW, &stale_allow)?;
         self.remove_prefixes(DENY, &stale_deny)?;
         self.write_config(GuardConfig { classes: filter.classes, ..config })?;
@@ -128,19 +127,29 @@ impl Programs {
         Ok(())
     }
 
-    /// Makes `plan` the set of addresses whose packets are judged, for a program that knows `mains`.
-    fn judge_listeners(&mut self, plan: &ListenerPlan, mains: Mains) -> Result<(), KernelError> {
+    /// Lets the addresses of `plan` be looked up as well; returns those that have to go.
+    fn add_listeners(&mut self, plan: &ListenerPlan) -> Result<Vec<ListenerKey>, KernelError> {
         let failed = |error| KernelError::map(LISTENERS, error);
         let wanted: HashSet<ListenerKey> = plan.exact().collect();
         let mut exact = self.map_mut::<HashMap<_, ListenerKey, u32>>(LISTENERS)?;
         let present: HashSet<ListenerKey> = exact.keys().collect::<Result<_, _>>().map_err(failed)?;
-        for key in present.difference(&wanted) {
-            exact.remove(key).map_err(failed)?;
+        let mut stale: Vec<ListenerKey> = present.difference(&wanted).copied().collect();
+        // There is room for two configurations; what an earlier change that failed has left goes at once.
+        for key in stale.drain(LISTENERS_MAX.min(stale.len() as u32) as usize..) {
+            exact.remove(&key).map_err(failed)?;
         }
         for key in wanted.difference(&present) {
             exact.insert(key, 1, 0).map_err(failed)?;
         }
-        self.write_ports(&plan.words(mains))
+        Ok(stale)
+    }
+
+    fn remove_listeners(&mut self, stale: &[ListenerKey]) -> Result<(), KernelError> {
+        let mut exact = self.map_mut::<HashMap<_, ListenerKey, u32>>(LISTENERS)?;
+        for key in stale {
+            exact.remove(key).map_err(|error| KernelError::map(LISTENERS, error))?;
+        }
+        Ok(())
     }
 
     fn write_ports(&mut self, words: &[u64]) -> Result<(), KernelError> {
@@ -206,6 +215,7 @@ fn guard_config(guard: &model::Guard, seeds: [u64; 2], mains: Mains, classes: u3
             flags |= flag;
         }
     }
+    let [main_v4, main_v6] = mains.words();
     let cost = 1_000_000_000 / u64::from(guard.syn_rate_per_ip.unwrap_or(1).clamp(1, 1_000_000_000));
     GuardConfig {
         flags,
@@ -213,9 +223,10 @@ fn guard_config(guard: &model::Guard, seeds: [u64; 2], mains: Mains, classes: u3
         syn_cost_nanos: cost,
         syn_depth_nanos: cost * u64::from(guard.syn_burst_per_ip.max(1)),
         seeds,
-        main_v6: mains.v6,
-        main_v4: mains.v4,
+        main_v4,
+        main_v6,
         classes,
+        reserved: 0,
     }
 }
 
@@ -267,7 +278,7 @@ mod tests {
             syn_rate_per_ip: rate,
             syn_burst_per_ip: burst,
         };
-        let guard_config = |guard: &model::Guard| super::guard_config(guard, [0; 2], ListenerPlan::new(&[]).mains(), 0);
+        let guard_config = |guard: &model::Guard| super::guard_config(guard, [0; 2], Mains::NONE, 0);
         let config = guard_config(&guard(Some(1000), 2000));
         assert_eq!((config.flags, config.syn_cost_nanos, config.syn_depth_nanos), (GUARD_SYN_RATE, 1_000_000, 2_000_000_000));
         assert_eq!(guard_config(&guard(None, 2000)).flags, 0);
