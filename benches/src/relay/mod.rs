@@ -2,6 +2,8 @@
 //! with. One thread, one ring; the buffer that was received is the one that is sent.
 
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,7 +25,8 @@ pub struct Settings {
     pub buffers: u16,
     /// Bytes of one.
     pub buffer_size: u16,
-    /// Buffer bytes that one direction of a connection may queue before its receive is stopped.
+    /// Buffer bytes that one direction of a connection may queue before its receive is stopped; what arrives until it has stopped (one
+    /// bundle) comes on top.
     pub queue_bytes_max: usize,
 }
 
@@ -272,36 +275,35 @@ impl<'a> Relay<'a> {
     }
 
     fn received(&mut self, index: u32, completion: &cqueue::Entry, more: bool) -> io::Result<()> {
-        let chunk = self.ring.take(completion);
         let queue_max = self.queue_max;
         let open = self.connection(index).state == State::Open;
         let result = completion.result();
+        let Self { ring, flows, .. } = self;
+        let flow = &mut flows[index as usize];
         if !more {
-            self.flow(index).receive = Receive::Idle;
+            flow.receive = Receive::Idle;
         }
-        match (chunk, result) {
-            (Some(chunk), 1..) if open => {
-                let flow = self.flow(index);
-                flow.queue.push_back(chunk);
-                let stop = flow.receive == Receive::Armed && flow.queue.len() > queue_max;
-                if flow.sending == 0 {
-                    self.send(index)?;
-                }
-                if stop {
-                    self.stop_receive(index)?;
-                }
-            }
-            (chunk, 0) if open => {
-                chunk.into_iter().for_each(|chunk| self.ring.give_back(chunk));
-                self.flow(index).receive = Receive::Ended;
-                return self.pass_end(index);
-            }
-            (chunk, _) => chunk.into_iter().for_each(|chunk| self.ring.give_back(chunk)),
+        ring.take(completion, |chunk| flow.queue.push_back(chunk));
+        if !open {
+            return Ok(());
         }
-        if !open || more {
+        if result > 0 {
+            let stop = flow.receive == Receive::Armed && flow.queue.len() > queue_max;
+            if flow.sending == 0 {
+                self.send(index)?;
+            }
+            if stop {
+                self.stop_receive(index)?;
+            }
+        }
+        if more {
             return Ok(());
         }
         match -result {
+            0 => {
+                self.flow(index).receive = Receive::Ended;
+                self.pass_end(index)
+            }
             libc::ENOBUFS => {
                 self.counts.starved += 1;
                 self.flow(index).receive = Receive::Starved;

@@ -20,7 +20,7 @@ const GROUP: u16 = 0;
 /// IORING_REGISTER_FILE_ALLOC_RANGE of linux/io_uring.h.
 const REGISTER_FILE_ALLOC_RANGE: libc::c_uint = 25;
 /// Buffers that one send takes at most.
-pub(super) const GATHER_MAX: usize = 32;
+pub(super) const GATHER_MAX: usize = 64;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// A received buffer: which one, and how much of it is filled.
@@ -54,6 +54,9 @@ pub(super) struct Ring {
     gathers_used: usize,
     /// Buffers that the kernel does not have; the last given back is the first given out again, being still in the cache.
     free: Vec<u16>,
+    /// By entry of the provided ring: the buffer put there last; and the reverse. A bundle fills buffers in the ring's order.
+    order: Vec<u16>,
+    places: Vec<u16>,
     buffers: u16,
     buffer_size: u32,
     /// Buffers that the kernel should have.
@@ -93,6 +96,8 @@ impl Ring {
             gathers: Vec::new(),
             gathers_used: 0,
             free: (0..buffers).rev().collect(),
+            order: vec![0; usize::from(buffers)],
+            places: vec![0; usize::from(buffers)],
             buffers,
             buffer_size: u32::from(buffer_size),
             offer: buffers.min(256),
@@ -143,11 +148,22 @@ impl Ring {
         }
     }
 
-    /// The buffer that a completion names, if any. It is the kernel's no more.
-    pub(super) fn take(&mut self, completion: &cqueue::Entry) -> Option<Chunk> {
-        let buffer = cqueue::buffer_select(completion.flags())?;
-        self.offered -= 1;
-        Some(Chunk { buffer, length: u16::try_from(completion.result()).unwrap_or(0) })
+    /// The buffers that a completion names, in the order of their bytes. They are the kernel's no more.
+    pub(super) fn take(&mut self, completion: &cqueue::Entry, mut each: impl FnMut(Chunk)) {
+        let Some(first) = cqueue::buffer_select(completion.flags()) else { return };
+        let mut left = u32::try_from(completion.result()).unwrap_or(0);
+        let mut place = usize::from(self.places[usize::from(first)]);
+        if left == 0 {
+            self.offered -= 1;
+            self.free.push(first);
+        }
+        while left > 0 {
+            let length = left.min(self.buffer_size);
+            self.offered -= 1;
+            each(Chunk { buffer: self.order[place], length: length as u16 });
+            left -= length;
+            place = (place + 1) & usize::from(self.buffers - 1);
+        }
     }
 
     pub(super) fn give_back(&mut self, chunk: Chunk) {
@@ -161,6 +177,8 @@ impl Ring {
         {
             let address = self.address(buffer);
             let index = usize::from(self.tail & (self.buffers - 1));
+            self.order[index] = buffer;
+            self.places[usize::from(buffer)] = index as u16;
             // SAFETY: `index` is below the mapping's count of entries.
             let mut entry = unsafe { self.provided.add(index) };
             // SAFETY: the kernel reads an entry only after the tail has passed it, and there are no more buffers than entries, so this
@@ -234,7 +252,7 @@ impl Ring {
 
     /// Receives until the end, an error, or a lack of buffers.
     pub(super) fn receive(&mut self, index: u32, token: u64) -> io::Result<()> {
-        self.push(&opcode::RecvMulti::new(Fixed(index), GROUP).build().user_data(token))
+        self.push(&opcode::RecvMultiBundle::new(Fixed(index), GROUP).build().user_data(token))
     }
 
     /// Sends all of it or fails.
