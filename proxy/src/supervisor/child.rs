@@ -45,7 +45,7 @@ impl Child {
     pub fn spawn(estate: &Estate, generation: u32) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
         // The very file that we run, even when the one on disk was replaced meanwhile.
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new("/proc/self/exe");
         command.arg0("sluice").args(["data-plane", "--parent", &std::process::id().to_string()]);
         if let Some(Identity { uid, gid }) = estate.identity {
             command.args(["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
