@@ -14,10 +14,6 @@ use proxy::supervisor::{ask, plan};
 use proxy::telemetry::report;
 use proxy::{dataplane, demo, supervisor};
 
-/// A worker allocates and frees within one thread, many times for each request: mimalloc takes a third of the instructions of glibc's.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Used wrongly, or a command that is not built yet.
 const EXIT_USAGE: u8 = 2;
 
