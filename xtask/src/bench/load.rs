@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use super::stage::{LOAD_CPU, Pipes, Process, Stage};
@@ -20,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(super) struct Wrk {
     pub(super) connections: usize,
-    pub(super) path: &'static str,
+    pub(super) path: String,
     /// A connection for each request.
     pub(super) close: bool,
     /// Ask for this many prefixes in turn.
@@ -54,22 +55,27 @@ impl WrkReport {
     }
 }
 
+/// wrk ends when it is told to; this is how long it would go on should we forget.
+const WRK_SECONDS: u64 = 120;
+
 impl Wrk {
-    pub(super) fn start(&self, stage: &Stage, target: SocketAddr, seconds: u64) -> Result<Process, String> {
+    pub(super) fn start(&self, stage: &Stage, target: SocketAddr) -> Result<Process, String> {
         let mut command = Command::new("wrk");
         command
-            .args(["-t1", &format!("-c{}", self.connections), &format!("-d{seconds}s"), "--timeout", "20s", "-s"])
+            .args(["-t1", &format!("-c{}", self.connections), &format!("-d{WRK_SECONDS}s"), "--timeout", "20s", "-s"])
             .arg(machine::root().join("benches/peers/wrk.lua"))
             .env("ROUTES", self.routes.to_string());
         if self.close {
             command.args(["-H", "Connection: close"]);
         }
         command.arg(format!("http://{target}{}", self.path));
-        stage.start("wrk", LOAD_CPU, &command, Pipes::Out)
+        Ok(stage.start("wrk", LOAD_CPU, &command, Pipes::Out)?.ended_by(Signal::SIGINT))
     }
 
-    pub(super) fn finish(stage: &Stage, process: Process, seconds: u64) -> Result<WrkReport, String> {
-        let output = stage.finish(process, Duration::from_secs(seconds) + GRACE)?;
+    /// Tells it to end and to report.
+    pub(super) fn finish(stage: &Stage, process: Process) -> Result<WrkReport, String> {
+        process.ask_to_end();
+        let output = stage.finish(process, GRACE)?;
         WrkReport::parse(&String::from_utf8_lossy(&output.stdout))
     }
 }

@@ -17,8 +17,8 @@ pub(super) type Figures = BTreeMap<&'static str, f64>;
 
 /// Microseconds of the whole process tree for each request (where a connection carries one: for each connection).
 pub(super) const CPU_US: &str = "cpu_us";
-/// The same for each GiB of body.
-pub(super) const CPU_US_PER_GIB: &str = "cpu_us_per_gib";
+/// Milliseconds of it for each GiB of body.
+pub(super) const CPU_MS_PER_GIB: &str = "cpu_ms_per_gib";
 /// Requests a second.
 pub(super) const RATE: &str = "rate";
 /// GiB of body a second.
@@ -35,9 +35,13 @@ pub(super) const MAX: &str = "max_us";
 /// Bytes of memory for each idle connection, and how many there were.
 pub(super) const IDLE_BYTES: &str = "bytes_per_connection";
 pub(super) const IDLE_COUNT: &str = "connections";
+/// And the bytes before them.
+pub(super) const BASE_BYTES: &str = "bytes_before";
 /// io_uring's calls and completions for each request.
 pub(super) const ENTERS: &str = "enters";
 pub(super) const COMPLETIONS: &str = "completions";
+/// Requests that the whole run of load saw answered, outside of the measured time too.
+pub(super) const SERVED: &str = "served";
 
 /// An instant of a proxy under load.
 struct Instantaneous {
@@ -66,18 +70,15 @@ fn settling(connections: usize) -> Duration {
 /// CPU per request and rate over `seconds` within a longer run of wrk: what connecting and ending cost lies outside.
 pub(super) fn requests(stage: &Stage, origin: &mut Origin, proxy: &Proxy, wrk: &Wrk, seconds: f64) -> Result<Figures, String> {
     let settling = settling(wrk.connections);
-    let window = Duration::from_secs_f64(seconds);
-    // wrk takes whole seconds, and some time to begin.
-    let whole = (settling + window + Duration::from_millis(150)).as_secs_f64().ceil() as u64;
     let pids = cpu::tree(proxy.process.pid());
-    let process = wrk.start(stage, proxy.address, whole)?;
+    let process = wrk.start(stage, proxy.address)?;
     stage.sleep(settling)?;
     let ring_before = ring_counters(proxy)?;
     let first = Instantaneous::take(origin, &pids)?;
-    stage.sleep(window)?;
+    stage.sleep(Duration::from_secs_f64(seconds))?;
     let last = Instantaneous::take(origin, &pids)?;
     let ring_after = ring_counters(proxy)?;
-    Wrk::finish(stage, process, whole)?;
+    let report = Wrk::finish(stage, process)?;
     let count = (last.requests - first.requests).saturating_sub(1) as f64; // less the question itself
     if count < 1.0 {
         return Err("no request was served".into());
@@ -89,6 +90,7 @@ pub(super) fn requests(stage: &Stage, origin: &mut Origin, proxy: &Proxy, wrk: &
         (PROXY_CORE, (last.cpu - first.cpu) / 1e6 / elapsed),
         (LOAD_CORE, last.core.utilisation_since(first.core)),
     ]);
+    figures.insert(SERVED, report.requests as f64);
     if let (Some(before), Some(after)) = (ring_before, ring_after) {
         figures.extend(after.since(&before));
     }
@@ -128,18 +130,54 @@ fn ring_counters(proxy: &Proxy) -> Result<Option<RingCounters>, String> {
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// CPU per GiB of responses: of bytes that arrived, so that what is half-way at the end counts too.
-pub(super) fn downloads(stage: &Stage, proxy: &Proxy, wrk: &Wrk, seconds: f64, head: u64) -> Result<Figures, String> {
+/// Of a response's bytes, what is head: `date`, `etag` and the like, nearly the same behind every proxy.
+const RESPONSE_HEAD: u64 = 250;
+
+/// CPU per GiB of responses. Small bodies by requests between two instants; large ones by the bytes of a whole run, so that what is half-way
+/// at the end counts too.
+pub(super) fn downloads(
+    stage: &Stage,
+    origin: &mut Origin,
+    proxy: &Proxy,
+    (wrk, size): (&Wrk, u64),
+    seconds: f64,
+) -> Result<Figures, String> {
+    if size < 1 << 20 {
+        let mut figures = requests(stage, origin, proxy, wrk, seconds)?;
+        let requests_a_gib = GIB / size as f64;
+        figures.insert(CPU_MS_PER_GIB, figures[CPU_US] * requests_a_gib / 1e3);
+        figures.insert(GIB_RATE, figures[RATE] / requests_a_gib);
+        return Ok(figures);
+    }
     let pids = cpu::tree(proxy.process.pid());
-    let whole = seconds.ceil() as u64;
     let (before, core) = (cpu::micros(&pids)?, Core::read(LOAD_CPU)?);
-    let process = wrk.start(stage, proxy.address, whole)?;
-    let report = Wrk::finish(stage, process, whole)?;
+    let process = wrk.start(stage, proxy.address)?;
+    stage.sleep(Duration::from_secs_f64(seconds))?;
+    let report = Wrk::finish(stage, process)?;
     // wrk has closed everything: what the proxy still does is a few closes.
     thread::sleep(Duration::from_millis(20));
     let (after, core) = (cpu::micros(&pids)?, Core::read(LOAD_CPU)?.utilisation_since(core));
-    let gib = (report.bytes - report.requests * head) as f64 / GIB;
+    let gib = report.bytes.saturating_sub(report.requests * RESPONSE_HEAD) as f64 / GIB;
     bytes_figures(gib, after - before, report.micros as f64 / 1e6, core)
+}
+
+/// How many uploads fill a round: by trying, first a few and then more.
+pub(super) fn uploads_in(
+    stage: &Stage,
+    proxy: &Proxy,
+    (file, size): (&Path, u64),
+    connections: usize,
+    seconds: f64,
+) -> Result<u64, String> {
+    let mut count = connections as u64;
+    loop {
+        let taken = load::upload(stage, proxy.address, file, connections, count)?.max(1e-4);
+        let fitting = (count as f64 * seconds / taken) as u64;
+        if taken > seconds / 4.0 || count * size > 4 << 30 {
+            return Ok(fitting.max(connections as u64));
+        }
+        count = fitting.min(count * 16).max(count + 1);
+    }
 }
 
 /// CPU per GiB of request bodies: a number of uploads, first to last.
@@ -163,7 +201,7 @@ fn bytes_figures(gib: f64, cpu: f64, seconds: f64, core: f64) -> Result<Figures,
         return Err("no body was carried".into());
     }
     Ok(Figures::from([
-        (CPU_US_PER_GIB, cpu / gib),
+        (CPU_MS_PER_GIB, cpu / gib / 1e3),
         (GIB_RATE, gib / seconds),
         (PROXY_CORE, cpu / 1e6 / seconds),
         (LOAD_CORE, core),
@@ -201,5 +239,9 @@ pub(super) fn idle_memory(stage: &Stage, proxy: &Proxy, count: usize) -> Result<
     if open == 0 {
         return Err("not one connection was kept".into());
     }
-    Ok(Figures::from([(IDLE_BYTES, (after as f64 - before as f64) / open as f64), (IDLE_COUNT, open as f64)]))
+    Ok(Figures::from([
+        (IDLE_BYTES, (after as f64 - before as f64) / open as f64),
+        (IDLE_COUNT, open as f64),
+        (BASE_BYTES, before as f64),
+    ]))
 }

@@ -16,7 +16,7 @@ use crate::machine;
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// A kind of proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Sluice,
     Nginx,
@@ -59,11 +59,13 @@ pub(super) struct Setup {
     pub(super) routes: usize,
     /// Sluice's XDP program on lo. It sees all traffic of the machine's lo: never beside another proxy's turn.
     pub(super) guard: bool,
+    /// Clients at a time, for who wants to know.
+    pub(super) connections: usize,
 }
 
 impl Setup {
     pub(super) const fn plain(upstream: SocketAddr) -> Self {
-        Self { upstream, routes: 0, guard: false }
+        Self { upstream, routes: 0, guard: false, connections: 64 }
     }
 
     /// Name and path prefix of each route.
@@ -77,7 +79,6 @@ impl Setup {
 
 /// A proxy that runs; dropped, it ends.
 pub(super) struct Proxy {
-    pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) address: SocketAddr,
     pub(super) admin: SocketAddr,
@@ -97,7 +98,7 @@ impl Proxy {
         }
         let path = setup.routes()[0].1.clone();
         wait_for(stage, &mut process, address, &path).map_err(|error| format!("{}: {error}", program.name))?;
-        Ok(Self { name: program.name.clone(), kind: program.kind, address, admin, process })
+        Ok(Self { kind: program.kind, address, admin, process })
     }
 
     /// Ends it and returns what it printed.
@@ -116,18 +117,16 @@ fn command(
 ) -> Result<Command, String> {
     let folder = stage.subfolder(name)?;
     let mut command = Command::new(&program.binary);
+    // Envoy's template takes ports alone.
+    let shown = |address: SocketAddr| {
+        if program.kind == Kind::Envoy { address.port().to_string() } else { address.to_string() }
+    };
     let values = [
         ("FOLDER", folder.display().to_string()),
         ("NAME", name.to_owned()),
-        ("LISTEN", address.to_string()),
-        ("LISTEN_HOST", address.ip().to_string()),
-        ("LISTEN_PORT", address.port().to_string()),
-        ("UPSTREAM", setup.upstream.to_string()),
-        ("UPSTREAM_HOST", setup.upstream.ip().to_string()),
-        ("UPSTREAM_PORT", setup.upstream.port().to_string()),
-        ("ADMIN", admin.to_string()),
-        ("ADMIN_HOST", admin.ip().to_string()),
-        ("ADMIN_PORT", admin.port().to_string()),
+        ("LISTEN", shown(address)),
+        ("UPSTREAM", shown(setup.upstream)),
+        ("ADMIN", shown(admin)),
         ("CPU", PROXY_CPU.to_string()),
         ("CPU_MASK", cpu_mask(PROXY_CPU)),
     ];
@@ -154,7 +153,7 @@ fn command(
         Kind::Relay => command
             .args(listen_and_upstream(address, setup))
             .args(["--cpu", &PROXY_CPU.to_string()])
-            .args(["--connections", "4200"]),
+            .args(["--connections", &(setup.connections + 64).to_string()]),
     };
     Ok(command)
 }
@@ -210,10 +209,19 @@ fn fill(template: &str, values: &[(&str, String)], routes: &[(String, String)], 
     for (name, value) in values {
         text = text.replace(&format!("@{name}@"), value);
     }
-    match text.lines().find(|line| line.contains('@')) {
+    match text.lines().find(|line| has_placeholder(line)) {
         Some(line) => Err(format!("nothing to put into: {line}")),
         None => Ok(text),
     }
+}
+
+/// An @ alone may be the configuration's own.
+fn has_placeholder(line: &str) -> bool {
+    let between: Vec<&str> = line.split('@').collect();
+    between.len() > 2
+        && between[1..between.len() - 1]
+            .iter()
+            .any(|name| !name.is_empty() && name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_'))
 }
 
 fn wait_for(stage: &Stage, process: &mut Process, address: SocketAddr, path: &str) -> Result<(), String> {
@@ -236,11 +244,13 @@ pub(super) struct Origin {
     client: http::Client,
     /// The sink for request bodies.
     pub(super) sink: SocketAddr,
-    _process: Process,
+    /// Where the bodies lie.
+    pub(super) files: PathBuf,
+    process: Process,
 }
 
 impl Origin {
-    /// Starts it on the load's core, with a file of zeros for each size of body.
+    /// Starts it on the load's core, with a file for each size of body.
     pub(super) fn start(stage: &Stage, bodies: &[(&str, u64)]) -> Result<Self, String> {
         let folder = stage.subfolder("origin")?;
         let files = stage.subfolder("bodies")?;
@@ -261,7 +271,12 @@ impl Origin {
         command.arg("-p").arg(&folder).arg("-c").arg(conf).arg("-e").arg(folder.join("error.log"));
         let mut process = stage.start("origin", LOAD_CPU, &command, Pipes::None)?;
         wait_for(stage, &mut process, address, "/").map_err(|error| format!("origin: {error}"))?;
-        Ok(Self { address, client: http::Client::connect(address)?, sink: http::start_sink()?, _process: process })
+        Ok(Self { address, client: http::Client::connect(address)?, sink: http::start_sink()?, files, process })
+    }
+
+    /// An error when it has ended.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        self.process.check()
     }
 
     /// Requests begun so far, this question included.
@@ -300,6 +315,12 @@ mod tests {
         assert!(fill(template, &values, &routes, true).unwrap().contains("guard\n"));
         assert!(fill("x @MISSING@\n", &values, &routes, false).unwrap_err().contains("@MISSING@"));
         assert!(fill("# END ROUTE\n", &values, &routes, false).is_err());
+    }
+
+    #[test]
+    fn what_is_no_placeholder_stays() {
+        assert!(has_placeholder("port: @PORT@") && has_placeholder("\"@type\": @A_B@"));
+        assert!(!has_placeholder("\"@type\": a@b") && !has_placeholder("a@@b"));
     }
 
     #[test]

@@ -101,11 +101,6 @@ impl Stage {
         if self.interrupted.load(Ordering::Relaxed) { Err("interrupted".into()) } else { Ok(()) }
     }
 
-    /// Whether the user wants to end: then an error is not a case's, but the run's.
-    pub(super) fn is_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed)
-    }
-
     /// Sleeps, unless interrupted.
     pub(super) fn sleep(&self, duration: Duration) -> Result<(), String> {
         let end = Instant::now() + duration;
