@@ -1,1 +1,3 @@
-//! x
+//! What the side-by-side measurements need besides the proxies.
+
+pub mod relay;
