@@ -46,18 +46,8 @@ enum Command {
         #[arg(long, conflicts_with = "check")]
         fresh: Option<std::path::PathBuf>,
     },
-    /// CPU time per request beside nginx, in one run.
-    Bench {
-        /// Rounds for each proxy and number of connections.
-        #[arg(long, default_value_t = 7)]
-        rounds: usize,
-        /// Seconds a round.
-        #[arg(long, default_value_t = 4)]
-        seconds: u64,
-        /// Numbers of connections.
-        #[arg(long, value_delimiter = ',', default_value = "64")]
-        connections: Vec<usize>,
-    },
+    /// Sluice beside other proxies on this machine, in one run.
+    Bench(bench::Options),
     /// What CI runs, in its order.
     Ci,
     /// Check the structure: the invariants of ARCHITECTURE.md.
@@ -79,7 +69,7 @@ fn main() -> ExitCode {
         Command::Ebpf { check: true, .. } => ebpf::check_hash(),
         Command::Ebpf { fresh: Some(object), .. } => ci::rebuild_ebpf(&object),
         Command::Ebpf { .. } => ebpf::build(),
-        Command::Bench { rounds, seconds, connections } => bench::bench(rounds, seconds, &connections),
+        Command::Bench(options) => bench::bench(&options),
         Command::Ci => ci::ci(),
         Command::Tidy => tidy::tidy(),
         Command::Fuzz { seconds, target } => fuzz::fuzz(seconds, target.as_deref()),

@@ -1,0 +1,279 @@
+//! Where the measurements must get to, judged from the results: which goals are met, which are missed and by how much, and which were not
+//! measured.
+
+use super::cases::{AGAIN, GUARDED, RATES, beside_idle, thousands};
+use super::measure::{CPU_MS_PER_GIB, CPU_US, IDLE_BYTES, P999};
+use super::peers::Kind;
+use super::results::{CaseResult, Results};
+use super::table::Table;
+
+/// Debian's, which take part in every case.
+const DEBIANS: [&str; 2] = ["nginx", "haproxy"];
+
+/// A goal and what became of it.
+pub(super) struct Goal {
+    figure: String,
+    goal: String,
+    /// What was measured and what it may be at most, or why there is nothing to judge.
+    measured: Result<Measured, String>,
+}
+
+struct Measured {
+    shown: String,
+    value: f64,
+    limit: f64,
+}
+
+impl Goal {
+    fn new(figure: &str, goal: &str, measured: Result<Measured, String>) -> Self {
+        Self { figure: figure.to_owned(), goal: goal.to_owned(), measured }
+    }
+
+    pub(super) fn is_met(&self) -> Option<bool> {
+        self.measured.as_ref().ok().map(|measured| measured.value <= measured.limit)
+    }
+
+    fn verdict(&self) -> String {
+        match &self.measured {
+            Err(_) => "not measured".into(),
+            Ok(measured) => {
+                // Of what it may be; where that is nothing or less, there is no such share.
+                let beyond = (measured.value - measured.limit) / measured.limit * 100.0;
+                match (measured.value <= measured.limit, beyond.is_finite() && measured.limit > 0.0) {
+                    (true, _) => "met".into(),
+                    (false, true) => format!("**missed by {beyond:.0} %**"),
+                    (false, false) => "**missed**".into(),
+                }
+            }
+        }
+    }
+}
+
+/// Rows of figure, goal, measured, verdict.
+pub(super) fn table(goals: &[Goal]) -> Table {
+    let mut rows = vec![["figure", "goal", "measured", ""].map(str::to_owned).to_vec()];
+    for goal in goals {
+        let measured = match &goal.measured {
+            Ok(measured) => measured.shown.clone(),
+            Err(reason) => reason.lines().next().unwrap_or_default().to_owned(),
+        };
+        rows.push(vec![goal.figure.clone(), goal.goal.clone(), measured, goal.verdict()]);
+    }
+    rows
+}
+
+/// Every goal, in the order of the issue.
+pub(super) fn judge(results: &Results) -> Vec<Goal> {
+    let mut goals = vec![noise(results)];
+    for connections in [64, 256] {
+        small(results, connections, &mut goals);
+    }
+    goals.extend(RATES.map(|rate| tail(results, rate)));
+    for (name, factor, state) in [("sluice", 0.9, "guard off"), (GUARDED, 1.1, "guard on")] {
+        let what = format!("CPU per fresh connection, {state}");
+        goals.push(Goal::new(&what, &format!("≤ {factor:.1} × the best peer"), by_best(results, "fresh", name, CPU_US, factor)));
+    }
+    for (name, shown) in [("down-1m", "1 MiB down"), ("up-1m", "1 MiB up"), ("down-64m", "64 MiB down"), ("up-64m", "64 MiB up")]
+    {
+        let measured = by_best(results, name, "sluice", CPU_MS_PER_GIB, 0.9);
+        goals.push(Goal::new(&format!("CPU per GiB, {shown}"), "≤ 0.9 × the best peer", measured));
+    }
+    goals.push(idle(results));
+    xdp(results, &mut goals);
+    goals.push(beside(results));
+    goals
+}
+
+fn case<'a>(results: &'a Results, name: &str) -> Result<&'a CaseResult, String> {
+    results.case(name).ok_or_else(|| format!("{name} was not run"))
+}
+
+fn median(case: &CaseResult, name: &str, figure: &str) -> Result<f64, String> {
+    case.spread(name, figure).map(|spread| spread.median).ok_or_else(|| match case.entry(name) {
+        Some(entry) => format!("{name}: {}", entry.failed.as_deref().unwrap_or("no figure")),
+        None => format!("{name} did not take part"),
+    })
+}
+
+fn noise(results: &Results) -> Goal {
+    let measured = case(results, "small-64").and_then(|case| {
+        let (one, other) = (median(case, "sluice", CPU_US)?, median(case, AGAIN, CPU_US)?);
+        let value = (one / other - 1.0).abs();
+        Ok(Measured { shown: format!("{one:.2} and {other:.2} µs: {:.1} %", value * 100.0), value, limit: 0.03 })
+    });
+    Goal::new("noise: one binary twice, 64 connections", "medians differ by < 3 %", measured)
+}
+
+fn small(results: &Results, connections: usize, goals: &mut Vec<Goal>) {
+    let name = format!("small-{connections}");
+    let figure = format!("CPU per request, small, {connections} connections");
+    let measured = by_best(results, &name, "sluice", CPU_US, 0.8);
+    goals.push(Goal::new(&figure, "≤ 0.80 × the best of nginx and haproxy", measured));
+    for (peer, factor) in [("pingora", 0.4), ("envoy", 0.25)] {
+        let measured = case(results, &name).and_then(|case| by_one(case, "sluice", peer, CPU_US, factor));
+        goals.push(Goal::new(&figure, &format!("≤ {factor:.2} × {peer}"), measured));
+    }
+    let measured = case(results, &name).and_then(|case| {
+        let (ours, limit) = (median(case, "sluice", CPU_US)?, median(case, Kind::Relay.name(), CPU_US)?);
+        let shown = format!("{ours:.2} − {limit:.2} = {:.2} µs", ours - limit);
+        Ok(Measured { shown, value: ours - limit, limit: 1.2 })
+    });
+    goals.push(Goal::new(&figure, "at most 1.2 µs above the bare relay", measured));
+}
+
+/// A figure may be so many times another entrant's.
+fn by_one(case: &CaseResult, name: &str, other: &str, figure: &str, factor: f64) -> Result<Measured, String> {
+    let (ours, theirs) = (median(case, name, figure)?, median(case, other, figure)?);
+    let value = ours / theirs;
+    Ok(Measured { shown: format!("{} / {} ({other}) = {value:.3}", short(ours), short(theirs)), value, limit: factor })
+}
+
+/// Of the better of Debian's two.
+fn by_best(results: &Results, case_name: &str, name: &str, figure: &str, factor: f64) -> Result<Measured, String> {
+    let case = case(results, case_name)?;
+    let (best, _) = case.best(&DEBIANS, figure).ok_or("neither nginx nor haproxy has a figure")?;
+    by_one(case, name, best, figure, factor)
+}
+
+/// Two digits behind the point for small numbers, none for large ones.
+fn short(value: f64) -> String {
+    if value < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") }
+}
+
+/// Within what the best peer itself shows: our median against its worst round.
+fn tail(results: &Results, rate: u64) -> Goal {
+    let measured = case(results, &format!("rate-{rate}")).and_then(|case| {
+        let ours = median(case, "sluice", P999)?;
+        let (best, theirs) = case.best(&DEBIANS, P999).ok_or("neither nginx nor haproxy has a figure")?;
+        let shown = format!("{ours:.0} µs; {best} {:.0} ({:.0}–{:.0})", theirs.median, theirs.min, theirs.max);
+        Ok(Measured { shown, value: ours, limit: theirs.max })
+    });
+    let figure = format!("p99.9 at {} requests/s", thousands(rate));
+    Goal::new(&figure, "our median within the best peer's min–max", measured)
+}
+
+fn idle(results: &Results) -> Goal {
+    let measured = case(results, "idle").and_then(|case| {
+        let value = median(case, "sluice", IDLE_BYTES)?;
+        Ok(Measured { shown: format!("{value:.0} bytes"), value, limit: 500.0 })
+    });
+    Goal::new("idle keep-alive connection, memory of ours", "≤ 500 bytes", measured)
+}
+
+fn xdp(results: &Results, goals: &mut Vec<Goal>) {
+    let what = "XDP above the empty program's floor";
+    let with_goal: Vec<_> = results.xdp.lines.iter().filter_map(|line| Some((line, line.goal_ns?))).collect();
+    if with_goal.is_empty() {
+        let reason = results.xdp.error.clone().unwrap_or_else(|| "xdp was not run".into());
+        goals.push(Goal::new(what, "≤ 25, 60, 250 ns", Err(reason)));
+    }
+    for (line, limit) in with_goal {
+        let value = line.above_floor_ns;
+        let measured = Ok(Measured { shown: format!("{value:.0} ns"), value, limit });
+        goals.push(Goal::new(&format!("{what}: {}", line.case), &format!("≤ {limit:.0} ns"), measured));
+    }
+}
+
+fn beside(results: &Results) -> Goal {
+    let measured = case(results, "beside-idle").and_then(|case| by_one(case, &beside_idle(Kind::Sluice), "sluice", CPU_US, 1.05));
+    Goal::new("CPU per request, 64 busy beside 15,000 idle", "≤ 1.05 × the same without them", measured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measure::Figures;
+    use super::super::results::{Entry, Machine, Tool, XdpLine};
+    use super::*;
+
+    fn results(cases: Vec<CaseResult>) -> Results {
+        let none = String::new;
+        let machine = Machine { cpu: none(), cores: 2, memory_gib: 1.0, kernel: none(), rustc: none() };
+        Results {
+            machine,
+            command: none(),
+            date: none(),
+            commit: none(),
+            rounds: 1,
+            seconds: 1.0,
+            minutes: 1.0,
+            versions: Vec::new(),
+            missing: Vec::new(),
+            cases,
+            xdp: Tool::default(),
+            micro: Tool::default(),
+            instructions: None,
+        }
+    }
+
+    fn case(name: &str, figure: &'static str, entries: &[(&str, &[f64])]) -> CaseResult {
+        let entries = entries.iter().map(|(name, values)| Entry {
+            name: (*name).to_owned(),
+            rounds: values.iter().map(|&value| Figures::from([(figure, value)])).collect(),
+            failed: None,
+        });
+        CaseResult { name: name.into(), title: name.into(), figure, entries: entries.collect() }
+    }
+
+    fn row<'a>(goals: &'a [Goal], figure: &str, goal: &str) -> &'a Goal {
+        goals.iter().find(|row| row.figure.contains(figure) && row.goal.contains(goal)).expect("such a goal")
+    }
+
+    #[test]
+    fn small_goals_take_the_best_peer() {
+        let entries: &[(&str, &[f64])] = &[
+            ("sluice", &[8.0]),
+            (AGAIN, &[8.4]),
+            ("nginx", &[9.0]),
+            ("haproxy", &[12.0]),
+            ("pingora", &[20.0]),
+            ("relay", &[6.9]),
+        ];
+        let goals = judge(&results(vec![case("small-64", CPU_US, entries)]));
+        let best = row(&goals, "64 connections", "0.80");
+        assert_eq!(best.is_met(), Some(false));
+        assert_eq!(best.verdict(), "**missed by 11 %**");
+        assert_eq!(row(&goals, "small, 64", "pingora").verdict(), "met");
+        assert_eq!(row(&goals, "small, 64", "relay").verdict(), "met");
+        assert_eq!(row(&goals, "small, 64", "envoy").verdict(), "not measured");
+        assert_eq!(row(&goals, "noise", "3 %").verdict(), "**missed by 59 %**");
+        assert_eq!(row(&goals, "small, 256", "0.80").verdict(), "not measured");
+    }
+
+    #[test]
+    fn the_tail_may_be_as_bad_as_the_best_peers_worst_round() {
+        let peers: [(&str, &[f64]); 2] = [("nginx", &[300.0, 320.0, 420.0]), ("haproxy", &[400.0, 500.0, 900.0])];
+        for (ours, met) in [(410.0, true), (421.0, false)] {
+            let entries: &[(&str, &[f64])] = &[("sluice", &[ours]), peers[0], peers[1]];
+            let goals = judge(&results(vec![case("rate-2000", P999, entries)]));
+            assert_eq!(row(&goals, "p99.9 at 2,000", "").is_met(), Some(met), "{ours}");
+        }
+    }
+
+    #[test]
+    fn a_failed_entrant_is_no_result() {
+        let mut fresh = case("fresh", CPU_US, &[("sluice", &[8.0]), ("nginx", &[10.0]), ("haproxy", &[9.9])]);
+        fresh.entries[2].failed = Some("wrk saw errors".into());
+        let goals = judge(&results(vec![fresh]));
+        assert_eq!(row(&goals, "guard off", "").is_met(), Some(true), "judged by nginx alone");
+        assert_eq!(row(&goals, "guard on", "").is_met(), None);
+    }
+
+    #[test]
+    fn packets_have_goals_of_their_own() {
+        let mut results = results(Vec::new());
+        assert_eq!(row(&judge(&results), "XDP", "").is_met(), None);
+        let line = |case: &str, above_floor_ns, goal_ns| XdpLine {
+            case: case.into(),
+            ns_median: 0.0,
+            ns_min: 0.0,
+            ns_max: 0.0,
+            above_floor_ns,
+            goal_ns,
+        };
+        results.xdp.lines =
+            vec![line("floor", 0.0, None), line("established", 24.0, Some(25.0)), line("SYN", 300.0, Some(250.0))];
+        let goals = judge(&results);
+        assert_eq!(row(&goals, "established", "25").is_met(), Some(true));
+        assert_eq!(row(&goals, "SYN", "250").verdict(), "**missed by 20 %**");
+    }
+}

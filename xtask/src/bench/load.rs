@@ -1,0 +1,303 @@
+//! The generators of load: how wrk, h2load, arrivals and hold are started, and what they report.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+
+use super::stage::{LOAD_CPU, Pipes, Process, Stage};
+use crate::machine;
+
+/// Above what a run is asked to take.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// What wrk is to do.
+#[derive(Clone, Debug)]
+pub(super) struct Wrk {
+    pub(super) connections: usize,
+    pub(super) path: String,
+    /// A connection for each request.
+    pub(super) close: bool,
+    /// Ask for this many prefixes in turn.
+    pub(super) routes: usize,
+}
+
+/// What benches/peers/wrk.lua prints at the end.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct WrkReport {
+    pub(super) requests: u64,
+    pub(super) bytes: u64,
+    pub(super) micros: u64,
+    connect: u64,
+    read: u64,
+    write: u64,
+    status: u64,
+    timeout: u64,
+}
+
+impl WrkReport {
+    pub(super) fn parse(output: &str) -> Result<Self, String> {
+        let line = output.lines().find(|line| line.starts_with('{')).ok_or_else(|| format!("wrk said: {output}"))?;
+        let report: Self = serde_json::from_str(line).map_err(|error| format!("wrk said {line}: {error}"))?;
+        let Self { connect, read, write, status, timeout, .. } = report;
+        if connect + read + write + status + timeout > 0 {
+            return Err(format!(
+                "wrk saw errors: {connect} at connect, {read} at read, {write} at write, {timeout} timeouts, {status} status not 2xx"
+            ));
+        }
+        Ok(report)
+    }
+}
+
+/// wrk ends when it is told to; this is how long it would go on should we forget.
+const WRK_SECONDS: u64 = 120;
+
+impl Wrk {
+    pub(super) fn start(&self, stage: &Stage, target: SocketAddr) -> Result<Process, String> {
+        let mut command = Command::new("wrk");
+        command
+            .args(["-t1", &format!("-c{}", self.connections), &format!("-d{WRK_SECONDS}s"), "--timeout", "20s", "-s"])
+            .arg(machine::root().join("benches/peers/wrk.lua"))
+            .env("ROUTES", self.routes.to_string());
+        if self.close {
+            command.args(["-H", "Connection: close"]);
+        }
+        command.arg(format!("http://{target}{}", self.path));
+        Ok(stage.start("wrk", LOAD_CPU, &command, Pipes::Out)?.ended_by(Signal::SIGINT))
+    }
+
+    /// Tells it to end and to report.
+    pub(super) fn finish(stage: &Stage, process: Process) -> Result<WrkReport, String> {
+        process.ask_to_end();
+        let output = stage.finish(process, GRACE)?;
+        WrkReport::parse(&String::from_utf8_lossy(&output.stdout))
+    }
+}
+
+/// Uploads a file so many times, with h2load; returns the seconds it took.
+pub(super) fn upload(stage: &Stage, target: SocketAddr, file: &Path, connections: usize, requests: u64) -> Result<f64, String> {
+    let mut command = Command::new("h2load");
+    let connections = connections.min(usize::try_from(requests).unwrap_or(usize::MAX));
+    command.args(["--h1", "-t1", &format!("-n{requests}"), &format!("-c{connections}"), "-d"]).arg(file);
+    command.arg(format!("http://{target}/upload"));
+    let output = stage.run("h2load", Duration::from_secs(60), &command)?;
+    upload_seconds(&String::from_utf8_lossy(&output.stdout), requests)
+}
+
+/// h2load's summary: all must have succeeded.
+fn upload_seconds(text: &str, requests: u64) -> Result<f64, String> {
+    let line = |start: &str| text.lines().find(|line| line.starts_with(start));
+    let succeeded = line("requests:").and_then(|line| {
+        let (before, _) = line.split_once(" succeeded")?;
+        before.rsplit(' ').next()?.parse::<u64>().ok()
+    });
+    if succeeded != Some(requests) {
+        let shown = line("requests:").unwrap_or(text);
+        return Err(format!("h2load asked for {requests} uploads: {shown}; {}", line("status codes:").unwrap_or("")));
+    }
+    line("finished in ")
+        .and_then(|line| seconds(line.strip_prefix("finished in ")?.split(',').next()?))
+        .ok_or_else(|| format!("h2load said: {text}"))
+}
+
+/// "1.23s", "456.78ms", "12.00us".
+fn seconds(text: &str) -> Option<f64> {
+    let unit = text.find(|letter: char| letter.is_ascii_alphabetic())?;
+    let number: f64 = text[..unit].parse().ok()?;
+    match &text[unit..] {
+        "s" => Some(number),
+        "ms" => Some(number / 1e3),
+        "us" => Some(number / 1e6),
+        "ns" => Some(number / 1e9),
+        _ => None,
+    }
+}
+
+/// What `arrivals` prints.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Arrivals {
+    pub(super) scheduled: u64,
+    pub(super) completed: u64,
+    pub(super) errors: u64,
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+    pub(super) p999_us: f64,
+    pub(super) max_us: f64,
+}
+
+/// A fixed rate of arrivals over so many connections.
+pub(super) fn arrivals(
+    stage: &Stage,
+    target: SocketAddr,
+    rate: u64,
+    connections: usize,
+    seconds: u64,
+) -> Result<Arrivals, String> {
+    let mut command = Command::new(tool("arrivals")?);
+    command.args(["--target", &target.to_string(), "--rate", &rate.to_string()]);
+    command.args(["--connections", &connections.to_string(), "--seconds", &seconds.to_string()]);
+    let output = stage.run("arrivals", Duration::from_secs(seconds) + GRACE, &command)?;
+    parse_arrivals(&String::from_utf8_lossy(&output.stdout))
+        .map_err(|error| format!("{error}\n{}", String::from_utf8_lossy(&output.stderr).trim_end()))
+}
+
+fn parse_arrivals(text: &str) -> Result<Arrivals, String> {
+    let line = text.lines().find(|line| line.starts_with('{')).ok_or_else(|| format!("arrivals said: {text}"))?;
+    let report: Arrivals = serde_json::from_str(line).map_err(|error| format!("arrivals said {line}: {error}"))?;
+    if report.errors > 0 || report.completed < report.scheduled {
+        return Err(format!(
+            "arrivals: {} scheduled, {} completed, {} errors",
+            report.scheduled, report.completed, report.errors
+        ));
+    }
+    Ok(report)
+}
+
+/// A binary of package `benches`; the run builds them at its start.
+pub(super) fn tool(name: &str) -> Result<PathBuf, String> {
+    let path = machine::target_dir().join("release").join(name);
+    if path.exists() { Ok(path) } else { Err(format!("benches has no binary `{name}`")) }
+}
+
+/// Connections that are open and do nothing, held by processes of their own: each may only have so many descriptors.
+pub(super) struct Held {
+    holders: Vec<Holder>,
+}
+
+struct Holder {
+    process: Process,
+    lines: mpsc::Receiver<String>,
+}
+
+#[derive(Deserialize)]
+struct Ready {
+    ready: usize,
+}
+
+#[derive(Deserialize)]
+struct Alive {
+    alive: usize,
+}
+
+/// Connections that one process holds at most.
+const PER_HOLDER: usize = 9_500;
+
+impl Held {
+    /// Opens them, each with one request first; returns with what is really open, which may be fewer.
+    pub(super) fn open(stage: &Stage, target: SocketAddr, count: usize) -> Result<(Self, usize), String> {
+        let mut held = Self { holders: Vec::new() };
+        let mut open = 0;
+        let mut left = count;
+        while left > 0 {
+            let part = left.min(PER_HOLDER);
+            left -= part;
+            // An address for each process: ports of one would run out beyond 28,000.
+            let source = format!("127.1.0.{}", held.holders.len() + 1);
+            let mut command = Command::new(tool("hold")?);
+            command.args([
+                "--target",
+                &target.to_string(),
+                "--count",
+                &part.to_string(),
+                "--sources",
+                &source,
+                "--requests",
+                "1",
+            ]);
+            let mut process = stage.start("hold", LOAD_CPU, &command, Pipes::InOut)?;
+            let stdout = process.child.stdout.take().ok_or("hold has no output")?;
+            let (sender, lines) = mpsc::sync_channel(4);
+            thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+            held.holders.push(Holder { process, lines });
+            let line = held.next_line(stage, Duration::from_secs(60))?;
+            let ready: Ready = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
+            open += ready.ready;
+            if ready.ready < part {
+                break;
+            }
+        }
+        Ok((held, open))
+    }
+
+    /// The next line of the holder started last.
+    fn next_line(&mut self, stage: &Stage, within: Duration) -> Result<String, String> {
+        let holder = self.holders.last_mut().ok_or("no holder")?;
+        let step = Duration::from_millis(100);
+        let mut waited = Duration::ZERO;
+        loop {
+            stage.check()?;
+            match holder.lines.recv_timeout(step) {
+                Ok(line) => return Ok(line),
+                Err(mpsc::RecvTimeoutError::Timeout) if waited < within => waited += step,
+                Err(mpsc::RecvTimeoutError::Timeout) => return Err(format!("hold was silent for {} s", within.as_secs())),
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(format!("hold ended:\n{}", holder.process.last_words()));
+                }
+            }
+        }
+    }
+
+    /// Closes them; how many had lived until now.
+    pub(super) fn close(mut self, stage: &Stage) -> Result<usize, String> {
+        let mut alive = 0;
+        while let Some(holder) = self.holders.last_mut() {
+            if let Some(mut stdin) = holder.process.child.stdin.take() {
+                let _ = stdin.flush();
+            }
+            let line = self.next_line(stage, Duration::from_secs(30))?;
+            let end: Alive = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
+            alive += end.alive;
+            self.holders.pop();
+        }
+        Ok(alive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrk_is_understood_and_its_errors_are_errors() {
+        let fine = "Running 1s test\n{\"requests\":5,\"bytes\":900,\"micros\":1000000,\"connect\":0,\"read\":0,\"write\":0,\"status\":0,\"timeout\":0}\n";
+        let report = WrkReport::parse(fine).unwrap();
+        assert_eq!((report.requests, report.bytes, report.micros), (5, 900, 1_000_000));
+        for (part, broken) in [("\"read\":0", "\"read\":2"), ("\"status\":0", "\"status\":1"), ("\"timeout\":0", "\"timeout\":1")]
+        {
+            assert!(WrkReport::parse(&fine.replace(part, broken)).unwrap_err().contains("wrk saw errors"), "{broken}");
+        }
+        assert!(WrkReport::parse("unable to connect").unwrap_err().contains("unable to connect"));
+    }
+
+    const H2LOAD: &str = "starting benchmark...\n\nfinished in 1.50s, 66.67 req/s, 1.04MB/s\n\
+        requests: 100 total, 100 started, 100 done, 100 succeeded, 0 failed, 0 errored, 0 timeout\n\
+        status codes: 100 2xx, 0 3xx, 0 4xx, 0 5xx\ntraffic: 10.00KB (10240) total\n";
+
+    #[test]
+    fn h2load_is_understood_and_a_missing_upload_is_an_error() {
+        assert_eq!(upload_seconds(H2LOAD, 100), Ok(1.5));
+        assert!(upload_seconds(&H2LOAD.replace("100 succeeded, 0 failed", "99 succeeded, 1 failed"), 100).is_err());
+        assert!(upload_seconds("", 1).is_err());
+        assert_eq!((seconds("456.50ms"), seconds("12us"), seconds("1h")), (Some(0.4565), Some(0.000_012), None));
+    }
+
+    #[test]
+    fn arrivals_that_fall_short_are_an_error() {
+        let line = "{\"scheduled\":10,\"completed\":10,\"errors\":0,\"seconds\":1.0,\"p50_us\":90,\"p99_us\":200.5,\"p999_us\":300,\"max_us\":400,\"rate\":10}";
+        assert!((parse_arrivals(line).unwrap().p99_us - 200.5).abs() < 1e-9);
+        assert!(parse_arrivals(&line.replace("\"errors\":0", "\"errors\":1")).is_err());
+        assert!(parse_arrivals(&line.replace("\"completed\":10", "\"completed\":9")).is_err());
+    }
+}
