@@ -98,9 +98,8 @@ impl Fields {
     pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let known = Name::of(name);
         let entries = if self.names.contains(known) { &self.entries[..] } else { &[] };
-        let is_it = move |entry: &&Entry| {
-            entry.name == known && (known.is_one() || entry.name(&self.lines).eq_ignore_ascii_case(name))
-        };
+        let is_it =
+            move |entry: &&Entry| entry.name == known && (known.is_one() || entry.name(&self.lines).eq_ignore_ascii_case(name));
         entries.iter().filter(is_it).map(|entry| entry.value(&self.lines))
     }
 
@@ -188,7 +187,8 @@ mod tests {
 
     use super::*;
 
-    const NAMES: &[&str] = &["Host", "hOST", "A", "b", "TE", "Connection", "X-Real-IP", "Forwarded", "X-Forwarded-For", "x_real_ip"];
+    const NAMES: &[&str] =
+        &["Host", "hOST", "A", "b", "TE", "Connection", "X-Real-IP", "Forwarded", "X-Forwarded-For", "x_real_ip"];
 
     fn pairs() -> impl Strategy<Value = Vec<(&'static str, String)>> {
         proptest::collection::vec((proptest::sample::select(NAMES), "[a-z]{0,3}"), 0..8)

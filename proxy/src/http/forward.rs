@@ -53,7 +53,8 @@ pub fn request(head: &mut RequestHead, origin: &Origin) {
     const ADDED_BYTES: usize = 256;
     let has_request_id = head.request_id().is_some();
     let wants_trailers = head.fields.all_known(Name::Te).flat_map(list).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
-    let forwarded_for = origin.is_trusted.then(|| joined(&head.fields, Name::ForwardedFor)).filter(|previous| !previous.is_empty());
+    let forwarded_for =
+        origin.is_trusted.then(|| joined(&head.fields, Name::ForwardedFor)).filter(|previous| !previous.is_empty());
     if head.fields.names().meets(LEAVES_REQUEST) {
         remove_from_request(&mut head.fields, has_request_id, origin.is_trusted);
     }
@@ -107,8 +108,7 @@ const HOP_BY_HOP: NameSet = NameSet::of(&[
 ]);
 
 /// X-Forwarded-*, X-Real-IP or Forwarded: believed from trusted proxies only.
-const FORWARDED: NameSet =
-    NameSet::of(&[Name::ForwardedFor, Name::ForwardedProto, Name::ForwardedHost, Name::Forwarded]);
+const FORWARDED: NameSet = NameSet::of(&[Name::ForwardedFor, Name::ForwardedProto, Name::ForwardedHost, Name::Forwarded]);
 
 /// What may have to go from a request. Expect: the session answers it itself.
 const LEAVES_REQUEST: NameSet = HOP_BY_HOP.or(FORWARDED).with(Name::Expect).with(Name::RequestId).with(Name::Spoof);

@@ -30,7 +30,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// How long a session's future waits for the next request before it is dropped.
 const LINGER: Duration = Duration::from_secs(1);
 /// Futures that may wait at once on a worker.
-const LINGERING_MAX: usize = 256;
+const LINGERING_MAX: usize = 1024;
 
 /// Names a row; never valid for another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -100,12 +100,7 @@ fn status_line(line: &[u8]) -> Option<(Version, u16, &[u8])> {
 }
 
 /// `line` is the status line, `lines` what follows it.
-fn interpret(
-    headers: &[httparse::Header<'_>],
-    line: &[u8],
-    lines: &[u8],
-    method: &Method,
-) -> Result<ResponseHead, HeadError> {
+fn interpret(headers: &[httparse::Header<'_>], line: &[u8], lines: &[u8], method: &Method) -> Result<ResponseHead, HeadError> {
     const ADDED_BYTES: usize = 32;
     const ADDED_FIELDS: usize = 1;
     let (version, status, reason) = status_line(line).ok_or(HeadError::StartLine)?;
@@ -127,14 +122,7 @@ fn interpret(
     if matches!(status, 100..=199 | 204) && !matches!(length, None | Some(BodyLength::Known(0))) {
         keep_alive = false;
     }
-    Ok(ResponseHead {
-        status,
-        version,
-        reason: reason.into(),
-        fields,
-        body,
-        keep_alive,
-    })
+    Ok(ResponseHead { status, version, reason: reason.into(), fields, body, keep_alive })
 }
 
 #[cfg(test)]
