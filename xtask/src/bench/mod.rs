@@ -248,7 +248,7 @@ fn run_cases(plan: &Plan, runner: &mut Runner<'_>, results: &mut Results) -> Res
     for (at, case) in plan.cases.iter().enumerate() {
         runner.progress.place = format!("case {} of {},", at + 1, plan.cases.len());
         let result = runner.run(case)?;
-        println!("{}: {}\n{}", result.name, result.title, table::plain(&table::table(&result)));
+        println!("{}: {}\n{}", result.name, result.title, table::plain(&table::table(&result), table::Lean::Right));
         results.cases.push(result);
     }
     Ok(())

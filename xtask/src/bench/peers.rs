@@ -101,11 +101,12 @@ impl Proxy {
         Ok(Self { kind: program.kind, address, admin, process })
     }
 
-    /// Ends it and returns what it printed.
+    /// Ends it and returns what it printed, to standard output or error.
     pub(super) fn stop(self, stage: &Stage) -> Result<String, String> {
         self.process.ask_to_end();
         let output = stage.finish(self.process, Duration::from_secs(10))?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let both = [output.stdout, b"\n".to_vec(), output.stderr].concat();
+        Ok(String::from_utf8_lossy(&both).into_owned())
     }
 }
 

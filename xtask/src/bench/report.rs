@@ -232,5 +232,5 @@ pub(super) fn summary(results: &Results) -> String {
     let goals = goals::judge(results);
     let judged: Vec<bool> = goals.iter().filter_map(goals::Goal::is_met).collect();
     let met = judged.iter().filter(|met| **met).count();
-    format!("{}\n{met} of {} measured goals met", table::plain(&goals::table(&goals)), judged.len())
+    format!("{}\n{met} of {} measured goals met", table::plain(&goals::table(&goals), table::Lean::Left), judged.len())
 }

@@ -103,8 +103,15 @@ fn shown(column: &Column, spread: Spread) -> String {
     }
 }
 
-/// Aligned with spaces: the first column left, the others right. A reason may be longer than its column.
-pub(super) fn plain(table: &Table) -> String {
+/// Which side a column's cells lean to, but for the first, which is left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lean {
+    Left,
+    Right,
+}
+
+/// Aligned with spaces. A reason may be longer than its column.
+pub(super) fn plain(table: &Table, lean: Lean) -> String {
     let count = table.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| {
         let cells = table.iter().filter_map(|row| row.get(at)).filter(|cell| !cell.starts_with("failed: "));
@@ -116,7 +123,7 @@ pub(super) fn plain(table: &Table) -> String {
         let mut line = String::new();
         for (cell, &width) in row.iter().zip(&widths) {
             let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
-            if line.is_empty() || cell.starts_with("failed: ") {
+            if line.is_empty() || lean == Lean::Left || cell.starts_with("failed: ") {
                 line.push_str(&format!("  {cell}{padding}"));
             } else {
                 line.push_str(&format!("  {padding}{cell}"));
@@ -174,6 +181,6 @@ mod tests {
         let markdown = markdown(&table);
         assert_eq!(markdown.lines().nth(1), Some("|---|--:|--:|--:|--:|"));
         assert!(markdown.lines().all(|line| line.matches('|').count() == 6), "{markdown}");
-        assert!(plain(&table).contains("nginx   "), "{}", plain(&table));
+        assert!(plain(&table, Lean::Right).contains("nginx   "), "{}", plain(&table, Lean::Right));
     }
 }
