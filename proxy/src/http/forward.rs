@@ -1,7 +1,6 @@
 //! What a proxy changes in a message on its way (RFC 9110 §7.6), whichever version carries it: hop-by-hop fields go, Via,
 //! X-Forwarded-* and X-Request-Id are set. Heads are changed in place; Host and framing fields are the encoders' business.
 
-use std::io::Write;
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -174,10 +173,7 @@ fn joined(fields: &Fields, name: Name) -> Vec<u8> {
 fn append(value: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => append_ipv4(value, address.octets()),
-        IpAddr::V6(address) => {
-            // Writing to a vector cannot fail.
-            let _ = write!(value, "{address}");
-        }
+        IpAddr::V6(address) => value.extend_from_slice(address.to_string().as_bytes()),
     }
 }
 
