@@ -1,4 +1,6 @@
-//! What the benchmarks share: medians with their spread, and random numbers that are the same in every run.
+//! What the benchmarks share: medians with their spread, random numbers that are the same in every run, and the cases of `micro`.
+
+pub mod cases;
 
 /// The middle and the ends of a few measurements.
 #[derive(Clone, Copy, Debug, PartialEq)]
