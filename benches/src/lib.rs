@@ -1,5 +1,7 @@
-//! What the benchmarks share: medians with their spread, random numbers that are the same in every run, and the relay.
+//! What the benchmarks share: medians with their spread, random numbers that are the same in every run, the relay, and the cases of
+//! `micro`.
 
+pub mod cases;
 pub mod relay;
 
 /// The middle and the ends of a few measurements.
