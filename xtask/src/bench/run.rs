@@ -32,8 +32,6 @@ struct Slot<'a> {
     held: Option<Held>,
     /// Rounds of the present life.
     age: usize,
-    /// Uploads that fill a round, once it is known.
-    uploads: Option<u64>,
     rounds: Vec<Figures>,
     failed: Option<String>,
 }
@@ -79,7 +77,7 @@ impl Runner<'_> {
             Err(reason) => (None, Some(format!("missing: {reason}"))),
         };
         let (rounds, age) = (Vec::new(), 0);
-        Some(Slot { entrant, program, proxy: None, held: None, age, uploads: None, rounds, failed })
+        Some(Slot { entrant, program, proxy: None, held: None, age, rounds, failed })
     }
 
     fn turn(&mut self, case: &Case, slot: &mut Slot<'_>) -> Result<Figures, String> {
@@ -97,12 +95,7 @@ impl Runner<'_> {
             (_, Some(wrk)) => measure::requests(stage, &mut self.origin, proxy, &wrk, seconds),
             (What::Up { body, connections }, _) => {
                 let file = self.origin.files.join(BODIES[*body].0);
-                let file = (file.as_path(), BODIES[*body].1);
-                let count = match slot.uploads {
-                    Some(count) => count,
-                    None => *slot.uploads.insert(measure::uploads_in(stage, proxy, file, *connections, seconds)?),
-                };
-                measure::uploads(stage, proxy, file, *connections, count)
+                measure::uploads(stage, proxy, &file, *connections, seconds)
             }
             (What::Rate { rate, connections }, _) => {
                 measure::latency(stage, proxy, *rate, *connections, (seconds * 2.0).max(2.0))
