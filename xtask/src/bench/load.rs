@@ -1,6 +1,6 @@
 //! The generators of load: how wrk, h2load, arrivals and hold are started, and what they report.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -174,6 +174,26 @@ struct Holder {
     lines: mpsc::Receiver<String>,
 }
 
+impl Holder {
+    /// Each has a source address of its own: the ports of one would run out beyond 28,000 connections.
+    fn start(stage: &Stage, target: SocketAddr, count: usize, number: usize) -> Result<Self, String> {
+        let mut command = Command::new(tool("hold")?);
+        command.args(["--target", &target.to_string(), "--count", &count.to_string()]);
+        command.args(["--sources", &format!("127.1.0.{number}"), "--requests", "1"]);
+        let mut process = stage.start("hold", LOAD_CPU, &command, Pipes::InOut)?;
+        let stdout = process.child.stdout.take().ok_or("hold has no output")?;
+        let (sender, lines) = mpsc::sync_channel(4);
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { process, lines })
+    }
+}
+
 #[derive(Deserialize)]
 struct Ready {
     ready: usize,
@@ -184,47 +204,32 @@ struct Alive {
     alive: usize,
 }
 
-/// Connections that one process holds at most.
-const PER_HOLDER: usize = 9_500;
+/// Connections that one process holds at most. Small enough that what a proxy accepts before it refuses is known to so many.
+const PER_HOLDER: usize = 2_500;
 
 impl Held {
-    /// Opens them, each with one request first; returns with what is really open, which may be fewer.
+    /// Opens them, each with one request first; returns with how many are really open, which may be fewer: where the proxy refuses one, its
+    /// holder gives up and all of that holder are missing.
     pub(super) fn open(stage: &Stage, target: SocketAddr, count: usize) -> Result<(Self, usize), String> {
         let mut held = Self { holders: Vec::new() };
         let mut open = 0;
-        let mut left = count;
-        while left > 0 {
-            let part = left.min(PER_HOLDER);
-            left -= part;
-            // An address for each process: ports of one would run out beyond 28,000.
-            let source = format!("127.1.0.{}", held.holders.len() + 1);
-            let mut command = Command::new(tool("hold")?);
-            command.args([
-                "--target",
-                &target.to_string(),
-                "--count",
-                &part.to_string(),
-                "--sources",
-                &source,
-                "--requests",
-                "1",
-            ]);
-            let mut process = stage.start("hold", LOAD_CPU, &command, Pipes::InOut)?;
-            let stdout = process.child.stdout.take().ok_or("hold has no output")?;
-            let (sender, lines) = mpsc::sync_channel(4);
-            thread::spawn(move || {
-                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    if sender.send(line).is_err() {
-                        return;
+        while open < count {
+            let part = (count - open).min(PER_HOLDER);
+            held.holders.push(Holder::start(stage, target, part, held.holders.len() + 1)?);
+            match held.next_line(stage, Duration::from_secs(60)) {
+                Ok(line) => {
+                    let ready: Ready = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
+                    open += ready.ready;
+                    if ready.ready < part {
+                        break;
                     }
                 }
-            });
-            held.holders.push(Holder { process, lines });
-            let line = held.next_line(stage, Duration::from_secs(60))?;
-            let ready: Ready = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
-            open += ready.ready;
-            if ready.ready < part {
-                break;
+                Err(error) if open == 0 => return Err(error),
+                Err(_) => {
+                    stage.check()?;
+                    held.holders.pop();
+                    break;
+                }
             }
         }
         Ok((held, open))
@@ -252,9 +257,7 @@ impl Held {
     pub(super) fn close(mut self, stage: &Stage) -> Result<usize, String> {
         let mut alive = 0;
         while let Some(holder) = self.holders.last_mut() {
-            if let Some(mut stdin) = holder.process.child.stdin.take() {
-                let _ = stdin.flush();
-            }
+            drop(holder.process.child.stdin.take());
             let line = self.next_line(stage, Duration::from_secs(30))?;
             let end: Alive = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
             alive += end.alive;

@@ -217,24 +217,25 @@ pub(super) fn latency(stage: &Stage, proxy: &Proxy, rate: u64, connections: usiz
     Ok(figures)
 }
 
-/// Memory for each of up to `count` idle connections that have had one request.
-pub(super) fn idle_memory(stage: &Stage, proxy: &Proxy, count: usize) -> Result<Figures, String> {
+/// Memory for each of `count` idle connections that have had one request. Where the proxy takes fewer, the number it takes; the
+/// refusing has left its traces then, and another try with a fresh process is due.
+pub(super) fn idle_memory(stage: &Stage, proxy: &Proxy, count: usize) -> Result<Result<Figures, usize>, String> {
     let pids = cpu::tree(proxy.process.pid());
     stage.sleep(Duration::from_millis(300))?;
     let before = cpu::pss(&pids)?;
     let (held, open) = load::Held::open(stage, proxy.address, count)?;
-    stage.sleep(Duration::from_secs(1))?;
+    if open < count {
+        return Ok(Err(open));
+    }
+    stage.sleep(Duration::from_millis(500))?;
     let after = cpu::pss(&pids)?;
     let alive = held.close(stage)?;
     if alive < open {
         return Err(format!("of {open} idle connections {} ended by themselves", open - alive));
     }
-    if open == 0 {
-        return Err("not one connection was kept".into());
-    }
-    Ok(Figures::from([
+    Ok(Ok(Figures::from([
         (IDLE_BYTES, (after as f64 - before as f64) / open as f64),
         (IDLE_COUNT, open as f64),
         (BASE_BYTES, before as f64),
-    ]))
+    ])))
 }

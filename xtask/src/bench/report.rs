@@ -7,7 +7,7 @@ use std::path::Path;
 use super::cases::thousands;
 use super::chart::{Bar, Chart, Group};
 use super::goals;
-use super::measure::{BASE_BYTES, IDLE_BYTES, LOAD_CORE, OTHERS, P999};
+use super::measure::{BASE_BYTES, IDLE_BYTES, IDLE_COUNT, LOAD_CORE, OTHERS, P999};
 use super::results::{CaseResult, Results};
 use super::table::{self, Table};
 
@@ -149,6 +149,16 @@ pub(super) fn notes(text: &mut String, case: &CaseResult) {
         );
     }
     if case.figure == IDLE_BYTES {
+        let asked = thousands(super::cases::IDLE as u64);
+        let fewer = case.entries.iter().filter_map(|entry| Some((entry, entry.spread(IDLE_COUNT)?.median as u64)));
+        for (entry, count) in fewer.filter(|(_, count)| *count < super::cases::IDLE as u64) {
+            let _ = writeln!(
+                text,
+                "\n{} took about {} of {asked} connections under this descriptor limit.",
+                entry.name,
+                thousands(count)
+            );
+        }
         let many: Vec<String> = case
             .entries
             .iter()

@@ -32,6 +32,8 @@ struct Slot<'a> {
     held: Option<Held>,
     /// Rounds of the present life.
     age: usize,
+    /// Idle connections that it is known to take.
+    idle: usize,
     rounds: Vec<Figures>,
     failed: Option<String>,
 }
@@ -76,8 +78,8 @@ impl Runner<'_> {
             Ok(program) => (Some(program.clone()), None),
             Err(reason) => (None, Some(format!("missing: {reason}"))),
         };
-        let (rounds, age) = (Vec::new(), 0);
-        Some(Slot { entrant, program, proxy: None, held: None, age, rounds, failed })
+        let (rounds, age, idle) = (Vec::new(), 0, cases::IDLE);
+        Some(Slot { entrant, program, proxy: None, held: None, age, idle, rounds, failed })
     }
 
     fn turn(&mut self, case: &Case, slot: &mut Slot<'_>) -> Result<Figures, String> {
@@ -100,13 +102,27 @@ impl Runner<'_> {
             (What::Rate { rate, connections }, _) => {
                 measure::latency(stage, proxy, *rate, *connections, (seconds * 2.0).max(2.0))
             }
-            (_, None) => measure::idle_memory(stage, proxy, cases::IDLE),
+            (_, None) => return self.idle(case, slot),
         }?;
         if slot.entrant.guard {
             // Its program on lo may see nobody else's turn.
             self.end_life(slot)?;
         }
         Ok(figures)
+    }
+
+    /// As many idle connections as it takes, up to IDLE.
+    fn idle(&self, case: &Case, slot: &mut Slot<'_>) -> Result<Figures, String> {
+        for _ in 0..3 {
+            let Some(proxy) = &slot.proxy else { return Err("was not started".into()) };
+            match measure::idle_memory(self.stage, proxy, slot.idle)? {
+                Ok(figures) => return Ok(figures),
+                Err(fewer) => slot.idle = fewer,
+            }
+            self.end_life(slot)?;
+            self.begin_life(case, slot)?;
+        }
+        Err(format!("kept {} idle connections, and then fewer", slot.idle))
     }
 
     fn begin_life(&self, case: &Case, slot: &mut Slot<'_>) -> Result<(), String> {
