@@ -252,7 +252,11 @@ const HOW: &str = "
 
 /// A line for each goal on the terminal, and how many are met.
 pub(super) fn summary(results: &Results) -> String {
-    let goals = goals::judge(results);
+    let mut goals = goals::judge(results);
+    goals.retain(goals::Goal::was_run);
+    if goals.is_empty() {
+        return String::new();
+    }
     let judged: Vec<bool> = goals.iter().filter_map(goals::Goal::is_met).collect();
     let met = judged.iter().filter(|met| **met).count();
     format!("{}\n{met} of {} measured goals met", table::plain(&goals::table(&goals), table::Lean::Left), judged.len())
