@@ -5,6 +5,8 @@
 mod attach;
 #[path = "kernel/frames.rs"]
 mod frames;
+#[path = "kernel/prefixes.rs"]
+mod prefixes;
 #[path = "kernel/select.rs"]
 mod select;
 #[path = "kernel/verdicts.rs"]

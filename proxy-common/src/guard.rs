@@ -90,11 +90,19 @@ pub struct GuardConfig {
     pub syn_cost_nanos: u64,
     /// Nanoseconds that a full bucket holds: the cost times the burst.
     pub syn_depth_nanos: u64,
-    /// Random numbers that choose a source's bucket in each row.
+    /// Random numbers that choose a source's bucket in each row; the first one also spreads the prefilter's hashed bits.
     pub seeds: [u64; SYN_ROWS as usize],
+    /// The IPv4 address of `PORT_MAIN`, as IPv4-mapped: network order in memory.
+    pub main_v4: [u64; 2],
+    /// The IPv6 address of `PORT_MAIN`: network order in memory.
+    pub main_v6: [u64; 2],
+    /// The prefilter's classes that are in use (`filter::V4_24` …).
+    pub classes: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(core::mem::size_of::<GuardConfig>() == 40);
+const _: () = assert!(core::mem::size_of::<GuardConfig>() == 80);
 
 /// Rows of SYN buckets. A source has one bucket in each and is over its rate only when all are empty, so
 /// that sharing one with a flooder costs nothing (a count-min sketch of buckets).
@@ -106,21 +114,25 @@ pub const SYN_BUCKETS: u32 = SYN_ROWS * SYN_ROW_BUCKETS;
 
 /// Most prefixes on the allow list, and on the deny list.
 pub const PREFIXES_MAX: u32 = 1 << 18;
-/// Most listener addresses.
+/// Most listener addresses; while they change, those of two configurations are known.
 pub const LISTENERS_MAX: u32 = 256;
 
-/// Bits that a port has in the port array.
+/// Bits that a port has in the port array: a state of `PORT_FAMILY_BITS` for each family.
 pub const PORT_BITS: u32 = 4;
 /// Ports in one word of the port array.
 pub const PORTS_PER_WORD: u32 = u64::BITS / PORT_BITS;
 /// Words of the port array.
 pub const PORT_WORDS: u32 = 65_536 / PORTS_PER_WORD;
-/// A port's bits: every IPv4 address is ours.
-pub const PORT_ANY_V4: u64 = 1;
-/// A port's bits: every IPv6 address is ours.
-pub const PORT_ANY_V6: u64 = 2;
-/// A port's bits: some address is ours, look it up.
-pub const PORT_EXACT: u64 = 4;
+/// How far the state of IPv6 is shifted; that of IPv4 is not.
+pub const PORT_FAMILY_BITS: u32 = 2;
+/// A port's state in a family: no address is ours.
+pub const PORT_NONE: u64 = 0;
+/// A port's state in a family: every address is ours.
+pub const PORT_ANY: u64 = 1;
+/// A port's state in a family: one address is ours, the one in the configuration (most hosts listen on one).
+pub const PORT_MAIN: u64 = 2;
+/// A port's state in a family: some addresses are ours, look them up.
+pub const PORT_LOOKUP: u64 = 3;
 
 /// Where a port's bits are: index of the word, and how far to shift it.
 #[must_use]

@@ -19,7 +19,7 @@ macro_rules! pod {
 
 pod! {
     ListenerKey = 16 + 4;
-    GuardConfig = 4 + 4 + 8 + 8 + 2 * 8;
+    GuardConfig = 4 + 4 + 8 + 8 + 2 * 8 + 2 * 8 + 2 * 8 + 4 + 4;
     SteerConfig = 4 + 4 + 8;
     SteerListener = 4 + 2 * 4;
     WorkerSlot = 4 + 4 + 8 + 4 + 4 + 10 * 4;

@@ -6,9 +6,10 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::programs::XdpContext;
 use proxy_common::ListenerKey;
+use proxy_common::filter::{self, Source};
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY_V4, PORT_ANY_V6, PORT_EXACT, SYN_ROW_BUCKETS,
-    SYN_ROWS, Verdict,
+    GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN,
+    SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
 };
 
 use crate::maps;
@@ -35,14 +36,16 @@ pub fn run(ctx: &XdpContext) -> u32 {
 /// The order is the contract: ours, allow, deny, rate.
 #[inline(always)]
 fn judge(segment: &Segment, config: &GuardConfig) -> Verdict {
-    if !is_ours(segment) {
+    if !is_ours(segment, config) {
         return Verdict::NotOurs;
     }
-    if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(segment.source) {
-        return Verdict::Allowed;
-    }
-    if config.flags & GUARD_DENY != 0 && maps::on_deny_list(segment.source) {
-        return Verdict::Denied;
+    if config.flags & (GUARD_ALLOW | GUARD_DENY) != 0 && may_be_listed(segment, config) {
+        if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(segment.source.octets()) {
+            return Verdict::Allowed;
+        }
+        if config.flags & GUARD_DENY != 0 && maps::on_deny_list(segment.source.octets()) {
+            return Verdict::Denied;
+        }
     }
     if !segment.opens {
         return Verdict::Established;
@@ -53,16 +56,28 @@ fn judge(segment: &Segment, config: &GuardConfig) -> Verdict {
     Verdict::Syn
 }
 
-/// Most packets are settled by the port's bits; only a listener on one address costs a lookup.
+/// Most packets are settled by the port's bits; only a host that listens on several addresses of a family pays a lookup.
 #[inline(always)]
-fn is_ours(segment: &Segment) -> bool {
+fn is_ours(segment: &Segment, config: &GuardConfig) -> bool {
     let bits = maps::port_bits(segment.destination_port);
-    let any = if segment.is_v4 { PORT_ANY_V4 } else { PORT_ANY_V6 };
-    if bits & any != 0 {
-        return true;
+    let state = if segment.is_v4 { bits } else { bits >> PORT_FAMILY_BITS } & ((1 << PORT_FAMILY_BITS) - 1);
+    match state {
+        PORT_ANY => true,
+        PORT_MAIN => segment.destination.0 == if segment.is_v4 { config.main_v4 } else { config.main_v6 },
+        PORT_LOOKUP => {
+            let (address, port) = (segment.destination.octets(), u32::from(segment.destination_port));
+            maps::is_listener(&ListenerKey { address, port })
+        }
+        _ => false,
     }
-    bits & PORT_EXACT != 0
-        && maps::is_listener(&ListenerKey { address: segment.destination, port: u32::from(segment.destination_port) })
+}
+
+/// The prefilter: no list names a source whose bits are clear.
+#[inline(always)]
+fn may_be_listed(segment: &Segment, config: &GuardConfig) -> bool {
+    let [multiplier, _] = config.seeds;
+    let (leading, trailing) = segment.source.halves();
+    filter::may_list(Source::new(leading, trailing), config.classes, multiplier, maps::filter_bit)
 }
 
 /// Takes one SYN from the source's bucket in each row; over the rate only if no row had one.
@@ -84,13 +99,9 @@ fn within_syn_rate(segment: &Segment, config: &GuardConfig) -> bool {
 /// Whom a SYN is charged to: an IPv4 address, or an IPv6 /64, since one customer has at least that much.
 #[inline(always)]
 fn source_key(segment: &Segment) -> u64 {
-    let [a, b, c, d, e, f, g, h, .., w, x, y, z] = segment.source;
-    if segment.is_v4 {
-        // No /64 of the global unicast space begins like this, so the families do not meet.
-        u64::from_be_bytes([0xff, 0xff, 0xff, 0xff, w, x, y, z])
-    } else {
-        u64::from_be_bytes([a, b, c, d, e, f, g, h])
-    }
+    let (leading, trailing) = segment.source.halves();
+    // No /64 of the global unicast space begins with 32 ones, so the families do not meet.
+    if segment.is_v4 { trailing | 0xffff_ffff << 32 } else { leading }
 }
 
 /// The finalizer of MurmurHash3: every bit of the input reaches every bit of the output.

@@ -1,7 +1,7 @@
 //! Entry points of Sluice's eBPF programs; what they do is in `guard` and `steer`.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features, reason = "the target has no atomic fetch_add; see maps::add")]
 #![expect(missing_docs, reason = "the macros of aya-ebpf make public functions without documentation")]
 

@@ -12,6 +12,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ReusePortSockArray};
 use aya_ebpf::programs::SkReuseportContext;
 use proxy_common::ListenerKey;
+use proxy_common::filter::{self, Chunk};
 use proxy_common::guard::{self, GuardConfig, Verdict};
 use proxy_common::steer::{self, Fallback, SteerConfig, SteerListener, WorkerSlot};
 
@@ -30,11 +31,13 @@ static GUARD_VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(guard::V
 #[map]
 static GUARD_PORTS: Array<u64> = Array::with_max_entries(guard::PORT_WORDS, 0);
 #[map]
-static GUARD_LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(guard::LISTENERS_MAX, 0);
+static GUARD_LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(2 * guard::LISTENERS_MAX, 0);
 #[map]
 static GUARD_ALLOW: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(guard::PREFIXES_MAX, 0);
 #[map]
 static GUARD_DENY: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(guard::PREFIXES_MAX, 0);
+#[map]
+static GUARD_FILTER: Array<Chunk> = Array::with_max_entries(filter::CHUNKS, 0);
 #[map]
 static GUARD_SYN_BUCKETS: Array<u64> = Array::with_max_entries(guard::SYN_BUCKETS, 0);
 
@@ -126,7 +129,7 @@ pub fn guard_config() -> Option<&'static GuardConfig> {
     GUARD_CONFIG.get(0)
 }
 
-/// `PORT_…` of one port.
+/// Both states (`PORT_…`) of one port.
 #[inline(always)]
 pub fn port_bits(port: u16) -> u64 {
     let (word, shift) = guard::port_place(port);
@@ -140,6 +143,16 @@ pub fn port_bits(port: u16) -> u64 {
 pub fn is_listener(key: &ListenerKey) -> bool {
     // SAFETY: only whether there is an entry matters, its value is never read.
     unsafe { GUARD_LISTENERS.get(key) }.is_some()
+}
+
+/// One bit of the prefilter. User space may be writing the chunk: a bit that stays is the same in every mixture.
+#[inline(always)]
+pub fn filter_bit(bit: u32) -> bool {
+    let (chunk, word, shift) = filter::bit_place(bit);
+    match GUARD_FILTER.get(chunk) {
+        Some(words) => words[word] >> shift & 1 != 0,
+        None => true,
+    }
 }
 
 /// The value of a prefix is 0 where it is an exemption from a shorter one.

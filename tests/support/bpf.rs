@@ -1,14 +1,64 @@
 //! The eBPF programs under test, and BPF_PROG_TEST_RUN through bpf(2): runs a loaded XDP program over a packet given as bytes
-//! (Documentation/bpf/bpf_prog_run). aya 0.14 has no call for it.
+//! (Documentation/bpf/bpf_prog_run). aya 0.14 has no call for it. Two programs of a few instructions each stand beside them: one
+//! that does nothing, and one that gives every packet another source.
 #![allow(unsafe_code, reason = "bpf(2) takes pointers to buffers of ours")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use proxy::config::model;
 use proxy::kernel::Programs;
 
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+
+const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+/// The guard has this flag and this attach type: a tail call goes between equals only.
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+const BPF_XDP: u32 = 37;
+
+/// The map half of `union bpf_attr` for BPF_MAP_CREATE.
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+/// `union bpf_attr` for BPF_MAP_UPDATE_ELEM.
+#[repr(C)]
+struct MapUpdate {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `union bpf_attr` for BPF_PROG_LOAD, as far as it is used.
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+const _: () = assert!(size_of::<MapCreate>() == 20 && size_of::<MapUpdate>() == 32 && size_of::<ProgLoad>() == 72);
 
 /// `struct { … } test` of `union bpf_attr`.
 #[repr(C)]
@@ -67,6 +117,107 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Resu
         return Err(io::Error::last_os_error());
     }
     Ok(Ran { action: run.retval, nanos: run.duration })
+}
+
+/// `struct bpf_insn`: operation, destination and source register, offset, immediate.
+const fn instruction(operation: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> u64 {
+    let [low, high] = offset.to_le_bytes();
+    let [a, b, c, d] = immediate.to_le_bytes();
+    u64::from_le_bytes([operation, destination | source << 4, low, high, a, b, c, d])
+}
+
+/// One call of bpf(2) that gives a descriptor or 0.
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
+    // SAFETY: `attributes` has the layout of the command's part of `union bpf_attr`, and the size that is passed; what it points to
+    // outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(RawFd::try_from(result).expect("a descriptor"))
+}
+
+fn owned(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the kernel just made it for us, and nothing else knows it.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+fn number(descriptor: &impl AsRawFd) -> u32 {
+    u32::try_from(descriptor.as_raw_fd()).expect("a descriptor")
+}
+
+fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
+    let mut load = ProgLoad {
+        prog_type: BPF_PROG_TYPE_XDP,
+        insn_cnt: u32::try_from(instructions.len()).expect("a short program"),
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        prog_flags: BPF_F_XDP_HAS_FRAGS,
+        expected_attach_type: BPF_XDP,
+        ..ProgLoad::default()
+    };
+    bpf(BPF_PROG_LOAD, &mut load).map(owned)
+}
+
+/// An XDP program that passes everything: what BPF_PROG_TEST_RUN costs itself.
+pub fn empty_program() -> io::Result<OwnedFd> {
+    let r0_is_pass = instruction(0xb7, 0, 0, 0, PASS as i32);
+    let exit = instruction(0x95, 0, 0, 0, 0);
+    load(&[r0_is_pass, exit])
+}
+
+/// An XDP program that gives an IPv4 packet without VLAN tags another source, then goes on in the program it was made for. The
+/// packet of a repeated run keeps the change, so that each run has a new source: all 2^32, in an order like a random one.
+#[derive(Debug)]
+pub struct Spoofer {
+    program: OwnedFd,
+    /// Keeps the program that it goes on in.
+    _targets: OwnedFd,
+}
+
+impl Spoofer {
+    /// Before `target`.
+    pub fn new(target: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut create =
+            MapCreate { map_type: BPF_MAP_TYPE_PROG_ARRAY, key_size: 4, value_size: 4, max_entries: 1, map_flags: 0 };
+        let targets = bpf(BPF_MAP_CREATE, &mut create).map(owned)?;
+        let (key, value) = (0u32, number(&target));
+        let mut update = MapUpdate {
+            map_fd: number(&targets),
+            reserved: 0,
+            key: &raw const key as u64,
+            value: &raw const value as u64,
+            flags: 0,
+        };
+        bpf(BPF_MAP_UPDATE_ELEM, &mut update)?;
+
+        /// Ethernet without tags, then the source of IPv4.
+        const SOURCE: i16 = 14 + 12;
+        let program = load(&[
+            instruction(0x61, 2, 1, 0, 0),                     // r2 = data
+            instruction(0x61, 3, 1, 4, 0),                     // r3 = data_end
+            instruction(0xbf, 4, 2, 0, 0),                     // r4 = r2
+            instruction(0x07, 4, 0, 0, i32::from(SOURCE) + 4), // r4 += the source's end
+            instruction(0x2d, 4, 3, 8, 0),                     // beyond data_end: to the last two
+            instruction(0x61, 5, 2, SOURCE, 0),                // r5 = source
+            instruction(0x27, 5, 0, 0, 1_664_525),             // r5 *= … (Numerical Recipes' full period modulo 2^32)
+            instruction(0x07, 5, 0, 0, 1_013_904_223),         // r5 += …
+            instruction(0x63, 2, 5, SOURCE, 0),                // source = r5
+            instruction(0x18, 2, 1, 0, targets.as_raw_fd()),   // r2 = the map (BPF_PSEUDO_MAP_FD), two words long
+            0,
+            instruction(0xb7, 3, 0, 0, 0),  // r3 = 0
+            instruction(0x85, 0, 0, 0, 12), // bpf_tail_call(r1, r2, r3): does not come back
+            instruction(0xb7, 0, 0, 0, 0),  // r0 = XDP_ABORTED
+            instruction(0x95, 0, 0, 0, 0),  // exit
+        ])?;
+        Ok(Self { program, _targets: targets })
+    }
+}
+
+impl AsFd for Spoofer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
+    }
 }
 
 /// Loads the embedded programs, or those that `SLUICE_TEST_EBPF_OBJECT` names: CI runs the same tests against a fresh build.

@@ -15,6 +15,7 @@ const UNSAFE_FILES: &[&str] = &[
     "proxy/src/io/ring.rs",
     "proxy/src/io/sqe.rs",
     "proxy/src/io/buffers.rs",
+    "proxy/src/io/chunk.rs",
     "proxy/src/control/handoff.rs",
     "proxy/src/control/shared.rs",
     "proxy/src/placement.rs",

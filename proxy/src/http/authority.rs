@@ -5,6 +5,8 @@
 
 use std::net::Ipv6Addr;
 
+use super::grammar::{decimal, is_unreserved};
+
 /// Longest DNS name with its dots.
 const MAX_HOST: usize = 255;
 
@@ -17,7 +19,7 @@ pub fn normalise(raw: &[u8]) -> Option<Box<str>> {
     }
     let is_host = match host {
         [b'[', address @ .., b']'] => std::str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok()),
-        _ => host.iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')),
+        _ => host.iter().all(|&byte| is_unreserved(byte)),
     };
     if !is_host {
         return None;
@@ -49,7 +51,7 @@ fn split(raw: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
 }
 
 fn is_port(digits: &[u8]) -> bool {
-    digits.is_empty() || (digits.len() <= 5 && super::grammar::decimal(digits).is_some_and(|port| port <= 65535))
+    digits.is_empty() || (digits.len() <= 5 && decimal(digits).is_some_and(|port| port <= 65535))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! What a proxy changes in a message on its way (RFC 9110 §7.6), whichever version carries it: hop-by-hop fields go, Via,
 //! X-Forwarded-* and X-Request-Id are set. Heads are changed in place; Host and framing fields are the encoders' business.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 use std::ops::Range;
 
 use super::grammar::list;
 use super::message::{Fields, RequestHead, ResponseHead, Version};
+use super::names::{Name, NameSet, is};
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -29,9 +29,12 @@ impl RequestId {
     /// From bits that the caller made unique.
     #[must_use]
     pub fn from_bits(bits: u128) -> Self {
+        // No table: this way sixteen digits are made at once.
+        let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
         let mut digits = [0; 32];
-        for (position, digit) in digits.iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[(bits >> (124 - 4 * position) & 15) as usize];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
+            pair[0] = digit(byte >> 4);
+            pair[1] = digit(byte & 15);
         }
         Self(digits)
     }
@@ -45,47 +48,80 @@ impl RequestId {
 
 /// Makes a client's request fit for an upstream. Afterwards `head.request_id()` is the one in effect.
 pub fn request(head: &mut RequestHead, origin: &Origin) {
+    const ADDED_FIELDS: usize = 6;
+    const ADDED_BYTES: usize = 256;
     let has_request_id = head.request_id().is_some();
-    let wants_trailers = head.fields.all(b"te").flat_map(list).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
-    let client = origin.client.to_canonical();
-    let forwarded_for = origin.is_trusted.then(|| joined(&head.fields, b"x-forwarded-for"));
-    let mut kept_request_id = false;
-    let named = NamedByConnection::collect(&head.fields);
-    head.fields.retain(|name, _| match Kind::of_request(name) {
-        Kind::HopByHop | Kind::Spoof => false,
-        Kind::RequestId => has_request_id && !std::mem::replace(&mut kept_request_id, true),
-        Kind::ForwardedFor => false,
-        Kind::Forwarded => origin.is_trusted,
-        Kind::EndToEnd => !named.contains(name),
-    });
-
-    if !has_request_id {
-        head.fields.push(b"X-Request-Id", &origin.new_request_id.0);
+    let wants_trailers = head.fields.all_known(Name::Te).flat_map(list).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+    let forwarded_for =
+        origin.is_trusted.then(|| joined(&head.fields, Name::ForwardedFor)).filter(|previous| !previous.is_empty());
+    if head.fields.names().meets(LEAVES_REQUEST) {
+        remove_from_request(&mut head.fields, has_request_id, origin.is_trusted);
     }
-    head.fields.push_with(b"X-Forwarded-For", |value| {
-        if let Some(previous) = forwarded_for.filter(|previous| !previous.is_empty()) {
+
+    let fields = &mut head.fields;
+    fields.reserve(ADDED_BYTES + head.authority.len() + forwarded_for.as_ref().map_or(0, Vec::len), ADDED_FIELDS);
+    if !has_request_id {
+        fields.push_known(Name::RequestId, b"X-Request-Id", &origin.new_request_id.0);
+    }
+    fields.push_with(Name::ForwardedFor, b"X-Forwarded-For", |value| {
+        if let Some(previous) = forwarded_for {
             value.extend_from_slice(&previous);
             value.extend_from_slice(b", ");
         }
-        append(value, &client);
+        append(value, origin.client.to_canonical());
     });
-    if !head.fields.contains(b"x-forwarded-proto") {
-        head.fields.push(b"X-Forwarded-Proto", origin.scheme.as_bytes());
+    if !fields.names().contains(Name::ForwardedProto) {
+        fields.push_known(Name::ForwardedProto, b"X-Forwarded-Proto", origin.scheme.as_bytes());
     }
-    if !head.authority.is_empty() && !head.fields.contains(b"x-forwarded-host") {
-        head.fields.push(b"X-Forwarded-Host", head.authority.as_bytes());
+    if !head.authority.is_empty() && !fields.names().contains(Name::ForwardedHost) {
+        fields.push_known(Name::ForwardedHost, b"X-Forwarded-Host", head.authority.as_bytes());
     }
     if wants_trailers {
-        head.fields.push(b"TE", b"trailers");
+        fields.push_known(Name::Te, b"TE", b"trailers");
     }
-    head.fields.push(b"Via", via(head.version));
+    push_via(fields, head.version);
 }
 
 /// Makes an upstream's response, interim or final, fit for a client.
 pub fn response(head: &mut ResponseHead) {
-    let named = NamedByConnection::collect(&head.fields);
-    head.fields.retain(|name, _| !is_hop_by_hop(name) && !named.contains(name));
-    head.fields.push(b"Via", via(head.version));
+    // Connection is among them: without it there is nothing else that it could name.
+    if head.fields.names().meets(HOP_BY_HOP) {
+        let named = NamedByConnection::collect(&head.fields);
+        head.fields.retain(|name, text| !HOP_BY_HOP.contains(name) && !named.contains(text));
+    }
+    push_via(&mut head.fields, head.version);
+}
+
+/// Fields that end here whether Connection names them or not (RFC 9110 §7.6.1).
+const HOP_BY_HOP: NameSet = NameSet::of(&[
+    Name::Te,
+    Name::Upgrade,
+    Name::Connection,
+    Name::KeepAlive,
+    Name::Http2Settings,
+    Name::ProxyConnection,
+    Name::TransferEncoding,
+    Name::ProxyAuthenticate,
+    Name::ProxyAuthorization,
+    Name::ProxyAuthenticationInfo,
+]);
+
+/// X-Forwarded-*, X-Real-IP or Forwarded: believed from trusted proxies only.
+const FORWARDED: NameSet = NameSet::of(&[Name::ForwardedFor, Name::ForwardedProto, Name::ForwardedHost, Name::Forwarded]);
+
+/// What may have to go from a request. Expect: the session answers it itself.
+const LEAVES_REQUEST: NameSet = HOP_BY_HOP.or(FORWARDED).with(Name::Expect).with(Name::RequestId).with(Name::Spoof);
+
+fn remove_from_request(fields: &mut Fields, has_request_id: bool, is_trusted: bool) {
+    let mut kept_request_id = false;
+    let named = NamedByConnection::collect(fields);
+    fields.retain(|name, text| match name {
+        Name::RequestId => has_request_id && !std::mem::replace(&mut kept_request_id, true),
+        // X-Forwarded-For comes anew, with what a trusted proxy said in it.
+        Name::ForwardedFor => false,
+        _ if FORWARDED.contains(name) => is_trusted,
+        _ => !LEAVES_REQUEST.contains(name) && !named.contains(text),
+    });
 }
 
 /// Takes away what trailers must not carry (RFC 9110 §6.5.1): framing, routing, authentication and content fields, and what a proxy vouches for.
@@ -112,94 +148,53 @@ pub fn trailers(fields: &mut Fields) {
         b"via",
         b"www-authenticate",
     ];
-    fields.retain(|name, _| {
-        matches!(Kind::of_request(name), Kind::EndToEnd)
-            && !FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
-    });
+    if !fields.is_empty() {
+        fields.retain(|name, text| {
+            !LEAVES_REQUEST.contains(name) && !FORBIDDEN.iter().any(|forbidden| text.eq_ignore_ascii_case(forbidden))
+        });
+    }
 }
 
-const fn via(version: Version) -> &'static [u8] {
-    match version {
+fn push_via(fields: &mut Fields, version: Version) {
+    let value: &[u8; 10] = match version {
         Version::Http10 => b"1.0 sluice",
         Version::Http11 => b"1.1 sluice",
         Version::Http2 => b"2.0 sluice",
-    }
+    };
+    fields.push_known(Name::Other, b"Via", value);
 }
 
 /// All values of `name` as one list.
-fn joined(fields: &Fields, name: &[u8]) -> Vec<u8> {
-    let values: Vec<&[u8]> = fields.all(name).filter(|value| !value.is_empty()).collect();
+fn joined(fields: &Fields, name: Name) -> Vec<u8> {
+    let values: Vec<&[u8]> = fields.all_known(name).filter(|value| !value.is_empty()).collect();
     values.join(&b", "[..])
 }
 
-fn append(value: &mut Vec<u8>, address: &IpAddr) {
-    struct Utf8<'a>(&'a mut Vec<u8>);
-    impl Write for Utf8<'_> {
-        fn write_str(&mut self, text: &str) -> std::fmt::Result {
-            self.0.extend_from_slice(text.as_bytes());
-            Ok(())
+fn append(value: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => append_ipv4(value, address.octets()),
+        IpAddr::V6(address) => value.extend_from_slice(address.to_string().as_bytes()),
+    }
+}
+
+/// Without the formatting machinery, which costs more than all else that is added to a request.
+fn append_ipv4(value: &mut Vec<u8>, octets: [u8; 4]) {
+    let mut text = [b'.'; 16];
+    let mut end = 0;
+    for octet in octets {
+        if octet >= 100 {
+            text[end] = b'0' + octet / 100;
+            end += 1;
         }
+        if octet >= 10 {
+            text[end] = b'0' + octet / 10 % 10;
+            end += 1;
+        }
+        text[end] = b'0' + octet % 10;
+        text[end + 1] = b'.';
+        end += 2;
     }
-    // Writing to a vector cannot fail.
-    let _ = write!(Utf8(value), "{address}");
-}
-
-/// What a request's field is to a proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    HopByHop,
-    RequestId,
-    ForwardedFor,
-    /// X-Forwarded-*, X-Real-IP or Forwarded: believed from trusted proxies only.
-    Forwarded,
-    /// One of the above spelt with `_`: an application that maps names to variables could not tell them apart.
-    Spoof,
-    EndToEnd,
-}
-
-impl Kind {
-    fn of_request(name: &[u8]) -> Self {
-        let owned = match name {
-            [b'x' | b'X', b'-' | b'_', ..] if matches_name(name, b"x-request-id") => Self::RequestId,
-            [b'x' | b'X', b'-' | b'_', ..] if matches_name(name, b"x-forwarded-for") => Self::ForwardedFor,
-            [b'x' | b'X', b'-' | b'_', ..] if matches_name(name, b"x-real-ip") => Self::Forwarded,
-            [b'x' | b'X', b'-' | b'_', ..] if name.len() > 12 && matches_name(&name[..12], b"x-forwarded-") => Self::Forwarded,
-            _ if name.eq_ignore_ascii_case(b"forwarded") => return Self::Forwarded,
-            _ if is_hop_by_hop(name) || is_for_us(name) => return Self::HopByHop,
-            _ => return Self::EndToEnd,
-        };
-        if name.contains(&b'_') { Self::Spoof } else { owned }
-    }
-}
-
-/// Without case, `_` as `-`.
-fn matches_name(name: &[u8], lower: &[u8]) -> bool {
-    name.len() == lower.len()
-        && name.iter().zip(lower).all(|(&byte, &expected)| {
-            let byte = if byte == b'_' { b'-' } else { byte };
-            byte.eq_ignore_ascii_case(&expected)
-        })
-}
-
-/// Fields that end here whether Connection names them or not (RFC 9110 §7.6.1).
-fn is_hop_by_hop(name: &[u8]) -> bool {
-    match name.len() {
-        2 => name.eq_ignore_ascii_case(b"te"),
-        7 => name.eq_ignore_ascii_case(b"upgrade"),
-        10 => name.eq_ignore_ascii_case(b"connection") || name.eq_ignore_ascii_case(b"keep-alive"),
-        14 => name.eq_ignore_ascii_case(b"http2-settings"),
-        16 => name.eq_ignore_ascii_case(b"proxy-connection"),
-        17 => name.eq_ignore_ascii_case(b"transfer-encoding"),
-        18 => name.eq_ignore_ascii_case(b"proxy-authenticate"),
-        19 => name.eq_ignore_ascii_case(b"proxy-authorization"),
-        25 => name.eq_ignore_ascii_case(b"proxy-authentication-info"),
-        _ => false,
-    }
-}
-
-/// Expect: the session answers it itself.
-fn is_for_us(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"expect")
+    value.extend_from_slice(&text[..end - 1]);
 }
 
 /// The fields that Connection names, sorted: thousands of options beside a hundred fields must not cost their product.
@@ -238,7 +233,9 @@ impl NamedByConnection {
 
     fn collect(fields: &Fields) -> Self {
         let mut named = Self::default();
-        for option in fields.all(b"connection").flat_map(list) {
+        // The two that nearly every Connection has name no field.
+        let is_usual = |value: &[u8]| is(value, b"keep-alive") || is(value, b"close");
+        for option in fields.all_known(Name::Connection).filter(|value| !is_usual(value)).flat_map(list) {
             let is_any = |names: &[&[u8]]| names.iter().any(|name| option.eq_ignore_ascii_case(name));
             if !is_any(Self::ORDINARY) && !is_any(Self::PROTECTED) {
                 let start = named.lower.len();
@@ -252,6 +249,9 @@ impl NamedByConnection {
     }
 
     fn contains(&self, name: &[u8]) -> bool {
+        if self.names.is_empty() {
+            return false;
+        }
         let lower = |range: &Range<usize>| self.lower[range.clone()].iter().copied();
         self.names.binary_search_by(|range| lower(range).cmp(name.iter().map(u8::to_ascii_lowercase))).is_ok()
     }

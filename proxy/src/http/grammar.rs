@@ -2,6 +2,8 @@
 
 const TCHAR: u8 = 1;
 const FIELD_CONTENT: u8 = 2;
+const REQUEST_ID: u8 = 4;
+const UNRESERVED: u8 = 8;
 
 const CLASSES: [u8; 256] = {
     let mut table = [0; 256];
@@ -18,6 +20,12 @@ const CLASSES: [u8; 256] = {
         }
         if c == b'\t' || (c >= b' ' && c != 0x7f) {
             table[byte] |= FIELD_CONTENT;
+        }
+        if c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=' | b':') {
+            table[byte] |= REQUEST_ID;
+        }
+        if c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_' | b'~') {
+            table[byte] |= UNRESERVED;
         }
         byte += 1;
     }
@@ -40,6 +48,18 @@ pub fn is_token(bytes: &[u8]) -> bool {
 #[must_use]
 pub const fn is_field_content(byte: u8) -> bool {
     CLASSES[byte as usize] & FIELD_CONTENT != 0
+}
+
+/// Whether `byte` may be part of an X-Request-Id that is taken over from a client.
+#[must_use]
+pub const fn is_request_id_byte(byte: u8) -> bool {
+    CLASSES[byte as usize] & REQUEST_ID != 0
+}
+
+/// Whether `byte` may be part of a host that is no IPv6 address: unreserved (RFC 3986 §2.3).
+#[must_use]
+pub const fn is_unreserved(byte: u8) -> bool {
+    CLASSES[byte as usize] & UNRESERVED != 0
 }
 
 /// `bytes` without the spaces and tabs around it.
@@ -108,6 +128,9 @@ mod tests {
             assert_eq!(is_field_content(byte), byte == 9 || (byte >= 32 && byte != 127), "{byte}");
             let expected = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
             assert_eq!(is_tchar(byte), expected, "{byte}");
+            let expected = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+            assert_eq!(is_unreserved(byte), expected, "{byte}");
+            assert_eq!(is_request_id_byte(byte), expected || b"+/=:".contains(&byte), "{byte}");
         }
     }
 }

@@ -1,6 +1,9 @@
 //! One request or response head and its body framing, whichever HTTP version carried it (RFC 9110).
 
-use std::ops::Range;
+use std::fmt;
+use std::ops::Deref;
+
+pub use super::fields::Fields;
 
 /// HTTP versions a head can have come in with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,99 +96,58 @@ pub enum BodyLength {
     UntilClose,
 }
 
-/// A field list in the order received. Names keep their spelling and compare without case.
-///
-/// All bytes live in one buffer; a field is two ranges of it. Invariant: names are tokens and values hold no
-/// CR, LF, NUL or other control byte but HTAB, with outer whitespace removed.
-#[derive(Clone, Debug, Default)]
-pub struct Fields {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
+/// A reason phrase: those that nearly every response has need no memory of their own.
+#[derive(Clone)]
+pub enum Reason {
+    /// A usual one.
+    Usual(&'static [u8]),
+    /// Any other.
+    Other(Box<[u8]>),
 }
 
-#[derive(Clone, Debug)]
-struct Entry {
-    name: Range<u32>,
-    value: Range<u32>,
+impl From<&[u8]> for Reason {
+    fn from(text: &[u8]) -> Self {
+        Self::Usual(match text {
+            b"" => b"",
+            b"OK" => b"OK",
+            b"Created" => b"Created",
+            b"No Content" => b"No Content",
+            b"Partial Content" => b"Partial Content",
+            b"Moved Permanently" => b"Moved Permanently",
+            b"Found" => b"Found",
+            b"Not Modified" => b"Not Modified",
+            b"Not Found" => b"Not Found",
+            _ => return Self::Other(text.into()),
+        })
+    }
 }
 
-impl Fields {
-    /// An empty list.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { bytes: Vec::new(), entries: Vec::new() }
+impl<const N: usize> From<[u8; N]> for Reason {
+    fn from(text: [u8; N]) -> Self {
+        Self::from(&text[..])
     }
+}
 
-    /// An empty list with room for `bytes` of names and values and `fields` entries.
-    #[must_use]
-    pub fn with_capacity(bytes: usize, fields: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), entries: Vec::with_capacity(fields) }
+impl Deref for Reason {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Usual(text) => text,
+            Self::Other(text) => text,
+        }
     }
+}
 
-    /// Appends a field. The caller vouches for the invariant (the parser has checked, or we wrote it).
-    ///
-    /// Lists are bounded by `limits.header_bytes` long before a range could exceed `u32`.
-    pub fn push(&mut self, name: &[u8], value: &[u8]) {
-        self.push_with(name, |bytes| bytes.extend_from_slice(value));
+impl PartialEq for Reason {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
     }
+}
 
-    /// Appends a field whose value `write` appends to a buffer. The same invariant holds.
-    pub fn push_with(&mut self, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
-        let name_start = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(name);
-        let value_start = self.bytes.len() as u32;
-        write(&mut self.bytes);
-        let value_end = self.bytes.len() as u32;
-        self.entries.push(Entry { name: name_start..value_start, value: value_start..value_end });
-    }
-
-    /// Fields in order, as (name, value).
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.entries.iter().map(|entry| (self.slice(&entry.name), self.slice(&entry.value)))
-    }
-
-    /// Values of every field called `name`, in order.
-    pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
-
-    /// The first value of `name`.
-    #[must_use]
-    pub fn first(&self, name: &[u8]) -> Option<&[u8]> {
-        self.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
-
-    /// Whether a field called `name` is there.
-    #[must_use]
-    pub fn contains(&self, name: &[u8]) -> bool {
-        self.first(name).is_some()
-    }
-
-    /// Keeps the fields for which `keep` is true.
-    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
-        let Self { bytes, entries } = self;
-        entries.retain(|entry| {
-            keep(
-                &bytes[entry.name.start as usize..entry.name.end as usize],
-                &bytes[entry.value.start as usize..entry.value.end as usize],
-            )
-        });
-    }
-
-    /// How many fields.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    fn slice(&self, range: &Range<u32>) -> &[u8] {
-        &self.bytes[range.start as usize..range.end as usize]
+impl fmt::Debug for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
     }
 }
 
@@ -214,7 +176,10 @@ impl RequestHead {
     /// The path without its query.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.path_and_query.split('?').next().unwrap_or(&self.path_and_query)
+        match memchr::memchr(b'?', self.path_and_query.as_bytes()) {
+            Some(end) => &self.path_and_query[..end],
+            None => &self.path_and_query,
+        }
     }
 }
 
@@ -226,7 +191,7 @@ pub struct ResponseHead {
     /// The version it came in with.
     pub version: Version,
     /// Reason phrase, maybe empty. HTTP/1 only.
-    pub reason: Box<[u8]>,
+    pub reason: Reason,
     /// The fields as received.
     pub fields: Fields,
     /// The body's framing, with HEAD, 1xx, 204, 304 already taken into account.

@@ -3,9 +3,11 @@
 
 pub mod authority;
 pub mod date;
+pub mod fields;
 pub mod forward;
 pub mod grammar;
 pub mod h1;
 pub mod limits;
 pub mod message;
+pub mod names;
 pub mod path;

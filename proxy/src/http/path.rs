@@ -29,33 +29,67 @@ pub enum PathError {
 
 /// Checks and normalises `path [ "?" query ]`. Idempotent; the result starts with `/` and never climbs above it.
 pub fn normalise(target: &[u8]) -> Result<Cow<'_, str>, PathError> {
+    match check(target)? {
+        Form::Normal => std::str::from_utf8(target).map(Cow::Borrowed).map_err(|_| PathError::ForbiddenByte),
+        Form::Other { path_end } => resolve(target, path_end).map(Cow::Owned),
+    }
+}
+
+/// The same for what is known to be text.
+pub(super) fn normalise_text(target: &str) -> Result<Cow<'_, str>, PathError> {
+    match check(target.as_bytes())? {
+        Form::Normal => Ok(Cow::Borrowed(target)),
+        Form::Other { path_end } => resolve(target.as_bytes(), path_end).map(Cow::Owned),
+    }
+}
+
+enum Form {
+    /// As it is routed.
+    Normal,
+    /// The path may hold dot segments or escapes.
+    Other {
+        /// Where the query or nothing follows.
+        path_end: usize,
+    },
+}
+
+/// Refuses bytes that a target cannot hold.
+fn check(target: &[u8]) -> Result<Form, PathError> {
     if target.first() != Some(&b'/') {
         return Err(PathError::NotAbsolute);
     }
-    let path_end = memchr::memchr(b'?', target).unwrap_or(target.len());
-    let (path, query) = target.split_at(path_end);
-    if !query.iter().all(|&byte| is_target_byte(byte)) {
-        return Err(PathError::ForbiddenByte);
-    }
     let mut needs_work = false;
+    let mut path_end = target.len();
     let mut previous = 0;
-    for &byte in path {
-        if !is_target_byte(byte) || byte == b'\\' {
-            return Err(PathError::ForbiddenByte);
+    for (at, &byte) in target.iter().enumerate() {
+        match byte {
+            b'?' => {
+                path_end = at;
+                break;
+            }
+            b'%' => needs_work = true,
+            b'.' => needs_work |= previous == b'/',
+            b'\\' => return Err(PathError::ForbiddenByte),
+            _ if !is_target_byte(byte) => return Err(PathError::ForbiddenByte),
+            _ => {}
         }
-        needs_work |= byte == b'%' || (byte == b'.' && previous == b'/');
         previous = byte;
     }
-    if !needs_work {
-        return std::str::from_utf8(target).map(Cow::Borrowed).map_err(|_| PathError::ForbiddenByte);
+    if !target[path_end..].iter().all(|&byte| is_target_byte(byte)) {
+        return Err(PathError::ForbiddenByte);
     }
-    let mut normal = remove_dot_segments(&decode_unreserved(path)?)?;
-    normal.extend_from_slice(query);
-    String::from_utf8(normal).map(Cow::Owned).map_err(|_| PathError::ForbiddenByte)
+    Ok(if needs_work { Form::Other { path_end } } else { Form::Normal })
 }
 
 const fn is_target_byte(byte: u8) -> bool {
     matches!(byte, 0x21..=0x7e) && byte != b'#'
+}
+
+fn resolve(target: &[u8], path_end: usize) -> Result<String, PathError> {
+    let (path, query) = target.split_at(path_end);
+    let mut normal = remove_dot_segments(&decode_unreserved(path)?)?;
+    normal.extend_from_slice(query);
+    String::from_utf8(normal).map_err(|_| PathError::ForbiddenByte)
 }
 
 fn decode_unreserved(path: &[u8]) -> Result<Vec<u8>, PathError> {

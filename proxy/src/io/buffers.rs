@@ -215,7 +215,7 @@ impl Loan {
 
     /// Counts the whole buffer against a stream until it is returned.
     pub(super) fn charge_to(&mut self, account: &Rc<Account>) {
-        account.outstanding.set(account.outstanding.get() + self.pool.buffer_size);
+        account.charge(self.pool.buffer_size);
         let before = self.state().account.borrow_mut().replace(Rc::clone(account));
         debug_assert!(before.is_none(), "a buffer is charged once");
     }
@@ -254,37 +254,46 @@ impl std::fmt::Debug for Loan {
     }
 }
 
+/// No mark to report at.
+const NO_RELIEF: u32 = u32::MAX;
+
 /// What one stream has received and nobody has dropped yet: whole buffers for loans, bytes for copies.
 #[derive(Debug)]
 pub struct Account {
     slot: u32,
     generation: u32,
-    outstanding: Cell<usize>,
-    /// Report to the pool when `outstanding` falls to this.
-    relief_at: Cell<Option<usize>>,
+    /// Below 2^32: a stream receives into at most 65,536 buffers of 64 KiB, and copies stop at its bound.
+    outstanding: Cell<u32>,
+    /// Report to the pool when `outstanding` falls to this; `NO_RELIEF`: never.
+    relief_at: Cell<u32>,
 }
 
 impl Account {
     /// An empty account of the stream in this slot.
     pub(super) fn new(slot: u32, generation: u32) -> Rc<Self> {
-        Rc::new(Self { slot, generation, outstanding: Cell::new(0), relief_at: Cell::new(None) })
+        Rc::new(Self { slot, generation, outstanding: Cell::new(0), relief_at: Cell::new(NO_RELIEF) })
     }
 
     /// Bytes received and not dropped, wherever they now sit.
     pub(super) const fn outstanding(&self) -> usize {
-        self.outstanding.get()
+        self.outstanding.get() as usize
     }
 
     /// Asks to be reported by `Pool::take_relieved` once `outstanding` is at most `mark`; it must be above it now.
     pub(super) fn await_relief(&self, mark: usize) {
-        debug_assert!(self.outstanding.get() > mark);
-        self.relief_at.set(Some(mark));
+        debug_assert!(self.outstanding() > mark);
+        self.relief_at.set(mark as u32);
+    }
+
+    fn charge(&self, bytes: usize) {
+        self.outstanding.set(self.outstanding.get() + bytes as u32);
     }
 
     fn release(&self, pool: &Pool, bytes: usize) {
-        self.outstanding.set(self.outstanding.get() - bytes);
-        if self.relief_at.get().is_some_and(|mark| self.outstanding.get() <= mark) {
-            self.relief_at.set(None);
+        self.outstanding.set(self.outstanding.get() - bytes as u32);
+        let mark = self.relief_at.get();
+        if mark != NO_RELIEF && self.outstanding.get() <= mark {
+            self.relief_at.set(NO_RELIEF);
             pool.relieved.borrow_mut().push((self.slot, self.generation));
         }
     }
@@ -301,7 +310,7 @@ impl Charge {
     fn new(pool: &Rc<Pool>, account: Option<&Rc<Account>>, bytes: usize) -> Self {
         pool.budget_used.set(pool.budget_used.get() + bytes + FRAGMENT_COST);
         if let Some(account) = account {
-            account.outstanding.set(account.outstanding.get() + bytes);
+            account.charge(bytes);
         }
         Self { pool: Rc::clone(pool), account: account.cloned(), bytes }
     }
@@ -314,7 +323,7 @@ impl Charge {
         self.pool.budget_used.set(self.pool.budget_used.get() + more);
         self.bytes += more;
         if let Some(account) = &self.account {
-            account.outstanding.set(account.outstanding.get() + more);
+            account.charge(more);
         }
         true
     }

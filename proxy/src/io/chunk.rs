@@ -1,18 +1,22 @@
-//! Bytes on their way through the proxy: a loan of a receive buffer, an owned buffer, or static bytes.
+//! Bytes on their way through the proxy: a loan of a receive buffer, an owned buffer, or static bytes. Where they lie is kept beside what
+//! keeps them alive, since they are looked at many times for each request.
+#![allow(unsafe_code, reason = "a pointer into what the chunk itself keeps alive")]
 
+use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::buffers::{Charge, Loan};
 
 /// A run of bytes. Dropping a loan gives its buffer back to the ring.
 pub struct Chunk {
+    /// The first of `len` initialised bytes within `backing`, which neither moves nor changes them while the chunk lives.
+    data: NonNull<u8>,
+    len: usize,
     backing: Backing,
-    start: usize,
-    end: usize,
 }
 
 enum Backing {
-    Static(&'static [u8]),
+    Static,
     /// Owned and not split yet, so that the common response head costs no second allocation.
     Owned(Vec<u8>),
     Shared(Rc<Copied>),
@@ -26,27 +30,29 @@ pub(super) struct Copied {
 }
 
 impl Chunk {
+    fn new(bytes: NonNull<[u8]>, backing: Backing) -> Self {
+        Self { data: bytes.cast(), len: bytes.len(), backing }
+    }
+
     /// Owned bytes.
     #[must_use]
     pub fn from_vec(bytes: Vec<u8>) -> Self {
-        let end = bytes.len();
-        Self { backing: Backing::Owned(bytes), start: 0, end }
+        // A vector's bytes stay where they are when it moves.
+        Self::new(NonNull::from(bytes.as_slice()), Backing::Owned(bytes))
     }
 
     /// Bytes that live for ever.
     #[must_use]
     pub const fn from_static(bytes: &'static [u8]) -> Self {
-        Self { backing: Backing::Static(bytes), start: 0, end: bytes.len() }
+        Self { data: NonNull::from_ref(bytes).cast(), len: bytes.len(), backing: Backing::Static }
     }
 
     pub(super) fn from_loan(loan: Loan) -> Self {
-        let end = loan.len();
-        Self { backing: Backing::Loan(loan), start: 0, end }
+        Self::new(NonNull::from(loan.bytes()), Backing::Loan(loan))
     }
 
     pub(super) fn from_copied(copied: Copied) -> Self {
-        let end = copied.bytes.len();
-        Self { backing: Backing::Shared(Rc::new(copied)), start: 0, end }
+        Self::new(NonNull::from(copied.bytes.as_slice()), Backing::Shared(Rc::new(copied)))
     }
 
     /// Splits off the first `at` bytes (`at` <= len) and leaves the rest in `self`. No copy: both share the loan.
@@ -55,20 +61,19 @@ impl Chunk {
     /// When `at` > len.
     #[must_use]
     pub fn split_to(&mut self, at: usize) -> Self {
-        let middle = self.start + at;
-        assert!(middle <= self.end, "split beyond the end");
+        assert!(at <= self.len, "split beyond the end");
         if let Backing::Owned(bytes) = &mut self.backing {
             let bytes = std::mem::take(bytes);
             self.backing = Backing::Shared(Rc::new(Copied { bytes, charge: None }));
         }
         let backing = match &self.backing {
-            Backing::Static(bytes) => Backing::Static(bytes),
+            Backing::Static => Backing::Static,
             Backing::Shared(shared) => Backing::Shared(Rc::clone(shared)),
             Backing::Loan(loan) => Backing::Loan(loan.clone()),
             Backing::Owned(_) => unreachable!("made shared above"),
         };
-        let head = Self { backing, start: self.start, end: middle };
-        self.start = middle;
+        let head = Self { data: self.data, len: at, backing };
+        self.advance(at);
         head
     }
 
@@ -77,13 +82,15 @@ impl Chunk {
     /// # Panics
     /// When `n` > len.
     pub fn advance(&mut self, n: usize) {
-        assert!(n <= self.len(), "advance beyond the end");
-        self.start += n;
+        assert!(n <= self.len, "advance beyond the end");
+        // SAFETY: at most one past the last of the bytes that `backing` keeps.
+        self.data = unsafe { self.data.add(n) };
+        self.len -= n;
     }
 
     /// Keeps the first `n` bytes; nothing happens when there are fewer.
     pub fn truncate(&mut self, n: usize) {
-        self.end = self.end.min(self.start + n);
+        self.len = self.len.min(n);
     }
 
     /// Whether the bytes sit in a receive buffer of the ring.
@@ -104,7 +111,8 @@ impl Chunk {
     pub(super) fn try_append(&mut self, more: &[u8], bytes_max: usize) -> bool {
         let Backing::Shared(shared) = &mut self.backing else { return false };
         let Some(copied) = Rc::get_mut(shared) else { return false };
-        if self.end != copied.bytes.len() || copied.bytes.len() + more.len() > bytes_max {
+        let start = self.data.as_ptr().addr() - copied.bytes.as_ptr().addr();
+        if start + self.len != copied.bytes.len() || copied.bytes.len() + more.len() > bytes_max {
             return false;
         }
         let Some(charge) = &mut copied.charge else { return false };
@@ -112,7 +120,9 @@ impl Chunk {
             return false;
         }
         copied.bytes.extend_from_slice(more);
-        self.end = copied.bytes.len();
+        // They may have moved.
+        let bytes = NonNull::from(&copied.bytes[start..]);
+        (self.data, self.len) = (bytes.cast(), bytes.len());
         true
     }
 }
@@ -126,14 +136,10 @@ impl Default for Chunk {
 impl std::ops::Deref for Chunk {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        let bytes = match &self.backing {
-            Backing::Static(bytes) => bytes,
-            Backing::Owned(bytes) => bytes.as_slice(),
-            Backing::Shared(shared) => shared.bytes.as_slice(),
-            Backing::Loan(loan) => loan.bytes(),
-        };
-        &bytes[self.start..self.end]
+        // SAFETY: see `data`; the borrow of `self` keeps `backing`.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
     }
 }
 
@@ -158,7 +164,7 @@ impl From<&'static [u8]> for Chunk {
 impl std::fmt::Debug for Chunk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let backing = match &self.backing {
-            Backing::Static(_) => "static",
+            Backing::Static => "static",
             Backing::Owned(_) => "owned",
             Backing::Shared(_) => "shared",
             Backing::Loan(_) => "loan",

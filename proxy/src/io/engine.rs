@@ -198,7 +198,7 @@ impl<R: Ring> Engine<R> {
         for state in live {
             let inner = state.inner.borrow();
             let outbound: usize = inner.outbound.iter().map(|chunk| chunk.len()).sum();
-            assert_eq!(inner.queued, outbound + inner.in_flight, "outbound bytes");
+            assert_eq!(inner.queued, outbound + inner.in_flight as usize, "outbound bytes");
             assert_eq!(inner.sending, inner.in_flight > 0, "a send carries bytes");
             assert!(inner.phase != Phase::Closed, "a closed stream holds a slot");
             let ended = matches!(inner.phase, Phase::Ending { .. });
@@ -286,8 +286,8 @@ impl<R: Ring> Engine<R> {
 
     /// Makes a stream of an accepted descriptor, or closes it and says why.
     fn adopt(&mut self, fd: i32) -> Result<Stream, i32> {
-        let stream = self.ring.prepare(fd, true).and_then(|(peer, local)| {
-            let inner = Inner::new(fd, peer, local, Phase::Open, self.shared.now.get());
+        let stream = self.ring.prepare(fd, true).and_then(|peer| {
+            let inner = Inner::new(fd, peer, Phase::Open, self.shared.now.get());
             self.shared.insert(inner).ok_or(libc::EMFILE)
         });
         match &stream {

@@ -133,10 +133,13 @@ impl Flow {
     /// The time that `close` may take is over, or a part of it without progress.
     pub(super) fn close_timed_out(&self, state: &Rc<State>) {
         let inner = &mut *state.inner.borrow_mut();
-        inner.close_timer = None;
+        let mark = inner.closing.as_mut().map(|closing| {
+            closing.timer = None;
+            closing.mark
+        });
         if inner.phase == Phase::Closing {
             let flushed = inner.queued == 0;
-            if flushed || inner.progress.sent == inner.close_mark {
+            if flushed || Some(inner.progress.sent) == mark {
                 inner.end(!flushed);
             }
             state.mark(inner);
@@ -186,8 +189,7 @@ impl Flow {
         }
         let prepared = if result < 0 { Err(-result) } else { ring.prepare(inner.fd, false) };
         match prepared {
-            Ok((_, local)) => {
-                inner.local = local;
+            Ok(_) => {
                 inner.phase = Phase::Open;
                 let now = self.shared.now.get();
                 (inner.progress.received_at, inner.progress.sent_at) = (now, now);
@@ -216,7 +218,7 @@ impl Flow {
         let bytes_max = if pressed { settings.send_bytes_pressed } else { settings.send_bytes_max };
         let mut chunks = self.spare.pop().unwrap_or_default();
         let mut bytes = 0;
-        inner.send_pins = 0;
+        let mut pins = 0;
         while bytes < bytes_max && chunks.len() < settings.send_chunks_max {
             let Some(mut chunk) = inner.outbound.pop_front() else { break };
             if chunk.len() > bytes_max - bytes {
@@ -227,12 +229,13 @@ impl Flow {
             if pressed {
                 self.copy_out(&mut chunk);
             }
-            inner.send_pins += if chunk.is_loan() { chunk.len() + FRAGMENT_COST } else { 0 };
+            pins += if chunk.is_loan() { chunk.len() + FRAGMENT_COST } else { 0 };
             chunks.push(chunk);
         }
         inner.sending = true;
         inner.send_cancelled = false;
-        inner.in_flight = bytes;
+        inner.send_pins = u32::try_from(pins).unwrap_or(u32::MAX);
+        inner.in_flight = u32::try_from(bytes).unwrap_or(u32::MAX);
         inner.send_started = self.shared.now.get();
         ring.submit(token(state, Kind::Send), Op::Send { fd: inner.fd, chunks });
     }
@@ -240,7 +243,7 @@ impl Flow {
     fn sent(&mut self, state: &Rc<State>, inner: &mut Inner, completion: Completion) {
         let Completion { result, mut chunks, .. } = completion;
         inner.sending = false;
-        inner.queued -= inner.in_flight;
+        inner.queued -= inner.in_flight as usize;
         inner.in_flight = 0;
         let ended = matches!(inner.phase, Phase::Ending { .. });
         let mut taken = usize::try_from(result).unwrap_or(0);
@@ -277,9 +280,6 @@ impl Flow {
         }
         if inner.queued < inner.write_low(&self.shared.settings) {
             inner.wake_writer();
-        }
-        if inner.queued == 0 {
-            inner.wake_flusher();
         }
         if inner.write_error.is_some() && inner.parked.is_some() {
             self.shared.push_parked(state);
@@ -344,7 +344,7 @@ impl Flow {
                 inner.progress.received += loan.len() as u64;
                 inner.progress.received_at = self.shared.now.get();
                 if !open {
-                    inner.discarded += loan.len();
+                    inner.closing.get_or_insert_default().discarded += loan.len();
                     return;
                 }
                 self.admit(state, inner, loan);
@@ -410,7 +410,8 @@ impl Flow {
     fn drive_close<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
         let broken = inner.write_error.is_some() || matches!(inner.end, Some(Err(_)));
         let flushed = inner.queued == 0;
-        let over = inner.end.is_some() || inner.discarded > self.shared.settings.linger_bytes;
+        let over = inner.end.is_some()
+            || inner.closing.as_ref().is_some_and(|closing| closing.discarded > self.shared.settings.linger_bytes);
         if broken || (flushed && over && inner.fin != Fin::InFlight) {
             return inner.end(false);
         }
@@ -418,19 +419,24 @@ impl Flow {
             inner.fin = Fin::InFlight;
             ring.submit(token(state, Kind::Shutdown), Op::Shutdown { fd: inner.fd });
             // From now on the timer bounds the linger.
-            if let Some(key) = inner.close_timer.take() {
-                self.shared.disarm(key);
-            }
+            self.disarm_close(inner);
         }
         if inner.receive == Receive::Idle && inner.end.is_none() {
             self.arm_receive(state, inner, ring);
         }
-        if inner.close_timer.is_none() {
+        let closing = inner.closing.get_or_insert_default();
+        if closing.timer.is_none() {
             let settings = &self.shared.settings;
-            inner.close_mark = inner.progress.sent;
+            closing.mark = inner.progress.sent;
             let wait = if flushed { settings.linger } else { settings.close_timeout };
             let alarm = Alarm::Stream(state.slot, state.generation);
-            inner.close_timer = Some(self.shared.arm(self.shared.now.get() + wait, alarm));
+            closing.timer = Some(self.shared.arm(self.shared.now.get() + wait, alarm));
+        }
+    }
+
+    fn disarm_close(&self, inner: &mut Inner) {
+        if let Some(key) = inner.closing.as_mut().and_then(|closing| closing.timer.take()) {
+            self.shared.disarm(key);
         }
     }
 
@@ -469,9 +475,7 @@ impl Flow {
     fn release(&self, state: &Rc<State>, inner: &mut Inner) {
         inner.fd = -1;
         inner.phase = Phase::Closed;
-        if let Some(key) = inner.close_timer.take() {
-            self.shared.disarm(key);
-        }
+        self.disarm_close(inner);
         inner.wake_all();
         self.shared.slots.borrow_mut().release(state.slot);
     }
@@ -563,7 +567,7 @@ impl Flow {
             }
             let stuck = inner.sending && inner.send_pins > 0 && shared.now.get().since(inner.send_started) > PIN_MAX;
             // What cannot all be copied would come back as another send that pins, and be cancelled again.
-            let needed = promised + inner.send_pins;
+            let needed = promised + inner.send_pins as usize;
             let room = shared.pool.budget_used() + shared.pool.budget_reserve() + needed <= shared.pool.budget_max();
             if stuck && room && !inner.send_cancelled {
                 promised = needed;

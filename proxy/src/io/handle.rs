@@ -2,7 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::num::NonZero;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -58,7 +59,7 @@ pub struct Settings {
     pub receive_pressed: usize,
     /// `writable` while fewer bytes are queued.
     pub write_low: usize,
-    /// Bytes handed to one send.
+    /// Bytes handed to one send; below 2^32.
     pub send_bytes_max: usize,
     /// The same while less than a quarter of the buffers are free.
     pub send_bytes_pressed: usize,
@@ -277,8 +278,7 @@ impl Io {
 
     /// Connects. Dropping the future cancels the connect and closes the socket.
     pub async fn connect(&self, address: SocketAddr) -> Result<Stream, ConnectError> {
-        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let inner = Inner::new(-1, address, unknown, Phase::Connecting, self.now());
+        let inner = Inner::new(-1, address, Phase::Connecting, self.now());
         let stream = self.0.insert(inner).ok_or(ConnectError::Exhausted)?;
         stream.state().mark(&mut stream.state().inner.borrow_mut());
         std::future::poll_fn(|cx| stream.poll_connected(cx)).await?;
@@ -337,7 +337,7 @@ impl std::fmt::Debug for Io {
 
 /// Names an armed timer; stale keys are harmless (generation-tagged).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimerKey(pub u64);
+pub struct TimerKey(pub(super) NonZero<u64>);
 
 /// Armed at its first poll, disarmed when dropped.
 struct Sleep<'a> {

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
@@ -14,9 +15,7 @@ use std::time::{Duration, Instant};
 use io_uring::types::{BufRingEntry, CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, setsockopt, socket, sockopt};
 use nix::time::{ClockId, clock_gettime};
 
 use super::buffers::Pool;
@@ -30,6 +29,8 @@ use crate::time::Time;
 const GROUP: u16 = 0;
 /// How long `stop` waits for cancelled operations; what is still in flight then keeps its memory for ever.
 const STOP_MAX: Duration = Duration::from_secs(2);
+/// Completions read at once.
+const BATCH: usize = 64;
 /// Send memories kept for reuse.
 const SPARE_MAX: usize = 256;
 
@@ -239,10 +240,19 @@ impl Ring for KernelRing {
     }
 
     fn completions(&mut self, into: &mut Vec<Completion>) {
+        let mut batch = [const { MaybeUninit::uninit() }; BATCH];
         loop {
-            let Some(entry) = self.ring.completion().next() else { return };
-            if let Some(completion) = self.translate(&entry) {
-                into.push(completion);
+            // By batches, since the queue's two indices are shared with the kernel and each look at them costs a barrier.
+            let read = self.ring.completion().fill(&mut batch).len();
+            for entry in &batch[..read] {
+                // SAFETY: `fill` wrote the first `read` entries.
+                let entry = unsafe { entry.assume_init_ref() };
+                if let Some(completion) = self.translate(entry) {
+                    into.push(completion);
+                }
+            }
+            if read < BATCH {
+                return;
             }
         }
     }
@@ -252,13 +262,14 @@ impl Ring for KernelRing {
         socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map(IntoRawFd::into_raw_fd).map_err(|errno| errno as i32)
     }
 
-    fn prepare(&mut self, fd: RawFd, _accepted: bool) -> Result<(SocketAddr, SocketAddr), i32> {
+    fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32> {
         let peer = getpeername::<SockaddrStorage>(fd).map_err(|errno| errno as i32)?;
-        let local = getsockname::<SockaddrStorage>(fd).map_err(|errno| errno as i32)?;
-        // SAFETY: the engine owns the open descriptor and closes it only through us, later.
-        let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-        setsockopt(&borrowed, sockopt::TcpNoDelay, &true).map_err(|errno| errno as i32)?;
-        Ok((socket_address(&peer)?, socket_address(&local)?))
+        if !accepted {
+            // SAFETY: the engine owns the open descriptor and closes it only through us, later.
+            let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+            setsockopt(&borrowed, sockopt::TcpNoDelay, &true).map_err(|errno| errno as i32)?;
+        }
+        socket_address(&peer)
     }
 
     fn reset_on_close(&mut self, fd: RawFd) {
@@ -328,7 +339,7 @@ fn socket_address(storage: &SockaddrStorage) -> Result<SocketAddr, i32> {
 }
 
 fn build(entries: u32) -> io::Result<IoUring> {
-    IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_submit_all().dontfork().build(entries)
+    IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_no_sqarray().dontfork().build(entries)
 }
 
 /// The ring of provided buffers (io_uring_register_buf_ring(3)): entries that we write and a tail that we publish.

@@ -103,8 +103,8 @@ pub trait Ring {
     /// A socket fit to connect to `address`, or an errno.
     fn open(&mut self, address: SocketAddr) -> Result<RawFd, i32>;
 
-    /// Prepares a fresh connection (accepted or connected) and returns its peer's and its own address, or an errno.
-    fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<(SocketAddr, SocketAddr), i32>;
+    /// Prepares a fresh connection (accepted or connected) and returns its peer's address, or an errno.
+    fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32>;
 
     /// Has the coming close reset the connection.
     fn reset_on_close(&mut self, fd: RawFd);

@@ -155,9 +155,9 @@ impl Sim {
 
     /// A listening socket for `Engine::add_listener`.
     #[must_use]
-    pub fn listener(&self, address: SocketAddr) -> SimListener {
+    pub fn listener(&self) -> SimListener {
         let mut world = self.0.borrow_mut();
-        let fd = world.new_fd(File::Listener { address, accept: None, backlog: VecDeque::new() });
+        let fd = world.new_fd(File::Listener { accept: None, backlog: VecDeque::new() });
         SimListener { fd }
     }
 
@@ -170,12 +170,11 @@ impl Sim {
         let mut world = self.0.borrow_mut();
         let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), world.next_port()));
         let id = world.connections.len();
-        let Some(File::Listener { address, backlog, .. }) = world.files[listener.fd as usize - FD_BASE].as_mut() else {
+        let Some(File::Listener { backlog, .. }) = world.files[listener.fd as usize - FD_BASE].as_mut() else {
             panic!("not a listener")
         };
-        let address = *address;
         backlog.push_back(id);
-        world.connections.push(Connection::new(peer, address));
+        world.connections.push(Connection::new(peer));
         Peer { world: Rc::clone(&self.0), connection: id }
     }
 
@@ -491,7 +490,7 @@ impl Ring for SimRing {
         Ok(self.world.borrow_mut().new_fd(file))
     }
 
-    fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<(SocketAddr, SocketAddr), i32> {
+    fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32> {
         let mut world = self.world.borrow_mut();
         let File::Socket { connection: Some(connection), .. } = world.file(fd) else { return Err(libc::ENOTCONN) };
         let connection = *connection;
@@ -499,7 +498,7 @@ impl Ring for SimRing {
         if accepted && connection.is_broken() {
             return Err(libc::ENOTCONN);
         }
-        Ok((connection.peer, connection.local))
+        Ok(connection.peer)
     }
 
     fn reset_on_close(&mut self, fd: RawFd) {

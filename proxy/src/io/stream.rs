@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -12,9 +13,6 @@ use super::Chunk;
 use super::buffers::Account;
 use super::handle::{ConnectError, Settings, Shared, TimerKey};
 use crate::time::Time;
-
-/// Queues of at most this capacity are kept by idle streams.
-const IDLE_CAPACITY: usize = 8;
 
 /// Why a stream cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,10 +87,20 @@ pub(super) enum Fin {
     Sent,
 }
 
+/// How far the end of a closed stream has come.
+#[derive(Default)]
+pub(super) struct Closing {
+    /// Bounds flushing and lingering.
+    pub(super) timer: Option<TimerKey>,
+    /// Bytes sent when it was armed.
+    pub(super) mark: u64,
+    /// Bytes thrown away while lingering.
+    pub(super) discarded: usize,
+}
+
 pub(super) struct Inner {
     pub(super) fd: RawFd,
     pub(super) peer: SocketAddr,
-    pub(super) local: SocketAddr,
     pub(super) phase: Phase,
     /// Whether it waits in the engine's list of streams to look at.
     pub(super) dirty: bool,
@@ -107,20 +115,18 @@ pub(super) struct Inner {
     pub(super) in_throttled: bool,
     pub(super) in_lowered: bool,
     pub(super) in_starved: bool,
-    /// Bytes thrown away while lingering.
-    pub(super) discarded: usize,
 
     /// Bytes in `outbound` and in flight.
     pub(super) queued: usize,
     pub(super) outbound: VecDeque<Chunk>,
-    /// Instead of `Settings::write_low`.
-    write_low: Option<usize>,
-    /// Bytes in the send in flight.
-    pub(super) in_flight: usize,
+    /// Instead of `Settings::write_low`, unless 0.
+    write_low: u32,
+    /// Bytes in the send in flight, at most `Settings::send_bytes_max`.
+    pub(super) in_flight: u32,
     pub(super) sending: bool,
     pub(super) send_cancelled: bool,
     /// What it would cost to copy the ring buffers that the send in flight holds, and since when it holds them.
-    pub(super) send_pins: usize,
+    pub(super) send_pins: u32,
     pub(super) send_started: Time,
     pub(super) fin: Fin,
     pub(super) write_error: Option<StreamError>,
@@ -132,23 +138,21 @@ pub(super) struct Inner {
     /// Cancels in flight.
     pub(super) cancels: u8,
     pub(super) closing_fd: bool,
-    /// Bounds flushing and lingering after `close`.
-    pub(super) close_timer: Option<TimerKey>,
-    pub(super) close_mark: u64,
+    /// Only after `close`.
+    pub(super) closing: Option<Box<Closing>>,
 
     read_waker: Option<Waker>,
+    /// Of whom waits to write or for the flush: the same task.
     write_waker: Option<Waker>,
-    flush_waker: Option<Waker>,
     pub(super) parked: Option<Tag>,
     pub(super) progress: Progress,
 }
 
 impl Inner {
-    pub(super) fn new(fd: RawFd, peer: SocketAddr, local: SocketAddr, phase: Phase, now: Time) -> Self {
+    pub(super) fn new(fd: RawFd, peer: SocketAddr, phase: Phase, now: Time) -> Self {
         Self {
             fd,
             peer,
-            local,
             phase,
             dirty: false,
             receive: Receive::Idle,
@@ -158,10 +162,9 @@ impl Inner {
             in_throttled: false,
             in_lowered: false,
             in_starved: false,
-            discarded: 0,
             queued: 0,
             outbound: VecDeque::new(),
-            write_low: None,
+            write_low: 0,
             in_flight: 0,
             sending: false,
             send_cancelled: false,
@@ -174,11 +177,9 @@ impl Inner {
             connect_error: None,
             cancels: 0,
             closing_fd: false,
-            close_timer: None,
-            close_mark: 0,
+            closing: None,
             read_waker: None,
             write_waker: None,
-            flush_waker: None,
             parked: None,
             progress: Progress { received: 0, sent: 0, received_at: now, sent_at: now },
         }
@@ -194,7 +195,7 @@ impl Inner {
     }
 
     pub(super) fn write_low(&self, settings: &Settings) -> usize {
-        self.write_low.unwrap_or(settings.write_low)
+        if self.write_low == 0 { settings.write_low } else { self.write_low as usize }
     }
 
     pub(super) fn wake_reader(&mut self) {
@@ -209,16 +210,9 @@ impl Inner {
         }
     }
 
-    pub(super) fn wake_flusher(&mut self) {
-        if let Some(waker) = self.flush_waker.take() {
-            waker.wake();
-        }
-    }
-
     pub(super) fn wake_all(&mut self) {
         self.wake_reader();
         self.wake_writer();
-        self.wake_flusher();
     }
 
     /// Throws away what is queued either way. What is in flight stays counted until it completes.
@@ -229,7 +223,7 @@ impl Inner {
 
     pub(super) fn drop_outbound(&mut self) {
         self.outbound = VecDeque::new();
-        self.queued = self.in_flight;
+        self.queued = self.in_flight as usize;
     }
 
     /// Starts the end: the engine cancels what is in flight, then closes.
@@ -290,12 +284,6 @@ impl Stream {
         self.0.inner.borrow().peer
     }
 
-    /// Our end.
-    #[must_use]
-    pub fn local(&self) -> SocketAddr {
-        self.0.inner.borrow().local
-    }
-
     /// The next received bytes, never empty; `None` once at end of stream, for ever after.
     pub fn poll_read(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, StreamError>> {
         let inner = &mut *self.0.inner.borrow_mut();
@@ -347,7 +335,7 @@ impl Stream {
 
     /// From now on this stream is writable while fewer bytes are queued than this, instead of `Settings::write_low`.
     pub fn set_write_low(&self, bytes: usize) {
-        self.0.inner.borrow_mut().write_low = Some(bytes.max(1));
+        self.0.inner.borrow_mut().write_low = u32::try_from(bytes.max(1)).unwrap_or(u32::MAX);
     }
 
     /// Like `poll_writable`, awaited.
@@ -378,7 +366,7 @@ impl Stream {
         if inner.queued == 0 {
             return Poll::Ready(Ok(()));
         }
-        register(&mut inner.flush_waker, cx);
+        register(&mut inner.write_waker, cx);
         Poll::Pending
     }
 
@@ -452,14 +440,13 @@ impl Stream {
         inner.parked = Some(tag);
         inner.read_waker = None;
         inner.write_waker = None;
-        inner.flush_waker = None;
         let ready = !inner.inbound.is_empty() || inner.end.is_some() || inner.write_error.is_some();
         if ready || inner.phase != Phase::Open {
             self.0.shared.push_parked(&self.0);
         } else {
-            // An idle connection holds no memory but its own and the few places that the next request needs again.
+            // An idle connection holds no memory but its own.
             for queue in [&mut inner.inbound, &mut inner.outbound] {
-                if queue.capacity() > IDLE_CAPACITY && queue.is_empty() {
+                if queue.is_empty() {
                     *queue = VecDeque::new();
                 }
             }
@@ -531,7 +518,7 @@ impl std::fmt::Debug for Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
     /// Which table of the worker it belongs to.
-    pub kind: u32,
+    pub kind: NonZero<u32>,
     /// Its key there.
     pub key: u64,
 }

@@ -1,6 +1,8 @@
 //! A hierarchical timer wheel: 8 levels of 64 slots, ticks of 2^21 ns (2.1 ms). Arming and disarming are O(1); the time
 //! of the next expiry is exact, so a sleeping worker wakes only when something is due. `now` is always passed in.
 
+use std::num::NonZero;
+
 use super::handle::TimerKey;
 use crate::time::Time;
 
@@ -85,7 +87,7 @@ impl<T> Wheel<T> {
         let generation = entry.generation;
         self.armed += 1;
         self.link(index);
-        TimerKey(u64::from(generation) << 32 | u64::from(index))
+        TimerKey(NonZero::<u64>::MIN.saturating_add(u64::from(generation) << 32 | u64::from(index)))
     }
 
     /// Disarms and returns the value, unless the timer fired or was disarmed before.
@@ -134,9 +136,10 @@ impl<T> Wheel<T> {
     }
 
     fn find(&self, key: TimerKey) -> Option<u32> {
-        let index = key.0 as u32;
+        let key = key.0.get() - 1;
+        let index = key as u32;
         let entry = self.entries.get(index as usize)?;
-        (entry.place != FREE && u64::from(entry.generation) == key.0 >> 32).then_some(index)
+        (entry.place != FREE && u64::from(entry.generation) == key >> 32).then_some(index)
     }
 
     /// The list that comes first in time, and the tick at which it must be looked at. A list of a lower level always

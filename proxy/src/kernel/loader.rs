@@ -10,6 +10,8 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use nix::errno::Errno;
 
+use super::filter::Filter;
+use super::ours::Mains;
 use super::steering::Placement;
 use super::{KernelError, XdpMode, chain, errno};
 use crate::config::model;
@@ -30,6 +32,10 @@ pub struct Programs {
     pub(super) ebpf: Ebpf,
     pub(super) attached: BTreeMap<String, (XdpMode, XdpLinkId)>,
     pub(super) placement: Placement,
+    /// The guard's prefilter, as the kernel has it.
+    pub(super) filter: Filter,
+    /// The addresses that the guard's program knows without a look-up.
+    pub(super) mains: Mains,
     /// Choose the SYN buckets of a source; for as long as the buckets live.
     pub(super) seeds: [u64; proxy_common::guard::SYN_ROWS as usize],
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -67,7 +73,15 @@ impl Programs {
             .ok();
         let random = std::hash::RandomState::new();
         let seeds = std::array::from_fn(|row| std::hash::BuildHasher::hash_one(&random, row));
-        Ok(Self { ebpf, attached: BTreeMap::new(), placement: Placement::default(), seeds, logger })
+        Ok(Self {
+            ebpf,
+            attached: BTreeMap::new(),
+            placement: Placement::default(),
+            filter: Filter::default(),
+            mains: Mains::NONE,
+            seeds,
+            logger,
+        })
     }
 
     /// Attaches the guard to one interface; with `Auto` driver mode is tried first, then generic.
@@ -209,7 +223,7 @@ fn explain_load(error: &EbpfError) -> KernelError {
             ": loading needs CAP_BPF and CAP_NET_ADMIN (or root), and before Linux 5.11 a higher RLIMIT_MEMLOCK"
         }
         Some(Errno::ENOSYS) => ": this kernel is built without bpf(2)",
-        Some(Errno::ENOMEM) => ": the kernel has no memory left for the maps (about 6 MiB)",
+        Some(Errno::ENOMEM) => ": the kernel has no memory left for the maps (about 9 MiB)",
         _ => "",
     };
     KernelError::Load(format!("{}{hint}", chain(error)))

@@ -2,7 +2,9 @@
 //! uses this. What the programs do is in `proxy-ebpf`; what both sides agree on is in `proxy-common`.
 
 mod counters;
+mod filter;
 mod loader;
+mod ours;
 mod policy;
 mod steering;
 

@@ -1,9 +1,10 @@
 //! What the programs are told: the guard's lists, rates and listener addresses, and the steering policy.
 //!
 //! Changes are made in an order in which every state between is the old policy, the new one, or the stricter of both for
-//! a source that is on neither list: additions, then the configuration, then removals.
+//! a source that is on neither list: additions, then the configuration, then removals; the prefilter's bits are set before the
+//! additions and cleared after the removals.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -11,14 +12,14 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap};
 use ipnet::IpNet;
 use proxy_common::ListenerKey;
-use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, LISTENERS_MAX, PORT_ANY_V4, PORT_ANY_V6, PORT_EXACT,
-    PORT_WORDS, PREFIXES_MAX, port_place,
-};
+use proxy_common::filter::{CHUNK_WORDS, Chunk};
+use proxy_common::guard::{GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, LISTENERS_MAX, PREFIXES_MAX};
 use proxy_common::steer::{POLICY_HASH, POLICY_LEAST_LOADED, POLICY_NUMA_LOCAL, SteerConfig};
 
+use super::filter::Filter;
 use super::loader::Programs;
-use super::{KernelError, listener_key, mapped};
+use super::ours::{ListenerPlan, Mains};
+use super::{KernelError, mapped};
 use crate::config::model;
 
 const CONFIG: &str = "GUARD_CONFIG";
@@ -26,10 +27,11 @@ const PORTS: &str = "GUARD_PORTS";
 const LISTENERS: &str = "GUARD_LISTENERS";
 const ALLOW: &str = "GUARD_ALLOW";
 const DENY: &str = "GUARD_DENY";
+const FILTER: &str = "GUARD_FILTER";
 const STEER_CONFIG: &str = "STEER_CONFIG";
 
 /// Prefix length and address, as in a trie's key; the value is 0 where a prefix is exempt from a shorter one.
-type Prefixes = BTreeMap<(u32, [u8; 16]), u32>;
+pub(super) type Prefixes = BTreeMap<(u32, [u8; 16]), u32>;
 
 impl Programs {
     /// Writes allow, deny, rates, `dry_run` and the addresses whose packets are judged.
@@ -39,15 +41,37 @@ impl Programs {
         let plan = ListenerPlan::new(listeners);
         bounded(ALLOW, allow.len(), PREFIXES_MAX)?;
         bounded(DENY, deny.len(), PREFIXES_MAX)?;
-        bounded(LISTENERS, plan.exact.len(), LISTENERS_MAX)?;
+        bounded(LISTENERS, plan.exact().count(), LISTENERS_MAX)?;
+        let [multiplier, _] = self.seeds;
+        // Only what lists a source needs bits: an exemption is looked up where a shorter prefix has some.
+        let listed = allow.iter().chain(&deny).filter(|(_, value)| **value != 0).map(|(key, _)| *key);
+        let filter = Filter::new(multiplier, listed);
 
+        // Bits before prefixes: the program must look up whatever a trie holds.
+        let both = self.filter.clone().union(&filter);
+        self.write_filter(&both)?;
+        let present = self.guard_config()?;
+        self.write_config(GuardConfig { classes: both.classes, ..present })?;
         let stale_allow = self.add_prefixes(ALLOW, &allow)?;
         let stale_deny = self.add_prefixes(DENY, &deny)?;
-        self.judge_listeners(&plan)?;
-        let config = guard_config(guard, self.seeds);
-        self.map_mut::<Array<_, GuardConfig>>(CONFIG)?.set(0, config, 0).map_err(|error| KernelError::map(CONFIG, error))?;
+
+        // A main address that changes is looked up while it does.
+        let mains = plan.mains();
+        let kept = mains.common(self.mains);
+        let stale_listeners = self.add_listeners(&plan)?;
+        self.write_ports(&plan.words(kept))?;
+        let config = guard_config(guard, self.seeds, mains, both.classes);
+        self.write_config(config)?;
+        self.mains = mains;
+        if kept != mains {
+            self.write_ports(&plan.words(mains))?;
+        }
+
+        self.remove_listeners(&stale_listeners)?;
         self.remove_prefixes(ALLOW, &stale_allow)?;
-        self.remove_prefixes(DENY, &stale_deny)
+        self.remove_prefixes(DENY, &stale_deny)?;
+        self.write_config(GuardConfig { classes: filter.classes, ..config })?;
+        self.write_filter(&filter)
     }
 
     /// Sets policy and `stuck_after`.
@@ -103,26 +127,68 @@ impl Programs {
         Ok(())
     }
 
-    /// Makes `plan` the set of addresses whose packets are judged.
-    fn judge_listeners(&mut self, plan: &ListenerPlan) -> Result<(), KernelError> {
+    /// Lets the addresses of `plan` be looked up as well; returns those that have to go.
+    fn add_listeners(&mut self, plan: &ListenerPlan) -> Result<Vec<ListenerKey>, KernelError> {
         let failed = |error| KernelError::map(LISTENERS, error);
+        let wanted: HashSet<ListenerKey> = plan.exact().collect();
         let mut exact = self.map_mut::<HashMap<_, ListenerKey, u32>>(LISTENERS)?;
-        let present: Vec<ListenerKey> = exact.keys().collect::<Result<_, _>>().map_err(failed)?;
-        for key in present.iter().filter(|key| !plan.exact.contains(&order(key))) {
-            exact.remove(key).map_err(failed)?;
+        let present: HashSet<ListenerKey> = exact.keys().collect::<Result<_, _>>().map_err(failed)?;
+        let mut stale: Vec<ListenerKey> = present.difference(&wanted).copied().collect();
+        // There is room for two configurations; what an earlier change that failed has left goes at once.
+        for key in stale.drain(LISTENERS_MAX.min(stale.len() as u32) as usize..) {
+            exact.remove(&key).map_err(failed)?;
         }
-        for &(address, port) in &plan.exact {
-            exact.insert(ListenerKey { address, port }, 1, 0).map_err(failed)?;
+        for key in wanted.difference(&present) {
+            exact.insert(key, 1, 0).map_err(failed)?;
         }
+        Ok(stale)
+    }
 
+    fn remove_listeners(&mut self, stale: &[ListenerKey]) -> Result<(), KernelError> {
+        let mut exact = self.map_mut::<HashMap<_, ListenerKey, u32>>(LISTENERS)?;
+        for key in stale {
+            exact.remove(key).map_err(|error| KernelError::map(LISTENERS, error))?;
+        }
+        Ok(())
+    }
+
+    fn write_ports(&mut self, words: &[u64]) -> Result<(), KernelError> {
         let failed = |error| KernelError::map(PORTS, error);
         let mut ports = self.map_mut::<Array<_, u64>>(PORTS)?;
-        for (word, bits) in (0..PORT_WORDS).zip(plan.words()) {
-            if ports.get(&word, 0).map_err(failed)? != bits {
+        for (word, bits) in (0..).zip(words) {
+            if ports.get(&word, 0).map_err(failed)? != *bits {
                 ports.set(word, bits, 0).map_err(failed)?;
             }
         }
         Ok(())
+    }
+
+    /// Makes the bitmap in the kernel equal to `wanted`.
+    fn write_filter(&mut self, wanted: &Filter) -> Result<(), KernelError> {
+        const CLEAR: Chunk = [0; CHUNK_WORDS];
+        // What is known of the kernel's bitmap is borrowed apart from the map, and is kept right chunk by chunk.
+        let mut known = std::mem::take(&mut self.filter);
+        let numbers: BTreeSet<u32> = known.chunks.keys().chain(wanted.chunks.keys()).copied().collect();
+        let result = self.map_mut::<Array<_, Chunk>>(FILTER).and_then(|mut map| {
+            for number in numbers {
+                let chunk = wanted.chunks.get(&number);
+                if known.chunks.get(&number) != chunk {
+                    map.set(number, chunk.map_or(&CLEAR, |chunk| chunk), 0).map_err(|error| KernelError::map(FILTER, error))?;
+                    match chunk {
+                        Some(chunk) => known.chunks.insert(number, chunk.clone()),
+                        None => known.chunks.remove(&number),
+                    };
+                }
+            }
+            known.classes = wanted.classes;
+            Ok(())
+        });
+        self.filter = known;
+        result
+    }
+
+    fn write_config(&mut self, config: GuardConfig) -> Result<(), KernelError> {
+        self.map_mut::<Array<_, GuardConfig>>(CONFIG)?.set(0, config, 0).map_err(|error| KernelError::map(CONFIG, error))
     }
 }
 
@@ -137,11 +203,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn order(key: &ListenerKey) -> ([u8; 16], u32) {
-    (key.address, key.port)
-}
-
-fn guard_config(guard: &model::Guard, seeds: [u64; 2]) -> GuardConfig {
+fn guard_config(guard: &model::Guard, seeds: [u64; 2], mains: Mains, classes: u32) -> GuardConfig {
     let mut flags = 0;
     for (flag, set) in [
         (GUARD_DRY_RUN, guard.dry_run),
@@ -153,6 +215,7 @@ fn guard_config(guard: &model::Guard, seeds: [u64; 2]) -> GuardConfig {
             flags |= flag;
         }
     }
+    let [main_v4, main_v6] = mains.words();
     let cost = 1_000_000_000 / u64::from(guard.syn_rate_per_ip.unwrap_or(1).clamp(1, 1_000_000_000));
     GuardConfig {
         flags,
@@ -160,12 +223,16 @@ fn guard_config(guard: &model::Guard, seeds: [u64; 2]) -> GuardConfig {
         syn_cost_nanos: cost,
         syn_depth_nanos: cost * u64::from(guard.syn_burst_per_ip.max(1)),
         seeds,
+        main_v4,
+        main_v6,
+        classes,
+        reserved: 0,
     }
 }
 
 /// The keys of a list. An IPv6 prefix so short that it covers the IPv4-mapped addresses must not catch IPv4: that part is
 /// exempted, unless the list has all of IPv4 too.
-fn prefixes(list: &[IpNet]) -> Prefixes {
+pub(super) fn prefixes(list: &[IpNet]) -> Prefixes {
     let mut keys = Prefixes::new();
     let all_v4 = (96, mapped(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
     for net in list {
@@ -184,78 +251,9 @@ fn prefixes(list: &[IpNet]) -> Prefixes {
     keys
 }
 
-/// Which addresses are ours, in the form the guard looks up.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct ListenerPlan {
-    /// `PORT_…` bits of the ports that have any.
-    ports: BTreeMap<u16, u64>,
-    /// Addresses of `PORT_EXACT` ports.
-    exact: BTreeSet<([u8; 16], u32)>,
-}
-
-impl ListenerPlan {
-    /// `[::]` takes IPv4 too, unless an IPv4 listener has the port.
-    fn new(listeners: &[SocketAddr]) -> Self {
-        let mut plan = Self::default();
-        let canonical = || listeners.iter().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
-        let v4_ports: BTreeSet<u16> = canonical().filter(SocketAddr::is_ipv4).map(|address| address.port()).collect();
-        for address in canonical() {
-            let port = address.port();
-            let bits = match address.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => PORT_ANY_V4,
-                IpAddr::V6(ip) if ip.is_unspecified() && v4_ports.contains(&port) => PORT_ANY_V6,
-                IpAddr::V6(ip) if ip.is_unspecified() => PORT_ANY_V4 | PORT_ANY_V6,
-                _ => {
-                    plan.exact.insert(order(&listener_key(address)));
-                    PORT_EXACT
-                }
-            };
-            *plan.ports.entry(port).or_default() |= bits;
-        }
-        plan
-    }
-
-    /// The whole port array.
-    fn words(&self) -> Vec<u64> {
-        let mut words = vec![0; PORT_WORDS as usize];
-        for (&port, &bits) in &self.ports {
-            let (word, shift) = port_place(port);
-            words[word as usize] |= bits << shift;
-        }
-        words
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn plan(addresses: &[&str]) -> ListenerPlan {
-        let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
-        ListenerPlan::new(&addresses)
-    }
-
-    #[test]
-    fn a_dual_stack_wildcard_takes_both_families_unless_ipv4_has_the_port() {
-        assert_eq!(plan(&["[::]:443"]).ports, [(443, PORT_ANY_V4 | PORT_ANY_V6)].into());
-        assert_eq!(plan(&["[::]:443", "0.0.0.0:443"]).ports, [(443, PORT_ANY_V4 | PORT_ANY_V6)].into());
-        let split = plan(&["[::]:443", "192.0.2.1:443", "[::]:80"]);
-        assert_eq!(split.ports, [(443, PORT_ANY_V6 | PORT_EXACT), (80, PORT_ANY_V4 | PORT_ANY_V6)].into());
-        assert_eq!(split.exact, [order(&listener_key("192.0.2.1:443".parse().expect("an address")))].into());
-    }
-
-    #[test]
-    fn a_mapped_listener_is_an_ipv4_listener() {
-        assert_eq!(plan(&["[::ffff:192.0.2.1]:80"]), plan(&["192.0.2.1:80"]));
-    }
-
-    #[test]
-    fn neighbouring_ports_share_a_word_and_nothing_else() {
-        let words = plan(&["0.0.0.0:16", "[2001:db8::1]:17", "0.0.0.0:65535"]).words();
-        assert_eq!(words[1], PORT_ANY_V4 | (PORT_EXACT << 4));
-        assert_eq!(words[4095], PORT_ANY_V4 << 60);
-        assert_eq!(words.iter().filter(|word| **word != 0).count(), 2);
-    }
 
     #[test]
     fn a_short_ipv6_prefix_spares_ipv4() {
@@ -280,11 +278,12 @@ mod tests {
             syn_rate_per_ip: rate,
             syn_burst_per_ip: burst,
         };
-        let config = guard_config(&guard(Some(1000), 2000), [0; 2]);
+        let guard_config = |guard: &model::Guard| super::guard_config(guard, [0; 2], Mains::NONE, 0);
+        let config = guard_config(&guard(Some(1000), 2000));
         assert_eq!((config.flags, config.syn_cost_nanos, config.syn_depth_nanos), (GUARD_SYN_RATE, 1_000_000, 2_000_000_000));
-        assert_eq!(guard_config(&guard(None, 2000), [0; 2]).flags, 0);
+        assert_eq!(guard_config(&guard(None, 2000)).flags, 0);
         // The extremes neither divide by zero nor overflow.
-        assert_eq!(guard_config(&guard(Some(1), u32::MAX), [0; 2]).syn_depth_nanos, u64::from(u32::MAX) * 1_000_000_000);
-        assert_eq!(guard_config(&guard(Some(u32::MAX), 0), [0; 2]).syn_depth_nanos, 1);
+        assert_eq!(guard_config(&guard(Some(1), u32::MAX)).syn_depth_nanos, u64::from(u32::MAX) * 1_000_000_000);
+        assert_eq!(guard_config(&guard(Some(u32::MAX), 0)).syn_depth_nanos, 1);
     }
 }

@@ -33,7 +33,7 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
     let mut input = first;
     loop {
         let next = match read_head(&seat, &mut input, due).await {
-            Ok(head) => serve_request(&mut seat, head, &mut input).await,
+            Ok(mut head) => serve_request(&mut seat, &mut head, &mut input).await,
             Err(end) => refuse_head(&seat, end).await,
         };
         seat.count_received();
@@ -43,7 +43,22 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                 seat.stream.close();
                 return seat.end(CloseReason::Draining);
             }
-            Next::Request if input.is_empty() && !seat.stream.is_readable() => return seat.park(),
+            Next::Request if input.is_empty() && !seat.stream.is_readable() => {
+                if !seat.linger() {
+                    return seat.park();
+                }
+                let read = seat.stream.read().await;
+                seat.resume();
+                match read {
+                    Ok(Some(chunk)) => input = chunk,
+                    Ok(None) => {
+                        seat.stream.close();
+                        return seat.end(CloseReason::ClientClosed);
+                    }
+                    Err(error) => return seat.end(sessions::broken(error, CloseReason::ClientClosed)),
+                }
+                due = seat.worker.io.after(seat.listener.timeouts.request_header);
+            }
             Next::Request => due = seat.worker.io.after(seat.listener.timeouts.request_header),
             Next::Close(reason) => {
                 seat.stream.close();
@@ -118,7 +133,7 @@ async fn refuse_head(seat: &Seat, end: HeadEnd) -> Next {
     }
 }
 
-async fn serve_request(seat: &mut Seat, head: RequestHead, input: &mut Chunk) -> Next {
+async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chunk) -> Next {
     seat.requests += 1;
     let worker = seat.worker.clone();
     worker.counters.increment(Plain::Requests);
@@ -127,12 +142,12 @@ async fn serve_request(seat: &mut Seat, head: RequestHead, input: &mut Chunk) ->
         seat.listener.clone_from(listener);
     }
     let listener = &*seat.listener;
-    let close_reason = reason_to_close(seat, &head, &listener.limits);
+    let close_reason = reason_to_close(seat, head, &listener.limits);
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
-    let recipient = Recipient { keep_alive: close_reason.is_none(), ..Recipient::of(&head) };
+    let recipient = Recipient { keep_alive: close_reason.is_none(), ..Recipient::of(head) };
     let mut sink = Sink::new(&worker, &seat.stream, listener.timeouts.send, recipient, &flags);
     let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.stream.peer() };
-    let source = Source {
+    let mut source = Source {
         io: &worker.io,
         stream: &seat.stream,
         decoder: BodyDecoder::new(head.body),
@@ -156,7 +171,7 @@ async fn serve_request(seat: &mut Seat, head: RequestHead, input: &mut Chunk) ->
         exchange::count(&worker.counters, refused);
         refused
     } else {
-        exchange::exchange(head, source, &mut sink, &seat.cancel, &scene).await
+        exchange::exchange(head, &mut source, &mut sink, &seat.cancel, &scene).await
     };
     sink.flush();
     // A drain that began within this exchange is why its response said `close`.

@@ -152,10 +152,11 @@ pub struct Scene<'a> {
     pub peer: SocketAddr,
 }
 
-/// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it itself.
+/// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it itself. `head` becomes what
+/// is forwarded; it is borrowed, since a future keeps a copy of each value that moves through it.
 pub async fn exchange(
-    head: RequestHead,
-    source: impl BodySource,
+    head: &mut RequestHead,
+    source: &mut impl BodySource,
     sink: &mut impl ResponseSink,
     cancel: &Cancel,
     scene: &Scene<'_>,
@@ -203,7 +204,7 @@ impl Drop for Active<'_> {
     }
 }
 
-async fn run(mut head: RequestHead, source: impl BodySource, sink: &mut impl ResponseSink, scene: &Scene<'_>) -> Outcome {
+async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut impl ResponseSink, scene: &Scene<'_>) -> Outcome {
     let client = scene.peer.ip().to_canonical();
     let origin = Origin {
         client,
@@ -211,8 +212,8 @@ async fn run(mut head: RequestHead, source: impl BodySource, sink: &mut impl Res
         scheme: "http",
         new_request_id: scene.worker.request_id(),
     };
-    forward::request(&mut head, &origin);
-    let head = head;
+    forward::request(head, &origin);
+    let head = &*head;
     let request_id = head.request_id().unwrap_or_default();
     let Some(route) = scene.snapshot.routes.find(&head.authority, head.path()) else {
         return refuse(sink, RefusalReason::NoRoute, request_id).await;
@@ -231,9 +232,9 @@ async fn run(mut head: RequestHead, source: impl BodySource, sink: &mut impl Res
         let shared = Shared::new();
         let (ended, connection) = {
             let slot = Slot::new(connection, &scene.worker.io, limits.head);
-            let (mut sender, mut receiver) = slot.split(&head);
+            let (mut sender, mut receiver) = slot.split(head);
             let halves = (&mut sender, &mut receiver);
-            let ended = relay::relay(&scene.worker.io, limits, &shared, &head, halves, &mut source, sink).await;
+            let ended = relay::relay(&scene.worker.io, limits, &shared, head, halves, &mut source, sink).await;
             drop((sender, receiver));
             (ended, slot.into_connection())
         };

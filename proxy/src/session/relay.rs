@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::exchange::{BodyPart, BodySource, ResponseSink, SinkError, SourceError};
 use crate::http::forward;
-use crate::http::message::{Fields, RequestHead, ResponseHead};
+use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead};
 use crate::io::{Chunk, Io};
 use crate::time::Time;
 use crate::upstream::slot::{ReceiveResponse, SendRequest, SlotError};
@@ -75,6 +75,29 @@ pub(super) async fn relay(
 ) -> Ended {
     let (sender, receiver) = halves;
     shared.head_due.set(io.now() + limits.head);
+    if matches!(head.body, BodyLength::None) {
+        // The rule: there is nothing to pump upwards.
+        sender.head(head);
+        sender.flush();
+        return match download(io, limits, shared, receiver, sink).await {
+            Ok(keep_alive) => Ended::Answered { request_sent: true, keep_alive },
+            Err(error) => error.into(),
+        };
+    }
+    Box::pin(pump(io, limits, shared, head, (sender, receiver), source, sink)).await
+}
+
+/// Upload and download at once. Boxed by its caller: it would more than double the future of a request without a body.
+async fn pump(
+    io: &Io,
+    limits: Limits,
+    shared: &Shared,
+    head: &RequestHead,
+    halves: (&mut impl SendRequest, &mut impl ReceiveResponse),
+    source: &mut impl BodySource,
+    sink: &mut impl ResponseSink,
+) -> Ended {
+    let (sender, receiver) = halves;
     let mut upload = pin!(upload(io, limits, shared, head, sender, source));
     let mut download = pin!(download(io, limits, shared, receiver, sink));
     let mut uploaded: Option<bool> = None;
@@ -95,8 +118,7 @@ pub(super) async fn relay(
         }
         downloaded.map(|result| match result {
             Ok(keep_alive) => Ended::Answered { request_sent: uploaded == Some(true), keep_alive },
-            Err(DownloadError::Slot(error)) => Ended::Upstream(error),
-            Err(DownloadError::Sink(error)) => Ended::Sink(error),
+            Err(error) => error.into(),
         })
     })
     .await
@@ -152,6 +174,15 @@ async fn upload(
 enum DownloadError {
     Slot(SlotError),
     Sink(SinkError),
+}
+
+impl From<DownloadError> for Ended {
+    fn from(error: DownloadError) -> Self {
+        match error {
+            DownloadError::Slot(error) => Self::Upstream(error),
+            DownloadError::Sink(error) => Self::Sink(error),
+        }
+    }
 }
 
 impl From<SlotError> for DownloadError {
@@ -239,8 +270,8 @@ async fn part_in_time(
 
 /// A body source that can begin again while it gave no more than it could keep.
 #[derive(Debug)]
-pub(super) struct Replay<B> {
-    source: B,
+pub(super) struct Replay<'a, B> {
+    source: &'a mut B,
     /// Data given so far; meaningless once `lost`.
     kept: Vec<u8>,
     kept_max: usize,
@@ -252,9 +283,9 @@ pub(super) struct Replay<B> {
     again: Option<usize>,
 }
 
-impl<B: BodySource> Replay<B> {
+impl<'a, B: BodySource> Replay<'a, B> {
     /// Keeps up to `kept_max` bytes.
-    pub(super) fn new(source: B, kept_max: usize) -> Self {
+    pub(super) fn new(source: &'a mut B, kept_max: usize) -> Self {
         Self { source, kept: Vec::new(), kept_max, ended: None, lost: false, again: None }
     }
 
@@ -274,7 +305,7 @@ impl<B: BodySource> Replay<B> {
     }
 }
 
-impl<B: BodySource> BodySource for Replay<B> {
+impl<B: BodySource> BodySource for Replay<'_, B> {
     async fn next(&mut self) -> Result<BodyPart, SourceError> {
         if let Some(at) = self.again {
             if at < self.kept.len() {

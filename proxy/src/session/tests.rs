@@ -496,7 +496,7 @@ struct Exchange {
 fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> Exchange {
     let running =
         Exchange { source: FakeSource::default(), sink: FakeSink::default(), cancel: Cancel::default(), outcome: Rc::default() };
-    let head = RequestHead {
+    let mut head = RequestHead {
         method,
         version: Version::Http2,
         authority: "example.com".into(),
@@ -505,14 +505,14 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
         body,
         keep_alive: true,
     };
-    let (source, mut sink, cancel) = (running.source.clone(), running.sink.clone(), running.cancel.clone());
+    let (mut source, mut sink, cancel) = (running.source.clone(), running.sink.clone(), running.cancel.clone());
     let (outcome, worker_) = (Rc::clone(&running.outcome), Rc::clone(worker));
     worker.io.spawn(async move {
         let snapshot = worker_.snapshot();
         let listener = Arc::clone(&snapshot.config.listeners[0]);
         let peer = SocketAddr::from(([192, 0, 2, 1], 1234));
         let scene = Scene { worker: &worker_, snapshot: &snapshot, listener: &listener, peer };
-        let ended = exchange(head, source, &mut sink, &cancel, &scene).await;
+        let ended = exchange(&mut head, &mut source, &mut sink, &cancel, &scene).await;
         *outcome.borrow_mut() = Some(ended);
     });
     running

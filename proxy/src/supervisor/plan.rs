@@ -15,8 +15,9 @@ use crate::telemetry::report::Table;
 const DESCRIPTORS_SPARE: u64 = 64;
 /// Of a worker: its ring, its command eventfd, its counters' and slot's mappings.
 const DESCRIPTORS_PER_WORKER: u64 = 4;
-/// Downstream and upstream.
-const DESCRIPTORS_PER_CONNECTION: u64 = 2;
+/// Of the descriptors that are left, one in so many is kept for upstream connections: an idle client has none, and a busy one shares a
+/// pool. What finds none left is answered with 503 and counted (`overloaded`).
+const UPSTREAM_SHARE: u64 = 5;
 const PAGE_BYTES: u64 = 4096;
 
 /// How bad a finding is.
@@ -69,8 +70,15 @@ pub fn plan(config: &Config) -> Result<String, TopologyError> {
 /// Downstream connections that fit into a descriptor limit, over all workers; `process.max_connections` when that is fewer.
 #[must_use]
 pub fn connections_max(config: &Config, workers: usize, descriptors: u64) -> u64 {
-    let fitting = descriptors.saturating_sub(descriptors_fixed(config, workers)) / DESCRIPTORS_PER_CONNECTION;
+    let left = descriptors.saturating_sub(descriptors_fixed(config, workers));
+    let fitting = left - left.div_ceil(UPSTREAM_SHARE);
     if config.process.max_connections == 0 { fitting } else { fitting.min(config.process.max_connections) }
+}
+
+/// What a number of downstream connections takes, with the upstream's share.
+fn descriptors_for(config: &Config, workers: usize, connections: u64) -> u64 {
+    let share = connections.div_ceil(UPSTREAM_SHARE - 1);
+    descriptors_fixed(config, workers).saturating_add(connections).saturating_add(share)
 }
 
 fn descriptors_fixed(config: &Config, workers: usize) -> u64 {
@@ -202,7 +210,7 @@ impl Judgement {
         let fitting = connections_max(config, workers, facts.descriptors);
         let asked = config.process.max_connections;
         if asked > fitting && !raise {
-            let needed = descriptors_fixed(config, workers) + asked * DESCRIPTORS_PER_CONNECTION;
+            let needed = descriptors_for(config, workers, asked);
             let limit = facts.descriptors;
             self.fatal(
                 format!("process.max_connections = {asked}"),
@@ -395,7 +403,7 @@ fn print_limits(text: &mut String, config: &Config, facts: &Facts, workers: usiz
     text.push_str("\nlimits\n");
     let mut table = Table::new(["what", "needed", "limit"]);
     let connections = connections_max(config, workers, facts.descriptors);
-    let descriptors = descriptors_fixed(config, workers) + connections * DESCRIPTORS_PER_CONNECTION;
+    let descriptors = descriptors_for(config, workers, connections);
     let count = |count: u64| if count == u64::MAX { "unlimited".to_owned() } else { count.to_string() };
     table.row([format!("descriptors, for {connections} connections"), count(descriptors), count(facts.descriptors)]);
     table.row([

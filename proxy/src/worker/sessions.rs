@@ -1,5 +1,6 @@
-//! The table of downstream connections. Between requests a connection is a row here and nothing else: its stream is parked and one
-//! timer is armed. A future exists from the first byte of a request to the next boundary.
+//! The table of downstream connections. An idle connection is a row here and nothing else: its stream is parked and one timer is
+//! armed. A future is made at the first byte of a request and lingers for a moment after each, since the next request of a busy
+//! connection comes soon.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use super::context::Worker;
 use super::tags;
 use crate::config::model;
 use crate::error::{CloseReason, ShedReason};
+use crate::io::executor::TaskKey;
 use crate::io::handle::TimerKey;
 use crate::io::stream::Tag;
 use crate::io::{Chunk, Stream, StreamError};
@@ -25,6 +27,11 @@ use crate::time::Time;
 /// How long a connection that has not sent anything yet may still do so when a drain begins.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a session's future waits for the next request before it is dropped.
+const LINGER: Duration = Duration::from_secs(1);
+/// Futures that may wait at once on a worker.
+const LINGERING_MAX: usize = 1024;
+
 /// Names a row; never valid for another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionKey {
@@ -35,6 +42,10 @@ pub struct SessionKey {
 impl SessionKey {
     const fn to_bits(self) -> u64 {
         (self.index as u64) << 32 | self.generation as u64
+    }
+
+    const fn tag(self) -> Tag {
+        Tag { kind: tags::SESSION, key: self.to_bits() }
     }
 
     const fn from_bits(bits: u64) -> Self {
@@ -52,6 +63,7 @@ pub struct Sessions {
 struct Table {
     rows: Slab<Row>,
     generation: u32,
+    lingering: usize,
     admission: Admission,
 }
 
@@ -63,19 +75,33 @@ struct Row {
     requests: u64,
     counted: u64,
     state: State,
+    /// When a parked row is closed, or a lingering one parked.
+    due: Time,
+    /// The row's only timer and when it fires: at `due` or before. Moving it with every request would cost more than one that fires
+    /// early now and then.
+    timer: Option<(TimerKey, Time)>,
 }
 
 #[derive(Debug)]
 enum State {
-    Parked { timer: TimerKey, due: Time },
-    Running { cancel: Cancel },
+    /// Between requests, without a future.
+    Parked,
+    /// With a future: within a request, or between requests if it lingers. No task: it is about to be spawned.
+    Live { cancel: Cancel, task: Option<TaskKey>, lingers: bool },
 }
 
 impl Sessions {
     /// Holds up to `connections_max`.
     #[must_use]
     pub fn new(connections_max: usize) -> Self {
-        Self { table: RefCell::new(Table { rows: Slab::new(), generation: 0, admission: Admission::new(connections_max) }) }
+        Self {
+            table: RefCell::new(Table {
+                rows: Slab::new(),
+                generation: 0,
+                lingering: 0,
+                admission: Admission::new(connections_max),
+            }),
+        }
     }
 
     /// Takes one more connection, or says why not.
@@ -98,9 +124,16 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>)
         let table = &mut *worker.sessions.table.borrow_mut();
         let generation = table.generation;
         table.generation = generation.wrapping_add(1);
-        // Replaced at once by `park`, which needs the key.
-        let state = State::Running { cancel: Cancel::default() };
-        let index = table.rows.insert(Row { generation, stream, listener, requests: 0, counted: 0, state });
+        let index = table.rows.insert(Row {
+            generation,
+            stream,
+            listener,
+            requests: 0,
+            counted: 0,
+            state: State::Parked,
+            due,
+            timer: None,
+        });
         SessionKey { index: index as u32, generation }
     };
     park(worker, key, due);
@@ -108,15 +141,14 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>)
 
 /// Makes a connection idle data until its next byte, or until `due`.
 fn park(worker: &Rc<Worker>, key: SessionKey, due: Time) {
-    let tag = Tag { kind: tags::SESSION, key: key.to_bits() };
-    let timer = worker.io.timer_at(due, tag);
     let stream = {
         let mut table = worker.sessions.table.borrow_mut();
         let Some(row) = table.row(key) else { return };
-        row.state = State::Parked { timer, due };
+        row.state = State::Parked;
+        row.set_due(worker, key, due);
         row.stream.clone()
     };
-    stream.park(tag);
+    stream.park(key.tag());
 }
 
 /// A parked connection spoke or died.
@@ -125,9 +157,10 @@ pub fn woken(worker: &Rc<Worker>, bits: u64) {
     let (stream, listener, requests, parked_due) = {
         let mut table = worker.sessions.table.borrow_mut();
         let Some(row) = table.row(key) else { return };
-        let State::Parked { timer, due } = row.state else { return };
-        worker.io.cancel_timer(timer);
-        (row.stream.clone(), Arc::clone(&row.listener), row.requests, due)
+        if !matches!(row.state, State::Parked) {
+            return;
+        }
+        (row.stream.clone(), Arc::clone(&row.listener), row.requests, row.due)
     };
     let first = match stream.poll_read(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(Some(chunk))) => chunk,
@@ -148,7 +181,7 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
     let seat = {
         let mut table = worker.sessions.table.borrow_mut();
         let Some(row) = table.row(key) else { return };
-        row.state = State::Running { cancel: cancel.clone() };
+        row.state = State::Live { cancel: cancel.clone(), task: None, lingers: false };
         Seat {
             worker: Rc::clone(worker),
             key,
@@ -160,7 +193,10 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
             counted: row.counted,
         }
     };
-    worker.io.spawn(downstream::serve(seat, first, due));
+    let spawned = worker.io.spawn(downstream::serve(seat, first, due));
+    if let Some(Row { state: State::Live { task, .. }, .. }) = worker.sessions.table.borrow_mut().row(key) {
+        *task = Some(spawned);
+    }
 }
 
 /// Why a connection ended that broke; `reset` if its client did it.
@@ -172,19 +208,44 @@ pub const fn broken(error: StreamError, reset: CloseReason) -> CloseReason {
     }
 }
 
-/// The timer of a parked connection fired.
+/// The timer of a connection fired.
 pub fn timed_out(worker: &Rc<Worker>, bits: u64) {
     let key = SessionKey::from_bits(bits);
     let (stream, reason) = {
         let mut table = worker.sessions.table.borrow_mut();
         let Some(row) = table.row(key) else { return };
-        if !matches!(row.state, State::Parked { .. }) {
-            return;
+        row.timer = None;
+        let due = row.due;
+        match row.state {
+            // It is armed again at the next boundary.
+            State::Live { lingers: false, .. } => return,
+            _ if worker.io.now() < due => return row.set_due(worker, key, due),
+            State::Live { task, .. } => {
+                drop(table);
+                // Dropping its seat parks it.
+                return task.into_iter().for_each(|task| worker.io.cancel_task(task));
+            }
+            State::Parked => {}
         }
         let fresh = row.requests == 0;
         (row.stream.clone(), if fresh { CloseReason::RequestHeaderTimeout } else { CloseReason::KeepAliveTimeout })
     };
     close_parked(worker, key, &stream, reason);
+}
+
+/// Makes lingering sessions idle data.
+fn park_lingering(worker: &Rc<Worker>) {
+    let tasks: Vec<_> = {
+        let table = worker.sessions.table.borrow();
+        let tasks = table.rows.iter().filter_map(|(_, row)| match row.state {
+            State::Live { task, lingers: true, .. } => task,
+            _ => None,
+        });
+        tasks.collect()
+    };
+    for task in tasks {
+        worker.io.cancel_task(task);
+    }
 }
 
 fn close_parked(worker: &Rc<Worker>, key: SessionKey, stream: &Stream, reason: CloseReason) {
@@ -199,18 +260,17 @@ fn close_parked(worker: &Rc<Worker>, key: SessionKey, stream: &Stream, reason: C
 
 /// Closes what is idle; the others end at their next boundary.
 pub fn drain(worker: &Rc<Worker>) {
+    park_lingering(worker);
     let parked: Vec<_> = {
         let mut table = worker.sessions.table.borrow_mut();
         table.admission.drain();
         let rows = table.rows.iter().filter_map(|(index, row)| {
-            let State::Parked { timer, due } = row.state else { return None };
             let key = SessionKey { index: index as u32, generation: row.generation };
-            Some((key, timer, due, row.requests, row.stream.clone()))
+            matches!(row.state, State::Parked).then(|| (key, row.due, row.requests, row.stream.clone()))
         });
         rows.collect()
     };
-    for (key, timer, due, requests, stream) in parked {
-        worker.io.cancel_timer(timer);
+    for (key, due, requests, stream) in parked {
         if requests == 0 {
             // Its first request may be on the way.
             park(worker, key, due.min(worker.io.after(DRAIN_GRACE)));
@@ -222,14 +282,15 @@ pub fn drain(worker: &Rc<Worker>) {
 
 /// Resets every connection that is left: a drain's deadline passed, or a stop.
 pub fn abort_all(worker: &Rc<Worker>) {
+    park_lingering(worker);
     let left: Vec<_> = {
         let table = worker.sessions.table.borrow();
         let rows = table.rows.iter().map(|(index, row)| {
             let parked = match &row.state {
-                State::Parked { timer, .. } => Some(*timer),
-                State::Running { cancel } => {
+                State::Parked => true,
+                State::Live { cancel, .. } => {
                     cancel.cancel();
-                    None
+                    false
                 }
             };
             (SessionKey { index: index as u32, generation: row.generation }, parked, row.stream.clone())
@@ -238,9 +299,8 @@ pub fn abort_all(worker: &Rc<Worker>) {
     };
     for (key, parked, stream) in left {
         stream.abort();
-        if let Some(timer) = parked {
+        if parked {
             stream.unpark();
-            worker.io.cancel_timer(timer);
             remove(worker, key, CloseReason::Draining);
         }
     }
@@ -253,9 +313,25 @@ fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
         table.admission.release();
         Some(table.rows.remove(key.index as usize))
     });
-    if removed.is_some() {
+    if let Some(row) = removed {
+        if let Some((timer, _)) = row.timer {
+            worker.io.cancel_timer(timer);
+        }
         worker.counters.decrement(Plain::Open);
         worker.counters.increment(Counter::Closed(reason));
+    }
+}
+
+impl Row {
+    fn set_due(&mut self, worker: &Worker, key: SessionKey, due: Time) {
+        self.due = due;
+        if let Some((timer, at)) = self.timer {
+            if at <= due {
+                return;
+            }
+            worker.io.cancel_timer(timer);
+        }
+        self.timer = Some((worker.io.timer_at(due, key.tag()), due));
     }
 }
 
@@ -299,32 +375,62 @@ impl Seat {
 
     /// The session ends, its connection waits for the next request.
     pub fn park(self) {
-        let due = self.worker.io.after(self.listener.timeouts.keep_alive);
-        let (worker, key) = (Rc::clone(&self.worker), self.key);
-        if let Some(row) = worker.sessions.table.borrow_mut().row(key) {
+        let keep_alive = self.listener.timeouts.keep_alive;
+        self.park_until(self.worker.io.after(keep_alive));
+        // The row is parked now, so dropping the seat leaves it.
+    }
+
+    /// The connection waits for the next request, and the session with it for a moment: whoever calls this waits for bytes, then calls
+    /// `resume`. When the moment is over the session is dropped and its connection parked. `false` where it must be parked at once.
+    pub fn linger(&self) -> bool {
+        let table = &mut *self.worker.sessions.table.borrow_mut();
+        if self.listener.timeouts.keep_alive <= LINGER || table.lingering >= LINGERING_MAX {
+            return false;
+        }
+        let Some(row) = table.rows.get_mut(self.key.index as usize) else { return false };
+        let State::Live { lingers, .. } = &mut row.state else { return false };
+        *lingers = true;
+        row.set_due(&self.worker, self.key, self.worker.io.after(LINGER));
+        table.lingering += 1;
+        true
+    }
+
+    /// The next request began.
+    pub fn resume(&self) {
+        let table = &mut *self.worker.sessions.table.borrow_mut();
+        if let Some(Row { state: State::Live { lingers, .. }, .. }) = table.row(self.key) {
+            *lingers = false;
+            table.lingering -= 1;
+        }
+    }
+
+    fn park_until(&self, due: Time) {
+        if let Some(row) = self.worker.sessions.table.borrow_mut().row(self.key) {
             row.requests = self.requests;
             row.counted = self.counted;
         }
-        park(&worker, key, due);
-        // The row is parked now, so dropping the seat leaves it.
+        park(&self.worker, self.key, due);
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let parked = self.end.is_none()
-            && self
-                .worker
-                .sessions
-                .table
-                .try_borrow_mut()
-                .is_ok_and(|mut table| table.row(self.key).is_none_or(|row| matches!(row.state, State::Parked { .. })));
-        if parked {
-            return;
-        }
+        // `None`: the row is gone, or the table is in use while a panic unwinds.
+        let live = self.worker.sessions.table.try_borrow_mut().ok().and_then(|mut table| {
+            let table = &mut *table;
+            let row = table.row(self.key)?;
+            let State::Live { lingers, .. } = row.state else { return None };
+            let due = row.due;
+            table.lingering -= usize::from(lingers);
+            Some(lingers.then_some(due))
+        });
         if self.end.is_none() {
-            // Nobody said how it ended: a panic, or the executor was dropped.
-            self.stream.abort();
+            match live {
+                None => return,
+                Some(Some(due)) => return self.park_until(due + self.listener.timeouts.keep_alive.saturating_sub(LINGER)),
+                // Nobody said how it ended: a panic, or the executor was dropped.
+                Some(None) => self.stream.abort(),
+            }
         }
         let unsaid = if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Draining };
         remove(&self.worker, self.key, self.end.unwrap_or(unsaid));
@@ -341,14 +447,13 @@ pub(super) fn panic_within_only_session(worker: &Rc<Worker>) {
     };
     stream.unpark();
     let (key, cancel) = (SessionKey { index, generation }, Cancel::default());
-    let (listener, timer) = {
+    let listener = {
         let mut table = worker.sessions.table.borrow_mut();
         let row = table.row(key).expect("there");
-        let State::Parked { timer, .. } = row.state else { panic!("it runs") };
-        row.state = State::Running { cancel: cancel.clone() };
-        (Arc::clone(&row.listener), timer)
+        assert!(matches!(row.state, State::Parked), "it runs");
+        row.state = State::Live { cancel: cancel.clone(), task: None, lingers: false };
+        Arc::clone(&row.listener)
     };
-    worker.io.cancel_timer(timer);
     let seat = Seat { worker: Rc::clone(worker), stream, listener, requests: 0, cancel, key, end: None, counted: 0 };
     worker.io.spawn(async move {
         let _seat = seat;

@@ -109,7 +109,7 @@ impl Bench {
         let (mut engine, sim) = Sim::engine(seed, faults, Memory::default(), Settings::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
         let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&config), 100);
-        let listener = sim.listener(SocketAddr::from(([192, 0, 2, 254], 80)));
+        let listener = sim.listener();
         engine.add_listener(listener, 0);
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3600));
         Self { engine, sim, events, listener, config }

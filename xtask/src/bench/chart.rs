@@ -160,7 +160,7 @@ fn step(at_least: f64) -> f64 {
 /// Three digits or so.
 fn number(value: f64) -> String {
     match value {
-        value if value == 0.0 => "0".into(),
+        0.0 => "0".into(),
         value if value.abs() >= 10_000.0 => super::cases::thousands(value.round() as u64),
         value if value.abs() >= 100.0 || value == value.round() => format!("{value:.0}"),
         value if value.abs() >= 1.0 => format!("{value:.1}"),

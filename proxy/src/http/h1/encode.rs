@@ -3,6 +3,7 @@
 
 use crate::error::RefusalReason;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
+use crate::http::names::{Name, NameSet};
 
 /// The interim response that lets a client send its body (RFC 9110 §15.2.1). Not for HTTP/1.0.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -39,21 +40,29 @@ impl Framing {
     pub fn end(self, trailers: &Fields, out: &mut Vec<u8>) {
         if self == Self::Chunked {
             out.extend_from_slice(b"0\r\n");
-            for (name, value) in trailers.iter() {
-                field(name, value, out);
-            }
+            trailers.write(NameSet::default(), out);
             out.extend_from_slice(b"\r\n");
         }
     }
 }
 
+/// What is right on one side is wrong on the other.
+const PER_CONNECTION: NameSet = NameSet::of(&[Name::Connection, Name::TransferEncoding]);
+
+/// Room for what the encoders add to fields: a start line but for what a peer chose in it, framing and persistence.
+const ADDED_BYTES: usize = 128;
+
 /// Writes a request head for an upstream. Host comes from `authority`, framing from `body`.
 pub fn request(head: &RequestHead, out: &mut Vec<u8>) -> Framing {
-    out.extend_from_slice(head.method.as_str().as_bytes());
+    const LEFT_OUT: NameSet = PER_CONNECTION.with(Name::Host).with(Name::ContentLength);
+    let method = head.method.as_str();
+    out.reserve(ADDED_BYTES + method.len() + head.path_and_query.len() + head.authority.len() + head.fields.bytes());
+    out.extend_from_slice(method.as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.path_and_query.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    field(b"Host", head.authority.as_bytes(), out);
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(head.authority.as_bytes());
+    out.extend_from_slice(b"\r\n");
     let framing = match head.body {
         BodyLength::None => Framing::None,
         BodyLength::Known(length) => Framing::Length(length),
@@ -61,16 +70,8 @@ pub fn request(head: &RequestHead, out: &mut Vec<u8>) -> Framing {
         BodyLength::Unknown | BodyLength::UntilClose => Framing::Chunked,
     };
     framing_fields(framing, out);
-    let mut has_te = false;
-    for (name, value) in head.fields.iter() {
-        match Written::by_encoder(name) {
-            Written::Host | Written::ContentLength | Written::PerConnection => continue,
-            Written::Te => has_te = true,
-            Written::Other => {}
-        }
-        field(name, value, out);
-    }
-    if has_te {
+    head.fields.write(LEFT_OUT, out);
+    if head.fields.names().contains(Name::Te) {
         // TE is hop-by-hop and has to say so (RFC 9110 §10.1.4).
         out.extend_from_slice(b"Connection: TE\r\n");
     }
@@ -121,13 +122,8 @@ pub fn response(head: &ResponseHead, recipient: Recipient, out: &mut Vec<u8>) ->
     framing_fields(framing, out);
     // For HEAD and 304 the length is not framing but what a GET would have had; 1xx and 204 have none (RFC 9110 §8.6).
     let keeps_length = head.status == 304 || (recipient.is_head && !matches!(head.status, 100..=199 | 204));
-    for (name, value) in head.fields.iter() {
-        match Written::by_encoder(name) {
-            Written::PerConnection => continue,
-            Written::ContentLength if !keeps_length => continue,
-            _ => field(name, value, out),
-        }
-    }
+    let left_out = if keeps_length { PER_CONNECTION } else { PER_CONNECTION.with(Name::ContentLength) };
+    head.fields.write(left_out, out);
     if !keep_alive {
         out.extend_from_slice(b"Connection: close\r\n");
     } else if recipient.version == Version::Http10 {
@@ -140,11 +136,7 @@ pub fn response(head: &ResponseHead, recipient: Recipient, out: &mut Vec<u8>) ->
 /// Writes an interim response. Not for HTTP/1.0 clients (RFC 9110 §15.2).
 pub fn informational(head: &ResponseHead, out: &mut Vec<u8>) {
     status_line(head, out);
-    for (name, value) in head.fields.iter() {
-        if !matches!(Written::by_encoder(name), Written::PerConnection | Written::ContentLength) {
-            field(name, value, out);
-        }
-    }
+    head.fields.write(PER_CONNECTION.with(Name::ContentLength), out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -225,30 +217,8 @@ pub const fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-/// Fields that the encoders treat in a way of their own, whatever `forward` left.
-enum Written {
-    Host,
-    ContentLength,
-    Te,
-    /// Connection and Transfer-Encoding: what is right on one side is wrong on the other.
-    PerConnection,
-    Other,
-}
-
-impl Written {
-    fn by_encoder(name: &[u8]) -> Self {
-        match name.len() {
-            2 if name.eq_ignore_ascii_case(b"te") => Self::Te,
-            4 if name.eq_ignore_ascii_case(b"host") => Self::Host,
-            10 if name.eq_ignore_ascii_case(b"connection") => Self::PerConnection,
-            14 if name.eq_ignore_ascii_case(b"content-length") => Self::ContentLength,
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => Self::PerConnection,
-            _ => Self::Other,
-        }
-    }
-}
-
 fn status_line(head: &ResponseHead, out: &mut Vec<u8>) {
+    out.reserve(ADDED_BYTES + head.reason.len() + head.fields.bytes());
     out.extend_from_slice(b"HTTP/1.1 ");
     decimal(u64::from(head.status), out);
     out.push(b' ');

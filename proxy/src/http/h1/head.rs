@@ -4,8 +4,9 @@
 use std::mem::MaybeUninit;
 
 use crate::error::RefusalReason;
-use crate::http::grammar::{decimal, list};
+use crate::http::grammar::{decimal, list, trim};
 use crate::http::message::{BodyLength, Fields, Version};
+use crate::http::names::{Name, is};
 use crate::http::path::PathError;
 
 /// Why a head is refused. A request gets `refusal()`, a response is `UpstreamMalformed` whatever it is.
@@ -109,6 +110,9 @@ impl From<httparse::Error> for HeadError {
 /// Fields that fit the stack; more than this, if the configuration allows them, go to the heap.
 const INLINE_FIELDS: usize = 128;
 
+/// Fields of a head that is read at once, without a scan before.
+pub(super) const AT_ONCE_FIELDS: usize = 64;
+
 /// Room for `httparse` to put `count` fields.
 pub(super) fn with_headers<'b, R>(count: usize, parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'b>>]) -> R) -> R {
     if count <= INLINE_FIELDS {
@@ -118,15 +122,60 @@ pub(super) fn with_headers<'b, R>(count: usize, parse: impl FnOnce(&mut [MaybeUn
     }
 }
 
-/// Copies fields into one buffer, with room for those that `forward` adds.
-pub(super) fn collect(headers: &[httparse::Header<'_>], bytes: usize) -> Fields {
-    const ADDED_BYTES: usize = 256;
-    const ADDED_FIELDS: usize = 8;
-    let mut fields = Fields::with_capacity(bytes + ADDED_BYTES, headers.len() + ADDED_FIELDS);
-    for header in headers {
-        fields.push(header.name.as_bytes(), header.value);
+/// Makes `Fields` of a section's lines and the fields that `httparse` found in them: the lines are copied in one piece, and only those
+/// that are not spelt `name: value` are written anew.
+///
+/// It follows the lines to the letter of RFC 9112 §2.2 and §5 as it goes: field after field has to end with CRLF where the next begins.
+pub(super) struct Lines<'b> {
+    /// The field lines and the empty line.
+    lines: &'b [u8],
+    /// Where the next line starts.
+    at: usize,
+    fields: Fields,
+}
+
+impl<'b> Lines<'b> {
+    /// Of `lines` with `count` fields; room for `extra_bytes` and `extra_fields` is for those that `forward` adds.
+    pub(super) fn new(lines: &'b [u8], count: usize, extra_bytes: usize, extra_fields: usize) -> Self {
+        let mut fields = Fields::with_capacity(lines.len() + extra_bytes, count + extra_fields);
+        fields.copy(lines);
+        Self { lines, at: 0, fields }
     }
-    fields
+
+    /// Takes the next field and says what it is. `None`: it does not end with CRLF.
+    #[inline]
+    pub(super) fn take(&mut self, header: &httparse::Header<'_>) -> Option<Name> {
+        let name = Name::of(header.name.as_bytes());
+        let name_end = self.at + header.name.len();
+        let value_end = name_end + 2 + header.value.len();
+        let end = value_end + 2;
+        // White space beside the one space would leave the line's end further away: a value has no CR.
+        if self.lines.get(name_end..name_end + 2) == Some(b": ") && self.lines.get(value_end..end) == Some(b"\r\n") {
+            self.fields.adopt(name, self.at, name_end, end);
+            self.at = end;
+        } else {
+            self.rewrite(name, header)?;
+        }
+        Some(name)
+    }
+
+    #[cold]
+    fn rewrite(&mut self, name: Name, header: &httparse::Header<'_>) -> Option<()> {
+        let colon = self.at + header.name.len();
+        let line = memchr::memchr(b'\r', self.lines.get(colon..)?)?;
+        let rest = &self.lines[colon..];
+        if rest[0] != b':' || trim(&rest[1..line]) != header.value || rest.get(line + 1) != Some(&b'\n') {
+            return None;
+        }
+        self.at = colon + line + 2;
+        self.fields.push_known(name, header.name.as_bytes(), header.value);
+        Some(())
+    }
+
+    /// After the last field. `None`: something else than the empty line follows.
+    pub(super) fn finish(self) -> Option<Fields> {
+        (&self.lines[self.at..] == b"\r\n").then_some(self.fields)
+    }
 }
 
 /// What the framing fields of a head say.
@@ -140,21 +189,21 @@ pub(super) struct Framing {
 
 impl Framing {
     /// Takes a field into account if it is one of framing or persistence.
-    pub(super) fn note(&mut self, name: &str, value: &[u8]) -> Result<(), HeadError> {
-        match name.len() {
-            10 if name.eq_ignore_ascii_case("connection") => {
+    pub(super) fn note(&mut self, name: Name, value: &[u8]) -> Result<(), HeadError> {
+        match name {
+            Name::Connection => {
                 for option in list(value) {
-                    self.close |= option.eq_ignore_ascii_case(b"close");
-                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                    self.close |= is(option, b"close");
+                    self.keep_alive |= is(option, b"keep-alive");
                 }
             }
-            14 if name.eq_ignore_ascii_case("content-length") => {
+            Name::ContentLength => {
                 let length = decimal(value).ok_or(HeadError::ContentLength)?;
                 if self.content_length.replace(length).is_some() {
                     return Err(HeadError::ContentLengthRepeated);
                 }
             }
-            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+            Name::TransferEncoding => {
                 if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(HeadError::TransferEncoding);
                 }

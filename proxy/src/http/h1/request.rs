@@ -1,11 +1,15 @@
 //! Request heads from clients (RFC 9112 §2–3, §6, RFC 9110 §7): httparse splits lines into fields, everything that it
 //! takes leniently is checked before or after it.
 
-use super::head::{Framing, collect, with_headers};
-use super::scan::{Bounds, Scanner, Section};
+use std::mem::MaybeUninit;
+
+use super::head::{AT_ONCE_FIELDS, Framing, Lines, with_headers};
+use super::scan::{Bounds, Scanner};
 use super::{HeadError, Parsed};
+use crate::http::grammar::is_request_id_byte;
 use crate::http::limits::{Limits, REQUEST_LINE_EXTRA};
 use crate::http::message::{BodyLength, Method, RequestHead, Version};
+use crate::http::names::Name;
 use crate::http::{authority, path};
 
 /// Reads the request heads of one connection.
@@ -30,13 +34,21 @@ impl RequestDecoder {
             too_long: HeadError::UriTooLong,
             leading_empty_line: true,
         };
+        if self.scanner.is_new()
+            && let Some((head, consumed)) = at_once(buf, limits)
+        {
+            return Ok(Parsed::Head { head, consumed });
+        }
         let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };
         self.scanner = Scanner::default();
         let head = with_headers(section.lines - 1, |headers| {
             let mut request = httparse::Request::new(&mut []);
             let bytes = &buf[section.start..section.end];
             match request.parse_with_uninit_headers(bytes, headers) {
-                Ok(httparse::Status::Complete(length)) if length == bytes.len() => interpret(&request, &section, limits),
+                Ok(httparse::Status::Complete(length)) if length == bytes.len() => {
+                    let lines = &buf[section.first_line_end + 2..section.end];
+                    interpret(&request, section.first_line_end - section.start, lines, limits)
+                }
                 // The scanner saw the end of the head: if httparse sees another one, there are two readings.
                 Ok(_) => Err(HeadError::StartLine),
                 Err(httparse::Error::Version) => Err(version_error(&buf[section.start..section.first_line_end])),
@@ -46,6 +58,27 @@ impl RequestDecoder {
         Ok(Parsed::Head { head, consumed: section.end })
     }
 }
+
+/// A head that lies whole at the start of `buf` and is as the RFC has it: where httparse found its parts says what the scanner would look
+/// for. `None` leaves everything else, what is refused in particular, to scanner and httparse one after the other.
+fn at_once(buf: &[u8], limits: &Limits) -> Option<(RequestHead, usize)> {
+    if matches!(buf, [b'\r' | b'\n', ..]) {
+        return None;
+    }
+    let mut headers = [const { MaybeUninit::uninit() }; AT_ONCE_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let visible = &buf[..buf.len().min(limits.header_bytes)];
+    let room = &mut headers[..limits.fields.min(AT_ONCE_FIELDS)];
+    let Ok(httparse::Status::Complete(end)) = request.parse_with_uninit_headers(visible, room) else { return None };
+    let line = request.method?.len() + 1 + request.path?.len() + VERSION.len();
+    // A second space would leave the line's end further away, and a bare LF is another end.
+    let lines = visible[..end].get(line..)?.strip_prefix(b"\r\n")?;
+    let head = interpret(&request, line, lines, limits).ok()?;
+    (line <= limits.uri_bytes.saturating_add(REQUEST_LINE_EXTRA)).then_some((head, end))
+}
+
+/// The end of a request line.
+const VERSION: &str = " HTTP/1.1";
 
 /// Whether the version is one we do not speak, or none at all.
 fn version_error(line: &[u8]) -> HeadError {
@@ -60,12 +93,15 @@ fn version_error(line: &[u8]) -> HeadError {
     }
 }
 
-fn interpret(request: &httparse::Request<'_, '_>, section: &Section, limits: &Limits) -> Result<RequestHead, HeadError> {
+/// `line` is the request line's length without its CRLF, `lines` what follows it.
+fn interpret(request: &httparse::Request<'_, '_>, line: usize, lines: &[u8], limits: &Limits) -> Result<RequestHead, HeadError> {
+    const ADDED_BYTES: usize = 256;
+    const ADDED_FIELDS: usize = 6;
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(HeadError::StartLine);
     };
     // httparse skips white space where the grammar has exactly one space.
-    if method.len() + 1 + target.len() + " HTTP/1.1".len() != section.first_line_end - section.start {
+    if method.len() + 1 + target.len() + VERSION.len() != line {
         return Err(HeadError::StartLine);
     }
     if target.len() > limits.uri_bytes {
@@ -80,47 +116,39 @@ fn interpret(request: &httparse::Request<'_, '_>, section: &Section, limits: &Li
     let mut framing = Framing::default();
     let mut host = None;
     let mut expects_other = false;
+    let mut lines = Lines::new(lines, request.headers.len(), ADDED_BYTES, ADDED_FIELDS);
     for header in request.headers.iter() {
-        match header.name.len() {
-            4 if header.name.eq_ignore_ascii_case("host") => {
+        match lines.take(header).ok_or(HeadError::BareLineFeed)? {
+            Name::Host => {
                 if host.replace(header.value).is_some() {
                     return Err(HeadError::HostRepeated);
                 }
             }
-            6 if header.name.eq_ignore_ascii_case("expect") => {
-                expects_other |= !header.value.eq_ignore_ascii_case(b"100-continue");
-            }
-            _ => framing.note(header.name, header.value)?,
+            Name::Expect => expects_other |= !header.value.eq_ignore_ascii_case(b"100-continue"),
+            name => framing.note(name, header.value)?,
         }
     }
+    let fields = lines.finish().ok_or(HeadError::BareLineFeed)?;
     let body = framing.length(version)?.unwrap_or(BodyLength::None);
     let host = match host {
         Some(value) => Some(authority::normalise(value).ok_or(HeadError::HostInvalid)?),
         None if version == Version::Http10 => None,
         None => return Err(HeadError::HostMissing),
     };
-    let (authority, path_and_query) = resolve(&method, target.as_bytes(), host)?;
+    let (authority, path_and_query) = resolve(&method, target, host)?;
     if expects_other {
         return Err(HeadError::Expectation);
     }
-    Ok(RequestHead {
-        method,
-        version,
-        authority,
-        path_and_query,
-        fields: collect(request.headers, section.end - section.first_line_end),
-        body,
-        keep_alive: framing.persists(version),
-    })
+    Ok(RequestHead { method, version, authority, path_and_query, fields, body, keep_alive: framing.persists(version) })
 }
 
 /// The authority and path that a target in any form stands for (RFC 9112 §3.2, §3.3).
-fn resolve(method: &Method, target: &[u8], host: Option<Box<str>>) -> Result<(Box<str>, Box<str>), HeadError> {
-    match target {
-        [b'/', ..] => Ok((host.unwrap_or_default(), path::normalise(target)?.into())),
+fn resolve(method: &Method, target: &str, host: Option<Box<str>>) -> Result<(Box<str>, Box<str>), HeadError> {
+    match target.as_bytes() {
+        [b'/', ..] => Ok((host.unwrap_or_default(), path::normalise_text(target)?.into())),
         b"*" if *method == Method::Options => Ok((host.unwrap_or_default(), "*".into())),
-        _ => {
-            let rest = strip_scheme(target).ok_or(HeadError::Target)?;
+        bytes => {
+            let rest = strip_scheme(bytes).ok_or(HeadError::Target)?;
             let authority_end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
             let (raw_authority, path) = rest.split_at(authority_end);
             // Host is ignored beside an absolute-form target, once it was found valid (RFC 9112 §3.2.2).
@@ -150,7 +178,7 @@ impl RequestHead {
     pub fn expects_continue(&self) -> bool {
         self.version > Version::Http10
             && !matches!(self.body, BodyLength::None | BodyLength::Known(0))
-            && self.fields.contains(b"expect")
+            && self.fields.names().contains(Name::Expect)
     }
 
     /// A client's X-Request-Id, if it is fit to be passed on: 1 to 128 letters, digits and `-._~+/=:`.
@@ -158,7 +186,7 @@ impl RequestHead {
     pub fn request_id(&self) -> Option<&str> {
         let value = self.fields.first(b"x-request-id")?;
         let is_fit = (1..=crate::http::limits::REQUEST_ID_BYTES).contains(&value.len())
-            && value.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-._~+/=:".contains(&byte));
+            && value.iter().all(|&byte| is_request_id_byte(byte));
         std::str::from_utf8(value).ok().filter(|_| is_fit)
     }
 }

@@ -1,8 +1,10 @@
 //! Response heads from upstreams (RFC 9112 §4, §6.3), as strict as for requests: an upstream that is confused, or made to be,
 //! must not confuse the client.
 
-use super::head::{Framing, collect, with_headers};
-use super::scan::{Bounds, Scanner, Section};
+use std::mem::MaybeUninit;
+
+use super::head::{AT_ONCE_FIELDS, Framing, Lines, with_headers};
+use super::scan::{Bounds, Scanner};
 use super::{HeadError, Parsed};
 use crate::http::grammar::is_field_content;
 use crate::http::limits::{Limits, STATUS_LINE_BYTES};
@@ -36,6 +38,11 @@ impl ResponseDecoder {
         if !matches!(buf, [b'\r' | b'\n', ..]) && !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
             return Err(HeadError::StartLine);
         }
+        if self.scanner.is_new()
+            && let Some((head, consumed)) = at_once(buf, method, limits)
+        {
+            return Ok(Parsed::Head { head, consumed });
+        }
         let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };
         self.scanner = Scanner::default();
         let head = with_headers(section.lines - 1, |headers| {
@@ -44,7 +51,8 @@ impl ResponseDecoder {
             let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, headers);
             match parsed {
                 Ok(httparse::Status::Complete(length)) if length == bytes.len() => {
-                    interpret(response.headers, &bytes[..section.first_line_end], &section, method)
+                    let (line, lines) = (&bytes[..section.first_line_end], &bytes[section.first_line_end + 2..]);
+                    interpret(response.headers, line, lines, method)
                 }
                 Ok(_) => Err(HeadError::StartLine),
                 Err(error) => Err(error.into()),
@@ -52,6 +60,21 @@ impl ResponseDecoder {
         })?;
         Ok(Parsed::Head { head, consumed: section.end })
     }
+}
+
+/// A head that lies whole at the start of `buf` and is as the RFC has it, like `request::at_once`.
+fn at_once(buf: &[u8], method: &Method, limits: &Limits) -> Option<(ResponseHead, usize)> {
+    let mut headers = [const { MaybeUninit::uninit() }; AT_ONCE_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    let visible = &buf[..buf.len().min(limits.header_bytes)];
+    let room = &mut headers[..limits.fields.min(AT_ONCE_FIELDS)];
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, visible, room);
+    let Ok(httparse::Status::Complete(end)) = parsed else { return None };
+    // The line's own check finds a bare LF in it.
+    let (line, rest) = visible[..end].split_at(memchr::memchr(b'\r', &visible[..end])?);
+    let lines = rest.strip_prefix(b"\r\n")?;
+    let head = interpret(response.headers, line, lines, method).ok()?;
+    (line.len() <= STATUS_LINE_BYTES).then_some((head, end))
 }
 
 /// Version, status and reason of a status line (RFC 9112 §4), whose reason may be missing with its space.
@@ -76,17 +99,18 @@ fn status_line(line: &[u8]) -> Option<(Version, u16, &[u8])> {
     (status >= 100).then_some((version, status, reason))
 }
 
-fn interpret(
-    headers: &[httparse::Header<'_>],
-    line: &[u8],
-    section: &Section,
-    method: &Method,
-) -> Result<ResponseHead, HeadError> {
+/// `line` is the status line, `lines` what follows it.
+fn interpret(headers: &[httparse::Header<'_>], line: &[u8], lines: &[u8], method: &Method) -> Result<ResponseHead, HeadError> {
+    const ADDED_BYTES: usize = 32;
+    const ADDED_FIELDS: usize = 1;
     let (version, status, reason) = status_line(line).ok_or(HeadError::StartLine)?;
     let mut framing = Framing::default();
+    let mut lines = Lines::new(lines, headers.len(), ADDED_BYTES, ADDED_FIELDS);
     for header in headers {
-        framing.note(header.name, header.value)?;
+        let name = lines.take(header).ok_or(HeadError::BareLineFeed)?;
+        framing.note(name, header.value)?;
     }
+    let fields = lines.finish().ok_or(HeadError::BareLineFeed)?;
     let length = framing.length(version)?;
     let (body, mut keep_alive) = if matches!(status, 100..=199 | 204 | 304) || *method == Method::Head {
         (BodyLength::None, framing.persists(version))
@@ -98,14 +122,7 @@ fn interpret(
     if matches!(status, 100..=199 | 204) && !matches!(length, None | Some(BodyLength::Known(0))) {
         keep_alive = false;
     }
-    Ok(ResponseHead {
-        status,
-        version,
-        reason: reason.into(),
-        fields: collect(headers, section.end - section.first_line_end),
-        body,
-        keep_alive,
-    })
+    Ok(ResponseHead { status, version, reason: reason.into(), fields, body, keep_alive })
 }
 
 #[cfg(test)]

@@ -45,6 +45,11 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
+    /// Whether nothing has been searched yet.
+    pub(super) const fn is_new(&self) -> bool {
+        self.searched == 0
+    }
+
     /// Goes on where the last call stopped; `buf` is the same bytes with more at the end. `None`: not whole yet.
     pub(super) fn scan(&mut self, buf: &[u8], bounds: &Bounds) -> Result<Option<Section>, HeadError> {
         let visible = &buf[..buf.len().min(bounds.bytes)];

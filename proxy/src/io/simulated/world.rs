@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
@@ -39,7 +39,6 @@ pub(super) struct World {
 
 pub(super) enum File {
     Listener {
-        address: SocketAddr,
         accept: Option<Token>,
         backlog: VecDeque<usize>,
     },
@@ -61,7 +60,6 @@ pub(super) enum Origin {
 /// One connection, seen from the peer's end. `in_*` runs to the engine, `out_*` to the peer.
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
-    pub(super) local: SocketAddr,
     pub(super) inward: VecDeque<u8>,
     pub(super) inward_fin: bool,
     pub(super) outward: VecDeque<u8>,
@@ -100,10 +98,9 @@ impl Random {
 }
 
 impl Connection {
-    pub(super) fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+    pub(super) fn new(peer: SocketAddr) -> Self {
         Self {
             peer,
-            local,
             inward: VecDeque::new(),
             inward_fin: false,
             outward: VecDeque::new(),
@@ -391,7 +388,6 @@ impl World {
         let Some(File::Socket { connect, .. }) = &self.files[index] else { return None };
         let (token, address) = (*connect)?;
         let failed = self.random.chance(self.faults.connect_failure);
-        let local = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 254), self.next_port()));
         let id = self.connections.len();
         let result = match self.origins.get_mut(&address) {
             Some(Origin::Silent) => return None,
@@ -407,7 +403,7 @@ impl World {
         *connect = None;
         if result == 0 {
             *connection = Some(id);
-            self.connections.push(Connection::new(address, local));
+            self.connections.push(Connection::new(address));
         }
         self.post(fd, token, result, false);
         Some(())

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,7 +57,7 @@ fn turn_until(engine: &mut Engine<KernelRing>, worker: &mut Worker, mut done: im
     let end = Instant::now() + PATIENCE;
     while !done(engine, worker) {
         assert!(Instant::now() < end, "not within {PATIENCE:?}");
-        let tick = worker.io.timer_at(worker.io.after(Duration::from_millis(20)), Tag { kind: 99, key: 0 });
+        let tick = worker.io.timer_at(worker.io.after(Duration::from_millis(20)), Tag { kind: NonZero::<u32>::MAX, key: 0 });
         engine.turn(worker).expect("a turn");
         worker.io.cancel_timer(tick);
         engine.check_invariants();

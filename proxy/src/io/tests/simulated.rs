@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,11 +10,14 @@ use super::super::simulated::{Faults, Memory, Peer, Sim, SimRing};
 use super::super::{Chunk, ConnectError, Engine, Settings, Tag};
 use super::{Session, Worker, pattern};
 
-const ADDRESS: &str = "203.0.113.1:80";
 const ORIGIN: &str = "10.0.0.1:8080";
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
+}
+
+fn tagged(kind: u32, key: u64) -> Tag {
+    Tag { kind: NonZero::new(kind).expect("not zero"), key }
 }
 
 fn small() -> Memory {
@@ -62,7 +66,7 @@ fn client(peer: &Peer, bytes: Vec<u8>, received: &Rc<RefCell<Vec<u8>>>, speed: u
 
 fn run_many(seed: u64, faults: Faults, session: Session, clients: usize, len: usize) {
     let (mut engine, sim) = Sim::engine(seed, faults, small(), tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     sim.serve(address(ORIGIN), move || {
         Box::new(move |peer| {
@@ -128,7 +132,7 @@ fn relays_give_everything_back_in_a_hostile_world() {
 fn the_same_seed_takes_the_same_course() {
     let course = || {
         let (mut engine, sim) = Sim::engine(7, Faults::rough(), small(), tight());
-        let listener = sim.listener(address(ADDRESS));
+        let listener = sim.listener();
         engine.add_listener(listener, 0);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let received = Rc::default();
@@ -155,7 +159,7 @@ fn a_fast_client_passes_beside_slow_ones() {
         let memory = Memory { buffers: 64, buffer_size: 256, budget: 24 << 10 };
         let faults = Faults { window: 512, ..Faults::mild() };
         let (mut engine, sim) = Sim::engine(seed, faults, memory, tight());
-        let listener = sim.listener(address(ADDRESS));
+        let listener = sim.listener();
         engine.add_listener(listener, 0);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let slow: Vec<_> = (0..40).map(|_| sim.connect(listener)).collect();
@@ -187,7 +191,7 @@ fn a_fast_client_passes_when_the_slow_hold_everything() {
         let memory = Memory { buffers: 16, buffer_size: 256, budget: 4 << 10 };
         let faults = Faults { window: 512, ..Faults::mild() };
         let (mut engine, sim) = Sim::engine(seed, faults, memory, tight());
-        let listener = sim.listener(address(ADDRESS));
+        let listener = sim.listener();
         engine.add_listener(listener, 0);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let slow: Vec<_> = (0..60).map(|_| sim.connect(listener)).collect();
@@ -217,7 +221,7 @@ fn a_fast_client_passes_when_the_slow_hold_everything() {
 fn a_slow_session_holds_no_more_than_its_bound() {
     let memory = Memory { buffers: 256, buffer_size: 256, budget: 1 << 20 };
     let (mut engine, sim) = Sim::engine(5, Faults::mild(), memory, tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     let mut worker = Worker::new(engine.io(), Session::Sink);
     let peer = sim.connect(listener);
@@ -247,7 +251,7 @@ fn parked_streams_report_instead_of_waking() {
     sim.run(&mut engine, &mut worker, |_| place.borrow().is_some());
     let stream = place.borrow_mut().take().expect("a stream");
     let peer = sim.accept(address(ORIGIN)).expect("an accepted connection");
-    let tag = Tag { kind: 3, key: 42 };
+    let tag = tagged(3, 42);
     stream.park(tag);
     sim.settle(&mut engine, &mut worker, Duration::from_millis(50));
     assert!(worker.ready.is_empty() && stream.is_reusable());
@@ -257,9 +261,9 @@ fn parked_streams_report_instead_of_waking() {
     assert_eq!(with, tag);
     assert!(reported.is_readable() && !reported.is_reusable());
     // Parking with bytes unread reports again at once; unparking takes the mark away.
-    reported.park(Tag { kind: 4, key: 1 });
+    reported.park(tagged(4, 1));
     sim.run(&mut engine, &mut worker, |worker| !worker.ready.is_empty());
-    assert_eq!(worker.ready.pop().expect("a report").1.kind, 4);
+    assert_eq!(worker.ready.pop().expect("a report").1, tagged(4, 1));
     reported.park(tag);
     reported.unpark();
     sim.settle(&mut engine, &mut worker, Duration::from_millis(50));
@@ -309,7 +313,7 @@ fn connects_fail_time_out_and_are_cancelled() {
 fn accepts_are_bounded_and_drain() {
     let settings = Settings { streams_max: 3, ..tight() };
     let (mut engine, sim) = Sim::engine(3, Faults::mild(), small(), settings);
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let peers: Vec<_> = (0..5).map(|_| sim.connect(listener)).collect();
@@ -333,8 +337,8 @@ fn timers_fire_in_time_and_commands_arrive() {
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let io = engine.io();
     let start = io.now();
-    io.timer_at(start + Duration::from_secs(2), Tag { kind: 0, key: 2 });
-    let cancelled = io.timer_at(start + Duration::from_secs(1), Tag { kind: 0, key: 1 });
+    io.timer_at(start + Duration::from_secs(2), tagged(1, 2));
+    let cancelled = io.timer_at(start + Duration::from_secs(1), tagged(1, 1));
     io.cancel_timer(cancelled);
     let slept = Rc::new(Cell::new(None));
     let (sleeper, mark) = (io.clone(), Rc::clone(&slept));
@@ -343,7 +347,7 @@ fn timers_fire_in_time_and_commands_arrive() {
         mark.set(Some(sleeper.now()));
     });
     sim.run(&mut engine, &mut worker, |worker| !worker.timers.is_empty());
-    assert_eq!(worker.timers, [Tag { kind: 0, key: 2 }]);
+    assert_eq!(worker.timers, [tagged(1, 2)]);
     let late = slept.get().expect("slept").since(start + Duration::from_millis(100));
     assert!(late <= Duration::from_millis(4), "{late:?}");
     assert_eq!(worker.commands, 0);
@@ -355,7 +359,7 @@ fn timers_fire_in_time_and_commands_arrive() {
 #[test]
 fn closing_flushes_and_is_bounded() {
     let (mut engine, sim) = Sim::engine(6, Faults { window: 1000, ..Faults::mild() }, small(), tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     struct Writer(Vec<u8>);
     impl super::super::Handler for Writer {
@@ -413,7 +417,7 @@ fn a_panic_costs_one_connection() {
         fn command_ready(&mut self) {}
     }
     let (mut engine, sim) = Sim::engine(8, Faults { short: false, ..Faults::mild() }, small(), tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     let mut handler = Panicky(engine.io());
     let (bad, good) = (sim.connect(listener), sim.connect(listener));
@@ -430,7 +434,7 @@ fn a_panic_costs_one_connection() {
 #[test]
 fn dropping_the_engine_ends_everything() {
     let (mut engine, sim) = Sim::engine(9, Faults::mild(), small(), tight());
-    let listener = sim.listener(address(ADDRESS));
+    let listener = sim.listener();
     engine.add_listener(listener, 0);
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let peers: Vec<_> = (0..4).map(|_| sim.connect(listener)).collect();
@@ -477,7 +481,7 @@ fn who_keeps_what_it_read_goes_on_when_memory_is_free_again() {
     }
     for seed in 0..20 {
         let (mut engine, sim) = Sim::engine(seed, Faults { window: 64, ..Faults::mild() }, small(), tight());
-        let (echoes, keeps) = (sim.listener(address(ADDRESS)), sim.listener(address(ADDRESS)));
+        let (echoes, keeps) = (sim.listener(), sim.listener());
         engine.add_listener(echoes, 0);
         engine.add_listener(keeps, 1);
         let kept = Rc::new(Cell::new(0));

@@ -179,15 +179,15 @@ fn low_ports_need_their_capability() {
 fn connections_fit_the_descriptors() {
     let mut config = config();
     // 4 workers × (2 addresses + 4) + 64 = 88 fixed.
-    assert_eq!(connections_max(&config, 4, 20_000), (20_000 - 88) / 2);
+    assert_eq!(connections_max(&config, 4, 20_000), (20_000 - 88) / 5 * 4 + 1);
     assert_eq!(connections_max(&config, 4, 10), 0);
     config.process.max_connections = 100;
     assert_eq!(connections_max(&config, 4, 20_000), 100);
-    config.process.max_connections = 10_000;
+    config.process.max_connections = 16_000;
     let mut facts = facts();
     let (severity, text) = only(judge(&config, &facts, 4));
     assert_eq!(severity, Severity::Fatal);
-    assert!(text.contains("needs 20088 descriptors, the hard limit is 20000: at most 9956"), "{text}");
+    assert!(text.contains("needs 20088 descriptors, the hard limit is 20000: at most 15929"), "{text}");
     facts.capabilities.insert("CAP_SYS_RESOURCE");
     assert_eq!(judge(&config, &facts, 4), [], "the supervisor raises the limit");
 }

@@ -1,0 +1,235 @@
+//! A field list as the lines it travels in: received once, changed in place, sent in runs of untouched lines.
+
+use super::names::{Name, NameSet};
+
+/// A field list in the order received. Names keep their spelling and compare without case.
+///
+/// All bytes live in one buffer; a field is a line of it. Invariants: each entry's line is `name: value CRLF`; names are tokens and
+/// values hold no CR, LF, NUL or other control byte but HTAB, with outer whitespace removed; `names` has what `entries` have.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    lines: Vec<u8>,
+    entries: Vec<Entry>,
+    names: NameSet,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// Where its line starts.
+    start: u32,
+    name_end: u32,
+    /// After its CRLF.
+    end: u32,
+    name: Name,
+}
+
+impl Entry {
+    fn name<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
+        &lines[self.start as usize..self.name_end as usize]
+    }
+
+    fn value<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
+        &lines[self.name_end as usize + 2..self.end as usize - 2]
+    }
+}
+
+impl Fields {
+    /// An empty list.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { lines: Vec::new(), entries: Vec::new(), names: NameSet::of(&[]) }
+    }
+
+    /// An empty list with room for `bytes` of lines and `fields` entries.
+    #[must_use]
+    pub fn with_capacity(bytes: usize, fields: usize) -> Self {
+        Self { lines: Vec::with_capacity(bytes), entries: Vec::with_capacity(fields), names: NameSet::default() }
+    }
+
+    /// Appends a field. The caller vouches for the invariants (the parser has checked, or we wrote it).
+    ///
+    /// Lists are bounded by `limits.header_bytes` long before a range could exceed `u32`.
+    #[inline]
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.push_known(Name::of(name), name, value);
+    }
+
+    /// Appends a field whose name is known. The same invariants hold.
+    #[inline]
+    pub(super) fn push_known(&mut self, known: Name, name: &[u8], value: &[u8]) {
+        self.push_with(known, name, |lines| lines.extend_from_slice(value));
+    }
+
+    /// Appends a field whose value `write` appends to a buffer. The same invariants hold.
+    #[inline]
+    pub(super) fn push_with(&mut self, known: Name, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.lines.len();
+        self.lines.extend_from_slice(name);
+        self.lines.extend_from_slice(b": ");
+        write(&mut self.lines);
+        self.lines.extend_from_slice(b"\r\n");
+        self.adopt(known, start, start + name.len(), self.lines.len());
+    }
+
+    /// Copies received lines, for `adopt` to find fields in.
+    pub(super) fn copy(&mut self, lines: &[u8]) {
+        self.lines.extend_from_slice(lines);
+    }
+
+    /// Appends a field whose line was copied. The same invariants hold.
+    #[inline]
+    pub(super) fn adopt(&mut self, name: Name, start: usize, name_end: usize, end: usize) {
+        self.entries.push(Entry { start: start as u32, name_end: name_end as u32, end: end as u32, name });
+        self.names = self.names.with(name);
+    }
+
+    /// Makes room.
+    pub(super) fn reserve(&mut self, bytes: usize, fields: usize) {
+        self.lines.reserve(bytes);
+        self.entries.reserve(fields);
+    }
+
+    /// Fields in order, as (name, value).
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.entries.iter().map(|entry| (entry.name(&self.lines), entry.value(&self.lines)))
+    }
+
+    /// Values of every field called `name`, in order.
+    pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let known = Name::of(name);
+        let entries = if self.names.contains(known) { &self.entries[..] } else { &[] };
+        let is_it =
+            move |entry: &&Entry| entry.name == known && (known.is_one() || entry.name(&self.lines).eq_ignore_ascii_case(name));
+        entries.iter().filter(is_it).map(|entry| entry.value(&self.lines))
+    }
+
+    /// Values of every field that is `name`, in order.
+    pub(super) fn all_known(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        let entries = if self.names.contains(name) { &self.entries[..] } else { &[] };
+        entries.iter().filter(move |entry| entry.name == name).map(|entry| entry.value(&self.lines))
+    }
+
+    /// The first value of `name`.
+    #[must_use]
+    pub fn first(&self, name: &[u8]) -> Option<&[u8]> {
+        let known = Name::of(name);
+        if !self.names.contains(known) {
+            return None;
+        }
+        let is_it =
+            |entry: &&Entry| entry.name == known && (known.is_one() || entry.name(&self.lines).eq_ignore_ascii_case(name));
+        self.entries.iter().find(is_it).map(|entry| entry.value(&self.lines))
+    }
+
+    /// Whether a field called `name` is there.
+    #[must_use]
+    pub fn contains(&self, name: &[u8]) -> bool {
+        self.first(name).is_some()
+    }
+
+    /// What is there.
+    #[must_use]
+    pub const fn names(&self) -> NameSet {
+        self.names
+    }
+
+    /// Keeps the fields for which `keep` is true, given what they are and are called.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(Name, &[u8]) -> bool) {
+        let Self { lines, entries, names } = self;
+        *names = NameSet::default();
+        entries.retain(|entry| {
+            let kept = keep(entry.name, entry.name(lines));
+            if kept {
+                *names = names.with(entry.name);
+            }
+            kept
+        });
+    }
+
+    /// Appends all lines but those of `left_out` to `out`.
+    pub(super) fn write(&self, left_out: NameSet, out: &mut Vec<u8>) {
+        out.reserve(self.lines.len());
+        let (mut start, mut end) = (0, 0);
+        for entry in &self.entries {
+            if left_out.contains(entry.name) {
+                continue;
+            }
+            if entry.start != end {
+                out.extend_from_slice(&self.lines[start as usize..end as usize]);
+                start = entry.start;
+            }
+            end = entry.end;
+        }
+        out.extend_from_slice(&self.lines[start as usize..end as usize]);
+    }
+
+    /// How many bytes all lines have at most.
+    pub(super) const fn bytes(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// How many fields.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAMES: &[&str] =
+        &["Host", "hOST", "A", "b", "TE", "Connection", "X-Real-IP", "Forwarded", "X-Forwarded-For", "x_real_ip"];
+
+    fn pairs() -> impl Strategy<Value = Vec<(&'static str, String)>> {
+        proptest::collection::vec((proptest::sample::select(NAMES), "[a-z]{0,3}"), 0..8)
+    }
+
+    proptest! {
+        /// Against a plain list of names and values.
+        #[test]
+        fn is_the_list_it_was_made_of(pairs in pairs(), kept in any::<u8>(), left_out in proptest::sample::select(NAMES)) {
+            let mut fields = Fields::new();
+            for (name, value) in &pairs {
+                fields.push(name.as_bytes(), value.as_bytes());
+            }
+            let mut at = 0;
+            fields.retain(|_, _| {
+                at += 1;
+                kept >> (at - 1) & 1 != 0
+            });
+            let pairs: Vec<_> =
+                pairs.into_iter().enumerate().filter(|(at, _)| kept >> at & 1 != 0).map(|(_, pair)| pair).collect();
+
+            let listed: Vec<_> = pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+            prop_assert_eq!(fields.iter().collect::<Vec<_>>(), listed);
+            for name in NAMES.iter().chain(&["C", "expect"]) {
+                let expected: Vec<_> =
+                    pairs.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_bytes()).collect();
+                prop_assert_eq!(fields.first(name.as_bytes()), expected.first().copied());
+                prop_assert_eq!(fields.contains(name.as_bytes()), !expected.is_empty());
+                prop_assert_eq!(fields.all(name.as_bytes()).collect::<Vec<_>>(), expected);
+                let is_one = Name::of(name.as_bytes());
+                prop_assert_eq!(fields.names().contains(is_one), pairs.iter().any(|(other, _)| Name::of(other.as_bytes()) == is_one));
+            }
+            let left_out = Name::of(left_out.as_bytes());
+            let mut written = Vec::new();
+            fields.write(NameSet::of(&[left_out]), &mut written);
+            let expected: String = pairs
+                .iter()
+                .filter(|(name, _)| Name::of(name.as_bytes()) != left_out)
+                .map(|(name, value)| format!("{name}: {value}\r\n"))
+                .collect();
+            prop_assert_eq!(String::from_utf8_lossy(&written), expected);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Which addresses are ours, in the form the guard looks up: a state for each port and family, the exact addresses, and the two
+//! that need no look-up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use proxy_common::ListenerKey;
+use proxy_common::guard::{PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN, PORT_WORDS, port_place};
+
+use super::listener_key;
+
+/// The address of each family that `PORT_MAIN` stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mains {
+    pub(super) v4: Ipv4Addr,
+    pub(super) v6: Ipv6Addr,
+}
+
+impl Mains {
+    /// None: no packet goes to an unspecified address.
+    pub(super) const NONE: Self = Self { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED };
+
+    /// As the configuration has them.
+    pub(super) fn words(self) -> [[u64; 2]; 2] {
+        // Network order in memory.
+        let words = |bits: u128| [((bits >> 64) as u64).to_be(), (bits as u64).to_be()];
+        [words(self.v4.to_ipv6_mapped().to_bits()), words(self.v6.to_bits())]
+    }
+
+    /// Those that the other has too.
+    pub(super) fn common(self, other: Self) -> Self {
+        Self {
+            v4: if self.v4 == other.v4 { self.v4 } else { Self::NONE.v4 },
+            v6: if self.v6 == other.v6 { self.v6 } else { Self::NONE.v6 },
+        }
+    }
+}
+
+/// A family's part of a plan.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Family {
+    /// Ports on which every address is ours.
+    any: BTreeSet<u16>,
+    /// Addresses by port, where not.
+    exact: BTreeMap<u16, BTreeSet<IpAddr>>,
+}
+
+impl Family {
+    /// The address that is the only one on the most ports.
+    fn main(&self) -> Option<IpAddr> {
+        let mut ports = BTreeMap::<IpAddr, usize>::new();
+        for addresses in self.exact.values().filter(|addresses| addresses.len() == 1) {
+            for address in addresses {
+                *ports.entry(*address).or_default() += 1;
+            }
+        }
+        ports.into_iter().max_by_key(|(_, ports)| *ports).map(|(address, _)| address)
+    }
+
+    /// `PORT_…` of the ports that have any; `main` is what the program knows as the main address.
+    fn states(&self, main: IpAddr) -> impl Iterator<Item = (u16, u64)> {
+        let any = self.any.iter().map(|port| (*port, PORT_ANY));
+        any.chain(self.exact.iter().map(move |(port, addresses)| {
+            let alone = addresses.len() == 1 && addresses.contains(&main);
+            (*port, if alone { PORT_MAIN } else { PORT_LOOKUP })
+        }))
+    }
+}
+
+/// The listeners' addresses.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ListenerPlan {
+    v4: Family,
+    v6: Family,
+}
+
+impl ListenerPlan {
+    /// `[::]` takes IPv4 too, unless an IPv4 listener has the port.
+    pub(super) fn new(listeners: &[SocketAddr]) -> Self {
+        let canonical = || listeners.iter().map(|address| (address.ip().to_canonical(), address.port()));
+        let v4_ports: BTreeSet<u16> = canonical().filter(|(ip, _)| ip.is_ipv4()).map(|(_, port)| port).collect();
+        let mut plan = Self { v4: Family::default(), v6: Family::default() };
+        for (ip, port) in canonical() {
+            let family = if ip.is_ipv4() { &mut plan.v4 } else { &mut plan.v6 };
+            if ip.is_unspecified() {
+                family.any.insert(port);
+            } else {
+                family.exact.entry(port).or_default().insert(ip);
+            }
+            if ip.is_unspecified() && ip.is_ipv6() && !v4_ports.contains(&port) {
+                plan.v4.any.insert(port);
+            }
+        }
+        for family in [&mut plan.v4, &mut plan.v6] {
+            family.exact.retain(|port, _| !family.any.contains(port));
+        }
+        plan
+    }
+
+    /// The best choice.
+    pub(super) fn mains(&self) -> Mains {
+        let mut mains = Mains::NONE;
+        if let Some(IpAddr::V4(address)) = self.v4.main() {
+            mains.v4 = address;
+        }
+        if let Some(IpAddr::V6(address)) = self.v6.main() {
+            mains.v6 = address;
+        }
+        mains
+    }
+
+    /// Every exact address: those without `PORT_MAIN` are looked up, and any may lose it.
+    pub(super) fn exact(&self) -> impl Iterator<Item = ListenerKey> {
+        let families = [&self.v4, &self.v6].into_iter().flat_map(|family| &family.exact);
+        families.flat_map(|(&port, addresses)| addresses.iter().map(move |ip| listener_key(SocketAddr::new(*ip, port))))
+    }
+
+    /// The whole port array, for a program that knows `mains`.
+    pub(super) fn words(&self, mains: Mains) -> Vec<u64> {
+        let mut words = vec![0; PORT_WORDS as usize];
+        let v4 = self.v4.states(IpAddr::from(mains.v4)).map(|(port, state)| (port, state, 0));
+        let v6 = self.v6.states(IpAddr::from(mains.v6)).map(|(port, state)| (port, state, PORT_FAMILY_BITS));
+        for (port, state, family) in v4.chain(v6) {
+            let (word, shift) = port_place(port);
+            words[word as usize] |= state << (shift + family);
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_common::guard::PORT_NONE;
+
+    use super::*;
+
+    fn plan(addresses: &[&str]) -> ListenerPlan {
+        let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        ListenerPlan::new(&addresses)
+    }
+
+    /// States of IPv4 and IPv6 at a port.
+    fn states(plan: &ListenerPlan, port: u16) -> (u64, u64) {
+        let (word, shift) = port_place(port);
+        let bits = plan.words(plan.mains())[word as usize] >> shift;
+        (bits & 3, bits >> PORT_FAMILY_BITS & 3)
+    }
+
+    #[test]
+    fn a_dual_stack_wildcard_takes_both_families_unless_ipv4_has_the_port() {
+        assert_eq!(states(&plan(&["[::]:443"]), 443), (PORT_ANY, PORT_ANY));
+        assert_eq!(states(&plan(&["[::]:443", "0.0.0.0:443"]), 443), (PORT_ANY, PORT_ANY));
+        assert_eq!(states(&plan(&["0.0.0.0:443"]), 443), (PORT_ANY, PORT_NONE));
+        let split = plan(&["[::]:443", "192.0.2.1:443", "[::]:80"]);
+        assert_eq!(states(&split, 443), (PORT_MAIN, PORT_ANY));
+        assert_eq!(states(&split, 80), (PORT_ANY, PORT_ANY));
+        assert_eq!(states(&split, 81), (PORT_NONE, PORT_NONE));
+        assert_eq!(split.exact().collect::<Vec<_>>(), [listener_key("192.0.2.1:443".parse().expect("an address"))]);
+    }
+
+    #[test]
+    fn a_mapped_listener_is_an_ipv4_listener() {
+        assert_eq!(plan(&["[::ffff:192.0.2.1]:80"]), plan(&["192.0.2.1:80"]));
+    }
+
+    #[test]
+    fn neighbouring_ports_share_a_word_and_nothing_else() {
+        let plan = plan(&["0.0.0.0:16", "[2001:db8::1]:17", "0.0.0.0:65535"]);
+        let words = plan.words(plan.mains());
+        assert_eq!(words[1], PORT_ANY | PORT_MAIN << (4 + PORT_FAMILY_BITS));
+        assert_eq!(words[4095], PORT_ANY << 60);
+        assert_eq!(words.iter().filter(|word| **word != 0).count(), 2);
+    }
+
+    #[test]
+    fn the_address_on_most_ports_needs_no_lookup() {
+        let plan =
+            plan(&["192.0.2.1:80", "192.0.2.1:81", "192.0.2.1:443", "192.0.2.2:8080", "192.0.2.2:443", "[2001:db8::1]:443"]);
+        assert_eq!(states(&plan, 80), (PORT_MAIN, PORT_NONE));
+        // Several addresses, or another one.
+        assert_eq!(states(&plan, 443), (PORT_LOOKUP, PORT_MAIN));
+        assert_eq!(states(&plan, 8080), (PORT_LOOKUP, PORT_NONE));
+        assert_eq!(plan.mains().v4, Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(plan.exact().count(), 6);
+    }
+
+    #[test]
+    fn a_program_that_knows_another_main_address_looks_up() {
+        let plan = plan(&["192.0.2.1:80", "[2001:db8::1]:80"]);
+        let (word, shift) = port_place(80);
+        let expected = PORT_LOOKUP | PORT_LOOKUP << PORT_FAMILY_BITS;
+        assert_eq!(plan.words(Mains::NONE)[word as usize] >> shift & 15, expected);
+    }
+}
