@@ -45,7 +45,7 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
             }
             Next::Request if input.is_empty() && !seat.stream.is_readable() => {
                 // Empty, it may still hold a receive buffer.
-                input = Chunk::default();
+                drop(std::mem::take(&mut input));
                 if !seat.linger() {
                     return seat.park();
                 }
