@@ -13,6 +13,9 @@ const MAX_HOST: usize = 255;
 /// Checks an authority and puts it in the form that is routed and forwarded: lower case, no empty port.
 #[must_use]
 pub fn normalise(raw: &[u8]) -> Option<Box<str>> {
+    if is_normal(raw) {
+        return std::str::from_utf8(raw).ok().map(Into::into);
+    }
     let (host, port) = split(raw)?;
     if host.is_empty() || host.len() > MAX_HOST || !port.is_none_or(is_port) {
         return None;
@@ -28,6 +31,18 @@ pub fn normalise(raw: &[u8]) -> Option<Box<str>> {
     let mut text: Box<str> = std::str::from_utf8(kept).ok()?.into();
     text.make_ascii_lowercase();
     Some(text)
+}
+
+/// Whether it is a name or an IPv4 address, with a port or without, as it is routed: what nearly every request has.
+fn is_normal(raw: &[u8]) -> bool {
+    let is_kept = |byte: u8| is_unreserved(byte) && !byte.is_ascii_uppercase();
+    let host_end = raw.iter().position(|&byte| !is_kept(byte)).unwrap_or(raw.len());
+    let port_is_normal = match &raw[host_end..] {
+        [] => true,
+        [b':', port @ ..] => !port.is_empty() && is_port(port),
+        _ => false,
+    };
+    (1..=MAX_HOST).contains(&host_end) && port_is_normal
 }
 
 /// The host of a normalised authority, without its port; brackets stay.

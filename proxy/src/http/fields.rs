@@ -71,6 +71,16 @@ impl Fields {
         self.adopt(known, start, start + name.len(), self.lines.len());
     }
 
+    /// Appends a field of our own. `start` is the line up to its value: `b"Name: "`.
+    #[inline]
+    pub(super) fn push_own<const N: usize>(&mut self, known: Name, start: &'static [u8; N], value: &[u8]) {
+        let at = self.lines.len();
+        self.lines.extend_from_slice(start);
+        self.lines.extend_from_slice(value);
+        self.lines.extend_from_slice(b"\r\n");
+        self.adopt(known, at, at + N - 2, self.lines.len());
+    }
+
     /// Copies received lines, for `adopt` to find fields in.
     pub(super) fn copy(&mut self, lines: &[u8]) {
         self.lines.extend_from_slice(lines);
@@ -144,6 +154,12 @@ impl Fields {
             }
             kept
         });
+    }
+
+    /// Takes the fields of `names` away.
+    pub(super) fn remove(&mut self, names: NameSet) {
+        self.entries.retain(|entry| !names.contains(entry.name));
+        self.names = self.names.without(names);
     }
 
     /// Appends all lines but those of `left_out` to `out`.

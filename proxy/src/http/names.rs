@@ -51,27 +51,42 @@ pub enum Name {
 impl Name {
     /// Of a field. Without case, like every comparison of names; `name` is a token.
     #[must_use]
+    #[inline]
     pub fn of(name: &[u8]) -> Self {
+        let Ends { head, tail } = Ends::of(name);
+        let is = |lower: Ends| head == lower.head && tail == lower.tail;
         let (known, is_it) = match name.len() {
-            2 => (Self::Te, is(name, b"te")),
-            4 => (Self::Host, is(name, b"host")),
-            6 => (Self::Expect, is(name, b"expect")),
-            7 => (Self::Upgrade, is(name, b"upgrade")),
-            9 if is(name, b"forwarded") => return Self::Forwarded,
-            10 if is(name, b"keep-alive") => return Self::KeepAlive,
-            10 => (Self::Connection, is(name, b"connection")),
-            14 if is(name, b"http2-settings") => return Self::Http2Settings,
-            14 => (Self::ContentLength, is(name, b"content-length")),
-            16 => (Self::ProxyConnection, is(name, b"proxy-connection")),
-            17 => (Self::TransferEncoding, is(name, b"transfer-encoding")),
-            18 => (Self::ProxyAuthenticate, is(name, b"proxy-authenticate")),
-            19 => (Self::ProxyAuthorization, is(name, b"proxy-authorization")),
-            25 => (Self::ProxyAuthenticationInfo, is(name, b"proxy-authentication-info")),
+            2 => (Self::Te, is(const { Ends::of(b"te") })),
+            4 => (Self::Host, is(const { Ends::of(b"host") })),
+            6 => (Self::Expect, is(const { Ends::of(b"expect") })),
+            7 => (Self::Upgrade, is(const { Ends::of(b"upgrade") })),
+            9 => (Self::Forwarded, is(const { Ends::of(b"forwarded") })),
+            10 if is(const { Ends::of(b"keep-alive") }) => return Self::KeepAlive,
+            10 => (Self::Connection, is(const { Ends::of(b"connection") })),
+            14 if is(const { Ends::of(b"http2-settings") }) => return Self::Http2Settings,
+            14 => (Self::ContentLength, is(const { Ends::of(b"content-length") })),
+            16 => (Self::ProxyConnection, is(const { Ends::of(b"proxy-connection") })),
+            17.. if head == const { Ends::of(b"transfer-").head } || head == const { Ends::of(b"proxy-au").head } => {
+                return Self::of_long(name);
+            }
             _ => (Self::Other, false),
         };
-        match name {
-            _ if is_it => known,
-            [b'x' | b'X', b'-' | b'_', ..] => Self::of_extension(name),
+        if is_it {
+            known
+        } else if matches!(name, [b'x' | b'X', b'-' | b'_', ..]) {
+            Self::of_extension(name)
+        } else {
+            Self::Other
+        }
+    }
+
+    #[inline(never)]
+    fn of_long(name: &[u8]) -> Self {
+        match name.len() {
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => Self::TransferEncoding,
+            18 if name.eq_ignore_ascii_case(b"proxy-authenticate") => Self::ProxyAuthenticate,
+            19 if name.eq_ignore_ascii_case(b"proxy-authorization") => Self::ProxyAuthorization,
+            25 if name.eq_ignore_ascii_case(b"proxy-authentication-info") => Self::ProxyAuthenticationInfo,
             _ => Self::Other,
         }
     }
@@ -126,6 +141,12 @@ impl NameSet {
         Self(self.0 | other.0)
     }
 
+    /// What is not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether `name` is in it.
     #[must_use]
     pub const fn contains(self, name: Name) -> bool {
@@ -139,34 +160,37 @@ impl NameSet {
     }
 }
 
-/// Whether `name` is `lower` but for case: `lower` holds lower-case letters, digits and `-`, which are the tokens' only bytes that setting
-/// bit 5 turns into themselves. Eight bytes at a time, the last eight may overlap.
-pub(super) fn is<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
-    const fn eight(bytes: &[u8], at: usize) -> u64 {
-        u64::from_le_bytes([
-            bytes[at],
-            bytes[at + 1],
-            bytes[at + 2],
-            bytes[at + 3],
-            bytes[at + 4],
-            bytes[at + 5],
-            bytes[at + 6],
-            bytes[at + 7],
-        ])
-    }
-    let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
-    let mut difference = 0;
-    if N < 8 {
-        for (byte, lower) in name.iter().zip(lower) {
-            difference |= u64::from((byte | 0x20) ^ lower);
-        }
-    } else {
-        for at in (0..N).step_by(8) {
-            let at = at.min(N - 8);
-            difference |= (eight(name, at) | 0x2020_2020_2020_2020) ^ eight(lower, at);
+/// The first and last eight bytes of a name of up to sixteen, which may overlap, or first and last four, or two: enough to tell it from
+/// another of its length. Bit 5 is set in each, which makes letters lower case. Lower-case letters, digits and `-` are the tokens' (and
+/// field values') only bytes that become themselves by that, so whatever equals a known name is that name.
+#[derive(Clone, Copy)]
+struct Ends {
+    head: u64,
+    tail: u64,
+}
+
+impl Ends {
+    #[inline]
+    const fn of(name: &[u8]) -> Self {
+        const LOWER: u64 = 0x2020_2020_2020_2020;
+        if let (Some(head), Some(tail)) = (name.first_chunk::<8>(), name.last_chunk::<8>()) {
+            Self { head: u64::from_le_bytes(*head) | LOWER, tail: u64::from_le_bytes(*tail) | LOWER }
+        } else if let (Some(head), Some(tail)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
+            Self { head: u32::from_le_bytes(*head) as u64 | LOWER, tail: u32::from_le_bytes(*tail) as u64 | LOWER }
+        } else if let (Some(head), Some(tail)) = (name.first_chunk::<2>(), name.last_chunk::<2>()) {
+            Self { head: u16::from_le_bytes(*head) as u64 | LOWER, tail: u16::from_le_bytes(*tail) as u64 | LOWER }
+        } else {
+            Self { head: 0, tail: 0 }
         }
     }
-    difference == 0
+}
+
+/// Whether `text`, of field content, is `lower` but for case: 2 to 16 lower-case letters, digits and `-`.
+#[inline]
+pub(super) fn is(text: &[u8], lower: &'static [u8]) -> bool {
+    debug_assert!((2..=16).contains(&lower.len()));
+    let (text_ends, lower_ends) = (Ends::of(text), Ends::of(lower));
+    text.len() == lower.len() && text_ends.head == lower_ends.head && text_ends.tail == lower_ends.tail
 }
 
 /// The same with `_` as `-`.
@@ -251,6 +275,14 @@ mod tests {
 
     proptest! {
         #[test]
+        fn short_text_is_compared_without_case(text in "\\PC{0,16}|[ckloseCKLOSE]{5}|[a-zA-Z-]{10}") {
+            for lower in ["te", "close", "keep-alive"] {
+                prop_assert_eq!(is(text.as_bytes(), lower.as_bytes()), text.eq_ignore_ascii_case(lower));
+                prop_assert!(is(lower.to_ascii_uppercase().as_bytes(), lower.as_bytes()));
+            }
+        }
+
+        #[test]
         fn tokens_are_told_apart_as_text_is(name in "[xX][-_](forwarded[-_]|real[-_]|request[-_])?[!-~&&[^:]]{0,8}|[a-zA-Z0-9_-]{0,26}") {
             prop_assert_eq!(Name::of(name.as_bytes()), naive(&name));
         }
@@ -264,6 +296,9 @@ mod tests {
                 prop_assert_eq!(set.contains(*name), members.contains(name));
             }
             prop_assert_eq!(set.meets(NameSet::of(&others)), others.iter().any(|name| members.contains(name)));
+            for (_, name) in KNOWN {
+                prop_assert_eq!(set.without(NameSet::of(&others)).contains(*name), members.contains(name) && !others.contains(name));
+            }
             prop_assert_eq!(set.or(NameSet::of(&others)), NameSet::of(&[members, others].concat()));
         }
     }

@@ -18,7 +18,7 @@
 //! | EndLf    | LF                                      | Done                                     |
 //! | Trailers | field lines, then an empty line         | Done                                     |
 
-use super::head::{HeadError, Lines};
+use super::head::{HeadError, collect};
 use super::scan::{Bounds, Scanner};
 use crate::http::grammar::hex_digit;
 use crate::http::limits::{CHUNK_EXTENSION_BYTES, CHUNK_SIZE_DIGITS, Limits};
@@ -247,10 +247,7 @@ impl TrailerSection {
         let mut headers = [httparse::EMPTY_HEADER; Limits::TRAILERS.fields];
         match httparse::parse_headers(&self.bytes[..section.end], &mut headers)? {
             httparse::Status::Complete((length, headers)) if length == section.end => {
-                let mut lines = Lines::new(&self.bytes[..section.end], headers.len(), 0, 0);
-                let all_taken = headers.iter().all(|header| lines.take(header).is_some());
-                let trailers = lines.finish().filter(|_| all_taken).ok_or(HeadError::BareLineFeed)?;
-                Ok(Some((section.end - before, trailers)))
+                Ok(Some((section.end - before, collect(&self.bytes[..section.end], headers, (0, 0), |_, _| Ok(()))?)))
             }
             _ => Err(HeadError::FieldName),
         }

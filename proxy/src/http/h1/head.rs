@@ -122,60 +122,47 @@ pub(super) fn with_headers<'b, R>(count: usize, parse: impl FnOnce(&mut [MaybeUn
     }
 }
 
-/// Makes `Fields` of a section's lines and the fields that `httparse` found in them: the lines are copied in one piece, and only those
-/// that are not spelt `name: value` are written anew.
+/// Makes `Fields` of a section's lines and the fields that `httparse` found in them, and shows each to `note`. The lines are copied in one
+/// piece, and only those that are not spelt `name: value` are written anew. `extra_bytes` and `extra_fields` are room for `forward`'s.
 ///
 /// It follows the lines to the letter of RFC 9112 §2.2 and §5 as it goes: field after field has to end with CRLF where the next begins.
-pub(super) struct Lines<'b> {
-    /// The field lines and the empty line.
-    lines: &'b [u8],
-    /// Where the next line starts.
-    at: usize,
-    fields: Fields,
+#[inline]
+pub(super) fn collect<'b>(
+    lines: &[u8],
+    headers: &[httparse::Header<'b>],
+    (extra_bytes, extra_fields): (usize, usize),
+    mut note: impl FnMut(Name, &'b [u8]) -> Result<(), HeadError>,
+) -> Result<Fields, HeadError> {
+    let mut fields = Fields::with_capacity(lines.len() + extra_bytes, headers.len() + extra_fields);
+    fields.copy(lines);
+    let mut at = 0;
+    for header in headers {
+        let name = Name::of(header.name.as_bytes());
+        let name_end = at + header.name.len();
+        let end = name_end + header.value.len() + 4;
+        match lines.get(at..end) {
+            // White space beside the one space would leave the line's end further away: a value has no CR.
+            Some(line) if line[name_end - at..].starts_with(b": ") && line.ends_with(b"\r\n") => {
+                fields.adopt(name, at, name_end, end);
+                at = end;
+            }
+            _ => at += rewrite(&lines[at..], name, header, &mut fields)?,
+        }
+        note(name, header.value)?;
+    }
+    if &lines[at..] == b"\r\n" { Ok(fields) } else { Err(HeadError::BareLineFeed) }
 }
 
-impl<'b> Lines<'b> {
-    /// Of `lines` with `count` fields; room for `extra_bytes` and `extra_fields` is for those that `forward` adds.
-    pub(super) fn new(lines: &'b [u8], count: usize, extra_bytes: usize, extra_fields: usize) -> Self {
-        let mut fields = Fields::with_capacity(lines.len() + extra_bytes, count + extra_fields);
-        fields.copy(lines);
-        Self { lines, at: 0, fields }
+/// Takes the line that `rest` starts with and returns its length.
+#[cold]
+fn rewrite(rest: &[u8], name: Name, header: &httparse::Header<'_>, fields: &mut Fields) -> Result<usize, HeadError> {
+    let end = memchr::memchr(b'\r', rest).ok_or(HeadError::BareLineFeed)?;
+    let value = rest[..end].get(header.name.len()..).and_then(|rest| rest.strip_prefix(b":"));
+    if value.map(trim) != Some(header.value) || rest.get(end + 1) != Some(&b'\n') {
+        return Err(HeadError::BareLineFeed);
     }
-
-    /// Takes the next field and says what it is. `None`: it does not end with CRLF.
-    #[inline]
-    pub(super) fn take(&mut self, header: &httparse::Header<'_>) -> Option<Name> {
-        let name = Name::of(header.name.as_bytes());
-        let name_end = self.at + header.name.len();
-        let value_end = name_end + 2 + header.value.len();
-        let end = value_end + 2;
-        // White space beside the one space would leave the line's end further away: a value has no CR.
-        if self.lines.get(name_end..name_end + 2) == Some(b": ") && self.lines.get(value_end..end) == Some(b"\r\n") {
-            self.fields.adopt(name, self.at, name_end, end);
-            self.at = end;
-        } else {
-            self.rewrite(name, header)?;
-        }
-        Some(name)
-    }
-
-    #[cold]
-    fn rewrite(&mut self, name: Name, header: &httparse::Header<'_>) -> Option<()> {
-        let colon = self.at + header.name.len();
-        let line = memchr::memchr(b'\r', self.lines.get(colon..)?)?;
-        let rest = &self.lines[colon..];
-        if rest[0] != b':' || trim(&rest[1..line]) != header.value || rest.get(line + 1) != Some(&b'\n') {
-            return None;
-        }
-        self.at = colon + line + 2;
-        self.fields.push_known(name, header.name.as_bytes(), header.value);
-        Some(())
-    }
-
-    /// After the last field. `None`: something else than the empty line follows.
-    pub(super) fn finish(self) -> Option<Fields> {
-        (&self.lines[self.at..] == b"\r\n").then_some(self.fields)
-    }
+    fields.push_known(name, header.name.as_bytes(), header.value);
+    Ok(end + 2)
 }
 
 /// What the framing fields of a head say.
@@ -189,8 +176,11 @@ pub(super) struct Framing {
 
 impl Framing {
     /// Takes a field into account if it is one of framing or persistence.
+    #[inline]
     pub(super) fn note(&mut self, name: Name, value: &[u8]) -> Result<(), HeadError> {
         match name {
+            // What nearly every Connection has.
+            Name::Connection if is(value, b"keep-alive") => self.keep_alive = true,
             Name::Connection => {
                 for option in list(value) {
                     self.close |= is(option, b"close");

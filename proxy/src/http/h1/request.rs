@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::head::{AT_ONCE_FIELDS, Framing, Lines, with_headers};
+use super::head::{AT_ONCE_FIELDS, Framing, collect, with_headers};
 use super::scan::{Bounds, Scanner};
 use super::{HeadError, Parsed};
 use crate::http::grammar::is_request_id_byte;
@@ -77,6 +77,9 @@ fn at_once(buf: &[u8], limits: &Limits) -> Option<(RequestHead, usize)> {
     (line <= limits.uri_bytes.saturating_add(REQUEST_LINE_EXTRA)).then_some((head, end))
 }
 
+/// Bytes and fields of what `forward` adds to a request, if the authority is not a very long one.
+const ADDED: (usize, usize) = (256, 6);
+
 /// The end of a request line.
 const VERSION: &str = " HTTP/1.1";
 
@@ -95,8 +98,6 @@ fn version_error(line: &[u8]) -> HeadError {
 
 /// `line` is the request line's length without its CRLF, `lines` what follows it.
 fn interpret(request: &httparse::Request<'_, '_>, line: usize, lines: &[u8], limits: &Limits) -> Result<RequestHead, HeadError> {
-    const ADDED_BYTES: usize = 256;
-    const ADDED_FIELDS: usize = 6;
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(HeadError::StartLine);
     };
@@ -116,19 +117,18 @@ fn interpret(request: &httparse::Request<'_, '_>, line: usize, lines: &[u8], lim
     let mut framing = Framing::default();
     let mut host = None;
     let mut expects_other = false;
-    let mut lines = Lines::new(lines, request.headers.len(), ADDED_BYTES, ADDED_FIELDS);
-    for header in request.headers.iter() {
-        match lines.take(header).ok_or(HeadError::BareLineFeed)? {
-            Name::Host => {
-                if host.replace(header.value).is_some() {
-                    return Err(HeadError::HostRepeated);
-                }
-            }
-            Name::Expect => expects_other |= !header.value.eq_ignore_ascii_case(b"100-continue"),
-            name => framing.note(name, header.value)?,
+    let fields = collect(lines, request.headers, ADDED, |name, value| match name {
+        Name::Host if host.is_some() => Err(HeadError::HostRepeated),
+        Name::Host => {
+            host = Some(value);
+            Ok(())
         }
-    }
-    let fields = lines.finish().ok_or(HeadError::BareLineFeed)?;
+        Name::Expect => {
+            expects_other |= !value.eq_ignore_ascii_case(b"100-continue");
+            Ok(())
+        }
+        _ => framing.note(name, value),
+    })?;
     let body = framing.length(version)?.unwrap_or(BodyLength::None);
     let host = match host {
         Some(value) => Some(authority::normalise(value).ok_or(HeadError::HostInvalid)?),
@@ -184,7 +184,7 @@ impl RequestHead {
     /// A client's X-Request-Id, if it is fit to be passed on: 1 to 128 letters, digits and `-._~+/=:`.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
-        let value = self.fields.first(b"x-request-id")?;
+        let value = self.fields.all_known(Name::RequestId).next()?;
         let is_fit = (1..=crate::http::limits::REQUEST_ID_BYTES).contains(&value.len())
             && value.iter().all(|&byte| is_request_id_byte(byte));
         std::str::from_utf8(value).ok().filter(|_| is_fit)

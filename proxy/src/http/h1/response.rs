@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::head::{AT_ONCE_FIELDS, Framing, Lines, with_headers};
+use super::head::{AT_ONCE_FIELDS, Framing, collect, with_headers};
 use super::scan::{Bounds, Scanner};
 use super::{HeadError, Parsed};
 use crate::http::grammar::is_field_content;
@@ -33,15 +33,15 @@ impl ResponseDecoder {
             too_long: HeadError::TooLarge,
             leading_empty_line: false,
         };
-        // What speaks another protocol may wait for us before its head would end: its first bytes give it away. An empty line is
-        // the scanner's to name.
-        if !matches!(buf, [b'\r' | b'\n', ..]) && !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
-            return Err(HeadError::StartLine);
-        }
         if self.scanner.is_new()
             && let Some((head, consumed)) = at_once(buf, method, limits)
         {
             return Ok(Parsed::Head { head, consumed });
+        }
+        // What speaks another protocol may wait for us before its head would end: its first bytes give it away. An empty line is
+        // the scanner's to name.
+        if !matches!(buf, [b'\r' | b'\n', ..]) && !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
+            return Err(HeadError::StartLine);
         }
         let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };
         self.scanner = Scanner::default();
@@ -51,8 +51,8 @@ impl ResponseDecoder {
             let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, headers);
             match parsed {
                 Ok(httparse::Status::Complete(length)) if length == bytes.len() => {
-                    let (line, lines) = (&bytes[..section.first_line_end], &bytes[section.first_line_end + 2..]);
-                    interpret(response.headers, line, lines, method)
+                    let line = status_line(bytes).filter(|line| line.end == section.first_line_end).ok_or(HeadError::StartLine)?;
+                    interpret(response.headers, &line, &bytes[line.end + 2..], method)
                 }
                 Ok(_) => Err(HeadError::StartLine),
                 Err(error) => Err(error.into()),
@@ -70,47 +70,53 @@ fn at_once(buf: &[u8], method: &Method, limits: &Limits) -> Option<(ResponseHead
     let room = &mut headers[..limits.fields.min(AT_ONCE_FIELDS)];
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, visible, room);
     let Ok(httparse::Status::Complete(end)) = parsed else { return None };
-    // The line's own check finds a bare LF in it.
-    let (line, rest) = visible[..end].split_at(memchr::memchr(b'\r', &visible[..end])?);
-    let lines = rest.strip_prefix(b"\r\n")?;
-    let head = interpret(response.headers, line, lines, method).ok()?;
-    (line.len() <= STATUS_LINE_BYTES).then_some((head, end))
+    let line = status_line(visible)?;
+    let head = interpret(response.headers, &line, &visible[line.end + 2..end], method).ok()?;
+    (line.end <= STATUS_LINE_BYTES).then_some((head, end))
 }
 
-/// Version, status and reason of a status line (RFC 9112 §4), whose reason may be missing with its space.
-fn status_line(line: &[u8]) -> Option<(Version, u16, &[u8])> {
-    let (version, rest) = line.split_at_checked(9)?;
-    let version = match version {
+/// A status line (RFC 9112 §4), whose reason may be missing with its space.
+struct StatusLine<'b> {
+    version: Version,
+    status: u16,
+    reason: &'b [u8],
+    /// Its length without its CRLF.
+    end: usize,
+}
+
+/// That at the start of `bytes`, if it ends there.
+fn status_line(bytes: &[u8]) -> Option<StatusLine<'_>> {
+    const CODE: usize = 9;
+    let (start, rest) = bytes.split_first_chunk::<{ CODE + 3 }>()?;
+    let version = match &start[..CODE] {
         b"HTTP/1.0 " => Version::Http10,
         b"HTTP/1.1 " => Version::Http11,
         _ => return None,
     };
-    let (code, reason) = match rest {
-        code if code.len() == 3 => (code, &[][..]),
-        _ => {
-            let (code, reason) = rest.split_at_checked(3)?;
-            (code, reason.strip_prefix(b" ")?)
+    let mut status = 0;
+    for digit in &start[CODE..] {
+        if !digit.is_ascii_digit() {
+            return None;
         }
-    };
-    if !code.iter().all(u8::is_ascii_digit) || !reason.iter().all(|&byte| is_field_content(byte)) {
-        return None;
+        status = status * 10 + u16::from(digit - b'0');
     }
-    let status = code.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
-    (status >= 100).then_some((version, status, reason))
+    let line_end = rest.iter().position(|&byte| !is_field_content(byte))?;
+    let (line, after) = rest.split_at(line_end);
+    let reason = if line.is_empty() { line } else { line.strip_prefix(b" ")? };
+    (status >= 100 && after.starts_with(b"\r\n")).then_some(StatusLine { version, status, reason, end: start.len() + line_end })
 }
 
-/// `line` is the status line, `lines` what follows it.
-fn interpret(headers: &[httparse::Header<'_>], line: &[u8], lines: &[u8], method: &Method) -> Result<ResponseHead, HeadError> {
-    const ADDED_BYTES: usize = 32;
-    const ADDED_FIELDS: usize = 1;
-    let (version, status, reason) = status_line(line).ok_or(HeadError::StartLine)?;
+/// `lines` is what follows the status line.
+fn interpret(
+    headers: &[httparse::Header<'_>],
+    &StatusLine { version, status, reason, .. }: &StatusLine<'_>,
+    lines: &[u8],
+    method: &Method,
+) -> Result<ResponseHead, HeadError> {
+    /// Bytes and fields that `forward` adds.
+    const ADDED: (usize, usize) = (32, 1);
     let mut framing = Framing::default();
-    let mut lines = Lines::new(lines, headers.len(), ADDED_BYTES, ADDED_FIELDS);
-    for header in headers {
-        let name = lines.take(header).ok_or(HeadError::BareLineFeed)?;
-        framing.note(name, header.value)?;
-    }
-    let fields = lines.finish().ok_or(HeadError::BareLineFeed)?;
+    let fields = collect(lines, headers, ADDED, |name, value| framing.note(name, value))?;
     let length = framing.length(version)?;
     let (body, mut keep_alive) = if matches!(status, 100..=199 | 204 | 304) || *method == Method::Head {
         (BodyLength::None, framing.persists(version))
