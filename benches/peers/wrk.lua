@@ -1,5 +1,5 @@
 -- What wrk does for `cargo xtask bench`: with ROUTES=n in its environment it asks for /service-01/ to /service-n/ in turn, else always for
--- the same path; at the end one line of JSON, whose numbers are exact where wrk's own text rounds.
+-- the same path; at the end one line of JSON.
 
 local routes = tonumber(os.getenv("ROUTES") or "0")
 if routes > 0 then
@@ -15,10 +15,9 @@ if routes > 0 then
     end
 end
 
-done = function(summary, latency)
+done = function(summary)
     local errors = summary.errors
     io.write(string.format(
-        '\n{"requests":%d,"bytes":%.0f,"micros":%d,"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}\n',
-        summary.requests, summary.bytes, summary.duration,
-        errors.connect, errors.read, errors.write, errors.status, errors.timeout))
+        '\n{"requests":%d,"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}\n',
+        summary.requests, errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end

@@ -1,6 +1,19 @@
-//! What the benchmarks share: medians with their spread, random numbers that are the same in every run, and the relay.
+//! What the benchmarks share: medians with their spread, random numbers that are the same in every run, the relay, and the cases of
+//! `micro`.
 
+pub mod cases;
+pub mod load;
 pub mod relay;
+
+/// Lets the calling thread run on this CPU alone.
+///
+/// # Errors
+/// EINVAL for a CPU that is not there or not allowed.
+pub fn pin(cpu: usize) -> std::io::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(cpu)?;
+    Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?)
+}
 
 /// The middle and the ends of a few measurements.
 #[derive(Clone, Copy, Debug, PartialEq)]

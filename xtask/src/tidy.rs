@@ -20,6 +20,7 @@ const UNSAFE_FILES: &[&str] = &[
     "proxy/src/control/shared.rs",
     "proxy/src/placement.rs",
     "tests/support/bpf.rs",
+    "benches/src/load/poll.rs",
     "benches/src/relay/ring.rs",
 ];
 

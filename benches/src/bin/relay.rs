@@ -7,14 +7,12 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
+use benches::load::raise_descriptor_limit;
 use benches::relay::{Counts, Relay, Settings};
 use clap::Parser;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
-use nix::unistd::Pid;
 
 #[derive(Parser)]
 struct Arguments {
@@ -53,13 +51,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> io::Result<()> {
     if let Some(cpu) = arguments.cpu {
-        let mut set = CpuSet::new();
-        set.set(cpu)?;
-        sched_setaffinity(Pid::from_raw(0), &set)?;
+        benches::pin(cpu)?;
     }
     // The table of direct descriptors counts against this limit too.
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    raise_descriptor_limit()?;
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1].into_iter().collect();
     signals.thread_block()?;
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;

@@ -45,6 +45,8 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                 return seat.end(CloseReason::Draining);
             }
             Next::Request if input.is_empty() && !seat.stream.is_readable() => {
+                // Empty, it may still hold a receive buffer.
+                drop(std::mem::take(&mut input));
                 if !seat.linger() {
                     return seat.park();
                 }

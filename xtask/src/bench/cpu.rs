@@ -54,6 +54,23 @@ fn pss_bytes(smaps: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
+/// Bytes that a process has read so far, from sockets too.
+pub(super) fn bytes_read(pid: u32) -> Result<u64, String> {
+    io(pid, "rchar:")
+}
+
+/// Bytes that it has written.
+pub(super) fn bytes_written(pid: u32) -> Result<u64, String> {
+    io(pid, "wchar:")
+}
+
+fn io(pid: u32, name: &str) -> Result<u64, String> {
+    let path = format!("/proc/{pid}/io");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.ok_or_else(|| format!("{path}: no {name}"))
+}
+
 /// A core's busy and whole time in ticks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Core {
@@ -113,6 +130,11 @@ mod tests {
         assert_eq!(pids[0], std::process::id());
         assert!(micros(&pids[..1]).unwrap() > 0.0);
         assert!(pss(&pids[..1]).unwrap() > 100_000);
+        let (read, written) = (bytes_read(pids[0]).unwrap(), bytes_written(pids[0]).unwrap());
+        let mut sent = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut sent.1, &[7; 3000]).unwrap();
+        std::io::Read::read_exact(&mut sent.0, &mut [0; 3000]).unwrap();
+        assert!(bytes_read(pids[0]).unwrap() >= read + 3000 && bytes_written(pids[0]).unwrap() >= written + 3000);
         assert!(micros(&[(1 << 22) + 1]).is_err(), "beyond the largest process id");
     }
 }

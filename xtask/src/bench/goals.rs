@@ -10,6 +10,9 @@ use super::table::Table;
 /// Debian's, which take part in every case.
 const DEBIANS: [&str; 2] = ["nginx", "haproxy"];
 
+/// A reason's end for what nobody asked for.
+const NOT_RUN: &str = "was not run";
+
 /// A goal and what became of it.
 pub(super) struct Goal {
     figure: String,
@@ -31,6 +34,11 @@ impl Goal {
 
     pub(super) fn is_met(&self) -> Option<bool> {
         self.measured.as_ref().ok().map(|measured| measured.value <= measured.limit)
+    }
+
+    /// Whether what it needs was part of the run at all.
+    pub(super) fn was_run(&self) -> bool {
+        !self.measured.as_ref().is_err_and(|reason| reason.ends_with(NOT_RUN))
     }
 
     fn verdict(&self) -> String {
@@ -85,7 +93,7 @@ pub(super) fn judge(results: &Results) -> Vec<Goal> {
 }
 
 fn case<'a>(results: &'a Results, name: &str) -> Result<&'a CaseResult, String> {
-    results.case(name).ok_or_else(|| format!("{name} was not run"))
+    results.case(name).ok_or_else(|| format!("{name} {NOT_RUN}"))
 }
 
 fn median(case: &CaseResult, name: &str, figure: &str) -> Result<f64, String> {
@@ -164,7 +172,7 @@ fn xdp(results: &Results, goals: &mut Vec<Goal>) {
     let what = "XDP above the empty program's floor";
     let with_goal: Vec<_> = results.xdp.lines.iter().filter_map(|line| Some((line, line.goal_ns?))).collect();
     if with_goal.is_empty() {
-        let reason = results.xdp.error.clone().unwrap_or_else(|| "xdp was not run".into());
+        let reason = results.xdp.error.clone().unwrap_or_else(|| format!("xdp {NOT_RUN}"));
         goals.push(Goal::new(what, "≤ 25, 60, 250 ns", Err(reason)));
     }
     for (line, limit) in with_goal {

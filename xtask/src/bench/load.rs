@@ -1,6 +1,6 @@
 //! The generators of load: how wrk, h2load, arrivals and hold are started, and what they report.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,10 +30,8 @@ pub(super) struct Wrk {
 
 /// What benches/peers/wrk.lua prints at the end.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct WrkReport {
-    pub(super) requests: u64,
-    pub(super) bytes: u64,
-    pub(super) micros: u64,
+struct WrkReport {
+    requests: u64,
     connect: u64,
     read: u64,
     write: u64,
@@ -42,7 +40,7 @@ pub(super) struct WrkReport {
 }
 
 impl WrkReport {
-    pub(super) fn parse(output: &str) -> Result<Self, String> {
+    fn parse(output: &str) -> Result<Self, String> {
         let line = output.lines().find(|line| line.starts_with('{')).ok_or_else(|| format!("wrk said: {output}"))?;
         let report: Self = serde_json::from_str(line).map_err(|error| format!("wrk said {line}: {error}"))?;
         let Self { connect, read, write, status, timeout, .. } = report;
@@ -72,51 +70,52 @@ impl Wrk {
         Ok(stage.start("wrk", LOAD_CPU, &command, Pipes::Out)?.ended_by(Signal::SIGINT))
     }
 
-    /// Tells it to end and to report.
-    pub(super) fn finish(stage: &Stage, process: Process) -> Result<WrkReport, String> {
+    /// Tells it to end and to report; how many requests were answered.
+    pub(super) fn finish(stage: &Stage, process: Process) -> Result<u64, String> {
         process.ask_to_end();
         let output = stage.finish(process, GRACE)?;
-        WrkReport::parse(&String::from_utf8_lossy(&output.stdout))
+        WrkReport::parse(&String::from_utf8_lossy(&output.stdout)).map(|report| report.requests)
     }
 }
 
-/// Uploads a file so many times, with h2load; returns the seconds it took.
-pub(super) fn upload(stage: &Stage, target: SocketAddr, file: &Path, connections: usize, requests: u64) -> Result<f64, String> {
-    let mut command = Command::new("h2load");
-    let connections = connections.min(usize::try_from(requests).unwrap_or(usize::MAX));
-    command.args(["--h1", "-t1", &format!("-n{requests}"), &format!("-c{connections}"), "-d"]).arg(file);
-    command.arg(format!("http://{target}/upload"));
-    let output = stage.run("h2load", Duration::from_secs(60), &command)?;
-    upload_seconds(&String::from_utf8_lossy(&output.stdout), requests)
+/// What h2load is to do: upload a file again and again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Upload<'a> {
+    pub(super) file: &'a Path,
+    pub(super) connections: usize,
 }
 
-/// h2load's summary: all must have succeeded.
-fn upload_seconds(text: &str, requests: u64) -> Result<f64, String> {
-    let line = |start: &str| text.lines().find(|line| line.starts_with(start));
-    let succeeded = line("requests:").and_then(|line| {
-        let (before, _) = line.split_once(" succeeded")?;
-        before.rsplit(' ').next()?.parse::<u64>().ok()
-    });
-    if succeeded != Some(requests) {
-        let shown = line("requests:").unwrap_or(text);
-        return Err(format!("h2load asked for {requests} uploads: {shown}; {}", line("status codes:").unwrap_or("")));
+impl Upload<'_> {
+    /// For at least so long.
+    pub(super) fn start(&self, stage: &Stage, target: SocketAddr, duration: Duration) -> Result<Process, String> {
+        // Whole seconds, and some to begin.
+        let seconds = (duration.as_secs_f64() + 0.2).ceil();
+        let mut command = Command::new("h2load");
+        command.args(["--h1", "-t1", &format!("-c{}", self.connections), &format!("-D{seconds}"), "-d"]).arg(self.file);
+        command.arg(format!("http://{target}/upload"));
+        stage.start("h2load", LOAD_CPU, &command, Pipes::Out)
     }
-    line("finished in ")
-        .and_then(|line| seconds(line.strip_prefix("finished in ")?.split(',').next()?))
-        .ok_or_else(|| format!("h2load said: {text}"))
+
+    /// Waits for its end; an error unless everything was answered well.
+    pub(super) fn finish(stage: &Stage, process: Process) -> Result<(), String> {
+        let output = stage.finish(process, GRACE)?;
+        judge_upload(&String::from_utf8_lossy(&output.stdout))
+    }
 }
 
-/// "1.23s", "456.78ms", "12.00us".
-fn seconds(text: &str) -> Option<f64> {
-    let unit = text.find(|letter: char| letter.is_ascii_alphabetic())?;
-    let number: f64 = text[..unit].parse().ok()?;
-    match &text[unit..] {
-        "s" => Some(number),
-        "ms" => Some(number / 1e3),
-        "us" => Some(number / 1e6),
-        "ns" => Some(number / 1e9),
-        _ => None,
-    }
+/// h2load's summary: every upload that ended must have succeeded.
+fn judge_upload(text: &str) -> Result<(), String> {
+    let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
+    let (requests, codes) = (line("requests:"), line("status codes:"));
+    let count = |line: &str, what: &str| {
+        line.split([',', ':']).find_map(|part| part.trim().strip_suffix(what)?.trim().parse::<u64>().ok())
+    };
+    let done = count(requests, " done");
+    let is_well = done.is_some_and(|done| done > 0)
+        && count(requests, " succeeded") == done
+        && [" failed", " errored", " timeout"].iter().all(|what| count(requests, what) == Some(0))
+        && count(codes, " 2xx") == done;
+    if is_well { Ok(()) } else { Err(format!("h2load: {requests}; {codes}")) }
 }
 
 /// What `arrivals` prints.
@@ -175,6 +174,26 @@ struct Holder {
     lines: mpsc::Receiver<String>,
 }
 
+impl Holder {
+    /// Each has a source address of its own: the ports of one would run out beyond 28,000 connections.
+    fn start(stage: &Stage, target: SocketAddr, count: usize, number: usize) -> Result<Self, String> {
+        let mut command = Command::new(tool("hold")?);
+        command.args(["--target", &target.to_string(), "--count", &count.to_string()]);
+        command.args(["--sources", &format!("127.1.0.{number}"), "--requests", "1"]);
+        let mut process = stage.start("hold", LOAD_CPU, &command, Pipes::InOut)?;
+        let stdout = process.child.stdout.take().ok_or("hold has no output")?;
+        let (sender, lines) = mpsc::sync_channel(4);
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { process, lines })
+    }
+}
+
 #[derive(Deserialize)]
 struct Ready {
     ready: usize,
@@ -185,47 +204,32 @@ struct Alive {
     alive: usize,
 }
 
-/// Connections that one process holds at most.
-const PER_HOLDER: usize = 9_500;
+/// Connections that one process holds at most. Small enough that what a proxy accepts before it refuses is known to so many.
+const PER_HOLDER: usize = 2_500;
 
 impl Held {
-    /// Opens them, each with one request first; returns with what is really open, which may be fewer.
+    /// Opens them, each with one request first; returns with how many are really open, which may be fewer: where the proxy refuses one, its
+    /// holder gives up and all of that holder are missing.
     pub(super) fn open(stage: &Stage, target: SocketAddr, count: usize) -> Result<(Self, usize), String> {
         let mut held = Self { holders: Vec::new() };
         let mut open = 0;
-        let mut left = count;
-        while left > 0 {
-            let part = left.min(PER_HOLDER);
-            left -= part;
-            // An address for each process: ports of one would run out beyond 28,000.
-            let source = format!("127.1.0.{}", held.holders.len() + 1);
-            let mut command = Command::new(tool("hold")?);
-            command.args([
-                "--target",
-                &target.to_string(),
-                "--count",
-                &part.to_string(),
-                "--sources",
-                &source,
-                "--requests",
-                "1",
-            ]);
-            let mut process = stage.start("hold", LOAD_CPU, &command, Pipes::InOut)?;
-            let stdout = process.child.stdout.take().ok_or("hold has no output")?;
-            let (sender, lines) = mpsc::sync_channel(4);
-            thread::spawn(move || {
-                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    if sender.send(line).is_err() {
-                        return;
+        while open < count {
+            let part = (count - open).min(PER_HOLDER);
+            held.holders.push(Holder::start(stage, target, part, held.holders.len() + 1)?);
+            match held.next_line(stage, Duration::from_secs(60)) {
+                Ok(line) => {
+                    let ready: Ready = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
+                    open += ready.ready;
+                    if ready.ready < part {
+                        break;
                     }
                 }
-            });
-            held.holders.push(Holder { process, lines });
-            let line = held.next_line(stage, Duration::from_secs(60))?;
-            let ready: Ready = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
-            open += ready.ready;
-            if ready.ready < part {
-                break;
+                Err(error) if open == 0 => return Err(error),
+                Err(_) => {
+                    stage.check()?;
+                    held.holders.pop();
+                    break;
+                }
             }
         }
         Ok((held, open))
@@ -253,9 +257,7 @@ impl Held {
     pub(super) fn close(mut self, stage: &Stage) -> Result<usize, String> {
         let mut alive = 0;
         while let Some(holder) = self.holders.last_mut() {
-            if let Some(mut stdin) = holder.process.child.stdin.take() {
-                let _ = stdin.flush();
-            }
+            drop(holder.process.child.stdin.take());
             let line = self.next_line(stage, Duration::from_secs(30))?;
             let end: Alive = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
             alive += end.alive;
@@ -271,9 +273,8 @@ mod tests {
 
     #[test]
     fn wrk_is_understood_and_its_errors_are_errors() {
-        let fine = "Running 1s test\n{\"requests\":5,\"bytes\":900,\"micros\":1000000,\"connect\":0,\"read\":0,\"write\":0,\"status\":0,\"timeout\":0}\n";
-        let report = WrkReport::parse(fine).unwrap();
-        assert_eq!((report.requests, report.bytes, report.micros), (5, 900, 1_000_000));
+        let fine = "Running 1s test\n{\"requests\":5,\"connect\":0,\"read\":0,\"write\":0,\"status\":0,\"timeout\":0}\n";
+        assert_eq!(WrkReport::parse(fine).unwrap().requests, 5);
         for (part, broken) in [("\"read\":0", "\"read\":2"), ("\"status\":0", "\"status\":1"), ("\"timeout\":0", "\"timeout\":1")]
         {
             assert!(WrkReport::parse(&fine.replace(part, broken)).unwrap_err().contains("wrk saw errors"), "{broken}");
@@ -282,15 +283,21 @@ mod tests {
     }
 
     const H2LOAD: &str = "starting benchmark...\n\nfinished in 1.50s, 66.67 req/s, 1.04MB/s\n\
-        requests: 100 total, 100 started, 100 done, 100 succeeded, 0 failed, 0 errored, 0 timeout\n\
+        requests: 100 total, 104 started, 100 done, 100 succeeded, 0 failed, 0 errored, 0 timeout\n\
         status codes: 100 2xx, 0 3xx, 0 4xx, 0 5xx\ntraffic: 10.00KB (10240) total\n";
 
     #[test]
-    fn h2load_is_understood_and_a_missing_upload_is_an_error() {
-        assert_eq!(upload_seconds(H2LOAD, 100), Ok(1.5));
-        assert!(upload_seconds(&H2LOAD.replace("100 succeeded, 0 failed", "99 succeeded, 1 failed"), 100).is_err());
-        assert!(upload_seconds("", 1).is_err());
-        assert_eq!((seconds("456.50ms"), seconds("12us"), seconds("1h")), (Some(0.4565), Some(0.000_012), None));
+    fn h2load_is_understood_and_a_failed_upload_is_an_error() {
+        assert_eq!(judge_upload(H2LOAD), Ok(()));
+        assert!(judge_upload("").is_err());
+        for (part, broken) in [
+            ("100 succeeded, 0 failed", "99 succeeded, 1 failed"),
+            ("0 errored", "1 errored"),
+            ("100 2xx, 0 3xx", "99 2xx, 1 3xx"),
+            ("100 done, 100 succeeded", "0 done, 0 succeeded"),
+        ] {
+            assert!(judge_upload(&H2LOAD.replace(part, broken)).unwrap_err().starts_with("h2load: requests"), "{broken}");
+        }
     }
 
     #[test]

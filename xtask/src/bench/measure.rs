@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::cpu::{self, Core};
 use super::http;
-use super::load::{self, Wrk};
+use super::load::{self, Upload, Wrk};
 use super::peers::{Kind, Origin, Proxy};
-use super::stage::{LOAD_CPU, Stage};
+use super::stage::{LOAD_CPU, PROXY_CPU, Stage};
 
 /// One round's numbers by name; the names are below.
 pub(super) type Figures = BTreeMap<&'static str, f64>;
@@ -27,6 +26,8 @@ pub(super) const GIB_RATE: &str = "gib_per_s";
 pub(super) const LOAD_CORE: &str = "load_core";
 /// Busy part of the proxies' core, by the proxy's own time.
 pub(super) const PROXY_CORE: &str = "proxy_core";
+/// Part of that core that was neither the proxy's nor idle: on a quiet machine next to nothing.
+pub(super) const OTHERS: &str = "others";
 /// Latency in microseconds.
 pub(super) const P50: &str = "p50_us";
 pub(super) const P99: &str = "p99_us";
@@ -44,21 +45,40 @@ pub(super) const COMPLETIONS: &str = "completions";
 pub(super) const SERVED: &str = "served";
 
 /// An instant of a proxy under load.
-struct Instantaneous {
+struct Reading {
     at: Instant,
     cpu: f64,
-    requests: u64,
-    core: Core,
+    /// What the load is counted in: requests or bytes.
+    count: u64,
+    proxy_core: Core,
+    load_core: Core,
 }
 
-impl Instantaneous {
-    /// The origin answers a moment after it has counted, somewhere between the two readings of the CPU's clock: their mean it is.
-    fn take(origin: &mut Origin, pids: &[u32]) -> Result<Self, String> {
+impl Reading {
+    /// Counting takes a moment: what is counted belongs to the middle of it.
+    fn take(pids: &[u32], count: impl FnOnce() -> Result<u64, String>) -> Result<Self, String> {
         let (before, at_before) = (cpu::micros(pids)?, Instant::now());
-        let requests = origin.requests()?;
+        let count = count()?;
         let (after, at_after) = (cpu::micros(pids)?, Instant::now());
-        let at = at_before + (at_after - at_before) / 2;
-        Ok(Self { at, cpu: f64::midpoint(before, after), requests, core: Core::read(LOAD_CPU)? })
+        Ok(Self {
+            at: at_before + (at_after - at_before) / 2,
+            cpu: f64::midpoint(before, after),
+            count,
+            proxy_core: Core::read(PROXY_CPU)?,
+            load_core: Core::read(LOAD_CPU)?,
+        })
+    }
+
+    /// What every kind of load has: seconds, microseconds, and how busy the cores were.
+    fn since(&self, earlier: &Self) -> (f64, f64, Figures) {
+        let (seconds, cpu) = ((self.at - earlier.at).as_secs_f64(), self.cpu - earlier.cpu);
+        let own = cpu / 1e6 / seconds;
+        let figures = Figures::from([
+            (PROXY_CORE, own),
+            (LOAD_CORE, self.load_core.utilisation_since(earlier.load_core)),
+            (OTHERS, (self.proxy_core.utilisation_since(earlier.proxy_core) - own).max(0.0)),
+        ]);
+        (seconds, cpu, figures)
     }
 }
 
@@ -69,28 +89,21 @@ fn settling(connections: usize) -> Duration {
 
 /// CPU per request and rate over `seconds` within a longer run of wrk: what connecting and ending cost lies outside.
 pub(super) fn requests(stage: &Stage, origin: &mut Origin, proxy: &Proxy, wrk: &Wrk, seconds: f64) -> Result<Figures, String> {
-    let settling = settling(wrk.connections);
     let pids = cpu::tree(proxy.process.pid());
     let process = wrk.start(stage, proxy.address)?;
-    stage.sleep(settling)?;
+    stage.sleep(settling(wrk.connections))?;
     let ring_before = ring_counters(proxy)?;
-    let first = Instantaneous::take(origin, &pids)?;
+    let first = Reading::take(&pids, || origin.requests())?;
     stage.sleep(Duration::from_secs_f64(seconds))?;
-    let last = Instantaneous::take(origin, &pids)?;
+    let last = Reading::take(&pids, || origin.requests())?;
     let ring_after = ring_counters(proxy)?;
-    let report = Wrk::finish(stage, process)?;
-    let count = (last.requests - first.requests).saturating_sub(1) as f64; // less the question itself
+    let served = Wrk::finish(stage, process)?;
+    let count = (last.count - first.count).saturating_sub(1) as f64; // less the question itself
     if count < 1.0 {
         return Err("no request was served".into());
     }
-    let elapsed = (last.at - first.at).as_secs_f64();
-    let mut figures = Figures::from([
-        (CPU_US, (last.cpu - first.cpu) / count),
-        (RATE, count / elapsed),
-        (PROXY_CORE, (last.cpu - first.cpu) / 1e6 / elapsed),
-        (LOAD_CORE, last.core.utilisation_since(first.core)),
-    ]);
-    figures.insert(SERVED, report.requests as f64);
+    let (elapsed, cpu, mut figures) = last.since(&first);
+    figures.extend([(CPU_US, cpu / count), (RATE, count / elapsed), (SERVED, served as f64)]);
     if let (Some(before), Some(after)) = (ring_before, ring_after) {
         figures.extend(after.since(&before));
     }
@@ -130,11 +143,7 @@ fn ring_counters(proxy: &Proxy) -> Result<Option<RingCounters>, String> {
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// Of a response's bytes, what is head: `date`, `etag` and the like, nearly the same behind every proxy.
-const RESPONSE_HEAD: u64 = 250;
-
-/// CPU per GiB of responses. Small bodies by requests between two instants; large ones by the bytes of a whole run, so that what is half-way
-/// at the end counts too.
+/// CPU per GiB of responses: small bodies by requests, large ones by the bytes that wrk has read between two instants.
 pub(super) fn downloads(
     stage: &Stage,
     origin: &mut Origin,
@@ -150,98 +159,83 @@ pub(super) fn downloads(
         return Ok(figures);
     }
     let pids = cpu::tree(proxy.process.pid());
-    let (before, core) = (cpu::micros(&pids)?, Core::read(LOAD_CPU)?);
     let process = wrk.start(stage, proxy.address)?;
-    stage.sleep(Duration::from_secs_f64(seconds))?;
-    let report = Wrk::finish(stage, process)?;
-    // wrk has closed everything: what the proxy still does is a few closes.
-    thread::sleep(Duration::from_millis(20));
-    let (after, core) = (cpu::micros(&pids)?, Core::read(LOAD_CPU)?.utilisation_since(core));
-    let gib = report.bytes.saturating_sub(report.requests * RESPONSE_HEAD) as f64 / GIB;
-    bytes_figures(gib, after - before, report.micros as f64 / 1e6, core)
+    let carried = window(stage, &pids, settling(wrk.connections), seconds, || cpu::bytes_read(process.pid()))?;
+    Wrk::finish(stage, process)?;
+    bytes_figures(&carried)
 }
 
-/// How many uploads fill a round: by trying, first a few and then more.
-pub(super) fn uploads_in(
-    stage: &Stage,
-    proxy: &Proxy,
-    (file, size): (&Path, u64),
-    connections: usize,
-    seconds: f64,
-) -> Result<u64, String> {
-    let mut count = connections as u64;
-    loop {
-        let taken = load::upload(stage, proxy.address, file, connections, count)?.max(1e-4);
-        let fitting = (count as f64 * seconds / taken) as u64;
-        if taken > seconds / 4.0 || count * size > 4 << 30 {
-            return Ok(fitting.max(connections as u64));
-        }
-        count = fitting.min(count * 16).max(count + 1);
-    }
-}
-
-/// CPU per GiB of request bodies: a number of uploads, first to last.
-pub(super) fn uploads(
-    stage: &Stage,
-    proxy: &Proxy,
-    (file, size): (&Path, u64),
-    connections: usize,
-    count: u64,
-) -> Result<Figures, String> {
+/// CPU per GiB of request bodies: by the bytes that h2load has written between two instants.
+pub(super) fn uploads(stage: &Stage, proxy: &Proxy, file: &Path, connections: usize, seconds: f64) -> Result<Figures, String> {
     let pids = cpu::tree(proxy.process.pid());
-    let (before, core) = (cpu::micros(&pids)?, Core::read(LOAD_CPU)?);
-    let seconds = load::upload(stage, proxy.address, file, connections, count)?;
-    thread::sleep(Duration::from_millis(20));
-    let (after, core) = (cpu::micros(&pids)?, Core::read(LOAD_CPU)?.utilisation_since(core));
-    bytes_figures((count * size) as f64 / GIB, after - before, seconds, core)
+    let upload = Upload { file, connections };
+    let settling = settling(connections);
+    let process = upload.start(stage, proxy.address, settling + Duration::from_secs_f64(seconds))?;
+    let carried = window(stage, &pids, settling, seconds, || cpu::bytes_written(process.pid()))?;
+    Upload::finish(stage, process)?;
+    bytes_figures(&carried)
 }
 
-fn bytes_figures(gib: f64, cpu: f64, seconds: f64, core: f64) -> Result<Figures, String> {
-    if gib <= 0.0 || seconds <= 0.0 {
+/// Two readings under load, so many seconds apart.
+fn window(
+    stage: &Stage,
+    pids: &[u32],
+    settling: Duration,
+    seconds: f64,
+    count: impl Fn() -> Result<u64, String>,
+) -> Result<[Reading; 2], String> {
+    stage.sleep(settling)?;
+    let first = Reading::take(pids, &count)?;
+    stage.sleep(Duration::from_secs_f64(seconds))?;
+    Ok([first, Reading::take(pids, &count)?])
+}
+
+fn bytes_figures([first, last]: &[Reading; 2]) -> Result<Figures, String> {
+    let gib = (last.count - first.count) as f64 / GIB;
+    if gib <= 0.0 {
         return Err("no body was carried".into());
     }
-    Ok(Figures::from([
-        (CPU_MS_PER_GIB, cpu / gib / 1e3),
-        (GIB_RATE, gib / seconds),
-        (PROXY_CORE, cpu / 1e6 / seconds),
-        (LOAD_CORE, core),
-    ]))
+    let (elapsed, cpu, mut figures) = last.since(first);
+    figures.extend([(CPU_MS_PER_GIB, cpu / gib / 1e3), (GIB_RATE, gib / elapsed)]);
+    Ok(figures)
 }
 
 /// Latencies at a fixed rate of arrivals.
 pub(super) fn latency(stage: &Stage, proxy: &Proxy, rate: u64, connections: usize, seconds: f64) -> Result<Figures, String> {
     let pids = cpu::tree(proxy.process.pid());
-    let (before, core) = (cpu::micros(&pids)?, Core::read(LOAD_CPU)?);
+    let first = Reading::take(&pids, || Ok(0))?;
     let report = load::arrivals(stage, proxy.address, rate, connections, seconds.ceil() as u64)?;
-    let (after, core) = (cpu::micros(&pids)?, Core::read(LOAD_CPU)?.utilisation_since(core));
-    Ok(Figures::from([
+    let last = Reading::take(&pids, || Ok(report.completed))?;
+    let (_, cpu, mut figures) = last.since(&first);
+    figures.extend([
         (P50, report.p50_us),
         (P99, report.p99_us),
         (P999, report.p999_us),
         (MAX, report.max_us),
-        (CPU_US, (after - before) / report.completed.max(1) as f64),
-        (LOAD_CORE, core),
-    ]))
+        (CPU_US, cpu / report.completed.max(1) as f64),
+    ]);
+    Ok(figures)
 }
 
-/// Memory for each of up to `count` idle connections that have had one request.
-pub(super) fn idle_memory(stage: &Stage, proxy: &Proxy, count: usize) -> Result<Figures, String> {
+/// Memory for each of `count` idle connections that have had one request. Where the proxy takes fewer, the number it takes; the
+/// refusing has left its traces then, and another try with a fresh process is due.
+pub(super) fn idle_memory(stage: &Stage, proxy: &Proxy, count: usize) -> Result<Result<Figures, usize>, String> {
     let pids = cpu::tree(proxy.process.pid());
     stage.sleep(Duration::from_millis(300))?;
     let before = cpu::pss(&pids)?;
     let (held, open) = load::Held::open(stage, proxy.address, count)?;
-    stage.sleep(Duration::from_secs(1))?;
+    if open < count {
+        return Ok(Err(open));
+    }
+    stage.sleep(Duration::from_millis(500))?;
     let after = cpu::pss(&pids)?;
     let alive = held.close(stage)?;
     if alive < open {
         return Err(format!("of {open} idle connections {} ended by themselves", open - alive));
     }
-    if open == 0 {
-        return Err("not one connection was kept".into());
-    }
-    Ok(Figures::from([
+    Ok(Ok(Figures::from([
         (IDLE_BYTES, (after as f64 - before as f64) / open as f64),
         (IDLE_COUNT, open as f64),
         (BASE_BYTES, before as f64),
-    ]))
+    ])))
 }

@@ -248,7 +248,9 @@ fn run_cases(plan: &Plan, runner: &mut Runner<'_>, results: &mut Results) -> Res
     for (at, case) in plan.cases.iter().enumerate() {
         runner.progress.place = format!("case {} of {},", at + 1, plan.cases.len());
         let result = runner.run(case)?;
-        println!("{}: {}\n{}", result.name, result.title, table::plain(&table::table(&result), table::Lean::Right));
+        let mut text = format!("{}: {}\n{}", result.name, result.title, table::plain(&table::table(&result), table::Lean::Right));
+        report::notes(&mut text, &result);
+        println!("{text}");
         results.cases.push(result);
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::cases::thousands;
 use super::chart::{Bar, Chart, Group};
 use super::goals;
-use super::measure::{BASE_BYTES, IDLE_BYTES, LOAD_CORE, P999};
+use super::measure::{BASE_BYTES, IDLE_BYTES, IDLE_COUNT, LOAD_CORE, OTHERS, P999};
 use super::results::{CaseResult, Results};
 use super::table::{self, Table};
 
@@ -119,7 +119,11 @@ fn head(text: &mut String, results: &Results) {
     text.push_str(&table::markdown(&rows));
 }
 
-fn notes(text: &mut String, case: &CaseResult) {
+/// Part of the proxies' core that others may have.
+const DISTURBED: f64 = 0.05;
+
+/// What a case's table does not say.
+pub(super) fn notes(text: &mut String, case: &CaseResult) {
     for entry in &case.entries {
         if let Some(reason) = &entry.failed {
             let _ = writeln!(text, "\n{} failed in this case: {}", entry.name, reason.lines().collect::<Vec<_>>().join(" "));
@@ -136,7 +140,25 @@ fn notes(text: &mut String, case: &CaseResult) {
             part * 100.0
         );
     }
+    let disturbed = case.entries.iter().filter_map(|entry| entry.spread(OTHERS)).map(|spread| spread.median).fold(0.0, f64::max);
+    if disturbed > DISTURBED {
+        let _ = writeln!(
+            text,
+            "\nOther processes took up to {:.0} % of the proxies' core: these numbers are doubtful.",
+            disturbed * 100.0
+        );
+    }
     if case.figure == IDLE_BYTES {
+        let asked = thousands(super::cases::IDLE as u64);
+        let fewer = case.entries.iter().filter_map(|entry| Some((entry, entry.spread(IDLE_COUNT)?.median as u64)));
+        for (entry, count) in fewer.filter(|(_, count)| *count < super::cases::IDLE as u64) {
+            let _ = writeln!(
+                text,
+                "\n{} took about {} of {asked} connections under this descriptor limit.",
+                entry.name,
+                thousands(count)
+            );
+        }
         let many: Vec<String> = case
             .entries
             .iter()
@@ -221,7 +243,8 @@ const HOW: &str = "
 - Latencies come from an open-loop generator: arrivals at a fixed rate, each measured from when it was due.
 - All add X-Forwarded-For, -Proto and -Host; Sluice and Envoy make an X-Request-Id, too, the others do not. Logs are off everywhere.
   Configurations: `benches/peers/`.
-- Bodies: CPU time of a whole run by bytes carried; uploads end in a sink that drops them in the kernel.
+- Bodies: CPU time by the bytes that the client has read or written between two instants within the load; uploads end in a sink that drops
+  them in the kernel.
 - Guard on: the XDP program in generic mode on lo, which sees every packet of both sides, the origin's too; only in its own turn.
 - Memory is the process tree's proportional set size (PSS) with so many idle connections that have had one request, less that without
   them, by their number.
@@ -229,7 +252,11 @@ const HOW: &str = "
 
 /// A line for each goal on the terminal, and how many are met.
 pub(super) fn summary(results: &Results) -> String {
-    let goals = goals::judge(results);
+    let mut goals = goals::judge(results);
+    goals.retain(goals::Goal::was_run);
+    if goals.is_empty() {
+        return String::new();
+    }
     let judged: Vec<bool> = goals.iter().filter_map(goals::Goal::is_met).collect();
     let met = judged.iter().filter(|met| **met).count();
     format!("{}\n{met} of {} measured goals met", table::plain(&goals::table(&goals), table::Lean::Left), judged.len())

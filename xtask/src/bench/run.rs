@@ -32,8 +32,8 @@ struct Slot<'a> {
     held: Option<Held>,
     /// Rounds of the present life.
     age: usize,
-    /// Uploads that fill a round, once it is known.
-    uploads: Option<u64>,
+    /// Idle connections that it is known to take.
+    idle: usize,
     rounds: Vec<Figures>,
     failed: Option<String>,
 }
@@ -78,8 +78,8 @@ impl Runner<'_> {
             Ok(program) => (Some(program.clone()), None),
             Err(reason) => (None, Some(format!("missing: {reason}"))),
         };
-        let (rounds, age) = (Vec::new(), 0);
-        Some(Slot { entrant, program, proxy: None, held: None, age, uploads: None, rounds, failed })
+        let (rounds, age, idle) = (Vec::new(), 0, cases::IDLE);
+        Some(Slot { entrant, program, proxy: None, held: None, age, idle, rounds, failed })
     }
 
     fn turn(&mut self, case: &Case, slot: &mut Slot<'_>) -> Result<Figures, String> {
@@ -97,23 +97,32 @@ impl Runner<'_> {
             (_, Some(wrk)) => measure::requests(stage, &mut self.origin, proxy, &wrk, seconds),
             (What::Up { body, connections }, _) => {
                 let file = self.origin.files.join(BODIES[*body].0);
-                let file = (file.as_path(), BODIES[*body].1);
-                let count = match slot.uploads {
-                    Some(count) => count,
-                    None => *slot.uploads.insert(measure::uploads_in(stage, proxy, file, *connections, seconds)?),
-                };
-                measure::uploads(stage, proxy, file, *connections, count)
+                measure::uploads(stage, proxy, &file, *connections, seconds)
             }
             (What::Rate { rate, connections }, _) => {
                 measure::latency(stage, proxy, *rate, *connections, (seconds * 2.0).max(2.0))
             }
-            (_, None) => measure::idle_memory(stage, proxy, cases::IDLE),
+            (_, None) => return self.idle(case, slot),
         }?;
         if slot.entrant.guard {
             // Its program on lo may see nobody else's turn.
             self.end_life(slot)?;
         }
         Ok(figures)
+    }
+
+    /// As many idle connections as it takes, up to IDLE.
+    fn idle(&self, case: &Case, slot: &mut Slot<'_>) -> Result<Figures, String> {
+        for _ in 0..3 {
+            let Some(proxy) = &slot.proxy else { return Err("was not started".into()) };
+            match measure::idle_memory(self.stage, proxy, slot.idle)? {
+                Ok(figures) => return Ok(figures),
+                Err(fewer) => slot.idle = fewer,
+            }
+            self.end_life(slot)?;
+            self.begin_life(case, slot)?;
+        }
+        Err(format!("kept {} idle connections, and then fewer", slot.idle))
     }
 
     fn begin_life(&self, case: &Case, slot: &mut Slot<'_>) -> Result<(), String> {

@@ -1,0 +1,150 @@
+//! A whole request of a session on a kept-alive connection: the engine, the session, its exchange and the pool, over the simulated
+//! ring. The simulation's own work (maps and queues of bytes in place of a kernel) is in the figure: it is for comparing one build
+//! with another, and for counting instructions by function.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use proxy::config::model;
+use proxy::control::shared::{Counters, SteeringSlot};
+use proxy::io::simulated::{Faults, Memory, Peer, Sim, SimRing};
+use proxy::io::{Engine, Settings};
+use proxy::worker::context::Worker;
+use proxy::worker::events::Events;
+
+use super::{Case, Runner, each};
+
+pub(super) const CASES: &[Case] = &[
+    Case { name: "session", what: "a request through a session, simulated ring", make: || session(2) },
+    Case { name: "session-16k", what: "the same, 16 KiB of response", make: || session(16 << 10) },
+];
+
+/// A perfect network: nothing is cut, late or lost.
+const NO_FAULTS: Faults = Faults { short: false, delay: 0, window: 1 << 20, ..Faults::mild() };
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:19002\r\n\r\n";
+/// Turns of the engine that one request may take: far more than it does.
+const TURNS_MAX: u32 = 10_000;
+
+fn config(endpoint: SocketAddr) -> model::Config {
+    let timeout = Duration::from_secs(3_600);
+    let listener = model::Listener {
+        name: "main".into(),
+        addresses: vec![SocketAddr::from(([192, 0, 2, 254], 80))],
+        backlog: 128,
+        timeouts: model::Timeouts { request_header: timeout, request_body: timeout, keep_alive: timeout, send: timeout },
+        limits: model::Limits {
+            header_bytes: 32 << 10,
+            headers: 100,
+            uri_bytes: 8 << 10,
+            body_bytes: 0,
+            requests_per_connection: 0,
+        },
+        trusted_proxies: Vec::new(),
+    };
+    let route = model::Route { path_prefix: "/".into(), upstream: 0, timeout, body_timeout: timeout, buffer_response: 64 << 10 };
+    let upstream = model::Upstream {
+        name: "app".into(),
+        endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string() }],
+        connect_timeout: timeout,
+        pool: model::Pool { max_idle: 16, idle_timeout: timeout, max_lifetime: Duration::from_secs(u64::from(u32::MAX)) },
+        retry: model::Retry { attempts: 2 },
+    };
+    model::Config {
+        process: model::Process {
+            run_dir: "/nonexistent".into(),
+            user: "nobody".into(),
+            drain_timeout: timeout,
+            max_connections: 0,
+            buffer_budget: 8 << 20,
+        },
+        workers: model::Workers {
+            count: Some(1),
+            cpus: None,
+            control_cpus: None,
+            numa_local: false,
+            busy_poll: Duration::ZERO,
+            stuck_after: timeout,
+        },
+        ring: model::Ring { entries: 256, buffers: 256, buffer_size: 4096 },
+        steering: model::Steering { policy: model::SteeringPolicy::Hash },
+        guard: model::Guard {
+            interfaces: Vec::new(),
+            mode: model::GuardMode::Auto,
+            dry_run: false,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            syn_rate_per_ip: None,
+            syn_burst_per_ip: 0,
+        },
+        listeners: vec![Arc::new(listener)],
+        routes: vec![Arc::new(route)],
+        upstreams: vec![Arc::new(upstream)],
+        admin: model::Admin { address: None },
+        log: model::Log { level: "info".into() },
+    }
+}
+
+/// Answers whatever ends like a request head; the engine sends a head in one piece.
+fn answer(body: usize) -> Vec<u8> {
+    let mut response = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\nServer: origin\r\n\r\n").into_bytes();
+    response.resize(response.len() + body, b'.');
+    response
+}
+
+struct Bench {
+    engine: Engine<SimRing>,
+    events: Events,
+    client: Peer,
+    body: usize,
+}
+
+impl Bench {
+    fn new(body: usize) -> Self {
+        let (mut engine, sim) = Sim::engine(1, NO_FAULTS, Memory::default(), Settings::default());
+        let endpoint = SocketAddr::from(([10, 0, 0, 1], 8080));
+        let config = Arc::new(ArcSwap::from_pointee(config(endpoint)));
+        let worker = Worker::new(engine.io(), Counters::private(), config, 100);
+        let listener = sim.listener(SocketAddr::from(([192, 0, 2, 254], 80)));
+        engine.add_listener(listener, 0);
+        let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3_600));
+        let response = Arc::<[u8]>::from(answer(body));
+        sim.serve(endpoint, move || {
+            let response = Arc::clone(&response);
+            Box::new(move |peer: &Peer| {
+                if peer.read().ends_with(b"\r\n\r\n") {
+                    peer.write(&response);
+                }
+            })
+        });
+        let client = sim.connect(listener);
+        Self { engine, events, client, body }
+    }
+
+    fn request(&mut self) {
+        self.client.write(REQUEST);
+        let mut received = Vec::new();
+        for _ in 0..TURNS_MAX {
+            self.engine.turn(&mut self.events).expect("the simulated ring does not fail");
+            let piece = self.client.read();
+            if received.is_empty() {
+                received = piece;
+            } else {
+                received.extend_from_slice(&piece);
+            }
+            if received.len() > self.body && received[..received.len() - self.body].ends_with(b"\r\n\r\n") {
+                assert!(received.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", received.escape_ascii());
+                return;
+            }
+        }
+        panic!("no response: {}", received.escape_ascii());
+    }
+}
+
+fn session(body: usize) -> Runner {
+    let mut bench = Bench::new(body);
+    // The upstream connection is made by the first.
+    bench.request();
+    each(move || bench.request())
+}

@@ -1,0 +1,449 @@
+//! Open-loop load: requests arrive at fixed times whatever the server does, and wait where no connection is free. A latency
+//! counts from the time a request was due, so a server's pause is seen by all requests that it made wait.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::EpollFlags;
+
+use super::histogram::Histogram;
+use super::poll::Poll;
+use super::response::{Malformed, Reader, Response};
+
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long answers are waited for after the last arrival.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// Pause before a connection that could not be opened is tried again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
+
+/// What to offer to whom.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where requests go.
+    pub target: SocketAddr,
+    /// Path and query.
+    pub path: String,
+    /// Arrivals a second; rounded to whole nanoseconds between two.
+    pub rate: u32,
+    /// Requests under way at a time, at most.
+    pub connections: u32,
+    /// How long requests arrive.
+    pub duration: Duration,
+    /// How long from the start nothing is recorded.
+    pub warm_up: Duration,
+}
+
+/// What came of it, of the requests due after the warm-up.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Requests that became due.
+    pub scheduled: u64,
+    /// Answered with a 2xx or 3xx status.
+    pub completed: u64,
+    /// Answered otherwise, cut off, or not answered by the end.
+    pub errors: u64,
+    /// Of these, the ones without an answer at the end.
+    pub unfinished: u64,
+    /// The time in which they became due.
+    pub seconds: f64,
+    /// Answers in that time, per second.
+    pub rate: f64,
+    /// Nanoseconds from due to answered; an unfinished one counts with its age at the end.
+    pub latencies: Histogram,
+}
+
+/// A request: when it was due, in nanoseconds from the start, and whether a connection that closed unused has cost it one try.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    at: u64,
+    is_retry: bool,
+}
+
+enum State {
+    Connecting,
+    Idle,
+    Busy(Due),
+    Down,
+}
+
+struct Connection {
+    stream: Option<TcpStream>,
+    state: State,
+    reader: Reader,
+    /// Tells its events from those of the connection that had its place before.
+    generation: u32,
+    /// It has answered before, so the server may close it at any time by right.
+    has_served: bool,
+}
+
+struct Load<'a> {
+    settings: &'a Settings,
+    request: Vec<u8>,
+    poll: Poll,
+    connections: Vec<Connection>,
+    idle: VecDeque<usize>,
+    down: Vec<usize>,
+    retries: VecDeque<Due>,
+    start: Instant,
+    /// Nanoseconds between two arrivals.
+    spacing: u64,
+    /// Arrivals that have been sent or are in `retries`, of how many.
+    sent: u64,
+    total: u64,
+    warm_up: u64,
+    end: u64,
+    answered_in_time: u64,
+    report: Report,
+    buffer: Vec<u8>,
+}
+
+/// Offers the load and reports.
+///
+/// # Errors
+/// A target that cannot be reached at the start; what epoll says.
+pub fn run(settings: &Settings) -> io::Result<Report> {
+    let mut load = Load::new(settings)?;
+    load.connect_all()?;
+    load.offer()?;
+    Ok(load.finish())
+}
+
+const fn token(index: usize, generation: u32) -> u64 {
+    (index as u64) << 32 | generation as u64
+}
+
+impl<'a> Load<'a> {
+    fn new(settings: &'a Settings) -> io::Result<Self> {
+        let spacing = 1_000_000_000 / u64::from(settings.rate.max(1));
+        let (end, warm_up) = (nanos(settings.duration), nanos(settings.warm_up));
+        Ok(Self {
+            settings,
+            request: super::request(settings.target, &settings.path),
+            poll: Poll::new()?,
+            connections: Vec::new(),
+            idle: VecDeque::new(),
+            down: Vec::new(),
+            retries: VecDeque::new(),
+            start: Instant::now(),
+            spacing,
+            sent: 0,
+            total: end.div_ceil(spacing),
+            warm_up,
+            end,
+            answered_in_time: 0,
+            report: Report::default(),
+            buffer: vec![0; 64 << 10],
+        })
+    }
+
+    fn connect_all(&mut self) -> io::Result<()> {
+        for index in 0..self.settings.connections as usize {
+            self.connections.push(Connection {
+                stream: None,
+                state: State::Down,
+                reader: Reader::default(),
+                generation: 0,
+                has_served: false,
+            });
+            self.connect(index);
+        }
+        let give_up = Instant::now() + CONNECT_MAX;
+        let mut events = Vec::new();
+        while self.idle.len() < self.connections.len() {
+            if Instant::now() > give_up || !self.down.is_empty() {
+                let count = self.connections.len() - self.idle.len();
+                return Err(io::Error::other(format!("{count} connections to {} failed", self.settings.target)));
+            }
+            self.poll.wait(Some(Duration::from_millis(10)), &mut events)?;
+            for (token, flags) in events.drain(..) {
+                self.handle(token, flags);
+            }
+        }
+        self.start = Instant::now();
+        Ok(())
+    }
+
+    fn connect(&mut self, index: usize) {
+        let generation = self.connections[index].generation.wrapping_add(1);
+        let opened = super::start_connect(self.settings.target, None)
+            .and_then(|fd| self.poll.add(&fd, token(index, generation)).map(|()| TcpStream::from(fd)));
+        let state = if opened.is_ok() { State::Connecting } else { State::Down };
+        if opened.is_err() {
+            self.down.push(index);
+        }
+        self.connections[index] =
+            Connection { stream: opened.ok(), state, reader: Reader::default(), generation, has_served: false };
+    }
+
+    fn now(&self) -> u64 {
+        nanos(self.start.elapsed())
+    }
+
+    fn offer(&mut self) -> io::Result<()> {
+        let give_up = self.end + nanos(DRAIN_MAX);
+        let mut events = Vec::new();
+        let mut reconnect_at = 0;
+        loop {
+            let now = self.now();
+            self.send_due(now);
+            if now >= reconnect_at {
+                reconnect_at = now + nanos(RECONNECT_PAUSE);
+                std::mem::take(&mut self.down).into_iter().for_each(|index| self.connect(index));
+            }
+            let is_all_sent = self.sent == self.total && self.retries.is_empty();
+            if now >= give_up || (is_all_sent && now >= self.end && !self.is_any_busy()) {
+                return Ok(());
+            }
+            // With no connection free, the next event is an answer; a due arrival must not make the loop spin.
+            let next = if self.sent < self.total { self.sent * self.spacing } else { self.end };
+            let wake = if next > now { next } else { give_up };
+            let wake = if self.down.is_empty() { wake } else { wake.min(reconnect_at) };
+            self.poll.wait(Some(Duration::from_nanos(wake.saturating_sub(now))), &mut events)?;
+            for (token, flags) in events.drain(..) {
+                self.handle(token, flags);
+            }
+        }
+    }
+
+    fn is_any_busy(&self) -> bool {
+        self.connections.iter().any(|connection| matches!(connection.state, State::Busy(_)))
+    }
+
+    fn send_due(&mut self, now: u64) {
+        while !self.idle.is_empty() {
+            let due = if let Some(due) = self.retries.pop_front() {
+                due
+            } else if self.sent < self.total && self.sent * self.spacing <= now {
+                self.sent += 1;
+                Due { at: (self.sent - 1) * self.spacing, is_retry: false }
+            } else {
+                return;
+            };
+            // Never empty here: see the loop.
+            if let Some(index) = self.idle.pop_front() {
+                self.send(index, due);
+            }
+        }
+    }
+
+    fn send(&mut self, index: usize, due: Due) {
+        let connection = &mut self.connections[index];
+        connection.state = State::Busy(due);
+        let written = connection.stream.as_mut().map(|stream| stream.write(&self.request));
+        // An idle connection's socket buffer is empty: less than all of a small request is as good as an error.
+        if !matches!(written, Some(Ok(count)) if count == self.request.len()) {
+            self.lost(index);
+        }
+    }
+
+    fn handle(&mut self, token: u64, flags: EpollFlags) {
+        let index = (token >> 32) as usize;
+        let connection = &mut self.connections[index];
+        if connection.generation != token as u32 {
+            return;
+        }
+        if matches!(connection.state, State::Connecting) && flags.contains(EpollFlags::EPOLLOUT) {
+            if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+                return self.lost(index);
+            }
+            connection.state = State::Idle;
+            self.idle.push_back(index);
+        }
+        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+            self.read(index, flags);
+        }
+    }
+
+    fn read(&mut self, index: usize, flags: EpollFlags) {
+        loop {
+            let Self { connections, buffer, .. } = self;
+            let connection = &mut connections[index];
+            let Some(stream) = connection.stream.as_mut() else { return };
+            match stream.read(buffer) {
+                Ok(0) => return self.lost(index),
+                Ok(count) => {
+                    match connection.reader.feed(&buffer[..count]) {
+                        Ok(None) => {}
+                        Ok(Some(response)) => self.answered(index, response),
+                        Err(Malformed) => return self.lost(index),
+                    }
+                    // Less than the buffer holds is all there is; an end that came with it shows in the flags.
+                    if count < self.buffer.len() && !flags.contains(EpollFlags::EPOLLRDHUP) {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return self.lost(index),
+            }
+        }
+    }
+
+    fn answered(&mut self, index: usize, response: Response) {
+        let now = self.now();
+        let connection = &mut self.connections[index];
+        let State::Busy(due) = connection.state else { return self.lost(index) };
+        connection.has_served = true;
+        connection.state = State::Idle;
+        if now >= self.warm_up && now < self.end {
+            self.answered_in_time += 1;
+        }
+        if !(200..400).contains(&response.status) {
+            self.failed(due);
+        } else if due.at >= self.warm_up {
+            self.report.completed += 1;
+            self.report.latencies.record(now - due.at);
+        }
+        if response.close {
+            self.connect(index);
+        } else {
+            self.idle.push_back(index);
+        }
+    }
+
+    /// A connection's end. What it was asked goes to another one if it may have been closed, as idle, before it saw the request.
+    fn lost(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        connection.stream = None;
+        let is_stale = connection.has_served && connection.reader.is_fresh();
+        match std::mem::replace(&mut connection.state, State::Down) {
+            State::Busy(due) if is_stale && !due.is_retry => self.retries.push_back(Due { is_retry: true, ..due }),
+            State::Busy(due) => self.failed(due),
+            State::Idle => self.idle.retain(|&idle| idle != index),
+            State::Down => return,
+            State::Connecting => {}
+        }
+        self.connections[index].generation = self.connections[index].generation.wrapping_add(1);
+        self.down.push(index);
+    }
+
+    const fn failed(&mut self, due: Due) {
+        if due.at >= self.warm_up {
+            self.report.errors += 1;
+        }
+    }
+
+    fn finish(mut self) -> Report {
+        let now = self.now();
+        let mut waiting: Vec<u64> = self.retries.iter().map(|due| due.at).collect();
+        waiting.extend(self.connections.iter().filter_map(|connection| match connection.state {
+            State::Busy(due) => Some(due.at),
+            _ => None,
+        }));
+        waiting.extend((self.sent..self.total).map(|number| number * self.spacing));
+        for at in waiting.into_iter().filter(|&at| at >= self.warm_up) {
+            self.report.unfinished += 1;
+            self.report.errors += 1;
+            self.report.latencies.record(now - at);
+        }
+        let seconds = (self.end - self.warm_up) as f64 / 1e9;
+        Report {
+            scheduled: self.total - self.warm_up.div_ceil(self.spacing),
+            seconds,
+            rate: self.answered_in_time as f64 / seconds,
+            ..self.report
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+    fn settings(target: SocketAddr, rate: u32, connections: u32) -> Settings {
+        Settings {
+            target,
+            path: "/".into(),
+            rate,
+            connections,
+            duration: Duration::from_millis(1200),
+            warm_up: Duration::from_millis(200),
+        }
+    }
+
+    /// A server that says `answer(n)` to the n-th request of a connection, and closes after so many, or at None.
+    fn serve(requests: usize, answer: impl Fn(usize) -> Option<Vec<u8>> + Clone + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, answer) = (stream.unwrap(), answer.clone());
+                thread::spawn(move || {
+                    let mut buffer = [0; 4096];
+                    for number in 0..requests {
+                        if !matches!(stream.read(&mut buffer), Ok(1..)) {
+                            return;
+                        }
+                        let Some(bytes) = answer(number) else { return };
+                        stream.write_all(&bytes).unwrap();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn all_are_answered_at_the_rate() {
+        let report = run(&settings(serve(usize::MAX, |_| Some(ANSWER.to_vec())), 500, 4)).unwrap();
+        assert_eq!((report.scheduled, report.completed, report.errors), (500, 500, 0));
+        assert!((450.0..=550.0).contains(&report.rate), "{}", report.rate);
+        assert_eq!(report.latencies.count(), 500);
+    }
+
+    #[test]
+    fn a_pause_of_the_server_is_seen_by_all_that_it_made_wait() {
+        // One connection, 200 requests a second: the 100th answer comes 300 ms late, and about 60 requests become due meanwhile.
+        let address = serve(usize::MAX, |number| {
+            if number == 100 {
+                thread::sleep(Duration::from_millis(300));
+            }
+            Some(ANSWER.to_vec())
+        });
+        let report = run(&settings(address, 200, 1)).unwrap();
+        assert_eq!((report.completed, report.errors), (200, 0));
+        // Evenly spread over the pause: a tenth of all requests waited for 200 ms and longer.
+        assert!(report.latencies.quantile(0.91) > 150_000_000, "{}", report.latencies.quantile(0.91));
+        assert!(report.latencies.max() >= 295_000_000);
+    }
+
+    #[test]
+    fn a_server_too_slow_is_not_flattered() {
+        let address = serve(usize::MAX, |_| {
+            thread::sleep(Duration::from_millis(10));
+            Some(ANSWER.to_vec())
+        });
+        let report = run(&settings(address, 1000, 1)).unwrap();
+        assert!(report.rate < 110.0, "{}", report.rate);
+        assert!(report.unfinished > 500, "{}", report.unfinished);
+        assert_eq!(report.completed + report.errors, report.scheduled);
+        assert!(report.latencies.quantile(0.5) > 500_000_000, "{}", report.latencies.quantile(0.5));
+    }
+
+    #[test]
+    fn closing_idle_connections_is_no_error_and_a_bad_status_is() {
+        let closing = serve(10, |_| Some(ANSWER.to_vec()));
+        let report = run(&settings(closing, 500, 4)).unwrap();
+        assert_eq!((report.completed, report.errors), (500, 0));
+        let polite = serve(usize::MAX, |_| Some(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()));
+        let report = run(&settings(polite, 300, 4)).unwrap();
+        assert_eq!((report.completed, report.errors), (300, 0));
+        let failing = serve(usize::MAX, |_| Some(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n".to_vec()));
+        let report = run(&settings(failing, 300, 4)).unwrap();
+        assert_eq!((report.completed, report.errors), (0, 300));
+        let silent = serve(usize::MAX, |_| None);
+        let report = run(&settings(silent, 300, 4)).unwrap();
+        assert_eq!((report.completed, report.errors), (0, 300));
+    }
+}

@@ -1,0 +1,247 @@
+//! Idle keep-alive connections: each makes a few requests, then nothing more; at the end, those are counted that still stand.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::EpollFlags;
+
+use super::poll::Poll;
+use super::response::Reader;
+
+/// Without any progress for this long, what is not ready will not be.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// The token of the descriptor that ends the holding.
+const END: u64 = u64::MAX;
+
+/// Which connections.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to.
+    pub target: SocketAddr,
+    /// How many.
+    pub count: usize,
+    /// Source addresses taken in turn; the kernel's choice if empty.
+    pub sources: Vec<IpAddr>,
+    /// Path and query.
+    pub path: String,
+    /// Requests on each before it idles.
+    pub requests: u32,
+    /// How many are connecting or asking at a time.
+    pub at_once: usize,
+}
+
+struct Connection {
+    stream: TcpStream,
+    is_connected: bool,
+    requests_left: u32,
+    /// Gone once it idles: held connections shall cost little.
+    reader: Option<Box<Reader>>,
+}
+
+/// Connections that stand, or None in place of those that do not.
+pub struct Held {
+    poll: Poll,
+    connections: Vec<Option<Connection>>,
+}
+
+/// Makes all connections ready.
+///
+/// # Errors
+/// The first connection that cannot be opened, is refused, or answers with something else than 2xx or 3xx; no progress for 30 s.
+pub fn open(settings: &Settings) -> io::Result<Held> {
+    let request = super::request(settings.target, &settings.path);
+    let mut poll = Poll::new()?;
+    let mut connections: Vec<Option<Connection>> = Vec::with_capacity(settings.count);
+    let (mut ready, mut give_up) = (0, Instant::now() + STALL_MAX);
+    let mut events = Vec::new();
+    while ready < settings.count {
+        while connections.len() < settings.count && connections.len() - ready < settings.at_once.max(1) {
+            let index = connections.len();
+            let source = settings.sources.get(index % settings.sources.len().max(1)).copied();
+            let fd = super::start_connect(settings.target, source).map_err(|error| at(index, &error))?;
+            poll.add(&fd, index as u64)?;
+            connections.push(Some(Connection {
+                stream: fd.into(),
+                is_connected: false,
+                requests_left: settings.requests,
+                reader: Some(Box::default()),
+            }));
+        }
+        poll.wait(Some(Duration::from_millis(200)), &mut events)?;
+        for (index, flags) in events.drain(..) {
+            let index = index as usize;
+            let Some(Some(connection)) = connections.get_mut(index) else { continue };
+            if connection.reader.is_some() && connection.advance(flags, &request).map_err(|error| at(index, &error))? {
+                connection.reader = None;
+                ready += 1;
+                give_up = Instant::now() + STALL_MAX;
+            } else if connection.reader.is_none() && !is_alive(&mut connection.stream) {
+                return Err(at(index, &"closed while others were being opened"));
+            }
+        }
+        if Instant::now() > give_up {
+            return Err(io::Error::new(ErrorKind::TimedOut, format!("{ready} of {} ready, and no progress", settings.count)));
+        }
+    }
+    Ok(Held { poll, connections })
+}
+
+fn at(index: usize, error: &dyn std::fmt::Display) -> io::Error {
+    io::Error::other(format!("connection {index}: {error}"))
+}
+
+impl Connection {
+    /// True when nothing is left to be done.
+    fn advance(&mut self, flags: EpollFlags, request: &[u8]) -> io::Result<bool> {
+        if !self.is_connected {
+            if let Some(error) = self.stream.take_error()? {
+                return Err(error);
+            }
+            if !flags.contains(EpollFlags::EPOLLOUT) {
+                return Ok(false);
+            }
+            self.is_connected = true;
+            return self.ask(request);
+        }
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    let reader = self.reader.get_or_insert_default();
+                    let Some(response) = reader.feed(&buffer[..count]).map_err(|_| io::Error::other("no HTTP response"))? else {
+                        continue;
+                    };
+                    if response.close || !(200..400).contains(&response.status) {
+                        return Err(io::Error::other(format!("status {}, close {}", response.status, response.close)));
+                    }
+                    if self.ask(request)? {
+                        return Ok(true);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Makes the next request; true if there is none to make.
+    fn ask(&mut self, request: &[u8]) -> io::Result<bool> {
+        if self.requests_left == 0 {
+            return Ok(true);
+        }
+        self.requests_left -= 1;
+        self.stream.write_all(request)?;
+        Ok(false)
+    }
+}
+
+/// Neither an end nor a reset has come; stray bytes are thrown away.
+fn is_alive(stream: &mut TcpStream) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+    }
+}
+
+impl Held {
+    /// Holds until `end` is readable or closed; how many still stand.
+    ///
+    /// # Errors
+    /// What epoll says.
+    pub fn hold(mut self, end: BorrowedFd<'_>) -> io::Result<usize> {
+        self.poll.add(end, END)?;
+        let mut events = Vec::new();
+        let mut is_over = false;
+        loop {
+            // What happened before the end is still looked at.
+            self.poll.wait(is_over.then_some(Duration::ZERO), &mut events)?;
+            if is_over && events.is_empty() {
+                return Ok(self.connections.iter().flatten().count());
+            }
+            for (token, flags) in events.drain(..) {
+                if token == END {
+                    is_over |= flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+                } else if let Some(place) = self.connections.get_mut(token as usize) {
+                    place.take_if(|connection| !is_alive(&mut connection.stream));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+    use std::thread;
+
+    use super::*;
+
+    fn settings(target: SocketAddr) -> Settings {
+        Settings {
+            target,
+            count: 40,
+            sources: ["127.1.0.1", "127.1.0.2"].map(|text| text.parse().unwrap()).to_vec(),
+            path: "/idle".into(),
+            requests: 2,
+            at_once: 8,
+        }
+    }
+
+    /// Answers `requests` requests of a connection, then keeps it for as long as `keep` says by its number.
+    fn serve(
+        requests: usize,
+        keep: impl Fn(usize) -> Duration + Copy + Send + 'static,
+    ) -> (SocketAddr, thread::JoinHandle<Vec<IpAddr>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = thread::spawn(move || {
+            let mut peers = Vec::new();
+            for number in 0..40 {
+                let (mut stream, peer) = listener.accept().unwrap();
+                peers.push(peer.ip());
+                thread::spawn(move || {
+                    let mut buffer = [0; 4096];
+                    for _ in 0..requests {
+                        let count = stream.read(&mut buffer).unwrap();
+                        assert!(buffer[..count].starts_with(b"GET /idle HTTP/1.1\r\n"));
+                        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+                    }
+                    thread::sleep(keep(number));
+                });
+            }
+            peers
+        });
+        (address, thread)
+    }
+
+    #[test]
+    fn counts_those_that_stand() {
+        let (address, server) = serve(2, |number| Duration::from_millis(if number % 4 == 0 { 2000 } else { 60_000 }));
+        let held = open(&settings(address)).unwrap();
+        let peers = server.join().unwrap();
+        assert_eq!(peers.iter().filter(|peer| peer.to_string() == "127.1.0.1").count(), 20);
+        let (reader, writer) = std::io::pipe().unwrap();
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(3000));
+            drop(writer);
+        });
+        assert_eq!(held.hold(reader.as_fd()).unwrap(), 30);
+        end.join().unwrap();
+    }
+
+    #[test]
+    fn one_that_fails_is_an_error() {
+        let (address, _server) = serve(1, |_| Duration::ZERO);
+        assert!(open(&settings(address)).is_err(), "the second request has no answer");
+    }
+}
