@@ -29,6 +29,10 @@ const RECLAIM_STREAMS: usize = 64;
 const RECHECK_STREAMS: usize = 64;
 /// The part of what is free that one stream may hold while memory is tight.
 const SHARE: usize = 64;
+/// When a stream went quiet after its last bytes, its receive is armed anew after this time. Where bytes and the end (or a reset) come
+/// together, a multishot receive of some kernels (6.18 among them) takes the bytes and misses the end, which wakes nobody again: both wake-ups
+/// were folded into one. Arming looks at the socket first.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// Empty vectors for sends kept for reuse.
 const SPARE_MAX: usize = 256;
 
@@ -46,6 +50,8 @@ pub(super) struct Flow {
     /// The limit when `resume` last looked, and how many of `lowered` it has to look at since it grew.
     limit: usize,
     recheck: usize,
+    /// Streams to look at again and when, in order; each is there once.
+    unsure: VecDeque<(u32, u32, Time)>,
     /// Where the last search for buffers stopped.
     reclaim_at: usize,
     relieved: Vec<(u32, u32)>,
@@ -67,6 +73,7 @@ impl Flow {
             lowered: VecDeque::new(),
             limit: 0,
             recheck: 0,
+            unsure: VecDeque::new(),
             reclaim_at: 0,
             relieved: Vec::new(),
             dirty: Vec::new(),
@@ -85,7 +92,12 @@ impl Flow {
 
     /// When to look again although nothing happened.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        (!self.starved.is_empty() || !self.throttled.is_empty()).then_some(RETRY)
+        let short = (!self.starved.is_empty() || !self.throttled.is_empty()).then_some(RETRY);
+        let look = self.unsure.front().map(|&(_, _, at)| at.since(self.shared.now.get()).max(Duration::from_millis(1)));
+        match (short, look) {
+            (Some(short), Some(look)) => Some(short.min(look)),
+            (short, look) => short.or(look),
+        }
     }
 
     /// Submits what every stream with news needs.
@@ -95,6 +107,7 @@ impl Flow {
         }
         self.resume();
         self.evict();
+        self.look_again(ring);
         let mut dirty = std::mem::take(&mut self.dirty);
         std::mem::swap(&mut dirty, &mut *self.shared.dirty.borrow_mut());
         for state in dirty.drain(..) {
@@ -103,6 +116,27 @@ impl Flow {
             self.drive(&state, inner, ring);
         }
         self.dirty = dirty;
+    }
+
+    /// Arms the receives anew of streams that went quiet after bytes.
+    fn look_again<R: Ring>(&mut self, ring: &mut R) {
+        let now = self.shared.now.get();
+        while let Some(&(slot, generation, at)) = self.unsure.front()
+            && at <= now
+        {
+            self.unsure.pop_front();
+            let Some(state) = self.shared.find(slot, generation) else { continue };
+            let inner = &mut *state.inner.borrow_mut();
+            let quiet_at = inner.progress.received_at + SECOND_LOOK;
+            if quiet_at > now {
+                self.unsure.push_back((slot, generation, quiet_at));
+                continue;
+            }
+            inner.unsure = false;
+            if inner.receive == Receive::Armed && inner.end.is_none() {
+                self.cancel_receive(&state, inner, ring);
+            }
+        }
     }
 
     /// Takes in the completion of one of the stream's operations.
@@ -343,6 +377,9 @@ impl Flow {
                 let Some(loan) = completion.loan else { return };
                 inner.progress.received += loan.len() as u64;
                 inner.progress.received_at = self.shared.now.get();
+                if completion.more && !std::mem::replace(&mut inner.unsure, true) {
+                    self.unsure.push_back((state.slot, state.generation, inner.progress.received_at + SECOND_LOOK));
+                }
                 if !open {
                     inner.closing.get_or_insert_default().discarded += loan.len();
                     return;
@@ -488,6 +525,9 @@ impl Flow {
             if queue.len() > bound {
                 queue.retain(|&(slot, generation)| shared.find(slot, generation).is_some());
             }
+        }
+        if self.unsure.len() > bound {
+            self.unsure.retain(|&(slot, generation, _)| shared.find(slot, generation).is_some());
         }
     }
 

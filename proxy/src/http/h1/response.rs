@@ -51,7 +51,8 @@ impl ResponseDecoder {
             let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, headers);
             match parsed {
                 Ok(httparse::Status::Complete(length)) if length == bytes.len() => {
-                    let line = status_line(bytes).filter(|line| line.end == section.first_line_end).ok_or(HeadError::StartLine)?;
+                    let line =
+                        status_line(bytes).filter(|line| line.end == section.first_line_end).ok_or(HeadError::StartLine)?;
                     interpret(response.headers, &line, &bytes[line.end + 2..], method)
                 }
                 Ok(_) => Err(HeadError::StartLine),
