@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Chunk;
-use super::buffers::{FRAGMENT_COST, Loan, Pool};
+use super::buffers::{FRAGMENT_COST, Loan};
 use super::handle::{Alarm, ConnectError, Shared};
 use super::seam::{Completion, Op, Ring};
 use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
@@ -94,15 +94,12 @@ impl Flow {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let short = (!self.starved.is_empty() || !self.throttled.is_empty()).then_some(RETRY);
         let look = self.unsure.front().map(|&(_, _, at)| at.since(self.shared.now.get()).max(Duration::from_millis(1)));
-        match (short, look) {
-            (Some(short), Some(look)) => Some(short.min(look)),
-            (short, look) => short.or(look),
-        }
+        [short, look].into_iter().flatten().min()
     }
 
     /// Submits what every stream with news needs.
     pub(super) fn submit<R: Ring>(&mut self, ring: &mut R) {
-        if pressed(&self.shared.pool) {
+        if self.shared.pool.is_pressed() {
             self.reclaim(ring);
         }
         self.resume();
@@ -248,7 +245,7 @@ impl Flow {
             return;
         }
         let settings = self.shared.settings;
-        let pressed = pressed(&self.shared.pool);
+        let pressed = self.shared.pool.is_pressed();
         let bytes_max = if pressed { settings.send_bytes_pressed } else { settings.send_bytes_max };
         let mut chunks = self.spare.pop().unwrap_or_default();
         let mut bytes = 0;
@@ -357,7 +354,7 @@ impl Flow {
         inner.receive = Receive::Armed;
         inner.throttled = false;
         // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled.
-        let multishot = !tight(&self.shared.pool);
+        let multishot = !self.shared.pool.is_tight();
         ring.submit(token(state, Kind::Receive), Op::Receive { fd: inner.fd, multishot });
     }
 
@@ -422,7 +419,7 @@ impl Flow {
         let pool = &self.shared.pool;
         let size = pool.buffer_size();
         let held = state.account.outstanding();
-        let (pressed, scarce) = (pressed(pool), pool.free() * 8 < pool.count());
+        let (pressed, scarce) = (pool.is_pressed(), pool.free() * 8 < pool.count());
         // Small fragments that pile up would each pin a whole buffer.
         let much = held > self.little();
         let fragment = loan.len() * 4 < size && much;
@@ -551,7 +548,7 @@ impl Flow {
         // Budget that sends and fragments freed is room as well.
         let budgeted = || pool.budget_used() + pool.budget_reserve() + RESUME_ROOM < pool.budget_max();
         for _ in 0..self.throttled.len() {
-            if pressed(&pool) && !budgeted() {
+            if pool.is_pressed() && !budgeted() {
                 break;
             }
             let Some((slot, generation)) = self.throttled.pop_front() else { break };
@@ -686,22 +683,12 @@ impl Flow {
     /// thresholds, Choudhury and Hahne 1998): however many slow peers hold as much as they may, something stays free for the others.
     fn receive_limit(&self) -> usize {
         let (settings, pool) = (&self.shared.settings, &self.shared.pool);
-        if !tight(pool) {
+        if !pool.is_tight() {
             return settings.receive_high;
         }
         let free = pool.free() * pool.buffer_size() + pool.budget_max() - pool.budget_used();
         (free / SHARE).min(settings.receive_pressed).min(settings.receive_high).max(pool.buffer_size())
     }
-}
-
-/// Less than a quarter of the buffers are free, or more than a quarter of the budget is used.
-fn tight(pool: &Pool) -> bool {
-    pressed(pool) || pool.budget_used() * 4 > pool.budget_max()
-}
-
-/// Less than a quarter of the buffers are free.
-fn pressed(pool: &Pool) -> bool {
-    pool.free() * 4 < pool.count()
 }
 
 fn token(state: &State, kind: Kind) -> Token {
