@@ -106,7 +106,7 @@ impl Bench {
         let endpoint = SocketAddr::from(([10, 0, 0, 1], 8080));
         let config = Arc::new(ArcSwap::from_pointee(config(endpoint)));
         let worker = Worker::new(engine.io(), Counters::private(), config, 100);
-        let listener = sim.listener(SocketAddr::from(([192, 0, 2, 254], 80)));
+        let listener = sim.listener();
         engine.add_listener(listener, 0);
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3_600));
         let response = Arc::<[u8]>::from(answer(body));

@@ -141,6 +141,16 @@ impl Pool {
         Some(Chunk::from_copied(Copied { bytes: bytes.to_vec(), charge: Some(charge) }))
     }
 
+    /// Less than a quarter of the buffers are free.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.free() * 4 < self.count()
+    }
+
+    /// The same, or more than a quarter of the budget is used.
+    pub(super) fn is_tight(&self) -> bool {
+        self.is_pressed() || self.budget_used() * 4 > self.budget_max()
+    }
+
     /// A quarter of the budget: what streams that hold much leave to those that hold little.
     pub(super) const fn budget_reserve(&self) -> usize {
         self.budget_max / 4

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Chunk;
-use super::buffers::{FRAGMENT_COST, Loan, Pool};
+use super::buffers::{FRAGMENT_COST, Loan};
 use super::handle::{Alarm, ConnectError, Shared};
 use super::seam::{Completion, Op, Ring};
 use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
@@ -29,6 +29,10 @@ const RECLAIM_STREAMS: usize = 64;
 const RECHECK_STREAMS: usize = 64;
 /// The part of what is free that one stream may hold while memory is tight.
 const SHARE: usize = 64;
+/// When a stream went quiet after its last bytes, its receive is armed anew after this time. Where bytes and the end (or a reset) come
+/// together, a multishot receive of some kernels (6.18 among them) takes the bytes and misses the end, which wakes nobody again: both wake-ups
+/// were folded into one. Arming looks at the socket first.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// Empty vectors for sends kept for reuse.
 const SPARE_MAX: usize = 256;
 
@@ -46,6 +50,8 @@ pub(super) struct Flow {
     /// The limit when `resume` last looked, and how many of `lowered` it has to look at since it grew.
     limit: usize,
     recheck: usize,
+    /// Streams to look at again and when, in order; each is there once.
+    unsure: VecDeque<(u32, u32, Time)>,
     /// Where the last search for buffers stopped.
     reclaim_at: usize,
     relieved: Vec<(u32, u32)>,
@@ -67,6 +73,7 @@ impl Flow {
             lowered: VecDeque::new(),
             limit: 0,
             recheck: 0,
+            unsure: VecDeque::new(),
             reclaim_at: 0,
             relieved: Vec::new(),
             dirty: Vec::new(),
@@ -85,16 +92,19 @@ impl Flow {
 
     /// When to look again although nothing happened.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        (!self.starved.is_empty() || !self.throttled.is_empty()).then_some(RETRY)
+        let short = (!self.starved.is_empty() || !self.throttled.is_empty()).then_some(RETRY);
+        let look = self.unsure.front().map(|&(_, _, at)| at.since(self.shared.now.get()).max(Duration::from_millis(1)));
+        [short, look].into_iter().flatten().min()
     }
 
     /// Submits what every stream with news needs.
     pub(super) fn submit<R: Ring>(&mut self, ring: &mut R) {
-        if pressed(&self.shared.pool) {
+        if self.shared.pool.is_pressed() {
             self.reclaim(ring);
         }
         self.resume();
         self.evict();
+        self.look_again(ring);
         let mut dirty = std::mem::take(&mut self.dirty);
         std::mem::swap(&mut dirty, &mut *self.shared.dirty.borrow_mut());
         for state in dirty.drain(..) {
@@ -103,6 +113,27 @@ impl Flow {
             self.drive(&state, inner, ring);
         }
         self.dirty = dirty;
+    }
+
+    /// Arms the receives anew of streams that went quiet after bytes.
+    fn look_again<R: Ring>(&mut self, ring: &mut R) {
+        let now = self.shared.now.get();
+        while let Some(&(slot, generation, at)) = self.unsure.front()
+            && at <= now
+        {
+            self.unsure.pop_front();
+            let Some(state) = self.shared.find(slot, generation) else { continue };
+            let inner = &mut *state.inner.borrow_mut();
+            let quiet_at = inner.progress.received_at + SECOND_LOOK;
+            if quiet_at > now {
+                self.unsure.push_back((slot, generation, quiet_at));
+                continue;
+            }
+            inner.unsure = false;
+            if inner.receive == Receive::Armed && inner.end.is_none() {
+                self.cancel_receive(&state, inner, ring);
+            }
+        }
     }
 
     /// Takes in the completion of one of the stream's operations.
@@ -214,7 +245,7 @@ impl Flow {
             return;
         }
         let settings = self.shared.settings;
-        let pressed = pressed(&self.shared.pool);
+        let pressed = self.shared.pool.is_pressed();
         let bytes_max = if pressed { settings.send_bytes_pressed } else { settings.send_bytes_max };
         let mut chunks = self.spare.pop().unwrap_or_default();
         let mut bytes = 0;
@@ -323,7 +354,7 @@ impl Flow {
         inner.receive = Receive::Armed;
         inner.throttled = false;
         // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled.
-        let multishot = !tight(&self.shared.pool);
+        let multishot = !self.shared.pool.is_tight();
         ring.submit(token(state, Kind::Receive), Op::Receive { fd: inner.fd, multishot });
     }
 
@@ -343,6 +374,9 @@ impl Flow {
                 let Some(loan) = completion.loan else { return };
                 inner.progress.received += loan.len() as u64;
                 inner.progress.received_at = self.shared.now.get();
+                if completion.more && !std::mem::replace(&mut inner.unsure, true) {
+                    self.unsure.push_back((state.slot, state.generation, inner.progress.received_at + SECOND_LOOK));
+                }
                 if !open {
                     inner.closing.get_or_insert_default().discarded += loan.len();
                     return;
@@ -385,7 +419,7 @@ impl Flow {
         let pool = &self.shared.pool;
         let size = pool.buffer_size();
         let held = state.account.outstanding();
-        let (pressed, scarce) = (pressed(pool), pool.free() * 8 < pool.count());
+        let (pressed, scarce) = (pool.is_pressed(), pool.free() * 8 < pool.count());
         // Small fragments that pile up would each pin a whole buffer.
         let much = held > self.little();
         let fragment = loan.len() * 4 < size && much;
@@ -489,6 +523,9 @@ impl Flow {
                 queue.retain(|&(slot, generation)| shared.find(slot, generation).is_some());
             }
         }
+        if self.unsure.len() > bound {
+            self.unsure.retain(|&(slot, generation, _)| shared.find(slot, generation).is_some());
+        }
     }
 
     /// Lets streams receive again whose bound was lifted.
@@ -511,7 +548,7 @@ impl Flow {
         // Budget that sends and fragments freed is room as well.
         let budgeted = || pool.budget_used() + pool.budget_reserve() + RESUME_ROOM < pool.budget_max();
         for _ in 0..self.throttled.len() {
-            if pressed(&pool) && !budgeted() {
+            if pool.is_pressed() && !budgeted() {
                 break;
             }
             let Some((slot, generation)) = self.throttled.pop_front() else { break };
@@ -646,22 +683,12 @@ impl Flow {
     /// thresholds, Choudhury and Hahne 1998): however many slow peers hold as much as they may, something stays free for the others.
     fn receive_limit(&self) -> usize {
         let (settings, pool) = (&self.shared.settings, &self.shared.pool);
-        if !tight(pool) {
+        if !pool.is_tight() {
             return settings.receive_high;
         }
         let free = pool.free() * pool.buffer_size() + pool.budget_max() - pool.budget_used();
         (free / SHARE).min(settings.receive_pressed).min(settings.receive_high).max(pool.buffer_size())
     }
-}
-
-/// Less than a quarter of the buffers are free, or more than a quarter of the budget is used.
-fn tight(pool: &Pool) -> bool {
-    pressed(pool) || pool.budget_used() * 4 > pool.budget_max()
-}
-
-/// Less than a quarter of the buffers are free.
-fn pressed(pool: &Pool) -> bool {
-    pool.free() * 4 < pool.count()
 }
 
 fn token(state: &State, kind: Kind) -> Token {

@@ -115,6 +115,8 @@ pub(super) struct Inner {
     pub(super) in_throttled: bool,
     pub(super) in_lowered: bool,
     pub(super) in_starved: bool,
+    /// Whether it waits for a second look, since its last bytes may have hidden its end.
+    pub(super) unsure: bool,
 
     /// Bytes in `outbound` and in flight.
     pub(super) queued: usize,
@@ -162,6 +164,7 @@ impl Inner {
             in_throttled: false,
             in_lowered: false,
             in_starved: false,
+            unsure: false,
             queued: 0,
             outbound: VecDeque::new(),
             write_low: 0,
