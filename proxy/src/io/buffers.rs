@@ -1,5 +1,8 @@
-//! Receive buffers: the memory behind the provided-buffer ring, lent out one buffer at a time, and the budget for bytes
+//! Receive buffers: the memory behind the provided-buffer rings, lent out one buffer at a time, and the budget for bytes
 //! that were copied out of it. Every buffer is either the ring's (or on its way back) or on loan, never both.
+//!
+//! There are two classes: small buffers, as many and as large as the configuration says, and beside them blocks for streams that
+//! send a lot at a time. Blocks are a convenience: when there is none, small buffers serve.
 #![allow(unsafe_code, reason = "slices over memory shared with the kernel")]
 
 use std::cell::{Cell, RefCell};
@@ -7,25 +10,63 @@ use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::chunk::{Chunk, Copied};
 
 /// What a separately copied fragment costs beside its bytes.
 pub(super) const FRAGMENT_COST: usize = 96;
 
+/// Bytes of a block: what a sender's host hands over at once (the largest segment of the kernel's own segmentation offload).
+pub(super) const BLOCK_BYTES: usize = 64 << 10;
+/// Blocks together are this part of the small buffers.
+const BLOCKS_SHARE: usize = 4;
+/// Ids are 16 bits wide, and small buffers may take half of them.
+const BLOCKS_MAX: usize = 4096;
+const HUGE_PAGE: usize = 2 << 20;
+
+/// A class of buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// `ring.buffer_size` bytes.
+    Small,
+    /// `BLOCK_BYTES`.
+    Block,
+}
+
 /// The buffers of one worker and its budget for copies.
 pub struct Pool {
     memory: NonNull<u8>,
-    buffer_size: usize,
+    /// Bytes mapped.
+    mapped: usize,
+    /// Small buffers first, then blocks.
     buffers: Box<[Buffer]>,
-    /// Dropped loans that the ring has not been given back yet.
-    returned: RefCell<Vec<u16>>,
-    loaned: Cell<usize>,
+    small: Shelf,
+    blocks: Shelf,
     budget_max: usize,
     budget_used: Cell<usize>,
     /// Accounts that fell to the mark they waited for.
     relieved: RefCell<Vec<(u32, u32)>>,
+}
+
+/// The buffers of one class.
+struct Shelf {
+    /// The id of the first; the others follow.
+    first: u16,
+    count: u16,
+    size: usize,
+    /// Where the first begins in the memory.
+    offset: usize,
+    /// Dropped loans that the ring has not been given back yet. The last returned is the first given again, being still in the cache.
+    returned: RefCell<Vec<u16>>,
+    loaned: Cell<usize>,
+}
+
+impl Shelf {
+    fn new(first: u16, count: u16, size: usize, offset: usize) -> Self {
+        let returned = RefCell::new((first..first + count).rev().collect());
+        Self { first, count, size, offset, returned, loaned: Cell::new(0) }
+    }
 }
 
 #[derive(Default)]
@@ -37,49 +78,68 @@ struct Buffer {
 }
 
 impl Pool {
-    /// `count` buffers (1 to 32768, a power of two) of `buffer_size` bytes, all in `take_returned` at first.
+    /// `count` buffers (1 to 32768, a power of two) of `buffer_size` bytes, all in `take_returned` at first; and blocks, a quarter of as
+    /// many bytes, rounded down to a power of two of them.
     pub fn new(count: u16, buffer_size: usize, budget_max: usize) -> std::io::Result<Rc<Self>> {
-        let total = usize::from(count).checked_mul(buffer_size).and_then(NonZeroUsize::new);
-        let Some(total) = total.filter(|_| count.is_power_of_two() && u32::try_from(buffer_size).is_ok()) else {
-            return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
-        };
+        let invalid = || std::io::Error::from_raw_os_error(libc::EINVAL);
+        let small = usize::from(count).checked_mul(buffer_size).filter(|&bytes| bytes > 0).ok_or_else(invalid)?;
+        if !count.is_power_of_two() || u32::try_from(buffer_size).is_err() {
+            return Err(invalid());
+        }
+        let blocks = (small / BLOCKS_SHARE / BLOCK_BYTES).min(BLOCKS_MAX);
+        let blocks = blocks.checked_ilog2().map_or(0, |bits| 1 << bits);
+        let mapped = (blocks * BLOCK_BYTES + small).next_multiple_of(HUGE_PAGE);
+        let length = NonZeroUsize::new(mapped).ok_or_else(invalid)?;
         let (protection, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
-        let memory = unsafe { mmap_anonymous(None, total, protection, flags) }?.cast::<u8>();
+        let memory = unsafe { mmap_anonymous(None, length, protection, flags) }?;
+        // Only for speed: where there are no huge pages, small ones serve.
+        // SAFETY: advice about our own fresh mapping, which changes none of its bytes.
+        let _ = unsafe { madvise(memory, mapped, MmapAdvise::MADV_HUGEPAGE) };
         Ok(Rc::new(Self {
-            memory,
-            buffer_size,
-            buffers: (0..count).map(|_| Buffer::default()).collect(),
-            returned: RefCell::new((0..count).collect()),
-            loaned: Cell::new(0),
+            memory: memory.cast(),
+            mapped,
+            buffers: (0..usize::from(count) + blocks).map(|_| Buffer::default()).collect(),
+            small: Shelf::new(0, count, buffer_size, blocks * BLOCK_BYTES),
+            blocks: Shelf::new(count, blocks as u16, BLOCK_BYTES, 0),
             budget_max,
             budget_used: Cell::new(0),
             relieved: RefCell::default(),
         }))
     }
 
-    /// How many buffers there are.
+    /// How many small buffers there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.buffers.len()
+        usize::from(self.small.count)
     }
 
-    /// Bytes in one buffer.
+    /// Bytes in a small one.
     #[must_use]
     pub const fn buffer_size(&self) -> usize {
-        self.buffer_size
+        self.small.size
     }
 
-    /// Buffers that are not on loan.
+    /// Small buffers that are not on loan.
     #[must_use]
     pub fn free(&self) -> usize {
-        self.buffers.len() - self.loaned.get()
+        self.count() - self.small.loaned.get()
     }
 
-    /// Buffers on loan.
+    /// How many blocks there are.
+    pub(super) fn block_count(&self) -> usize {
+        usize::from(self.blocks.count)
+    }
+
+    /// Whether streams may begin to receive into blocks: more than a quarter of them are free, and memory is not tight.
+    pub(super) fn has_blocks(&self) -> bool {
+        (self.block_count() - self.blocks.loaned.get()) * 4 > self.block_count() && !self.is_tight()
+    }
+
+    /// Buffers of either class on loan.
     #[must_use]
     pub const fn loaned(&self) -> usize {
-        self.loaned.get()
+        self.small.loaned.get() + self.blocks.loaned.get()
     }
 
     /// Bytes of the budget in use.
@@ -94,17 +154,46 @@ impl Pool {
         self.budget_max
     }
 
+    const fn shelf(&self, class: Class) -> &Shelf {
+        match class {
+            Class::Small => &self.small,
+            Class::Block => &self.blocks,
+        }
+    }
+
+    fn shelf_of(&self, buffer: u16) -> &Shelf {
+        self.shelf(self.class(buffer))
+    }
+
+    /// What a buffer is.
+    pub(super) const fn class(&self, buffer: u16) -> Class {
+        if buffer < self.small.count { Class::Small } else { Class::Block }
+    }
+
     /// Where a buffer begins, for the ring's own entries.
     pub(super) fn address(&self, buffer: u16) -> *mut u8 {
         assert!(usize::from(buffer) < self.buffers.len());
-        self.memory.as_ptr().wrapping_add(usize::from(buffer) * self.buffer_size)
+        let shelf = self.shelf_of(buffer);
+        self.memory.as_ptr().wrapping_add(shelf.offset + usize::from(buffer - shelf.first) * shelf.size)
     }
 
-    /// Takes the buffers whose loans ended, to hand them to the kernel.
-    pub(super) fn take_returned(&self, mut each: impl FnMut(u16)) {
-        for buffer in self.returned.borrow_mut().drain(..) {
+    /// Bytes in a buffer of this class.
+    pub(super) const fn size(&self, class: Class) -> usize {
+        self.shelf(class).size
+    }
+
+    /// Takes up to `most` buffers whose loans ended, to hand them to the kernel.
+    pub(super) fn take_returned(&self, class: Class, most: usize, mut each: impl FnMut(u16)) {
+        let mut returned = self.shelf(class).returned.borrow_mut();
+        let kept = returned.len().saturating_sub(most);
+        for buffer in returned.drain(kept..).rev() {
             each(buffer);
         }
+    }
+
+    /// Whether `take_returned` would give something.
+    pub(super) fn has_returned(&self, class: Class) -> bool {
+        !self.shelf(class).returned.borrow().is_empty()
     }
 
     /// Lends a buffer that the kernel has filled with `len` bytes.
@@ -113,19 +202,20 @@ impl Pool {
     /// `buffer` came from `take_returned`, the kernel initialised `len` bytes of it and will not touch it until it is
     /// handed over again.
     pub(super) unsafe fn lend(self: &Rc<Self>, buffer: u16, len: usize) -> Loan {
-        let state = &self.buffers[usize::from(buffer)];
-        assert!(state.shares.get() == 0 && len <= self.buffer_size, "a completion named a buffer on loan");
+        let (state, shelf) = (&self.buffers[usize::from(buffer)], self.shelf_of(buffer));
+        assert!(state.shares.get() == 0 && len <= shelf.size, "a completion named a buffer on loan");
         state.shares.set(1);
         state.len.set(len as u32);
-        self.loaned.set(self.loaned.get() + 1);
+        shelf.loaned.set(shelf.loaned.get() + 1);
         Loan { pool: Rc::clone(self), buffer }
     }
 
     /// Fills a returned buffer with `bytes` and lends it: what a kernel does, for the simulated ring. `None` when no
     /// buffer is free.
-    pub(super) fn lend_filled(self: &Rc<Self>, bytes: &[u8]) -> Option<Loan> {
-        assert!(bytes.len() <= self.buffer_size);
-        let buffer = self.returned.borrow_mut().pop()?;
+    pub(super) fn lend_filled(self: &Rc<Self>, class: Class, bytes: &[u8]) -> Option<Loan> {
+        let shelf = self.shelf(class);
+        assert!(bytes.len() <= shelf.size);
+        let buffer = shelf.returned.borrow_mut().pop()?;
         // SAFETY: the buffer is in bounds, not on loan (it was in `returned`) and not the kernel's, so nothing else refers to it.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address(buffer), bytes.len()) };
         // SAFETY: it was just taken and filled, and no kernel is involved.
@@ -170,13 +260,17 @@ impl Pool {
     /// # Panics
     /// When they do not.
     pub fn check_invariants(&self) {
-        let on_loan = self.buffers.iter().filter(|buffer| buffer.shares.get() > 0).count();
-        assert_eq!(on_loan, self.loaned.get(), "loan count");
-        let returned = self.returned.borrow();
-        let mut seen = vec![false; self.buffers.len()];
-        for &buffer in returned.iter() {
-            assert!(!std::mem::replace(&mut seen[usize::from(buffer)], true), "buffer {buffer} returned twice");
-            assert_eq!(self.buffers[usize::from(buffer)].shares.get(), 0, "buffer {buffer} returned while on loan");
+        for shelf in [&self.small, &self.blocks] {
+            let first = usize::from(shelf.first);
+            let buffers = &self.buffers[first..first + usize::from(shelf.count)];
+            let on_loan = buffers.iter().filter(|buffer| buffer.shares.get() > 0).count();
+            assert_eq!(on_loan, shelf.loaned.get(), "loan count");
+            let mut seen = vec![false; buffers.len()];
+            for &buffer in shelf.returned.borrow().iter() {
+                let at = usize::from(buffer) - first;
+                assert!(!std::mem::replace(&mut seen[at], true), "buffer {buffer} returned twice");
+                assert_eq!(buffers[at].shares.get(), 0, "buffer {buffer} returned while on loan");
+            }
         }
         for buffer in &self.buffers {
             assert!(buffer.shares.get() > 0 || buffer.account.borrow().is_none(), "an account of a buffer not on loan");
@@ -187,16 +281,15 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let total = self.buffer_size * self.buffers.len();
         // SAFETY: the mapping was made in `new` with this length. Loans hold an `Rc` of the pool, and the ring holds one until
         // the kernel no longer knows the memory, so nothing refers to it.
-        let _ = unsafe { munmap(self.memory.cast(), total) };
+        let _ = unsafe { munmap(self.memory.cast(), self.mapped) };
     }
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("count", &self.count()).field("loaned", &self.loaned.get()).finish_non_exhaustive()
+        f.debug_struct("Pool").field("count", &self.count()).field("loaned", &self.loaned()).finish_non_exhaustive()
     }
 }
 
@@ -225,7 +318,7 @@ impl Loan {
 
     /// Counts the whole buffer against a stream until it is returned.
     pub(super) fn charge_to(&mut self, account: &Rc<Account>) {
-        account.charge(self.pool.buffer_size);
+        account.charge(self.pool.shelf_of(self.buffer).size);
         let before = self.state().account.borrow_mut().replace(Rc::clone(account));
         debug_assert!(before.is_none(), "a buffer is charged once");
     }
@@ -249,11 +342,12 @@ impl Drop for Loan {
         let state = self.state();
         state.shares.set(state.shares.get() - 1);
         if state.shares.get() == 0 {
+            let shelf = self.pool.shelf_of(self.buffer);
             if let Some(account) = state.account.borrow_mut().take() {
-                account.release(&self.pool, self.pool.buffer_size);
+                account.release(&self.pool, shelf.size);
             }
-            self.pool.loaned.set(self.pool.loaned.get() - 1);
-            self.pool.returned.borrow_mut().push(self.buffer);
+            shelf.loaned.set(shelf.loaned.get() - 1);
+            shelf.returned.borrow_mut().push(self.buffer);
         }
     }
 }
@@ -355,8 +449,8 @@ mod tests {
     #[test]
     fn lends_each_buffer_once() {
         let pool = Pool::new(4, 16, 0).expect("memory");
-        let loans: Vec<_> = (0..4u8).map(|n| pool.lend_filled(&[n; 16]).expect("free")).collect();
-        assert!(pool.lend_filled(b"x").is_none());
+        let loans: Vec<_> = (0..4u8).map(|n| pool.lend_filled(Class::Small, &[n; 16]).expect("free")).collect();
+        assert!(pool.lend_filled(Class::Small, b"x").is_none());
         for (n, loan) in loans.iter().enumerate() {
             assert_eq!(loan.bytes(), [n as u8; 16]);
         }
@@ -370,7 +464,7 @@ mod tests {
     fn relief_is_reported_once_at_the_mark() {
         let pool = Pool::new(4, 16, 0).expect("memory");
         let account = Account::new(7, 3);
-        let mut loans: Vec<_> = (0..4).map(|_| pool.lend_filled(b"x").expect("free")).collect();
+        let mut loans: Vec<_> = (0..4).map(|_| pool.lend_filled(Class::Small, b"x").expect("free")).collect();
         loans.iter_mut().for_each(|loan| loan.charge_to(&account));
         account.await_relief(32);
         loans.pop();

@@ -177,14 +177,14 @@ impl std::fmt::Debug for Chunk {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::buffers::{Account, Pool};
+    use super::super::buffers::{Account, Class, Pool};
     use super::*;
 
     #[test]
     fn a_loan_returns_when_its_last_piece_drops() {
         let pool = Pool::new(4, 64, 1 << 20).expect("memory");
         let account = Account::new(0, 0);
-        let mut loan = pool.lend_filled(b"hello world").expect("a free buffer");
+        let mut loan = pool.lend_filled(Class::Small, b"hello world").expect("a free buffer");
         loan.charge_to(&account);
         let mut chunk = Chunk::from_loan(loan);
         assert_eq!((pool.free(), account.outstanding()), (3, 64));
@@ -205,7 +205,7 @@ mod tests {
             let mut chunk = match kind {
                 0 => Chunk::from_vec(bytes.clone()),
                 1 => Chunk::from_static(Box::leak(bytes.clone().into_boxed_slice())),
-                _ => Chunk::from_loan(pool.lend_filled(&bytes).expect("a free buffer")),
+                _ => Chunk::from_loan(pool.lend_filled(Class::Small, &bytes).expect("a free buffer")),
             };
             let mut model = bytes;
             for (at, what) in cuts {

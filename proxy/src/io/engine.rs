@@ -287,7 +287,8 @@ impl<R: Ring> Engine<R> {
     /// Makes a stream of an accepted descriptor, or closes it and says why.
     fn adopt(&mut self, fd: i32) -> Result<Stream, i32> {
         let stream = self.ring.prepare(fd, true).and_then(|peer| {
-            let inner = Inner::new(fd, peer, Phase::Open, self.shared.now.get());
+            let mut inner = Inner::new(fd, peer, Phase::Open, self.shared.now.get());
+            inner.is_fresh = true;
             self.shared.insert(inner).ok_or(libc::EMFILE)
         });
         match &stream {

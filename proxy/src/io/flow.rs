@@ -6,33 +6,27 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Chunk;
-use super::buffers::{FRAGMENT_COST, Loan};
+use super::buffers::FRAGMENT_COST;
 use super::handle::{Alarm, ConnectError, Shared};
 use super::seam::{Completion, Op, Ring};
 use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
 use super::token::{Kind, Token};
 use crate::time::Time;
 
-/// Fragments of one stream are copied together up to this size.
-const COALESCE_MAX: usize = 16 << 10;
+mod receive;
+
 /// How often streams that wait for buffers or budget are looked at when nothing else happens.
 const RETRY: Duration = Duration::from_millis(20);
 /// A send that holds ring buffers this long while they are short is cancelled, and goes on from a copy.
 const PIN_MAX: Duration = Duration::from_millis(50);
 /// Budget that must be free beside the reserve before a throttled stream goes on.
-const RESUME_ROOM: usize = COALESCE_MAX;
+const RESUME_ROOM: usize = 16 << 10;
 /// How long receives find no buffer before the stream is reset that holds the most, and how long that one has not moved.
 const STARVED_MAX: Duration = Duration::from_secs(1);
 /// Streams searched for buffers to copy out, per loop turn.
 const RECLAIM_STREAMS: usize = 64;
 /// Streams over a lowered limit that are looked at again per loop turn, once it has grown.
 const RECHECK_STREAMS: usize = 64;
-/// The part of what is free that one stream may hold while memory is tight.
-const SHARE: usize = 64;
-/// When a stream went quiet after its last bytes, its receive is armed anew after this time. Where bytes and the end (or a reset) come
-/// together, a multishot receive of some kernels (6.18 among them) takes the bytes and misses the end, which wakes nobody again: both wake-ups
-/// were folded into one. Arming looks at the socket first.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// Empty vectors for sends kept for reuse.
 const SPARE_MAX: usize = 256;
 
@@ -115,27 +109,6 @@ impl Flow {
         self.dirty = dirty;
     }
 
-    /// Arms the receives anew of streams that went quiet after bytes.
-    fn look_again<R: Ring>(&mut self, ring: &mut R) {
-        let now = self.shared.now.get();
-        while let Some(&(slot, generation, at)) = self.unsure.front()
-            && at <= now
-        {
-            self.unsure.pop_front();
-            let Some(state) = self.shared.find(slot, generation) else { continue };
-            let inner = &mut *state.inner.borrow_mut();
-            let quiet_at = inner.progress.received_at + SECOND_LOOK;
-            if quiet_at > now {
-                self.unsure.push_back((slot, generation, quiet_at));
-                continue;
-            }
-            inner.unsure = false;
-            if inner.receive == Receive::Armed && inner.end.is_none() {
-                self.cancel_receive(&state, inner, ring);
-            }
-        }
-    }
-
     /// Takes in the completion of one of the stream's operations.
     pub(super) fn complete<R: Ring>(&mut self, state: &Rc<State>, completion: Completion, ring: &mut R) {
         let inner = &mut *state.inner.borrow_mut();
@@ -155,8 +128,8 @@ impl Flow {
             Kind::Accept | Kind::Watch | Kind::Discard => unreachable!("not a stream's"),
         }
         // While the receive goes on and nothing else changed there is nothing to decide.
-        let settled = goes_on && inner.phase == Phase::Open;
-        if !settled || inner.throttled || state.account.outstanding() >= self.receive_limit() {
+        let settled = goes_on && inner.phase == Phase::Open && inner.armed == inner.class;
+        if !settled || inner.throttled || state.account.outstanding() >= self.limit_of(inner) {
             state.mark(inner);
         }
     }
@@ -274,7 +247,8 @@ impl Flow {
     fn sent(&mut self, state: &Rc<State>, inner: &mut Inner, completion: Completion) {
         let Completion { result, mut chunks, .. } = completion;
         inner.sending = false;
-        inner.queued -= inner.in_flight as usize;
+        let sent = inner.in_flight as usize;
+        inner.queued -= sent;
         inner.in_flight = 0;
         let ended = matches!(inner.phase, Phase::Ending { .. });
         let mut taken = usize::try_from(result).unwrap_or(0);
@@ -282,6 +256,8 @@ impl Flow {
             inner.progress.sent += taken as u64;
             inner.progress.sent_at = self.shared.now.get();
         }
+        // The peer's host takes what it gets at once: it may get more at a time.
+        inner.flows = taken == sent;
         let retry = taken > 0 || matches!(-result, libc::ECANCELED | libc::EINTR);
         if !retry && inner.write_error.is_none() {
             inner.write_error = Some(StreamError::from_errno(if result == 0 { libc::EPIPE } else { -result }));
@@ -309,7 +285,7 @@ impl Flow {
         if self.spare.len() < SPARE_MAX {
             self.spare.push(chunks);
         }
-        if inner.queued < inner.write_low(&self.shared.settings) {
+        if inner.has_room(&self.shared.settings) {
             inner.wake_writer();
         }
         if inner.write_error.is_some() && inner.parked.is_some() {
@@ -317,134 +293,12 @@ impl Flow {
         }
     }
 
-    fn drive_receive<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        if inner.end.is_some() {
-            return;
-        }
-        let outstanding = state.account.outstanding();
-        let limit = self.receive_limit();
-        let full = outstanding >= limit;
-        match inner.receive {
-            Receive::Armed if full || inner.throttled => self.cancel_receive(state, inner, ring),
-            Receive::Idle if inner.throttled && outstanding > self.little() => {
-                inner.receive = Receive::Held;
-                state.account.await_relief(self.little());
-                if !std::mem::replace(&mut inner.in_throttled, true) {
-                    self.throttled.push_back((state.slot, state.generation));
-                }
-            }
-            Receive::Idle if full => {
-                inner.receive = Receive::Held;
-                let settings = &self.shared.settings;
-                let is_lowered = limit < settings.receive_high;
-                let mark = if is_lowered { limit / 2 } else { settings.receive_low };
-                state.account.await_relief(mark.min(outstanding - 1));
-                // `resume` may have seen a higher one in this turn already.
-                self.limit = self.limit.min(limit);
-                if is_lowered && !std::mem::replace(&mut inner.in_lowered, true) {
-                    self.lowered.push_back((state.slot, state.generation));
-                }
-            }
-            Receive::Idle => self.arm_receive(state, inner, ring),
-            Receive::Armed | Receive::Cancelling | Receive::Held => {}
-        }
-    }
-
-    fn arm_receive<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        inner.receive = Receive::Armed;
-        inner.throttled = false;
-        // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled.
-        let multishot = !self.shared.pool.is_tight();
-        ring.submit(token(state, Kind::Receive), Op::Receive { fd: inner.fd, multishot });
-    }
-
-    fn cancel_receive<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        inner.receive = Receive::Cancelling;
-        inner.cancels += 1;
-        ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, Kind::Receive) });
-    }
-
-    fn received(&mut self, state: &Rc<State>, inner: &mut Inner, completion: Completion) {
-        if !completion.more {
-            inner.receive = Receive::Idle;
-        }
-        let open = matches!(inner.phase, Phase::Open);
-        match completion.result {
-            1.. => {
-                let Some(loan) = completion.loan else { return };
-                inner.progress.received += loan.len() as u64;
-                inner.progress.received_at = self.shared.now.get();
-                if completion.more && !std::mem::replace(&mut inner.unsure, true) {
-                    self.unsure.push_back((state.slot, state.generation, inner.progress.received_at + SECOND_LOOK));
-                }
-                if !open {
-                    inner.closing.get_or_insert_default().discarded += loan.len();
-                    return;
-                }
-                self.admit(state, inner, loan);
-            }
-            0 => inner.end = Some(inner.write_error.map_or(Ok(()), Err)),
-            result => match -result {
-                libc::ECANCELED | libc::EINTR => return,
-                libc::ENOBUFS => {
-                    self.buffers_exhausted += 1;
-                    if matches!(inner.phase, Phase::Open | Phase::Closing) && inner.receive == Receive::Idle {
-                        inner.receive = Receive::Held;
-                        if !std::mem::replace(&mut inner.in_starved, true) {
-                            self.starved.push_back((state.slot, state.generation));
-                        }
-                    }
-                    return;
-                }
-                errno => {
-                    let error = StreamError::from_errno(errno);
-                    inner.end = Some(Err(error));
-                    // The connection is gone both ways.
-                    inner.write_error.get_or_insert(error);
-                    if !inner.sending {
-                        inner.drop_outbound();
-                    }
-                    inner.wake_all();
-                }
-            },
-        }
-        inner.wake_reader();
-        if inner.parked.is_some() {
-            self.shared.push_parked(state);
-        }
-    }
-
-    /// Puts received bytes into the inbound queue: on loan, or copied where that is kinder to the others.
-    fn admit(&mut self, state: &Rc<State>, inner: &mut Inner, mut loan: Loan) {
-        let pool = &self.shared.pool;
-        let size = pool.buffer_size();
-        let held = state.account.outstanding();
-        let (pressed, scarce) = (pool.is_pressed(), pool.free() * 8 < pool.count());
-        // Small fragments that pile up would each pin a whole buffer.
-        let much = held > self.little();
-        let fragment = loan.len() * 4 < size && much;
-        if scarce || fragment || (pressed && held > 0) {
-            let reserve = if much { pool.budget_reserve() } else { 0 };
-            if inner.inbound.back_mut().is_some_and(|last| last.try_append(loan.bytes(), COALESCE_MAX)) {
-                self.copied_bytes += loan.len() as u64;
-                return;
-            }
-            if let Some(chunk) = pool.copy(loan.bytes(), Some(&state.account), reserve) {
-                self.copied_bytes += loan.len() as u64;
-                inner.inbound.push_back(chunk);
-                return;
-            }
-            inner.throttled = pressed && much;
-        }
-        loan.charge_to(&state.account);
-        inner.inbound.push_back(Chunk::from_loan(loan));
-    }
-
     /// After the flush: FIN, then throw away what comes until the peer's end or until the linger is over.
     fn drive_close<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
         let broken = inner.write_error.is_some() || matches!(inner.end, Some(Err(_)));
         let flushed = inner.queued == 0;
         let over = inner.end.is_some()
+            || (inner.is_last && inner.receive == Receive::Idle)
             || inner.closing.as_ref().is_some_and(|closing| closing.discarded > self.shared.settings.linger_bytes);
         if broken || (flushed && over && inner.fin != Fin::InFlight) {
             return inner.end(false);
@@ -672,22 +526,6 @@ impl Flow {
             self.copied_bytes += copy.len() as u64;
             *chunk = copy;
         }
-    }
-
-    /// What any stream may hold, however short buffers are.
-    fn little(&self) -> usize {
-        2 * self.shared.pool.buffer_size()
-    }
-
-    /// What a stream may have outstanding before its receive stops. While memory is tight that is a share of what is free (dynamic
-    /// thresholds, Choudhury and Hahne 1998): however many slow peers hold as much as they may, something stays free for the others.
-    fn receive_limit(&self) -> usize {
-        let (settings, pool) = (&self.shared.settings, &self.shared.pool);
-        if !pool.is_tight() {
-            return settings.receive_high;
-        }
-        let free = pool.free() * pool.buffer_size() + pool.budget_max() - pool.budget_used();
-        (free / SHARE).min(settings.receive_pressed).min(settings.receive_high).max(pool.buffer_size())
     }
 }
 

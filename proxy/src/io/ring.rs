@@ -18,15 +18,19 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, setsockopt, socket, sockopt};
 use nix::time::{ClockId, clock_gettime};
 
-use super::buffers::Pool;
+use super::buffers::{Class, Pool};
 use super::seam::{Completion, Op, Ring};
 use super::sqe::{self, ConnectMemory, SendMemory};
 use super::token::{Kind, Token};
 use crate::config::model;
 use crate::time::Time;
 
-/// The only buffer group.
-const GROUP: u16 = 0;
+/// Small buffers that the kernel has at least, or all; and blocks.
+const OFFER_MIN: [u16; 2] = [256, 8];
+/// The buffer group of each class.
+const fn group(class: Class) -> u16 {
+    class as u16
+}
 /// How long `stop` waits for cancelled operations; what is still in flight then keeps its memory for ever.
 const STOP_MAX: Duration = Duration::from_secs(2);
 /// Completions read at once.
@@ -38,7 +42,8 @@ const SPARE_MAX: usize = 256;
 pub struct KernelRing {
     /// Dropped first: the kernel forgets the ring before the memory below goes.
     ring: IoUring,
-    provided: ProvidedBuffers,
+    /// By class; blocks only where there are any.
+    provided: Vec<ProvidedBuffers>,
     pool: Rc<Pool>,
     /// By slot: a stream has one send and one connect in flight at most.
     sends: Vec<Option<Box<SendMemory>>>,
@@ -60,7 +65,10 @@ impl KernelRing {
     pub fn new(settings: model::Ring, buffer_budget: usize) -> io::Result<Self> {
         let ring = build(settings.entries)?;
         let pool = Pool::new(settings.buffers, settings.buffer_size as usize, buffer_budget)?;
-        let provided = ProvidedBuffers::register(&ring, settings.buffers)?;
+        let mut provided = vec![ProvidedBuffers::register(&ring, Class::Small, settings.buffers)?];
+        if let Some(blocks) = u16::try_from(pool.block_count()).ok().filter(|&count| count > 0) {
+            provided.push(ProvidedBuffers::register(&ring, Class::Block, blocks)?);
+        }
         let mut ring = Self {
             ring,
             provided,
@@ -78,7 +86,7 @@ impl KernelRing {
 
     fn give_buffers(&mut self) {
         let Self { provided, pool, .. } = self;
-        provided.give(pool);
+        provided.iter_mut().for_each(|provided| provided.give(pool));
     }
 
     fn enter(&mut self, wait: usize, timeout: Option<Duration>) -> io::Result<()> {
@@ -186,11 +194,19 @@ impl KernelRing {
         if !more {
             self.in_flight -= 1;
         }
+        let buffer = cqueue::buffer_select(flags);
+        if let Some(buffer) = buffer {
+            self.provided[self.pool.class(buffer) as usize].offered -= 1;
+        }
         // SAFETY: the kernel named the buffer in a completion, so it was given by `give_buffers`, holds `result` bytes, and is ours again.
-        let loan = cqueue::buffer_select(flags)
-            .map(|buffer| unsafe { self.pool.lend(buffer, usize::try_from(result).unwrap_or(0)) })
-            .filter(|_| result > 0);
+        let loan =
+            buffer.map(|buffer| unsafe { self.pool.lend(buffer, usize::try_from(result).unwrap_or(0)) }).filter(|_| result > 0);
         let token = Token::from_raw(entry.user_data())?;
+        // It used up what it was offered, but there are more: the next try finds them.
+        let ran_out = result == -libc::ENOBUFS
+            && token.kind() == Kind::Receive
+            && self.provided.iter().any(|provided| provided.offered == 0 && self.pool.has_returned(provided.class));
+        let result = if ran_out { -libc::EINTR } else { result };
         let chunks = if more { Vec::new() } else { self.reclaim(token) };
         Some(Completion { token, result, more, loan, chunks })
     }
@@ -217,7 +233,7 @@ impl Ring for KernelRing {
         let slot = token.slot() as usize;
         let entry = match op {
             Op::Accept { fd } => sqe::accept(fd),
-            Op::Receive { fd, multishot } => sqe::receive(fd, multishot, GROUP),
+            Op::Receive { fd, multishot, class } => sqe::receive(fd, multishot, group(class)),
             Op::Send { fd, chunks } => {
                 let mut memory = self.spare.pop().unwrap_or_else(|| Box::new(SendMemory::new()));
                 memory.chunks = chunks;
@@ -319,7 +335,7 @@ impl Drop for KernelRing {
             std::mem::forget(Rc::clone(&self.pool));
             std::mem::forget(std::mem::take(&mut self.sends));
             std::mem::forget(std::mem::take(&mut self.connects));
-            self.provided.leak();
+            self.provided.iter_mut().for_each(ProvidedBuffers::leak);
         }
     }
 }
@@ -342,35 +358,46 @@ fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_no_sqarray().dontfork().build(entries)
 }
 
-/// The ring of provided buffers (io_uring_register_buf_ring(3)): entries that we write and a tail that we publish.
+/// A ring of provided buffers (io_uring_register_buf_ring(3)): entries that we write and a tail that we publish. The kernel gets no
+/// more buffers than it is likely to fill in one turn, the last returned ones first, so that those in use stay in the cache.
 struct ProvidedBuffers {
+    class: Class,
     entries: NonNull<BufRingEntry>,
     count: u16,
     tail: u16,
+    /// Buffers that the kernel has.
+    offered: u16,
+    /// How many it had after the last `give`.
+    given: u16,
+    /// The most that were filled in one turn, of late.
+    peak: u16,
     leaked: bool,
 }
 
 impl ProvidedBuffers {
-    fn register(ring: &IoUring, count: u16) -> io::Result<Self> {
+    fn register(ring: &IoUring, class: Class, count: u16) -> io::Result<Self> {
         let bytes = usize::from(count) * size_of::<BufRingEntry>();
         let length = std::num::NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
         let memory =
             unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE) }?;
-        let provided = Self { entries: memory.cast(), count, tail: 0, leaked: false };
+        let provided = Self { class, entries: memory.cast(), count, tail: 0, offered: 0, given: 0, peak: 0, leaked: false };
         let address = memory.as_ptr() as u64;
         // SAFETY: the memory is page-aligned, holds `count` zeroed entries, and outlives the ring: `KernelRing` drops the ring first.
-        unsafe { ring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0) }?;
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, count, group(class), 0) }?;
         Ok(provided)
     }
 
     /// Hands returned buffers to the kernel.
     fn give(&mut self, pool: &Pool) {
+        let filled = self.given - self.offered;
+        self.peak = filled.max(self.peak - (self.peak >> 8));
+        let wanted = self.peak.saturating_mul(2).max(OFFER_MIN[self.class as usize]).min(self.count);
         let before = self.tail;
-        let length = pool.buffer_size() as u32;
-        pool.take_returned(|buffer| {
+        let length = pool.size(self.class) as u32;
+        pool.take_returned(self.class, usize::from(wanted.saturating_sub(self.offered)), |buffer| {
             let index = usize::from(self.tail & (self.count - 1));
-            // SAFETY: `index` is below `count`. The kernel reads an entry only after the tail has passed it, and the pool returns no more
+            // SAFETY: `index` is below `count`. The kernel reads an entry only after the tail has passed it, and it never has more
             // buffers than there are entries, so this one is ours.
             let mut entry = unsafe { self.entries.add(index) };
             // SAFETY: as above; no other reference to it exists.
@@ -380,6 +407,8 @@ impl ProvidedBuffers {
             entry.set_bid(buffer);
             self.tail = self.tail.wrapping_add(1);
         });
+        self.offered += self.tail.wrapping_sub(before);
+        self.given = self.offered;
         if self.tail != before {
             // SAFETY: the tail lies in the first entry, which is mapped, and is aligned for a u16.
             let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
@@ -463,7 +492,7 @@ fn receive_twice(ring: &mut KernelRing) -> Result<(), ProbeError> {
     use std::io::Write;
     let failed = |error: io::Error| ProbeError::Receive(error.to_string());
     let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-    ring.submit(Token::new(Kind::Receive, 0, 0), Op::Receive { fd: ours.as_raw_fd(), multishot: true });
+    ring.submit(Token::new(Kind::Receive, 0, 0), Op::Receive { fd: ours.as_raw_fd(), multishot: true, class: Class::Small });
     for _ in 0..2 {
         theirs.write_all(b"x").map_err(failed)?;
         ring.wait(Some(Duration::from_secs(1))).map_err(failed)?;

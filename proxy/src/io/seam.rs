@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Chunk;
-use super::buffers::{Loan, Pool};
+use super::buffers::{Class, Loan, Pool};
 use super::token::Token;
 use crate::time::Time;
 
@@ -25,6 +25,8 @@ pub enum Op {
         fd: RawFd,
         /// Until cancelled, ended, failed or out of buffers; else once.
         multishot: bool,
+        /// What kind of buffer.
+        class: Class,
     },
     /// Send the chunks, in order; the result may be short.
     Send {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::Chunk;
-use super::buffers::Account;
+use super::buffers::{Account, Class};
 use super::handle::{ConnectError, Settings, Shared, TimerKey};
 use crate::time::Time;
 
@@ -117,6 +117,15 @@ pub(super) struct Inner {
     pub(super) in_starved: bool,
     /// Whether it waits for a second look, since its last bytes may have hidden its end.
     pub(super) unsure: bool,
+    /// The class of buffers it should receive into, that of the receive in flight (or the last one), and how many receives in a row
+    /// spoke for the other.
+    pub(super) class: Class,
+    pub(super) armed: Class,
+    pub(super) streak: u8,
+    /// Accepted, and nothing came yet: the first receive is a single one, since the connection may end with its answer.
+    pub(super) is_fresh: bool,
+    /// The next receive is armed only when somebody waits for it.
+    pub(super) on_demand: bool,
 
     /// Bytes in `outbound` and in flight.
     pub(super) queued: usize,
@@ -130,6 +139,8 @@ pub(super) struct Inner {
     /// What it would cost to copy the ring buffers that the send in flight holds, and since when it holds them.
     pub(super) send_pins: u32,
     pub(super) send_started: Time,
+    /// The last send was taken whole.
+    pub(super) flows: bool,
     pub(super) fin: Fin,
     pub(super) write_error: Option<StreamError>,
 
@@ -140,6 +151,8 @@ pub(super) struct Inner {
     /// Cancels in flight.
     pub(super) cancels: u8,
     pub(super) closing_fd: bool,
+    /// The peer has promised to send nothing more.
+    pub(super) is_last: bool,
     /// Only after `close`.
     pub(super) closing: Option<Box<Closing>>,
 
@@ -165,6 +178,11 @@ impl Inner {
             in_lowered: false,
             in_starved: false,
             unsure: false,
+            class: Class::Small,
+            armed: Class::Small,
+            streak: 0,
+            is_fresh: false,
+            on_demand: false,
             queued: 0,
             outbound: VecDeque::new(),
             write_low: 0,
@@ -173,6 +191,7 @@ impl Inner {
             send_cancelled: false,
             send_pins: 0,
             send_started: now,
+            flows: false,
             fin: Fin::No,
             write_error: None,
             connecting: false,
@@ -180,6 +199,7 @@ impl Inner {
             connect_error: None,
             cancels: 0,
             closing_fd: false,
+            is_last: false,
             closing: None,
             read_waker: None,
             write_waker: None,
@@ -199,6 +219,17 @@ impl Inner {
 
     pub(super) fn write_low(&self, settings: &Settings) -> usize {
         if self.write_low == 0 { settings.write_low } else { self.write_low as usize }
+    }
+
+    /// Whether another write may be queued: below the low-water mark; or above it, while nothing holds the last ones up and they wait only
+    /// for this turn's send to go out together.
+    pub(super) fn has_room(&self, settings: &Settings) -> bool {
+        self.queued < self.write_low(settings) || (self.flows && !self.sending && self.queued < settings.send_bytes_max)
+    }
+
+    /// Whether somebody waits for bytes.
+    pub(super) const fn is_read(&self) -> bool {
+        self.read_waker.is_some() || self.parked.is_some()
     }
 
     pub(super) fn wake_reader(&mut self) {
@@ -299,6 +330,9 @@ impl Stream {
             (None, Phase::Ending { .. } | Phase::Closed) => Poll::Ready(Err(StreamError::Reset)),
             (None, Phase::Connecting | Phase::Open) => {
                 register(&mut inner.read_waker, cx);
+                if inner.on_demand && inner.receive == Receive::Idle {
+                    self.0.mark(inner);
+                }
                 Poll::Pending
             }
         }
@@ -329,7 +363,7 @@ impl Stream {
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         let inner = &mut *self.0.inner.borrow_mut();
         inner.write_state()?;
-        if inner.queued < inner.write_low(&self.0.shared.settings) {
+        if inner.has_room(&self.0.shared.settings) {
             return Poll::Ready(Ok(()));
         }
         register(&mut inner.write_waker, cx);
@@ -408,6 +442,13 @@ impl Stream {
         }
     }
 
+    /// Like `close`, for a peer that has promised to send nothing more (RFC 9112 §9.6): where none of its bytes can be under way, there is
+    /// nothing to wait for after the flush.
+    pub fn finish(&self) {
+        self.0.inner.borrow_mut().is_last = true;
+        self.close();
+    }
+
     /// Drops what is queued and resets the connection (SO_LINGER 0).
     pub fn abort(&self) {
         self.0.end(&mut self.0.inner.borrow_mut(), true);
@@ -447,6 +488,9 @@ impl Stream {
         if ready || inner.phase != Phase::Open {
             self.0.shared.push_parked(&self.0);
         } else {
+            if inner.on_demand && inner.receive == Receive::Idle {
+                self.0.mark(inner);
+            }
             // An idle connection holds no memory but its own.
             for queue in [&mut inner.inbound, &mut inner.outbound] {
                 if queue.is_empty() {

@@ -63,7 +63,11 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
             }
             Next::Request => due = seat.worker.io.after(seat.listener.timeouts.request_header),
             Next::Close(reason) => {
-                seat.stream.close();
+                if reason == CloseReason::NotKeptAlive {
+                    seat.stream.finish()
+                } else {
+                    seat.stream.close()
+                }
                 return seat.end(reason);
             }
             Next::Abort(reason) => {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::{FD_BASE, Faults, Peer, Script};
 use crate::io::Chunk;
-use crate::io::buffers::{Loan, Pool};
+use crate::io::buffers::{Class, Loan, Pool};
 use crate::io::seam::{Completion, Op};
 use crate::io::token::{Kind, Token};
 use crate::time::Time;
@@ -44,7 +44,7 @@ pub(super) enum File {
     },
     Socket {
         connection: Option<usize>,
-        receive: Option<(Token, bool)>,
+        receive: Option<(Token, bool, Class)>,
         send: Option<(Token, Vec<Chunk>)>,
         connect: Option<(Token, SocketAddr)>,
     },
@@ -174,9 +174,9 @@ impl World {
                 File::Listener { accept, .. } => assert!(accept.replace(token).is_none(), "two accepts on one listener"),
                 File::Socket { .. } => self.post(fd, token, -libc::EINVAL, false),
             },
-            Op::Receive { fd, multishot } => match self.file(fd) {
+            Op::Receive { fd, multishot, class } => match self.file(fd) {
                 File::Socket { receive, .. } => {
-                    assert!(receive.replace((token, multishot)).is_none(), "two receives on one socket")
+                    assert!(receive.replace((token, multishot, class)).is_none(), "two receives on one socket")
                 }
                 File::Listener { .. } => self.post(fd, token, -libc::ENOTCONN, false),
             },
@@ -225,7 +225,7 @@ impl World {
                     found = Some((fd, Vec::new()));
                 }
                 Some(File::Socket { receive, send, connect, .. }) => {
-                    if receive.is_some_and(|(token, _)| token == target) {
+                    if receive.is_some_and(|(token, ..)| token == target) {
                         *receive = None;
                         found = Some((fd, Vec::new()));
                     } else if send.as_ref().is_some_and(|(token, _)| *token == target) {
@@ -322,7 +322,7 @@ impl World {
 
     pub(super) fn step_receive(&mut self, index: usize, fd: RawFd, pool: &Rc<Pool>) -> Option<()> {
         let Some(File::Socket { connection: Some(connection), receive, .. }) = &mut self.files[index] else { return None };
-        let (token, multishot) = (*receive)?;
+        let (token, multishot, class) = (*receive)?;
         let connection = &mut self.connections[*connection];
         if !connection.is_broken() && self.random.chance(self.faults.reset) {
             connection.break_by_peer(libc::ECONNRESET);
@@ -334,7 +334,7 @@ impl World {
                 return None;
             }
             Some(0)
-        } else if pool.free() == 0 || self.random.chance(self.faults.no_buffers) {
+        } else if !pool.has_returned(class) || self.random.chance(self.faults.no_buffers) {
             Some(-libc::ENOBUFS)
         } else {
             None
@@ -344,10 +344,10 @@ impl World {
             self.post(fd, token, result, false);
             return Some(());
         }
-        let most = connection.inward.len().min(pool.buffer_size());
+        let most = connection.inward.len().min(pool.size(class));
         let n = if self.faults.short { 1 + self.random.below(most) } else { most };
         let bytes = take_front(&mut connection.inward, n);
-        let Some(loan) = pool.lend_filled(&bytes) else { panic!("a free buffer that is not in the ring") };
+        let Some(loan) = pool.lend_filled(class, &bytes) else { panic!("a free buffer that is not in the ring") };
         connection.delivered += n as u64;
         let more = multishot && !self.random.chance(self.faults.spurious_end);
         if !more {
