@@ -309,7 +309,7 @@ impl Flow {
             // From now on the timer bounds the linger.
             self.disarm_close(inner);
         }
-        if inner.receive == Receive::Idle && inner.end.is_none() {
+        if inner.receive == Receive::Idle && inner.end.is_none() && !inner.is_last {
             self.arm_receive(state, inner, ring);
         }
         let closing = inner.closing.get_or_insert_default();

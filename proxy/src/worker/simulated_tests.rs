@@ -71,6 +71,23 @@ fn obey(bench: &mut Bench, phase: &mut Phase, command: Command) {
 }
 
 #[test]
+fn a_client_that_asked_for_the_close_is_not_waited_for() {
+    // The request comes in one piece.
+    let faults = Faults { short: false, ..Faults::mild() };
+    let mut bench = Bench::new(1, faults, testing::config(&[origin_address(1)]));
+    serve(&bench, 1);
+    let client = bench.sim.connect(bench.listener);
+    client.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 1);
+    // Far below the second that others get for their own end.
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+    assert!(client.read().ends_with(b"\r\n\r\nok"));
+    assert!(client.is_ended() && !client.is_reset());
+    assert_eq!(bench.engine.streams(), 1, "the pooled upstream connection");
+    assert_eq!(bench.value(Counter::Closed(CloseReason::NotKeptAlive)), 1);
+}
+
+#[test]
 fn a_drain_closes_the_idle_and_resets_the_stuck_at_its_deadline() {
     let mut bench = bench();
     let idle = fetch(&mut bench);

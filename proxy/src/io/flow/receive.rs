@@ -83,18 +83,19 @@ impl Flow {
     pub(super) fn arm_receive<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
         inner.receive = Receive::Armed;
         inner.throttled = false;
-        // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled.
+        // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled, more than the cache holds where they
+        // are blocks.
         let tight = self.shared.pool.is_tight();
         if tight {
             inner.class = Class::Small;
         }
         inner.armed = inner.class;
-        let multishot = !tight && !inner.is_fresh;
+        let multishot = !tight && !inner.is_fresh && inner.class == Class::Small;
         inner.on_demand = inner.is_fresh;
         ring.submit(token(state, Kind::Receive), Op::Receive { fd: inner.fd, multishot, class: inner.class });
     }
 
-    /// A stream that sends a lot at a time gets blocks, one call for sixteen small buffers; it goes back when it no longer does.
+    /// A stream that sends a lot at a time gets blocks, one call for dozens of small buffers; it goes back when it no longer does.
     fn choose_class(&self, inner: &mut Inner, length: usize) {
         let size = self.shared.pool.buffer_size();
         let (other, needed) = match inner.class {

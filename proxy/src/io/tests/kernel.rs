@@ -101,6 +101,28 @@ fn echoes_and_sees_a_half_close() {
 }
 
 #[test]
+fn a_stream_that_sends_much_at_a_time_needs_few_receives() {
+    const RING: model::Ring = model::Ring { entries: 256, buffers: 1024, buffer_size: 4096 };
+    const BYTES: usize = 16 << 20;
+    let engine = serve(Session::Echo, RING, |address| {
+        let mut stream = connect(address);
+        let mut reader = stream.try_clone().expect("a second handle");
+        let reading = thread::spawn(move || {
+            let mut bytes = Vec::with_capacity(BYTES);
+            reader.read_to_end(&mut bytes).expect("all of it, then the end");
+            bytes
+        });
+        let bytes = pattern(3, BYTES);
+        stream.write_all(&bytes).expect("sent");
+        stream.shutdown(Shutdown::Write).expect("half closed");
+        assert!(reading.join().expect("read") == bytes, "the bytes are those that were sent");
+    });
+    // 4,096 receives would fill as many small buffers.
+    let completions = engine.stats().completions;
+    assert!(completions < 2_048, "{completions} completions");
+}
+
+#[test]
 fn a_reset_ends_both_sides_of_a_relay() {
     let (origin, origin_address) = listener();
     serve(Session::Relay(origin_address), RING, move |address| {
