@@ -481,6 +481,10 @@ impl Ring for SimRing {
         Ok(())
     }
 
+    fn catch_up(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
     fn completions(&mut self, into: &mut Vec<Completion>) {
         self.world.borrow_mut().take_posted(into);
     }
