@@ -362,13 +362,14 @@ impl<R: Ring> Drop for Engine<R> {
         self.shared.slots.borrow_mut().used = 0;
         for state in &states {
             let inner = &mut *state.inner.borrow_mut();
-            if inner.fd >= 0 {
+            // A close that was submitted is done or under way: the number may be another's by now.
+            if inner.fd >= 0 && !inner.closing_fd {
                 if matches!(inner.phase, Phase::Open | Phase::Ending { reset: true }) {
                     self.ring.reset_on_close(inner.fd);
                 }
                 self.ring.close_now(inner.fd);
-                inner.fd = -1;
             }
+            inner.fd = -1;
             inner.end(true);
             inner.in_flight = 0;
             inner.queued = 0;
