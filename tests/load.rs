@@ -185,8 +185,9 @@ fn an_idle_proxy_does_nothing() {
     let workers: Vec<(u32, String)> = threads::threads(pid).into_iter().filter(|(_, name)| name.contains("worker")).collect();
     assert_eq!(workers.len(), 2, "{:?}", threads::threads(pid));
     let sleeps = || workers.iter().map(|(tid, _)| threads::sleeps(pid, *tid)).collect::<Vec<_>>();
-    // What the last request and the last scrape left to do is done by now, and no session lingers.
-    std::thread::sleep(Duration::from_millis(1500));
+    // What the last request and the last scrape left to do is done by now: no session lingers (a second), and no receive is looked
+    // at again (two seconds at most).
+    std::thread::sleep(Duration::from_millis(2500));
     let before = (threads::cpu_ticks(pid), threads::cpu_ticks(sluice.pid()), sleeps());
     std::thread::sleep(Duration::from_secs(2));
     let after = (threads::cpu_ticks(pid), threads::cpu_ticks(sluice.pid()), sleeps());
