@@ -59,13 +59,12 @@ fn nobody_is_refused_while_the_data_plane_dies() {
             sluice.kill_data_plane();
             wait_for_successor(&mut sluice, old);
         }
-        std::thread::sleep(Duration::from_millis(300));
+        eventually(LIMIT, "many are served", || (served.load(Ordering::SeqCst) > 200).then_some(()));
         stop.store(true, Ordering::SeqCst);
     });
     let (served, broken) = (served.load(Ordering::SeqCst), broken.load(Ordering::SeqCst));
     // Six clients, three deaths: each can lose what it had in hand, and what was accepted but not answered, no more.
     assert!(broken <= 18, "{broken} broke, {served} were served");
-    assert!(served > 200, "{served}");
     let status = sluice.status();
     assert_eq!(status["supervisor"]["restarts"], 3);
     assert_eq!(status["data_plane"]["generation"], 4);
@@ -128,7 +127,7 @@ fn a_data_plane_that_keeps_dying_is_restarted_ever_later() {
         gaps.push(start.elapsed());
     }
     assert!(gaps[0] < Duration::from_secs(2), "the first restart is prompt: {gaps:?}");
-    assert!(gaps[4] > gaps[0] + Duration::from_millis(100), "later ones wait: {gaps:?}");
+    assert!(gaps[4] >= Duration::from_millis(800), "the fifth waits for 100 ms, doubled three times: {gaps:?}");
     assert!(sluice.runs());
     assert_eq!(sluice.get("/").status, 200);
 }
@@ -177,12 +176,12 @@ fn the_drain_command_waits_for_the_drain() {
     let origin = origin();
     let mut sluice = Setup::to(origin.address()).start();
     let mut busy = sluice.client();
+    let start = Instant::now();
     busy.send("GET /after/1000 HTTP/1.1\r\nHost: h\r\n\r\n");
     eventually(LIMIT, "the request is at the origin", || (origin.requests() == 1).then_some(()));
-    let start = Instant::now();
     let drained = sluice.command("drain");
     assert_eq!(drained.code(), 0, "{}", drained.all());
-    assert!(start.elapsed() > Duration::from_millis(500), "it waits for the outcome: {:?}", start.elapsed());
+    assert!(start.elapsed() >= Duration::from_millis(1000), "it waits for the outcome: {:?}", start.elapsed());
     assert!(!drained.text().trim().is_empty(), "a receipt");
     assert_eq!(busy.response("GET").text(), "late");
     assert_eq!(sluice.wait_end(LIMIT).code(), Some(0));

@@ -388,7 +388,7 @@ fn idle_upstream_connections_end_in_time() {
     let origin = Origin::echo();
     let sluice = Setup::to(origin.address()).with("upstream.pool", "idle_timeout = \"300ms\"").start();
     assert_eq!(sluice.get("/").status, 200);
-    assert_eq!(origin.open(), 1);
+    assert_eq!(origin.connections(), 1);
     eventually(Duration::from_secs(5), "the idle connection is closed", || (origin.open() == 0).then_some(()));
     let closed = sluice.metrics().labelled("sluice_upstream_connections_closed_total", "reason", "idle_timeout");
     assert!((closed - 1.0).abs() < f64::EPSILON, "{closed}");

@@ -93,7 +93,7 @@ fn a_worker_that_hangs_gets_no_new_flows() {
         return;
     }
     let origin = Origin::http(|_| Response::ok("ok"));
-    let sluice = Setup::to(origin.address()).workers(2).with("workers", "stuck_after = \"300ms\"").start();
+    let sluice = Setup::to(origin.address()).workers(2).with("workers", "stuck_after = \"1s\"").start();
     let pid = sluice.data_plane_pid();
     let named: BTreeMap<String, u32> = threads::threads(pid).into_iter().map(|(tid, name)| (name, tid)).collect();
     let workers: Vec<(&String, &u32)> = named.iter().filter(|(name, _)| name.contains("worker")).collect();
@@ -108,7 +108,7 @@ fn a_worker_that_hangs_gets_no_new_flows() {
             provoking.push(client);
         }
     });
-    std::thread::sleep(Duration::from_millis(600));
+    std::thread::sleep(Duration::from_millis(1500));
     let before = sluice.selected();
     let mut clients: Vec<Client> = (0..40).map(|_| sluice.client()).collect();
     for client in &mut clients {

@@ -142,6 +142,18 @@ impl<R: Ring> Engine<R> {
         self.shared.now.set(now);
         handler.after_wake(now);
 
+        self.take_completions(handler);
+        if self.shared.wheel.borrow().next_wake().is_some_and(|wake| wake <= now) {
+            // What was done in time must not look late because much else was done too, and this worker comes late to it.
+            self.ring.catch_up()?;
+            self.take_completions(handler);
+        }
+        self.fire_timers(handler);
+        self.run_tasks(handler);
+        Ok(())
+    }
+
+    fn take_completions<H: Handler>(&mut self, handler: &mut H) {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.completions(&mut completions);
         self.completed.set(self.completed.get() + completions.len() as u64);
@@ -149,9 +161,6 @@ impl<R: Ring> Engine<R> {
             self.complete(completion, handler);
         }
         self.completions = completions;
-        self.fire_timers(handler);
-        self.run_tasks(handler);
-        Ok(())
     }
 
     /// Streams that hold a slot.
@@ -354,13 +363,14 @@ impl<R: Ring> Drop for Engine<R> {
         self.shared.slots.borrow_mut().used = 0;
         for state in &states {
             let inner = &mut *state.inner.borrow_mut();
-            if inner.fd >= 0 {
+            // A close that was submitted is done or under way: the number may be another's by now.
+            if inner.fd >= 0 && !inner.closing_fd {
                 if matches!(inner.phase, Phase::Open | Phase::Ending { reset: true }) {
                     self.ring.reset_on_close(inner.fd);
                 }
                 self.ring.close_now(inner.fd);
-                inner.fd = -1;
             }
+            inner.fd = -1;
             inner.end(true);
             inner.in_flight = 0;
             inner.queued = 0;

@@ -44,7 +44,7 @@ pub(super) struct Flow {
     /// The limit when `resume` last looked, and how many of `lowered` it has to look at since it grew.
     limit: usize,
     recheck: usize,
-    /// Streams to look at again and when, in order; each is there once.
+    /// Streams to look at again and when, each once. One that is put back stands behind later ones, which costs it a second at most.
     unsure: VecDeque<(u32, u32, Time)>,
     /// Where the last search for buffers stopped.
     reclaim_at: usize,

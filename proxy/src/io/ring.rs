@@ -100,12 +100,7 @@ impl KernelRing {
                 submitter.submit_with_args(wait, &SubmitArgs::new().timespec(&timespec))
             }
         };
-        match result {
-            Ok(_) => Ok(()),
-            // The time is over, a signal came, or the completion queue must be emptied first.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        tolerate(result)
     }
 
     /// Submits and runs deferred work without waiting.
@@ -255,6 +250,13 @@ impl Ring for KernelRing {
         self.enter(1, timeout)
     }
 
+    fn catch_up(&mut self) -> io::Result<()> {
+        self.enters += 1;
+        // The kernel (since 6.13) runs no more deferred work than the number of completions that is waited for, or 20 if that is less.
+        let all = self.ring.params().cq_entries() as usize;
+        tolerate(self.ring.submitter().submit_with_args(all, &SubmitArgs::new().timespec(&Timespec::new())))
+    }
+
     fn completions(&mut self, into: &mut Vec<Completion>) {
         let mut batch = [const { MaybeUninit::uninit() }; BATCH];
         loop {
@@ -352,6 +354,15 @@ fn socket_address(storage: &SockaddrStorage) -> Result<SocketAddr, i32> {
         return Ok(SocketAddr::V4((*v4).into()));
     }
     storage.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())).ok_or(libc::EINVAL)
+}
+
+fn tolerate(result: io::Result<usize>) -> io::Result<()> {
+    match result {
+        Ok(_) => Ok(()),
+        // The time is over, a signal came, or the completion queue must be emptied first.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn build(entries: u32) -> io::Result<IoUring> {

@@ -99,6 +99,9 @@ pub trait Ring {
     /// Starts what was queued, gives returned buffers back, and waits for a completion or until `timeout` (for ever if `None`).
     fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<()>;
 
+    /// Makes completions of all that is done, however much that is; `wait` may leave some for later. Does not wait.
+    fn catch_up(&mut self) -> std::io::Result<()>;
+
     /// Appends the completions that have come.
     fn completions(&mut self, into: &mut Vec<Completion>);
 

@@ -20,7 +20,7 @@ use super::buffers::Pool;
 use super::engine::{Engine, Handler};
 use super::handle::Settings;
 use super::seam::{Completion, Op, Ring};
-use super::token::Token;
+use super::token::{Kind, Token};
 use crate::time::Time;
 
 /// Descriptors start here, so that a confusion with slots shows.
@@ -41,12 +41,16 @@ pub struct Faults {
     pub no_buffers: u32,
     /// A multishot operation ends early.
     pub spurious_end: u32,
+    /// A multishot receive that takes bytes misses an end or a reset after them, until it is armed anew or more bytes come.
+    pub missed_end: u32,
     /// A connect fails.
     pub connect_failure: u32,
     /// An accept fails, with EMFILE or ECONNABORTED.
     pub accept_failure: u32,
     /// A completion of an operation that ended long ago comes again.
     pub stale: u32,
+    /// Completions that one wait hands over, at most; the others come with later ones.
+    pub portion: usize,
     /// Bytes that a socket takes before its peer has read them.
     pub window: usize,
 }
@@ -61,9 +65,11 @@ impl Faults {
             reset: 0,
             no_buffers: 0,
             spurious_end: 0,
+            missed_end: 0,
             connect_failure: 0,
             accept_failure: 0,
             stale: 0,
+            portion: usize::MAX,
             window: 64 << 10,
         }
     }
@@ -71,7 +77,17 @@ impl Faults {
     /// Everything that does not break a connection.
     #[must_use]
     pub const fn rough() -> Self {
-        Self { delay: 400, no_buffers: 30, spurious_end: 30, accept_failure: 30, stale: 30, window: 8 << 10, ..Self::mild() }
+        Self {
+            delay: 400,
+            no_buffers: 30,
+            spurious_end: 30,
+            missed_end: 200,
+            accept_failure: 30,
+            stale: 30,
+            portion: 4,
+            window: 8 << 10,
+            ..Self::mild()
+        }
     }
 
     /// Everything.
@@ -141,6 +157,7 @@ impl Sim {
             origins: BTreeMap::new(),
             scripts: Vec::new(),
             posted: Vec::new(),
+            catching_up: false,
             old: Vec::new(),
             watches: Vec::new(),
             quiet: false,
@@ -481,6 +498,11 @@ impl Ring for SimRing {
         Ok(())
     }
 
+    fn catch_up(&mut self) -> std::io::Result<()> {
+        self.world.borrow_mut().catching_up = true;
+        Ok(())
+    }
+
     fn completions(&mut self, into: &mut Vec<Completion>) {
         self.world.borrow_mut().take_posted(into);
     }
@@ -510,10 +532,9 @@ impl Ring for SimRing {
     }
 
     fn stop(&mut self) {
-        self.queue.clear();
+        let queue = std::mem::take(&mut self.queue);
         let mut world = self.world.borrow_mut();
         let posted = std::mem::take(&mut world.posted);
-        drop(posted);
         for file in world.files.iter_mut().flatten() {
             match file {
                 File::Listener { accept, .. } => *accept = None,
@@ -523,6 +544,14 @@ impl Ring for SimRing {
             }
         }
         world.watches.clear();
+        // What was queued is still carried out, but only closes outlast the cancel. Connections that nobody was told of go.
+        let queued = queue.into_iter().filter_map(|(_, op)| if let Op::Close { fd } = op { Some(fd) } else { None });
+        let accepted = posted.iter().map(|(_, posted)| posted).filter(|posted| posted.token.kind() == Kind::Accept);
+        for fd in queued.chain(accepted.map(|accepted| accepted.result).filter(|fd| *fd >= 0)) {
+            world.close(fd);
+        }
+        // Loans in it go back to the pool.
+        drop(posted);
     }
 
     fn close_now(&mut self, fd: RawFd) {

@@ -25,6 +25,8 @@ pub(super) struct World {
     pub(super) origins: BTreeMap<SocketAddr, Origin>,
     pub(super) scripts: Vec<(Peer, Script)>,
     pub(super) posted: Vec<(RawFd, Completion)>,
+    /// The next completions are all that are posted, not a portion.
+    pub(super) catching_up: bool,
     /// Ended operations whose completion may come once more.
     pub(super) old: Vec<Token>,
     pub(super) watches: Vec<(Token, bool)>,
@@ -44,10 +46,20 @@ pub(super) enum File {
     },
     Socket {
         connection: Option<usize>,
-        receive: Option<(Token, bool, Class)>,
+        receive: Option<Receiving>,
         send: Option<(Token, Vec<Chunk>)>,
         connect: Option<(Token, SocketAddr)>,
     },
+}
+
+/// A receive in flight.
+#[derive(Clone, Copy)]
+pub(super) struct Receiving {
+    token: Token,
+    multishot: bool,
+    class: Class,
+    /// It took bytes, and nothing wakes it for an end or a reset any more.
+    misses_end: bool,
 }
 
 pub(super) enum Origin {
@@ -176,7 +188,8 @@ impl World {
             },
             Op::Receive { fd, multishot, class } => match self.file(fd) {
                 File::Socket { receive, .. } => {
-                    assert!(receive.replace((token, multishot, class)).is_none(), "two receives on one socket")
+                    let new = Receiving { token, multishot, class, misses_end: false };
+                    assert!(receive.replace(new).is_none(), "two receives on one socket")
                 }
                 File::Listener { .. } => self.post(fd, token, -libc::ENOTCONN, false),
             },
@@ -225,7 +238,7 @@ impl World {
                     found = Some((fd, Vec::new()));
                 }
                 Some(File::Socket { receive, send, connect, .. }) => {
-                    if receive.is_some_and(|(token, ..)| token == target) {
+                    if receive.is_some_and(|receive| receive.token == target) {
                         *receive = None;
                         found = Some((fd, Vec::new()));
                     } else if send.as_ref().is_some_and(|(token, _)| *token == target) {
@@ -290,10 +303,13 @@ impl World {
             Some(File::Socket { connect: Some((_, address)), .. }) => !matches!(self.origins.get(address), Some(Origin::Silent)),
             Some(File::Socket { connection, receive, send, .. }) => connection.is_some_and(|connection| {
                 let connection = &self.connections[connection];
-                let readable = !connection.inward.is_empty() || connection.inward_fin;
                 let writable = connection.peer_closed || connection.outward.len() < self.faults.window;
                 let broken = connection.is_broken();
-                (receive.is_some() && (broken || readable)) || (send.is_some() && (broken || writable))
+                let receives = receive.is_some_and(|receive| {
+                    let ended = (broken || connection.inward_fin) && !receive.misses_end;
+                    ended || !connection.inward.is_empty()
+                });
+                receives || (send.is_some() && (broken || writable))
             }),
         }
     }
@@ -322,10 +338,13 @@ impl World {
 
     pub(super) fn step_receive(&mut self, index: usize, fd: RawFd, pool: &Rc<Pool>) -> Option<()> {
         let Some(File::Socket { connection: Some(connection), receive, .. }) = &mut self.files[index] else { return None };
-        let (token, multishot, class) = (*receive)?;
+        let Receiving { token, multishot, class, misses_end } = (*receive)?;
         let connection = &mut self.connections[*connection];
         if !connection.is_broken() && self.random.chance(self.faults.reset) {
             connection.break_by_peer(libc::ECONNRESET);
+        }
+        if connection.inward.is_empty() && misses_end {
+            return None;
         }
         let end = if connection.is_broken() {
             Some(-connection.broken_by_peer.unwrap_or(libc::ECONNRESET))
@@ -350,9 +369,8 @@ impl World {
         let Some(loan) = pool.lend_filled(class, &bytes) else { panic!("a free buffer that is not in the ring") };
         connection.delivered += n as u64;
         let more = multishot && !self.random.chance(self.faults.spurious_end);
-        if !more {
-            *receive = None;
-        }
+        let misses_end = self.random.chance(self.faults.missed_end);
+        *receive = more.then_some(Receiving { token, multishot, class, misses_end });
         self.post_with(fd, token, n as i32, more, Some(loan), Vec::new());
         Some(())
     }
@@ -418,20 +436,25 @@ impl World {
         }
     }
 
-    /// Posts in an order in which a kernel might: any between descriptors, the given one within each.
+    /// Hands over what was posted, in an order in which a kernel might: any between descriptors, the given one within each. Of much, a
+    /// portion.
     pub(super) fn take_posted(&mut self, into: &mut Vec<Completion>) {
+        let mut room = if std::mem::take(&mut self.catching_up) { usize::MAX } else { self.faults.portion };
         let mut queues: BTreeMap<RawFd, VecDeque<Completion>> = BTreeMap::new();
         for (fd, completion) in self.posted.drain(..) {
             queues.entry(fd).or_default().push_back(completion);
         }
-        let mut queues: Vec<_> = queues.into_values().collect();
-        while !queues.is_empty() {
+        let mut queues: Vec<_> = queues.into_iter().collect();
+        while !queues.is_empty() && room > 0 {
             let at = self.random.below(queues.len());
-            into.extend(queues[at].pop_front());
-            if queues[at].is_empty() {
+            into.extend(queues[at].1.pop_front());
+            room -= 1;
+            if queues[at].1.is_empty() {
                 queues.swap_remove(at);
             }
         }
+        let left = queues.into_iter().flat_map(|(fd, queue)| queue.into_iter().map(move |completion| (fd, completion)));
+        self.posted.extend(left);
     }
 
     /// Slips in a completion of something that ended: of a stream that is gone, so that only its generation tells.

@@ -1,9 +1,11 @@
 //! The engine over the kernel's ring, on loopback, against blocking std sockets in threads.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -309,4 +311,35 @@ fn dropping_the_engine_mid_flight_frees_what_the_kernel_knew() {
         let ended = stream.read_to_end(&mut rest);
         assert!(!matches!(&ended, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "{ended:?}");
     }
+}
+
+/// The kernel hands over what is done in portions of 20 or so. A worker that comes late to many connects must not take those that are
+/// still to be handed over for connects that took too long.
+#[test]
+fn connects_made_in_time_are_in_time_however_late_the_worker_looks() {
+    const CONNECTS: usize = 200;
+    let mut engine = engine(RING);
+    let (origin, address) = listener();
+    nix::sys::socket::listen(&origin, nix::sys::socket::Backlog::new(CONNECTS as i32).expect("a backlog")).expect("listens");
+    let mut worker = Worker::new(engine.io(), Session::Sink);
+    let (connected, late) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    for _ in 0..CONNECTS {
+        let (io, connected, late) = (engine.io(), Rc::clone(&connected), Rc::clone(&late));
+        engine.io().spawn(async move {
+            let outcome = match io.timeout_at(io.after(Duration::from_millis(100)), io.connect(address)).await {
+                Ok(result) => result.map(|_| &connected).expect("nobody refuses"),
+                Err(_) => &late,
+            };
+            outcome.set(outcome.get() + 1);
+        });
+    }
+    // The first turn starts the tasks, the second their connects; all are made when the worker looks again.
+    engine.turn(&mut worker).expect("a turn");
+    let tick = worker.io.timer_at(worker.io.now(), Tag { kind: NonZero::<u32>::MAX, key: 0 });
+    engine.turn(&mut worker).expect("a turn");
+    worker.io.cancel_timer(tick);
+    thread::sleep(Duration::from_millis(150));
+    turn_until(&mut engine, &mut worker, |_, _| connected.get() + late.get() == CONNECTS);
+    assert_eq!((connected.get(), late.get()), (CONNECTS, 0));
+    turn_until(&mut engine, &mut worker, |engine, _| engine.streams() == 0);
 }

@@ -1,6 +1,7 @@
 //! The engine as a whole, over the simulated ring and over the kernel's.
 
 mod kernel;
+mod late;
 mod simulated;
 
 use std::net::SocketAddr;

@@ -10,13 +10,13 @@ use super::super::simulated::{Faults, Memory, Peer, Sim, SimRing};
 use super::super::{Chunk, ConnectError, Engine, Settings, Tag};
 use super::{Session, Worker, pattern};
 
-const ORIGIN: &str = "10.0.0.1:8080";
+pub(super) const ORIGIN: &str = "10.0.0.1:8080";
 
-fn address(text: &str) -> SocketAddr {
+pub(super) fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-fn tagged(kind: u32, key: u64) -> Tag {
+pub(super) fn tagged(kind: u32, key: u64) -> Tag {
     Tag { kind: NonZero::new(kind).expect("not zero"), key }
 }
 
@@ -24,7 +24,7 @@ fn small() -> Memory {
     Memory { buffers: 16, buffer_size: 256, budget: 16 << 10 }
 }
 
-fn tight() -> Settings {
+pub(super) fn tight() -> Settings {
     Settings {
         receive_high: 4096,
         receive_low: 1024,
@@ -38,7 +38,7 @@ fn tight() -> Settings {
 }
 
 /// Every slot, buffer, descriptor and byte of budget came back.
-fn assert_clean(engine: &Engine<SimRing>, sim: &Sim) {
+pub(super) fn assert_clean(engine: &Engine<SimRing>, sim: &Sim) {
     let stats = engine.stats();
     assert_eq!((stats.streams, stats.buffers_loaned, stats.budget_bytes), (0, 0, 0));
     assert_eq!(sim.open_sockets(), 0);
