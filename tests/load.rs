@@ -84,7 +84,8 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     let origin = Origin::http(|request| match request.target.as_str() {
         "/big" => Response::with(Body::Pattern(4 << 20)),
         _ => Response::ok("small"),
-    });
+    })
+    .send_buffer(64 << 10);
     // One worker: whoever it waits for, everybody waits for.
     let sluice = Setup::to(origin.address()).with("process", "max_connections = 4000").start();
     let before = warmed(&sluice);

@@ -9,6 +9,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind,
 
 use crate::message::{self, Fields, Framing};
 
+/// TCP's maximum segment size on an Ethernet with some tunnel in it, in bytes.
+const SEGMENT: u32 = 1400;
 /// How long any read or write may take, unless a test says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -169,7 +171,8 @@ impl Client {
 pub struct Dial {
     /// The address to connect from.
     pub source: Option<IpAddr>,
-    /// `SO_RCVBUF`, in bytes.
+    /// `SO_RCVBUF`, in bytes. Segments are then no longer than a network's: for the loopback's, of 64 KiB, the sender's kernel would buffer
+    /// more than a megabyte, and a thousand such exhaust the memory of all TCP sockets of the machine, which then lose segments.
     pub receive_buffer: Option<usize>,
 }
 
@@ -195,6 +198,7 @@ impl Dial {
         let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         if let Some(bytes) = self.receive_buffer {
             setsockopt(&socket, sockopt::RcvBuf, &bytes)?;
+            setsockopt(&socket, sockopt::TcpMaxSeg, &SEGMENT)?;
         }
         if let Some(source) = self.source {
             bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;

@@ -310,6 +310,15 @@ impl Origin {
         })
     }
 
+    /// Bounds what the kernel holds of each response: it takes up to 4 MiB for a slow reader's, and a thousand of those exhaust the
+    /// memory of all TCP sockets of the machine, which then lose segments, whoever they belong to.
+    #[must_use]
+    pub fn send_buffer(self, bytes: usize) -> Self {
+        // Connections inherit it.
+        nix::sys::socket::setsockopt(&*self.listener, nix::sys::socket::sockopt::SndBuf, &bytes).expect("SO_SNDBUF");
+        self
+    }
+
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
