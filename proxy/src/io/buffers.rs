@@ -44,6 +44,8 @@ pub struct Pool {
     blocks: Shelf,
     budget_max: usize,
     budget_used: Cell<usize>,
+    /// By slot of the stream.
+    ledger: RefCell<Vec<Entry>>,
     /// Accounts that fell to the mark they waited for.
     relieved: RefCell<Vec<(u32, u32)>>,
 }
@@ -73,7 +75,7 @@ struct Buffer {
     /// Loans that share it; 0 while it is the ring's.
     shares: Cell<u32>,
     len: Cell<u32>,
-    account: RefCell<Option<Rc<Account>>>,
+    account: Cell<Option<Account>>,
 }
 
 impl Pool {
@@ -103,6 +105,7 @@ impl Pool {
             blocks: Shelf::new(count, blocks as u16, BLOCK_BYTES, 0),
             budget_max,
             budget_used: Cell::new(0),
+            ledger: RefCell::default(),
             relieved: RefCell::default(),
         }))
     }
@@ -222,7 +225,7 @@ impl Pool {
     }
 
     /// Copies bytes to the heap under the budget, leaving `reserve` of it to others. `account` goes on counting them.
-    pub(super) fn copy(self: &Rc<Self>, bytes: &[u8], account: Option<&Rc<Account>>, reserve: usize) -> Option<Chunk> {
+    pub(super) fn copy(self: &Rc<Self>, bytes: &[u8], account: Option<Account>, reserve: usize) -> Option<Chunk> {
         if self.budget_used.get() + bytes.len() + FRAGMENT_COST + reserve > self.budget_max {
             return None;
         }
@@ -272,7 +275,7 @@ impl Pool {
             }
         }
         for buffer in &self.buffers {
-            assert!(buffer.shares.get() > 0 || buffer.account.borrow().is_none(), "an account of a buffer not on loan");
+            assert!(buffer.shares.get() > 0 || buffer.account.get().is_none(), "an account of a buffer not on loan");
         }
         assert!(self.budget_used.get() <= self.budget_max, "budget");
     }
@@ -316,15 +319,15 @@ impl Loan {
     }
 
     /// Counts the whole buffer against a stream until it is returned.
-    pub(super) fn charge_to(&mut self, account: &Rc<Account>) {
-        account.charge(self.pool.shelf_of(self.buffer).size);
-        let before = self.state().account.borrow_mut().replace(Rc::clone(account));
+    pub(super) fn charge_to(&mut self, account: Account) {
+        self.pool.charge(account, self.pool.shelf_of(self.buffer).size);
+        let before = self.state().account.replace(Some(account));
         debug_assert!(before.is_none(), "a buffer is charged once");
     }
 
     /// The stream it is charged to.
-    pub(super) fn account(&self) -> Option<Rc<Account>> {
-        self.state().account.borrow().clone()
+    pub(super) fn account(&self) -> Option<Account> {
+        self.state().account.get()
     }
 }
 
@@ -342,8 +345,8 @@ impl Drop for Loan {
         state.shares.set(state.shares.get() - 1);
         if state.shares.get() == 0 {
             let shelf = self.pool.shelf_of(self.buffer);
-            if let Some(account) = state.account.borrow_mut().take() {
-                account.release(&self.pool, shelf.size);
+            if let Some(account) = state.account.take() {
+                self.pool.release(account, shelf.size);
             }
             shelf.loaned.set(shelf.loaned.get() - 1);
             shelf.returned.borrow_mut().push(self.buffer);
@@ -360,62 +363,89 @@ impl std::fmt::Debug for Loan {
 /// No mark to report at.
 const NO_RELIEF: u32 = u32::MAX;
 
-/// What one stream has received and nobody has dropped yet: whole buffers for loans, bytes for copies.
-#[derive(Debug)]
+/// Whose bytes these are: the stream in a slot. What it has received and nobody has dropped yet is counted in the pool's ledger: whole
+/// buffers for loans, bytes for copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
-    slot: u32,
-    generation: u32,
-    /// Below 2^32: a stream receives into at most 65,536 buffers of 64 KiB, and copies stop at its bound.
-    outstanding: Cell<u32>,
-    /// Report to the pool when `outstanding` falls to this; `NO_RELIEF`: never.
-    relief_at: Cell<u32>,
+    /// Of its stream.
+    pub(super) slot: u32,
+    /// Of its stream: what is dropped after the slot changed hands counts for nobody.
+    pub(super) generation: u32,
 }
 
-impl Account {
-    /// An empty account of the stream in this slot.
-    pub(super) fn new(slot: u32, generation: u32) -> Rc<Self> {
-        Rc::new(Self { slot, generation, outstanding: Cell::new(0), relief_at: Cell::new(NO_RELIEF) })
+/// One slot's line of the ledger.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    generation: u32,
+    /// Below 2^32: a stream receives into at most 65,536 buffers of 64 KiB, and copies stop at its bound.
+    outstanding: u32,
+    /// Report to the pool when `outstanding` falls to this; `NO_RELIEF`: never.
+    relief_at: u32,
+}
+
+impl Pool {
+    /// A new stream is in this slot.
+    pub(super) fn open_account(&self, account: Account) {
+        let mut ledger = self.ledger.borrow_mut();
+        let slot = account.slot as usize;
+        let fresh = Entry { generation: account.generation, outstanding: 0, relief_at: NO_RELIEF };
+        if ledger.len() <= slot {
+            ledger.resize(slot + 1, fresh);
+        }
+        ledger[slot] = fresh;
     }
 
     /// Bytes received and not dropped, wherever they now sit.
-    pub(super) const fn outstanding(&self) -> usize {
-        self.outstanding.get() as usize
+    pub(super) fn outstanding(&self, account: Account) -> usize {
+        self.with_entry(account, |entry| entry.outstanding as usize).unwrap_or_default()
     }
 
-    /// Asks to be reported by `Pool::take_relieved` once `outstanding` is at most `mark`; it must be above it now.
-    pub(super) fn await_relief(&self, mark: usize) {
-        debug_assert!(self.outstanding() > mark);
-        self.relief_at.set(mark as u32);
+    /// Asks to be reported by `take_relieved` once `outstanding` is at most `mark`; it must be above it now.
+    pub(super) fn await_relief(&self, account: Account, mark: usize) {
+        debug_assert!(self.outstanding(account) > mark);
+        self.with_entry(account, |entry| entry.relief_at = mark as u32);
     }
 
-    fn charge(&self, bytes: usize) {
-        self.outstanding.set(self.outstanding.get() + bytes as u32);
+    fn charge(&self, account: Account, bytes: usize) {
+        self.with_entry(account, |entry| entry.outstanding += bytes as u32);
     }
 
-    fn release(&self, pool: &Pool, bytes: usize) {
-        self.outstanding.set(self.outstanding.get() - bytes as u32);
-        let mark = self.relief_at.get();
-        if mark != NO_RELIEF && self.outstanding.get() <= mark {
-            self.relief_at.set(NO_RELIEF);
-            pool.relieved.borrow_mut().push((self.slot, self.generation));
+    fn release(&self, account: Account, bytes: usize) {
+        let is_relieved = self.with_entry(account, |entry| {
+            entry.outstanding -= bytes as u32;
+            let is_relieved = entry.relief_at != NO_RELIEF && entry.outstanding <= entry.relief_at;
+            if is_relieved {
+                entry.relief_at = NO_RELIEF;
+            }
+            is_relieved
+        });
+        if is_relieved == Some(true) {
+            self.relieved.borrow_mut().push((account.slot, account.generation));
         }
+    }
+
+    /// The account's line, unless its slot has changed hands.
+    fn with_entry<R>(&self, account: Account, with: impl FnOnce(&mut Entry) -> R) -> Option<R> {
+        let mut ledger = self.ledger.borrow_mut();
+        let entry = ledger.get_mut(account.slot as usize)?;
+        (entry.generation == account.generation).then(|| with(entry))
     }
 }
 
 /// Heap bytes held against the budget, and against a stream if they were received for one.
 pub(super) struct Charge {
     pool: Rc<Pool>,
-    account: Option<Rc<Account>>,
+    account: Option<Account>,
     bytes: usize,
 }
 
 impl Charge {
-    fn new(pool: &Rc<Pool>, account: Option<&Rc<Account>>, bytes: usize) -> Self {
+    fn new(pool: &Rc<Pool>, account: Option<Account>, bytes: usize) -> Self {
         pool.budget_used.set(pool.budget_used.get() + bytes + FRAGMENT_COST);
         if let Some(account) = account {
-            account.charge(bytes);
+            pool.charge(account, bytes);
         }
-        Self { pool: Rc::clone(pool), account: account.cloned(), bytes }
+        Self { pool: Rc::clone(pool), account, bytes }
     }
 
     /// Holds `more` bytes; `false` when the budget has no room.
@@ -425,8 +455,8 @@ impl Charge {
         }
         self.pool.budget_used.set(self.pool.budget_used.get() + more);
         self.bytes += more;
-        if let Some(account) = &self.account {
-            account.charge(more);
+        if let Some(account) = self.account {
+            self.pool.charge(account, more);
         }
         true
     }
@@ -435,8 +465,8 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.pool.budget_used.set(self.pool.budget_used.get() - self.bytes - FRAGMENT_COST);
-        if let Some(account) = &self.account {
-            account.release(&self.pool, self.bytes);
+        if let Some(account) = self.account {
+            self.pool.release(account, self.bytes);
         }
     }
 }
@@ -462,10 +492,11 @@ mod tests {
     #[test]
     fn relief_is_reported_once_at_the_mark() {
         let pool = Pool::new(4, 16, 0).expect("memory");
-        let account = Account::new(7, 3);
+        let account = Account { slot: 7, generation: 3 };
+        pool.open_account(account);
         let mut loans: Vec<_> = (0..4).map(|_| pool.lend_filled(Class::Small, b"x").expect("free")).collect();
-        loans.iter_mut().for_each(|loan| loan.charge_to(&account));
-        account.await_relief(32);
+        loans.iter_mut().for_each(|loan| loan.charge_to(account));
+        pool.await_relief(account, 32);
         loans.pop();
         assert!(!pool.has_relieved());
         loans.pop();
@@ -476,33 +507,53 @@ mod tests {
     }
 
     #[test]
+    fn what_a_former_stream_received_does_not_count_for_its_successor() {
+        let pool = Pool::new(4, 16, 1 << 10).expect("memory");
+        let [former, successor] = [0, 1].map(|generation| Account { slot: 2, generation });
+        pool.open_account(former);
+        let mut loan = pool.lend_filled(Class::Small, b"x").expect("free");
+        loan.charge_to(former);
+        let copy = pool.copy(b"yy", Some(former), 0).expect("room");
+        assert_eq!(pool.outstanding(former), 18);
+        pool.open_account(successor);
+        let mut late = pool.lend_filled(Class::Small, b"x").expect("free");
+        late.charge_to(former);
+        assert_eq!((pool.outstanding(former), pool.outstanding(successor)), (0, 0));
+        drop((loan, copy, late));
+        assert_eq!((pool.outstanding(successor), pool.free(), pool.budget_used()), (0, 4, 0));
+        pool.check_invariants();
+    }
+
+    #[test]
     fn copies_stop_at_the_budget() {
         let pool = Pool::new(2, 16, 2 * (FRAGMENT_COST + 10)).expect("memory");
-        let account = Account::new(0, 0);
-        let first = pool.copy(&[1; 10], Some(&account), 0).expect("room");
+        let account = Account { slot: 0, generation: 0 };
+        pool.open_account(account);
+        let first = pool.copy(&[1; 10], Some(account), 0).expect("room");
         let second = pool.copy(&[2; 10], None, 0).expect("room");
         assert!(pool.copy(&[3; 1], None, 0).is_none());
-        assert_eq!((pool.budget_used(), account.outstanding()), (2 * (FRAGMENT_COST + 10), 10));
+        assert_eq!((pool.budget_used(), pool.outstanding(account)), (2 * (FRAGMENT_COST + 10), 10));
         drop(first);
         assert!(pool.copy(&[3; 10], None, 1).is_none(), "the reserve is kept");
         drop(second);
-        assert_eq!((pool.budget_used(), account.outstanding()), (0, 0));
+        assert_eq!((pool.budget_used(), pool.outstanding(account)), (0, 0));
     }
 
     #[test]
     fn small_fragments_grow_one_copy() {
         let pool = Pool::new(2, 16, 4096).expect("memory");
-        let account = Account::new(0, 0);
-        let mut chunk = pool.copy(b"a", Some(&account), 0).expect("room");
+        let account = Account { slot: 0, generation: 0 };
+        pool.open_account(account);
+        let mut chunk = pool.copy(b"a", Some(account), 0).expect("room");
         for _ in 0..9 {
             assert!(chunk.try_append(b"b", 10));
         }
         assert!(!chunk.try_append(b"c", 10));
         assert_eq!(&*chunk, b"abbbbbbbbb");
-        assert_eq!((pool.budget_used(), account.outstanding()), (10 + FRAGMENT_COST, 10));
+        assert_eq!((pool.budget_used(), pool.outstanding(account)), (10 + FRAGMENT_COST, 10));
         let head = chunk.split_to(2);
         assert!(!chunk.try_append(b"c", 100), "shared bytes are left alone");
         drop((head, chunk));
-        assert_eq!((pool.budget_used(), account.outstanding()), (0, 0));
+        assert_eq!((pool.budget_used(), pool.outstanding(account)), (0, 0));
     }
 }

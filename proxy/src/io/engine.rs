@@ -206,7 +206,7 @@ impl<R: Ring> Engine<R> {
         assert_eq!(live.clone().count(), slots.used, "slots in use");
         for state in live {
             let inner = state.inner.borrow();
-            let outbound: usize = inner.outbound.iter().map(|chunk| chunk.len()).sum();
+            let outbound = inner.outbound.bytes();
             assert_eq!(inner.queued, outbound + inner.in_flight as usize, "outbound bytes");
             assert_eq!(inner.sending, inner.in_flight > 0, "a send carries bytes");
             assert!(inner.phase != Phase::Closed, "a closed stream holds a slot");

@@ -129,7 +129,7 @@ impl Flow {
         }
         // While the receive goes on and nothing else changed there is nothing to decide.
         let settled = goes_on && inner.phase == Phase::Open && inner.armed == inner.class;
-        if !settled || inner.throttled || state.account.outstanding() >= self.limit_of(inner) {
+        if !settled || inner.throttled || self.shared.pool.outstanding(state.account()) >= self.limit_of(inner) {
             state.mark(inner);
         }
     }
@@ -173,11 +173,11 @@ impl Flow {
         if inner.connecting {
             return;
         }
-        match ring.open(inner.peer) {
+        match ring.open(inner.peer.address()) {
             Ok(fd) => {
                 inner.fd = fd;
                 inner.connecting = true;
-                ring.submit(token(state, Kind::Connect), Op::Connect { fd, address: inner.peer });
+                ring.submit(token(state, Kind::Connect), Op::Connect { fd, address: inner.peer.address() });
             }
             Err(errno) => {
                 inner.connect_error = Some(ConnectError::from_errno(errno));
@@ -227,7 +227,7 @@ impl Flow {
             let Some(mut chunk) = inner.outbound.pop_front() else { break };
             if chunk.len() > bytes_max - bytes {
                 let head = chunk.split_to(bytes_max - bytes);
-                inner.outbound.push_front(std::mem::replace(&mut chunk, head));
+                inner.outbound.push_front(std::mem::replace(&mut chunk, head), &self.shared.spares);
             }
             bytes += chunk.len();
             if pressed {
@@ -275,7 +275,7 @@ impl Flow {
                 // It was to give its buffers back, whether they are short at this moment or not.
                 self.copy_out(&mut chunk);
             }
-            inner.outbound.push_front(std::mem::take(&mut chunk));
+            inner.outbound.push_front(std::mem::take(&mut chunk), &self.shared.spares);
         }
         if let Some(first) = inner.outbound.front_mut().filter(|_| taken > 0) {
             first.advance(taken);
@@ -288,8 +288,12 @@ impl Flow {
         if inner.has_room(&self.shared.settings) {
             inner.wake_writer();
         }
-        if inner.write_error.is_some() && inner.parked.is_some() {
-            self.shared.push_parked(state);
+        if inner.parked.is_some() {
+            // Parked before its last bytes were sent.
+            inner.outbound.shrink(&self.shared.spares);
+            if inner.write_error.is_some() {
+                self.shared.push_parked(state);
+            }
         }
     }
 
@@ -423,7 +427,7 @@ impl Flow {
             let Some((slot, generation)) = self.lowered.pop_front() else { break };
             let Some(state) = self.shared.find(slot, generation) else { continue };
             let is_held = state.inner.borrow().receive == Receive::Held;
-            if is_held && state.account.outstanding() >= limit {
+            if is_held && self.shared.pool.outstanding(state.account()) >= limit {
                 self.lowered.push_back((slot, generation));
             } else {
                 self.release_hold(slot, generation, |inner| inner.in_lowered = false);
@@ -490,7 +494,7 @@ impl Flow {
             let unsent_since = inner.progress.sent_at.max(inner.send_started);
             let unsent = if inner.sending && now.since(unsent_since) >= STARVED_MAX { inner.queued } else { 0 };
             let is_unread = now.since(inner.progress.received_at) >= STARVED_MAX;
-            let unread = if is_unread { inner.inbound.iter().map(|chunk| chunk.len()).sum() } else { 0 };
+            let unread = if is_unread { inner.inbound.bytes() } else { 0 };
             if matches!(inner.phase, Phase::Open | Phase::Closing) { unsent + unread } else { 0 }
         };
         let largest = {
@@ -522,7 +526,7 @@ impl Flow {
     fn copy_out(&mut self, chunk: &mut Chunk) {
         let Some(loan) = chunk.loan() else { return };
         let pool = &self.shared.pool;
-        if let Some(copy) = pool.copy(chunk, loan.account().as_ref(), pool.budget_reserve()) {
+        if let Some(copy) = pool.copy(chunk, loan.account(), pool.budget_reserve()) {
             self.copied_bytes += copy.len() as u64;
             *chunk = copy;
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::buffers::Pool;
 use super::executor::{Executor, TaskKey};
+use super::queue::Spares;
 use super::stream::{Inner, Phase, State, Tag};
 use super::timer::Wheel;
 use super::token::SLOTS_MAX;
@@ -141,6 +142,7 @@ pub(super) struct Shared {
     pub(super) wheel: RefCell<Wheel<Alarm>>,
     pub(super) executor: Executor,
     pub(super) slots: RefCell<Slots>,
+    pub(super) spares: Spares,
     /// Streams the engine must look at in this loop turn.
     pub(super) dirty: RefCell<Vec<Rc<State>>>,
     /// Parked streams with something to report.
@@ -159,6 +161,7 @@ impl Shared {
             wheel: RefCell::new(Wheel::new(now)),
             executor: Executor::new(),
             slots: RefCell::new(slots),
+            spares: Spares::default(),
             dirty: RefCell::default(),
             parked: RefCell::default(),
             dead: Cell::new(false),

@@ -11,6 +11,7 @@ pub mod engine;
 pub mod executor;
 mod flow;
 pub mod handle;
+mod queue;
 pub mod ring;
 pub mod seam;
 pub mod simulated;

@@ -1,6 +1,6 @@
 //! The table of downstream connections. An idle connection is a row here and nothing else: its stream is parked and one timer is
-//! armed. A future is made at the first byte of a request and lingers for a moment after each, since the next request of a busy
-//! connection comes soon.
+//! armed. A future is made at the first byte of a request and lingers for a moment after each of a busy connection, whose next
+//! request comes soon.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -182,9 +182,13 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
         let mut table = worker.sessions.table.borrow_mut();
         let Some(row) = table.row(key) else { return };
         row.state = State::Live { cancel: cancel.clone(), task: None, lingers: false };
+        // What asked once may never ask again: only a connection that did within this time is worth a future that waits for it.
+        // It was parked its keep-alive time before it is due.
+        let is_busy = row.requests > 0 && worker.io.after(row.listener.timeouts.keep_alive).since(row.due) < LINGER;
         Seat {
             worker: Rc::clone(worker),
             key,
+            is_busy,
             stream: row.stream.clone(),
             listener: Arc::clone(&row.listener),
             requests: row.requests,
@@ -355,6 +359,8 @@ pub struct Seat {
     /// Told when the worker gives the session up.
     pub cancel: Cancel,
     key: SessionKey,
+    /// Its requests come soon one after the other.
+    is_busy: bool,
     end: Option<CloseReason>,
     /// Received bytes that the counters know of.
     counted: u64,
@@ -384,7 +390,7 @@ impl Seat {
     /// `resume`. When the moment is over the session is dropped and its connection parked. `false` where it must be parked at once.
     pub fn linger(&self) -> bool {
         let table = &mut *self.worker.sessions.table.borrow_mut();
-        if self.listener.timeouts.keep_alive <= LINGER || table.lingering >= LINGERING_MAX {
+        if !self.is_busy || self.listener.timeouts.keep_alive <= LINGER || table.lingering >= LINGERING_MAX {
             return false;
         }
         let Some(row) = table.rows.get_mut(self.key.index as usize) else { return false };
@@ -454,7 +460,8 @@ pub(super) fn panic_within_only_session(worker: &Rc<Worker>) {
         row.state = State::Live { cancel: cancel.clone(), task: None, lingers: false };
         Arc::clone(&row.listener)
     };
-    let seat = Seat { worker: Rc::clone(worker), stream, listener, requests: 0, cancel, key, end: None, counted: 0 };
+    let seat =
+        Seat { worker: Rc::clone(worker), stream, listener, requests: 0, cancel, key, is_busy: false, end: None, counted: 0 };
     worker.io.spawn(async move {
         let _seat = seat;
         panic!("meant by the test");

@@ -121,6 +121,7 @@ impl Runner<'_> {
             }
             self.end_life(slot)?;
             self.begin_life(case, slot)?;
+            slot.age += 1;
         }
         Err(format!("kept {} idle connections, and then fewer", slot.idle))
     }

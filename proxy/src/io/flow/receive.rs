@@ -49,7 +49,7 @@ impl Flow {
         if inner.end.is_some() {
             return;
         }
-        let outstanding = state.account.outstanding();
+        let outstanding = self.shared.pool.outstanding(state.account());
         let limit = self.limit_of(inner);
         let full = outstanding >= limit;
         match inner.receive {
@@ -58,7 +58,7 @@ impl Flow {
             Receive::Idle if inner.on_demand && !inner.is_read() => {}
             Receive::Idle if inner.throttled && outstanding > self.little() => {
                 inner.receive = Receive::Held;
-                state.account.await_relief(self.little());
+                self.shared.pool.await_relief(state.account(), self.little());
                 if !std::mem::replace(&mut inner.in_throttled, true) {
                     self.throttled.push_back((state.slot, state.generation));
                 }
@@ -68,7 +68,7 @@ impl Flow {
                 let settings = &self.shared.settings;
                 let is_lowered = limit < settings.receive_high;
                 let mark = if limit == settings.receive_high { settings.receive_low } else { limit / 2 };
-                state.account.await_relief(mark.min(outstanding - 1));
+                self.shared.pool.await_relief(state.account(), mark.min(outstanding - 1));
                 // `resume` may have seen a higher one in this turn already.
                 self.limit = self.limit.min(limit);
                 if is_lowered && !std::mem::replace(&mut inner.in_lowered, true) {
@@ -176,7 +176,7 @@ impl Flow {
     fn admit(&mut self, state: &Rc<State>, inner: &mut Inner, mut loan: Loan) {
         let pool = &self.shared.pool;
         let size = pool.buffer_size();
-        let held = state.account.outstanding();
+        let held = self.shared.pool.outstanding(state.account());
         let (pressed, scarce) = (pool.is_pressed(), pool.free() * 8 < pool.count());
         // Small fragments that pile up would each pin a whole buffer.
         let much = held > self.little();
@@ -187,15 +187,15 @@ impl Flow {
                 self.copied_bytes += loan.len() as u64;
                 return;
             }
-            if let Some(chunk) = pool.copy(loan.bytes(), Some(&state.account), reserve) {
+            if let Some(chunk) = pool.copy(loan.bytes(), Some(state.account()), reserve) {
                 self.copied_bytes += loan.len() as u64;
-                inner.inbound.push_back(chunk);
+                inner.inbound.push_back(chunk, &self.shared.spares);
                 return;
             }
             inner.throttled = pressed && much;
         }
-        loan.charge_to(&state.account);
-        inner.inbound.push_back(Chunk::from_loan(loan));
+        loan.charge_to(state.account());
+        inner.inbound.push_back(Chunk::from_loan(loan), &self.shared.spares);
     }
 
     /// What any stream may hold, however short buffers are.
