@@ -3,6 +3,7 @@
 //! Only what names a host in practice is accepted: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address in brackets. User
 //! information, percent-encoding and the sub-delimiters are refused: a comma, say, would split X-Forwarded-Host.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 use super::grammar::{decimal, is_unreserved};
@@ -12,9 +13,9 @@ const MAX_HOST: usize = 255;
 
 /// Checks an authority and puts it in the form that is routed and forwarded: lower case, no empty port.
 #[must_use]
-pub fn normalise(raw: &[u8]) -> Option<Box<str>> {
+pub fn normalise(raw: &[u8]) -> Option<Cow<'_, str>> {
     if is_normal(raw) {
-        return std::str::from_utf8(raw).ok().map(Into::into);
+        return std::str::from_utf8(raw).ok().map(Cow::Borrowed);
     }
     let (host, port) = split(raw)?;
     if host.is_empty() || host.len() > MAX_HOST || !port.is_none_or(is_port) {
@@ -28,9 +29,7 @@ pub fn normalise(raw: &[u8]) -> Option<Box<str>> {
         return None;
     }
     let kept = if port.is_some_and(<[u8]>::is_empty) { host } else { raw };
-    let mut text: Box<str> = std::str::from_utf8(kept).ok()?.into();
-    text.make_ascii_lowercase();
-    Some(text)
+    std::str::from_utf8(kept).ok().map(|text| Cow::Owned(text.to_ascii_lowercase()))
 }
 
 /// Whether it is a name or an IPv4 address, with a port or without, as it is routed: what nearly every request has.

@@ -43,7 +43,10 @@ impl Fields {
     /// An empty list with room for `bytes` of lines and `fields` entries.
     #[must_use]
     pub fn with_capacity(bytes: usize, fields: usize) -> Self {
-        Self { lines: Vec::with_capacity(bytes), entries: Vec::with_capacity(fields), names: NameSet::default() }
+        let (mut lines, mut entries) = spare::take();
+        lines.reserve(bytes);
+        entries.reserve(fields);
+        Self { lines, entries, names: NameSet::default() }
     }
 
     /// Appends a field. The caller vouches for the invariants (the parser has checked, or we wrote it).
@@ -197,6 +200,66 @@ impl Fields {
     }
 }
 
+impl Drop for Fields {
+    #[inline]
+    fn drop(&mut self) {
+        if self.lines.capacity() != 0 {
+            spare::give(std::mem::take(&mut self.lines), std::mem::take(&mut self.entries));
+        }
+    }
+}
+
+/// A list lives as long as its message, and the next one is much like it: each thread keeps the buffers of a few for those to come.
+mod spare {
+    use std::cell::RefCell;
+
+    use super::Entry;
+
+    type Buffers = (Vec<u8>, Vec<Entry>);
+
+    /// How many are kept at most, and of which size: a thread's lists together hold no more than 300 KiB that way.
+    pub(super) const LISTS: usize = 64;
+    pub(super) const LINES_BYTES: usize = 4096;
+    pub(super) const ENTRIES: usize = 32;
+
+    thread_local! {
+        static SPARE: RefCell<Vec<Buffers>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Empty buffers.
+    #[inline]
+    pub(super) fn take() -> Buffers {
+        SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+    }
+
+    /// Keeps the buffers, or frees them.
+    #[inline]
+    pub(super) fn give(mut lines: Vec<u8>, mut entries: Vec<Entry>) {
+        if lines.capacity() > LINES_BYTES || entries.capacity() > ENTRIES {
+            return;
+        }
+        lines.clear();
+        entries.clear();
+        // Fails when the thread ends.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < LISTS {
+                spare.push((lines, entries));
+            }
+        });
+    }
+
+    /// What is kept now: how many lists, and the capacities of the largest.
+    #[cfg(test)]
+    pub(super) fn kept() -> (usize, usize, usize) {
+        SPARE.with_borrow(|spare| {
+            let lines = spare.iter().map(|(lines, _)| lines.capacity()).max().unwrap_or_default();
+            let entries = spare.iter().map(|(_, entries)| entries.capacity()).max().unwrap_or_default();
+            (spare.len(), lines, entries)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -208,6 +271,28 @@ mod tests {
 
     fn pairs() -> impl Strategy<Value = Vec<(&'static str, String)>> {
         proptest::collection::vec((proptest::sample::select(NAMES), "[a-z]{0,3}"), 0..8)
+    }
+
+    #[test]
+    fn buffers_are_kept_up_to_a_bound_and_come_back_empty() {
+        let list = |bytes: usize, count: usize| {
+            let mut fields = Fields::with_capacity(16, 1);
+            assert!(fields.is_empty() && fields.iter().next().is_none());
+            for _ in 0..count {
+                fields.push(b"Host", &vec![b'a'; bytes]);
+            }
+            fields
+        };
+        drop(list(10, 1));
+        assert_eq!(spare::kept().0, 1);
+        assert!(!Fields::with_capacity(0, 0).contains(b"host"));
+        assert_eq!(spare::kept().0, 1);
+        drop([list(spare::LINES_BYTES, 1), list(1, spare::ENTRIES + 1)]);
+        drop((0..spare::LISTS + 5).map(|_| list(100, 2)).collect::<Vec<_>>());
+        let (lists, lines, entries) = spare::kept();
+        assert_eq!(lists, spare::LISTS);
+        assert!(lines <= spare::LINES_BYTES && entries <= spare::ENTRIES);
+        assert!(lines > 0);
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::grammar::list;
 use super::message::{Fields, RequestHead, ResponseHead, Version};
-use super::names::{Name, NameSet, is};
+use super::names::{Name, NameSet, Word};
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -29,12 +29,9 @@ impl RequestId {
     /// From bits that the caller made unique.
     #[must_use]
     pub fn from_bits(bits: u128) -> Self {
-        // No table: this way sixteen digits are made at once.
-        let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
         let mut digits = [0; 32];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
-            pair[0] = digit(byte >> 4);
-            pair[1] = digit(byte & 15);
+        for (eight, word) in digits.chunks_exact_mut(8).zip([bits >> 96, bits >> 64, bits >> 32, bits]) {
+            eight.copy_from_slice(&hexadecimal(word as u32));
         }
         Self(digits)
     }
@@ -44,6 +41,17 @@ impl RequestId {
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
+}
+
+/// The digits of a word, all eight at once.
+const fn hexadecimal(word: u32) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let word = word as u64;
+    let pairs = (word | word << 16) & 0x0000_ffff_0000_ffff;
+    let bytes = (pairs | pairs << 8) & 0x00ff_00ff_00ff_00ff;
+    let nibbles = (bytes | bytes << 4) & (0x0f * ONES);
+    let is_letter = (nibbles + 6 * ONES) >> 4 & ONES;
+    (nibbles + b'0' as u64 * ONES + is_letter * (b'a' - b'0' - 10) as u64).to_be_bytes()
 }
 
 /// Makes a client's request fit for an upstream. Afterwards `head.request_id()` is the one in effect.
@@ -239,7 +247,7 @@ impl NamedByConnection {
     fn collect(fields: &Fields) -> Self {
         let mut named = Self::default();
         // What nearly every Connection has names no field.
-        if fields.all_known(Name::Connection).all(|value| is(value, b"keep-alive") || is(value, b"close")) {
+        if fields.all_known(Name::Connection).all(|value| Word::KEEP_ALIVE.is(value) || Word::CLOSE.is(value)) {
             return named;
         }
         for option in fields.all_known(Name::Connection).flat_map(list) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::rc::Rc;
 
 pub use super::fields::Fields;
 
@@ -96,6 +97,54 @@ pub enum BodyLength {
     UntilClose,
 }
 
+/// A request target as it is routed: the shortest ones need no memory of their own.
+#[derive(Clone)]
+pub enum Target {
+    /// `/` or `*`
+    Usual(&'static str),
+    /// Any other.
+    Other(Box<str>),
+}
+
+impl From<&str> for Target {
+    fn from(text: &str) -> Self {
+        match text {
+            "/" => Self::Usual("/"),
+            "*" => Self::Usual("*"),
+            _ => Self::Other(text.into()),
+        }
+    }
+}
+
+impl From<String> for Target {
+    fn from(text: String) -> Self {
+        Self::Other(text.into())
+    }
+}
+
+impl Deref for Target {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Usual(text) => text,
+            Self::Other(text) => text,
+        }
+    }
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// A reason phrase: those that nearly every response has need no memory of their own.
 #[derive(Clone)]
 pub enum Reason {
@@ -160,10 +209,10 @@ pub struct RequestHead {
     pub version: Version,
     /// Host and optional port: from the request target if absolute, else from Host. Lower case; empty only for
     /// an HTTP/1.0 request without one.
-    pub authority: Box<str>,
+    pub authority: Rc<str>,
     /// Path and query as they are routed *and* forwarded: dot segments resolved, `//` kept, never empty; `*` for
     /// `OPTIONS *`.
-    pub path_and_query: Box<str>,
+    pub path_and_query: Target,
     /// The fields as received, framing and hop-by-hop fields included; `forward` removes those.
     pub fields: Fields,
     /// The body's framing.

@@ -185,12 +185,30 @@ impl Ends {
     }
 }
 
-/// Whether `text`, of field content, is `lower` but for case: 2 to 16 lower-case letters, digits and `-`.
-#[inline]
-pub(super) fn is(text: &[u8], lower: &'static [u8]) -> bool {
-    debug_assert!((2..=16).contains(&lower.len()));
-    let (text_ends, lower_ends) = (Ends::of(text), Ends::of(lower));
-    text.len() == lower.len() && text_ends.head == lower_ends.head && text_ends.tail == lower_ends.tail
+/// A word to compare field content with but for case: 2 to 16 lower-case letters, digits and `-`.
+#[derive(Clone, Copy)]
+pub(super) struct Word {
+    len: usize,
+    ends: Ends,
+}
+
+impl Word {
+    pub(super) const CLOSE: Self = Self::of(b"close");
+    pub(super) const KEEP_ALIVE: Self = Self::of(b"keep-alive");
+
+    const fn of(lower: &[u8]) -> Self {
+        assert!(2 <= lower.len() && lower.len() <= 16);
+        Self { len: lower.len(), ends: Ends::of(lower) }
+    }
+
+    /// Whether `text` is this.
+    #[inline]
+    pub(super) fn is(self, text: &[u8]) -> bool {
+        text.len() == self.len && {
+            let ends = Ends::of(text);
+            ends.head == self.ends.head && ends.tail == self.ends.tail
+        }
+    }
 }
 
 /// The same with `_` as `-`.
@@ -276,9 +294,9 @@ mod tests {
     proptest! {
         #[test]
         fn short_text_is_compared_without_case(text in "\\PC{0,16}|[ckloseCKLOSE]{5}|[a-zA-Z-]{10}") {
-            for lower in ["te", "close", "keep-alive"] {
-                prop_assert_eq!(is(text.as_bytes(), lower.as_bytes()), text.eq_ignore_ascii_case(lower));
-                prop_assert!(is(lower.to_ascii_uppercase().as_bytes(), lower.as_bytes()));
+            for (lower, word) in [("te", Word::of(b"te")), ("close", Word::CLOSE), ("keep-alive", Word::KEEP_ALIVE)] {
+                prop_assert_eq!(word.is(text.as_bytes()), text.eq_ignore_ascii_case(lower));
+                prop_assert!(word.is(lower.to_ascii_uppercase().as_bytes()));
             }
         }
 

@@ -31,8 +31,9 @@ enum Next {
 /// Serves requests until the connection ends or waits for the next. `first` was received already; the head is due at `due`.
 pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
     let mut input = first;
+    let mut decoder = RequestDecoder::new();
     loop {
-        let next = match read_head(&seat, &mut input, due).await {
+        let next = match read_head(&seat, &mut decoder, &mut input, due).await {
             Ok(mut head) => serve_request(&mut seat, &mut head, &mut input).await,
             Err(end) => refuse_head(&seat, end).await,
         };
@@ -91,9 +92,8 @@ enum HeadEnd {
     Refused(RefusalReason),
 }
 
-async fn read_head(seat: &Seat, input: &mut Chunk, due: Time) -> Result<RequestHead, HeadEnd> {
+async fn read_head(seat: &Seat, decoder: &mut RequestDecoder, input: &mut Chunk, due: Time) -> Result<RequestHead, HeadEnd> {
     let limits = Limits::from(&seat.listener.limits);
-    let mut decoder = RequestDecoder::new();
     let mut kept = Vec::new();
     loop {
         // In place if the head lies in one piece, which is the rule.

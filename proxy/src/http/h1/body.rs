@@ -23,6 +23,7 @@ use super::scan::{Bounds, Scanner};
 use crate::http::grammar::hex_digit;
 use crate::http::limits::{CHUNK_EXTENSION_BYTES, CHUNK_SIZE_DIGITS, Limits};
 use crate::http::message::{BodyLength, Fields};
+use crate::http::names::NameSet;
 
 /// Why a body cannot be read on. After it the connection has no further use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -247,7 +248,8 @@ impl TrailerSection {
         let mut headers = [httparse::EMPTY_HEADER; Limits::TRAILERS.fields];
         match httparse::parse_headers(&self.bytes[..section.end], &mut headers)? {
             httparse::Status::Complete((length, headers)) if length == section.end => {
-                Ok(Some((section.end - before, collect(&self.bytes[..section.end], headers, (0, 0), |_, _| Ok(()))?)))
+                let fields = collect(&self.bytes[..section.end], headers, (0, 0), NameSet::default(), |_, _| Ok(()))?;
+                Ok(Some((section.end - before, fields)))
             }
             _ => Err(HeadError::FieldName),
         }

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use crate::error::RefusalReason;
 use crate::http::grammar::{decimal, list, trim};
 use crate::http::message::{BodyLength, Fields, Version};
-use crate::http::names::{Name, is};
+use crate::http::names::{Name, NameSet, Word};
 use crate::http::path::PathError;
 
 /// Why a head is refused. A request gets `refusal()`, a response is `UpstreamMalformed` whatever it is.
@@ -122,8 +122,9 @@ pub(super) fn with_headers<'b, R>(count: usize, parse: impl FnOnce(&mut [MaybeUn
     }
 }
 
-/// Makes `Fields` of a section's lines and the fields that `httparse` found in them, and shows each to `note`. The lines are copied in one
-/// piece, and only those that are not spelt `name: value` are written anew. `extra_bytes` and `extra_fields` are room for `forward`'s.
+/// Makes `Fields` of a section's lines and the fields that `httparse` found in them, and shows those of `noted` to `note`. The lines are
+/// copied in one piece, and only those that are not spelt `name: value` are written anew. `extra_bytes` and `extra_fields` are room for
+/// `forward`'s.
 ///
 /// It follows the lines to the letter of RFC 9112 §2.2 and §5 as it goes: field after field has to end with CRLF where the next begins.
 #[inline]
@@ -131,38 +132,43 @@ pub(super) fn collect<'b>(
     lines: &[u8],
     headers: &[httparse::Header<'b>],
     (extra_bytes, extra_fields): (usize, usize),
+    noted: NameSet,
     mut note: impl FnMut(Name, &'b [u8]) -> Result<(), HeadError>,
 ) -> Result<Fields, HeadError> {
     let mut fields = Fields::with_capacity(lines.len() + extra_bytes, headers.len() + extra_fields);
     fields.copy(lines);
-    let mut at = 0;
+    let mut rest = lines;
     for header in headers {
         let name = Name::of(header.name.as_bytes());
+        let at = lines.len() - rest.len();
         let name_end = at + header.name.len();
-        let end = name_end + header.value.len() + 4;
-        match lines.get(at..end) {
+        let line = rest.split_at_checked(header.name.len() + header.value.len() + 4);
+        match line {
             // White space beside the one space would leave the line's end further away: a value has no CR.
-            Some(line) if line[name_end - at..].starts_with(b": ") && line.ends_with(b"\r\n") => {
-                fields.adopt(name, at, name_end, end);
-                at = end;
+            Some((line, after)) if line[header.name.len()..].starts_with(b": ") && line.ends_with(b"\r\n") => {
+                fields.adopt(name, at, name_end, lines.len() - after.len());
+                rest = after;
             }
-            _ => at += rewrite(&lines[at..], name, header, &mut fields)?,
+            _ => rest = rewrite(rest, name, header, &mut fields)?,
         }
-        note(name, header.value)?;
+        if noted.contains(name) {
+            note(name, header.value)?;
+        }
     }
-    if &lines[at..] == b"\r\n" { Ok(fields) } else { Err(HeadError::BareLineFeed) }
+    if rest == b"\r\n" { Ok(fields) } else { Err(HeadError::BareLineFeed) }
 }
 
-/// Takes the line that `rest` starts with and returns its length.
+/// Takes the line that `rest` starts with and returns what follows it.
 #[cold]
-fn rewrite(rest: &[u8], name: Name, header: &httparse::Header<'_>, fields: &mut Fields) -> Result<usize, HeadError> {
+fn rewrite<'b>(rest: &'b [u8], name: Name, header: &httparse::Header<'_>, fields: &mut Fields) -> Result<&'b [u8], HeadError> {
     let end = memchr::memchr(b'\r', rest).ok_or(HeadError::BareLineFeed)?;
-    let value = rest[..end].get(header.name.len()..).and_then(|rest| rest.strip_prefix(b":"));
-    if value.map(trim) != Some(header.value) || rest.get(end + 1) != Some(&b'\n') {
+    let (line, after) = rest.split_at(end);
+    let value = line.get(header.name.len()..).and_then(|rest| rest.strip_prefix(b":"));
+    if value.map(trim) != Some(header.value) {
         return Err(HeadError::BareLineFeed);
     }
     fields.push_known(name, header.name.as_bytes(), header.value);
-    Ok(end + 2)
+    after.strip_prefix(b"\r\n").ok_or(HeadError::BareLineFeed)
 }
 
 /// What the framing fields of a head say.
@@ -175,16 +181,19 @@ pub(super) struct Framing {
 }
 
 impl Framing {
+    /// What `note` takes into account.
+    pub(super) const NAMES: NameSet = NameSet::of(&[Name::Connection, Name::ContentLength, Name::TransferEncoding]);
+
     /// Takes a field into account if it is one of framing or persistence.
     #[inline]
     pub(super) fn note(&mut self, name: Name, value: &[u8]) -> Result<(), HeadError> {
         match name {
             // What nearly every Connection has.
-            Name::Connection if is(value, b"keep-alive") => self.keep_alive = true,
+            Name::Connection if Word::KEEP_ALIVE.is(value) => self.keep_alive = true,
             Name::Connection => {
                 for option in list(value) {
-                    self.close |= is(option, b"close");
-                    self.keep_alive |= is(option, b"keep-alive");
+                    self.close |= Word::CLOSE.is(option);
+                    self.keep_alive |= Word::KEEP_ALIVE.is(option);
                 }
             }
             Name::ContentLength => {

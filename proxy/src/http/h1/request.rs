@@ -2,20 +2,23 @@
 //! takes leniently is checked before or after it.
 
 use std::mem::MaybeUninit;
+use std::rc::Rc;
 
 use super::head::{AT_ONCE_FIELDS, Framing, collect, with_headers};
 use super::scan::{Bounds, Scanner};
 use super::{HeadError, Parsed};
 use crate::http::grammar::is_request_id_byte;
 use crate::http::limits::{Limits, REQUEST_LINE_EXTRA};
-use crate::http::message::{BodyLength, Method, RequestHead, Version};
-use crate::http::names::Name;
+use crate::http::message::{BodyLength, Method, RequestHead, Target, Version};
+use crate::http::names::{Name, NameSet};
 use crate::http::{authority, path};
 
 /// Reads the request heads of one connection.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RequestDecoder {
     scanner: Scanner,
+    /// The last request's host: that of the next one too, as a rule.
+    host: Option<Rc<str>>,
 }
 
 impl RequestDecoder {
@@ -35,33 +38,32 @@ impl RequestDecoder {
             leading_empty_line: true,
         };
         if self.scanner.is_new()
-            && let Some((head, consumed)) = at_once(buf, limits)
+            && let Some(parsed) = at_once(buf, limits, &mut self.host)
         {
-            return Ok(Parsed::Head { head, consumed });
+            return Ok(parsed);
         }
         let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };
         self.scanner = Scanner::default();
-        let head = with_headers(section.lines - 1, |headers| {
+        with_headers(section.lines - 1, |headers| {
             let mut request = httparse::Request::new(&mut []);
             let bytes = &buf[section.start..section.end];
             match request.parse_with_uninit_headers(bytes, headers) {
                 Ok(httparse::Status::Complete(length)) if length == bytes.len() => {
-                    let lines = &buf[section.first_line_end + 2..section.end];
-                    interpret(&request, section.first_line_end - section.start, lines, limits)
+                    interpret(&request, section.first_line_end, &buf[..section.end], section.start, limits, &mut self.host)
                 }
                 // The scanner saw the end of the head: if httparse sees another one, there are two readings.
                 Ok(_) => Err(HeadError::StartLine),
                 Err(httparse::Error::Version) => Err(version_error(&buf[section.start..section.first_line_end])),
                 Err(error) => Err(error.into()),
             }
-        })?;
-        Ok(Parsed::Head { head, consumed: section.end })
+        })
     }
 }
 
 /// A head that lies whole at the start of `buf` and is as the RFC has it: where httparse found its parts says what the scanner would look
 /// for. `None` leaves everything else, what is refused in particular, to scanner and httparse one after the other.
-fn at_once(buf: &[u8], limits: &Limits) -> Option<(RequestHead, usize)> {
+#[inline]
+fn at_once(buf: &[u8], limits: &Limits, known: &mut Option<Rc<str>>) -> Option<Parsed<RequestHead>> {
     if matches!(buf, [b'\r' | b'\n', ..]) {
         return None;
     }
@@ -72,10 +74,15 @@ fn at_once(buf: &[u8], limits: &Limits) -> Option<(RequestHead, usize)> {
     let Ok(httparse::Status::Complete(end)) = request.parse_with_uninit_headers(visible, room) else { return None };
     let line = request.method?.len() + 1 + request.path?.len() + VERSION.len();
     // A second space would leave the line's end further away, and a bare LF is another end.
-    let lines = visible[..end].get(line..)?.strip_prefix(b"\r\n")?;
-    let head = interpret(&request, line, lines, limits).ok()?;
-    (line <= limits.uri_bytes.saturating_add(REQUEST_LINE_EXTRA)).then_some((head, end))
+    let ends = visible[..end].get(line..).is_some_and(|rest| rest.starts_with(b"\r\n"));
+    if !ends || line > limits.uri_bytes.saturating_add(REQUEST_LINE_EXTRA) {
+        return None;
+    }
+    interpret(&request, line, &visible[..end], 0, limits, known).ok()
 }
+
+/// What decides about a request when it is read.
+const NOTED: NameSet = Framing::NAMES.with(Name::Host).with(Name::Expect);
 
 /// Bytes and fields of what `forward` adds to a request, if the authority is not a very long one.
 const ADDED: (usize, usize) = (256, 6);
@@ -96,13 +103,20 @@ fn version_error(line: &[u8]) -> HeadError {
     }
 }
 
-/// `line` is the request line's length without its CRLF, `lines` what follows it.
-fn interpret(request: &httparse::Request<'_, '_>, line: usize, lines: &[u8], limits: &Limits) -> Result<RequestHead, HeadError> {
+/// `buf` is the head, which starts at `start` and whose first line ends, with CRLF, at `line_end`. `known` is the last host.
+fn interpret(
+    request: &httparse::Request<'_, '_>,
+    line_end: usize,
+    buf: &[u8],
+    start: usize,
+    limits: &Limits,
+    known: &mut Option<Rc<str>>,
+) -> Result<Parsed<RequestHead>, HeadError> {
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(HeadError::StartLine);
     };
     // httparse skips white space where the grammar has exactly one space.
-    if method.len() + 1 + target.len() + VERSION.len() != line {
+    if method.len() + 1 + target.len() + VERSION.len() != line_end - start {
         return Err(HeadError::StartLine);
     }
     if target.len() > limits.uri_bytes {
@@ -117,7 +131,7 @@ fn interpret(request: &httparse::Request<'_, '_>, line: usize, lines: &[u8], lim
     let mut framing = Framing::default();
     let mut host = None;
     let mut expects_other = false;
-    let fields = collect(lines, request.headers, ADDED, |name, value| match name {
+    let fields = collect(&buf[line_end + 2..], request.headers, ADDED, NOTED, |name, value| match name {
         Name::Host if host.is_some() => Err(HeadError::HostRepeated),
         Name::Host => {
             host = Some(value);
@@ -131,7 +145,7 @@ fn interpret(request: &httparse::Request<'_, '_>, line: usize, lines: &[u8], lim
     })?;
     let body = framing.length(version)?.unwrap_or(BodyLength::None);
     let host = match host {
-        Some(value) => Some(authority::normalise(value).ok_or(HeadError::HostInvalid)?),
+        Some(value) => Some(normalised(value, known)?),
         None if version == Version::Http10 => None,
         None => return Err(HeadError::HostMissing),
     };
@@ -139,13 +153,27 @@ fn interpret(request: &httparse::Request<'_, '_>, line: usize, lines: &[u8], lim
     if expects_other {
         return Err(HeadError::Expectation);
     }
-    Ok(RequestHead { method, version, authority, path_and_query, fields, body, keep_alive: framing.persists(version) })
+    let keep_alive = framing.persists(version);
+    let head = RequestHead { method, version, authority, path_and_query, fields, body, keep_alive };
+    Ok(Parsed::Head { head, consumed: buf.len() })
+}
+
+/// A Host as it is routed and forwarded: `known` if it is that one, else it becomes that.
+fn normalised(host: &[u8], known: &mut Option<Rc<str>>) -> Result<Rc<str>, HeadError> {
+    match known {
+        // What is normal does not change.
+        Some(known) if known.as_bytes() == host => Ok(known.clone()),
+        _ => {
+            let host: Rc<str> = authority::normalise(host).ok_or(HeadError::HostInvalid)?.into();
+            Ok(known.insert(host).clone())
+        }
+    }
 }
 
 /// The authority and path that a target in any form stands for (RFC 9112 §3.2, §3.3).
-fn resolve(method: &Method, target: &str, host: Option<Box<str>>) -> Result<(Box<str>, Box<str>), HeadError> {
+fn resolve(method: &Method, target: &str, host: Option<Rc<str>>) -> Result<(Rc<str>, Target), HeadError> {
     match target.as_bytes() {
-        [b'/', ..] => Ok((host.unwrap_or_default(), path::normalise_text(target)?.into())),
+        [b'/', ..] => Ok((host.unwrap_or_default(), (&*path::normalise_text(target)?).into())),
         b"*" if *method == Method::Options => Ok((host.unwrap_or_default(), "*".into())),
         bytes => {
             let rest = strip_scheme(bytes).ok_or(HeadError::Target)?;
@@ -156,10 +184,10 @@ fn resolve(method: &Method, target: &str, host: Option<Box<str>>) -> Result<(Box
             let path = match path {
                 [] if *method == Method::Options => "*".into(),
                 [] => "/".into(),
-                [b'/', ..] => path::normalise(path)?.into(),
-                _ => path::normalise(&[b"/", path].concat())?.into(),
+                [b'/', ..] => (&*path::normalise(path)?).into(),
+                _ => (&*path::normalise(&[b"/", path].concat())?).into(),
             };
-            Ok((authority, path))
+            Ok((authority.into(), path))
         }
     }
 }

@@ -34,9 +34,9 @@ impl ResponseDecoder {
             leading_empty_line: false,
         };
         if self.scanner.is_new()
-            && let Some((head, consumed)) = at_once(buf, method, limits)
+            && let Some(parsed) = at_once(buf, method, limits)
         {
-            return Ok(Parsed::Head { head, consumed });
+            return Ok(parsed);
         }
         // What speaks another protocol may wait for us before its head would end: its first bytes give it away. An empty line is
         // the scanner's to name.
@@ -45,7 +45,7 @@ impl ResponseDecoder {
         }
         let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };
         self.scanner = Scanner::default();
-        let head = with_headers(section.lines - 1, |headers| {
+        with_headers(section.lines - 1, |headers| {
             let mut response = httparse::Response::new(&mut []);
             let bytes = &buf[..section.end];
             let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, headers);
@@ -53,18 +53,18 @@ impl ResponseDecoder {
                 Ok(httparse::Status::Complete(length)) if length == bytes.len() => {
                     let line =
                         status_line(bytes).filter(|line| line.end == section.first_line_end).ok_or(HeadError::StartLine)?;
-                    interpret(response.headers, &line, &bytes[line.end + 2..], method)
+                    interpret(response.headers, &line, bytes, method)
                 }
                 Ok(_) => Err(HeadError::StartLine),
                 Err(error) => Err(error.into()),
             }
-        })?;
-        Ok(Parsed::Head { head, consumed: section.end })
+        })
     }
 }
 
 /// A head that lies whole at the start of `buf` and is as the RFC has it, like `request::at_once`.
-fn at_once(buf: &[u8], method: &Method, limits: &Limits) -> Option<(ResponseHead, usize)> {
+#[inline]
+fn at_once(buf: &[u8], method: &Method, limits: &Limits) -> Option<Parsed<ResponseHead>> {
     let mut headers = [const { MaybeUninit::uninit() }; AT_ONCE_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     let visible = &buf[..buf.len().min(limits.header_bytes)];
@@ -72,8 +72,10 @@ fn at_once(buf: &[u8], method: &Method, limits: &Limits) -> Option<(ResponseHead
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, visible, room);
     let Ok(httparse::Status::Complete(end)) = parsed else { return None };
     let line = status_line(visible)?;
-    let head = interpret(response.headers, &line, &visible[line.end + 2..end], method).ok()?;
-    (line.end <= STATUS_LINE_BYTES).then_some((head, end))
+    if line.end > STATUS_LINE_BYTES {
+        return None;
+    }
+    interpret(response.headers, &line, &visible[..end], method).ok()
 }
 
 /// A status line (RFC 9112 §4), whose reason may be missing with its space.
@@ -107,17 +109,17 @@ fn status_line(bytes: &[u8]) -> Option<StatusLine<'_>> {
     (status >= 100 && after.starts_with(b"\r\n")).then_some(StatusLine { version, status, reason, end: start.len() + line_end })
 }
 
-/// `lines` is what follows the status line.
+/// `buf` is the head.
 fn interpret(
     headers: &[httparse::Header<'_>],
-    &StatusLine { version, status, reason, .. }: &StatusLine<'_>,
-    lines: &[u8],
+    &StatusLine { version, status, reason, end }: &StatusLine<'_>,
+    buf: &[u8],
     method: &Method,
-) -> Result<ResponseHead, HeadError> {
+) -> Result<Parsed<ResponseHead>, HeadError> {
     /// Bytes and fields that `forward` adds.
     const ADDED: (usize, usize) = (32, 1);
     let mut framing = Framing::default();
-    let fields = collect(lines, headers, ADDED, |name, value| framing.note(name, value))?;
+    let fields = collect(&buf[end + 2..], headers, ADDED, Framing::NAMES, |name, value| framing.note(name, value))?;
     let length = framing.length(version)?;
     let (body, mut keep_alive) = if matches!(status, 100..=199 | 204 | 304) || *method == Method::Head {
         (BodyLength::None, framing.persists(version))
@@ -129,7 +131,8 @@ fn interpret(
     if matches!(status, 100..=199 | 204) && !matches!(length, None | Some(BodyLength::Known(0))) {
         keep_alive = false;
     }
-    Ok(ResponseHead { status, version, reason: reason.into(), fields, body, keep_alive })
+    let head = ResponseHead { status, version, reason: reason.into(), fields, body, keep_alive };
+    Ok(Parsed::Head { head, consumed: buf.len() })
 }
 
 #[cfg(test)]
