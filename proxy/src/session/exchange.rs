@@ -214,9 +214,9 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
     };
     forward::request(head, &origin);
     let head = &*head;
-    let request_id = head.request_id().unwrap_or_default();
+    let request_id = || head.request_id().unwrap_or_default();
     let Some(route) = scene.snapshot.routes.find(&head.authority, head.path()) else {
-        return refuse(sink, RefusalReason::NoRoute, request_id).await;
+        return refuse(sink, RefusalReason::NoRoute, request_id()).await;
     };
     let upstream = &scene.snapshot.upstreams[route.upstream];
     let replay_bytes = if head.method.is_idempotent() { REPLAY_BYTES } else { 0 };
@@ -227,7 +227,7 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
     loop {
         let connection = match tries.connection(scene).await {
             Ok(connection) => connection,
-            Err(reason) => return refuse(sink, reason, request_id).await,
+            Err(reason) => return refuse(sink, reason, request_id()).await,
         };
         let shared = Shared::new();
         let (ended, connection) = {
@@ -251,14 +251,14 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
             Ended::Sink(error) => return Outcome::Undeliverable(error),
             Ended::Source(error) if shared.status().is_some() => return Outcome::CutBySource(error),
             Ended::Source(SourceError::Aborted) => return Outcome::Undeliverable(SinkError::Aborted),
-            Ended::Source(SourceError::Refused(reason)) => return refuse(sink, reason, request_id).await,
+            Ended::Source(SourceError::Refused(reason)) => return refuse(sink, reason, request_id()).await,
             Ended::Upstream(_) if shared.status().is_some() => return Outcome::Cut,
             Ended::Upstream(error) => {
                 let harmless = error == SlotError::ClosedBeforeResponse
                     && (head.method.is_idempotent() || connection.sent_nothing())
                     && source.rewind();
                 if !(harmless && tries.again_after(&connection)) {
-                    return refuse(sink, refusal(error), request_id).await;
+                    return refuse(sink, refusal(error), request_id()).await;
                 }
                 scene.worker.counters.increment(Plain::UpstreamRetries);
             }
