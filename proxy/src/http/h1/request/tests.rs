@@ -312,6 +312,30 @@ fn pipelined_heads_come_one_by_one_from_one_decoder() {
 }
 
 #[test]
+fn one_decoder_tells_hosts_apart() {
+    let mut decoder = RequestDecoder::new();
+    for (host, expected) in [
+        ("a", Some("a")),
+        ("a", Some("a")),
+        ("A", Some("a")),
+        ("b:", Some("b")),
+        ("b", Some("b")),
+        ("b:80", Some("b:80")),
+        ("[::1]", Some("[::1]")),
+        ("[::1]", Some("[::1]")),
+        ("a", Some("a")),
+        ("a b", None),
+    ] {
+        let input = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let authority = match decoder.parse(input.as_bytes(), &LIMITS) {
+            Ok(Parsed::Head { head, .. }) => Some(head.authority),
+            _ => None,
+        };
+        assert_eq!(authority.as_deref(), expected, "{host}");
+    }
+}
+
+#[test]
 fn a_head_of_exactly_the_bounds_is_accepted() {
     let start = "GET /aaaaaaaaa HTTP/1.1\r\nHost: a\r\nX: ";
     let fill = "y".repeat(LIMITS.header_bytes - start.len() - 4);
@@ -355,6 +379,44 @@ fn fragments() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// Heads of lines that are spelt in every way, right ones as a rule.
+fn lines() -> impl Strategy<Value = Vec<u8>> {
+    let start = proptest::sample::select(vec![
+        "GET / HTTP/1.1\r\n",
+        "\r\nGET / HTTP/1.1\r\n",
+        "\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n",
+        "GET  / HTTP/1.1\r\n",
+        "GET / HTTP/1.1\n",
+        "POST /a/./%62 HTTP/1.0\r\n",
+        "OPTIONS * HTTP/1.1\r\n",
+        "GET http://B:80/c HTTP/1.1\r\n",
+        "GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy HTTP/1.1\r\n",
+    ]);
+    let name = proptest::sample::select(vec![
+        "Host",
+        "hOST",
+        "X",
+        "Connection",
+        "Content-Length",
+        "Expect",
+        "TE",
+        "X-Real-IP",
+        "X Y",
+        "",
+    ]);
+    let value = proptest::sample::select(vec!["", "a", "A:80", "5", "close", "100-continue", "a b", "\u{e9}", "\r", "a\u{7f}"]);
+    let space = proptest::sample::select(vec!["", " ", " ", " ", "  ", "\t", " \t"]);
+    let end = proptest::sample::select(vec!["", "", "", " ", "\t "]);
+    let line_end = proptest::sample::select(vec!["\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r\n\r\n"]);
+    let line = (name, space, value, end, line_end)
+        .prop_map(|(name, space, value, end, line_end)| format!("{name}:{space}{value}{end}{line_end}"));
+    let more = proptest::collection::vec(line, 0..10);
+    (start, any::<bool>(), more).prop_map(|(start, has_host, more)| {
+        let host = if has_host { "Host: a\r\n" } else { "" };
+        format!("{start}{host}{}\r\nbody", more.concat()).into_bytes()
+    })
+}
+
 proptest! {
     #[test]
     fn any_split_has_the_same_outcome(input in fragments(), mut cuts in proptest::collection::vec(0..600_usize, 0..8)) {
@@ -362,6 +424,13 @@ proptest! {
         cuts.sort_unstable();
         prop_assert_eq!(outcome(&parse(&input)), outcome(&parse_split(&input, cuts)));
         prop_assert_eq!(outcome(&parse(&input)), outcome(&parse_split(&input, 0..input.len())));
+    }
+
+    /// Lines as they are and as they are not usually spelt: read at once they are what scanner and httparse make of them in pieces.
+    #[test]
+    fn a_head_read_at_once_is_that_in_pieces(input in lines(), cut in 1..40_usize) {
+        let cuts = [cut.min(input.len())];
+        prop_assert_eq!(outcome(&parse(&input)), outcome(&parse_split(&input, cuts)));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Response heads, accepted and refused (RFC 9112 section 4): the torture list, and its split at every byte.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const LIMITS: Limits = Limits { header_bytes: 2048, fields: 8, uri_bytes: 0 };
@@ -94,6 +96,48 @@ fn a_head_split_anywhere_is_the_same_head() {
             }
             other => panic!("{cut}: {other:?}"),
         }
+    }
+}
+
+/// Heads of lines that are spelt in every way, right ones as a rule.
+fn lines() -> impl Strategy<Value = Vec<u8>> {
+    let start = proptest::sample::select(vec![
+        "HTTP/1.1 200 OK\r\n",
+        "HTTP/1.0 404 Not \u{e9}\r\n",
+        "HTTP/1.1 204\r\n",
+        "HTTP/1.1 200 \r\n",
+        "HTTP/1.1 200 OK\n",
+        "HTTP/1.1  200 OK\r\n",
+        "\r\nHTTP/1.1 200 OK\r\n",
+        "HTTP/1.1 099 Low\r\n",
+    ]);
+    let name = proptest::sample::select(vec!["Server", "X", "Connection", "Content-Length", "Transfer-Encoding", "X Y", ""]);
+    let value =
+        proptest::sample::select(vec!["", "a", "5", "close", "keep-alive, x", "chunked", "a b", "\u{e9}", "\r", "a\u{7f}"]);
+    let space = proptest::sample::select(vec!["", " ", " ", " ", "  ", "\t", " \t"]);
+    let end = proptest::sample::select(vec!["", "", "", " ", "\t "]);
+    let line_end = proptest::sample::select(vec!["\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r\n\r\n"]);
+    let line = (name, space, value, end, line_end)
+        .prop_map(|(name, space, value, end, line_end)| format!("{name}:{space}{value}{end}{line_end}"));
+    let more = proptest::collection::vec(line, 0..10);
+    (start, more).prop_map(|(start, more)| format!("{start}{}\r\nbody", more.concat()).into_bytes())
+}
+
+proptest! {
+    /// Read at once they are what scanner and httparse make of them in pieces.
+    #[test]
+    fn a_head_read_at_once_is_that_in_pieces(input in lines(), cut in 1..40_usize, is_head in any::<bool>()) {
+        let method = if is_head { Method::Head } else { Method::Get };
+        let mut decoder = ResponseDecoder::new();
+        let in_pieces = match decoder.parse(&input[..cut.min(input.len())], &method, &LIMITS) {
+            Ok(Parsed::NeedMore) => decoder.parse(&input, &method, &LIMITS),
+            done => done,
+        };
+        let in_pieces = in_pieces.map(|parsed| match parsed {
+            Parsed::NeedMore => None,
+            Parsed::Head { head, consumed } => Some((head, consumed)),
+        });
+        prop_assert_eq!(format!("{in_pieces:?}"), format!("{:?}", parse_as(&method, &input)));
     }
 }
 
