@@ -18,6 +18,7 @@ const UNSAFE_FILES: &[&str] = &[
     "proxy/src/io/chunk.rs",
     "proxy/src/control/handoff.rs",
     "proxy/src/control/shared.rs",
+    "proxy/src/listen/defer.rs",
     "proxy/src/placement.rs",
     "tests/support/bpf.rs",
     "benches/src/load/poll.rs",

@@ -33,6 +33,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
         name: "main".into(),
         addresses: vec![SocketAddr::from(([192, 0, 2, 254], 80))],
         backlog: 128,
+        defer_accept: true,
         timeouts: model::Timeouts { request_header: timeout, request_body: timeout, keep_alive: timeout, send: timeout },
         limits: model::Limits {
             header_bytes: 32 << 10,

@@ -133,6 +133,8 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// Accept queue length.
     pub backlog: u32,
+    /// Accept a connection with its first bytes, or after a second or so without any.
+    pub defer_accept: bool,
     /// `listener.timeouts`
     pub timeouts: Timeouts,
     /// `listener.limits`

@@ -435,6 +435,7 @@ fn listener(listener: schema::Listener) -> Arc<model::Listener> {
         name: listener.name.value,
         addresses: listener.addresses.into_iter().map(|at| at.value).collect(),
         backlog: listener.backlog,
+        defer_accept: listener.defer_accept,
         timeouts: listener.timeouts,
         limits: listener.limits,
         trusted_proxies: listener.trusted_proxies,

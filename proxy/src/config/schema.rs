@@ -85,6 +85,7 @@ pub(super) struct Listener {
     pub(super) name: At<String>,
     pub(super) addresses: Vec<At<SocketAddr>>,
     pub(super) backlog: u32,
+    pub(super) defer_accept: bool,
     pub(super) timeouts: model::Timeouts,
     pub(super) limits: model::Limits,
     pub(super) header_bytes_at: Option<Range<usize>>,
@@ -280,6 +281,7 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
     table.choice("protocol", &[("http", ())], &["https", "tcp", "tls-passthrough"]);
     table.not_built("upstream", Some(Literal::Text("")));
     let backlog = to_u32(table.integer("backlog", 4096, 1..=1 << 20).value);
+    let defer_accept = table.boolean("defer_accept", true);
     table.not_built("proxy_protocol", Some(Literal::Text("off")));
     let trusted_proxies = table.networks("trusted_proxies").into_iter().map(|at| at.value).collect();
     table.not_built("alpn", Some(Literal::List(&["http/1.1"])));
@@ -288,7 +290,7 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
     let timeouts = timeouts(table.table("timeouts"));
     let (limits, header_bytes_at) = limits(table.table("limits"));
     table.finish();
-    Listener { name, addresses, backlog, timeouts, limits, header_bytes_at, trusted_proxies }
+    Listener { name, addresses, backlog, defer_accept, timeouts, limits, header_bytes_at, trusted_proxies }
 }
 
 /// The required `name`; a wrong one is reported and read as empty.

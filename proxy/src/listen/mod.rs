@@ -2,4 +2,5 @@
 
 pub mod acceptor;
 pub mod admission;
+mod defer;
 pub mod sockets;

@@ -11,6 +11,7 @@ use nix::sys::socket::{
     shutdown, socket, sockopt,
 };
 
+use super::defer::defer_accept;
 use crate::config::model::Listener;
 
 /// Why an address is not listened on.
@@ -54,7 +55,12 @@ pub fn bind_all(listeners: &[Arc<Listener>], workers: usize) -> Result<Vec<Bound
     for (index, listener) in listeners.iter().enumerate() {
         for address in listener.addresses.iter().copied().map(canonical) {
             let error = |errno| BindError { what: format!("listener \"{}\"", listener.name), address, errno };
-            let group = Group { address, v6only: is_v6only(address, &all), backlog: backlog(listener.backlog) };
+            let group = Group {
+                address,
+                v6only: is_v6only(address, &all),
+                backlog: backlog(listener.backlog),
+                defer_accept: listener.defer_accept,
+            };
             let (address, sockets) = group.bind(workers).map_err(error)?;
             bound.push(Bound { listener: index, address, sockets });
         }
@@ -107,6 +113,7 @@ struct Group {
     address: SocketAddr,
     v6only: bool,
     backlog: Backlog,
+    defer_accept: bool,
 }
 
 impl Group {
@@ -126,6 +133,9 @@ impl Group {
         }
         // Listening begins when all are bound, so the group is whole before the first connection.
         for fd in &sockets {
+            if self.defer_accept {
+                defer_accept(fd)?;
+            }
             listen(fd, self.backlog)?;
         }
         Ok((address, sockets))
@@ -177,6 +187,7 @@ mod tests {
             name: "test".into(),
             addresses: addresses.to_vec(),
             backlog: 4096,
+            defer_accept: true,
             timeouts: Timeouts { request_header: second, request_body: second, keep_alive: second, send: second },
             limits: Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
             trusted_proxies: Vec::new(),

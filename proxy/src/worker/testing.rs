@@ -64,6 +64,7 @@ pub(crate) fn listener() -> model::Listener {
         name: "main".into(),
         addresses: vec![SocketAddr::from(([127, 0, 0, 1], 80))],
         backlog: 128,
+        defer_accept: true,
         timeouts: model::Timeouts {
             request_header: Duration::from_secs(3),
             request_body: Duration::from_secs(3),

@@ -133,6 +133,7 @@ fn defaults_are_those_of_the_interface() {
                 name: "web".to_owned(),
                 addresses: vec!["127.0.0.1:8080".parse().expect("address")],
                 backlog: 4096,
+                defer_accept: true,
                 timeouts: model::Timeouts {
                     request_header: seconds(30),
                     request_body: seconds(120),

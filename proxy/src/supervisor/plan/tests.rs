@@ -43,6 +43,7 @@ fn config() -> Config {
             name: "http".to_owned(),
             addresses: vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")],
             backlog: 4096,
+            defer_accept: true,
             timeouts: model::Timeouts { request_header: second, request_body: second, keep_alive: second, send: second },
             limits: model::Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
             trusted_proxies: Vec::new(),
