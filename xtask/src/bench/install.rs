@@ -103,6 +103,8 @@ fn pingora() -> Result<PathBuf, String> {
         return Err("benches/peers/pingora is not there".into());
     }
     let target = folder("pingora");
+    // Its compression library builds with it.
+    machine::ensure(&[Package::new("cmake", &["cmake", "--version"])])?;
     machine::step(
         machine::cargo()
             .args(["build", "--quiet", "--release", "--locked", "--manifest-path"])
