@@ -50,6 +50,11 @@ pub struct Pool {
     relieved: RefCell<Vec<(u32, u32)>>,
 }
 
+/// As many bytes as small buffers have, rounded down to a power of two of blocks.
+fn blocks_beside(small_bytes: usize) -> usize {
+    (small_bytes / BLOCK_BYTES).min(BLOCKS_MAX).checked_ilog2().map_or(0, |bits| 1 << bits)
+}
+
 /// The buffers of one class.
 struct Shelf {
     /// The id of the first; the others follow.
@@ -87,8 +92,7 @@ impl Pool {
         if !count.is_power_of_two() || u32::try_from(buffer_size).is_err() {
             return Err(invalid());
         }
-        let blocks = (small / BLOCK_BYTES).min(BLOCKS_MAX);
-        let blocks = blocks.checked_ilog2().map_or(0, |bits| 1 << bits);
+        let blocks = blocks_beside(small);
         let mapped = (blocks * BLOCK_BYTES + small).next_multiple_of(HUGE_PAGE);
         let length = NonZeroUsize::new(mapped).ok_or_else(invalid)?;
         let (protection, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
@@ -108,6 +112,13 @@ impl Pool {
             ledger: RefCell::default(),
             relieved: RefCell::default(),
         }))
+    }
+
+    /// Bytes of all buffers, blocks included, that a pool of `count` buffers of `buffer_size` bytes has at most: pages are touched when first used.
+    #[must_use]
+    pub fn memory_bytes(count: u16, buffer_size: usize) -> usize {
+        let small = usize::from(count) * buffer_size;
+        small + blocks_beside(small) * BLOCK_BYTES
     }
 
     /// How many small buffers there are.

@@ -134,6 +134,13 @@ pub(super) enum Alarm {
     Listener(usize),
 }
 
+impl Alarm {
+    /// Whether somebody waited for something else that did not come before.
+    pub(super) const fn ends_a_wait(&self) -> bool {
+        matches!(self, Self::Wake(_) | Self::Stream(..))
+    }
+}
+
 /// One worker's state that sessions reach. The engine breaks the reference cycles when it is dropped.
 pub(super) struct Shared {
     pub(super) now: Cell<Time>,
