@@ -13,15 +13,11 @@ use std::rc::Rc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::chunk::{Chunk, Copied};
+use crate::config::model::{BLOCK_BYTES, Ring};
 
 /// What a separately copied fragment costs beside its bytes.
 pub(super) const FRAGMENT_COST: usize = 96;
 
-/// Bytes of a block. With half of it two loop turns are paid for what one carries, and where the proxy is the slowest of all each wakes both
-/// peers: 680 ms of CPU time per GiB instead of 320, and 830 with a quarter of it.
-pub(super) const BLOCK_BYTES: usize = 256 << 10;
-/// Ids are 16 bits wide, and small buffers may take half of them.
-const BLOCKS_MAX: usize = 4096;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// A class of buffers.
@@ -48,11 +44,6 @@ pub struct Pool {
     ledger: RefCell<Vec<Entry>>,
     /// Accounts that fell to the mark they waited for.
     relieved: RefCell<Vec<(u32, u32)>>,
-}
-
-/// As many bytes as small buffers have, rounded down to a power of two of blocks.
-fn blocks_beside(small_bytes: usize) -> usize {
-    (small_bytes / BLOCK_BYTES).min(BLOCKS_MAX).checked_ilog2().map_or(0, |bits| 1 << bits)
 }
 
 /// The buffers of one class.
@@ -92,7 +83,7 @@ impl Pool {
         if !count.is_power_of_two() || u32::try_from(buffer_size).is_err() {
             return Err(invalid());
         }
-        let blocks = blocks_beside(small);
+        let blocks = Ring::blocks_beside(small);
         let mapped = (blocks * BLOCK_BYTES + small).next_multiple_of(HUGE_PAGE);
         let length = NonZeroUsize::new(mapped).ok_or_else(invalid)?;
         let (protection, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
@@ -112,13 +103,6 @@ impl Pool {
             ledger: RefCell::default(),
             relieved: RefCell::default(),
         }))
-    }
-
-    /// Bytes of all buffers, blocks included, that a pool of `count` buffers of `buffer_size` bytes has at most: pages are touched when first used.
-    #[must_use]
-    pub fn memory_bytes(count: u16, buffer_size: usize) -> usize {
-        let small = usize::from(count) * buffer_size;
-        small + blocks_beside(small) * BLOCK_BYTES
     }
 
     /// How many small buffers there are.

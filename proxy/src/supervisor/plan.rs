@@ -8,7 +8,6 @@ use std::fmt::{self, Write};
 
 use self::facts::{CAPABILITIES, Facts, Interface};
 use crate::config::model::{Config, GuardMode, Ring};
-use crate::io::buffers::Pool;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 use crate::telemetry::report::Table;
 
@@ -97,8 +96,7 @@ fn locked_bytes_per_worker(ring: Ring) -> u64 {
 
 fn memory_bytes_per_worker(config: &Config) -> u64 {
     let ring = config.ring;
-    let buffers = Pool::memory_bytes(ring.buffers, ring.buffer_size as usize) as u64;
-    buffers + config.process.buffer_budget as u64 + locked_bytes_per_worker(ring)
+    ring.memory_bytes() as u64 + config.process.buffer_budget as u64 + locked_bytes_per_worker(ring)
 }
 
 fn judge(config: &Config, facts: &Facts, workers: usize) -> Vec<Finding> {
