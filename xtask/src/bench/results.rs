@@ -177,7 +177,8 @@ pub(super) fn said(words: &[&str]) -> String {
         |_| String::new(),
         |output| {
             let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-            String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned()
+            // Envoy begins with an empty line.
+            String::from_utf8_lossy(&text).lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
         },
     )
 }
