@@ -49,6 +49,12 @@ reasons! {
         UpstreamAborted = "upstream_aborted",
         /// `requests_per_connection` was reached.
         RequestLimit = "request_limit",
+        /// Both sides of a tunnel ended it.
+        TunnelClosed = "tunnel_closed",
+        /// No byte passed a tunnel either way for `tunnel_idle`.
+        TunnelIdle = "tunnel_idle",
+        /// The endpoint of a tunnel took nothing for `send`.
+        UpstreamSendTimeout = "upstream_send_timeout",
         /// The worker drains.
         Draining = "draining",
         /// A panic ended the session.
@@ -150,6 +156,8 @@ reasons! {
         EndpointRemoved = "endpoint_removed",
         /// Its last exchange left it unusable: not kept alive, reset, or cut short.
         NotReusable = "not_reusable",
+        /// It was a tunnel for one client.
+        Tunnel = "tunnel",
         /// The endpoint sent bytes nobody asked for.
         UnsolicitedBytes = "unsolicited_bytes",
         /// The worker drains.

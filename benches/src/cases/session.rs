@@ -34,7 +34,13 @@ fn config(endpoint: SocketAddr) -> model::Config {
         addresses: vec![SocketAddr::from(([192, 0, 2, 254], 80))],
         backlog: 128,
         defer_accept: true,
-        timeouts: model::Timeouts { request_header: timeout, request_body: timeout, keep_alive: timeout, send: timeout },
+        timeouts: model::Timeouts {
+            request_header: timeout,
+            request_body: timeout,
+            keep_alive: timeout,
+            send: timeout,
+            tunnel_idle: timeout,
+        },
         limits: model::Limits {
             header_bytes: 32 << 10,
             headers: 100,

@@ -176,6 +176,8 @@ pub struct Timeouts {
     pub keep_alive: Duration,
     /// Between two writes that make progress.
     pub send: Duration,
+    /// Until a tunnel is closed over which no byte passes, either way.
+    pub tunnel_idle: Duration,
 }
 
 /// `listener.limits`

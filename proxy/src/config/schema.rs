@@ -339,8 +339,8 @@ fn timeouts(mut table: Table<'_, '_>) -> model::Timeouts {
         request_body: table.duration("request_body", 120 * SECOND, TIMEOUT),
         keep_alive: table.duration("keep_alive", 75 * SECOND, TIMEOUT),
         send: table.duration("send", 60 * SECOND, TIMEOUT),
+        tunnel_idle: table.duration("tunnel_idle", 10 * MINUTE, TIMEOUT),
     };
-    table.not_built_default("tunnel_idle", Literal::Duration(10 * MINUTE));
     table.not_built_default("min_rate", Literal::Text("100B/s"));
     table.finish();
     timeouts

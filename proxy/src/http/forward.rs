@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::grammar::list;
 use super::message::{Fields, RequestHead, ResponseHead, Version};
 use super::names::{Name, NameSet, Word};
+use super::upgrade;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,7 @@ pub fn request(head: &mut RequestHead, origin: &Origin) {
     let wants_trailers = head.fields.all_known(Name::Te).flat_map(list).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     let forwarded_for =
         origin.is_trusted.then(|| joined(&head.fields, Name::ForwardedFor)).filter(|previous| !previous.is_empty());
+    let offered = if head.fields.names().contains(Name::Upgrade) { upgrade::offered(head) } else { None };
     if head.fields.names().meets(LEAVES_REQUEST) {
         remove_from_request(&mut head.fields, has_request_id, origin.is_trusted);
     }
@@ -89,6 +91,9 @@ pub fn request(head: &mut RequestHead, origin: &Origin) {
         fields.push_own(Name::Te, b"TE: ", b"trailers");
     }
     push_via(fields, head.version);
+    if let Some(protocols) = offered {
+        fields.push_own(Name::Upgrade, b"Upgrade: ", &protocols);
+    }
 }
 
 /// Makes an upstream's response, interim or final, fit for a client.

@@ -11,3 +11,4 @@ pub mod limits;
 pub mod message;
 pub mod names;
 pub mod path;
+pub mod upgrade;

@@ -441,6 +441,19 @@ impl Stream {
         std::future::poll_fn(|cx| self.poll_flushed(cx)).await
     }
 
+    /// Bytes queued that the kernel has not taken yet.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.0.inner.borrow().queued
+    }
+
+    /// Lets go of the memory of empty queues: for a stream that a task holds and that has been quiet.
+    pub fn shrink(&self) {
+        let inner = &mut *self.0.inner.borrow_mut();
+        inner.inbound.shrink(&self.0.shared.spares);
+        inner.outbound.shrink(&self.0.shared.spares);
+    }
+
     /// Sends FIN after what is queued; reading goes on.
     pub fn shutdown_write(&self) {
         let inner = &mut *self.0.inner.borrow_mut();

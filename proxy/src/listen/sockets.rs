@@ -188,7 +188,13 @@ mod tests {
             addresses: addresses.to_vec(),
             backlog: 4096,
             defer_accept: true,
-            timeouts: Timeouts { request_header: second, request_body: second, keep_alive: second, send: second },
+            timeouts: Timeouts {
+                request_header: second,
+                request_body: second,
+                keep_alive: second,
+                send: second,
+                tunnel_idle: second,
+            },
             limits: Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
             trusted_proxies: Vec::new(),
         })

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, SinkError, SourceError};
 use super::flow::{self, Outbound, ReadError, WriteError};
+use super::tunnel;
 use crate::config::model;
 use crate::error::{CloseReason, RefusalReason};
 use crate::http::h1::{BodyDecoder, Framing, Parsed, Recipient, RequestDecoder, encode};
@@ -14,6 +15,7 @@ use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Versio
 use crate::io::{Chunk, Io, Stream};
 use crate::telemetry::counters::Plain;
 use crate::time::Time;
+use crate::upstream::connector::Connection;
 use crate::worker::context::Worker;
 use crate::worker::sessions::{self, Seat};
 
@@ -24,6 +26,8 @@ enum Next {
     /// To be closed after what is queued. The engine flushes, ends our direction and reads past what the client still sends for a
     /// moment: closing with unread bytes would reset the connection, and the client might never see its answer.
     Close(CloseReason),
+    /// To become a tunnel to this endpoint.
+    Tunnel(Box<Connection>),
     /// To be reset: what was sent is not whole.
     Abort(CloseReason),
 }
@@ -70,6 +74,11 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                     seat.stream.close()
                 }
                 return seat.end(reason);
+            }
+            Next::Tunnel(upstream) => {
+                // What the client said ahead of the answer.
+                seat.stream.unread(input);
+                return tunnel::start(seat, *upstream);
             }
             Next::Abort(reason) => {
                 let reason = match seat.stream.error() {
@@ -192,6 +201,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => Next::Close(CloseReason::RequestBodyTimeout),
         Outcome::Answered { refused: Some(_), .. } => Next::Close(CloseReason::BadRequest),
         Outcome::Answered { refused: None, .. } => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
+        Outcome::Switched => flags.tunnel.take().map_or(Next::Abort(CloseReason::UpstreamAborted), Next::Tunnel),
         Outcome::Cut => cut(CloseReason::UpstreamAborted),
         Outcome::CutBySource(SourceError::Aborted) => Next::Abort(CloseReason::ClientAborted),
         Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => cut(CloseReason::RequestBodyTimeout),
@@ -227,11 +237,13 @@ struct Flags {
     ended: Cell<bool>,
     /// The client waits for "100 Continue" and has not got it.
     wants_continue: Cell<bool>,
+    /// The endpoint that speaks another protocol with the client from now on.
+    tunnel: Cell<Option<Box<Connection>>>,
 }
 
 impl Flags {
     const fn new(ended: bool, wants_continue: bool) -> Self {
-        Self { ended: Cell::new(ended), wants_continue: Cell::new(wants_continue) }
+        Self { ended: Cell::new(ended), wants_continue: Cell::new(wants_continue), tunnel: Cell::new(None) }
     }
 }
 
@@ -304,6 +316,13 @@ impl From<WriteError> for SinkError {
 impl ResponseSink for Sink<'_> {
     fn read_ahead(&mut self, bytes: usize) {
         self.stream.set_write_low(bytes);
+    }
+
+    fn switch(&mut self, head: &ResponseHead, upstream: Connection) {
+        encode::switching(head, self.outbound.head());
+        self.flush();
+        self.worker.counters.increment(Plain::Responses1xx);
+        self.flags.tunnel.set(Some(Box::new(upstream)));
     }
 
     async fn informational(&mut self, head: &ResponseHead) -> Result<(), SinkError> {

@@ -17,6 +17,7 @@ use crate::error::RefusalReason;
 use crate::http::forward::{self, Origin};
 use crate::http::h1::encode;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
+use crate::http::upgrade;
 use crate::io::Chunk;
 use crate::telemetry::counters::{Counter, Plain};
 use crate::upstream::connector::{Connection, Upstream};
@@ -66,6 +67,8 @@ pub trait BodySource {
 pub trait ResponseSink {
     /// How many bytes may be read ahead of a slow client; told before the response begins.
     fn read_ahead(&mut self, bytes: usize);
+    /// A 101 that has passed `http::upgrade`, in place of everything else: what the endpoint and the client say from now on is theirs.
+    fn switch(&mut self, head: &ResponseHead, upstream: Connection);
     /// An interim response other than 101.
     fn informational(&mut self, head: &ResponseHead) -> impl Future<Output = Result<(), SinkError>>;
     /// The final head. `fields` have passed `http::forward`.
@@ -107,7 +110,7 @@ impl Cancel {
         self.0.cancelled.get()
     }
 
-    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         if self.0.cancelled.get() {
             return Poll::Ready(());
         }
@@ -129,6 +132,8 @@ pub enum Outcome {
         /// Why it is our own.
         refused: Option<RefusalReason>,
     },
+    /// The sink was given the endpoint's connection: a tunnel follows.
+    Switched,
     /// The endpoint broke after its head was handed on: the client must see that the response is cut.
     Cut,
     /// The request body ended within the response, by this: the same.
@@ -247,6 +252,13 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
                     (false, _) => drop(connection),
                 }
                 return Outcome::Answered { status: shared.status().unwrap_or_default(), refused: None };
+            }
+            Ended::Switched(mut response) => {
+                if !upgrade::switch(&mut response, head) {
+                    return refuse(sink, RefusalReason::UpstreamMalformed, request_id()).await;
+                }
+                sink.switch(&response, connection.into_tunnel());
+                return Outcome::Switched;
             }
             Ended::Sink(error) => return Outcome::Undeliverable(error),
             Ended::Source(error) if shared.status().is_some() => return Outcome::CutBySource(error),

@@ -7,3 +7,4 @@ pub(crate) mod flow;
 mod relay;
 #[cfg(test)]
 mod tests;
+mod tunnel;

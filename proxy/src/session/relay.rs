@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::exchange::{BodyPart, BodySource, ResponseSink, SinkError, SourceError};
 use crate::http::forward;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead};
+use crate::http::upgrade;
 use crate::io::{Chunk, Io};
 use crate::time::Time;
 use crate::upstream::slot::{ReceiveResponse, SendRequest, SlotError};
@@ -33,6 +34,8 @@ pub(super) enum Ended {
         /// Whether the endpoint keeps its connection open.
         keep_alive: bool,
     },
+    /// The endpoint speaks another protocol from now on: a 101 to a request that asked for one.
+    Switched(Box<ResponseHead>),
     /// The endpoint failed.
     Upstream(SlotError),
     /// The request body cannot go on.
@@ -79,7 +82,8 @@ pub(super) async fn relay(
         // The rule: there is nothing to pump upwards.
         sender.head(head);
         sender.flush();
-        return match download(io, limits, shared, receiver, sink).await {
+        let may_switch = upgrade::is_asked_for(head);
+        return match download(io, limits, shared, receiver, sink, may_switch).await {
             Ok(keep_alive) => Ended::Answered { request_sent: true, keep_alive },
             Err(error) => error.into(),
         };
@@ -99,7 +103,7 @@ async fn pump(
 ) -> Ended {
     let (sender, receiver) = halves;
     let mut upload = pin!(upload(io, limits, shared, head, sender, source));
-    let mut download = pin!(download(io, limits, shared, receiver, sink));
+    let mut download = pin!(download(io, limits, shared, receiver, sink, false));
     let mut uploaded: Option<bool> = None;
     poll_fn(|cx| {
         // When the download ends, the upload is still polled once more, since its last step may be ready.
@@ -172,6 +176,8 @@ async fn upload(
 }
 
 enum DownloadError {
+    /// No error for the client: what the exchange becomes instead.
+    Switched(Box<ResponseHead>),
     Slot(SlotError),
     Sink(SinkError),
 }
@@ -179,6 +185,7 @@ enum DownloadError {
 impl From<DownloadError> for Ended {
     fn from(error: DownloadError) -> Self {
         match error {
+            DownloadError::Switched(head) => Self::Switched(head),
             DownloadError::Slot(error) => Self::Upstream(error),
             DownloadError::Sink(error) => Self::Sink(error),
         }
@@ -203,11 +210,13 @@ async fn download(
     shared: &Shared,
     receiver: &mut impl ReceiveResponse,
     sink: &mut impl ResponseSink,
+    may_switch: bool,
 ) -> Result<bool, DownloadError> {
     let mut head = loop {
         let mut head = head_in_time(io, limits, shared, receiver).await?;
         match head.status {
-            // Nobody asked for another protocol: Upgrade is not forwarded.
+            101 if may_switch => return Err(DownloadError::Switched(Box::new(head))),
+            // Nobody asked for another protocol.
             101 => return Err(SlotError::Malformed.into()),
             100..=199 => {
                 forward::response(&mut head);

@@ -339,8 +339,13 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
     let mut config = testing::config(&[origin_address(1), origin_address(2)]);
     let mut listener = testing::listener();
     let minute = Duration::from_secs(60);
-    listener.timeouts =
-        crate::config::model::Timeouts { request_header: minute, request_body: minute, keep_alive: minute, send: minute };
+    listener.timeouts = crate::config::model::Timeouts {
+        request_header: minute,
+        request_body: minute,
+        keep_alive: minute,
+        send: minute,
+        tunnel_idle: minute,
+    };
     config.listeners = vec![Arc::new(listener)];
     let route = crate::config::model::Route { timeout: minute, body_timeout: minute, ..(*config.routes[0]).clone() };
     config.routes = vec![Arc::new(route)];
@@ -462,6 +467,10 @@ struct Taken {
 
 impl ResponseSink for FakeSink {
     fn read_ahead(&mut self, _bytes: usize) {}
+
+    fn switch(&mut self, _head: &ResponseHead, _upstream: crate::upstream::connector::Connection) {
+        panic!("nobody asked for it");
+    }
 
     async fn informational(&mut self, _head: &ResponseHead) -> Result<(), SinkError> {
         Ok(())

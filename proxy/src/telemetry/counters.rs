@@ -53,6 +53,10 @@ plain! {
     Responses4xx = Counter "sluice_responses_4xx" "Responses sent with a 4xx status",
     /// Responses 5xx.
     Responses5xx = Counter "sluice_responses_5xx" "Responses sent with a 5xx status",
+    /// Tunnels opened: TCP connections and HTTP upgrades.
+    Tunnels = Counter "sluice_tunnels" "Tunnels opened: connections of tcp listeners, and HTTP upgrades",
+    /// Tunnels open now.
+    TunnelsOpen = Gauge "sluice_tunnels_open" "Tunnels open now",
     /// Bytes received from clients.
     ReceivedBytes = Counter "sluice_downstream_received_bytes" "Bytes received from clients",
     /// Bytes sent to clients.

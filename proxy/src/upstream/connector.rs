@@ -82,6 +82,18 @@ impl Connection {
         self.close(PoolCloseReason::NotReusable);
     }
 
+    /// From now on it serves one client alone, and never returns to the pool. Dropping it resets it.
+    #[must_use]
+    pub fn into_tunnel(mut self) -> Self {
+        self.reason = PoolCloseReason::Tunnel;
+        self
+    }
+
+    /// Closes a tunnel that both sides ended, once what is queued was sent.
+    pub fn close_tunnel(self) {
+        self.close(PoolCloseReason::Tunnel);
+    }
+
     fn close(mut self, reason: PoolCloseReason) {
         self.reason = reason;
         self.clean = true;

@@ -127,8 +127,11 @@ impl ReceiveResponse for Receiver<'_> {
                 Parsed::Head { head, consumed } => {
                     self.input.advance(consumed - before);
                     self.head.clear();
-                    if head.status >= 200 {
-                        self.body = Some(BodyDecoder::new(head.body));
+                    match head.status {
+                        // What follows is another protocol's.
+                        101 => self.stream.unread(std::mem::take(&mut self.input)),
+                        ..200 => {}
+                        _ => self.body = Some(BodyDecoder::new(head.body)),
                     }
                     return Ok(head);
                 }

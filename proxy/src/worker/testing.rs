@@ -70,6 +70,7 @@ pub(crate) fn listener() -> model::Listener {
             request_body: Duration::from_secs(3),
             keep_alive: Duration::from_secs(10),
             send: Duration::from_secs(3),
+            tunnel_idle: Duration::from_secs(10),
         },
         limits: model::Limits {
             header_bytes: 16 << 10,

@@ -293,7 +293,6 @@ fn features_that_are_not_built_say_so() {
         "alpn = [\"h2\"]",
         "certificate = [{ chain = \"a\", key = \"b\" }]",
         "tls.min_version = \"1.2\"",
-        "timeouts.tunnel_idle = \"1m\"",
         "timeouts.min_rate = \"1B/s\"",
     ];
     let route = [

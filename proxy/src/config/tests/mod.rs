@@ -83,14 +83,7 @@ fn defaults_of_features_that_are_not_built_may_be_written() {
     "#;
     assert_eq!(resolve_text(text), resolve_text(BASE));
     let warned = warnings(text);
-    let keys = [
-        "timeouts.tunnel_idle",
-        "timeouts.min_rate",
-        "route.buffer_request",
-        "passive.failures",
-        "passive.open_for",
-        "retry.budget",
-    ];
+    let keys = ["timeouts.min_rate", "route.buffer_request", "passive.failures", "passive.open_for", "retry.budget"];
     assert_eq!(warned.len(), keys.len(), "{warned:#?}");
     for (warning, key) in warned.iter().zip(keys) {
         assert!(warning.contains(key) && warning.contains("has no effect"), "{warned:#?}");
@@ -139,6 +132,7 @@ fn defaults_are_those_of_the_interface() {
                     request_body: seconds(120),
                     keep_alive: seconds(75),
                     send: seconds(60),
+                    tunnel_idle: seconds(600),
                 },
                 limits: model::Limits {
                     header_bytes: 32 << 10,

@@ -71,9 +71,14 @@ pub fn request(head: &RequestHead, out: &mut Vec<u8>) -> Framing {
     };
     framing_fields(framing, out);
     head.fields.write(LEFT_OUT, out);
-    if head.fields.names().contains(Name::Te) {
-        // TE is hop-by-hop and has to say so (RFC 9110 §10.1.4).
-        out.extend_from_slice(b"Connection: TE\r\n");
+    // Both are hop-by-hop and have to say so (RFC 9110 §7.8, §10.1.4).
+    let names = head.fields.names();
+    if names.meets(NameSet::of(&[Name::Te, Name::Upgrade])) {
+        out.extend_from_slice(match (names.contains(Name::Te), names.contains(Name::Upgrade)) {
+            (true, true) => &b"Connection: TE, Upgrade\r\n"[..],
+            (true, false) => b"Connection: TE\r\n",
+            _ => b"Connection: Upgrade\r\n",
+        });
     }
     out.extend_from_slice(b"\r\n");
     framing
@@ -138,6 +143,13 @@ pub fn informational(head: &ResponseHead, out: &mut Vec<u8>) {
     status_line(head, out);
     head.fields.write(PER_CONNECTION.with(Name::ContentLength), out);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a 101 that has passed `upgrade::switch`: what follows it is another protocol.
+pub fn switching(head: &ResponseHead, out: &mut Vec<u8>) {
+    status_line(head, out);
+    head.fields.write(PER_CONNECTION.with(Name::ContentLength), out);
+    out.extend_from_slice(b"Connection: Upgrade\r\n\r\n");
 }
 
 /// What an error response says beside its reason.

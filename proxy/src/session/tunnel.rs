@@ -1,0 +1,231 @@
+//! Tunnels: bytes both ways between a client and an endpoint, in whatever protocol they speak: what a TCP listener serves, and what an HTTP
+//! upgrade becomes (RFC 9110 §7.8). Received buffers are handed on as they are; the end of each direction is passed on for itself.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::error::CloseReason;
+use crate::io::{Stream, StreamError};
+use crate::telemetry::counters::Plain;
+use crate::time::Time;
+use crate::upstream::connector::Connection;
+use crate::worker::context::Worker;
+use crate::worker::sessions::{self, Seat};
+
+/// Makes a tunnel of a client's connection and an endpoint's. It is a task of its own, so that what led to it holds no memory.
+pub(super) fn start(seat: Seat, upstream: Connection) {
+    let worker = seat.worker.clone();
+    worker.io.spawn(Tunnel::new(seat, upstream).serve());
+}
+
+/// One tunnel. Dropping it resets both connections.
+pub(super) struct Tunnel {
+    seat: Seat,
+    upstream: Connection,
+    up: Direction,
+    down: Direction,
+    idle: Duration,
+    send: Duration,
+    _open: Open,
+}
+
+/// Counts a tunnel as open, however it ends.
+struct Open(Rc<Worker>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counters.decrement(Plain::TunnelsOpen);
+    }
+}
+
+/// One direction of it.
+#[derive(Clone, Copy)]
+struct Direction {
+    /// Its source said that nothing more comes, and so did we.
+    ended: bool,
+    /// When its queue last was empty and got something: from then on its target owes us progress.
+    queued_at: Time,
+}
+
+/// Which connection broke.
+enum Broken {
+    Source(StreamError),
+    Target(StreamError),
+}
+
+/// Why a tunnel's task woke.
+enum Woken {
+    /// The tunnel is over.
+    Over(CloseReason),
+    /// Something is to be checked before the timer would fire.
+    CheckSooner,
+}
+
+impl Tunnel {
+    pub(super) fn new(seat: Seat, upstream: Connection) -> Self {
+        let worker = &seat.worker;
+        worker.counters.increment(Plain::Tunnels);
+        worker.counters.increment(Plain::TunnelsOpen);
+        let open = Open(Rc::clone(worker));
+        let direction = Direction { ended: false, queued_at: worker.io.now() };
+        let model = seat.listener.timeouts;
+        Self { upstream, up: direction, down: direction, idle: model.tunnel_idle, send: model.send, seat, _open: open }
+    }
+
+    /// Until both sides have ended, or one breaks or is too slow. Not an `async fn`, whose future would have room for the tunnel twice.
+    pub(super) fn serve(self) -> impl Future<Output = ()> {
+        let mut tunnel = self;
+        async move {
+            let reason = loop {
+                let due = tunnel.due();
+                let worker = Rc::clone(&tunnel.seat.worker);
+                match worker.io.timeout_at(due, poll_fn(|cx| tunnel.poll(cx, due))).await {
+                    Ok(Woken::Over(reason)) => break reason,
+                    Ok(Woken::CheckSooner) => {}
+                    Err(_) => match tunnel.overdue(worker.io.now()) {
+                        Some(reason) => break reason,
+                        None => tunnel.shrink(),
+                    },
+                }
+            };
+            tunnel.end(reason);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, due: Time) -> Poll<Woken> {
+        if self.seat.cancel.poll(cx).is_ready() {
+            return Poll::Ready(Woken::Over(CloseReason::Draining));
+        }
+        let now = self.seat.worker.io.now();
+        let (client, upstream) = (&self.seat.stream, self.upstream.stream());
+        let up = self.up.poll(cx, client, upstream, now);
+        let down = self.down.poll(cx, upstream, client, now);
+        // A side that ended is not read any more: what is sent to it tells when it breaks.
+        for (direction, source) in [(self.up, client), (self.down, upstream)] {
+            if direction.ended && source.unsent() > 0 {
+                let _ = source.poll_flushed(cx);
+            }
+        }
+        let over = match (up, down) {
+            (Err(Broken::Source(error)), _) | (_, Err(Broken::Target(error))) => {
+                Some(sessions::broken(error, CloseReason::ClientAborted))
+            }
+            (Err(Broken::Target(error)), _) | (_, Err(Broken::Source(error))) => {
+                Some(sessions::broken(error, CloseReason::UpstreamAborted))
+            }
+            (Ok(up), Ok(down)) => {
+                if up > 0 {
+                    self.seat.count_received();
+                }
+                if down > 0 {
+                    self.seat.worker.counters.add(Plain::SentBytes, down);
+                }
+                (self.up.ended && self.down.ended).then_some(CloseReason::TunnelClosed)
+            }
+        };
+        match over {
+            Some(reason) => Poll::Ready(Woken::Over(reason)),
+            None if self.is_unsent() && due > now + self.send => Poll::Ready(Woken::CheckSooner),
+            None => Poll::Pending,
+        }
+    }
+
+    /// When one of the time limits may have passed.
+    fn due(&self) -> Time {
+        let idle = self.last_moved() + self.idle;
+        self.stalls().into_iter().flatten().map(|(due, _)| due).fold(idle, Time::min)
+    }
+
+    fn overdue(&self, now: Time) -> Option<CloseReason> {
+        let stalled = self.stalls().into_iter().flatten().find(|(due, _)| *due <= now);
+        let idle = (self.last_moved() + self.idle <= now).then_some(CloseReason::TunnelIdle);
+        stalled.map(|(_, reason)| reason).or(idle)
+    }
+
+    /// For each side to which something is queued: when it is too late with taking it, and what that is called.
+    fn stalls(&self) -> [Option<(Time, CloseReason)>; 2] {
+        let stall = |to: &Stream, direction: &Direction, reason| {
+            (to.unsent() > 0).then(|| (to.progress().sent_at.max(direction.queued_at) + self.send, reason))
+        };
+        [
+            stall(&self.seat.stream, &self.down, CloseReason::SendTimeout),
+            stall(self.upstream.stream(), &self.up, CloseReason::UpstreamSendTimeout),
+        ]
+    }
+
+    fn last_moved(&self) -> Time {
+        let moved = |stream: &Stream| {
+            let progress = stream.progress();
+            progress.received_at.max(progress.sent_at)
+        };
+        moved(&self.seat.stream).max(moved(self.upstream.stream())).max(self.up.queued_at).max(self.down.queued_at)
+    }
+
+    fn is_unsent(&self) -> bool {
+        self.seat.stream.unsent() > 0 || self.upstream.stream().unsent() > 0
+    }
+
+    /// A tunnel that is quiet keeps no memory for what may come.
+    fn shrink(&self) {
+        self.seat.stream.shrink();
+        self.upstream.stream().shrink();
+    }
+
+    fn end(self, reason: CloseReason) {
+        let is_orderly = match reason {
+            CloseReason::TunnelClosed => true,
+            CloseReason::TunnelIdle => !self.is_unsent(),
+            // What was cut must look cut, to both sides.
+            _ => false,
+        };
+        let Self { mut seat, upstream, .. } = self;
+        seat.count_received();
+        if is_orderly {
+            seat.stream.close();
+            upstream.close_tunnel();
+        } else {
+            seat.stream.abort();
+            drop(upstream);
+        }
+        seat.end(reason);
+    }
+}
+
+impl Direction {
+    /// Moves what there is, as long as the target takes it; how much.
+    fn poll(&mut self, cx: &mut Context<'_>, from: &Stream, to: &Stream, now: Time) -> Result<u64, Broken> {
+        let mut moved = 0;
+        if self.ended {
+            return from.error().map_or(Ok(moved), |error| Err(Broken::Source(error)));
+        }
+        loop {
+            match to.poll_writable(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Err(Broken::Target(error)),
+                // One that is reset is not heard of by reading it.
+                Poll::Pending => return from.error().map_or(Ok(moved), |error| Err(Broken::Source(error))),
+            }
+            match from.poll_read(cx) {
+                Poll::Ready(Ok(Some(chunk))) => {
+                    moved += chunk.len() as u64;
+                    if to.unsent() == 0 {
+                        self.queued_at = now;
+                    }
+                    to.write(chunk);
+                }
+                Poll::Ready(Ok(None)) => {
+                    self.ended = true;
+                    to.shutdown_write();
+                    return Ok(moved);
+                }
+                Poll::Ready(Err(error)) => return Err(Broken::Source(error)),
+                Poll::Pending => return Ok(moved),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

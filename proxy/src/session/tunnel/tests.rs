@@ -1,0 +1,367 @@
+//! Tunnels over the simulated ring: no byte is lost or out of order whatever the world does, ends are passed on one by one, and each time
+//! limit cuts what it is for.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::control::commands::Command;
+use crate::error::{CloseReason, PoolCloseReason, RefusalReason};
+use crate::io::simulated::{Faults, Peer, Script, take_front};
+use crate::telemetry::counters::{Counter, Plain};
+use crate::worker::drain::Phase;
+use crate::worker::testing::{self, Bench, origin_address};
+
+const REQUEST: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-Of: origin\r\n\r\n";
+
+/// Bytes that tell their place.
+fn pattern(id: usize, length: usize) -> Vec<u8> {
+    (0..length).map(|at| ((at ^ at >> 8 ^ id.wrapping_mul(97)).wrapping_mul(0x9e37_79b1) >> 13) as u8).collect()
+}
+
+fn below(state: &mut u64, bound: usize) -> usize {
+    *state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+    (*state >> 33) as usize % bound
+}
+
+/// Removes a head from what came, once it is whole.
+fn take_head(bytes: &mut Vec<u8>) -> Option<String> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    Some(String::from_utf8(bytes.drain(..end).collect()).expect("text"))
+}
+
+/// Says something of a length, ends its direction, and hears the other's to its end.
+struct Talker {
+    says: VecDeque<u8>,
+    heard: Vec<u8>,
+    state: u64,
+    done: Rc<Cell<bool>>,
+}
+
+impl Talker {
+    fn talk(&mut self, peer: &Peer) {
+        let count = self.says.len().min(1 + below(&mut self.state, 9000));
+        peer.write(&take_front(&mut self.says, count));
+        if self.says.is_empty() && !self.done.get() {
+            peer.shutdown_write();
+        }
+        if peer.is_ended() && self.says.is_empty() {
+            self.done.set(true);
+            peer.close();
+        }
+    }
+}
+
+fn lengths(seed: u64, client: usize) -> (usize, usize) {
+    let mut state = seed << 8 | client as u64;
+    let sizes = [0, 1, 700, 5000, 60_000, 300_000];
+    (sizes[below(&mut state, sizes.len())], sizes[below(&mut state, sizes.len())])
+}
+
+/// An endpoint that switches, then says its part, whose length the request's path holds, and checks the other's.
+fn origin(seed: u64, checks: bool) -> Script {
+    let mut received = Vec::new();
+    let mut talker: Option<(Talker, Vec<u8>)> = None;
+    Box::new(move |peer: &Peer| {
+        received.extend(peer.read());
+        if talker.is_none()
+            && let Some(head) = take_head(&mut received)
+        {
+            let id: usize = head.split(['/', ' ']).nth(2).expect("a path").parse().expect("an id");
+            let (up, down) = lengths(seed, id);
+            assert!(head.contains("\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"), "{head}");
+            let says = [SWITCH.as_bytes(), &pattern(id + 100, down)].concat().into();
+            let done = Rc::new(Cell::new(false));
+            talker = Some((Talker { says, heard: Vec::new(), state: seed, done }, pattern(id, up)));
+        }
+        if let Some((talker, expected)) = &mut talker {
+            talker.heard.append(&mut received);
+            talker.talk(peer);
+            assert!(!checks || !talker.done.get() || talker.heard == *expected, "the upload arrived whole");
+        }
+    })
+}
+
+fn simulate(seed: u64, faults: Faults, checks: bool) {
+    let minute = Duration::from_secs(60);
+    let mut config = testing::config(&[origin_address(1)]);
+    let mut listener = testing::listener();
+    (listener.timeouts.send, listener.timeouts.tunnel_idle, listener.timeouts.request_header) = (minute, minute, minute);
+    config.listeners = vec![listener.into()];
+    let route = crate::config::model::Route { timeout: minute, ..(*config.routes[0]).clone() };
+    config.routes = vec![route.into()];
+    let mut bench = Bench::new(seed, faults, config);
+    let mut made = 0;
+    bench.sim.serve(origin_address(1), move || {
+        made += 1;
+        let _ = made;
+        origin(seed, checks)
+    });
+    let mut clients = Vec::new();
+    for id in 0..3 {
+        let (up, down) = lengths(seed, id);
+        let peer = bench.sim.connect(bench.listener);
+        let request = REQUEST.replace("chat", &id.to_string());
+        let done = Rc::new(Cell::new(false));
+        // The first bytes of the other protocol come right behind the request, ahead of the answer.
+        let says = [request.as_bytes(), &pattern(id, up)].concat().into();
+        let mut talker = Talker { says, heard: Vec::new(), state: seed + id as u64, done: Rc::clone(&done) };
+        let mut head = None;
+        peer.script(move |peer| {
+            talker.heard.extend(peer.read());
+            if head.is_none() {
+                head = take_head(&mut talker.heard);
+            }
+            talker.talk(peer);
+            if checks && talker.done.get() {
+                let head = head.as_ref().expect("an answer");
+                assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("\r\nX-Of: origin\r\n"), "{head}");
+                assert!(head.ends_with("\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"), "{head}");
+                assert!(talker.heard == pattern(id + 100, down), "the download arrived whole");
+            }
+        });
+        clients.push(done);
+    }
+    bench.run_out();
+    bench.check_freed(&format!("seed {seed}"));
+    assert_eq!(bench.value(Plain::TunnelsOpen), 0);
+    if checks {
+        assert!(clients.iter().all(|done| done.get()), "seed {seed}");
+        assert_eq!(bench.value(Plain::Tunnels), 3);
+        assert_eq!(bench.value(Counter::Closed(CloseReason::TunnelClosed)), 3, "seed {seed}");
+        assert_eq!(bench.value(Counter::PoolClosed(PoolCloseReason::Tunnel)), 3, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_upgraded_connection_carries_every_byte_and_each_end() {
+    for seed in 0..150 {
+        simulate(seed, if seed % 2 == 0 { Faults::mild() } else { Faults::rough() }, true);
+    }
+}
+
+#[test]
+fn tunnels_in_a_hostile_world_leak_nothing() {
+    for seed in 0..150 {
+        simulate(seed, Faults::hostile(), false);
+    }
+}
+
+/// A tunnel that stands, and the endpoint's side of it.
+fn tunnel(bench: &mut Bench) -> (Peer, Peer) {
+    let origin = origin_address(1);
+    bench.sim.origin(origin);
+    let client = bench.sim.connect(bench.listener);
+    client.write(REQUEST.as_bytes());
+    let endpoint = accepted(bench, origin);
+    endpoint.write(SWITCH.as_bytes());
+    let opened = bench.value(Plain::Tunnels) + 1;
+    bench.run_until(|events| events.worker().counters.value(Plain::Tunnels) == opened);
+    settle(bench, 50);
+    let mut head = client.read();
+    assert!(take_head(&mut head).is_some_and(|head| head.starts_with("HTTP/1.1 101 ")) && head.is_empty());
+    (client, endpoint)
+}
+
+/// The next connection to `address`, its request read.
+fn accepted(bench: &mut Bench, address: SocketAddr) -> Peer {
+    settle(bench, 50);
+    let endpoint = bench.sim.accept(address).expect("a connection");
+    settle(bench, 50);
+    let mut request = endpoint.read();
+    assert!(take_head(&mut request).is_some() && request.is_empty());
+    endpoint
+}
+
+fn settle(bench: &mut Bench, milliseconds: u64) {
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(milliseconds));
+}
+
+fn bench() -> Bench {
+    Bench::new(1, Faults { short: false, ..Faults::mild() }, testing::config(&[origin_address(1)]))
+}
+
+#[test]
+fn a_half_close_is_passed_on_and_the_other_direction_goes_on() {
+    let mut bench = bench();
+    let (client, endpoint) = tunnel(&mut bench);
+    client.write(b"last words");
+    client.shutdown_write();
+    settle(&mut bench, 100);
+    assert_eq!(endpoint.read(), b"last words");
+    assert!(endpoint.is_ended() && !client.is_ended());
+    for word in ["still ", "here"] {
+        endpoint.write(word.as_bytes());
+        settle(&mut bench, 100);
+        assert_eq!(client.read(), word.as_bytes());
+    }
+    endpoint.close();
+    settle(&mut bench, 100);
+    assert!(client.is_ended() && !client.is_reset());
+    client.close();
+    bench.run_out();
+    assert_eq!(bench.value(Counter::Closed(CloseReason::TunnelClosed)), 1);
+    bench.check_freed("");
+}
+
+#[test]
+fn a_reset_is_passed_on_whichever_side_it_comes_from() {
+    let mut bench = bench();
+    let (client, endpoint) = tunnel(&mut bench);
+    client.reset();
+    settle(&mut bench, 100);
+    assert!(endpoint.is_reset());
+    assert_eq!(bench.value(Counter::Closed(CloseReason::ClientAborted)), 1);
+    let (client, endpoint) = tunnel(&mut bench);
+    endpoint.reset();
+    settle(&mut bench, 100);
+    assert!(client.is_reset());
+    assert_eq!(bench.value(Counter::Closed(CloseReason::UpstreamAborted)), 1);
+    // One that ended its direction is still heard of.
+    let (client, endpoint) = tunnel(&mut bench);
+    client.shutdown_write();
+    settle(&mut bench, 100);
+    client.reset();
+    endpoint.write(b"to nobody");
+    settle(&mut bench, 200);
+    assert!(endpoint.is_reset());
+    assert_eq!(bench.value(Counter::Closed(CloseReason::ClientAborted)), 2);
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn an_idle_tunnel_is_closed_and_any_byte_puts_that_off() {
+    let mut bench = bench();
+    let (client, endpoint) = tunnel(&mut bench);
+    // Ten seconds without a byte are allowed.
+    for _ in 0..3 {
+        settle(&mut bench, 7000);
+        client.write(b"x");
+        settle(&mut bench, 7000);
+        endpoint.write(b"y");
+    }
+    settle(&mut bench, 9000);
+    assert_eq!((endpoint.read(), client.read()), (b"xxx".to_vec(), b"yyy".to_vec()));
+    assert_eq!(bench.value(Plain::TunnelsOpen), 1);
+    settle(&mut bench, 1500);
+    assert_eq!(bench.value(Plain::TunnelsOpen), 0);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::TunnelIdle)), 1);
+    assert!(client.is_ended() && !client.is_reset() && endpoint.is_ended() && !endpoint.is_reset());
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn who_takes_nothing_holds_the_other_up_and_is_then_cut() {
+    for (client_is_slow, reason) in [(true, CloseReason::SendTimeout), (false, CloseReason::UpstreamSendTimeout)] {
+        let mut bench = bench();
+        let (client, endpoint) = tunnel(&mut bench);
+        let (talks, slow) = if client_is_slow { (&endpoint, &client) } else { (&client, &endpoint) };
+        let flood = vec![7; 4 << 20];
+        talks.write(&flood);
+        settle(&mut bench, 2000);
+        assert!(talks.unsent() > 2 << 20, "backpressure: {} of {} bytes are held up", talks.unsent(), flood.len());
+        assert_eq!(bench.value(Plain::TunnelsOpen), 1);
+        settle(&mut bench, 2000);
+        assert_eq!(bench.value(Counter::Closed(reason)), 1);
+        assert!(slow.is_reset() && talks.is_reset());
+        bench.run_out();
+        bench.check_freed("");
+    }
+}
+
+#[test]
+fn one_who_takes_a_little_at_a_time_is_served_to_the_end() {
+    let mut bench = bench();
+    let (client, endpoint) = tunnel(&mut bench);
+    let whole = pattern(1, 1 << 20);
+    endpoint.write(&whole);
+    let mut heard = Vec::new();
+    while heard.len() < whole.len() {
+        settle(&mut bench, 1000);
+        let some = client.read_at_most(64 << 10);
+        assert!(!some.is_empty(), "after {}", heard.len());
+        heard.extend(some);
+    }
+    assert!(heard == whole);
+    endpoint.close();
+    client.close();
+    bench.run_out();
+    assert_eq!(bench.value(Counter::Closed(CloseReason::TunnelClosed)), 1);
+    bench.check_freed("");
+}
+
+#[test]
+fn a_drain_leaves_tunnels_alone_until_its_deadline() {
+    let mut bench = bench();
+    let (client, endpoint) = tunnel(&mut bench);
+    let mut phase = Phase::Serving;
+    let worker = Rc::clone(bench.events.worker());
+    let deadline = bench.sim.now() + Duration::from_secs(5);
+    phase.obey(Command::Drain { deadline }, &worker, &mut bench.engine, bench.events.steering());
+    settle(&mut bench, 4000);
+    endpoint.write(b"late");
+    settle(&mut bench, 500);
+    assert!(!phase.advance(&worker, &bench.engine));
+    assert_eq!(client.read(), b"late");
+    settle(&mut bench, 600);
+    while !phase.advance(&worker, &bench.engine) {
+        bench.engine.turn(&mut bench.events).expect("a turn");
+    }
+    bench.events.publish(bench.engine.stats());
+    assert!(client.is_reset() && endpoint.is_reset());
+    assert_eq!(bench.value(Counter::Closed(CloseReason::Draining)), 1);
+    bench.check_freed("");
+}
+
+#[test]
+fn a_switch_that_nobody_asked_for_is_refused_and_any_other_answer_is_ordinary() {
+    let plain = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let with_body = REQUEST.replace("GET", "POST").replace("\r\n\r\n", "\r\nContent-Length: 1\r\n\r\nx");
+    for (request, answer, status) in [
+        (plain, SWITCH.to_owned(), "HTTP/1.1 502 "),
+        (REQUEST, SWITCH.replace("echo", "other"), "HTTP/1.1 502 "),
+        (REQUEST, SWITCH.replace("Upgrade: echo\r\n", ""), "HTTP/1.1 502 "),
+        (&with_body, SWITCH.to_owned(), "HTTP/1.1 502 "),
+        (REQUEST, "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\nUpgrade: echo\r\n\r\nno".to_owned(), "HTTP/1.1 426 "),
+        (REQUEST, "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno".to_owned(), "HTTP/1.1 200 "),
+    ] {
+        let mut bench = bench();
+        bench.sim.origin(origin_address(1));
+        let client = bench.sim.connect(bench.listener);
+        client.write(request.as_bytes());
+        settle(&mut bench, 50);
+        let endpoint = bench.sim.accept(origin_address(1)).expect("a connection");
+        endpoint.write(answer.as_bytes());
+        settle(&mut bench, 100);
+        let mut heard = client.read();
+        let mut head = take_head(&mut heard).expect("an answer");
+        if head.starts_with("HTTP/1.1 103 ") {
+            head = take_head(&mut heard).expect("an answer");
+        }
+        assert!(head.starts_with(status), "{request} {answer}: {head}");
+        let refused = bench.value(Counter::Refused(RefusalReason::UpstreamMalformed));
+        assert_eq!(refused, u64::from(status.contains("502")));
+        assert_eq!(bench.value(Plain::Tunnels), 0);
+        client.close();
+        bench.run_out();
+        bench.check_freed(answer.as_str());
+    }
+}
+
+#[test]
+fn a_tunnel_that_waits_is_small() {
+    let tunnel = |parts: (crate::worker::sessions::Seat, crate::upstream::connector::Connection)| {
+        super::Tunnel::new(parts.0, parts.1).serve()
+    };
+    let size = size_of_output(tunnel);
+    assert!(size <= 520, "{size} bytes");
+}
+
+fn size_of_output<A, F>(_: impl Fn(A) -> F) -> usize {
+    size_of::<F>()
+}
