@@ -240,12 +240,17 @@ struct Shared {
     accepted: AtomicU64,
     open: AtomicU64,
     requests: AtomicU64,
+    /// Keep nothing of what is received.
+    forgets: AtomicBool,
     recorded: Mutex<Vec<Vec<u8>>>,
     streams: Mutex<Vec<std::sync::Weak<TcpStream>>>,
 }
 
 impl Shared {
     fn record(&self, connection: u64, bytes: &[u8]) {
+        if self.forgets.load(Ordering::Relaxed) {
+            return;
+        }
         let mut recorded = self.recorded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let index = usize::try_from(connection - 1).expect("few connections");
         if recorded.len() <= index {
@@ -316,6 +321,13 @@ impl Origin {
     pub fn send_buffer(self, bytes: usize) -> Self {
         // Connections inherit it.
         nix::sys::socket::setsockopt(&*self.listener, nix::sys::socket::sockopt::SndBuf, &bytes).expect("SO_SNDBUF");
+        self
+    }
+
+    /// Keeps no record of what is received: for tests that run long.
+    #[must_use]
+    pub fn without_record(self) -> Self {
+        self.shared.forgets.store(true, Ordering::Relaxed);
         self
     }
 

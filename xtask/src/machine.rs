@@ -27,6 +27,7 @@ pub(crate) const TEST: &[Package] = &[
     Package::new("nginx", &["sh", "-c", "command -v nginx || test -x /usr/sbin/nginx"]),
     Package::new("curl", &["curl", "--version"]),
     Package::new("openssl", &["openssl", "version"]),
+    Package::new("slowhttptest", &["sh", "-c", "command -v slowhttptest"]),
     Package::new("iproute2", &["sh", "-c", "command -v ip || test -x /sbin/ip"]),
 ];
 

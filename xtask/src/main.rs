@@ -52,6 +52,12 @@ enum Command {
     Ci,
     /// Check the structure: the invariants of ARCHITECTURE.md.
     Tidy,
+    /// Mixed load of all kinds through the released binary, for as long as one likes: memory, descriptors and map entries stay flat.
+    Soak {
+        /// How long it lasts.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
     /// Run the fuzz targets for some seconds each.
     Fuzz {
         /// Seconds for each target.
@@ -72,6 +78,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::bench(&options),
         Command::Ci => ci::ci(),
         Command::Tidy => tidy::tidy(),
+        Command::Soak { minutes } => test::soak(minutes),
         Command::Fuzz { seconds, target } => fuzz::fuzz(seconds, target.as_deref()),
     };
     match result {

@@ -33,3 +33,14 @@ pub(crate) fn test(ebpf_object: Option<&Path>, arguments: &[String]) -> Result<(
     }
     result
 }
+
+/// The mixed load of `tests/soak.rs`, for longer than the tests run it.
+pub(crate) fn soak(minutes: u64) -> Result<(), String> {
+    ensure(BUILD)?;
+    ensure(TEST)?;
+    let sluice = machine::build_sluice()?;
+    let mut command = cargo();
+    command.args(["test", "--package", "tests", "--test", "soak", "--", "--nocapture"]);
+    command.env("SLUICE_BIN", &sluice).env("SLUICE_SOAK_SECONDS", (minutes * 60).to_string());
+    step(&mut command)
+}

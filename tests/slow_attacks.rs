@@ -1,0 +1,110 @@
+//! slowhttptest, in each of its modes, with a thousand connections, beside one client that behaves.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tests::client::Client;
+use tests::origin::{Body, Origin, Response};
+use tests::sluice::{Setup, Sluice};
+use tests::{eventually, process, skip};
+
+const CONNECTIONS: usize = 1_000;
+/// Client, two for the proxied connection, the origin's and the attacker's, with room.
+const DESCRIPTORS: u64 = 6 * CONNECTIONS as u64;
+/// How long each attack lasts, in seconds. The default timeouts are all longer, so nobody is thrown out meanwhile.
+const SECONDS: u64 = 8;
+/// Below this a machine that other tests share cannot tell a p99 from its double.
+const NOISE: Duration = Duration::from_millis(5);
+
+/// The attacker; ended on drop.
+struct Attack(Child);
+
+impl Attack {
+    fn start(mode: &[&str], sluice: &Sluice, path: &str) -> Self {
+        let mut command = Command::new("slowhttptest");
+        let (count, seconds) = (CONNECTIONS.to_string(), SECONDS.to_string());
+        command.args(["-c", &count, "-r", "500", "-l", &seconds, "-v", "1", "-p", "5", "-u", &sluice.url(path)]).args(mode);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().expect("slowhttptest starts"))
+    }
+}
+
+impl Drop for Attack {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The times of so many requests one after the other, and the one that 99 of 100 stay below.
+fn p99(client: &mut Client, requests: usize) -> Duration {
+    let timed = |_| {
+        let start = Instant::now();
+        assert_eq!(client.get("/small").status, 200);
+        start.elapsed()
+    };
+    let mut times: Vec<_> = (0..requests).map(timed).collect();
+    times.sort_unstable();
+    times[requests * 99 / 100]
+}
+
+/// Whether the normal client stays quick while `mode` runs, once `reached` says that it does.
+fn survives(name: &str, mode: &[&str], path: &str, reached: impl Fn(&Sluice) -> bool) {
+    if skip::without_tool("slowhttptest") || skip::without_descriptors(DESCRIPTORS) {
+        return;
+    }
+    tests::raise_descriptor_limit();
+    let origin = Origin::http(|request| match request.target.as_str() {
+        "/big" => Response::with(Body::Pattern(2 << 20)),
+        _ => Response::ok("small"),
+    })
+    .send_buffer(64 << 10);
+    let sluice = Setup::to(origin.address()).with("process", "max_connections = 3000").start();
+    let mut client = sluice.client();
+    p99(&mut client, 200);
+    let idle = p99(&mut client, 1_000);
+    let before = sluice.holdings();
+    let mut attack = Attack::start(mode, &sluice, path);
+    eventually(Duration::from_secs(SECONDS), "the attack has begun", || reached(&sluice).then_some(()));
+    let attacked = p99(&mut client, 3_000);
+    eprintln!(
+        "{name}: p99 {attacked:?} under attack, {idle:?} without, ratio {:.2}",
+        attacked.as_secs_f64() / idle.as_secs_f64()
+    );
+    assert!(attacked < (2 * idle).max(NOISE), "p99 {attacked:?}, {idle:?} without the attack");
+    assert!(sluice.holdings().budget <= f64::from(64 << 20));
+    let ended = process::wait(&mut attack.0, Duration::from_secs(SECONDS + 20));
+    assert!(ended.is_some(), "slowhttptest ends by itself");
+    assert_eq!(client.get("/small").status, 200, "the client's connection lived through it");
+    sluice.expect_back_to(before);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a thousand")]
+fn all_open(sluice: &Sluice) -> bool {
+    sluice.metrics().sum("sluice_connections_open") >= CONNECTIONS as f64
+}
+
+#[test]
+fn slow_heads() {
+    survives("slow heads (-H)", &["-H", "-i", "2", "-x", "24"], "/", all_open);
+}
+
+#[test]
+fn slow_bodies() {
+    survives("slow bodies (-B)", &["-B", "-i", "2", "-s", "8192", "-x", "10"], "/upload", all_open);
+}
+
+#[test]
+fn ranges_without_end() {
+    // Each connection asks once and is answered at once.
+    let begun = |sluice: &Sluice| sluice.metrics().sum("sluice_requests_total") >= 1_250.0;
+    survives("ranges (-R)", &["-R", "-t", "HEAD", "-a", "10", "-b", "3000"], "/", begun);
+}
+
+#[test]
+fn slow_reads() {
+    let mode = ["-X", "-w", "512", "-y", "1024", "-n", "2", "-z", "32", "-k", "3"];
+    survives("slow reads (-X)", &mode, "/big", all_open);
+}
