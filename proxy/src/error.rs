@@ -164,3 +164,13 @@ reasons! {
         Draining = "draining",
     }
 }
+
+reasons! {
+    /// Why a record of the access log was lost.
+    LogLossReason {
+        /// The log thread did not keep up, or its file blocked it.
+        QueueFull = "queue_full",
+        /// The file could not be written: a full disk, say.
+        WriteFailed = "write_failed",
+    }
+}

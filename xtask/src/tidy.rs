@@ -48,6 +48,10 @@ const WORKER: &[&str] = &[
     "proxy/src/route/",
     "proxy/src/listen/acceptor.rs",
     "proxy/src/listen/admission.rs",
+    "proxy/src/telemetry/access/mod.rs",
+    "proxy/src/telemetry/access/json.rs",
+    "proxy/src/telemetry/access/record.rs",
+    "proxy/src/telemetry/access/ring.rs",
 ];
 
 /// A file's lines without its tests may not be more.

@@ -89,7 +89,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
         routes: vec![Arc::new(route)],
         upstreams: vec![Arc::new(upstream)],
         admin: model::Admin { address: None },
-        log: model::Log { level: "info".into() },
+        log: model::Log { level: "info".into(), access: model::AccessLog::Off, with_query: false },
     }
 }
 
@@ -112,7 +112,7 @@ impl Bench {
         let (mut engine, sim) = Sim::engine(1, NO_FAULTS, Memory::default(), Settings::default());
         let endpoint = SocketAddr::from(([10, 0, 0, 1], 8080));
         let config = Arc::new(ArcSwap::from_pointee(config(endpoint)));
-        let worker = Worker::new(engine.io(), Counters::private(), config, 100);
+        let worker = Worker::new(engine.io(), Counters::private(), config, 100, None);
         let listener = sim.listener();
         engine.add_listener(listener, 0);
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3_600));

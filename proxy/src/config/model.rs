@@ -264,4 +264,19 @@ pub struct Admin {
 pub struct Log {
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
+    /// `log.access`
+    pub access: AccessLog,
+    /// `log.query`: the access log holds queries too.
+    pub with_query: bool,
+}
+
+/// `log.access`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// The supervisor's standard output.
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
 }

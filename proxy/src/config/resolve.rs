@@ -113,6 +113,10 @@ impl Resolver<'_> {
         self.check_admin(admin.as_ref(), &listeners);
         self.check_upstreams(&upstreams, &routes, &listeners, admin.as_ref());
         let routes = self.routes(routes, &upstreams, process.buffer_budget);
+        let access = match log.access {
+            model::AccessLog::File(path) => model::AccessLog::File(beside(self.main, &path)),
+            other => other,
+        };
         Some(model::Config {
             process,
             workers,
@@ -123,7 +127,7 @@ impl Resolver<'_> {
             routes: routes?,
             upstreams: upstreams.into_iter().map(upstream).collect(),
             admin: model::Admin { address: admin.map(|at| at.value) },
-            log,
+            log: model::Log { access, ..log },
         })
     }
 

@@ -541,10 +541,22 @@ fn log(mut table: Table<'_, '_>) -> model::Log {
     const LEVELS: [(&str, &str); 5] =
         [("info", "info"), ("error", "error"), ("warn", "warn"), ("debug", "debug"), ("trace", "trace")];
     let level = table.choice("level", &LEVELS, &[]).to_owned();
-    table.not_built("access", Some(Literal::Text("off")));
+    let access = table.parsed("access", "\"off\", \"stdout\" or a file's path", access_log);
     table.choice("format", &[("json", ())], &[]);
+    let with_query = table.boolean("query", false);
     table.finish();
-    model::Log { level }
+    model::Log { level, access: access.map_or(model::AccessLog::Off, |at| at.value), with_query }
+}
+
+fn access_log(text: &str) -> Result<model::AccessLog, String> {
+    match text {
+        "off" => Ok(model::AccessLog::Off),
+        "stdout" => Ok(model::AccessLog::Stdout),
+        "on" | "stderr" => {
+            Err(format!("\"{text}\" is neither a word that is known here nor a path; a file of that name is \"./{text}\""))
+        }
+        _ => file_path(text).map(model::AccessLog::File),
+    }
 }
 
 /// Bounds checked before keep these exact on every machine that Sluice runs on.

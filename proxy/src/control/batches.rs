@@ -90,6 +90,8 @@ pub struct Handoff {
     pub counters: OwnedFd,
     /// The steering array; absent where no steering program is loaded.
     pub slots: Option<OwnedFd>,
+    /// The access log's file; absent while it is off.
+    pub access_log: Option<OwnedFd>,
 }
 
 /// Puts a handoff together.
@@ -104,6 +106,7 @@ pub struct Collector {
     admin: Option<OwnedFd>,
     counters: Option<OwnedFd>,
     slots: Option<OwnedFd>,
+    access_log: Option<OwnedFd>,
 }
 
 impl Collector {
@@ -123,7 +126,17 @@ impl Collector {
             return Err(HandoffError::Start("fewer descriptors than sockets"));
         }
         let listeners = start.workers.iter().map(|_| start.addresses.iter().map(|_| None).collect()).collect();
-        Ok(Self { start, next_batch: 0, received: 0, files: Vec::new(), listeners, admin: None, counters: None, slots: None })
+        Ok(Self {
+            start,
+            next_batch: 0,
+            received: 0,
+            files: Vec::new(),
+            listeners,
+            admin: None,
+            counters: None,
+            slots: None,
+            access_log: None,
+        })
     }
 
     /// Whether all batches came.
@@ -165,6 +178,7 @@ impl Collector {
             Item::Admin => Some(&mut self.admin),
             Item::Counters => Some(&mut self.counters),
             Item::Slots => Some(&mut self.slots),
+            Item::AccessLog => Some(&mut self.access_log),
         };
         match slot {
             Some(slot @ None) => {
@@ -196,6 +210,7 @@ impl Collector {
             admin: self.admin,
             counters: self.counters.ok_or(HandoffError::Missing("the counters"))?,
             slots: self.slots,
+            access_log: self.access_log,
         })
     }
 }

@@ -31,6 +31,8 @@ pub enum ToDataPlane {
     },
     /// Exit now.
     Stop,
+    /// The access log goes on in the file that comes with this message.
+    AccessLog,
     /// Asks for `ToSupervisor::Status`.
     AskStatus {
         /// Comes back in the answer.
@@ -137,6 +139,8 @@ pub enum Item {
     Counters,
     /// The mmapable steering array.
     Slots,
+    /// Where the access log goes.
+    AccessLog,
 }
 
 /// What `sluice stop|drain|status` asks over `control.sock`: one line of JSON.

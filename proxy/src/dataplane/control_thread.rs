@@ -19,6 +19,7 @@ use crate::control::commands::{Command, CommandSender};
 use crate::control::handoff::{Channel, ChannelError, Received};
 use crate::control::messages::{ToDataPlane, ToSupervisor};
 use crate::control::{now, sealed};
+use crate::telemetry::access::AccessLog;
 use crate::telemetry::admin::{self, AdminState, Sources};
 
 /// Questions to the supervisor that may wait for an answer; also the room of the queue that they come through.
@@ -62,6 +63,7 @@ pub struct Control {
     ended: usize,
     /// The supervisor waits to hear that the workers accept no more.
     drain_unreported: bool,
+    access_log: Option<AccessLog>,
 }
 
 impl Control {
@@ -74,6 +76,7 @@ impl Control {
         view: Arc<View>,
         commands: Vec<CommandSender>,
         questions: mpsc::Receiver<Question>,
+        access_log: Option<AccessLog>,
     ) -> io::Result<Self> {
         Ok(Self {
             channel: channel.into_async()?,
@@ -86,6 +89,7 @@ impl Control {
             ready: 0,
             ended: 0,
             drain_unreported: false,
+            access_log,
         })
     }
 
@@ -93,7 +97,7 @@ impl Control {
     ///
     /// # Errors
     /// When the data plane cannot go on.
-    pub async fn run(mut self, crew: &mut Crew, admin: Option<OwnedFd>) -> Result<(), ControlError> {
+    pub async fn run(&mut self, crew: &mut Crew, admin: Option<OwnedFd>) -> Result<(), ControlError> {
         let mut admin = pin!(serve_admin(admin, Arc::clone(&self.view)));
         let mut admin_runs = true;
         loop {
@@ -125,8 +129,8 @@ impl Control {
 
     fn take_messages(&mut self) -> Result<(), ControlError> {
         loop {
-            match self.channel.get_ref().receive(0) {
-                Ok(Received { message, .. }) => self.take_message(message),
+            match self.channel.get_ref().receive(1) {
+                Ok(Received { message, descriptors }) => self.take_message(message, descriptors),
                 Err(ChannelError::WouldBlock) => return Ok(()),
                 Err(ChannelError::Closed) => return Err(ControlError::Abandoned),
                 Err(error) => return Err(ControlError::Channel(error)),
@@ -134,8 +138,12 @@ impl Control {
         }
     }
 
-    fn take_message(&mut self, message: ToDataPlane) {
+    fn take_message(&mut self, message: ToDataPlane, mut descriptors: Vec<OwnedFd>) {
         match message {
+            ToDataPlane::AccessLog => match (&self.access_log, descriptors.pop()) {
+                (Some(log), Some(file)) => log.reopen(file),
+                _ => warn!("the supervisor hands over a log that is not written; ignored"),
+            },
             ToDataPlane::Drain { within_ms } => {
                 self.view.draining.store(true, Ordering::Relaxed);
                 self.drain_unreported = true;
@@ -323,8 +331,11 @@ endpoints = ["127.0.0.1:9000"]
         let (senders, workers) = (0..2).map(|_| commands::channel().expect("eventfd")).unzip();
         let (events, receiver) = mpsc::channel(8);
         let (ours, theirs) = Channel::pair().expect("pair");
-        let control = Control::new(theirs, Arc::clone(&view), senders, questions).expect("reactor");
-        let control = tokio::spawn(async move { control.run(&mut Crew::played(receiver), None).await });
+        let control = Control::new(theirs, Arc::clone(&view), senders, questions, None).expect("reactor");
+        let control = tokio::spawn(async move {
+            let mut control = control;
+            control.run(&mut Crew::played(receiver), None).await
+        });
         Stage { supervisor: ours.into_async().expect("reactor"), view, workers, events, control }
     }
 

@@ -29,6 +29,7 @@ use crate::control::handoff::Channel;
 use crate::control::messages::{Place, ToSupervisor};
 use crate::control::shared::{CountersMemory, SteeringSlots};
 use crate::supervisor::plan;
+use crate::telemetry::access::AccessLog;
 use crate::telemetry::logging;
 use crate::worker::WorkerSeed;
 use crate::{config, placement};
@@ -103,11 +104,13 @@ fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| DataPlaneError::Io("tokio", error))?;
     let _entered = runtime.enter();
-    let control = Control::new(channel, plane.view, plane.commands, plane.questions);
-    let control = control.map_err(|error| DataPlaneError::Io("channel", error))?;
+    let control = Control::new(channel, plane.view, plane.commands, plane.questions, plane.access_log);
+    let mut control = control.map_err(|error| DataPlaneError::Io("channel", error))?;
     let mut crew = Crew::start(seeds).map_err(|error| DataPlaneError::Io("worker threads", error))?;
     runtime.block_on(control.run(&mut crew, plane.admin))?;
+    // The workers' last records are in the queues then; dropping the control thread's state writes them.
     crew.join();
+    drop(control);
     Ok(())
 }
 
@@ -117,10 +120,11 @@ struct Plane {
     commands: Vec<CommandSender>,
     questions: mpsc::Receiver<view::Question>,
     admin: Option<OwnedFd>,
+    access_log: Option<AccessLog>,
 }
 
 fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlaneError> {
-    let Handoff { start, files, listeners, admin, counters, slots } = handoff;
+    let Handoff { start, files, listeners, admin, counters, slots, access_log } = handoff;
     let config: Arc<config::model::Config> = Arc::new(receive::configuration(files)?);
     let workers = start.workers.len();
     let connections_max = connections_per_worker(&config, workers);
@@ -134,6 +138,9 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
     if start.addresses.iter().any(|address| address.listener >= config.listeners.len()) {
         return Err(DataPlaneError::Io("handoff", io::ErrorKind::InvalidData.into()));
     }
+    let access_log = access_log.map(|file| AccessLog::start(file, workers, config.log.with_query)).transpose();
+    let (access_log, senders) = access_log.map_err(|error| DataPlaneError::Io("access log", error))?.unzip();
+    let mut senders = senders.into_iter().flatten();
     let config = Arc::new(ArcSwap::new(config));
     let (mut seeds, mut commands, mut watched) = (Vec::new(), Vec::new(), Vec::new());
     let missing = || DataPlaneError::Io("shared memory", io::ErrorKind::InvalidInput.into());
@@ -153,6 +160,7 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
             steering: slot,
             commands: receiver,
             connections_max,
+            access: senders.next(),
         };
         seeds.push((*place, seed));
     }
@@ -165,7 +173,7 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
         draining: AtomicBool::new(false),
         questions: sender,
     };
-    Ok((Plane { view: Arc::new(view), commands, questions, admin }, seeds))
+    Ok((Plane { view: Arc::new(view), commands, questions, admin, access_log }, seeds))
 }
 
 /// Its share of what the descriptor limit allows, or of `process.max_connections`.

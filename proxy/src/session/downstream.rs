@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, SinkError, SourceError};
 use super::flow::{self, Outbound, ReadError, WriteError};
+use super::trace::{Step, Trace};
 use super::tunnel;
 use crate::config::model;
 use crate::error::{CloseReason, RefusalReason};
@@ -32,14 +33,51 @@ enum Next {
     Abort(CloseReason),
 }
 
+impl Next {
+    /// Why the connection ends, if it does.
+    fn reason(&self, seat: &Seat) -> Option<CloseReason> {
+        match *self {
+            Self::Request | Self::Tunnel(_) => None,
+            Self::Close(reason) => Some(reason),
+            Self::Abort(CloseReason::ClientAborted) => Some(
+                seat.stream
+                    .error()
+                    .map_or(CloseReason::ClientAborted, |error| sessions::broken(error, CloseReason::ClientAborted)),
+            ),
+            Self::Abort(reason) => Some(reason),
+        }
+    }
+}
+
 /// Serves requests until the connection ends or waits for the next. `first` was received already; the head is due at `due`.
 pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
     let mut input = first;
     let mut decoder = RequestDecoder::new();
     loop {
+        // The first head is due since the accept.
+        let accepted = (seat.requests == 0).then_some((due, seat.listener.timeouts.request_header));
+        let trace = Trace::begin(&seat, accepted);
+        let mut kept = None;
         let next = match read_head(&seat, &mut decoder, &mut input, due).await {
-            Ok(mut head) => serve_request(&mut seat, &mut head, &mut input).await,
-            Err(end) => refuse_head(&seat, end).await,
+            Ok(mut head) => {
+                let next = serve_request(&mut seat, &mut head, &mut input, trace.as_ref()).await;
+                match (trace, &next) {
+                    // Its record is due when the tunnel ends.
+                    (Some(trace), Next::Tunnel(_)) => kept = Some(trace.keep(head)),
+                    (Some(trace), next) => trace.finish(&seat, Some(&head), next.reason(&seat)),
+                    (None, _) => {}
+                }
+                next
+            }
+            Err(end) => {
+                let next = refuse_head(&seat, end, trace.as_ref()).await;
+                match trace {
+                    Some(trace) if matches!(end, HeadEnd::Closed) => trace.discard(),
+                    Some(trace) => trace.finish(&seat, None, next.reason(&seat)),
+                    None => {}
+                }
+                next
+            }
         };
         seat.count_received();
         match next {
@@ -78,13 +116,10 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
             Next::Tunnel(upstream) => {
                 // What the client said ahead of the answer.
                 seat.stream.unread(input);
-                return tunnel::start(seat, *upstream);
+                return tunnel::start(seat, *upstream, kept);
             }
-            Next::Abort(reason) => {
-                let reason = match seat.stream.error() {
-                    Some(error) if reason == CloseReason::ClientAborted => sessions::broken(error, reason),
-                    _ => reason,
-                };
+            Next::Abort(_) => {
+                let reason = next.reason(&seat).unwrap_or(CloseReason::ClientAborted);
                 seat.stream.abort();
                 return seat.end(reason);
             }
@@ -93,6 +128,7 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
 }
 
 /// Why there is no head.
+#[derive(Clone, Copy)]
 enum HeadEnd {
     /// The client closed before a byte of it.
     Closed,
@@ -131,16 +167,21 @@ async fn read_head(seat: &Seat, decoder: &mut RequestDecoder, input: &mut Chunk,
     }
 }
 
-async fn refuse_head(seat: &Seat, end: HeadEnd) -> Next {
+async fn refuse_head(seat: &Seat, end: HeadEnd, trace: Option<&Trace>) -> Next {
     let reason = match end {
         HeadEnd::Closed => return Next::Close(CloseReason::ClientClosed),
         HeadEnd::Aborted => return Next::Abort(CloseReason::ClientAborted),
         HeadEnd::Refused(reason) => reason,
     };
     let flags = Flags::new(true, false);
-    let mut sink = Sink::new(&seat.worker, &seat.stream, seat.listener.timeouts.send, Recipient::UNKNOWN, &flags);
-    let outcome = exchange::refuse(&mut sink, reason, seat.worker.request_id().as_str()).await;
+    let mut sink = Sink::new(&seat.worker, &seat.stream, seat.listener.timeouts.send, Recipient::UNKNOWN, &flags, trace);
+    let request_id = seat.worker.request_id();
+    let outcome = exchange::refuse(&mut sink, reason, request_id.as_str()).await;
     exchange::count(&seat.worker.counters, outcome);
+    if let Some(trace) = trace {
+        trace.name(request_id);
+        trace.ended(outcome);
+    }
     match outcome {
         Outcome::Answered { .. } if reason == RefusalReason::RequestTimeout => Next::Close(CloseReason::RequestHeaderTimeout),
         Outcome::Answered { .. } => Next::Close(CloseReason::BadRequest),
@@ -148,7 +189,10 @@ async fn refuse_head(seat: &Seat, end: HeadEnd) -> Next {
     }
 }
 
-async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chunk) -> Next {
+async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chunk, trace: Option<&Trace>) -> Next {
+    if let Some(trace) = trace {
+        trace.reached(Step::Head);
+    }
     seat.requests += 1;
     let worker = seat.worker.clone();
     worker.counters.increment(Plain::Requests);
@@ -160,8 +204,8 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
     let close_reason = reason_to_close(seat, head, &listener.limits);
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
     let recipient = Recipient { keep_alive: close_reason.is_none(), ..Recipient::of(head) };
-    let mut sink = Sink::new(&worker, &seat.stream, listener.timeouts.send, recipient, &flags);
-    let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.stream.peer() };
+    let mut sink = Sink::new(&worker, &seat.stream, listener.timeouts.send, recipient, &flags, trace);
+    let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.stream.peer(), trace };
     let mut source = Source {
         io: &worker.io,
         stream: &seat.stream,
@@ -181,6 +225,9 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
     let too_large = matches!(head.body, BodyLength::Known(length) if length > source.room);
     let outcome = if too_large {
         let made = worker.request_id();
+        if let Some(trace) = trace {
+            trace.name(made);
+        }
         let request_id = head.request_id().unwrap_or_else(|| made.as_str());
         let refused = exchange::refuse(&mut sink, RefusalReason::BodyTooLarge, request_id).await;
         exchange::count(&worker.counters, refused);
@@ -189,6 +236,9 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         exchange::exchange(head, &mut source, &mut sink, &seat.cancel, &scene).await
     };
     sink.flush();
+    if let Some(trace) = trace {
+        trace.ended(outcome);
+    }
     // A drain that began within this exchange is why its response said `close`.
     let close_reason = close_reason.or_else(|| worker.is_draining().then_some(CloseReason::Draining));
     let kept_alive = sink.kept_alive;
@@ -289,17 +339,39 @@ struct Sink<'a> {
     flags: &'a Flags,
     /// The response said that the connection goes on.
     kept_alive: bool,
+    trace: Option<&'a Trace>,
 }
 
 impl<'a> Sink<'a> {
-    fn new(worker: &'a Worker, stream: &'a Stream, send: Duration, recipient: Recipient, flags: &'a Flags) -> Self {
-        Self { worker, outbound: Outbound::new(&worker.io, stream, send), stream, send, recipient, flags, kept_alive: false }
+    fn new(
+        worker: &'a Worker,
+        stream: &'a Stream,
+        send: Duration,
+        recipient: Recipient,
+        flags: &'a Flags,
+        trace: Option<&'a Trace>,
+    ) -> Self {
+        Self {
+            worker,
+            outbound: Outbound::new(&worker.io, stream, send),
+            stream,
+            send,
+            recipient,
+            flags,
+            kept_alive: false,
+            trace,
+        }
     }
 
     fn count(&mut self) {
         match self.outbound.take_queued() {
             0 => {}
-            bytes => self.worker.counters.add(Plain::SentBytes, bytes),
+            bytes => {
+                self.worker.counters.add(Plain::SentBytes, bytes);
+                if let Some(trace) = self.trace {
+                    trace.sent(bytes);
+                }
+            }
         }
     }
 }
@@ -323,6 +395,9 @@ impl ResponseSink for Sink<'_> {
         self.flush();
         self.worker.counters.increment(Plain::Responses1xx);
         self.flags.tunnel.set(Some(Box::new(upstream)));
+        if let Some(trace) = self.trace {
+            trace.answered(head.status);
+        }
     }
 
     async fn informational(&mut self, head: &ResponseHead) -> Result<(), SinkError> {
@@ -349,6 +424,9 @@ impl ResponseSink for Sink<'_> {
         let sent = encode::response(head, Recipient { keep_alive, ..self.recipient }, self.outbound.head());
         self.kept_alive = sent.keep_alive;
         self.outbound.set_framing(sent.framing);
+        if let Some(trace) = self.trace {
+            trace.answered(head.status);
+        }
         Ok(())
     }
 
@@ -361,6 +439,9 @@ impl ResponseSink for Sink<'_> {
     async fn finish(&mut self, trailers: Fields) -> Result<(), SinkError> {
         self.outbound.finish(&trailers);
         self.count();
+        if let Some(trace) = self.trace {
+            trace.reached(Step::LastByte);
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::relay::{self, Ended, Limits, Replay, Shared};
+use super::trace::{Step, Trace};
 use crate::config::model;
 use crate::control::shared::Counters;
 use crate::error::RefusalReason;
@@ -155,6 +156,8 @@ pub struct Scene<'a> {
     pub listener: &'a model::Listener,
     /// The client's address.
     pub peer: SocketAddr,
+    /// What the access log is told; `None` while it is off.
+    pub trace: Option<&'a Trace>,
 }
 
 /// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it itself. `head` becomes what
@@ -223,6 +226,9 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
     let Some(route) = scene.snapshot.routes.find(&head.authority, head.path()) else {
         return refuse(sink, RefusalReason::NoRoute, request_id()).await;
     };
+    if let Some(trace) = scene.trace {
+        trace.routed(&route.path_prefix);
+    }
     let upstream = &scene.snapshot.upstreams[route.upstream];
     let replay_bytes = if head.method.is_idempotent() { REPLAY_BYTES } else { 0 };
     let mut source = Replay::new(source, replay_bytes);
@@ -312,12 +318,25 @@ impl<'a> Tries<'a> {
                 self.index = index;
             }
             let address = config.endpoints[self.index].address;
+            if let Some(trace) = scene.trace {
+                trace.attempt(config, self.index);
+            }
             if !self.replace
                 && let Some(connection) = state.reuse(address)
             {
+                if let Some(trace) = scene.trace {
+                    trace.connected(true);
+                }
                 return Ok(connection);
             }
-            match state.connect(address, config).await {
+            if let Some(trace) = scene.trace {
+                trace.reached(Step::Pool);
+            }
+            let connected = state.connect(address, config).await;
+            if let Some(trace) = scene.trace {
+                trace.connected(false);
+            }
+            match connected {
                 Ok(connection) => return Ok(connection),
                 Err(reason) => failed = reason,
             }

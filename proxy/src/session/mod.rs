@@ -7,4 +7,5 @@ pub(crate) mod flow;
 mod relay;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 mod tunnel;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::trace::{Step, Trace};
 use crate::error::CloseReason;
 use crate::io::{Stream, StreamError};
 use crate::telemetry::counters::Plain;
@@ -15,9 +16,9 @@ use crate::worker::context::Worker;
 use crate::worker::sessions::{self, Seat};
 
 /// Makes a tunnel of a client's connection and an endpoint's. It is a task of its own, so that what led to it holds no memory.
-pub(super) fn start(seat: Seat, upstream: Connection) {
+pub(super) fn start(seat: Seat, upstream: Connection, trace: Option<Trace>) {
     let worker = seat.worker.clone();
-    worker.io.spawn(Tunnel::new(seat, upstream).serve());
+    worker.io.spawn(Tunnel::new(seat, upstream, trace).serve());
 }
 
 /// One tunnel. Dropping it resets both connections.
@@ -28,6 +29,8 @@ pub(super) struct Tunnel {
     down: Direction,
     idle: Duration,
     send: Duration,
+    /// Its record in the access log, if there is one.
+    trace: Option<Trace>,
     _open: Open,
 }
 
@@ -64,14 +67,14 @@ enum Woken {
 }
 
 impl Tunnel {
-    pub(super) fn new(seat: Seat, upstream: Connection) -> Self {
+    pub(super) fn new(seat: Seat, upstream: Connection, trace: Option<Trace>) -> Self {
         let worker = &seat.worker;
         worker.counters.increment(Plain::Tunnels);
         worker.counters.increment(Plain::TunnelsOpen);
         let open = Open(Rc::clone(worker));
         let direction = Direction { ended: false, queued_at: worker.io.now() };
         let model = seat.listener.timeouts;
-        Self { upstream, up: direction, down: direction, idle: model.tunnel_idle, send: model.send, seat, _open: open }
+        Self { upstream, up: direction, down: direction, idle: model.tunnel_idle, send: model.send, seat, trace, _open: open }
     }
 
     /// Until both sides have ended, or one breaks or is too slow. Not an `async fn`, whose future would have room for the tunnel twice.
@@ -121,6 +124,9 @@ impl Tunnel {
                 }
                 if down > 0 {
                     self.seat.worker.counters.add(Plain::SentBytes, down);
+                    if let Some(trace) = &self.trace {
+                        trace.sent(down);
+                    }
                 }
                 (self.up.ended && self.down.ended).then_some(CloseReason::TunnelClosed)
             }
@@ -180,7 +186,11 @@ impl Tunnel {
             // What was cut must look cut, to both sides.
             _ => false,
         };
-        let Self { mut seat, upstream, .. } = self;
+        let Self { mut seat, upstream, trace, .. } = self;
+        if let Some(trace) = trace {
+            trace.reached(Step::LastByte);
+            trace.finish(&seat, None, Some(reason));
+        }
         seat.count_received();
         if is_orderly {
             seat.stream.close();

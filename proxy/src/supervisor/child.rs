@@ -101,6 +101,11 @@ impl Child {
     pub fn flush(&mut self, estate: &Estate, now: Time) -> Result<(), ChannelError> {
         while let (Some(channel), Some(next)) = (&self.channel, self.queue.front()) {
             let sent = match next {
+                Outgoing::Message(message @ ToDataPlane::AccessLog) => {
+                    // The newest file, should it have been opened twice since.
+                    let descriptors: Vec<_> = estate.descriptor(&Item::AccessLog).into_iter().collect();
+                    channel.send(message, &descriptors)
+                }
                 Outgoing::Message(message) => channel.send(message, &[]),
                 Outgoing::Batch { number, items } => {
                     let descriptors: Vec<_> = items.iter().filter_map(|item| estate.descriptor(item)).collect();

@@ -19,6 +19,7 @@ use crate::control::shared::CountersMemory;
 use crate::control::status::{GuardStatus, SteeringStatus};
 use crate::kernel::{KernelError, Programs, XdpMode};
 use crate::listen::sockets::{self, BindError, Bound};
+use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 
@@ -52,6 +53,9 @@ pub enum EstateError {
     /// More workers than the steering array has lines.
     #[error("{0} workers; {WORKERS_MAX} at most")]
     Workers(usize),
+    /// The access log.
+    #[error(transparent)]
+    Log(#[from] logs::OpenError),
     /// The kernel refused memory or a descriptor.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
@@ -73,6 +77,8 @@ pub struct Estate {
     programs: Option<Programs>,
     /// Whom the data plane becomes; `None`: it stays whom we are.
     pub identity: Option<Identity>,
+    /// Where the access log goes; `None` while it is off.
+    access_log: Option<OwnedFd>,
     /// What `auto` went on without, each with what it costs.
     pub degraded: Vec<String>,
 }
@@ -95,6 +101,7 @@ impl Estate {
         }
         check_interfaces(&config)?;
         raise_descriptor_limit();
+        let access_log = logs::open(&config.log.access)?;
         let topology = topology::choose(&config.workers, &Host::read()?)?;
         topology.notes.iter().for_each(|note| info!("{note}"));
         let workers = topology.workers.len();
@@ -108,7 +115,7 @@ impl Estate {
         let admin = config.admin.address.map(sockets::bind_admin).transpose()?;
         let files = seal_files(files)?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
-        let mut estate = Self { config, files, topology, bound, admin, counters, programs: None, identity, degraded };
+        let mut estate = Self { config, files, topology, bound, admin, counters, programs: None, identity, access_log, degraded };
         estate.load_programs()?;
         estate.degraded.iter().for_each(|lack| warn!("going on without: {lack}"));
         Ok(estate)
@@ -185,6 +192,7 @@ impl Estate {
         items.push(Item::Counters);
         items.extend(self.programs.as_ref().map(|_| Item::Slots));
         items.extend(self.admin.as_ref().map(|_| Item::Admin));
+        items.extend(self.access_log.as_ref().map(|_| Item::AccessLog));
         let workers = self.topology.workers.len();
         items
             .extend((0..workers).flat_map(|worker| (0..self.bound.len()).map(move |address| Item::Listener { worker, address })));
@@ -212,6 +220,7 @@ impl Estate {
             Item::Admin => self.admin.as_ref().map(|(_, fd)| fd.as_fd()),
             Item::Counters => Some(self.counters.fd()),
             Item::Slots => self.programs.as_ref().map(Programs::slots),
+            Item::AccessLog => self.access_log.as_ref().map(AsFd::as_fd),
         }
     }
 
@@ -223,6 +232,17 @@ impl Estate {
             warn!("steering slots of the dead data plane stay: {error}");
         }
         self.counters.blocks().for_each(|block| block.reset_gauges());
+    }
+
+    /// Opens the access log anew, so that data planes write to the file that has its name now; `false`: it is off. On an error the one that
+    /// was open stays.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn reopen_logs(&mut self) -> Result<bool, logs::OpenError> {
+        let Some(opened) = logs::open(&self.config.log.access)? else { return Ok(false) };
+        self.access_log = Some(opened);
+        Ok(true)
     }
 
     /// New clients are refused from now on.

@@ -258,9 +258,20 @@ impl Supervisor {
                 }
                 Some(Signal::SIGHUP) => warn!("reload (SIGHUP) is not built yet; the configuration in force stays"),
                 Some(Signal::SIGUSR2) => warn!("upgrade (SIGUSR2) is not built yet; this binary goes on"),
-                Some(Signal::SIGUSR1) => warn!("reopening logs (SIGUSR1) is not built yet; logs go to stderr"),
+                Some(Signal::SIGUSR1) => self.reopen_logs(),
                 other => debug!("signal {other:?}"),
             }
+        }
+    }
+
+    fn reopen_logs(&mut self) {
+        match self.estate.reopen_logs() {
+            Ok(true) => {
+                info!("the access log was opened anew");
+                self.order(ToDataPlane::AccessLog);
+            }
+            Ok(false) => info!("there is no log to open anew: log.access is \"off\""),
+            Err(error) => error!("{error}; the file that was open stays in use"),
         }
     }
 

@@ -5,6 +5,7 @@ pub mod child;
 pub mod clients;
 pub mod estate;
 pub mod lifecycle;
+pub mod logs;
 pub mod plan;
 pub mod privileges;
 pub mod run_dir;

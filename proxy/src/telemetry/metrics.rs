@@ -10,9 +10,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::control::status::{DataPlaneStatus, SupervisorStatus};
-use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
+use crate::error::{CloseReason, LogLossReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::telemetry::counters::{Cells, Counter, Kind, Plain};
-use crate::telemetry::logging;
+use crate::telemetry::{access, logging};
 
 /// The media type of what `encode` returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -168,7 +168,10 @@ impl Collector for DataPlane {
         });
         family(encoder, "sluice_worker_info", "Always 1; where each worker runs and how it is").gauges(workers)?;
         family(encoder, "sluice_log_lines_lost", "Log lines lost to a full queue or a failing output")
-            .counter(logging::lines_lost())
+            .counter(logging::lines_lost())?;
+        family(encoder, "sluice_access_log_records", "Records written to the access log").counter(access::written())?;
+        let lost = LogLossReason::ALL.iter().map(|&reason| ([("reason", reason.label())], access::lost(reason)));
+        family(encoder, "sluice_access_log_records_lost", "Records of the access log that were lost, by reason").counters(lost)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::control::shared::Counters;
 use crate::http::forward::RequestId;
 use crate::io::Io;
 use crate::route::RouteTable;
+use crate::telemetry::access::AccessSender;
 use crate::upstream::connector::{State, Upstream};
 
 /// One compiled configuration, as one worker uses it.
@@ -36,6 +37,8 @@ pub struct Worker {
     pub counters: Counters,
     /// Its downstream connections.
     pub sessions: Sessions,
+    /// `None`: the access log is off.
+    pub access: Option<AccessSender>,
     current: RefCell<Current>,
     states: RefCell<Vec<(String, Rc<State>)>>,
     states_made: Cell<u16>,
@@ -52,7 +55,13 @@ struct Current {
 impl Worker {
     /// A worker that has done nothing yet.
     #[must_use]
-    pub fn new(io: Io, counters: Counters, config: Arc<ArcSwap<model::Config>>, connections_max: usize) -> Rc<Self> {
+    pub fn new(
+        io: Io,
+        counters: Counters,
+        config: Arc<ArcSwap<model::Config>>,
+        connections_max: usize,
+        access: Option<AccessSender>,
+    ) -> Rc<Self> {
         let mut cache = Cache::new(config);
         let config = Arc::clone(cache.load());
         let empty = Rc::new(Snapshot { routes: RouteTable::new(&[]), config: Arc::clone(&config), upstreams: Vec::new() });
@@ -60,6 +69,7 @@ impl Worker {
             io,
             counters,
             sessions: Sessions::new(connections_max),
+            access,
             current: RefCell::new(Current { cache, snapshot: empty }),
             states: RefCell::default(),
             states_made: Cell::new(0),

@@ -29,6 +29,7 @@ use crate::io::seam::Ring;
 use crate::io::token::SLOTS_MAX;
 use crate::io::{Engine, Settings};
 use crate::placement;
+use crate::telemetry::access::AccessSender;
 
 /// Everything a worker thread needs; made by the data plane's start, moved to the thread.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub struct WorkerSeed {
     pub commands: CommandReceiver,
     /// Downstream connections this worker may hold.
     pub connections_max: usize,
+    /// Where its records go while the access log is on.
+    pub access: Option<AccessSender>,
 }
 
 /// What ended a worker.
@@ -71,7 +74,7 @@ pub fn run(seed: WorkerSeed, ready: impl FnOnce()) -> Result<(), WorkerError> {
     let config = seed.config.load_full();
     let ring = KernelRing::new(config.ring, config.process.buffer_budget).map_err(WorkerError::Ring)?;
     let mut engine = Engine::new(ring, engine_settings(seed.connections_max));
-    let worker = Worker::new(engine.io(), seed.counters, seed.config, seed.connections_max);
+    let worker = Worker::new(engine.io(), seed.counters, seed.config, seed.connections_max, seed.access);
     let mut events = Events::new(worker, seed.steering, config.workers.stuck_after);
     engine.watch(&seed.commands).map_err(WorkerError::Ring)?;
     for (key, socket) in seed.listeners {

@@ -374,6 +374,12 @@ impl Seat {
         self.counted = received;
     }
 
+    /// Received bytes that the counters know of.
+    #[must_use]
+    pub const fn counted(&self) -> u64 {
+        self.counted
+    }
+
     /// The session ends with its connection: the caller has closed or aborted it.
     pub fn end(mut self, reason: CloseReason) {
         self.end = Some(reason);

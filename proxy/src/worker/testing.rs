@@ -55,7 +55,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
         })],
         upstreams: vec![Arc::new(upstream(endpoints))],
         admin: model::Admin { address: None },
-        log: model::Log { level: "info".into() },
+        log: model::Log { level: "info".into(), access: model::AccessLog::Off, with_query: false },
     }
 }
 
@@ -110,7 +110,7 @@ impl Bench {
     pub(crate) fn new(seed: u64, faults: Faults, config: model::Config) -> Self {
         let (mut engine, sim) = Sim::engine(seed, faults, Memory::default(), Settings::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
-        let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&config), 100);
+        let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&config), 100, None);
         let listener = sim.listener();
         engine.add_listener(listener, 0);
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3600));

@@ -139,6 +139,7 @@ impl Running {
             steering: SteeringSlot::private(),
             commands: receiver,
             connections_max: 1000,
+            access: None,
         };
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || run(seed, move || ready.send(()).expect("test waits")));

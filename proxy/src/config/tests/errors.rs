@@ -76,6 +76,11 @@ fn each_error_names_its_line_and_key() {
         case("[workers]\nstuck_after = \"0s\" # <-\n", "workers.stuck_after", &["must not be zero"]),
         case("[steering]\npolicy = \"lest-loaded\" # <-\n", "steering.policy", &["did you mean \"least-loaded\"?"]),
         case("[log]\nlevel = \"inof\" # <-\n", "log.level", &["did you mean \"info\"?"]),
+        case("[log]\naccess = \"\" # <-\n", "log.access", &["is not a path", "\"off\", \"stdout\" or a file's path"]),
+        case("[log]\naccess = \"stderr\" # <-\n", "log.access", &["neither a word", "./stderr"]),
+        case("[log]\naccess = true # <-\n", "log.access", &["is a boolean", "\"off\", \"stdout\" or a file's path"]),
+        case("[log]\nformat = \"text\" # <-\n", "log.format", &["\"json\""]),
+        case("[log]\nquery = \"yes\" # <-\n", "log.query", &["is a string", "true or false"]),
         // Guard.
         case("[guard]\nallow = [\"10.0.0.0/33\"] # <-\n", "guard.allow", &["\"33\" is not a prefix length from 0 to 32"]),
         case("[guard]\ndeny = [\n\"10.0.0.0/8\",\n\"10.1.2.3/8\", # <-\n]\n", "guard.deny", &["write 10.0.0.0/8 or 10.1.2.3"]),
@@ -333,7 +338,6 @@ fn features_that_are_not_built_say_so() {
         ("guard", "connections_per_ip = 1024"),
         ("guard", "syn_cookies = \"auto\""),
         ("guard", "ban_for = \"60s\""),
-        ("log", "access = \"stdout\""),
     ];
     let in_table = |table: &'static str, head: &'static str| move |line: &&'static str| (table, head, *line);
     let cases = listener

@@ -169,7 +169,7 @@ fn defaults_are_those_of_the_interface() {
             .into(),
         ],
         admin: model::Admin { address: Some("127.0.0.1:9901".parse().expect("address")) },
-        log: model::Log { level: "info".to_owned() },
+        log: model::Log { level: "info".to_owned(), access: model::AccessLog::Off, with_query: false },
     };
     assert_eq!(config, expected);
 }

@@ -356,7 +356,7 @@ fn a_switch_that_nobody_asked_for_is_refused_and_any_other_answer_is_ordinary() 
 #[test]
 fn a_tunnel_that_waits_is_small() {
     let tunnel = |parts: (crate::worker::sessions::Seat, crate::upstream::connector::Connection)| {
-        super::Tunnel::new(parts.0, parts.1).serve()
+        super::Tunnel::new(parts.0, parts.1, None).serve()
     };
     let size = size_of_output(tunnel);
     assert!(size <= 520, "{size} bytes");

@@ -57,7 +57,7 @@ fn config() -> Config {
         routes: Vec::new(),
         upstreams: Vec::new(),
         admin: model::Admin { address: None },
-        log: model::Log { level: "info".to_owned() },
+        log: model::Log { level: "info".to_owned(), access: model::AccessLog::Off, with_query: false },
     }
 }
 

@@ -1,0 +1,91 @@
+//! Opens the access log for the data plane, which opens no configured path itself: at the start, and again when it was rotated.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::config::model::AccessLog;
+
+/// Clients' addresses and what they asked for are nothing for everybody.
+const MODE: u32 = 0o640;
+
+/// The access log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("log.access = \"{}\": {}", path.display(), explain(reason))]
+pub struct OpenError {
+    path: PathBuf,
+    reason: io::Error,
+}
+
+/// What the access log is written to; `None`: it is off.
+///
+/// # Errors
+/// When the file cannot be opened for appending.
+pub fn open(log: &AccessLog) -> Result<Option<OwnedFd>, OpenError> {
+    let (path, opened) = match log {
+        AccessLog::Off => return Ok(None),
+        AccessLog::Stdout => (Path::new("stdout"), io::stdout().as_fd().try_clone_to_owned()),
+        AccessLog::File(path) => (path.as_path(), append(path)),
+    };
+    opened.map(Some).map_err(|reason| OpenError { path: path.to_owned(), reason })
+}
+
+fn append(path: &Path) -> io::Result<OwnedFd> {
+    // A FIFO that nobody reads would keep a blocking open, and with it the supervisor, for ever.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags.bits()).open(path)?;
+    // Writing may block: it only keeps the log thread.
+    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+    fcntl(&file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
+    Ok(file.into())
+}
+
+fn explain(reason: &io::Error) -> String {
+    match reason.raw_os_error() {
+        Some(libc::ENXIO) => "a FIFO that nobody reads".to_owned(),
+        Some(libc::ENOENT) => "its folder does not exist".to_owned(),
+        Some(libc::EISDIR) => "is a folder".to_owned(),
+        _ => reason.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_made_or_appended_to_and_belongs_to_few() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("access.log");
+        for text in ["a\n", "b\n"] {
+            let fd = open(&AccessLog::File(path.clone())).expect("opens").expect("is on");
+            std::fs::File::from(fd).write_all(text.as_bytes()).expect("write");
+        }
+        assert_eq!(std::fs::read_to_string(&path).expect("text"), "a\nb\n");
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o137, 0);
+        assert!(open(&AccessLog::Off).expect("nothing to open").is_none());
+        assert!(open(&AccessLog::Stdout).expect("open").is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_why_and_never_waits() {
+        let folder = tempfile::tempdir().expect("folder");
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("fifo");
+        for (path, why) in [
+            (fifo, "a FIFO that nobody reads"),
+            (folder.path().to_owned(), "is a folder"),
+            (folder.path().join("not/there"), "its folder does not exist"),
+        ] {
+            let error = open(&AccessLog::File(path.clone())).expect_err(why).to_string();
+            assert_eq!(error, format!("log.access = \"{}\": {why}", path.display()));
+        }
+    }
+}

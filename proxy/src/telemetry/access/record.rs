@@ -1,0 +1,225 @@
+//! One line of the access log: what it says and in which order. Every record has every key; what does not apply is null.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use super::json::Object;
+use crate::error::{CloseReason, RefusalReason};
+use crate::http::date;
+use crate::http::message::{RequestHead, Version};
+
+/// How long each phase took, in microseconds; they add up to the whole. The worker looks at the clock once per loop turn, so what
+/// is done within one turn takes 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// From the accept to the first byte; only of a connection's first request.
+    pub accept: Option<u32>,
+    /// Until the head was whole.
+    pub head: Option<u32>,
+    /// Until a route was found; the answers to requests before it go out first.
+    pub route: Option<u32>,
+    /// Waiting for a connection of the pool, over all attempts.
+    pub pool: Option<u32>,
+    /// Connecting, over all attempts.
+    pub connect: Option<u32>,
+    /// From there to the response's head.
+    pub first_byte: Option<u32>,
+    /// From there until its last byte was queued for the client.
+    pub last_byte: Option<u32>,
+    /// All of it, from the first byte of the request.
+    pub total: u32,
+}
+
+/// One exchange, or one connection that carried something else.
+#[derive(Clone, Debug)]
+pub struct Record<'a> {
+    /// When its first byte came, in microseconds since 1970.
+    pub unix_micros: u64,
+    /// The id in effect; empty: none was made.
+    pub request_id: &'a str,
+    /// The client.
+    pub client: SocketAddr,
+    /// `listener.name`
+    pub listener: &'a str,
+    /// Another protocol than the request's version.
+    pub protocol: Option<&'static str>,
+    /// The request as it is forwarded; `None`: its head was never whole.
+    pub request: Option<&'a RequestHead>,
+    /// The status that the client got; `None`: none.
+    pub status: Option<u16>,
+    /// Why Sluice answered itself.
+    pub refused: Option<RefusalReason>,
+    /// Why the connection ends with it; `None`: it goes on.
+    pub closed: Option<CloseReason>,
+    /// Bytes that the client sent since the record before.
+    pub received: u64,
+    /// Bytes for the client, heads and framing included.
+    pub sent: u64,
+    /// The route.
+    pub route: Option<&'a str>,
+    /// `upstream.name`
+    pub upstream: Option<&'a str>,
+    /// The last endpoint that was tried.
+    pub endpoint: Option<&'a str>,
+    /// Connections that it was tried on.
+    pub attempts: u32,
+    /// Whether the last of them had carried an exchange before.
+    pub upstream_reused: Option<bool>,
+    /// Which request of its connection it is, from 1.
+    pub connection_request: u64,
+    /// The time.
+    pub phases: Phases,
+}
+
+impl Record<'_> {
+    /// Appends the line. A query may carry secrets, so it is written only `with_query`.
+    pub fn write(&self, out: &mut Vec<u8>, with_query: bool) {
+        let request = self.request;
+        let mut object = Object::open(out);
+        object.plain("time", |out| out.extend_from_slice(&date::rfc3339_micros(self.unix_micros)));
+        object.string("request_id", Some(self.request_id.as_bytes()).filter(|id| !id.is_empty()));
+        object.plain("client", |out| address(self.client, out));
+        object.string("listener", self.listener.as_bytes());
+        let protocol = self.protocol.or_else(|| request.map(|request| version(request.version)));
+        object.string("protocol", protocol.map(str::as_bytes));
+        object.string("method", request.map(|request| request.method.as_str().as_bytes()));
+        object.string("host", request.map(|request| request.authority.as_bytes()));
+        let path = |request: &RequestHead| if with_query { request.path_and_query.len() } else { request.path().len() };
+        object.string("path", request.map(|request| &request.path_and_query.as_bytes()[..path(request)]));
+        object.number("status", self.status.map(u64::from));
+        object.string("refused", self.refused.map(|reason| reason.label().as_bytes()));
+        object.string("closed", self.closed.map(|reason| reason.label().as_bytes()));
+        object.number("bytes_received", self.received);
+        object.number("bytes_sent", self.sent);
+        object.string("route", self.route.map(str::as_bytes));
+        object.string("upstream", self.upstream.map(str::as_bytes));
+        object.string("endpoint", self.endpoint.map(str::as_bytes));
+        object.number("attempts", u64::from(self.attempts));
+        object.boolean("upstream_reused", self.upstream_reused);
+        object.number("connection_request", self.connection_request);
+        let Phases { accept, head, route, pool, connect, first_byte, last_byte, total } = self.phases;
+        let mut phases = object.object("micros");
+        for (key, phase) in [
+            ("accept", accept),
+            ("head", head),
+            ("route", route),
+            ("pool", pool),
+            ("connect", connect),
+            ("first_byte", first_byte),
+            ("last_byte", last_byte),
+            ("total", Some(total)),
+        ] {
+            phases.number(key, phase.map(u64::from));
+        }
+        phases.close();
+        object.close();
+        out.push(b'\n');
+    }
+}
+
+const fn version(version: Version) -> &'static str {
+    match version {
+        Version::Http10 => "HTTP/1.0",
+        Version::Http11 => "HTTP/1.1",
+        Version::Http2 => "HTTP/2",
+    }
+}
+
+/// An IPv4-mapped address is shown as IPv4.
+fn address(address: SocketAddr, out: &mut Vec<u8>) {
+    // Writing to a vector cannot fail.
+    let _ = match address.ip().to_canonical() {
+        IpAddr::V4(ip) => write!(out, "{ip}:{}", address.port()),
+        IpAddr::V6(ip) => write!(out, "[{ip}]:{}", address.port()),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::http::message::{BodyLength, Fields, Method};
+
+    fn head(method: &str, authority: &str, target: &str) -> RequestHead {
+        RequestHead {
+            method: Method::from_token(method),
+            version: Version::Http11,
+            authority: authority.into(),
+            path_and_query: target.into(),
+            fields: Fields::new(),
+            body: BodyLength::None,
+            keep_alive: true,
+        }
+    }
+
+    fn record(request: Option<&RequestHead>) -> Record<'_> {
+        Record {
+            unix_micros: 1_709_251_199_000_042,
+            request_id: "abc",
+            client: "[::ffff:192.0.2.1]:4711".parse().expect("address"),
+            listener: "main",
+            protocol: None,
+            request,
+            status: Some(200),
+            refused: None,
+            closed: Some(CloseReason::NotKeptAlive),
+            received: 100,
+            sent: 200,
+            route: Some("/a"),
+            upstream: Some("app"),
+            endpoint: Some("10.0.0.1:80"),
+            attempts: 2,
+            upstream_reused: Some(true),
+            connection_request: 3,
+            phases: Phases { head: Some(1), route: Some(2), total: 3, ..Phases::default() },
+        }
+    }
+
+    fn read(record: &Record<'_>, with_query: bool) -> Value {
+        let mut out = Vec::new();
+        record.write(&mut out, with_query);
+        assert_eq!(out.pop(), Some(b'\n'));
+        assert!(!out.contains(&b'\n'));
+        serde_json::from_slice(&out).expect("JSON")
+    }
+
+    #[test]
+    fn every_field_has_its_key() {
+        let request = head("GET", "example.com", "/a/b?token=secret");
+        let expected = json!({
+            "time": "2024-02-29T23:59:59.000042Z", "request_id": "abc", "client": "192.0.2.1:4711", "listener": "main",
+            "protocol": "HTTP/1.1", "method": "GET", "host": "example.com", "path": "/a/b", "status": 200, "refused": null,
+            "closed": "not_kept_alive", "bytes_received": 100, "bytes_sent": 200, "route": "/a", "upstream": "app",
+            "endpoint": "10.0.0.1:80", "attempts": 2, "upstream_reused": true, "connection_request": 3,
+            "micros": {"accept": null, "head": 1, "route": 2, "pool": null, "connect": null, "first_byte": null,
+                       "last_byte": null, "total": 3},
+        });
+        assert_eq!(read(&record(Some(&request)), false), expected);
+        assert_eq!(read(&record(Some(&request)), true)["path"], "/a/b?token=secret");
+    }
+
+    #[test]
+    fn one_without_a_head_has_the_same_keys() {
+        let refused = Record { request_id: "", refused: Some(RefusalReason::Malformed), protocol: Some("tcp"), ..record(None) };
+        let read = read(&refused, true);
+        assert_eq!((&read["method"], &read["path"], &read["request_id"]), (&Value::Null, &Value::Null, &Value::Null));
+        assert_eq!((&read["refused"], &read["protocol"]), (&json!("malformed"), &json!("tcp")));
+        assert_eq!(read.as_object().expect("object").len(), 20);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_client_sends_is_one_line(method in ".{0,20}", host in ".{0,40}", path in ".{0,200}", id in ".{0,40}", label in ".{0,20}") {
+            let request = head(&method, &host, &path);
+            let record = Record { request_id: &id, listener: &label, route: Some(&label), ..record(Some(&request)) };
+            let read = read(&record, true);
+            prop_assert_eq!(&read["method"], &method);
+            prop_assert_eq!(&read["host"], &host);
+            prop_assert_eq!(&read["path"], &path);
+            prop_assert_eq!(read["request_id"].as_str().unwrap_or_default(), &id);
+            prop_assert_eq!(&read["listener"], &label);
+        }
+    }
+}

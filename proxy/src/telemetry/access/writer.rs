@@ -1,0 +1,407 @@
+//! The access log's thread: takes what the workers queued and writes it in large pieces. While there is traffic it naps between two
+//! looks instead of being woken for each record; only when a look found nothing does it sleep until somebody rings.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::AccessSender;
+use super::ring::{self, Consumer};
+use crate::error::LogLossReason;
+
+/// Bytes that may wait per worker: some ten thousand records.
+const QUEUE_BYTES: usize = 4 << 20;
+/// About what is written at a time.
+const WRITE_BYTES: usize = 64 << 10;
+/// Between two looks while there is traffic.
+const NAP: Duration = Duration::from_millis(20);
+/// How long the end waits for a slow disk.
+const FLUSH_FOR: Duration = Duration::from_secs(2);
+
+/// Of the process, by `LogLossReason`.
+static LOST: [AtomicU64; LogLossReason::ALL.len()] = [const { AtomicU64::new(0) }; LogLossReason::ALL.len()];
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// Records lost in this process for this reason.
+#[must_use]
+pub fn lost(reason: LogLossReason) -> u64 {
+    LOST[reason.index()].load(Ordering::Relaxed)
+}
+
+/// Records written in this process.
+#[must_use]
+pub fn written() -> u64 {
+    WRITTEN.load(Ordering::Relaxed)
+}
+
+/// A worker found its ring full.
+pub(super) fn count_lost_in_queue(records: u64) {
+    LOST[LogLossReason::QueueFull.index()].fetch_add(records, Ordering::Relaxed);
+}
+
+const AWAKE: u8 = 0;
+const NAPPING: u8 = 1;
+const SLEEPING: u8 = 2;
+
+/// How a worker wakes the thread, which it seldom has to.
+#[derive(Debug, Default)]
+pub(super) struct Doorbell {
+    state: AtomicU8,
+    /// Set once, before any sender is handed out.
+    thread: OnceLock<Thread>,
+}
+
+impl Doorbell {
+    /// Wakes the thread if it sleeps, or if it naps and there is a lot to do.
+    pub(super) fn after_push(&self, is_urgent: bool) {
+        // Between the push and the look at the state; the thread has one between its state and its look at the rings.
+        fence(Ordering::SeqCst);
+        let state = self.state.load(Ordering::Relaxed);
+        let wakes = state == SLEEPING || (state == NAPPING && is_urgent);
+        if wakes && self.state.compare_exchange(state, AWAKE, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+/// Keeps the thread; dropping it writes what is queued, for at most two seconds.
+#[derive(Debug)]
+pub struct AccessLog {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    doorbell: Arc<Doorbell>,
+    /// What to write to from now on. Only control and log thread meet here.
+    next: Mutex<Option<File>>,
+    closing: AtomicBool,
+}
+
+impl AccessLog {
+    /// Starts the thread, and makes a sender for each worker.
+    ///
+    /// # Errors
+    /// When the kernel has no thread left.
+    pub fn start(output: OwnedFd, workers: usize, with_query: bool) -> std::io::Result<(Self, Vec<AccessSender>)> {
+        Self::start_with(output, workers, with_query, QUEUE_BYTES)
+    }
+
+    fn start_with(
+        output: OwnedFd,
+        workers: usize,
+        with_query: bool,
+        queue_bytes: usize,
+    ) -> std::io::Result<(Self, Vec<AccessSender>)> {
+        let shared = Arc::new(Shared { doorbell: Arc::default(), next: Mutex::new(None), closing: AtomicBool::new(false) });
+        let (producers, consumers): (Vec<_>, Vec<_>) = (0..workers).map(|_| ring::ring(queue_bytes)).unzip();
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("sluice-access".to_owned())
+            .spawn(move || Writer { shared: &theirs, rings: consumers, output: Output::new(output.into()) }.run())?;
+        let _ = shared.doorbell.thread.set(thread.thread().clone());
+        let sender = |producer| AccessSender {
+            producer,
+            doorbell: Arc::clone(&shared.doorbell),
+            line: std::cell::RefCell::default(),
+            with_query,
+        };
+        let senders = producers.into_iter().map(sender).collect();
+        Ok((Self { shared, thread: Some(thread) }, senders))
+    }
+
+    /// Writes to another file from now on. What is being written is finished to the old one: no record is lost, none is in both.
+    pub fn reopen(&self, output: OwnedFd) {
+        *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(output.into());
+        self.shared.doorbell.ring();
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.doorbell.ring();
+        let Some(thread) = self.thread.take() else { return };
+        let give_up = Instant::now() + FLUSH_FOR;
+        // A join has no deadline, and a disk may hang.
+        while !thread.is_finished() {
+            if Instant::now() >= give_up {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = thread.join();
+    }
+}
+
+struct Writer<'a> {
+    shared: &'a Shared,
+    rings: Vec<Consumer>,
+    output: Output,
+}
+
+impl Writer<'_> {
+    fn run(mut self) {
+        loop {
+            // Read before the rings: what was queued before `closing` is then still written.
+            let closing = self.shared.closing.load(Ordering::Acquire);
+            let found = self.take_all();
+            if closing {
+                return;
+            }
+            self.rest(found);
+        }
+    }
+
+    /// Writes all that is queued; whether there was anything.
+    fn take_all(&mut self) -> bool {
+        let mut found = false;
+        loop {
+            let next = self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(file) = next {
+                self.output = Output::new(file);
+            }
+            let mut batch = std::mem::take(&mut self.output.batch);
+            let mut more = false;
+            for ring in &mut self.rings {
+                while batch.len() < WRITE_BYTES && ring.pop(&mut batch) {}
+                more |= !ring.is_empty();
+            }
+            found |= !batch.is_empty();
+            self.output.write(&batch);
+            batch.clear();
+            self.output.batch = batch;
+            if !more {
+                return found;
+            }
+            // A ring that is always full must not keep the others waiting: the next round begins with another.
+            self.rings.rotate_left(1);
+        }
+    }
+
+    fn rest(&self, found: bool) {
+        let state = &self.shared.doorbell.state;
+        state.store(if found { NAPPING } else { SLEEPING }, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if found {
+            std::thread::park_timeout(NAP);
+        } else if self.rings.iter().all(Consumer::is_empty) {
+            std::thread::park();
+        }
+        state.store(AWAKE, Ordering::Relaxed);
+    }
+}
+
+/// One file, and how its last write went.
+struct Output {
+    file: File,
+    batch: Vec<u8>,
+    /// The last write ended within a line.
+    torn: bool,
+    /// Records lost since writing began to fail.
+    failing: Option<u64>,
+}
+
+impl Output {
+    const fn new(file: File) -> Self {
+        Self { file, batch: Vec::new(), torn: false, failing: None }
+    }
+
+    /// Writes whole lines; counts those that could not be written whole.
+    fn write(&mut self, batch: &[u8]) {
+        if batch.is_empty() {
+            return;
+        }
+        let begun = if self.torn { self.write_some(b"\n").map(|_| ()) } else { Ok(()) };
+        let (taken, error) = match begun {
+            Ok(()) => self.write_some(batch).map_or_else(|(taken, error)| (taken, Some(error)), |taken| (taken, None)),
+            Err((_, error)) => (0, Some(error)),
+        };
+        if taken > 0 {
+            self.torn = batch[taken - 1] != b'\n';
+        }
+        let lines = |bytes: &[u8]| memchr::memchr_iter(b'\n', bytes).count() as u64;
+        WRITTEN.fetch_add(lines(&batch[..taken]), Ordering::Relaxed);
+        let lost = lines(&batch[taken..]);
+        LOST[LogLossReason::WriteFailed.index()].fetch_add(lost, Ordering::Relaxed);
+        match (error, &mut self.failing) {
+            (Some(error), None) => {
+                warn!("the access log cannot be written: {error}; records are lost, and counted, until it can");
+                self.failing = Some(lost);
+            }
+            (Some(_), Some(all)) => *all += lost,
+            (None, Some(all)) => {
+                info!("the access log can be written again; {all} records were lost");
+                self.failing = None;
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// How much was written, and why not all of it.
+    fn write_some(&mut self, bytes: &[u8]) -> Result<usize, (usize, std::io::Error)> {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match self.file.write(&bytes[taken..]) {
+                Ok(0) => return Err((taken, ErrorKind::WriteZero.into())),
+                Ok(count) => taken += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err((taken, error)),
+            }
+        }
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// The counts are of the process, so the tests that look at them take turns.
+    static TURN: Mutex<()> = Mutex::new(());
+
+    fn line(sender: &AccessSender, text: &str) {
+        if !sender.producer.push(text.as_bytes()) {
+            count_lost_in_queue(1);
+        }
+        sender.doorbell.after_push(sender.producer.is_half_full());
+    }
+
+    fn all_lost() -> u64 {
+        LogLossReason::ALL.iter().map(|&reason| lost(reason)).sum()
+    }
+
+    fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while !done() {
+            assert!(Instant::now() < give_up, "{what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn every_workers_lines_arrive_whole_and_those_left_at_the_end_too() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let (log, senders) = AccessLog::start(file.reopen().expect("open").into(), 3, false).expect("a thread");
+        std::thread::scope(|scope| {
+            for (worker, sender) in senders.into_iter().enumerate() {
+                scope.spawn(move || (0..5_000).for_each(|number| line(&sender, &format!("{worker} {number}\n"))));
+            }
+        });
+        drop(log);
+        let text = std::fs::read_to_string(file.path()).expect("text");
+        for worker in 0..3 {
+            let prefix = format!("{worker} ");
+            let numbers = text.lines().filter_map(|line| line.strip_prefix(&prefix)?.parse::<u32>().ok());
+            assert!(numbers.eq(0..5_000), "worker {worker}'s lines, all and in order");
+        }
+        assert_eq!(text.lines().count(), 15_000);
+    }
+
+    #[test]
+    fn a_sleeping_thread_is_woken_for_one_line() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let (log, senders) = AccessLog::start(file.reopen().expect("open").into(), 1, false).expect("a thread");
+        for round in 1..=3 {
+            wait_for("it sleeps", || log.shared.doorbell.state.load(Ordering::Relaxed) == SLEEPING);
+            line(&senders[0], "x\n");
+            wait_for("it is written", || std::fs::read_to_string(file.path()).is_ok_and(|text| text.len() == 2 * round));
+        }
+    }
+
+    #[test]
+    fn rotation_under_load_loses_and_doubles_nothing() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        const LINES: usize = 20_000;
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = |number: usize| File::create(folder.path().join(number.to_string())).expect("a file");
+        let (log, senders) = AccessLog::start(open(0).into(), 2, false).expect("a thread");
+        let before = all_lost();
+        std::thread::scope(|scope| {
+            for (worker, sender) in senders.into_iter().enumerate() {
+                scope.spawn(move || {
+                    for number in 0..LINES {
+                        line(&sender, &format!("{worker} {number}\n"));
+                        if number % 1_000 == 0 {
+                            std::thread::sleep(Duration::from_millis(2));
+                        }
+                    }
+                });
+            }
+            for number in 1..10 {
+                std::thread::sleep(Duration::from_millis(3));
+                log.reopen(open(number).into());
+            }
+        });
+        drop(log);
+        assert_eq!(all_lost(), before);
+        let texts: Vec<String> =
+            (0..10).map(|number| std::fs::read_to_string(folder.path().join(number.to_string())).expect("text")).collect();
+        assert!(texts.iter().filter(|text| !text.is_empty()).count() > 1, "it rotated while lines came");
+        let mut lines: Vec<&str> = texts.iter().flat_map(|text| text.lines()).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        assert_eq!(lines.len(), 2 * LINES);
+    }
+
+    #[test]
+    fn a_full_disk_loses_counted_lines_and_never_leaves_half_a_line_before_a_whole_one() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let before = (lost(LogLossReason::WriteFailed), written());
+        let mut output = Output::new(File::options().write(true).open("/dev/full").expect("open"));
+        output.write(b"1\n2\n3\n");
+        assert_eq!((lost(LogLossReason::WriteFailed) - before.0, written() - before.1), (3, 0));
+        assert_eq!((output.failing, output.torn), (Some(3), false));
+        // Half of a line got through before.
+        output.file = file.reopen().expect("open");
+        output.file.write_all(b"{\"ha").expect("write");
+        output.torn = true;
+        output.write(b"4\n");
+        assert_eq!((output.failing, output.torn), (None, false));
+        assert_eq!(std::fs::read_to_string(file.path()).expect("text"), "{\"ha\n4\n");
+    }
+
+    #[test]
+    fn a_stuck_output_loses_what_does_not_fit_into_the_queue_and_blocks_nobody() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let before = lost(LogLossReason::QueueFull);
+        let (log, senders) = AccessLog::start_with(writer.into(), 1, false, 4096).expect("a thread");
+        let text = format!("{}\n", "x".repeat(99));
+        let start = Instant::now();
+        let mut sent = 0;
+        while lost(LogLossReason::QueueFull) - before < 1_000 {
+            line(&senders[0], &text);
+            sent += 1;
+            assert!(start.elapsed() < Duration::from_secs(10), "the queue has a bound");
+        }
+        let lost = lost(LogLossReason::QueueFull) - before;
+        // Once it is read again, what was queued arrives, and nothing of what was lost.
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        });
+        drop((senders, log));
+        let text = reader.join().expect("no panic").expect("text");
+        assert_eq!(text.lines().count() as u64, sent - lost);
+        assert!(text.lines().all(|line| line.len() == 99));
+    }
+}
