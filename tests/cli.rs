@@ -138,13 +138,44 @@ fn an_address_in_use_is_named() {
 
 #[test]
 fn commands_that_are_not_built_say_so() {
-    for command in ["reload", "upgrade", "bans", "top"] {
+    for command in ["reload", "upgrade", "top"] {
         let done = sluice::command(&[command]);
         assert_eq!(done.code(), 2, "{command}: {}", done.all());
         assert!(!done.errors().trim().is_empty(), "{command}");
     }
-    let ban = sluice::command(&["ban", "192.0.2.1"]);
-    assert_eq!(ban.code(), 2, "{}", ban.all());
+}
+
+#[test]
+fn a_wrong_ban_is_a_usage_error_that_says_what_to_write() {
+    for (arguments, words) in [
+        (&["ban", "example.com"][..], "not an address"),
+        (&["ban", "192.0.2.0/24"], "guard.deny"),
+        (&["ban", "2001:db8::7:8:9:a/128"], "/64"),
+        (&["ban", "0.0.0.0"], "unspecified"),
+        (&["ban", "192.0.2.1", "--for", "soon"], "soon"),
+        (&["ban", "192.0.2.1", "--for", "10ms"], "1s to 365d"),
+        (&["ban"], "ADDR"),
+        (&["unban", "ff02::1"], "multicast"),
+    ] {
+        let done = sluice::command(arguments);
+        assert_eq!(done.code(), 2, "{arguments:?}: {}", done.all());
+        assert!(done.errors().contains(words), "{arguments:?}: {words}: {}", done.errors());
+    }
+}
+
+#[test]
+fn a_ban_without_a_guard_or_without_a_proxy_says_so() {
+    let origin = Origin::http(|_| Response::ok("ok"));
+    let sluice = Setup::to(origin.address()).start();
+    for (command, arguments) in [("ban", &["192.0.2.1"][..]), ("unban", &["192.0.2.1"]), ("bans", &[])] {
+        let done = sluice.command_with(command, arguments);
+        assert_eq!(done.code(), 1, "{}", done.all());
+        assert!(done.errors().contains("guard.interfaces is empty"), "{command}: {}", done.errors());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = sluice::command(&["ban", "192.0.2.1", "--run-dir", folder.path().to_str().unwrap()]);
+    assert_eq!(nobody.code(), 1, "{}", nobody.all());
+    assert!(nobody.errors().contains("no sluice runs"), "{}", nobody.errors());
 }
 
 #[test]

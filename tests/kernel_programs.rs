@@ -3,6 +3,8 @@
 
 #[path = "kernel/attach.rs"]
 mod attach;
+#[path = "kernel/banned.rs"]
+mod banned;
 #[path = "kernel/frames.rs"]
 mod frames;
 #[path = "kernel/prefixes.rs"]

@@ -58,6 +58,23 @@ pub enum Source {
 }
 
 impl Source {
+    /// What a source's bans and limits are kept under: an IPv4 address, or an IPv6 /64, since one customer has at least that much.
+    #[inline(always)]
+    #[must_use]
+    pub const fn key(self) -> u64 {
+        match self {
+            // The /64s that begin with 32 ones are multicast and send nothing, so the families do not meet.
+            Self::V4(address) => address as u64 | 0xffff_ffff << 32,
+            Self::V6(leading) => leading,
+        }
+    }
+
+    /// Of a key.
+    #[must_use]
+    pub const fn of_key(key: u64) -> Self {
+        if key >> 32 == 0xffff_ffff { Self::V4(key as u32) } else { Self::V6(key) }
+    }
+
     /// Of both halves of an address, IPv4 as IPv4-mapped.
     #[inline(always)]
     #[must_use]

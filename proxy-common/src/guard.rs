@@ -63,6 +63,8 @@ verdicts! {
     Denied = drop "denied",
     /// A SYN above its source's rate.
     SynRate = drop "syn_rate",
+    /// Its source is banned, for a time.
+    Banned = drop "banned",
 }
 
 /// Verdicts there are, and so entries of the counter array.
@@ -76,6 +78,8 @@ pub const GUARD_ALLOW: u32 = 1 << 1;
 pub const GUARD_DENY: u32 = 1 << 2;
 /// `GuardConfig::flags`: SYNs are limited per source.
 pub const GUARD_SYN_RATE: u32 = 1 << 3;
+/// `GuardConfig::flags`: there may be bans.
+pub const GUARD_BANS: u32 = 1 << 4;
 
 /// Entry 0 of the configuration array. The kernel copies it without a lock: a program that reads it in
 /// that instant sees a mixture of two valid configurations for one packet.
@@ -112,6 +116,8 @@ pub const SYN_ROW_BUCKETS: u32 = 1 << 16;
 /// Buckets in all: 8 bytes each, the time (CLOCK_MONOTONIC nanoseconds) at which the bucket is full again.
 pub const SYN_BUCKETS: u32 = SYN_ROWS * SYN_ROW_BUCKETS;
 
+/// Most bans at a time.
+pub const BANS_MAX: u32 = 1 << 16;
 /// Most prefixes on the allow list, and on the deny list.
 pub const PREFIXES_MAX: u32 = 1 << 18;
 /// Most listener addresses; while they change, those of two configurations are known.

@@ -8,12 +8,12 @@ use aya_ebpf::programs::XdpContext;
 use proxy_common::ListenerKey;
 use proxy_common::filter::{self, Source};
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN,
-    SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
+    GUARD_ALLOW, GUARD_BANS, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP,
+    PORT_MAIN, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
 };
 
-use crate::maps;
 use crate::packet::{self, Segment};
+use crate::{bans, maps};
 
 /// Judges, counts, and drops unless this is a dry run.
 #[inline(always)]
@@ -33,18 +33,21 @@ pub fn run(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// The order is the contract: ours, allow, deny, rate.
+/// The order is the contract: ours, allow, deny, bans, rate.
 #[inline(always)]
 fn judge(segment: &Segment, config: &GuardConfig) -> Verdict {
     if !is_ours(segment, config) {
         return Verdict::NotOurs;
     }
-    if config.flags & (GUARD_ALLOW | GUARD_DENY) != 0 && may_be_listed(segment, config) {
+    if config.flags & (GUARD_ALLOW | GUARD_DENY | GUARD_BANS) != 0 && may_be_listed(segment, config) {
         if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(segment.source.octets()) {
             return Verdict::Allowed;
         }
         if config.flags & GUARD_DENY != 0 && maps::on_deny_list(segment.source.octets()) {
             return Verdict::Denied;
+        }
+        if config.flags & GUARD_BANS != 0 && bans::is_banned(segment) {
+            return Verdict::Banned;
         }
     }
     if !segment.opens {
@@ -72,7 +75,7 @@ fn is_ours(segment: &Segment, config: &GuardConfig) -> bool {
     }
 }
 
-/// The prefilter: no list names a source whose bits are clear.
+/// The prefilter: neither a list nor a ban names a source whose bits are clear.
 #[inline(always)]
 fn may_be_listed(segment: &Segment, config: &GuardConfig) -> bool {
     let [multiplier, _] = config.seeds;

@@ -5,6 +5,7 @@
 #![allow(internal_features, reason = "the target has no atomic fetch_add; see maps::add")]
 #![expect(missing_docs, reason = "the macros of aya-ebpf make public functions without documentation")]
 
+mod bans;
 mod guard;
 mod maps;
 mod packet;

@@ -41,6 +41,11 @@ static GUARD_FILTER: Array<Chunk> = Array::with_max_entries(filter::CHUNKS, 0);
 #[map]
 static GUARD_SYN_BUCKETS: Array<u64> = Array::with_max_entries(guard::SYN_BUCKETS, 0);
 
+/// BPF_F_NO_PREALLOC: only user space inserts, and an unused table takes no memory.
+const NO_PREALLOC: u32 = 1;
+#[map]
+static GUARD_BANS: HashMap<u64, u64> = HashMap::with_max_entries(guard::BANS_MAX, NO_PREALLOC);
+
 #[map]
 static STEER_CONFIG: Array<SteerConfig> = Array::with_max_entries(1, 0);
 #[map]
@@ -164,6 +169,13 @@ pub fn on_allow_list(address: [u8; 16]) -> bool {
 #[inline(always)]
 pub fn on_deny_list(address: [u8; 16]) -> bool {
     matches!(GUARD_DENY.get(Key::new(128, address)), Some(listed) if *listed != 0)
+}
+
+/// When the ban of a source (`filter::Source::key`) ends; `None` without one.
+#[inline(always)]
+pub fn ban_end(source: u64) -> Option<u64> {
+    // SAFETY: user space writes a ban as a whole; one that is lifted in this instant stays readable until the program has returned.
+    unsafe { GUARD_BANS.get(source) }.copied()
 }
 
 /// Takes one SYN out of a bucket; false when it does not hold that much.

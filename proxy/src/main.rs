@@ -4,10 +4,13 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use nix::unistd::{Gid, Pid, Uid};
-use proxy::config::{self, Diagnostics, Loaded};
+use proxy::config::model::BAN_FOR;
+use proxy::config::{self, Diagnostics, Loaded, units};
+use proxy::control::bans::BanSource;
 use proxy::control::messages::{Request, Response};
 use proxy::control::state::Outcome;
 use proxy::supervisor::{ask, plan};
@@ -49,12 +52,33 @@ enum Command {
     Reload(Unbuilt),
     /// Replace the running binary (not built yet)
     Upgrade(Unbuilt),
-    /// Ban an address (not built yet)
-    Ban(Unbuilt),
-    /// Lift a ban (not built yet)
-    Unban(Unbuilt),
-    /// List the bans (not built yet)
-    Bans(Unbuilt),
+    /// Drop every packet of an address to the running proxy's listeners for a time; an IPv6 address stands for its /64
+    Ban {
+        /// Whose
+        #[arg(value_name = "ADDR")]
+        address: BanSource,
+        /// How long, such as "10m"; guard.ban_for without it
+        #[arg(long = "for", value_name = "DURATION", value_parser = ban_duration)]
+        duration: Option<Duration>,
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// Lift a ban
+    Unban {
+        /// Whose
+        #[arg(value_name = "ADDR")]
+        address: BanSource,
+        #[command(flatten)]
+        run_dir: RunDir,
+    },
+    /// List the bans that hold
+    Bans {
+        #[command(flatten)]
+        run_dir: RunDir,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Live terminal view (not built yet)
     Top(Unbuilt),
     /// The data plane; started by the supervisor
@@ -101,13 +125,16 @@ fn main() -> ExitCode {
         Command::Check(Config { config }) => check(&config),
         Command::Plan(Config { config }) => show_plan(&config),
         Command::Status { run_dir, json } => status(&run_dir.run_dir, json),
-        Command::Stop(RunDir { run_dir }) => end(&run_dir, Request::Stop),
-        Command::Drain(RunDir { run_dir }) => end(&run_dir, Request::Drain),
+        Command::Stop(RunDir { run_dir }) => order(&run_dir, &Request::Stop),
+        Command::Drain(RunDir { run_dir }) => order(&run_dir, &Request::Drain),
         Command::Reload(_) => not_built("reload"),
         Command::Upgrade(_) => not_built("upgrade"),
-        Command::Ban(_) => not_built("ban"),
-        Command::Unban(_) => not_built("unban"),
-        Command::Bans(_) => not_built("bans"),
+        Command::Ban { address, duration, run_dir } => {
+            let for_ms = duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+            order(&run_dir.run_dir, &Request::Ban { address, for_ms })
+        }
+        Command::Unban { address, run_dir } => order(&run_dir.run_dir, &Request::Unban { address }),
+        Command::Bans { run_dir, json } => bans(&run_dir.run_dir, json),
         Command::Top(_) => not_built("top"),
         Command::DataPlane { parent, uid, gid } => {
             let identity = uid.zip(gid).map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
@@ -175,7 +202,7 @@ fn load(path: &Path) -> Result<Loaded, ExitCode> {
 }
 
 fn status(run_dir: &Path, json: bool) -> ExitCode {
-    match ask::ask(run_dir, Request::Status) {
+    match ask::ask(run_dir, &Request::Status) {
         Ok(Response::Status(status)) if json => match serde_json::to_string_pretty(&status) {
             Ok(text) => {
                 say(&format!("{text}\n"));
@@ -189,21 +216,50 @@ fn status(run_dir: &Path, json: bool) -> ExitCode {
         }
         Ok(Response::Failed(why)) => fail(&why),
         Ok(Response::Done(what)) => fail(&format!("unexpected answer: {what}")),
+        Ok(Response::Bans(_)) => fail("unexpected answer"),
         Err(error) => fail(&error.to_string()),
     }
 }
 
-/// Stop or drain: the receipt comes when it is over.
-fn end(run_dir: &Path, request: Request) -> ExitCode {
+/// Something to do: the receipt comes when it is done.
+fn order(run_dir: &Path, request: &Request) -> ExitCode {
     match ask::ask(run_dir, request) {
         Ok(Response::Done(what)) => {
             say(&format!("{what}\n"));
             ExitCode::SUCCESS
         }
         Ok(Response::Failed(why)) => fail(&why),
-        Ok(Response::Status(_)) => fail("unexpected answer"),
+        Ok(Response::Status(_) | Response::Bans(_)) => fail("unexpected answer"),
         Err(error) => fail(&error.to_string()),
     }
+}
+
+fn bans(run_dir: &Path, json: bool) -> ExitCode {
+    match ask::ask(run_dir, &Request::Bans) {
+        Ok(Response::Bans(bans)) if json => match serde_json::to_string_pretty(&bans) {
+            Ok(text) => {
+                say(&format!("{text}\n"));
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error.to_string()),
+        },
+        Ok(Response::Bans(bans)) => {
+            say(&report::render_bans(&bans));
+            ExitCode::SUCCESS
+        }
+        Ok(Response::Failed(why)) => fail(&why),
+        Ok(Response::Status(_) | Response::Done(_)) => fail("unexpected answer"),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn ban_duration(text: &str) -> Result<Duration, String> {
+    let duration = units::duration(text)?;
+    if BAN_FOR.contains(&duration) {
+        return Ok(duration);
+    }
+    let (least, most) = (units::show_duration(*BAN_FOR.start()), units::show_duration(*BAN_FOR.end()));
+    Err(format!("a ban holds for {least} to {most}"))
 }
 
 fn not_built(command: &str) -> ExitCode {

@@ -239,5 +239,6 @@ pub fn guard() -> model::Guard {
         deny: Vec::new(),
         syn_rate_per_ip: None,
         syn_burst_per_ip: 1,
+        ban_for: std::time::Duration::from_secs(60),
     }
 }

@@ -385,8 +385,15 @@ impl Sluice {
     /// Runs a command of the binary against this instance.
     #[must_use]
     pub fn command(&self, name: &str) -> Output {
+        self.command_with(name, &[])
+    }
+
+    /// Runs a command with arguments against this instance.
+    #[must_use]
+    pub fn command_with(&self, name: &str, arguments: &[&str]) -> Output {
         let run_dir = self.run_dir().to_str().expect("a path in UTF-8");
-        self.inside(|| command(&[name, "--run-dir", run_dir]))
+        let arguments = [&[name, "--run-dir", run_dir], arguments].concat();
+        self.inside(|| command(&arguments))
     }
 }
 

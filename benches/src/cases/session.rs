@@ -84,6 +84,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             deny: Vec::new(),
             syn_rate_per_ip: None,
             syn_burst_per_ip: 0,
+            ban_for: Duration::from_secs(60),
         },
         listeners: vec![Arc::new(listener)],
         routes: vec![Arc::new(route)],

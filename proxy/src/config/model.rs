@@ -116,6 +116,9 @@ pub enum SteeringPolicy {
     Hash,
 }
 
+/// How long a ban may hold, by `guard.ban_for` or as `sluice ban --for` asks.
+pub const BAN_FOR: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
+
 /// `[guard]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Guard {
@@ -133,6 +136,8 @@ pub struct Guard {
     pub syn_rate_per_ip: Option<u32>,
     /// Depth of the bucket.
     pub syn_burst_per_ip: u32,
+    /// How long a ban holds that names no time.
+    pub ban_for: Duration,
 }
 
 /// `guard.mode`

@@ -228,6 +228,7 @@ impl Resolver<'_> {
             deny,
             syn_rate_per_ip: guard.syn_rate_per_ip,
             syn_burst_per_ip: guard.syn_burst_per_ip,
+            ban_for: guard.ban_for,
         }
     }
 

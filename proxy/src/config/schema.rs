@@ -77,6 +77,7 @@ pub(super) struct Guard {
     pub(super) deny_file: Option<At<PathBuf>>,
     pub(super) syn_rate_per_ip: Option<u32>,
     pub(super) syn_burst_per_ip: u32,
+    pub(super) ban_for: Duration,
 }
 
 /// `[[listener]]`
@@ -258,10 +259,10 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
             .parsed("syn_rate_per_ip", &format!("\"off\" or {}", units::RATE_FORM), rate)
             .map_or(Some(1000), |at| at.value),
         syn_burst_per_ip: to_u32(table.integer("syn_burst_per_ip", 2000, 1..=u64::from(u32::MAX)).value),
+        ban_for: table.duration("ban_for", MINUTE, model::BAN_FOR),
     };
     table.not_built("connections_per_ip", Some(Literal::Number(0)));
     table.not_built("syn_cookies", Some(Literal::Text("off")));
-    table.not_built("ban_for", None);
     table.finish();
     guard
 }

@@ -1,4 +1,4 @@
-//! The messages between supervisor and data plane, and between `sluice stop|drain|status` and the supervisor. JSON, so that a message
+//! The messages between supervisor and data plane, and between `sluice stop|drain|status|ban|…` and the supervisor. JSON, so that a message
 //! that does not fit is refused by name; sizes are bounded by the transports (`handoff`, `supervisor::clients`).
 
 use std::net::SocketAddr;
@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::bans::{Ban, BanSource};
 use super::status::{Status, SupervisorStatus};
 
 /// Raised when a message changes its meaning: a data plane only takes what it understands.
@@ -143,8 +144,8 @@ pub enum Item {
     AccessLog,
 }
 
-/// What `sluice stop|drain|status` asks over `control.sock`: one line of JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What `sluice stop|drain|status|ban|unban|bans` asks over `control.sock`: one line of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Exit now.
@@ -153,6 +154,28 @@ pub enum Request {
     Drain,
     /// Both halves of the status.
     Status,
+    /// Drop a source's packets for a time.
+    Ban {
+        /// Whose.
+        address: BanSource,
+        /// How long; absent: `guard.ban_for`.
+        for_ms: Option<u64>,
+    },
+    /// Lift a ban.
+    Unban {
+        /// Whose.
+        address: BanSource,
+    },
+    /// The bans that hold.
+    Bans,
+}
+
+impl Request {
+    /// Whether the supervisor ends with its answer.
+    #[must_use]
+    pub const fn ends(&self) -> bool {
+        matches!(self, Self::Stop | Self::Drain)
+    }
 }
 
 /// The answer: one line of JSON, after the outcome is known.
@@ -165,6 +188,8 @@ pub enum Response {
     Failed(String),
     /// For `Request::Status`.
     Status(Box<Status>),
+    /// For `Request::Bans`.
+    Bans(Vec<Ban>),
 }
 
 #[cfg(test)]

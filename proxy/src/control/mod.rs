@@ -1,5 +1,6 @@
 //! What supervisor and data plane say to each other, and what the data plane's threads share.
 
+pub mod bans;
 pub mod batches;
 pub mod commands;
 pub mod handoff;

@@ -102,6 +102,9 @@ pub struct GuardStatus {
     pub dry_run: bool,
     /// Packets by verdict reason, summed over CPUs.
     pub verdicts: BTreeMap<String, u64>,
+    /// Bans that hold.
+    #[serde(default)]
+    pub bans: u64,
 }
 
 /// Steering.

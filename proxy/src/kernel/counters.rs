@@ -8,6 +8,7 @@ use proxy_common::steer::{Fallback, POLICY_HASH, POLICY_LEAST_LOADED, POLICY_NUM
 
 use super::KernelError;
 use super::loader::Programs;
+use crate::control::now;
 use crate::control::status::{GuardStatus, SteeringStatus};
 
 const VERDICTS: &str = "GUARD_VERDICTS";
@@ -44,6 +45,7 @@ impl Programs {
             interfaces: self.attached().map(|(interface, mode)| (interface.to_owned(), mode.label().to_owned())).collect(),
             dry_run: self.guard_config()?.flags & GUARD_DRY_RUN != 0,
             verdicts: self.verdicts()?,
+            bans: self.bans(now()).count() as u64,
         })
     }
 

@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use nix::errno::Errno;
 
+use super::bans::Bans;
 use super::filter::Filter;
 use super::ours::Mains;
 use super::steering::Placement;
@@ -34,6 +35,9 @@ pub struct Programs {
     pub(super) placement: Placement,
     /// The guard's prefilter, as the kernel has it.
     pub(super) filter: Filter,
+    /// The part of it that the lists need.
+    pub(super) lists: Filter,
+    pub(super) bans: Bans,
     /// The addresses that the guard's program knows without a look-up.
     pub(super) mains: Mains,
     /// Choose the SYN buckets of a source; for as long as the buckets live.
@@ -78,6 +82,8 @@ impl Programs {
             attached: BTreeMap::new(),
             placement: Placement::default(),
             filter: Filter::default(),
+            lists: Filter::default(),
+            bans: Bans::default(),
             mains: Mains::NONE,
             seeds,
             logger,

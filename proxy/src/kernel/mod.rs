@@ -1,7 +1,9 @@
 //! The user side of XDP and steering: loading the embedded object, filling its maps, reading its counters. Only the supervisor
 //! uses this. What the programs do is in `proxy-ebpf`; what both sides agree on is in `proxy-common`.
 
+mod bans;
 mod counters;
+mod cut;
 mod filter;
 mod loader;
 mod ours;
@@ -16,6 +18,7 @@ use aya::programs::xdp::XdpError;
 use proxy_common::ListenerKey;
 
 pub use counters::Steered;
+pub use cut::cut;
 pub use loader::Programs;
 
 /// How an XDP program is attached.
@@ -60,6 +63,12 @@ pub enum KernelError {
         /// Why, and what to do.
         reason: String,
     },
+    /// As many bans hold as there can be.
+    #[error(
+        "{} bans hold, that is the most; `sluice unban` makes room, and networks belong into guard.deny",
+        proxy_common::guard::BANS_MAX
+    )]
+    BansFull,
     /// A map could not be read or written.
     #[error("map {map}: {reason}")]
     Map {

@@ -27,7 +27,7 @@ const PORTS: &str = "GUARD_PORTS";
 const LISTENERS: &str = "GUARD_LISTENERS";
 const ALLOW: &str = "GUARD_ALLOW";
 const DENY: &str = "GUARD_DENY";
-const FILTER: &str = "GUARD_FILTER";
+pub(super) const FILTER: &str = "GUARD_FILTER";
 const STEER_CONFIG: &str = "STEER_CONFIG";
 
 /// Prefix length and address, as in a trie's key; the value is 0 where a prefix is exempt from a shorter one.
@@ -45,7 +45,10 @@ impl Programs {
         let [multiplier, _] = self.seeds;
         // Only what lists a source needs bits: an exemption is looked up where a shorter prefix has some.
         let listed = allow.iter().chain(&deny).filter(|(_, value)| **value != 0).map(|(key, _)| *key);
-        let filter = Filter::new(multiplier, listed);
+        let lists = Filter::new(multiplier, listed);
+        let filter = lists.clone().union(&self.bans.filter(multiplier));
+        // Until the end, and should something fail on the way, the bits of both stay.
+        self.lists = std::mem::take(&mut self.lists).union(&lists);
 
         // Bits before prefixes: the program must look up whatever a trie holds.
         let both = self.filter.clone().union(&filter);
@@ -60,7 +63,8 @@ impl Programs {
         let kept = mains.common(self.mains);
         let stale_listeners = self.add_listeners(&plan)?;
         self.write_ports(&plan.words(kept))?;
-        let config = guard_config(guard, self.seeds, mains, both.classes);
+        let mut config = guard_config(guard, self.seeds, mains, both.classes);
+        config.flags |= self.bans.flag();
         self.write_config(config)?;
         self.mains = mains;
         if kept != mains {
@@ -71,7 +75,9 @@ impl Programs {
         self.remove_prefixes(ALLOW, &stale_allow)?;
         self.remove_prefixes(DENY, &stale_deny)?;
         self.write_config(GuardConfig { classes: filter.classes, ..config })?;
-        self.write_filter(&filter)
+        self.write_filter(&filter)?;
+        self.lists = lists;
+        Ok(())
     }
 
     /// Sets policy and `stuck_after`.
@@ -164,7 +170,7 @@ impl Programs {
     }
 
     /// Makes the bitmap in the kernel equal to `wanted`.
-    fn write_filter(&mut self, wanted: &Filter) -> Result<(), KernelError> {
+    pub(super) fn write_filter(&mut self, wanted: &Filter) -> Result<(), KernelError> {
         const CLEAR: Chunk = [0; CHUNK_WORDS];
         // What is known of the kernel's bitmap is borrowed apart from the map, and is kept right chunk by chunk.
         let mut known = std::mem::take(&mut self.filter);
@@ -187,7 +193,7 @@ impl Programs {
         result
     }
 
-    fn write_config(&mut self, config: GuardConfig) -> Result<(), KernelError> {
+    pub(super) fn write_config(&mut self, config: GuardConfig) -> Result<(), KernelError> {
         self.map_mut::<Array<_, GuardConfig>>(CONFIG)?.set(0, config, 0).map_err(|error| KernelError::map(CONFIG, error))
     }
 }
@@ -277,6 +283,7 @@ mod tests {
             deny: Vec::new(),
             syn_rate_per_ip: rate,
             syn_burst_per_ip: burst,
+            ban_for: Duration::from_secs(60),
         };
         let guard_config = |guard: &model::Guard| super::guard_config(guard, [0; 2], Mains::NONE, 0);
         let config = guard_config(&guard(Some(1000), 2000));

@@ -1,4 +1,4 @@
-//! The other end of the control socket: what `sluice stop`, `drain` and `status` send, and how long they wait for the outcome.
+//! The other end of the control socket: what `sluice stop`, `drain`, `status` and the ban commands send, and how long they wait for the outcome.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,8 +13,8 @@ use crate::control::messages::{Request, Response};
 
 /// A longer answer is not one of ours.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
-/// A supervisor that answers a status does so in a second.
-const STATUS_WAIT: Duration = Duration::from_secs(10);
+/// A supervisor answers a status in a second, and anything else at once.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub enum AskError {
 ///
 /// # Errors
 /// When there is no supervisor, or no answer.
-pub fn ask(run_dir: &Path, request: Request) -> Result<Response, AskError> {
+pub fn ask(run_dir: &Path, request: &Request) -> Result<Response, AskError> {
     let path = run_dir.join(CONTROL_SOCKET);
     let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => AskError::Denied(path),
@@ -45,9 +45,9 @@ pub fn ask(run_dir: &Path, request: Request) -> Result<Response, AskError> {
     })?;
     // The supervisor bounds stop and drain by itself: it kills what does not end in time.
     let supervisor = getsockopt(&stream, PeerCredentials).map_err(|errno| AskError::Silent(errno.into()))?.pid();
-    let wait = (request == Request::Status).then_some(STATUS_WAIT);
+    let wait = (!request.ends()).then_some(ANSWER_WAIT);
     stream.set_read_timeout(wait).map_err(AskError::Silent)?;
-    let mut line = serde_json::to_vec(&request).map_err(AskError::Malformed)?;
+    let mut line = serde_json::to_vec(request).map_err(AskError::Malformed)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(AskError::Silent)?;
     let mut answer = Vec::new();
@@ -56,9 +56,9 @@ pub fn ask(run_dir: &Path, request: Request) -> Result<Response, AskError> {
         return Err(AskError::Silent(io::ErrorKind::UnexpectedEof.into()));
     }
     let response = serde_json::from_slice(&answer).map_err(AskError::Malformed)?;
-    if request != Request::Status {
+    if request.ends() {
         // Its process ends right after the receipt, and with it this connection.
-        let _ = stream.set_read_timeout(Some(STATUS_WAIT));
+        let _ = stream.set_read_timeout(Some(ANSWER_WAIT));
         let _ = stream.read(&mut [0]);
         wait_until_gone(supervisor);
     }

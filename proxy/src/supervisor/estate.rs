@@ -22,6 +22,7 @@ use crate::listen::sockets::{self, BindError, Bound};
 use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
+use crate::time::Time;
 
 /// The half of the steering array that belongs to these sockets. A data plane that replaces a dead one takes the same half over, since the
 /// sockets stay where they are.
@@ -221,6 +222,47 @@ impl Estate {
             Item::Counters => Some(self.counters.fd()),
             Item::Slots => self.programs.as_ref().map(Programs::slots),
             Item::AccessLog => self.access_log.as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    /// What bans are entered into.
+    ///
+    /// # Errors
+    /// When nothing judges packets, and why.
+    pub fn guard_mut(&mut self) -> Result<&mut Programs, String> {
+        if self.config.guard.interfaces.is_empty() {
+            return Err(
+                "no interface is guarded (guard.interfaces is empty), so no packet would be dropped; name the interfaces \
+                        that clients come through, and start again"
+                    .to_owned(),
+            );
+        }
+        let lacks = self.degraded.iter().filter(|lack| lack.starts_with("guard:")).cloned().collect::<Vec<_>>().join("; ");
+        let programs = self.programs.as_mut().filter(|programs| programs.attached().next().is_some());
+        programs.ok_or_else(|| format!("no XDP program is attached, so no packet would be dropped: {lacks}"))
+    }
+
+    /// Every bound address.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.bound.iter().map(|bound| bound.address)
+    }
+
+    /// When `sweep` has something to do.
+    #[must_use]
+    pub fn next_sweep(&self) -> Option<Time> {
+        self.programs.as_ref().and_then(Programs::next_ban_sweep)
+    }
+
+    /// Forgets what is over.
+    pub fn sweep(&mut self, now: Time) {
+        if let Some(programs) = &mut self.programs
+            && programs.next_ban_sweep().is_some_and(|due| due <= now)
+        {
+            match programs.sweep_bans(now) {
+                Ok(0) => {}
+                Ok(count) => info!(count, "bans are over"),
+                Err(error) => warn!("bans that are over stay in the table: {error}"),
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{debug, error, info, warn};
 
+use super::bans;
 use super::child::Child;
 use super::clients::{ClientId, Clients};
 use super::estate::Estate;
@@ -31,6 +32,9 @@ const HANG_UP_WAIT: Duration = Duration::from_secs(1);
 const STATUS_BYTES_MAX: u64 = 4 << 20;
 /// Messages taken from the channel before anything else has its turn.
 const MESSAGES_PER_TURN: usize = 64;
+
+/// The least time between two sweeps of bans that are over; the guard's program itself looks at the time.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// The signals that the loop takes; blocked everywhere else.
 const SIGNALS: [Signal; 7] =
@@ -62,6 +66,8 @@ pub struct Supervisor {
     /// Who waits for a status, by question, and how long.
     asked: BTreeMap<u64, (ClientId, Time)>,
     next_question: u64,
+    /// When bans that are over were taken out of the table.
+    swept: Time,
     /// What still has to be handled.
     events: VecDeque<Event>,
     outcome: Option<Outcome>,
@@ -91,6 +97,7 @@ impl Supervisor {
             waiting: Vec::new(),
             asked: BTreeMap::new(),
             next_question: 0,
+            swept: Time::default(),
             events: VecDeque::from([Event::Begin]),
             outcome: None,
         }
@@ -160,7 +167,8 @@ impl Supervisor {
     fn timeout(&self) -> PollTimeout {
         let hung_up = self.child.as_ref().and_then(|child| child.hung_up).map(|at| at + HANG_UP_WAIT);
         let asked = self.asked.values().map(|(_, deadline)| *deadline).min();
-        let deadlines = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked];
+        let sweep = self.estate.next_sweep().map(|due| due.max(self.swept + SWEEP_PAUSE));
+        let deadlines = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked, sweep];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
         let milliseconds = deadline.since(now()).as_micros().div_ceil(1000);
@@ -173,6 +181,10 @@ impl Supervisor {
             self.events.push_back(Event::Violation);
         }
         self.clients.expire(now);
+        if now >= self.swept + SWEEP_PAUSE && self.estate.next_sweep().is_some_and(|due| now >= due) {
+            self.estate.sweep(now);
+            self.swept = now;
+        }
         let due: Vec<u64> = self.asked.iter().filter(|(_, (_, deadline))| now >= *deadline).map(|(id, _)| *id).collect();
         for id in due {
             self.answer_status(id, None, now);
@@ -351,6 +363,18 @@ impl Supervisor {
                 self.waiting.push(id);
                 self.begin_drain();
             }
+            Request::Ban { address, for_ms } => {
+                let response = bans::ban(&mut self.estate, address, for_ms.map(Duration::from_millis), now);
+                self.clients.answer(id, &response, now);
+            }
+            Request::Unban { address } => {
+                let response = bans::unban(&mut self.estate, address, now);
+                self.clients.answer(id, &response, now);
+            }
+            Request::Bans => {
+                let response = bans::list(&mut self.estate, now);
+                self.clients.answer(id, &response, now);
+            }
             Request::Status => {
                 self.next_question += 1;
                 self.asked.insert(self.next_question, (id, now + STATUS_WAIT));
@@ -398,7 +422,7 @@ impl Supervisor {
         match receipt {
             Response::Failed(why) => error!("{why}"),
             Response::Done(what) => info!("{what}"),
-            Response::Status(_) => {}
+            Response::Status(_) | Response::Bans(_) => {}
         }
     }
 }

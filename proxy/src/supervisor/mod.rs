@@ -1,6 +1,7 @@
 //! The supervisor: privileged, small, never reads a byte from a client.
 
 pub mod ask;
+pub mod bans;
 pub mod child;
 pub mod clients;
 pub mod estate;

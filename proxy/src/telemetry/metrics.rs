@@ -197,6 +197,7 @@ impl Collector for Supervisor {
             .gauge(u64::from(status.guard.dry_run))?;
         family(encoder, "sluice_guard_packets", "Packets judged by the guard, by verdict")
             .counters(by_reason(&status.guard.verdicts))?;
+        family(encoder, "sluice_guard_bans", "Bans that hold").gauge(status.guard.bans)?;
         let policy = [([("policy", status.steering.policy.as_str())], 1)];
         family(encoder, "sluice_steering_policy_info", "Always 1; the steering policy in force").gauges(policy)?;
         let selected = status.steering.selected.iter().map(|(worker, flows)| ([("worker", *worker)], *flows));
@@ -264,6 +265,7 @@ mod tests {
             guard: GuardStatus {
                 interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
                 verdicts: BTreeMap::from([("passed".to_owned(), 10), ("syn_rate".to_owned(), 4)]),
+                bans: 2,
                 ..GuardStatus::default()
             },
             steering: SteeringStatus {
@@ -310,6 +312,7 @@ mod tests {
             "sluice_restarts_total 3",
             "sluice_guard_interface_info{interface=\"lo\",mode=\"generic\"} 1",
             "sluice_guard_packets_total{reason=\"syn_rate\"} 4",
+            "sluice_guard_bans 2",
             "sluice_steering_selected_total{worker=\"1\"} 8",
             "sluice_steering_fallback_total{reason=\"no_worker\"} 1",
             "sluice_steering_policy_info{policy=\"least-loaded\"} 1",

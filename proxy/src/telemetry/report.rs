@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use crate::control::bans::Ban;
 use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
 
 /// Rows of cells, printed in aligned columns.
@@ -58,6 +59,23 @@ pub fn render(status: &Status) -> String {
     if let Some(supervisor) = &status.supervisor {
         print_kernel(&mut text, supervisor);
     }
+    text
+}
+
+/// The text of `sluice bans`, those that end first at the top.
+#[must_use]
+pub fn render_bans(bans: &[Ban]) -> String {
+    if bans.is_empty() {
+        return "no bans\n".to_owned();
+    }
+    let mut bans = bans.to_vec();
+    bans.sort_unstable_by_key(|ban| ban.remaining_ms);
+    let mut table = Table::new(["address", "ends in"]);
+    for ban in bans {
+        table.row([ban.address.to_string(), duration(ban.remaining_ms.div_ceil(1000))]);
+    }
+    let mut text = String::new();
+    table.print(&mut text);
     text
 }
 
@@ -127,6 +145,7 @@ fn print_kernel(text: &mut String, supervisor: &SupervisorStatus) {
             verdicts.row([reason.clone(), packets.to_string()]);
         }
         verdicts.print(text);
+        let _ = writeln!(text, "  bans that hold: {}", guard.bans);
     }
 
     let steering = &supervisor.steering;
@@ -179,6 +198,7 @@ mod tests {
                     interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
                     dry_run: false,
                     verdicts: BTreeMap::from([("passed".to_owned(), 12_345), ("syn_rate".to_owned(), 7)]),
+                    bans: 3,
                 },
                 steering: SteeringStatus {
                     policy: "least-loaded".to_owned(),
@@ -238,6 +258,7 @@ guard: XDP on lo (generic)
   verdict   packets
   passed      12345
   syn_rate        7
+  bans that hold: 3
 
 steering: least-loaded
   flows to                      count

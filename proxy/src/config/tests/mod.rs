@@ -120,6 +120,7 @@ fn defaults_are_those_of_the_interface() {
             deny: vec![],
             syn_rate_per_ip: Some(1000),
             syn_burst_per_ip: 2000,
+            ban_for: seconds(60),
         },
         listeners: vec![
             model::Listener {

@@ -38,6 +38,7 @@ fn config() -> Config {
             deny: Vec::new(),
             syn_rate_per_ip: None,
             syn_burst_per_ip: 0,
+            ban_for: Duration::from_secs(60),
         },
         listeners: vec![Arc::new(model::Listener {
             name: "http".to_owned(),

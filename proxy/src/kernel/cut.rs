@@ -1,0 +1,215 @@
+//! Ends the connections between one source and our listeners (sock_diag(7), SOCK_DESTROY): the guard drops their packets already, and
+//! this spares client and worker the wait for a timeout. The kernel filters the dump, so its cost is a walk over its table.
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use ipnet::IpNet;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+/// Most connections that are ended at once; what is above dies by its timeouts, since its packets are dropped.
+const CUT_MAX: usize = 1 << 16;
+
+/// NLMSG_ERROR, NLMSG_DONE, SOCK_DIAG_BY_FAMILY, SOCK_DESTROY.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const BY_FAMILY: u16 = 20;
+const DESTROY: u16 = 21;
+/// NLM_F_REQUEST with NLM_F_ACK, or with NLM_F_DUMP.
+const ACKNOWLEDGED: u16 = 1 | 4;
+const DUMP: u16 = 1 | 0x300;
+/// `struct nlmsghdr`, and `struct inet_diag_msg` up to its `id` and with it.
+const HEADER: usize = 16;
+const ID_AT: usize = 4;
+const ID: usize = 48;
+/// INET_DIAG_REQ_BYTECODE, INET_DIAG_BC_D_COND.
+const BYTECODE: u16 = 1;
+const DESTINATION: u8 = 8;
+/// TCP states by number, but SYN_SENT, TIME_WAIT, CLOSE and LISTEN: nothing of a client's is in those.
+const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12;
+
+/// Ends every connection from `source` to `listeners`; returns how many there were.
+///
+/// # Errors
+/// When the kernel cannot (CONFIG_INET_DIAG_DESTROY) or may not; the connections then end by their timeouts.
+pub fn cut(source: IpNet, listeners: &[SocketAddr]) -> io::Result<usize> {
+    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    // The kernel answers within the send; a wait would be a bug that must not hang the supervisor.
+    setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
+    // A client of IPv4 may be on a socket of either family.
+    let families: &[i32] = if source.addr().is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
+    let mut found = Vec::new();
+    for &family in families {
+        send(&netlink, &message(BY_FAMILY, DUMP, family as u8, STATES, &[0; ID], &condition(source)))?;
+        collect(&netlink, listeners, &mut found)?;
+    }
+    let mut ended = 0;
+    for (family, id) in &found {
+        send(&netlink, &message(DESTROY, ACKNOWLEDGED, *family, u32::MAX, id, &[]))?;
+        let mut answer = [0; 4096];
+        let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        match error_of(answer.get(..length).unwrap_or_default()) {
+            Ok(()) => ended += 1,
+            // It ended by itself meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ended)
+}
+
+fn send(netlink: &OwnedFd, message: &[u8]) -> io::Result<()> {
+    sendmsg(netlink.as_raw_fd(), &[IoSlice::new(message)], &[], MsgFlags::empty(), Some(&NetlinkAddr::new(0, 0)))?;
+    Ok(())
+}
+
+/// A `struct inet_diag_req_v2` with its header and one attribute.
+fn message(kind: u16, flags: u16, family: u8, states: u32, id: &[u8; ID], bytecode: &[u8]) -> Vec<u8> {
+    let mut message = vec![0; 4];
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend([0; 8]); // sequence and port: one request at a time on one socket
+    message.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
+    message.extend(states.to_ne_bytes());
+    message.extend(id);
+    if !bytecode.is_empty() {
+        message.extend((4 + bytecode.len() as u16).to_ne_bytes());
+        message.extend(BYTECODE.to_ne_bytes());
+        message.extend(bytecode);
+    }
+    let length = message.len() as u32;
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    message
+}
+
+/// `struct inet_diag_bc_op` and `struct inet_diag_hostcond`: whether the peer is in `source`.
+fn condition(source: IpNet) -> Vec<u8> {
+    let (family, octets) = match source.network() {
+        IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+    };
+    let length = (4 + 8 + octets.len()) as u8;
+    let mut condition = vec![DESTINATION, length];
+    // Where to go on when it is not: beyond the end, which refuses.
+    condition.extend((u16::from(length) + 4).to_ne_bytes());
+    condition.extend([family as u8, source.prefix_len(), 0, 0]);
+    condition.extend((-1i32).to_ne_bytes()); // any port
+    condition.extend(octets);
+    condition
+}
+
+/// Reads a dump to its end; keeps what belongs to our listeners.
+fn collect(netlink: &OwnedFd, listeners: &[SocketAddr], into: &mut Vec<(u8, [u8; ID])>) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        if rest.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        while let Some(header) = rest.first_chunk::<HEADER>() {
+            let [a, b, c, d, kind_low, kind_high, ..] = *header;
+            let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+            let Some(message) = rest.get(..length.max(HEADER)) else { return Err(io::ErrorKind::InvalidData.into()) };
+            match u16::from_ne_bytes([kind_low, kind_high]) {
+                DONE => return Ok(()),
+                ERROR => return error_of(message),
+                _ => into.extend(entry(message, listeners).filter(|_| into.len() < CUT_MAX)),
+            }
+            rest = rest.get(length.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// A connection of the dump, if it is to one of our listeners.
+fn entry(message: &[u8], listeners: &[SocketAddr]) -> Option<(u8, [u8; ID])> {
+    let body = message.get(HEADER..)?;
+    let family = *body.first()?;
+    let id: [u8; ID] = body.get(ID_AT..)?.first_chunk().copied()?;
+    let port = u16::from_be_bytes([id[0], id[1]]);
+    let source: [u8; 16] = id.get(4..)?.first_chunk().copied()?;
+    let [a, b, c, d, ..] = source;
+    let local = match i32::from(family) {
+        libc::AF_INET => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        _ => IpAddr::V6(Ipv6Addr::from(source)).to_canonical(),
+    };
+    let ours = |listener: &SocketAddr| {
+        listener.port() == port && (listener.ip().is_unspecified() || listener.ip().to_canonical() == local)
+    };
+    listeners.iter().any(ours).then_some((family, id))
+}
+
+/// Of an NLMSG_ERROR, which says 0 when all went well.
+fn error_of(message: &[u8]) -> io::Result<()> {
+    let code = message.get(HEADER..).and_then(|body| body.first_chunk::<4>()).ok_or(io::ErrorKind::UnexpectedEof)?;
+    match i32::from_ne_bytes(*code) {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().expect("a network")
+    }
+
+    #[test]
+    fn only_connections_of_the_source_to_our_listeners_end() {
+        let ours = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let other = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = ours.local_addr().expect("address");
+        let connect = |listener: &TcpListener| {
+            let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+            (client, listener.accept().expect("accept").0)
+        };
+        let (mut mine, _server) = connect(&ours);
+        let (mut spared, mut spared_server) = connect(&other);
+        match cut(net("127.0.0.2/32"), &[address]) {
+            Ok(count) => assert_eq!(count, 0, "nobody of that address is here"),
+            // Without CAP_NET_ADMIN there is nothing to end, and so no error either; a sandbox may refuse netlink.
+            Err(error) => return assert!(!nix::unistd::geteuid().is_root(), "{error}"),
+        }
+        match cut(net("127.0.0.1/32"), &[address]) {
+            Ok(count) => assert_eq!(count, 1),
+            Err(error) => return assert!(!nix::unistd::geteuid().is_root(), "{error}"),
+        }
+        let kind = mine.read(&mut [0]).map_err(|error| error.kind());
+        assert!(matches!(kind, Ok(0) | Err(ErrorKind::ConnectionReset)), "{kind:?}");
+        spared.write_all(b"x").expect("lives");
+        spared_server.read_exact(&mut [0]).expect("lives");
+    }
+
+    #[test]
+    fn a_mapped_client_of_a_dual_stack_listener_and_a_64_end_too() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let both = TcpListener::bind("[::]:0").expect("bind");
+        let address = both.local_addr().expect("address");
+        let _mapped = TcpStream::connect(("127.0.0.1", address.port())).expect("connect");
+        let _six = TcpStream::connect(("::1", address.port())).expect("connect");
+        assert_eq!(cut(net("127.0.0.1/32"), &[address]).expect("cut"), 1);
+        assert_eq!(cut(net("2001:db8::/64"), &[address]).expect("cut"), 0);
+        assert_eq!(cut(net("::/64"), &[address]).expect("cut"), 1);
+    }
+
+    #[test]
+    fn an_answer_cut_anywhere_is_no_panic() {
+        let mut whole = message(BY_FAMILY, DUMP, libc::AF_INET as u8, STATES, &[1; ID], &condition(net("10.0.0.0/8")));
+        whole.truncate(HEADER + 8 + ID);
+        for length in 0..whole.len() {
+            let _ = entry(&whole[..length], &[]);
+            let _ = error_of(&whole[..length]);
+        }
+    }
+}
