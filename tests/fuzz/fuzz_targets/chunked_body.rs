@@ -55,8 +55,7 @@ fn decode(input: &[u8], cuts: &[usize]) -> (Outcome, Option<Fields>) {
 fuzz_target!(|data: (u8, &[u8])| {
     let (seed, input) = data;
     let (whole, trailers) = decode(input, &[input.len()]);
-    let (split, _) = decode(input, &fuzz::cuts(seed, input.len()));
-    assert_eq!(whole, split);
+    fuzz::splits(seed, input.len(), |cuts| assert_eq!(whole, decode(input, cuts).0, "{cuts:?}"));
 
     let Some(trailers) = trailers else { return };
     let mut written = Vec::new();

@@ -1,11 +1,20 @@
 //! What the fuzz targets share: where to cut an input.
 
+/// Calls `check` with ways to cut an input of this length, rising positions that end with the length: one that `seed` decides, or, for the
+/// highest seeds and an input that is not too long, each that cuts it into two.
+pub fn splits(seed: u8, length: usize, mut check: impl FnMut(&[usize])) {
+    if seed >= 252 && length <= 64 {
+        (0..length).for_each(|cut| check(&[cut, length]));
+    }
+    check(&cuts(seed, length));
+}
+
 /// Positions in `0..=length`, rising, that `seed` decides: a few large pieces, or byte by byte for seeds above 250.
 ///
 /// Byte by byte is left to short inputs, since a head is given to its decoder again as a whole after each piece.
 #[must_use]
-pub fn cuts(seed: u8, length: usize) -> Vec<usize> {
-    if seed > 250 && length <= 512 {
+fn cuts(seed: u8, length: usize) -> Vec<usize> {
+    if seed > 250 && length <= 256 {
         return (0..=length).collect();
     }
     let mut state = u32::from(seed).wrapping_mul(0x9e37_79b9) | 1;
