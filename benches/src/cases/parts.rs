@@ -37,15 +37,20 @@ fn route(count: usize) -> Runner {
     let timeout = Duration::from_secs(60);
     let routes: Vec<_> = (0..count)
         .map(|number| model::Route {
-            path_prefix: prefix(number),
-            upstream: number,
+            hosts: Vec::new(),
+            path: model::RoutePath::Prefix(prefix(number).into()),
+            listeners: Vec::new(),
+            label: "".into(),
+            action: model::Action::Upstream(number),
+            request_headers: None,
+            response_headers: None,
             timeout,
             body_timeout: timeout,
             buffer_response: 64 << 10,
         })
         .map(Arc::new)
         .collect();
-    let table = RouteTable::new(&routes);
+    let table = RouteTable::new(routes);
     let mut random = Random::new(1);
     // Paths below the routes in no order, so that neither branch nor cache learns them by heart.
     let wanted = (0..512).map(|_| random.next() as usize % count);
@@ -55,8 +60,8 @@ fn route(count: usize) -> Runner {
     each(move || {
         let (path, number) = &paths[next % paths.len()];
         next += 1;
-        let found = table.find(black_box("www.example.com"), black_box(path));
-        assert!(found.is_some_and(|route| route.upstream == *number), "{path}");
+        let found = table.find(black_box("main"), black_box("www.example.com"), black_box(path));
+        assert!(found.is_some_and(|route| route.action == model::Action::Upstream(*number)), "{path}");
     })
 }
 

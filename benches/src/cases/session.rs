@@ -11,6 +11,7 @@ use proxy::config::model;
 use proxy::control::shared::{Counters, SteeringSlot};
 use proxy::io::simulated::{Faults, Memory, Peer, Sim, SimRing};
 use proxy::io::{Engine, Settings};
+use proxy::route::RouteTable;
 use proxy::worker::context::Worker;
 use proxy::worker::events::Events;
 
@@ -50,10 +51,21 @@ fn config(endpoint: SocketAddr) -> model::Config {
         },
         trusted_proxies: Vec::new(),
     };
-    let route = model::Route { path_prefix: "/".into(), upstream: 0, timeout, body_timeout: timeout, buffer_response: 64 << 10 };
+    let route = model::Route {
+        hosts: Vec::new(),
+        path: model::RoutePath::Prefix("/".into()),
+        listeners: Vec::new(),
+        label: "/".into(),
+        action: model::Action::Upstream(0),
+        request_headers: None,
+        response_headers: None,
+        timeout,
+        body_timeout: timeout,
+        buffer_response: 64 << 10,
+    };
     let upstream = model::Upstream {
         name: "app".into(),
-        endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string() }],
+        endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string(), weight: 1 }],
         connect_timeout: timeout,
         pool: model::Pool { max_idle: 16, idle_timeout: timeout, max_lifetime: Duration::from_secs(u64::from(u32::MAX)) },
         retry: model::Retry { attempts: 2 },
@@ -87,7 +99,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             ban_for: Duration::from_secs(60),
         },
         listeners: vec![Arc::new(listener)],
-        routes: vec![Arc::new(route)],
+        routes: RouteTable::new(vec![Arc::new(route)]),
         upstreams: vec![Arc::new(upstream)],
         admin: model::Admin { address: None },
         log: model::Log { level: "info".into(), access: model::AccessLog::Off, with_query: false },

@@ -71,6 +71,17 @@ pub struct Diagnostic {
     pub expected: Option<String>,
     /// What to do about it: the nearest known key, or a correction.
     pub help: Option<String>,
+    /// Another place in the same file that has a part in it.
+    pub related: Option<Related>,
+}
+
+/// See `Diagnostic::related`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Related {
+    /// Byte offsets.
+    pub span: Range<usize>,
+    /// What is there, in a few words.
+    pub label: String,
 }
 
 impl Diagnostic {
@@ -107,9 +118,13 @@ impl Diagnostic {
         }
     }
 
-    /// The part of the span on its first line, at least one character wide where the file has one.
+    /// What `render` marks.
     fn underline(&self) -> Option<SourceSpan> {
-        let span = self.span.as_ref()?;
+        self.first_line_of(self.span.as_ref()?)
+    }
+
+    /// The part of a span on its first line, at least one character wide where the file has one.
+    fn first_line_of(&self, span: &Range<usize>) -> Option<SourceSpan> {
         let text = &self.source.text;
         let start = text.floor_char_boundary(span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
@@ -132,6 +147,9 @@ impl fmt::Display for Diagnostic {
         write!(formatter, "{}:{line}:{column}: {severity}: {}", self.path().display(), self.headline())?;
         if let Some(expected) = &self.expected {
             write!(formatter, "; expected {expected}")?;
+        }
+        if let Some(Related { span, label }) = &self.related {
+            write!(formatter, "; {label} on line {}", self.source.position(span.start).0)?;
         }
         if let Some(help) = &self.help {
             write!(formatter, "; {help}")?;
@@ -258,7 +276,11 @@ impl miette::Diagnostic for Report<'_> {
         let span = self.0.underline()?;
         let label = self.0.expected.as_ref().map(|expected| format!("expected {expected}"));
         let label = label.unwrap_or_else(|| "here".to_owned());
-        Some(Box::new(std::iter::once(LabeledSpan::new_with_span(Some(label), span))))
+        let other = self.0.related.as_ref();
+        let other = other.and_then(|Related { span, label }| {
+            Some(LabeledSpan::new_with_span(Some(label.clone()), self.0.first_line_of(span)?))
+        });
+        Some(Box::new([LabeledSpan::new_primary_with_span(Some(label), span)].into_iter().chain(other)))
     }
 }
 

@@ -97,6 +97,7 @@ fn unreadable(path: &Path, reason: &str) -> Diagnostics {
         message: format!("the configuration cannot be read: {reason}"),
         expected: None,
         help: None,
+        related: None,
     });
     diagnostics
 }

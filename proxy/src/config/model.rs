@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::http::edit::Edits;
+use crate::http::redirect::Template;
+use crate::route::{Host, RouteTable};
+
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -23,8 +27,8 @@ pub struct Config {
     pub guard: Guard,
     /// `[[listener]]`, at least one.
     pub listeners: Vec<Arc<Listener>>,
-    /// `[[route]]`, in file order.
-    pub routes: Vec<Arc<Route>>,
+    /// `[[route]]`, compiled.
+    pub routes: RouteTable,
     /// `[[upstream]]`
     pub upstreams: Vec<Arc<Upstream>>,
     /// `[admin]`
@@ -203,16 +207,66 @@ pub struct Limits {
 /// `[[route]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// Matches at segment boundaries; `/` matches everything.
-    pub path_prefix: String,
-    /// Index into `Config::upstreams`.
-    pub upstream: usize,
+    /// Empty: any.
+    pub hosts: Vec<Host>,
+    /// `path_prefix` or `path`
+    pub path: RoutePath,
+    /// Names; empty: all that speak HTTP.
+    pub listeners: Vec<String>,
+    /// Its name in logs: the first host, if it has one, and the path, with `=` before an exact one.
+    pub label: Box<str>,
+    /// What becomes of a request.
+    pub action: Action,
+    /// Changes to what an endpoint gets; `None`: none.
+    pub request_headers: Option<Box<Edits>>,
+    /// Changes to what a client gets, whoever made it; `None`: none.
+    pub response_headers: Option<Box<Edits>>,
     /// Until the response head.
     pub timeout: Duration,
     /// Between two reads of the response body.
     pub body_timeout: Duration,
     /// Read ahead of a slow client, then backpressure; bytes.
     pub buffer_response: usize,
+}
+
+/// Which paths a route takes, in the form that paths are routed in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RoutePath {
+    /// This one.
+    Exact(Box<str>),
+    /// Those that begin with it and go on at a segment boundary; `/`: all.
+    Prefix(Box<str>),
+}
+
+/// What becomes of a route's requests.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Index into `Config::upstreams`.
+    Upstream(usize),
+    /// `redirect`
+    Redirect(Redirect),
+    /// `respond`
+    Respond(Respond),
+}
+
+/// `route.redirect`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+    /// For Location.
+    pub to: Template,
+}
+
+/// `route.respond`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Respond {
+    /// 200 to 599.
+    pub status: u16,
+    /// Of a body that is not empty.
+    pub content_type: Box<str>,
+    /// Empty for 204, 205 and 304.
+    pub body: Box<[u8]>,
 }
 
 /// `[[upstream]]`
@@ -237,6 +291,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// As written, for logs and metrics.
     pub label: String,
+    /// Share of the requests, relative to the others', up to 256; 0: none.
+    pub weight: u32,
 }
 
 /// `upstream.pool`

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostics::{Diagnostic, Diagnostics, Severity, Source};
+use super::diagnostics::{Diagnostic, Diagnostics, Related, Severity, Source};
 use super::units;
 
 /// How much of an unknown key is shown.
@@ -65,6 +65,21 @@ impl Context {
             message,
             expected,
             help,
+            related: None,
+        });
+    }
+
+    /// An error that another place in the main file has a part in.
+    pub(super) fn clash(&self, key: &str, span: Option<Range<usize>>, message: String, expected: &str, related: Option<Related>) {
+        self.push(Diagnostic {
+            severity: Severity::Error,
+            source: self.source.clone(),
+            span,
+            key: key.to_owned(),
+            message,
+            expected: Some(expected.to_owned()),
+            help: None,
+            related,
         });
     }
 
@@ -72,7 +87,16 @@ impl Context {
     pub(super) fn warn(&self, key: &str, span: Option<Range<usize>>, message: String) {
         let source = self.source.clone();
         let key = key.to_owned();
-        self.push(Diagnostic { severity: Severity::Warning, source, span, key, message, expected: None, help: None });
+        self.push(Diagnostic {
+            severity: Severity::Warning,
+            source,
+            span,
+            key,
+            message,
+            expected: None,
+            help: None,
+            related: None,
+        });
     }
 
     /// A problem in whichever file.
@@ -196,7 +220,67 @@ impl<'a, 'i> Table<'a, 'i> {
 
     /// An error about one of its keys.
     pub(super) fn error(&self, key: &str, span: Option<Range<usize>>, message: String, expected: &str) {
-        self.context.error(&self.name(key), span, message, Some(expected.to_owned()), None);
+        self.error_with_help(key, span, message, expected, None);
+    }
+
+    /// An error about one of its keys, with what to do about it.
+    pub(super) fn error_with_help(
+        &self,
+        key: &str,
+        span: Option<Range<usize>>,
+        message: String,
+        expected: &str,
+        help: Option<String>,
+    ) {
+        self.context.error(&self.name(key), span, message, Some(expected.to_owned()), help);
+    }
+
+    /// An error about the table itself.
+    pub(super) fn error_of_all(&self, message: String, expected: &str) {
+        self.context.error(&self.path, self.span.clone(), message, Some(expected.to_owned()), None);
+    }
+
+    /// A warning about a key if it is written.
+    pub(super) fn warn_if_written(&self, key: &str, message: &str) {
+        let written = self.entries.and_then(|entries| entries.get_key_value(key));
+        if let Some((written, _)) = written {
+            self.context.warn(&self.name(key), Some(written.span()), message.to_owned());
+        }
+    }
+
+    /// Where a key's value is, if it is written.
+    pub(super) fn value_span(&self, key: &str) -> Option<Range<usize>> {
+        self.entries?.get(key).map(Spanned::span)
+    }
+
+    /// Whether the table is written and is one.
+    pub(super) const fn is_present(&self) -> bool {
+        self.entries.is_some()
+    }
+
+    /// Makes a key known that is not written.
+    pub(super) fn absent<T>(&mut self, key: &'static str) -> Option<T> {
+        self.known.push(key);
+        None
+    }
+
+    /// Every key with its string, or where `or_list` each of its strings, in the order written.
+    pub(super) fn pairs(&mut self, or_list: bool) -> Vec<(At<String>, At<String>)> {
+        let form = if or_list { "a string or a list of strings" } else { "a string" };
+        let mut pairs = Vec::new();
+        for (key, value) in self.entries.into_iter().flat_map(|entries| entries.iter()) {
+            let name = At { value: key.get_ref().to_string(), span: Some(key.span()) };
+            match value.get_ref() {
+                DeValue::String(text) => pairs.push((name, At { value: text.to_string(), span: Some(value.span()) })),
+                DeValue::Array(items) if or_list => {
+                    let values = items.iter().filter_map(|item| self.string_item(&name.value, item));
+                    pairs.extend(values.map(|value| (name.clone(), value)));
+                }
+                _ => self.wrong_type(&name.value, value, form),
+            }
+        }
+        pairs.sort_by_key(|(_, value)| value.span.as_ref().map(|span| span.start));
+        pairs
     }
 
     fn get(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'i>>> {

@@ -1,7 +1,7 @@
 //! From the TOML as written to the model: names become indices, files that the main one refers to are merged in, and
 //! whatever contradicts itself across tables is reported. Pure: it sees only the bytes it is given.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +10,12 @@ use ipnet::IpNet;
 use toml::de::DeTable;
 
 use super::diagnostics::{Diagnostic, Diagnostics, Severity, Source};
-use super::read::{At, Context, Table, nearest};
+use super::read::{At, Context, Table};
 use super::schema::{self, Schema};
 use super::{Files, model, units};
+use crate::route::RouteTable;
+
+mod route;
 
 /// The most prefixes on the allow list, and on the deny list with its file: what the guard's tries hold.
 const PREFIXES_MAX: usize = 1 << 18;
@@ -112,7 +115,7 @@ impl Resolver<'_> {
         self.check_listeners(&listeners, process.buffer_budget);
         self.check_admin(admin.as_ref(), &listeners);
         self.check_upstreams(&upstreams, &routes, &listeners, admin.as_ref());
-        let routes = self.routes(routes, &upstreams, process.buffer_budget);
+        let routes = self.routes(routes, &upstreams, &listeners, process.buffer_budget);
         let access = match log.access {
             model::AccessLog::File(path) => model::AccessLog::File(beside(self.main, &path)),
             other => other,
@@ -124,7 +127,7 @@ impl Resolver<'_> {
             steering,
             guard,
             listeners: listeners.into_iter().map(listener).collect(),
-            routes: routes?,
+            routes: RouteTable::new(routes?),
             upstreams: upstreams.into_iter().map(upstream).collect(),
             admin: model::Admin { address: admin.map(|at| at.value) },
             log: model::Log { access, ..log },
@@ -261,6 +264,7 @@ impl Resolver<'_> {
                             message,
                             expected: Some(units::NETWORK_FORM.to_owned()),
                             help: None,
+                            related: None,
                         });
                     }
                 }
@@ -295,7 +299,7 @@ impl Resolver<'_> {
     }
 
     fn check_names<'n>(&self, key: &str, names: impl Iterator<Item = &'n At<String>>) {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for At { value, span } in names.filter(|name| !name.value.is_empty()) {
             if !seen.insert(value) {
                 self.error(key, span.as_ref(), format!("\"{value}\" is taken already"), "a unique name");
@@ -335,8 +339,9 @@ impl Resolver<'_> {
                 .iter()
                 .flat_map(|listener| listener.addresses.iter().map(move |address| (&listener.name.value, address.value)))
         };
+        let led_to: HashSet<&str> = routes.iter().filter_map(schema::Route::upstream).collect();
         for upstream in upstreams {
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             for At { value: endpoint, span } in &upstream.endpoints {
                 if !seen.insert(endpoint.address) {
                     self.error(
@@ -355,67 +360,10 @@ impl Resolver<'_> {
                 }
             }
             let name = &upstream.name;
-            if !name.value.is_empty() && !routes.iter().any(|route| route.upstream.value == name.value) {
+            if !name.value.is_empty() && !led_to.contains(name.value.as_str()) {
                 self.context.warn("upstream.name", name.span.clone(), format!("no route leads to \"{}\"", name.value));
             }
         }
-    }
-
-    fn routes(
-        &self,
-        routes: Vec<schema::Route>,
-        upstreams: &[schema::Upstream],
-        buffer_budget: usize,
-    ) -> Option<Vec<Arc<model::Route>>> {
-        if routes.is_empty() {
-            self.context.warn("route", None, "there is none: every request gets 404".to_owned());
-        }
-        let names: BTreeMap<&str, usize> =
-            upstreams.iter().enumerate().rev().map(|(index, upstream)| (upstream.name.value.as_str(), index)).collect();
-        let mut seen = std::collections::HashSet::new();
-        let resolved: Vec<Option<Arc<model::Route>>> = routes
-            .into_iter()
-            .map(|route| {
-                let prefix = &route.path_prefix;
-                if !prefix.value.is_empty() && !seen.insert(prefix.value.clone()) {
-                    let message = format!("an earlier route takes \"{}\" already", prefix.value);
-                    self.error("route.path_prefix", prefix.span.as_ref().or(route.span.as_ref()), message, "each prefix once");
-                }
-                if route.buffer_response.value > buffer_budget as u64 {
-                    let message = "is more than process.buffer_budget".to_owned();
-                    let expected = format!("at most {}", units::show_size(buffer_budget as u64));
-                    self.error("route.buffer_response", route.buffer_response.span.as_ref(), message, &expected);
-                }
-                self.route(route, &names)
-            })
-            .collect();
-        resolved.into_iter().collect()
-    }
-
-    fn route(&self, route: schema::Route, upstreams: &BTreeMap<&str, usize>) -> Option<Arc<model::Route>> {
-        let At { value: name, span } = &route.upstream;
-        let Some(upstream) = upstreams.get(name.as_str()).copied().filter(|_| !name.is_empty()) else {
-            // An upstream whose name was reported may be the one that is meant.
-            if span.is_some() && (name.is_empty() || !upstreams.contains_key("")) {
-                let known: Vec<&str> = upstreams.keys().copied().filter(|known| !known.is_empty()).collect();
-                let help = nearest(name, &known).map(|known| format!("did you mean \"{known}\"?"));
-                let expected = if known.is_empty() {
-                    "an [[upstream]] of that name, and there is none at all".to_owned()
-                } else {
-                    format!("one of \"{}\"", known.join("\", \""))
-                };
-                let message = format!("there is no upstream {}", units::quote(name));
-                self.context.error("route.upstream", span.clone(), message, Some(expected), help);
-            }
-            return None;
-        };
-        Some(Arc::new(model::Route {
-            path_prefix: route.path_prefix.value,
-            upstream,
-            timeout: route.timeout,
-            body_timeout: route.body_timeout,
-            buffer_response: usize::try_from(route.buffer_response.value).unwrap_or(usize::MAX),
-        }))
     }
 }
 

@@ -11,11 +11,16 @@ use ipnet::IpNet;
 use super::model::{self, GuardMode, SteeringPolicy};
 use super::read::{At, Item, Literal, Table};
 use super::units;
+pub(super) use route::{Action, Route};
+
+mod route;
 
 /// The longest path of `process.run_dir`: a socket's file name and its 108 byte limit (`unix(7)`) leave this much.
 const RUN_DIR_BYTES_MAX: usize = 80;
 /// The longest name of a listener or upstream, which is a metric label.
 const NAME_BYTES_MAX: usize = 64;
+/// The largest weight of an endpoint.
+const WEIGHT_MAX: u64 = 256;
 /// The longest interface name (IFNAMSIZ less its terminating zero).
 const INTERFACE_BYTES_MAX: usize = 15;
 
@@ -93,18 +98,6 @@ pub(super) struct Listener {
     pub(super) trusted_proxies: Vec<IpNet>,
 }
 
-/// `[[route]]`
-#[derive(Debug)]
-pub(super) struct Route {
-    pub(super) path_prefix: At<String>,
-    pub(super) upstream: At<String>,
-    pub(super) timeout: Duration,
-    pub(super) body_timeout: Duration,
-    pub(super) buffer_response: At<u64>,
-    /// The table's header.
-    pub(super) span: Option<Range<usize>>,
-}
-
 /// `[[upstream]]`
 #[derive(Debug)]
 pub(super) struct Upstream {
@@ -125,7 +118,7 @@ pub(super) fn read(mut root: Table<'_, '_>) -> Schema {
         guard: guard(root.table("guard")),
         lacks_listeners: !root.has("listener") || root.is_empty_list("listener"),
         listeners: root.tables("listener").into_iter().map(listener).collect(),
-        routes: root.tables("route").into_iter().map(route).collect(),
+        routes: root.tables("route").into_iter().map(route::route).collect(),
         upstreams: root.tables("upstream").into_iter().map(upstream).collect(),
         admin: admin(root.table("admin")),
         log: log(root.table("log")),
@@ -371,61 +364,6 @@ fn limits(mut table: Table<'_, '_>) -> (model::Limits, Option<Range<usize>>) {
     (limits, header_bytes.span)
 }
 
-fn route(mut table: Table<'_, '_>) -> Route {
-    let hollow = || Some(Literal::Hollow);
-    table.not_built("host", None);
-    // Where what it should match was reported, the default would only collide with another route's.
-    let narrowed = table.has("listener") && !table.is_empty_list("listener");
-    let unknown = narrowed || ["path_prefix", "host", "path"].iter().any(|key| table.has(key));
-    let prefix = table.parsed("path_prefix", "a path such as \"/\" or \"/api\"", path_prefix);
-    let prefix = prefix.unwrap_or_else(|| At { value: if unknown { "" } else { "/" }.to_owned(), span: None });
-    table.not_built("path", None);
-    table.not_built("listener", Some(Literal::List(&[])));
-    let answers_itself = table.has("redirect") || table.has("respond");
-    table.not_built("redirect", None);
-    table.not_built("respond", None);
-    if !table.has("upstream") && !answers_itself {
-        table.missing("upstream", "the name of an [[upstream]]");
-    }
-    let upstream = table.string("upstream").unwrap_or(At { value: String::new(), span: None });
-    table.not_built("request_headers", hollow());
-    table.not_built("response_headers", hollow());
-    table.not_built_default("buffer_request", Literal::Size(MIB));
-    let route = Route {
-        path_prefix: prefix,
-        upstream,
-        timeout: table.duration("timeout", 60 * SECOND, TIMEOUT),
-        body_timeout: table.duration("body_timeout", 60 * SECOND, TIMEOUT),
-        buffer_response: table.size("buffer_response", 64 * KIB, 4 * KIB..=GIB),
-        span: table.span(),
-    };
-    table.finish();
-    route
-}
-
-/// A prefix that a routed path can begin with: those have no dot segments left, and no query.
-fn path_prefix(text: &str) -> Result<String, String> {
-    let shown = units::quote(text);
-    if !text.starts_with('/') {
-        return Err(format!("{shown} does not begin with '/'"));
-    }
-    if let Some(letter) = text.chars().find(|letter| !letter.is_ascii_graphic() || matches!(letter, '?' | '#')) {
-        return Err(format!("{shown} contains {letter:?}, which a path never does"));
-    }
-    let mut rest = text.as_bytes();
-    while let Some(at) = memchr::memchr(b'%', rest) {
-        if rest.len() < at + 3 || !rest[at + 1..at + 3].iter().all(u8::is_ascii_hexdigit) {
-            return Err(format!("{shown} has a malformed percent-encoding"));
-        }
-        rest = &rest[at + 3..];
-    }
-    let is_dots = |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
-    if text.split('/').any(is_dots) {
-        return Err(format!("{shown} has a dot segment, which paths no longer have when they are routed"));
-    }
-    Ok(text.to_owned())
-}
-
 fn upstream(mut table: Table<'_, '_>) -> Upstream {
     let name = name(&mut table);
     let endpoints = endpoints(&mut table);
@@ -456,25 +394,31 @@ fn endpoints(table: &mut Table<'_, '_>) -> Vec<At<model::Endpoint>> {
     if items.is_empty() && table.is_empty_list("endpoints") {
         table.missing("endpoints", "at least one address");
     }
-    items.into_iter().filter_map(|item| endpoint(table, item)).collect()
+    let written = items.len();
+    let endpoints: Vec<_> = items.into_iter().filter_map(|item| endpoint(table, item)).collect();
+    if !endpoints.is_empty() && endpoints.len() == written && endpoints.iter().all(|at| at.value.weight == 0) {
+        let message = "has no endpoint that takes requests: every weight is 0".to_owned();
+        table.error("endpoints", table.value_span("endpoints"), message, "a weight of 1 or more for at least one");
+    }
+    endpoints
 }
 
 fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<model::Endpoint>> {
     const FORM: &str = "an IP address with a port such as \"10.0.0.1:8080\" or \"[2001:db8::1]:8080\"";
-    let text = match item {
-        Item::Text(text) => text,
+    let (text, weight) = match item {
+        Item::Text(text) => (text, 1),
         Item::Table(mut inner) => {
             if !inner.has("address") {
                 inner.missing("address", FORM);
             }
             let address = inner.string("address");
-            inner.not_built("weight", Some(Literal::Number(1)));
+            let weight = to_u32(inner.integer("weight", 1, 0..=WEIGHT_MAX).value);
             inner.finish();
-            address?
+            (address?, weight)
         }
     };
     match socket_address(&text.value) {
-        Ok(address) => Some(At { value: model::Endpoint { address, label: text.value }, span: text.span }),
+        Ok(address) => Some(At { value: model::Endpoint { address, label: text.value, weight }, span: text.span }),
         Err(message) => {
             let named = is_host_and_port(&text.value);
             let message =

@@ -96,6 +96,20 @@ impl Fields {
         self.names = self.names.with(name);
     }
 
+    /// Appends all fields of `other`.
+    pub(super) fn append(&mut self, other: &Self) {
+        let base = self.lines.len() as u32;
+        self.lines.extend_from_slice(&other.lines);
+        let moved = |entry: &Entry| Entry {
+            start: base + entry.start,
+            name_end: base + entry.name_end,
+            end: base + entry.end,
+            name: entry.name,
+        };
+        self.entries.extend(other.entries.iter().map(moved));
+        self.names = self.names.or(other.names);
+    }
+
     /// Makes room.
     pub(super) fn reserve(&mut self, bytes: usize, fields: usize) {
         self.lines.reserve(bytes);

@@ -111,7 +111,7 @@ pub fn response(head: &mut ResponseHead) {
 }
 
 /// Fields that end here whether Connection names them or not (RFC 9110 §7.6.1).
-const HOP_BY_HOP: NameSet = NameSet::of(&[
+pub(super) const HOP_BY_HOP: NameSet = NameSet::of(&[
     Name::Te,
     Name::Upgrade,
     Name::Connection,

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod date;
+pub mod edit;
 pub mod fields;
 pub mod forward;
 pub mod grammar;
@@ -11,4 +12,5 @@ pub mod limits;
 pub mod message;
 pub mod names;
 pub mod path;
+pub mod redirect;
 pub mod upgrade;

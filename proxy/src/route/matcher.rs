@@ -1,127 +1,134 @@
-//! Finds a request's route: host, then the longest path prefix that ends at a segment boundary.
+//! Finds a request's route: the most specific host first, then within it the exact path or the longest prefix.
+//!
+//! The host decides alone: when its routes have none for the path, those of a wildcard or of any host do not stand in, so that a
+//! host's requests never reach what was meant for others. What a lookup costs is bounded by what is configured: one hash of the host and one for
+//! each count of labels that a wildcard has, one binary search for the path, and a step for each prefix that begins another.
 
+use std::cmp::Ordering;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use super::table::{PathTable, PrefixGroup, RouteTable};
+use super::table::{HostTable, PathTable, RouteTable};
 use crate::config::model;
+use crate::http::authority;
+
+/// How specific a host is that a route names: any, a wildcard by its length, exactly this one.
+type HostRank = usize;
+
+/// How specific a path is: a prefix by its length, exactly this one.
+type PathRank = usize;
+
+const EXACT: usize = usize::MAX;
 
 impl RouteTable {
-    /// The route for a request; `path` as it is forwarded, without the query. `None`: 404.
+    /// The route for a request that came in by `listener`; `path` as it is forwarded, without the query. `None`: 404.
     #[must_use]
-    pub fn find(&self, _authority: &str, path: &str) -> Option<&Arc<model::Route>> {
-        self.any_host.find(path)
+    pub fn find(&self, listener: &str, authority: &str, path: &str) -> Option<&Arc<model::Route>> {
+        let own = if self.own.is_empty() { None } else { self.own.get(listener) };
+        let Some(own) = own.and_then(|own| own.paths(authority)) else {
+            return self.common.paths(authority)?.1.find(path).map(|(_, route)| route);
+        };
+        let Some(common) = self.common.paths(authority) else { return own.1.find(path).map(|(_, route)| route) };
+        match own.0.cmp(&common.0) {
+            Ordering::Greater => own.1.find(path).map(|(_, route)| route),
+            Ordering::Less => common.1.find(path).map(|(_, route)| route),
+            // The same host: of two routes for the same path the one that names the listener.
+            Ordering::Equal => match (own.1.find(path), common.1.find(path)) {
+                (Some((own, route)), Some((common, _))) if own >= common => Some(route),
+                (own, common) => common.or(own).map(|(_, route)| route),
+            },
+        }
+    }
+}
+
+impl HostTable {
+    /// The paths of the most specific host that has any.
+    fn paths(&self, authority: &str) -> Option<(HostRank, &PathTable)> {
+        let any = || (!self.any.entries.is_empty()).then_some((0, &self.any));
+        if self.names.is_empty() && self.under.is_empty() && self.addresses.is_empty() {
+            return any();
+        }
+        let host = authority::host(authority);
+        if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            let found = address.parse::<Ipv6Addr>().ok().and_then(|address| self.addresses.get(&address));
+            return found.map(|paths| (EXACT, paths)).or_else(any);
+        }
+        let host = host.strip_suffix('.').unwrap_or(host);
+        if let Some(paths) = self.names.get(host) {
+            return Some((EXACT, paths));
+        }
+        self.longest_wildcard(host).or_else(any)
+    }
+
+    /// Cuts the host at its labels from the end, as far as wildcards go.
+    fn longest_wildcard(&self, host: &str) -> Option<(HostRank, &PathTable)> {
+        let mut longest = None;
+        let dots = memchr::memrchr_iter(b'.', host.as_bytes()).take_while(|&dot| dot > 0);
+        for (labels, dot) in (1..128).zip(dots) {
+            if self.under_labels >> labels == 0 {
+                break;
+            }
+            if self.under_labels >> labels & 1 != 0
+                && let Some(paths) = self.under.get(&host[dot + 1..])
+            {
+                longest = Some((host.len() - dot, paths));
+            }
+        }
+        longest
     }
 }
 
 impl PathTable {
-    fn find(&self, path: &str) -> Option<&Arc<model::Route>> {
-        self.groups.iter().find_map(|group| group.find(path.as_bytes()))
+    /// The route with exactly this path, else the longest prefix that ends at a segment boundary. `/` begins every path, the `*` of
+    /// OPTIONS too.
+    fn find(&self, path: &str) -> Option<(PathRank, &Arc<model::Route>)> {
+        let first = self.entries.first()?;
+        if let (1, "/", Some(root)) = (self.entries.len(), &*first.path, &first.prefix) {
+            if path == "/"
+                && let Some(exact) = &first.exact
+            {
+                return Some((EXACT, exact));
+            }
+            return Some((1, root));
+        }
+        if path == "*" {
+            return first.prefix.as_ref().filter(|_| &*first.path == "/").map(|route| (1, route));
+        }
+        let (mut candidate, common) = match self.entries.binary_search_by(|entry| (*entry.path).cmp(path)) {
+            Ok(same) => {
+                let entry = &self.entries[same];
+                if let Some(route) = &entry.exact {
+                    return Some((EXACT, route));
+                }
+                (Some(same), path.len())
+            }
+            // Whatever begins the path begins the entry before its place too: it is that one or among its parents.
+            Err(0) => return None,
+            Err(place) => (Some(place - 1), common_length(&self.entries[place - 1].path, path)),
+        };
+        while let Some(index) = candidate {
+            let entry = &self.entries[index];
+            if let Some(route) = &entry.prefix
+                && entry.path.len() <= common
+                && ends_segment(&entry.path, path)
+            {
+                return Some((entry.path.len(), route));
+            }
+            candidate = entry.parent.map(|parent| parent as usize);
+        }
+        None
     }
 }
 
-impl PrefixGroup {
-    /// The route whose prefix begins `path` and ends at a segment boundary. `/` begins every path, the `*` of OPTIONS too.
-    fn find(&self, path: &[u8]) -> Option<&Arc<model::Route>> {
-        if let [root] = self.routes.as_slice()
-            && root.path_prefix == "/"
-        {
-            return Some(root);
-        }
-        let (start, rest) = path.split_at_checked(self.length)?;
-        if !(rest.is_empty() || rest[0] == b'/' || start.last() == Some(&b'/')) {
-            return None;
-        }
-        let found = self.routes.binary_search_by(|route| route.path_prefix.as_bytes().cmp(start)).ok()?;
-        self.routes.get(found)
-    }
+/// How many bytes both begin with.
+fn common_length(a: &str, b: &str) -> usize {
+    a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()
+}
+
+/// Whether `prefix`, which begins `path`, ends at one of its segments' ends.
+fn ends_segment(prefix: &str, path: &str) -> bool {
+    prefix.ends_with('/') || path.len() == prefix.len() || path.as_bytes()[prefix.len()] == b'/'
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn table(prefixes: &[impl AsRef<str>]) -> RouteTable {
-        let route = |(upstream, prefix): (usize, &dyn AsRef<str>)| {
-            Arc::new(model::Route {
-                path_prefix: prefix.as_ref().to_owned(),
-                upstream,
-                timeout: Duration::from_secs(1),
-                body_timeout: Duration::from_secs(1),
-                buffer_response: 4096,
-            })
-        };
-        let routes: Vec<_> = prefixes.iter().map(|prefix| prefix as &dyn AsRef<str>).enumerate().map(route).collect();
-        RouteTable::new(&routes)
-    }
-
-    fn found<'t>(table: &'t RouteTable, path: &str) -> Option<&'t str> {
-        table.find("example.com", path).map(|route| route.path_prefix.as_str())
-    }
-
-    #[test]
-    fn the_longest_prefix_at_a_segment_boundary_wins() {
-        let table = table(&["/", "/api", "/api/v1", "/files/"]);
-        for (path, prefix) in [
-            ("/", "/"),
-            ("*", "/"),
-            ("/ap", "/"),
-            ("/api", "/api"),
-            ("/api/", "/api"),
-            ("/api/x", "/api"),
-            ("/apis", "/"),
-            ("/api//v1", "/api"),
-            ("/api/v1", "/api/v1"),
-            ("/api/v1/x", "/api/v1"),
-            ("/api/v10", "/api"),
-            ("/files", "/"),
-            ("/files/", "/files/"),
-            ("/files/x", "/files/"),
-            ("/API", "/"),
-        ] {
-            assert_eq!(found(&table, path), Some(prefix), "{path}");
-        }
-    }
-
-    #[test]
-    fn without_a_match_there_is_no_route() {
-        assert_eq!(found(&table(&[] as &[&str]), "/"), None);
-        let table = table(&["/a"]);
-        for path in ["/", "/b", "/ab", "*", ""] {
-            assert_eq!(found(&table, path), None, "{path}");
-        }
-    }
-
-    #[test]
-    fn of_equal_prefixes_the_first_counts() {
-        let table = table(&["/a", "/b", "/a"]);
-        assert_eq!(table.find("", "/a").map(|route| route.upstream), Some(0));
-    }
-
-    /// Tries every cut of the path at a segment boundary, longest first, against the prefixes as a set.
-    fn naive<'p>(prefixes: &'p [String], path: &str) -> Option<&'p str> {
-        let cut_at = |end: &usize| {
-            let cut = &path[..*end];
-            let boundary = *end == path.len() || path[*end..].starts_with('/') || cut.ends_with('/');
-            if boundary { prefixes.iter().find(|prefix| *prefix == cut) } else { None }
-        };
-        (1..=path.len()).rev().find_map(|end| cut_at(&end)).map(String::as_str)
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_the_naive_matcher(
-            prefixes in prop::collection::hash_set("(/[ab]{0,2}){1,3}", 0..12),
-            paths in prop::collection::vec("(/[ab]{0,2}){1,5}", 1..20),
-        ) {
-            let prefixes: Vec<String> = prefixes.into_iter().collect();
-            let table = table(&prefixes);
-            for path in &paths {
-                prop_assert_eq!(found(&table, path), naive(&prefixes, path), "{}", path);
-            }
-        }
-    }
-}
+mod tests;

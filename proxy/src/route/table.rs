@@ -1,52 +1,149 @@
-//! The compiled routes: immutable, built once per snapshot, read by every worker without a lock.
+//! The compiled routes: immutable, made once for each configuration, read by every worker without a lock.
 
-use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use crate::config::model;
+use super::host::Host;
+use crate::config::model::{self, RoutePath};
 
-/// Routes by host. Only those for any host are built.
-#[derive(Clone, Debug)]
+/// All routes of a configuration.
+#[derive(Clone, Default)]
 pub struct RouteTable {
-    /// For hosts that no route names.
-    pub(super) any_host: PathTable,
+    routes: Vec<Arc<model::Route>>,
+    /// Of those that name no listener.
+    pub(super) common: HostTable,
+    /// Of those that name listeners, by the name.
+    pub(super) own: HashMap<Box<str>, HostTable>,
 }
 
 impl RouteTable {
-    /// Compiles a configuration's routes; of equal prefixes the first counts.
+    /// Compiles routes; of two for the same requests the first counts.
     #[must_use]
-    pub fn new(routes: &[Arc<model::Route>]) -> Self {
-        Self { any_host: PathTable::new(routes.to_vec()) }
+    pub fn new(routes: Vec<Arc<model::Route>>) -> Self {
+        let mut common = HostTable::default();
+        let mut own: HashMap<Box<str>, HostTable> = HashMap::new();
+        for route in &routes {
+            if route.listeners.is_empty() {
+                common.insert(route);
+            }
+            for name in &route.listeners {
+                own.entry(name.as_str().into()).or_default().insert(route);
+            }
+        }
+        common.finish();
+        own.values_mut().for_each(HostTable::finish);
+        Self { routes, common, own }
+    }
+
+    /// The routes it was made of, in file order.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<model::Route>] {
+        &self.routes
     }
 }
 
-/// Routes of one host by path prefix.
-#[derive(Clone, Debug)]
-pub(super) struct PathTable {
-    /// One for each length that a prefix has, longest first. A lookup costs one binary search a length: what a client sends
-    /// cannot make it cost more, as cutting a path of a thousand slashes at each of them would.
-    pub(super) groups: Vec<PrefixGroup>,
+impl std::fmt::Debug for RouteTable {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.routes.fmt(formatter)
+    }
 }
 
-/// Routes whose prefixes have the same length.
+impl PartialEq for RouteTable {
+    fn eq(&self, other: &Self) -> bool {
+        self.routes == other.routes
+    }
+}
+
+/// Routes by host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostTable {
+    pub(super) names: HashMap<Box<str>, PathTable>,
+    pub(super) addresses: HashMap<Ipv6Addr, PathTable>,
+    /// By what stands behind `*.`.
+    pub(super) under: HashMap<Box<str>, PathTable>,
+    /// Bit n: a wildcard with n labels behind `*.` is there. A name has at most 127.
+    pub(super) under_labels: u128,
+    /// For hosts that no route names.
+    pub(super) any: PathTable,
+}
+
+impl HostTable {
+    fn insert(&mut self, route: &Arc<model::Route>) {
+        if route.hosts.is_empty() {
+            self.any.insert(route);
+        }
+        for host in &route.hosts {
+            let paths = match host {
+                Host::Name(name) => self.names.entry(name.clone()).or_default(),
+                Host::Ipv6(address) => self.addresses.entry(*address).or_default(),
+                Host::Under(name) => {
+                    let labels = name.bytes().filter(|&byte| byte == b'.').count() + 1;
+                    self.under_labels |= 1 << labels.min(127);
+                    self.under.entry(name.clone()).or_default()
+                }
+            };
+            paths.insert(route);
+        }
+    }
+
+    fn finish(&mut self) {
+        let tables = self.names.values_mut().chain(self.addresses.values_mut()).chain(self.under.values_mut());
+        tables.chain([&mut self.any]).for_each(PathTable::finish);
+    }
+}
+
+/// Routes of one host, by path.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PathTable {
+    /// In byte order, each path once.
+    pub(super) entries: Vec<Entry>,
+}
+
+/// One path, and the routes that name it.
 #[derive(Clone, Debug)]
-pub(super) struct PrefixGroup {
-    /// Bytes of each prefix.
-    pub(super) length: usize,
-    /// By prefix, in byte order, each once.
-    pub(super) routes: Vec<Arc<model::Route>>,
+pub(super) struct Entry {
+    pub(super) path: Box<str>,
+    pub(super) exact: Option<Arc<model::Route>>,
+    pub(super) prefix: Option<Arc<model::Route>>,
+    /// The entry with the longest prefix route whose path begins this one's.
+    pub(super) parent: Option<u32>,
 }
 
 impl PathTable {
-    fn new(mut routes: Vec<Arc<model::Route>>) -> Self {
-        // Stable: of equal prefixes the first stays first.
-        routes.sort_by(|a, b| {
-            let key = |route: &model::Route| Reverse(route.path_prefix.len());
-            key(a).cmp(&key(b)).then_with(|| a.path_prefix.cmp(&b.path_prefix))
+    fn insert(&mut self, route: &Arc<model::Route>) {
+        let (path, exact, prefix) = match &route.path {
+            RoutePath::Exact(path) => (path, Some(Arc::clone(route)), None),
+            RoutePath::Prefix(path) => (path, None, Some(Arc::clone(route))),
+        };
+        self.entries.push(Entry { path: path.clone(), exact, prefix, parent: None });
+    }
+
+    /// Sorts the entries, joins those of one path, and finds the parents.
+    fn finish(&mut self) {
+        // Stable: of equal paths the first stays first.
+        self.entries.sort_by(|a, b| a.path.cmp(&b.path));
+        self.entries.dedup_by(|later, first| {
+            let same = later.path == first.path;
+            if same {
+                first.exact = first.exact.take().or(later.exact.take());
+                first.prefix = first.prefix.take().or(later.prefix.take());
+            }
+            same
         });
-        routes.dedup_by(|later, earlier| later.path_prefix == earlier.path_prefix);
-        let groups = routes.chunk_by(|a, b| a.path_prefix.len() == b.path_prefix.len());
-        let groups = groups.map(|routes| PrefixGroup { length: routes[0].path_prefix.len(), routes: routes.to_vec() });
-        Self { groups: groups.collect() }
+        self.entries.shrink_to_fit();
+        // In byte order, what begins a path stands before it, and only paths that it begins stand between.
+        let mut open: Vec<u32> = Vec::new();
+        for index in 0..self.entries.len() {
+            while let Some(&last) = open.last()
+                && !self.entries[index].path.starts_with(&*self.entries[last as usize].path)
+            {
+                open.pop();
+            }
+            self.entries[index].parent = open.last().copied();
+            if self.entries[index].prefix.is_some() {
+                open.push(index as u32);
+            }
+        }
     }
 }

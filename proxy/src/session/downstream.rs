@@ -176,7 +176,7 @@ async fn refuse_head(seat: &Seat, end: HeadEnd, trace: Option<&Trace>) -> Next {
     let flags = Flags::new(true, false);
     let mut sink = Sink::new(&seat.worker, &seat.stream, seat.listener.timeouts.send, Recipient::UNKNOWN, &flags, trace);
     let request_id = seat.worker.request_id();
-    let outcome = exchange::refuse(&mut sink, reason, request_id.as_str()).await;
+    let outcome = exchange::refuse(&mut sink, reason, request_id.as_str(), None).await;
     exchange::count(&seat.worker.counters, outcome);
     if let Some(trace) = trace {
         trace.name(request_id);
@@ -229,7 +229,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
             trace.name(made);
         }
         let request_id = head.request_id().unwrap_or_else(|| made.as_str());
-        let refused = exchange::refuse(&mut sink, RefusalReason::BodyTooLarge, request_id).await;
+        let refused = exchange::refuse(&mut sink, RefusalReason::BodyTooLarge, request_id, None).await;
         exchange::count(&worker.counters, refused);
         refused
     } else {

@@ -10,14 +10,16 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::answer;
 use super::relay::{self, Ended, Limits, Replay, Shared};
 use super::trace::{Step, Trace};
-use crate::config::model;
+use crate::config::model::{self, Action};
 use crate::control::shared::Counters;
 use crate::error::RefusalReason;
+use crate::http::edit::Edits;
 use crate::http::forward::{self, Origin};
 use crate::http::h1::encode;
-use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
+use crate::http::message::{Fields, RequestHead, ResponseHead};
 use crate::http::upgrade;
 use crate::io::Chunk;
 use crate::telemetry::counters::{Counter, Plain};
@@ -160,6 +162,13 @@ pub struct Scene<'a> {
     pub trace: Option<&'a Trace>,
 }
 
+impl Scene<'_> {
+    /// How the client reached us.
+    pub(super) const fn scheme(&self) -> &'static str {
+        "http"
+    }
+}
+
 /// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it itself. `head` becomes what
 /// is forwarded; it is borrowed, since a future keeps a copy of each value that moves through it.
 pub async fn exchange(
@@ -217,28 +226,39 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
     let origin = Origin {
         client,
         is_trusted: scene.listener.trusted_proxies.iter().any(|network| network.contains(&client)),
-        scheme: "http",
+        scheme: scene.scheme(),
         new_request_id: scene.worker.request_id(),
     };
+    let body_expected = !head.expects_continue();
     forward::request(head, &origin);
-    let head = &*head;
-    let request_id = || head.request_id().unwrap_or_default();
-    let Some(route) = scene.snapshot.routes.find(&head.authority, head.path()) else {
-        return refuse(sink, RefusalReason::NoRoute, request_id()).await;
+    let Some(route) = scene.snapshot.config.routes.find(&scene.listener.name, &head.authority, head.path()) else {
+        return refuse(sink, RefusalReason::NoRoute, head.request_id().unwrap_or_default(), None).await;
     };
     if let Some(trace) = scene.trace {
-        trace.routed(&route.path_prefix);
+        trace.routed(&route.label);
     }
-    let upstream = &scene.snapshot.upstreams[route.upstream];
+    let Action::Upstream(upstream) = route.action else {
+        return Box::pin(answer::answer(route, head, body_expected, source, sink, scene)).await;
+    };
+    if let Some(edits) = &route.request_headers {
+        edits.apply(&mut head.fields);
+        if let Some(host) = edits.host() {
+            head.authority = host.into();
+        }
+    }
+    let head = &*head;
+    let request_id = || head.request_id().unwrap_or_default();
+    let edits = route.response_headers.as_deref();
+    let upstream = &scene.snapshot.upstreams[upstream];
     let replay_bytes = if head.method.is_idempotent() { REPLAY_BYTES } else { 0 };
     let mut source = Replay::new(source, replay_bytes);
     sink.read_ahead(route.buffer_response);
-    let limits = Limits { head: route.timeout, body: route.body_timeout };
+    let limits = Limits { head: route.timeout, body: route.body_timeout, edits };
     let mut tries = Tries::new(upstream);
     loop {
         let connection = match tries.connection(scene).await {
             Ok(connection) => connection,
-            Err(reason) => return refuse(sink, reason, request_id()).await,
+            Err(reason) => return refuse(sink, reason, request_id(), edits).await,
         };
         let shared = Shared::new();
         let (ended, connection) = {
@@ -261,7 +281,10 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
             }
             Ended::Switched(mut response) => {
                 if !upgrade::switch(&mut response, head) {
-                    return refuse(sink, RefusalReason::UpstreamMalformed, request_id()).await;
+                    return refuse(sink, RefusalReason::UpstreamMalformed, request_id(), edits).await;
+                }
+                if let Some(edits) = edits {
+                    edits.apply(&mut response.fields);
                 }
                 sink.switch(&response, connection.into_tunnel());
                 return Outcome::Switched;
@@ -269,14 +292,14 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
             Ended::Sink(error) => return Outcome::Undeliverable(error),
             Ended::Source(error) if shared.status().is_some() => return Outcome::CutBySource(error),
             Ended::Source(SourceError::Aborted) => return Outcome::Undeliverable(SinkError::Aborted),
-            Ended::Source(SourceError::Refused(reason)) => return refuse(sink, reason, request_id()).await,
+            Ended::Source(SourceError::Refused(reason)) => return refuse(sink, reason, request_id(), edits).await,
             Ended::Upstream(_) if shared.status().is_some() => return Outcome::Cut,
             Ended::Upstream(error) => {
                 let harmless = error == SlotError::ClosedBeforeResponse
                     && (head.method.is_idempotent() || connection.sent_nothing())
                     && source.rewind();
                 if !(harmless && tries.again_after(&connection)) {
-                    return refuse(sink, refusal(error), request_id()).await;
+                    return refuse(sink, refusal(error), request_id(), edits).await;
                 }
                 scene.worker.counters.increment(Plain::UpstreamRetries);
             }
@@ -314,7 +337,12 @@ impl<'a> Tries<'a> {
         let mut failed = RefusalReason::NoEndpoint;
         while self.attempts_left > 0 {
             if !self.replace {
-                let Some(index) = state.pick(config.endpoints.len(), &self.tried) else { return Err(failed) };
+                let picked = state.pick(config.endpoints.len(), &self.tried).or_else(|| {
+                    // Every endpoint failed once; what attempts are left may take any.
+                    self.tried.clear();
+                    state.pick(config.endpoints.len(), &self.tried)
+                });
+                let Some(index) = picked else { return Err(failed) };
                 self.index = index;
             }
             let address = config.endpoints[self.index].address;
@@ -362,41 +390,35 @@ impl<'a> Tries<'a> {
         self.attempts_left -= 1;
         self.replace = false;
         self.tried.insert(self.index);
-        if self.tried.len() >= self.upstream.config.endpoints.len() {
-            // Every endpoint failed once; what attempts are left may take any.
-            self.tried.clear();
-        }
     }
 }
 
-/// Answers a request ourselves, if its response has not begun.
-pub(super) async fn refuse(sink: &mut impl ResponseSink, reason: RefusalReason, request_id: &str) -> Outcome {
-    let (head, body) = generated(reason, request_id);
+/// Answers a request ourselves, if its response has not begun. `edits`: its route's.
+pub(super) async fn refuse(
+    sink: &mut impl ResponseSink,
+    reason: RefusalReason,
+    request_id: &str,
+    edits: Option<&Edits>,
+) -> Outcome {
+    let status = reason.status();
+    let body = format!("{status} {}: {}\n", encode::reason_phrase(status), reason.label());
+    let content = ("text/plain; charset=utf-8", body.as_bytes());
+    send(sink, answer::generated(status, content, None, request_id, edits), Some(reason)).await
+}
+
+/// Hands a response of our own to the sink.
+pub(super) async fn send(
+    sink: &mut impl ResponseSink,
+    (head, body): (ResponseHead, Chunk),
+    refused: Option<RefusalReason>,
+) -> Outcome {
     let sent = async {
         sink.head(&head).await?;
         sink.data(body).await?;
         sink.finish(Fields::new()).await
     };
     match sent.await {
-        Ok(()) => Outcome::Answered { status: head.status, refused: Some(reason) },
+        Ok(()) => Outcome::Answered { status: head.status, refused },
         Err(error) => Outcome::Undeliverable(error),
     }
-}
-
-fn generated(reason: RefusalReason, request_id: &str) -> (ResponseHead, Chunk) {
-    let status = reason.status();
-    let phrase = encode::reason_phrase(status);
-    let body = format!("{status} {phrase}: {}\n", reason.label()).into_bytes();
-    let mut fields = Fields::with_capacity(128, 3);
-    fields.push(b"Content-Type", b"text/plain; charset=utf-8");
-    fields.push(b"X-Request-Id", request_id.as_bytes());
-    let head = ResponseHead {
-        status,
-        version: Version::Http11,
-        reason: phrase.as_bytes().into(),
-        fields,
-        body: BodyLength::Known(body.len() as u64),
-        keep_alive: true,
-    };
-    (head, Chunk::from_vec(body))
 }

@@ -1,6 +1,7 @@
 //! Sessions: the only place where `io` and the sans-IO parts meet, as straight-line async functions that await only
 //! in-memory queues.
 
+mod answer;
 pub mod downstream;
 pub mod exchange;
 pub(crate) mod flow;

@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::exchange::{BodyPart, BodySource, ResponseSink, SinkError, SourceError};
+use crate::http::edit::Edits;
 use crate::http::forward;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead};
 use crate::http::upgrade;
@@ -15,13 +16,15 @@ use crate::io::{Chunk, Io};
 use crate::time::Time;
 use crate::upstream::slot::{ReceiveResponse, SendRequest, SlotError};
 
-/// The time limits of one exchange on its upstream side.
+/// What a route asks of an exchange's upstream side.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct Limits<'a> {
     /// Until the final response head, counted from the last request byte that made progress.
     pub(super) head: Duration,
     /// Between two reads of the response body.
     pub(super) body: Duration,
+    /// Changes to the final response head.
+    pub(super) edits: Option<&'a Edits>,
 }
 
 /// How a relay ended.
@@ -69,7 +72,7 @@ impl Shared {
 /// Sends one request over a slot and delivers its response.
 pub(super) async fn relay(
     io: &Io,
-    limits: Limits,
+    limits: Limits<'_>,
     shared: &Shared,
     head: &RequestHead,
     halves: (&mut impl SendRequest, &mut impl ReceiveResponse),
@@ -94,7 +97,7 @@ pub(super) async fn relay(
 /// Upload and download at once. Boxed by its caller: it would more than double the future of a request without a body.
 async fn pump(
     io: &Io,
-    limits: Limits,
+    limits: Limits<'_>,
     shared: &Shared,
     head: &RequestHead,
     halves: (&mut impl SendRequest, &mut impl ReceiveResponse),
@@ -141,7 +144,7 @@ impl From<SlotError> for UploadError {
 
 async fn upload(
     io: &Io,
-    limits: Limits,
+    limits: Limits<'_>,
     shared: &Shared,
     head: &RequestHead,
     sender: &mut impl SendRequest,
@@ -206,7 +209,7 @@ impl From<SinkError> for DownloadError {
 
 async fn download(
     io: &Io,
-    limits: Limits,
+    limits: Limits<'_>,
     shared: &Shared,
     receiver: &mut impl ReceiveResponse,
     sink: &mut impl ResponseSink,
@@ -227,6 +230,9 @@ async fn download(
     };
     let keep_alive = head.keep_alive;
     forward::response(&mut head);
+    if let Some(edits) = limits.edits {
+        edits.apply(&mut head.fields);
+    }
     shared.status.set(Some(head.status));
     sink.head(&head).await?;
     loop {
@@ -244,7 +250,7 @@ async fn download(
 /// The next head, before `head_due`, which moves while the request makes progress or the client is what we wait for.
 async fn head_in_time(
     io: &Io,
-    limits: Limits,
+    limits: Limits<'_>,
     shared: &Shared,
     receiver: &mut impl ReceiveResponse,
 ) -> Result<ResponseHead, SlotError> {
@@ -263,7 +269,7 @@ async fn head_in_time(
 
 async fn part_in_time(
     io: &Io,
-    limits: Limits,
+    limits: Limits<'_>,
     receiver: &mut impl ReceiveResponse,
     sink: &mut impl ResponseSink,
 ) -> Result<BodyPart, SlotError> {

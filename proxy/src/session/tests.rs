@@ -347,8 +347,8 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
         tunnel_idle: minute,
     };
     config.listeners = vec![Arc::new(listener)];
-    let route = crate::config::model::Route { timeout: minute, body_timeout: minute, ..(*config.routes[0]).clone() };
-    config.routes = vec![Arc::new(route)];
+    let route = crate::config::model::Route { timeout: minute, body_timeout: minute, ..(*config.routes.routes()[0]).clone() };
+    config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
     let mut bench = Bench::new(seed, faults, config);
     for index in 1..=2 {
         let mut origin_random = Random::new(seed ^ u64::from(index) << 32);

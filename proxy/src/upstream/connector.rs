@@ -36,6 +36,8 @@ pub struct State {
     counters: Counters,
     pool: RefCell<Pool<Connection>>,
     balance: RefCell<RoundRobin>,
+    /// Places the balancer's start.
+    random: u64,
     /// When the pool's timer will fire; one timer serves the whole pool.
     timer: Cell<Option<Time>>,
     /// No slot is kept any more.
@@ -132,7 +134,8 @@ impl State {
             io,
             counters,
             pool: RefCell::new(Pool::new(config.pool, addresses)),
-            balance: RefCell::new(RoundRobin::new(random)),
+            balance: RefCell::new(RoundRobin::new(weights(config), random)),
+            random,
             timer: Cell::new(None),
             draining: Cell::new(false),
         }
@@ -147,6 +150,7 @@ impl State {
     /// Takes a new snapshot's limits and endpoints.
     pub fn configure(&self, config: &model::Upstream) {
         let addresses: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.address).collect();
+        self.balance.borrow_mut().configure(weights(config), self.random);
         let gone = self.pool.borrow_mut().configure(config.pool, &addresses);
         for connection in gone {
             self.counters.decrement(Plain::UpstreamIdle);
@@ -274,4 +278,8 @@ impl State {
             self.timer.set(Some(deadline));
         }
     }
+}
+
+fn weights(config: &model::Upstream) -> Vec<u32> {
+    config.endpoints.iter().map(|endpoint| endpoint.weight).collect()
 }

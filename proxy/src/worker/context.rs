@@ -13,7 +13,6 @@ use crate::config::model;
 use crate::control::shared::Counters;
 use crate::http::forward::RequestId;
 use crate::io::Io;
-use crate::route::RouteTable;
 use crate::telemetry::access::AccessSender;
 use crate::upstream::connector::{State, Upstream};
 
@@ -22,8 +21,6 @@ use crate::upstream::connector::{State, Upstream};
 pub struct Snapshot {
     /// What it was compiled from.
     pub config: Arc<model::Config>,
-    /// Its routes.
-    pub routes: RouteTable,
     /// Its upstreams, by the index that routes use.
     pub upstreams: Vec<Upstream>,
 }
@@ -64,7 +61,7 @@ impl Worker {
     ) -> Rc<Self> {
         let mut cache = Cache::new(config);
         let config = Arc::clone(cache.load());
-        let empty = Rc::new(Snapshot { routes: RouteTable::new(&[]), config: Arc::clone(&config), upstreams: Vec::new() });
+        let empty = Rc::new(Snapshot { config: Arc::clone(&config), upstreams: Vec::new() });
         let worker = Rc::new(Self {
             io,
             counters,
@@ -148,7 +145,7 @@ impl Worker {
             }
             keep
         });
-        Rc::new(Snapshot { routes: RouteTable::new(&config.routes), upstreams, config })
+        Rc::new(Snapshot { upstreams, config })
     }
 }
 

@@ -93,7 +93,7 @@ fn a_drain_closes_the_idle_and_resets_the_stuck_at_its_deadline() {
     let idle = fetch(&mut bench);
     // A second endpoint that takes requests and never answers.
     let mut config = (**bench.config.load()).clone();
-    let silent = model::Endpoint { address: origin_address(2), label: "silent".into() };
+    let silent = model::Endpoint { address: origin_address(2), label: "silent".into(), weight: 1 };
     bench.sim.origin(silent.address);
     config.upstreams = vec![Arc::new(model::Upstream { endpoints: vec![silent], ..(*config.upstreams[0]).clone() })];
     bench.config.store(Arc::new(config));
@@ -166,7 +166,7 @@ fn a_new_configuration_serves_the_next_request_and_closes_what_it_dropped() {
     let client = fetch(&mut bench);
     assert_eq!(bench.value(Plain::UpstreamIdle), 1);
     let mut config = (**bench.config.load()).clone();
-    let other = model::Endpoint { address: origin_address(2), label: "other".into() };
+    let other = model::Endpoint { address: origin_address(2), label: "other".into(), weight: 1 };
     config.upstreams = vec![Arc::new(model::Upstream { endpoints: vec![other], ..(*config.upstreams[0]).clone() })];
     bench.config.store(Arc::new(config));
     client.write(REQUEST);

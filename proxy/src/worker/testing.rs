@@ -13,11 +13,12 @@ use crate::control::shared::{Counters, SteeringSlot};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::io::simulated::{Faults, Memory, Sim, SimListener, SimRing};
 use crate::io::{Engine, Settings};
+use crate::route::RouteTable;
 use crate::telemetry::counters::{Counter, Plain};
 
 /// One listener, one route for everything, one upstream with these endpoints; short time limits.
 pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
-    let endpoints = endpoints.iter().map(|&address| model::Endpoint { address, label: address.to_string() }).collect();
+    let endpoints = endpoints.iter().map(|&address| model::Endpoint { address, label: address.to_string(), weight: 1 }).collect();
     model::Config {
         process: model::Process {
             run_dir: "/nonexistent".into(),
@@ -47,13 +48,18 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             ban_for: Duration::from_secs(60),
         },
         listeners: vec![Arc::new(listener())],
-        routes: vec![Arc::new(model::Route {
-            path_prefix: "/".into(),
-            upstream: 0,
+        routes: RouteTable::new(vec![Arc::new(model::Route {
+            hosts: Vec::new(),
+            path: model::RoutePath::Prefix("/".into()),
+            listeners: Vec::new(),
+            label: "/".into(),
+            action: model::Action::Upstream(0),
+            request_headers: None,
+            response_headers: None,
             timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(5),
             buffer_response: 64 << 10,
-        })],
+        })]),
         upstreams: vec![Arc::new(upstream(endpoints))],
         admin: model::Admin { address: None },
         log: model::Log { level: "info".into(), access: model::AccessLog::Off, with_query: false },

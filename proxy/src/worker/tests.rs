@@ -270,8 +270,8 @@ fn refusals_carry_their_status_and_close() {
     listener.limits.header_bytes = 2048;
     listener.limits.uri_bytes = 512;
     config.listeners = vec![Arc::new(listener)];
-    let route = model::Route { path_prefix: "/app".into(), ..(*config.routes[0]).clone() };
-    config.routes = vec![Arc::new(route)];
+    let route = model::Route { path: model::RoutePath::Prefix("/app".into()), ..(*config.routes.routes()[0]).clone() };
+    config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
     let worker = Running::start(config);
     let long = "x".repeat(5000);
     let cases = [
@@ -345,8 +345,8 @@ fn upstream_trouble_becomes_502_and_504() {
     ];
     for (address, status, reason) in cases {
         let mut config = testing::config(&[address]);
-        let route = model::Route { timeout: Duration::from_millis(300), ..(*config.routes[0]).clone() };
-        config.routes = vec![Arc::new(route)];
+        let route = model::Route { timeout: Duration::from_millis(300), ..(*config.routes.routes()[0]).clone() };
+        config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
         let worker = Running::start(config);
         let response = worker.converse(b"GET / HTTP/1.0\r\n\r\n");
         assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{reason:?}: {response}");

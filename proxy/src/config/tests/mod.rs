@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
+use crate::route::RouteTable;
 
 mod errors;
 mod properties;
+mod routes;
 
 /// What every file needs; cases put their own tables before or after it.
 const BASE: &str = r#"
@@ -146,22 +148,28 @@ fn defaults_are_those_of_the_interface() {
             }
             .into(),
         ],
-        routes: vec![
+        routes: RouteTable::new(vec![
             model::Route {
-                path_prefix: "/".to_owned(),
-                upstream: 0,
+                hosts: vec![],
+                path: model::RoutePath::Prefix("/".into()),
+                listeners: vec![],
+                label: "/".into(),
+                action: model::Action::Upstream(0),
+                request_headers: None,
+                response_headers: None,
                 timeout: seconds(60),
                 body_timeout: seconds(60),
                 buffer_response: 64 << 10,
             }
             .into(),
-        ],
+        ]),
         upstreams: vec![
             model::Upstream {
                 name: "app".to_owned(),
                 endpoints: vec![model::Endpoint {
                     address: "127.0.0.1:9000".parse().expect("address"),
                     label: "127.0.0.1:9000".to_owned(),
+                    weight: 1,
                 }],
                 connect_timeout: seconds(1),
                 pool: model::Pool { max_idle: 256, idle_timeout: seconds(60), max_lifetime: seconds(3600) },
@@ -225,7 +233,8 @@ fn values_other_than_the_defaults_are_taken() {
     assert_eq!(deny, ["10.0.0.0/8", "192.0.2.1/32"]);
     assert_eq!(config.listeners[0].addresses.len(), 2);
     assert_eq!(config.listeners[0].limits.body_bytes, 1 << 30);
-    assert_eq!(config.routes.iter().map(|route| route.upstream).collect::<Vec<_>>(), [1, 0]);
+    let actions: Vec<_> = config.routes.routes().iter().map(|route| route.action.clone()).collect();
+    assert_eq!(actions, [model::Action::Upstream(1), model::Action::Upstream(0)]);
     let endpoints: Vec<String> = config.upstreams[1].endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
     assert_eq!(endpoints, ["10.0.0.2:1", "[2001:db8::1]:8080"]);
     assert_eq!(config.upstreams[1].endpoints[0].label, "[::ffff:10.0.0.2]:1");

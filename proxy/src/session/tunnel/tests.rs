@@ -91,8 +91,8 @@ fn simulate(seed: u64, faults: Faults, checks: bool) {
     let mut listener = testing::listener();
     (listener.timeouts.send, listener.timeouts.tunnel_idle, listener.timeouts.request_header) = (minute, minute, minute);
     config.listeners = vec![listener.into()];
-    let route = crate::config::model::Route { timeout: minute, ..(*config.routes[0]).clone() };
-    config.routes = vec![route.into()];
+    let route = crate::config::model::Route { timeout: minute, ..(*config.routes.routes()[0]).clone() };
+    config.routes = crate::route::RouteTable::new(vec![route.into()]);
     let mut bench = Bench::new(seed, faults, config);
     let mut made = 0;
     bench.sim.serve(origin_address(1), move || {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::facts::Interrupt;
 use super::*;
 use crate::config::model;
+use crate::route::RouteTable;
 use crate::supervisor::topology::Placement;
 
 fn config() -> Config {
@@ -55,7 +56,7 @@ fn config() -> Config {
             limits: model::Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
             trusted_proxies: Vec::new(),
         })],
-        routes: Vec::new(),
+        routes: RouteTable::default(),
         upstreams: Vec::new(),
         admin: model::Admin { address: None },
         log: model::Log { level: "info".to_owned(), access: model::AccessLog::Off, with_query: false },

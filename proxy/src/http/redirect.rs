@@ -1,0 +1,363 @@
+//! Where a redirect leads: a URL with placeholders for parts of the request, compiled once.
+//!
+//! Whatever a client sends, the place is one that the template names: what a placeholder stands for can end neither the header line nor,
+//! but for the validated host itself, change which host the URL has. So a template begins with `https://`, `http://`, `{scheme}://` or
+//! a path of its own, its host is there before anything of the request's path or query, and a query never stands where a host would
+//! go on. Past a `?`, `{uri}` and `{path}` are percent-encoded: they are one value there.
+
+use super::authority;
+
+/// A request, as its redirect sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// Normalised; empty only for an HTTP/1.0 request without Host.
+    pub authority: &'a str,
+    /// Normalised, or `*`.
+    pub path_and_query: &'a str,
+}
+
+/// A compiled URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(Box<str>),
+    Scheme,
+    Host,
+    Authority,
+    Uri { encoded: bool },
+    Path { encoded: bool },
+    Query,
+}
+
+/// The names of placeholders, for messages.
+pub const PLACEHOLDERS: [&str; 6] = ["scheme", "host", "authority", "uri", "path", "query"];
+
+/// Placeholders in one template: a request's target comes back no more often than this.
+pub const PLACEHOLDERS_MAX: usize = 8;
+
+/// The longest template, in bytes.
+pub const TEMPLATE_BYTES_MAX: usize = 2048;
+
+/// What is wrong with a template.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// Beyond `TEMPLATE_BYTES_MAX`.
+    #[error("is longer than {TEMPLATE_BYTES_MAX} bytes")]
+    TooLong,
+    /// Beyond `PLACEHOLDERS_MAX`.
+    #[error("has more than {PLACEHOLDERS_MAX} placeholders")]
+    TooManyPlaceholders,
+    /// `{` without `}`, or the reverse.
+    #[error("has a brace without its other half")]
+    Brace,
+    /// A placeholder that is none.
+    #[error("has an unknown placeholder {{{0}}}")]
+    Unknown(String),
+    /// A character that no URL holds.
+    #[error("has {0:?}, which a URL never does")]
+    Character(char),
+    /// `%` without two hexadecimal digits.
+    #[error("has a malformed percent-encoding")]
+    PercentEncoding,
+    /// Neither a URL with a host nor a path of its own.
+    #[error("could lead to whatever host a client names")]
+    NotAnchored,
+    /// No host between `//` and what follows.
+    #[error("has no host")]
+    NoHost,
+    /// Something after the host that would be read as part of it, or of a user's name before it.
+    #[error("has {0} where it would be read as part of the host")]
+    InHost(String),
+}
+
+/// What may come next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nothing yet.
+    Start,
+    /// After `{scheme}`.
+    Scheme,
+    /// Within the host, of which something is there already, or not.
+    Host { empty: bool },
+    /// After `{authority}`, which has a port of its own maybe.
+    HostEnd,
+    /// In the path.
+    Path,
+    /// Past the first `?`.
+    Query,
+}
+
+impl Template {
+    /// Compiles a template.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        if text.len() > TEMPLATE_BYTES_MAX {
+            return Err(TemplateError::TooLong);
+        }
+        let mut parts = Vec::new();
+        let mut place = Place::Start;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let end = rest.find(['{', '}']).unwrap_or(rest.len());
+            let (literal, after) = rest.split_at(end);
+            if !literal.is_empty() {
+                place = check_literal(place, literal, after)?;
+                parts.push(Part::Text(literal.into()));
+            }
+            rest = after;
+            if let Some(inner) = rest.strip_prefix('{') {
+                let (name, after) = inner.split_once('}').ok_or(TemplateError::Brace)?;
+                let (part, next) = placeholder(name, place)?;
+                parts.push(part);
+                place = next;
+                rest = after;
+            } else if !rest.is_empty() {
+                return Err(TemplateError::Brace);
+            }
+        }
+        match place {
+            Place::Start | Place::Scheme => return Err(TemplateError::NotAnchored),
+            Place::Host { empty: true } => return Err(TemplateError::NoHost),
+            _ => {}
+        }
+        let placeholders = parts.iter().filter(|part| !matches!(part, Part::Text(_))).count();
+        if placeholders > PLACEHOLDERS_MAX { Err(TemplateError::TooManyPlaceholders) } else { Ok(Self { parts }) }
+    }
+
+    /// The URL for a request; `None`: the host is part of it and the request has none.
+    #[must_use]
+    pub fn render(&self, target: &Target<'_>) -> Option<Vec<u8>> {
+        // What `OPTIONS *` asks for has no path.
+        let uri = if target.path_and_query == "*" { "/" } else { target.path_and_query };
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        let mut url = Vec::with_capacity(64 + uri.len());
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => url.extend_from_slice(text.as_bytes()),
+                Part::Scheme => url.extend_from_slice(target.scheme.as_bytes()),
+                Part::Host | Part::Authority if target.authority.is_empty() => return None,
+                Part::Host => url.extend_from_slice(authority::host(target.authority).as_bytes()),
+                Part::Authority => url.extend_from_slice(target.authority.as_bytes()),
+                Part::Uri { encoded: false } => url.extend_from_slice(uri.as_bytes()),
+                Part::Uri { encoded: true } => encode(uri, &mut url),
+                Part::Path { encoded: false } => url.extend_from_slice(path.as_bytes()),
+                Part::Path { encoded: true } => encode(path, &mut url),
+                Part::Query => url.extend_from_slice(query.as_bytes()),
+            }
+        }
+        Some(url)
+    }
+}
+
+/// Where a literal leads to; `after` is what follows it.
+fn check_literal(place: Place, literal: &str, after: &str) -> Result<Place, TemplateError> {
+    let is_reserved = |letter: char| ":/?#[]@!$&'()*+,;=".contains(letter);
+    let is_url = |letter: char| letter.is_ascii_alphanumeric() || "-._~%".contains(letter) || is_reserved(letter);
+    if let Some(letter) = literal.chars().find(|letter| !is_url(*letter)) {
+        return Err(TemplateError::Character(letter));
+    }
+    let is_escape = |at: usize| literal.as_bytes().get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+    if memchr::memchr_iter(b'%', literal.as_bytes()).any(|at| !is_escape(at)) {
+        return Err(TemplateError::PercentEncoding);
+    }
+    match place {
+        Place::Start => {
+            let lower = literal.get(..8).unwrap_or(literal).to_ascii_lowercase();
+            if lower.starts_with("https://") {
+                within_host(true, &literal[8..])
+            } else if lower.starts_with("http://") {
+                within_host(true, &literal[7..])
+            } else if literal.starts_with('/') && !literal.starts_with("//") && (literal.len() > 1 || after.is_empty()) {
+                Ok(past_host(literal))
+            } else {
+                Err(TemplateError::NotAnchored)
+            }
+        }
+        Place::Scheme => within_host(true, literal.strip_prefix("://").ok_or(TemplateError::NotAnchored)?),
+        Place::Host { empty } => within_host(empty, literal),
+        Place::HostEnd if literal.starts_with(['/', '?', '#']) => Ok(past_host(literal)),
+        Place::HostEnd => Err(TemplateError::InHost(format!("{literal:?}"))),
+        Place::Path => Ok(past_host(literal)),
+        Place::Query => Ok(Place::Query),
+    }
+}
+
+fn within_host(empty: bool, literal: &str) -> Result<Place, TemplateError> {
+    let end = literal.find(['/', '?', '#']).unwrap_or(literal.len());
+    let (host, rest) = literal.split_at(end);
+    let is_host = |letter: char| letter.is_ascii_alphanumeric() || "-._~:[]".contains(letter);
+    if let Some(letter) = host.chars().find(|letter| !is_host(*letter)) {
+        return Err(TemplateError::InHost(format!("{letter:?}")));
+    }
+    let empty = empty && host.is_empty();
+    match (rest.is_empty(), empty) {
+        (true, _) => Ok(Place::Host { empty }),
+        (false, true) => Err(TemplateError::NoHost),
+        (false, false) => Ok(past_host(rest)),
+    }
+}
+
+fn past_host(literal: &str) -> Place {
+    if literal.contains('?') { Place::Query } else { Place::Path }
+}
+
+fn placeholder(name: &str, place: Place) -> Result<(Part, Place), TemplateError> {
+    let encoded = place == Place::Query;
+    let part = match name {
+        "scheme" => Part::Scheme,
+        "host" => Part::Host,
+        "authority" => Part::Authority,
+        "uri" => Part::Uri { encoded },
+        "path" => Part::Path { encoded },
+        "query" => Part::Query,
+        _ => return Err(TemplateError::Unknown(name.chars().take(40).collect())),
+    };
+    let in_host = || Err(TemplateError::InHost(format!("{{{name}}}")));
+    let next = match (&part, place) {
+        (Part::Scheme, Place::Start) => Place::Scheme,
+        (_, Place::Start | Place::Scheme) => return Err(TemplateError::NotAnchored),
+        (Part::Host, Place::Host { .. }) => Place::Host { empty: false },
+        (Part::Authority, Place::Host { .. }) => Place::HostEnd,
+        (Part::Uri { .. } | Part::Path { .. }, Place::Host { empty: true }) => return Err(TemplateError::NoHost),
+        // Both begin with a slash, which ends the host. `{uri}` may bring a query, after which nothing is a path.
+        (Part::Uri { .. }, Place::Host { .. } | Place::HostEnd | Place::Path) => Place::Query,
+        (Part::Path { .. }, Place::Host { .. } | Place::HostEnd | Place::Path) => Place::Path,
+        (_, Place::Host { .. } | Place::HostEnd) => return in_host(),
+        (_, place) => place,
+    };
+    Ok((part, next))
+}
+
+/// Everything but unreserved characters and `/` percent-encoded: fit for one value of a query.
+fn encode(text: &str, url: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in text.bytes() {
+        if super::grammar::is_unreserved(byte) || byte == b'/' {
+            url.push(byte);
+        } else {
+            url.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rendered(template: &str, authority: &str, path_and_query: &str) -> Option<String> {
+        let template = Template::parse(template).unwrap_or_else(|error| panic!("{template}: {error}"));
+        let url = template.render(&Target { scheme: "http", authority, path_and_query });
+        url.map(|url| String::from_utf8(url).expect("ASCII"))
+    }
+
+    #[test]
+    fn puts_the_request_into_its_places() {
+        for (template, url) in [
+            ("https://{host}{uri}", "https://a.example/x//y?b=c"),
+            ("HTTPS://{host}:8443{uri}", "HTTPS://a.example:8443/x//y?b=c"),
+            ("{scheme}://www.{host}{path}", "http://www.a.example/x//y"),
+            ("{scheme}://{authority}{path}/", "http://a.example:81/x//y/"),
+            ("https://{authority}", "https://a.example:81"),
+            ("https://{authority}?{query}", "https://a.example:81?b=c"),
+            ("https://b.example/new?{query}#top", "https://b.example/new?b=c#top"),
+            ("https://b.example?next={uri}", "https://b.example?next=/x//y%3Fb%3Dc"),
+            ("https://[2001:db8::1]:443{path}", "https://[2001:db8::1]:443/x//y"),
+            ("/login?from={path}&at={host}", "/login?from=/x//y&at=a.example"),
+            ("/new{uri}", "/new/x//y?b=c"),
+            ("/", "/"),
+            ("/%7Euser", "/%7Euser"),
+        ] {
+            assert_eq!(rendered(template, "a.example:81", "/x//y?b=c").as_deref(), Some(url), "{template}");
+        }
+        assert_eq!(rendered("https://{host}{uri}", "[::1]:80", "*").as_deref(), Some("https://[::1]/"));
+        assert_eq!(rendered("https://b.example{path}?{query}", "", "/a").as_deref(), Some("https://b.example/a?"));
+        assert_eq!(rendered("https://{host}{uri}", "", "/a"), None);
+        assert_eq!(rendered("https://{authority}/", "", "/a"), None);
+    }
+
+    #[test]
+    fn refuses_what_could_lead_elsewhere() {
+        use TemplateError::*;
+        let in_host = |what: &str| InHost(what.to_owned());
+        for (template, error) in [
+            ("", NotAnchored),
+            ("{uri}", NotAnchored),
+            ("{path}/", NotAnchored),
+            ("/{path}", NotAnchored),
+            ("/{query}", NotAnchored),
+            ("//{host}", NotAnchored),
+            ("//b.example/", NotAnchored),
+            ("b.example/", NotAnchored),
+            ("ftp://b.example/", NotAnchored),
+            ("javascript:alert(1)", NotAnchored),
+            ("{scheme}", NotAnchored),
+            ("{scheme}{host}", NotAnchored),
+            ("{scheme}:{uri}", NotAnchored),
+            ("{host}/", NotAnchored),
+            ("https://", NoHost),
+            ("https:///x", NoHost),
+            ("https://{uri}", NoHost),
+            ("https://{path}", NoHost),
+            ("https://b.example{query}", in_host("{query}")),
+            ("https://{query}", in_host("{query}")),
+            ("https://b.example@{host}/", in_host("'@'")),
+            ("https://{authority}:443", in_host("\":443\"")),
+            ("https://{authority}.b.example/", in_host("\".b.example/\"")),
+            ("https://{authority}{host}", in_host("{host}")),
+            ("https://{host}{scheme}", in_host("{scheme}")),
+            ("https://a%2eb/", in_host("'%'")),
+            ("https://{host}/{Uri}", Unknown("Uri".to_owned())),
+            ("https://{host}/{}", Unknown(String::new())),
+            ("https://{host}/{uri", Brace),
+            ("https://{host}/}", Brace),
+            ("https://{host}/a b", Character(' ')),
+            ("https://{host}/\r\nSet-Cookie: a", Character('\r')),
+            ("https://{host}/é", Character('é')),
+            ("https://{host}/\\", Character('\\')),
+            ("https://{host}/%2", PercentEncoding),
+            ("https://{host}/%{path}", PercentEncoding),
+        ] {
+            assert_eq!(Template::parse(template), Err(error), "{template}");
+        }
+        assert_eq!(Template::parse(&format!("/{}", "a".repeat(TEMPLATE_BYTES_MAX))), Err(TooLong));
+        let many = |count: usize| format!("https://a/{}", "{path}".repeat(count));
+        assert!(Template::parse(&many(PLACEHOLDERS_MAX)).is_ok());
+        assert_eq!(Template::parse(&many(PLACEHOLDERS_MAX + 1)), Err(TooManyPlaceholders));
+    }
+
+    proptest! {
+        /// Of whatever is accepted, the URL of any request has the host that the template says and is fit for a field value.
+        #[test]
+        fn never_leaves_its_host(
+            parts in proptest::collection::vec("(https://|/|\\?|#|b\\.example|:|\\{(host|authority|uri|path|query|scheme)\\}|[a-z.@%\\\\-])", 0..7),
+            path in "/[a-z/.%@:;]{0,8}(\\?[a-z/.@:\\\\]{0,8})?",
+            anchored in any::<bool>(),
+        ) {
+            let text = if anchored { format!("https://b.example{}", parts.concat()) } else { parts.concat() };
+            let (Ok(template), Ok(path)) = (Template::parse(&text), super::super::path::normalise(path.as_bytes())) else { return Ok(()) };
+            let mut hosts = std::collections::HashSet::new();
+            for path_and_query in [&*path, "/", "/?x"] {
+                let url = template.render(&Target { scheme: "https", authority: "a.example:1", path_and_query }).expect("a host");
+                prop_assert!(url.iter().all(u8::is_ascii_graphic));
+                let url = String::from_utf8(url).expect("ASCII");
+                let host = match url.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case("https")) {
+                    Some((_, rest)) => rest.split(['/', '?', '#', '\\']).next().expect("one").to_owned(),
+                    None => {
+                        prop_assert!(url.starts_with('/') && !url.starts_with("//") && !url.starts_with("/\\"), "{} {}", text, url);
+                        String::new()
+                    }
+                };
+                prop_assert!(!host.contains('@'), "{} {}", text, url);
+                hosts.insert(host);
+            }
+            prop_assert_eq!(hosts.len(), 1, "{} {:?}", text, hosts);
+        }
+    }
+}
