@@ -55,8 +55,10 @@ reasons! {
         TunnelIdle = "tunnel_idle",
         /// The endpoint of a tunnel took nothing for `send`.
         UpstreamSendTimeout = "upstream_send_timeout",
-        /// The worker drains.
+        /// The worker drains: idle, or at the end of its last exchange.
         Draining = "draining",
+        /// Cut: a drain's time was over, or a stop was asked for.
+        Stopped = "stopped",
         /// A panic ended the session.
         Panicked = "panicked",
         /// No memory was left for anybody, and this client held the most without moving.

@@ -59,7 +59,7 @@ pub enum ToSupervisor {
         /// Why, for people.
         reason: String,
     },
-    /// Every worker has cancelled its accepts.
+    /// Every worker drains: the listening sockets may be shut down, which ends their accepts.
     Drained,
     /// Asks for `ToDataPlane::SupervisorStatus`.
     AskStatus {

@@ -22,7 +22,7 @@ use crate::time::Time;
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer than asked a drain or a stop may take before the data plane is killed.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// How long a drain waits for the data plane to say that it accepts no more, before the listening sockets are shut down anyway.
+/// How long a drain waits for the data plane to say that it is draining, before the listening sockets are shut down anyway.
 pub const RETIRE_AFTER: Duration = Duration::from_secs(1);
 /// Ready for so long, a data plane counts as healthy: its death is a first one again.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(30);
@@ -56,7 +56,7 @@ pub enum Event {
         /// `process.drain_timeout`
         timeout: Duration,
     },
-    /// The data plane accepts no more.
+    /// The data plane drains, and only waits for the listening sockets to be shut down.
     Drained,
     /// Exit now.
     Stop,

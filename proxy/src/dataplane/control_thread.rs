@@ -61,7 +61,7 @@ pub struct Control {
     queue: VecDeque<(ToSupervisor, Option<OwnedFd>)>,
     ready: usize,
     ended: usize,
-    /// The supervisor waits to hear that the workers accept no more.
+    /// The supervisor waits to hear that the workers drain.
     drain_unreported: bool,
     access_log: Option<AccessLog>,
 }

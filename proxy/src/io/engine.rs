@@ -68,6 +68,8 @@ enum Accept {
     Cancelling,
     /// None in flight, and none will be.
     Cancelled,
+    /// In flight for the last time: it goes on until the listening socket is shut down, or it is cancelled.
+    Last,
 }
 
 impl<R: Ring> Engine<R> {
@@ -101,12 +103,23 @@ impl<R: Ring> Engine<R> {
         self.arm_accept(self.listeners.len() - 1);
     }
 
+    /// Accepts go on until the listening sockets are shut down, which is no failure then; nothing is armed again.
+    pub fn let_accepts_end(&mut self) {
+        for listening in &mut self.listeners {
+            listening.accept = match listening.accept {
+                Accept::Armed => Accept::Last,
+                Accept::Resting => Accept::Cancelled,
+                other => other,
+            };
+        }
+    }
+
     /// Cancels all accepts. Connections accepted in between are real and still reported; `accepts_armed` tells when no more
     /// can come.
     pub fn cancel_accepts(&mut self) {
         for (index, listening) in self.listeners.iter_mut().enumerate() {
             match listening.accept {
-                Accept::Armed => {
+                Accept::Armed | Accept::Last => {
                     listening.accept = Accept::Cancelling;
                     let target = Token::new(Kind::Accept, index as u32, 0);
                     self.ring.submit(Token::new(Kind::Discard, index as u32, 0), Op::Cancel { target });
@@ -120,7 +133,7 @@ impl<R: Ring> Engine<R> {
     /// Listening sockets on which an accept is still in flight.
     #[must_use]
     pub fn accepts_armed(&self) -> usize {
-        self.listeners.iter().filter(|l| matches!(l.accept, Accept::Armed | Accept::Cancelling)).count()
+        self.listeners.iter().filter(|l| matches!(l.accept, Accept::Armed | Accept::Cancelling | Accept::Last)).count()
     }
 
     /// Reports `Handler::command_ready` whenever the descriptor becomes readable. Keeps a duplicate of it.
@@ -269,7 +282,7 @@ impl<R: Ring> Engine<R> {
         let key = listening.key;
         if !completion.more {
             listening.accept = match listening.accept {
-                Accept::Cancelling | Accept::Cancelled => Accept::Cancelled,
+                Accept::Cancelling | Accept::Cancelled | Accept::Last => Accept::Cancelled,
                 Accept::Armed | Accept::Resting => Accept::Resting,
             };
         }
@@ -282,7 +295,7 @@ impl<R: Ring> Engine<R> {
                 }
                 Err(errno) => handler.accept_failed(errno),
             }
-        } else if errno != libc::ECANCELED {
+        } else if errno != libc::ECANCELED && self.listeners[index].accept != Accept::Cancelled {
             handler.accept_failed(errno);
         }
         if self.listeners[index].accept == Accept::Resting {

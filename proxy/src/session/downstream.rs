@@ -257,7 +257,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => cut(CloseReason::RequestBodyTimeout),
         Outcome::CutBySource(SourceError::Refused(_)) => cut(CloseReason::BadRequest),
         Outcome::Undeliverable(error) => Next::Abort(undeliverable(error)),
-        Outcome::Cancelled => Next::Abort(CloseReason::Draining),
+        Outcome::Cancelled => Next::Abort(CloseReason::Stopped),
     }
 }
 

@@ -233,7 +233,7 @@ impl Inner {
 impl Drop for Trace {
     fn drop(&mut self) {
         if !self.0.done.get() {
-            self.0.write(None, Some(if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Draining }));
+            self.0.write(None, Some(if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Stopped }));
         }
     }
 }

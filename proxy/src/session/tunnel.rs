@@ -99,7 +99,7 @@ impl Tunnel {
 
     fn poll(&mut self, cx: &mut Context<'_>, due: Time) -> Poll<Woken> {
         if self.seat.cancel.poll(cx).is_ready() {
-            return Poll::Ready(Woken::Over(CloseReason::Draining));
+            return Poll::Ready(Woken::Over(CloseReason::Stopped));
         }
         let now = self.seat.worker.io.now();
         let (client, upstream) = (&self.seat.stream, self.upstream.stream());

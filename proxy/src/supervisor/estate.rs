@@ -17,11 +17,13 @@ use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
 use crate::control::sealed;
 use crate::control::shared::CountersMemory;
 use crate::control::status::{GuardStatus, SteeringStatus};
+use crate::error::CloseReason;
 use crate::kernel::{KernelError, Programs, XdpMode};
 use crate::listen::sockets::{self, BindError, Bound};
 use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
+use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
 /// The half of the steering array that belongs to these sockets. A data plane that replaces a dead one takes the same half over, since the
@@ -60,6 +62,17 @@ pub enum EstateError {
     /// The kernel refused memory or a descriptor.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
+}
+
+/// Downstream connections, counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Open now.
+    pub open: u64,
+    /// Ended for another reason than a stop.
+    pub ended: u64,
+    /// Cut by a stop or at a drain's end.
+    pub cut: u64,
 }
 
 /// All of it.
@@ -285,6 +298,15 @@ impl Estate {
         let Some(opened) = logs::open(&self.config.log.access)? else { return Ok(false) };
         self.access_log = Some(opened);
         Ok(true)
+    }
+
+    /// Connections of all workers and data planes so far.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        let count = |counter: Counter| self.counters.blocks().map(|block| block.value(counter)).sum::<u64>();
+        let closed: u64 = CloseReason::ALL.iter().map(|&reason| count(Counter::Closed(reason))).sum();
+        let cut = count(Counter::Closed(CloseReason::Stopped));
+        Connections { open: count(Plain::Open.into()), ended: closed - cut, cut }
     }
 
     /// New clients are refused from now on.

@@ -2,6 +2,7 @@
 //! decided by `control::state`; this turns descriptors into its events and its actions into system calls.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -15,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::bans;
 use super::child::Child;
 use super::clients::{ClientId, Clients};
-use super::estate::Estate;
+use super::estate::{Connections, Estate};
 use super::run_dir::RunDir;
 use crate::control::handoff::Received;
 use crate::control::messages::{Request, Response, ToDataPlane, ToSupervisor};
@@ -68,6 +69,8 @@ pub struct Supervisor {
     next_question: u64,
     /// When bans that are over were taken out of the table.
     swept: Time,
+    /// What was counted when the end was first asked for.
+    ending: Option<Ending>,
     /// What still has to be handled.
     events: VecDeque<Event>,
     outcome: Option<Outcome>,
@@ -98,6 +101,7 @@ impl Supervisor {
             asked: BTreeMap::new(),
             next_question: 0,
             swept: Time::default(),
+            ending: None,
             events: VecDeque::from([Event::Begin]),
             outcome: None,
         }
@@ -266,7 +270,7 @@ impl Supervisor {
                 Some(Signal::SIGTERM | Signal::SIGQUIT) => self.begin_drain(),
                 Some(Signal::SIGINT) => {
                     info!("stopping");
-                    self.events.push_back(Event::Stop);
+                    self.begin_stop();
                 }
                 Some(Signal::SIGHUP) => warn!("reload (SIGHUP) is not built yet; the configuration in force stays"),
                 Some(Signal::SIGUSR2) => warn!("upgrade (SIGUSR2) is not built yet; this binary goes on"),
@@ -287,9 +291,24 @@ impl Supervisor {
         }
     }
 
+    fn begin_stop(&mut self) {
+        self.begin_ending(None);
+        self.events.push_back(Event::Stop);
+    }
+
     fn begin_drain(&mut self) {
         let timeout = self.estate.config.process.drain_timeout;
+        self.begin_ending(Some(timeout));
         self.events.push_back(Event::Drain { timeout });
+    }
+
+    /// A stop may cut a drain short; connections are counted from the first of both.
+    fn begin_ending(&mut self, drain: Option<Duration>) {
+        let before = self.estate.connections();
+        let ending = self.ending.get_or_insert(Ending { before, after: before, drain });
+        if drain.is_none() {
+            ending.drain = None;
+        }
     }
 
     fn take_death(&mut self, now: Time) {
@@ -298,6 +317,10 @@ impl Supervisor {
         let Some(child) = &mut self.child else { return };
         let Some(status) = child.reap() else { return };
         let (generation, pid) = (child.generation, child.pid());
+        // What it still had open died with it; the gauges are cleared next.
+        if let Some(ending) = &mut self.ending {
+            ending.after = self.estate.connections();
+        }
         let clean = status.success();
         if self.life.is_ending() && clean {
             info!(generation, pid, "data plane ended");
@@ -356,7 +379,7 @@ impl Supervisor {
             Request::Stop => {
                 info!("stopping, as `sluice stop` asked");
                 self.waiting.push(id);
-                self.events.push_back(Event::Stop);
+                self.begin_stop();
             }
             Request::Drain => {
                 info!("draining, as `sluice drain` asked");
@@ -410,10 +433,10 @@ impl Supervisor {
 
     /// Everything is given back before those who wait for it hear of it.
     fn leave(self, outcome: Outcome) {
-        let Self { estate, run_dir, mut clients, waiting, life, .. } = self;
+        let Self { estate, run_dir, mut clients, waiting, life, ending, .. } = self;
         drop(estate);
         drop(run_dir);
-        let receipt = receipt(outcome, life.restarts());
+        let receipt = receipt(outcome, life.restarts(), ending);
         for id in waiting {
             clients.answer(id, &receipt, now());
         }
@@ -427,14 +450,45 @@ impl Supervisor {
     }
 }
 
-fn receipt(outcome: Outcome, restarts: u32) -> Response {
+/// Connections at the begin of the end, and at the end.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    before: Connections,
+    after: Connections,
+    /// How long they were given; `None`: no time, a stop.
+    drain: Option<Duration>,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { before, after, drain } = self;
+        let cut = after.cut.saturating_sub(before.cut) + after.open;
+        let ended = after.ended.saturating_sub(before.ended);
+        write!(formatter, "connections: {ended} ended by themselves, {cut} were cut")?;
+        match drain {
+            // Whoever asks for the alternate form knows that it was the time that cut them.
+            Some(timeout) if cut > 0 && formatter.alternate() => write!(formatter, " after process.drain_timeout ({timeout:?})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn receipt(outcome: Outcome, restarts: u32, ending: Option<Ending>) -> Response {
     let pid = std::process::id();
+    let connections = |ending: Option<String>| ending.map(|ending| format!("; {ending}")).unwrap_or_default();
+    let restarts = match restarts {
+        0 => String::new(),
+        1 => "; its data plane had been restarted once".to_owned(),
+        _ => format!("; its data plane had been restarted {restarts} times"),
+    };
     match outcome {
         Outcome::Clean => {
-            Response::Done(format!("process {pid} ended in order; its data plane had been restarted {restarts} times"))
+            let connections = connections(ending.map(|ending| format!("{ending:#}")));
+            Response::Done(format!("process {pid} ended in order{connections}{restarts}"))
         }
         Outcome::Forced => Response::Failed(format!(
-            "process {pid} ended, but its data plane did not end by itself in time or crashed: open connections were cut"
+            "process {pid} ended, but its data plane did not end by itself in time or crashed{}{restarts}",
+            connections(ending.map(|ending| ending.to_string()))
         )),
         Outcome::NeverReady => Response::Failed(format!("process {pid} ended: no data plane ever became ready")),
     }

@@ -1,4 +1,4 @@
-//! How a worker ends. Serving, then draining (no accepts; what is idle is closed, what is active ends with `Connection: close`), then
+//! How a worker ends. Serving, then draining (accepts end with the listening sockets; what is idle is closed, what is active ends with `Connection: close`), then
 //! stopping (what is left is reset), each with a deadline.
 
 use std::rc::Rc;
@@ -16,6 +16,10 @@ use crate::time::Time;
 /// How long resets may take to leave before the worker returns all the same.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
+/// How long accepts go on after a drain began: until then the supervisor has shut down the listening sockets. What was in their queues is
+/// served, which it would not be if accepts ended first.
+const ACCEPT_GRACE: Duration = Duration::from_secs(1);
+
 /// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -25,6 +29,8 @@ pub enum Phase {
     Draining {
         /// When what is left is reset.
         deadline: Time,
+        /// When accepts end at the latest.
+        accepts_until: Time,
     },
     /// Everything was reset.
     Stopping {
@@ -38,16 +44,18 @@ impl Phase {
     pub fn obey<R: Ring>(&mut self, command: Command, worker: &Rc<Worker>, engine: &mut Engine<R>, steering: &SteeringSlot) {
         match (command, *self) {
             (_, Self::Stopping { .. }) => {}
-            (Command::Drain { deadline }, Self::Draining { deadline: earlier }) => {
-                *self = Self::Draining { deadline: deadline.min(earlier) };
+            (Command::Drain { deadline }, Self::Draining { deadline: earlier, accepts_until }) => {
+                *self = Self::Draining { deadline: deadline.min(earlier), accepts_until };
                 arm(worker, deadline);
             }
             (Command::Drain { deadline }, Self::Serving) => {
-                *self = Self::Draining { deadline };
+                let accepts_until = worker.io.after(ACCEPT_GRACE).min(deadline);
+                *self = Self::Draining { deadline, accepts_until };
                 steering.draining();
-                engine.cancel_accepts();
+                engine.let_accepts_end();
                 worker.start_draining();
                 sessions::drain(worker);
+                arm(worker, accepts_until);
                 arm(worker, deadline);
             }
             (Command::Stop, _) => {
@@ -60,12 +68,15 @@ impl Phase {
     }
 
     /// Looks at what is left after a loop turn; whether the worker is done.
-    pub fn advance<R: Ring>(&mut self, worker: &Rc<Worker>, engine: &Engine<R>) -> bool {
-        let empty = || engine.accepts_armed() == 0 && worker.sessions.open() == 0 && engine.streams() == 0;
+    pub fn advance<R: Ring>(&mut self, worker: &Rc<Worker>, engine: &mut Engine<R>) -> bool {
+        let empty = |engine: &Engine<R>| engine.accepts_armed() == 0 && worker.sessions.open() == 0 && engine.streams() == 0;
         match *self {
             Self::Serving => false,
-            Self::Draining { .. } if empty() => true,
-            Self::Draining { deadline } => {
+            Self::Draining { .. } if empty(engine) => true,
+            Self::Draining { deadline, accepts_until } => {
+                if accepts_until <= worker.io.now() {
+                    engine.cancel_accepts();
+                }
                 if deadline <= worker.io.now() {
                     self.stop(worker);
                 }
@@ -74,7 +85,7 @@ impl Phase {
             Self::Stopping { deadline } => {
                 // A connection that was accepted while its accept was being cancelled comes too late.
                 sessions::abort_all(worker);
-                empty() || deadline <= worker.io.now()
+                empty(engine) || deadline <= worker.io.now()
             }
         }
     }

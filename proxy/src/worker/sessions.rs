@@ -119,7 +119,8 @@ impl Sessions {
 /// Opens a session for a connection that was admitted.
 pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>) {
     worker.counters.increment(Plain::Open);
-    let due = worker.io.after(listener.timeouts.request_header);
+    let patience = listener.timeouts.request_header;
+    let due = worker.io.after(if worker.is_draining() { patience.min(DRAIN_GRACE) } else { patience });
     let key = {
         let table = &mut *worker.sessions.table.borrow_mut();
         let generation = table.generation;
@@ -305,7 +306,7 @@ pub fn abort_all(worker: &Rc<Worker>) {
         stream.abort();
         if parked {
             stream.unpark();
-            remove(worker, key, CloseReason::Draining);
+            remove(worker, key, CloseReason::Stopped);
         }
     }
 }
@@ -444,7 +445,7 @@ impl Drop for Seat {
                 Some(None) => self.stream.abort(),
             }
         }
-        let unsaid = if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Draining };
+        let unsaid = if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Stopped };
         remove(&self.worker, self.key, self.end.unwrap_or(unsaid));
     }
 }

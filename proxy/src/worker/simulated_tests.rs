@@ -57,7 +57,7 @@ fn finish(bench: &mut Bench, phase: &mut Phase) {
     let worker = Rc::clone(bench.events.worker());
     for _ in 0..100_000 {
         bench.engine.turn(&mut bench.events).expect("a turn");
-        if phase.advance(&worker, &bench.engine) {
+        if phase.advance(&worker, &mut bench.engine) {
             bench.events.publish(bench.engine.stats());
             return;
         }
@@ -112,7 +112,8 @@ fn a_drain_closes_the_idle_and_resets_the_stuck_at_its_deadline() {
     assert!(stuck.is_reset());
     let took = bench.sim.now().since(begun);
     assert!((Duration::from_secs(3)..Duration::from_secs(4)).contains(&took), "{took:?}");
-    assert_eq!(bench.value(Counter::Closed(CloseReason::Draining)), 3);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::Draining)), 1);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::Stopped)), 2, "those that were cut");
     bench.check_freed("");
 }
 

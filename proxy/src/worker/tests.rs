@@ -14,7 +14,7 @@ use super::{WorkerError, WorkerSeed, run, testing};
 use crate::config::model;
 use crate::control::commands::{self, Command, CommandSender};
 use crate::control::shared::{Counters, SteeringSlot};
-use crate::error::{CloseReason, PoolCloseReason, RefusalReason};
+use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
@@ -118,6 +118,8 @@ fn read_message(reader: &mut impl BufRead) -> Option<Request> {
 /// A worker on a thread of its own.
 struct Running {
     address: SocketAddr,
+    /// As the supervisor holds it.
+    listener: TcpListener,
     counters: Counters,
     commands: CommandSender,
     thread: Option<JoinHandle<Result<(), WorkerError>>>,
@@ -133,7 +135,7 @@ impl Running {
             index: 0,
             cpu: None,
             node: None,
-            listeners: vec![(0, listener.into())],
+            listeners: vec![(0, listener.try_clone().expect("dup").into())],
             config: Arc::new(ArcSwap::from_pointee(config)),
             counters: counters.clone(),
             steering: SteeringSlot::private(),
@@ -144,7 +146,7 @@ impl Running {
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || run(seed, move || ready.send(()).expect("test waits")));
         is_ready.recv_timeout(Duration::from_secs(10)).expect("ready");
-        Self { address, counters, commands: sender, thread: Some(thread) }
+        Self { address, listener, counters, commands: sender, thread: Some(thread) }
     }
 
     fn connect(&self) -> TcpStream {
@@ -511,4 +513,27 @@ fn a_drain_finishes_what_is_active_and_closes_what_is_idle() {
     worker.thread.take().expect("runs").join().expect("no panic").expect("no error");
     worker.check_freed();
     assert_eq!(worker.value(Counter::Closed(CloseReason::Draining)), 2);
+}
+
+/// Between the command and the shutdown of the socket connections are served; the shutdown itself ends the accept and is no failure.
+#[test]
+fn a_drain_serves_what_comes_until_the_socket_is_shut_down() {
+    let origin = Origin::echo();
+    let mut worker = Running::start(testing::config(&[origin.address]));
+    assert!(worker.converse(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 200"));
+    let begun = Instant::now();
+    worker.commands.send(Command::Drain { deadline: Time::from_nanos(u64::MAX) }).expect("room");
+    std::thread::sleep(Duration::from_millis(100));
+    for _ in 0..3 {
+        let response = worker.converse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(response.starts_with("HTTP/1.1 200") && response.contains("Connection: close\r\n"), "{response}");
+    }
+    nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&worker.listener), nix::sys::socket::Shutdown::Both)
+        .expect("shutdown");
+    worker.thread.take().expect("runs").join().expect("no panic").expect("no error");
+    assert!(begun.elapsed() < Duration::from_millis(900), "it does not wait for more: {:?}", begun.elapsed());
+    for &reason in ShedReason::ALL {
+        assert_eq!(worker.value(Counter::Shed(reason)), 0, "{reason:?}");
+    }
+    worker.check_freed();
 }

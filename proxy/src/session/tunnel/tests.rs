@@ -306,15 +306,15 @@ fn a_drain_leaves_tunnels_alone_until_its_deadline() {
     settle(&mut bench, 4000);
     endpoint.write(b"late");
     settle(&mut bench, 500);
-    assert!(!phase.advance(&worker, &bench.engine));
+    assert!(!phase.advance(&worker, &mut bench.engine));
     assert_eq!(client.read(), b"late");
     settle(&mut bench, 600);
-    while !phase.advance(&worker, &bench.engine) {
+    while !phase.advance(&worker, &mut bench.engine) {
         bench.engine.turn(&mut bench.events).expect("a turn");
     }
     bench.events.publish(bench.engine.stats());
     assert!(client.is_reset() && endpoint.is_reset());
-    assert_eq!(bench.value(Counter::Closed(CloseReason::Draining)), 1);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::Stopped)), 1);
     bench.check_freed("");
 }
 
