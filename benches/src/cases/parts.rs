@@ -46,6 +46,7 @@ fn route(count: usize) -> Runner {
             response_headers: None,
             timeout,
             body_timeout: timeout,
+            buffer_request: 0,
             buffer_response: 64 << 10,
         })
         .map(Arc::new)

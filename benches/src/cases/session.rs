@@ -61,6 +61,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
         response_headers: None,
         timeout,
         body_timeout: timeout,
+        buffer_request: 1 << 20,
         buffer_response: 64 << 10,
     };
     let upstream = model::Upstream {

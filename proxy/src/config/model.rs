@@ -221,6 +221,8 @@ pub struct Route {
     pub request_headers: Option<Box<Edits>>,
     /// Changes to what a client gets, whoever made it; `None`: none.
     pub response_headers: Option<Box<Edits>>,
+    /// Request bodies of known length up to this many bytes are read whole before an endpoint is chosen; 0: none.
+    pub buffer_request: u64,
     /// Until the response head.
     pub timeout: Duration,
     /// Between two reads of the response body.

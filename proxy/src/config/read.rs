@@ -116,8 +116,6 @@ pub(super) enum Literal {
     False,
     /// However it is written.
     Duration(Duration),
-    /// However it is written.
-    Size(u64),
     /// Exactly these strings.
     List(&'static [&'static str]),
     /// A table whose every value is an empty table or list.
@@ -135,7 +133,6 @@ impl Literal {
             }
             (Self::False, DeValue::Boolean(written)) => !written,
             (Self::Duration(duration), DeValue::String(written)) => units::duration(written).as_ref() == Ok(duration),
-            (Self::Size(size), DeValue::String(written)) => units::size(written).as_ref() == Ok(size),
             (Self::List(list), DeValue::Array(written)) => {
                 list.len() == written.len()
                     && list.iter().zip(written.iter()).all(|(item, written)| written.as_ref().as_str() == Some(item))

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::grammar::list;
+use super::h1::HeadError;
 use super::message::{Fields, RequestHead, ResponseHead, Version};
 use super::names::{Name, NameSet, Word};
 use super::upgrade;
@@ -94,6 +95,28 @@ pub fn request(head: &mut RequestHead, origin: &Origin) {
     if let Some(protocols) = offered {
         fields.push_own(Name::Upgrade, b"Upgrade: ", &protocols);
     }
+}
+
+/// Asks the upstream to say "100 Continue", as the client asked us.
+pub fn expect_continue(head: &mut RequestHead) {
+    head.fields.push_own(Name::Expect, b"Expect: ", b"100-continue");
+}
+
+/// Counts down Max-Forwards (RFC 9110 §7.6.2), which limits how far TRACE and OPTIONS go. `true`: the request must not go further. An
+/// error: it is no number, or there are two.
+pub fn max_forwards(fields: &mut Fields) -> Result<bool, HeadError> {
+    const NAME: &[u8] = b"Max-Forwards";
+    let value = match fields.all(NAME).collect::<Vec<_>>()[..] {
+        [] => return Ok(false),
+        [value] if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => value,
+        _ => return Err(HeadError::MaxForwards),
+    };
+    // One that is too large for a number limits nothing.
+    let left = value.iter().fold(0_u32, |number, digit| number.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
+    let Some(left) = left.checked_sub(1) else { return Ok(true) };
+    fields.retain(|_, name| !name.eq_ignore_ascii_case(NAME));
+    fields.push(NAME, itoa::Buffer::new().format(left).as_bytes());
+    Ok(false)
 }
 
 /// Makes an upstream's response, interim or final, fit for a client.

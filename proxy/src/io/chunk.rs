@@ -77,6 +77,15 @@ impl Chunk {
         head
     }
 
+    /// The same bytes once more. No copy.
+    #[must_use]
+    pub fn share(&mut self) -> Self {
+        let len = self.len;
+        let shared = self.split_to(len);
+        (self.data, self.len) = (shared.data, len);
+        shared
+    }
+
     /// Drops the first `n` bytes (`n` <= len).
     ///
     /// # Panics

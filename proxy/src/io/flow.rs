@@ -143,7 +143,15 @@ impl Flow {
         });
         if inner.phase == Phase::Closing {
             let flushed = inner.queued == 0;
-            if flushed || Some(inner.progress.sent) == mark {
+            let over = match inner.closing.as_mut() {
+                // A peer that is still sending has not read our last bytes yet.
+                Some(closing) if flushed => {
+                    let quiet = std::mem::replace(&mut closing.seen, closing.discarded) == closing.discarded;
+                    quiet || self.shared.now.get() >= closing.until
+                }
+                _ => flushed || Some(inner.progress.sent) == mark,
+            };
+            if over {
                 inner.end(!flushed);
             }
             state.mark(inner);
@@ -320,6 +328,9 @@ impl Flow {
         if closing.timer.is_none() {
             let settings = &self.shared.settings;
             closing.mark = inner.progress.sent;
+            if flushed && closing.until == Time::default() {
+                closing.until = self.shared.now.get() + settings.linger_max;
+            }
             let wait = if flushed { settings.linger } else { settings.close_timeout };
             let alarm = Alarm::Stream(state.slot, state.generation);
             closing.timer = Some(self.shared.arm(self.shared.now.get() + wait, alarm));

@@ -18,6 +18,9 @@ use super::token::SLOTS_MAX;
 use super::{Chunk, Stream};
 use crate::time::Time;
 
+/// Pieces of a body are gathered into runs of this many bytes: a segment each would cost more than its bytes.
+const GATHER_BYTES: usize = 16 << 10;
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Io(Rc<Shared>);
@@ -68,9 +71,12 @@ pub struct Settings {
     pub send_chunks_max: usize,
     /// How long a closed stream may flush without progress before it is reset.
     pub close_timeout: Duration,
-    /// How long a flushed and shut-down stream waits for the peer's end.
+    /// How long a flushed and shut-down stream waits for the peer's end, or for more bytes to throw away: a peer that is still sending
+    /// when it is closed would be reset, and might never read what it was sent last.
     pub linger: Duration,
-    /// Bytes thrown away while it waits.
+    /// How long in all.
+    pub linger_max: Duration,
+    /// Bytes thrown away while it waits, at most.
     pub linger_bytes: usize,
     /// Task polls in one loop turn.
     pub polls_max: usize,
@@ -89,7 +95,8 @@ impl Default for Settings {
             send_chunks_max: 64,
             close_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(1),
-            linger_bytes: 8 << 20,
+            linger_max: Duration::from_secs(30),
+            linger_bytes: 64 << 20,
             polls_max: 4096,
         }
     }
@@ -322,14 +329,27 @@ impl Io {
         self.now() + duration
     }
 
-    /// Moves received bytes that will be kept (a body read whole before it is sent) out of the ring's buffers, under the
-    /// worker's buffer budget; they no longer count against the stream they came from. The chunk comes back unchanged as the
-    /// error when the budget has no room.
-    pub fn own(&self, chunk: Chunk) -> Result<Chunk, Chunk> {
-        match self.0.pool.copy(&chunk, None, 0) {
-            Some(owned) => Ok(owned),
-            None => Err(chunk),
+    /// Moves received bytes that a slow peer keeps from going on out of the ring's buffers, under the worker's buffer budget, of which
+    /// such bytes may take half; they no longer count against the stream they came from. As it is when there is no room.
+    #[must_use]
+    pub fn own(&self, chunk: Chunk) -> Chunk {
+        let pool = &self.0.pool;
+        pool.copy(&chunk, None, pool.budget_max() / 2).unwrap_or(chunk)
+    }
+
+    /// Appends received bytes to a body that is read whole before it is sent: out of the ring's buffers, under the worker's buffer budget,
+    /// of which such bodies may take half, and no longer counted against the stream they came from. The chunk comes back as the error
+    /// when there is no room.
+    pub fn gather(&self, parts: &mut Vec<Chunk>, chunk: Chunk) -> Result<(), Chunk> {
+        let pool = &self.0.pool;
+        let reserve = pool.budget_max() / 2;
+        if pool.budget_used() + chunk.len() + reserve <= pool.budget_max()
+            && parts.last_mut().is_some_and(|last| last.try_append(&chunk, GATHER_BYTES))
+        {
+            return Ok(());
         }
+        parts.push(pool.copy(&chunk, None, reserve).ok_or(chunk)?);
+        Ok(())
     }
 
     /// What the engine has counted.

@@ -93,8 +93,11 @@ pub(super) struct Closing {
     pub(super) timer: Option<TimerKey>,
     /// Bytes sent when it was armed.
     pub(super) mark: u64,
-    /// Bytes thrown away while lingering.
+    /// Bytes thrown away while lingering, and how many they were when the timer was armed.
     pub(super) discarded: usize,
+    pub(super) seen: usize,
+    /// When the linger is over however much still comes; set with our FIN.
+    pub(super) until: Time,
 }
 
 /// An address in two words: most are IPv4.
@@ -370,6 +373,21 @@ impl Stream {
     /// Like `poll_read`, awaited.
     pub async fn read(&self) -> Result<Option<Chunk>, StreamError> {
         std::future::poll_fn(|cx| self.poll_read(cx)).await
+    }
+
+    /// Ready once the connection is broken: reset, not merely ended by a peer that has nothing more to say. It is watched like a read.
+    pub fn poll_broken(&self, cx: &Context<'_>) -> Poll<()> {
+        let inner = &mut *self.0.inner.borrow_mut();
+        if inner.write_state().is_err() || matches!(inner.end, Some(Err(_))) {
+            return Poll::Ready(());
+        }
+        if inner.end.is_none() {
+            register(&mut inner.read_waker, cx);
+            if inner.on_demand && inner.receive == Receive::Idle {
+                self.0.mark(inner);
+            }
+        }
+        Poll::Pending
     }
 
     /// Puts bytes back at the front of the inbound queue.

@@ -2,6 +2,7 @@
 //! received, requests in order, one exchange at a time. Between requests the connection is a row in the worker's table.
 
 use std::cell::Cell;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, SinkError, SourceError};
@@ -13,7 +14,7 @@ use crate::error::{CloseReason, RefusalReason};
 use crate::http::h1::{BodyDecoder, Framing, Parsed, Recipient, RequestDecoder, encode};
 use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
-use crate::io::{Chunk, Io, Stream};
+use crate::io::{Chunk, Stream};
 use crate::telemetry::counters::Plain;
 use crate::time::Time;
 use crate::upstream::connector::Connection;
@@ -207,7 +208,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
     let mut sink = Sink::new(&worker, &seat.stream, listener.timeouts.send, recipient, &flags, trace);
     let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.stream.peer(), trace };
     let mut source = Source {
-        io: &worker.io,
+        worker: &worker,
         stream: &seat.stream,
         decoder: BodyDecoder::new(head.body),
         input,
@@ -298,7 +299,7 @@ impl Flags {
 }
 
 struct Source<'a> {
-    io: &'a Io,
+    worker: &'a Worker,
     stream: &'a Stream,
     decoder: BodyDecoder,
     input: &'a mut Chunk,
@@ -309,12 +310,32 @@ struct Source<'a> {
 }
 
 impl BodySource for Source<'_> {
-    async fn next(&mut self) -> Result<BodyPart, SourceError> {
-        if self.flags.wants_continue.replace(false) {
-            self.stream.write(Chunk::from_static(encode::CONTINUE));
+    fn is_whole(&self, length: u64) -> bool {
+        length <= self.input.len() as u64
+    }
+
+    fn awaits_continue(&self) -> bool {
+        self.flags.wants_continue.get() && self.input.is_empty() && !self.stream.is_readable()
+    }
+
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.input.is_empty() {
+            // An end or an error stays for `next` to find.
+            if let Ok(Some(chunk)) = ready!(self.stream.poll_read(cx)) {
+                *self.input = chunk;
+            }
         }
+        Poll::Ready(())
+    }
+
+    async fn next(&mut self) -> Result<BodyPart, SourceError> {
+        if self.awaits_continue() {
+            self.stream.write(Chunk::from_static(encode::CONTINUE));
+            self.worker.counters.increment(Plain::Responses1xx);
+        }
+        self.flags.wants_continue.set(false);
         let next = flow::next_part(self.stream, &mut self.decoder, self.input);
-        let part = match self.io.timeout_at(self.io.after(self.pause_max), next).await {
+        let part = match self.worker.io.timeout_at(self.worker.io.after(self.pause_max), next).await {
             Ok(Ok(part)) => part,
             Ok(Err(ReadError::Framing(_))) => return Err(SourceError::Refused(RefusalReason::Malformed)),
             Ok(Err(ReadError::Ended | ReadError::Stream(_))) => return Err(SourceError::Aborted),
@@ -448,5 +469,9 @@ impl ResponseSink for Sink<'_> {
     fn flush(&mut self) {
         self.outbound.flush();
         self.count();
+    }
+
+    fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
+        self.stream.poll_broken(cx)
     }
 }

@@ -11,7 +11,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::answer;
-use super::relay::{self, Ended, Limits, Replay, Shared};
+use super::body::Replay;
+use super::relay::{self, Ended, Limits, Shared};
 use super::trace::{Step, Trace};
 use crate::config::model::{self, Action};
 use crate::control::shared::Counters;
@@ -19,7 +20,7 @@ use crate::error::RefusalReason;
 use crate::http::edit::Edits;
 use crate::http::forward::{self, Origin};
 use crate::http::h1::encode;
-use crate::http::message::{Fields, RequestHead, ResponseHead};
+use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead};
 use crate::http::upgrade;
 use crate::io::Chunk;
 use crate::telemetry::counters::{Counter, Plain};
@@ -62,6 +63,12 @@ pub enum SinkError {
 
 /// Where an exchange's request body comes from.
 pub trait BodySource {
+    /// Whether this is all that is left to come of a body of `length` bytes, and all of it is here.
+    fn is_whole(&self, length: u64) -> bool;
+    /// Whether the client waits for "100 Continue" before it sends the body. `next` sends one unless an endpoint's was sent before.
+    fn awaits_continue(&self) -> bool;
+    /// Ready once `next` has something to take without sending "100 Continue".
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<()>;
     /// The next part. Waiting here is the request body's backpressure: nothing is read ahead of it beyond the stream's own bound.
     fn next(&mut self) -> impl Future<Output = Result<BodyPart, SourceError>>;
 }
@@ -82,6 +89,8 @@ pub trait ResponseSink {
     fn finish(&mut self, trailers: Fields) -> impl Future<Output = Result<(), SinkError>>;
     /// Sends what was held back to travel together: called before waiting for more of the response.
     fn flush(&mut self);
+    /// Ready once the client is gone, so that nobody waits for the response any more. One that merely has nothing more to say is not.
+    fn poll_gone(&self, cx: &Context<'_>) -> Poll<()>;
 }
 
 /// Bytes of a request body that are kept for sending it again; a longer one is sent once.
@@ -222,6 +231,7 @@ impl Drop for Active<'_> {
 }
 
 async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut impl ResponseSink, scene: &Scene<'_>) -> Outcome {
+    let counters = &scene.worker.counters;
     let client = scene.peer.ip().to_canonical();
     let origin = Origin {
         client,
@@ -231,6 +241,15 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
     };
     let body_expected = !head.expects_continue();
     forward::request(head, &origin);
+    if matches!(head.method, Method::Options | Method::Trace)
+        && let Some(answer) = last_hop(head)
+    {
+        let request_id = head.request_id().unwrap_or_default();
+        return match answer {
+            Ok(status) => send(sink, answer::generated(status, ("", b""), None, request_id, None), None).await,
+            Err(reason) => refuse(sink, reason, request_id, None).await,
+        };
+    }
     let Some(route) = scene.snapshot.config.routes.find(&scene.listener.name, &head.authority, head.path()) else {
         return refuse(sink, RefusalReason::NoRoute, head.request_id().unwrap_or_default(), None).await;
     };
@@ -246,12 +265,27 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
             head.authority = host.into();
         }
     }
-    let head = &*head;
-    let request_id = || head.request_id().unwrap_or_default();
     let edits = route.response_headers.as_deref();
     let upstream = &scene.snapshot.upstreams[upstream];
     let replay_bytes = if head.method.is_idempotent() { REPLAY_BYTES } else { 0 };
     let mut source = Replay::new(source, replay_bytes);
+    if let BodyLength::Known(length) = head.body
+        && length <= route.buffer_request
+        && !source.is_whole(length)
+    {
+        // Boxed: what came in one piece with its head, as most short bodies do, never gets here.
+        match Box::pin(source.read_ahead(&scene.worker.io)).await {
+            Ok(true) => {}
+            Ok(false) => counters.increment(Plain::BodiesUnbuffered),
+            Err(error) => return refuse_body(sink, error, head.request_id().unwrap_or_default(), edits).await,
+        }
+    }
+    if source.awaits_continue() {
+        // The endpoint is asked in the client's stead, and may refuse before anything was sent in vain.
+        forward::expect_continue(head);
+    }
+    let head = &*head;
+    let request_id = || head.request_id().unwrap_or_default();
     sink.read_ahead(route.buffer_response);
     let limits = Limits { head: route.timeout, body: route.body_timeout, edits };
     let mut tries = Tries::new(upstream);
@@ -291,8 +325,7 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
             }
             Ended::Sink(error) => return Outcome::Undeliverable(error),
             Ended::Source(error) if shared.status().is_some() => return Outcome::CutBySource(error),
-            Ended::Source(SourceError::Aborted) => return Outcome::Undeliverable(SinkError::Aborted),
-            Ended::Source(SourceError::Refused(reason)) => return refuse(sink, reason, request_id(), edits).await,
+            Ended::Source(error) => return refuse_body(sink, error, request_id(), edits).await,
             Ended::Upstream(_) if shared.status().is_some() => return Outcome::Cut,
             Ended::Upstream(error) => {
                 let harmless = error == SlotError::ClosedBeforeResponse
@@ -304,6 +337,25 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
                 scene.worker.counters.increment(Plain::UpstreamRetries);
             }
         }
+    }
+}
+
+/// The answer to a request whose Max-Forwards ends here, if it does; else it is counted down (RFC 9110 §7.6.2). OPTIONS gets a status;
+/// TRACE is refused, since what it would show includes fields that were not meant for the client.
+fn last_hop(head: &mut RequestHead) -> Option<Result<u16, RefusalReason>> {
+    match forward::max_forwards(&mut head.fields) {
+        Ok(false) => None,
+        Ok(true) if head.method == Method::Options => Some(Ok(200)),
+        Ok(true) => Some(Err(RefusalReason::NotImplemented)),
+        Err(_) => Some(Err(RefusalReason::Malformed)),
+    }
+}
+
+/// Answers a request whose body cannot be read on, if there is still somebody to answer.
+async fn refuse_body(sink: &mut impl ResponseSink, error: SourceError, request_id: &str, edits: Option<&Edits>) -> Outcome {
+    match error {
+        SourceError::Aborted => Outcome::Undeliverable(SinkError::Aborted),
+        SourceError::Refused(reason) => refuse(sink, reason, request_id, edits).await,
     }
 }
 

@@ -2,7 +2,10 @@
 //! in-memory queues.
 
 mod answer;
+mod body;
 pub mod downstream;
+#[cfg(test)]
+mod downstream_tests;
 pub mod exchange;
 pub(crate) mod flow;
 mod relay;

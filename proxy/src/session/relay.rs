@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::exchange::{BodyPart, BodySource, ResponseSink, SinkError, SourceError};
 use crate::http::edit::Edits;
 use crate::http::forward;
-use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead};
+use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 use crate::http::upgrade;
-use crate::io::{Chunk, Io};
+use crate::io::Io;
 use crate::time::Time;
 use crate::upstream::slot::{ReceiveResponse, SendRequest, SlotError};
 
@@ -47,6 +47,13 @@ pub(super) enum Ended {
     Sink(SinkError),
 }
 
+/// How long an endpoint may take to say "100 Continue" before it gets the body all the same: those that do not know the expectation
+/// never say it (RFC 9110 §10.1.1).
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// After this long without news from an endpoint, the client is watched too: if it goes away, nobody waits any more. Not from the start:
+/// for most exchanges that would be one receive to arm and to cancel more.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
+
 /// What upload and download tell each other.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -54,13 +61,20 @@ pub(super) struct Shared {
     head_due: Cell<Time>,
     /// The upload waits for the client: the endpoint cannot be blamed for its silence.
     awaits_client: Cell<bool>,
+    /// The endpoint said "100 Continue".
+    continued: Cell<bool>,
     /// The final head's status went to the sink.
     status: Cell<Option<u16>>,
 }
 
 impl Shared {
     pub(super) fn new() -> Self {
-        Self { head_due: Cell::new(Time::default()), awaits_client: Cell::new(false), status: Cell::new(None) }
+        Self {
+            head_due: Cell::new(Time::default()),
+            awaits_client: Cell::new(false),
+            continued: Cell::new(false),
+            status: Cell::new(None),
+        }
     }
 
     /// The final status, once its head was handed to the sink.
@@ -151,6 +165,12 @@ async fn upload(
     source: &mut impl BodySource,
 ) -> Result<(), UploadError> {
     sender.head(head);
+    if head.expects_continue() {
+        sender.flush();
+        let wanted = poll_fn(|cx| if shared.continued.get() { Poll::Ready(()) } else { source.poll_arrived(cx) });
+        // Waited in vain: the body goes out, which `next` asks the client for.
+        let _ = io.timeout_at(io.after(CONTINUE_WAIT), wanted).await;
+    }
     loop {
         let part = {
             let mut next = pin!(source.next());
@@ -216,7 +236,8 @@ async fn download(
     may_switch: bool,
 ) -> Result<bool, DownloadError> {
     let mut head = loop {
-        let mut head = head_in_time(io, limits, shared, receiver).await?;
+        let mut head = head_in_time(io, limits, shared, receiver, sink).await?;
+        shared.continued.set(shared.continued.get() || head.status == 100);
         match head.status {
             101 if may_switch => return Err(DownloadError::Switched(Box::new(head))),
             // Nobody asked for another protocol.
@@ -253,18 +274,44 @@ async fn head_in_time(
     limits: Limits<'_>,
     shared: &Shared,
     receiver: &mut impl ReceiveResponse,
-) -> Result<ResponseHead, SlotError> {
+    sink: &impl ResponseSink,
+) -> Result<ResponseHead, DownloadError> {
     loop {
         let due = shared.head_due.get();
-        if let Ok(head) = io.timeout_at(due, receiver.head()).await {
-            return head;
+        match watched(io, due, sink, receiver.head()).await {
+            Ok(head) => return Ok(head?),
+            Err(Missed::Gone) => return Err(SinkError::Aborted.into()),
+            Err(Missed::Elapsed) => {}
         }
         if shared.awaits_client.get() {
             shared.head_due.set(io.now() + limits.head);
         } else if shared.head_due.get() <= due {
-            return Err(SlotError::TimedOut);
+            return Err(SlotError::TimedOut.into());
         }
     }
+}
+
+/// Why something was not waited for any longer.
+enum Missed {
+    Elapsed,
+    /// The client went away.
+    Gone,
+}
+
+/// What the endpoint says, if it says it before `due` and while there is somebody to tell.
+async fn watched<F: Future>(io: &Io, due: Time, sink: &impl ResponseSink, news: F) -> Result<F::Output, Missed> {
+    let mut news = pin!(news);
+    let unwatched = due.min(io.after(WATCH_AFTER));
+    match io.timeout_at(unwatched, news.as_mut()).await {
+        Ok(output) => return Ok(output),
+        Err(_) if unwatched == due => return Err(Missed::Elapsed),
+        Err(_) => {}
+    }
+    let either = poll_fn(|cx| match news.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Ok(output)),
+        Poll::Pending => sink.poll_gone(cx).map(|()| Err(Missed::Gone)),
+    });
+    Box::pin(io.timeout_at(due, either)).await.unwrap_or(Err(Missed::Elapsed))
 }
 
 async fn part_in_time(
@@ -272,71 +319,17 @@ async fn part_in_time(
     limits: Limits<'_>,
     receiver: &mut impl ReceiveResponse,
     sink: &mut impl ResponseSink,
-) -> Result<BodyPart, SlotError> {
+) -> Result<BodyPart, DownloadError> {
     {
         let mut now = pin!(receiver.part());
         if let Poll::Ready(part) = poll_fn(|cx| Poll::Ready(now.as_mut().poll(cx))).await {
-            return part;
+            return Ok(part?);
         }
     }
     sink.flush();
-    io.timeout_at(io.after(limits.body), receiver.part()).await.unwrap_or(Err(SlotError::TimedOut))
-}
-
-/// A body source that can begin again while it gave no more than it could keep.
-#[derive(Debug)]
-pub(super) struct Replay<'a, B> {
-    source: &'a mut B,
-    /// Data given so far; meaningless once `lost`.
-    kept: Vec<u8>,
-    kept_max: usize,
-    /// The end was taken from the source, with these trailers.
-    ended: Option<Fields>,
-    /// More was given than is kept.
-    lost: bool,
-    /// What to give first after `rewind`.
-    again: Option<usize>,
-}
-
-impl<'a, B: BodySource> Replay<'a, B> {
-    /// Keeps up to `kept_max` bytes.
-    pub(super) fn new(source: &'a mut B, kept_max: usize) -> Self {
-        Self { source, kept: Vec::new(), kept_max, ended: None, lost: false, again: None }
-    }
-
-    /// Begins again; `false` when that is impossible.
-    pub(super) fn rewind(&mut self) -> bool {
-        self.again = Some(0);
-        !self.lost
-    }
-
-    fn keep(&mut self, chunk: &[u8]) {
-        if self.kept.len() + chunk.len() > self.kept_max {
-            self.lost = true;
-            self.kept = Vec::new();
-        } else if !self.lost {
-            self.kept.extend_from_slice(chunk);
-        }
-    }
-}
-
-impl<B: BodySource> BodySource for Replay<'_, B> {
-    async fn next(&mut self) -> Result<BodyPart, SourceError> {
-        if let Some(at) = self.again {
-            if at < self.kept.len() {
-                self.again = Some(self.kept.len());
-                return Ok(BodyPart::Data(Chunk::from_vec(self.kept.clone())));
-            }
-            self.again = None;
-        }
-        if let Some(trailers) = &self.ended {
-            return Ok(BodyPart::End(trailers.clone()));
-        }
-        let part = self.source.next().await?;
-        match &part {
-            BodyPart::Data(chunk) => self.keep(chunk),
-            BodyPart::End(trailers) => self.ended = Some(trailers.clone()),
-        }
-        Ok(part)
+    match watched(io, io.after(limits.body), sink, receiver.part()).await {
+        Ok(part) => Ok(part?),
+        Err(Missed::Gone) => Err(SinkError::Aborted.into()),
+        Err(Missed::Elapsed) => Err(SlotError::TimedOut.into()),
     }
 }

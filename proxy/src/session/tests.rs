@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::exchange::{BodyPart, BodySource, Cancel, Outcome, ResponseSink, Scene, SinkError, SourceError, exchange};
@@ -347,7 +348,8 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
         tunnel_idle: minute,
     };
     config.listeners = vec![Arc::new(listener)];
-    let route = crate::config::model::Route { timeout: minute, body_timeout: minute, ..(*config.routes.routes()[0]).clone() };
+    let buffer_request = [0, 5_000, 1 << 20][random.below(3)];
+    let route = crate::config::model::Route { timeout: minute, body_timeout: minute, buffer_request, ..(*config.routes.routes()[0]).clone() };
     config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
     let mut bench = Bench::new(seed, faults, config);
     for index in 1..=2 {
@@ -440,6 +442,18 @@ impl FakeSource {
 }
 
 impl BodySource for FakeSource {
+    fn is_whole(&self, _length: u64) -> bool {
+        false
+    }
+
+    fn awaits_continue(&self) -> bool {
+        false
+    }
+
+    fn poll_arrived(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
     async fn next(&mut self) -> Result<BodyPart, SourceError> {
         std::future::poll_fn(|cx| {
             let mut fed = self.0.borrow_mut();
@@ -492,6 +506,10 @@ impl ResponseSink for FakeSink {
     }
 
     fn flush(&mut self) {}
+
+    fn poll_gone(&self, _cx: &Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 struct Exchange {

@@ -73,6 +73,8 @@ plain! {
     UpstreamOpen = Gauge "sluice_upstream_connections_open" "Upstream connections open now, idle ones included",
     /// Idle upstream connections.
     UpstreamIdle = Gauge "sluice_upstream_connections_idle" "Idle upstream connections",
+    /// Request bodies that the buffer budget had no room for.
+    BodiesUnbuffered = Counter "sluice_request_bodies_unbuffered" "Request bodies streamed though short enough for buffer_request: the buffer budget was used up",
     /// Panics caught in a session.
     Panics = Counter "sluice_session_panics" "Sessions ended by a panic",
     /// Times the buffer ring was empty.

@@ -58,6 +58,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             response_headers: None,
             timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(5),
+            buffer_request: 0,
             buffer_response: 64 << 10,
         })]),
         upstreams: vec![Arc::new(upstream(endpoints))],

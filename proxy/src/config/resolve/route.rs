@@ -67,6 +67,13 @@ impl Resolver<'_> {
         let resolved: Vec<Option<Arc<model::Route>>> = routes
             .into_iter()
             .map(|route| {
+                if let (length, Some(span)) = (route.buffer_request.value, &route.buffer_request.span)
+                    && length > buffer_budget as u64 / 2
+                {
+                    let message = "is more than half of process.buffer_budget, which is what such bodies may take".to_owned();
+                    let expected = format!("at most {}", units::show_size(buffer_budget as u64 / 2));
+                    self.error("route.buffer_request", Some(span), message, &expected);
+                }
                 if route.buffer_response.value > buffer_budget as u64 {
                     let message = "is more than process.buffer_budget".to_owned();
                     let expected = format!("at most {}", units::show_size(buffer_budget as u64));
@@ -183,6 +190,7 @@ impl Resolver<'_> {
             response_headers: route.response_headers,
             timeout: route.timeout,
             body_timeout: route.body_timeout,
+            buffer_request: route.buffer_request.value,
             buffer_response: usize::try_from(route.buffer_response.value).unwrap_or(usize::MAX),
         }))
     }

@@ -35,6 +35,7 @@ pub(in crate::config) struct Route {
     pub(in crate::config) response_headers: Option<Box<Edits>>,
     pub(in crate::config) timeout: Duration,
     pub(in crate::config) body_timeout: Duration,
+    pub(in crate::config) buffer_request: At<u64>,
     pub(in crate::config) buffer_response: At<u64>,
     /// The table's header.
     pub(in crate::config) span: Option<Range<usize>>,
@@ -64,12 +65,12 @@ pub(super) fn route(mut table: Table<'_, '_>) -> Route {
         response_headers: edits(table.table("response_headers"), Side::Response),
         timeout: table.duration("timeout", 60 * SECOND, TIMEOUT),
         body_timeout: table.duration("body_timeout", 60 * SECOND, TIMEOUT),
+        buffer_request: table.size("buffer_request", MIB, 0..=GIB),
         buffer_response: table.size("buffer_response", 64 * KIB, 4 * KIB..=GIB),
         span: table.span(),
         action,
         is_doubtful,
     };
-    table.not_built_default("buffer_request", Literal::Size(MIB));
     if matches!(route.action, Some(Action::Redirect(_) | Action::Respond(_))) {
         for key in ["request_headers", "timeout", "body_timeout", "buffer_response", "buffer_request"] {
             table.warn_if_written(key, "has no effect: no endpoint gets this route's requests");

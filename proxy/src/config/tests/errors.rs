@@ -281,7 +281,7 @@ fn features_that_are_not_built_say_so() {
         "tls.min_version = \"1.2\"",
         "timeouts.min_rate = \"1B/s\"",
     ];
-    let route = ["buffer_request = \"2MiB\""];
+    let route: [&str; 0] = [];
     let upstream = [
         "endpoints_file = \"a\"",
         "balance = \"maglev\"",

@@ -56,7 +56,6 @@ fn defaults_of_features_that_are_not_built_may_be_written() {
         listener = []
         request_headers = { set = {}, add = {}, remove = [] }
         response_headers = { set = {}, add = {}, remove = [] }
-        buffer_request = "1MiB"
         upstream = "app"
         [[upstream]]
         name = "app"
@@ -85,7 +84,7 @@ fn defaults_of_features_that_are_not_built_may_be_written() {
     "#;
     assert_eq!(resolve_text(text), resolve_text(BASE));
     let warned = warnings(text);
-    let keys = ["timeouts.min_rate", "route.buffer_request", "passive.failures", "passive.open_for", "retry.budget"];
+    let keys = ["timeouts.min_rate", "passive.failures", "passive.open_for", "retry.budget"];
     assert_eq!(warned.len(), keys.len(), "{warned:#?}");
     for (warning, key) in warned.iter().zip(keys) {
         assert!(warning.contains(key) && warning.contains("has no effect"), "{warned:#?}");
@@ -159,6 +158,7 @@ fn defaults_are_those_of_the_interface() {
                 response_headers: None,
                 timeout: seconds(60),
                 body_timeout: seconds(60),
+                buffer_request: 1 << 20,
                 buffer_response: 64 << 10,
             }
             .into(),

@@ -75,6 +75,9 @@ pub enum HeadError {
     /// An Expect other than 100-continue.
     #[error("unsupported expectation")]
     Expectation,
+    /// A Max-Forwards that is no number.
+    #[error("malformed Max-Forwards")]
+    MaxForwards,
     /// CONNECT: tunnels are not served.
     #[error("CONNECT is not supported")]
     Connect,

@@ -26,6 +26,7 @@ fn route(index: usize, (hosts, path, listeners): Spec<'_>) -> Arc<model::Route> 
         response_headers: None,
         timeout: Duration::from_secs(1),
         body_timeout: Duration::from_secs(1),
+        buffer_request: 0,
         buffer_response: 4096,
     })
 }

@@ -1,0 +1,106 @@
+//! A request body on its way to an endpoint: read whole before the first attempt where its route asks for that, and kept for a second
+//! attempt as far as one is allowed.
+
+use std::task::{Context, Poll};
+
+use super::exchange::{BodyPart, BodySource, SourceError};
+use crate::http::message::Fields;
+use crate::io::{Chunk, Io};
+
+/// A body source that can begin again while it gave no more than it could keep.
+#[derive(Debug)]
+pub(super) struct Replay<'a, B> {
+    source: &'a mut B,
+    /// What was read ahead.
+    ahead: Vec<Chunk>,
+    /// The data given after that; meaningless once `lost`.
+    kept: Vec<u8>,
+    kept_max: usize,
+    /// The end was taken from the source, with these trailers.
+    ended: Option<Fields>,
+    /// More was given than is kept.
+    lost: bool,
+    /// The next of `ahead` to give.
+    at: usize,
+    /// `kept` is to be given after them.
+    again: bool,
+}
+
+impl<'a, B: BodySource> Replay<'a, B> {
+    /// Keeps up to `kept_max` bytes of what is not read ahead.
+    pub(super) fn new(source: &'a mut B, kept_max: usize) -> Self {
+        Self { source, ahead: Vec::new(), kept: Vec::new(), kept_max, ended: None, lost: false, at: 0, again: false }
+    }
+
+    /// Reads the whole body, under the worker's buffer budget. `false` when that had no room for it: what was read goes first, the rest
+    /// comes as it comes.
+    pub(super) async fn read_ahead(&mut self, io: &Io) -> Result<bool, SourceError> {
+        loop {
+            match self.source.next().await? {
+                BodyPart::Data(chunk) => {
+                    if let Err(chunk) = io.gather(&mut self.ahead, chunk) {
+                        self.ahead.push(chunk);
+                        return Ok(false);
+                    }
+                }
+                BodyPart::End(trailers) => {
+                    self.ended = Some(trailers);
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// Begins again; `false` when that is impossible.
+    pub(super) fn rewind(&mut self) -> bool {
+        self.at = 0;
+        self.again = !self.kept.is_empty();
+        !self.lost
+    }
+
+    fn keep(&mut self, chunk: &[u8]) {
+        if self.kept.len() + chunk.len() > self.kept_max {
+            self.lost = true;
+            self.kept = Vec::new();
+        } else if !self.lost {
+            self.kept.extend_from_slice(chunk);
+        }
+    }
+
+    const fn has_kept(&self) -> bool {
+        self.at < self.ahead.len() || self.again || self.ended.is_some()
+    }
+}
+
+impl<B: BodySource> BodySource for Replay<'_, B> {
+    fn is_whole(&self, length: u64) -> bool {
+        self.ended.is_some() || self.source.is_whole(length)
+    }
+
+    fn awaits_continue(&self) -> bool {
+        !self.has_kept() && self.source.awaits_continue()
+    }
+
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_kept() { Poll::Ready(()) } else { self.source.poll_arrived(cx) }
+    }
+
+    async fn next(&mut self) -> Result<BodyPart, SourceError> {
+        if let Some(chunk) = self.ahead.get_mut(self.at) {
+            self.at += 1;
+            return Ok(BodyPart::Data(chunk.share()));
+        }
+        if std::mem::take(&mut self.again) {
+            return Ok(BodyPart::Data(Chunk::from_vec(self.kept.clone())));
+        }
+        if let Some(trailers) = &self.ended {
+            return Ok(BodyPart::End(trailers.clone()));
+        }
+        let part = self.source.next().await?;
+        match &part {
+            BodyPart::Data(chunk) => self.keep(chunk),
+            BodyPart::End(trailers) => self.ended = Some(trailers.clone()),
+        }
+        Ok(part)
+    }
+}
