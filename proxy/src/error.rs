@@ -43,6 +43,8 @@ reasons! {
         RequestBodyTimeout = "request_body_timeout",
         /// The client took nothing for `send`.
         SendTimeout = "send_timeout",
+        /// The client was slower than `min_rate`.
+        MinRate = "min_rate",
         /// The request was refused and the connection could not go on.
         BadRequest = "bad_request",
         /// The upstream broke after the response head was sent.
@@ -79,6 +81,8 @@ reasons! {
         NoRoute = "no_route",
         /// 408: the head or body was too slow.
         RequestTimeout = "request_timeout",
+        /// 408: the body was slower than `min_rate`.
+        RequestTooSlow = "request_too_slow",
         /// 413: the body exceeds `body_bytes`.
         BodyTooLarge = "body_too_large",
         /// 414: the target exceeds `uri_bytes`.
@@ -115,7 +119,7 @@ impl RefusalReason {
         match self {
             Self::Malformed | Self::BadHost => 400,
             Self::NoRoute => 404,
-            Self::RequestTimeout => 408,
+            Self::RequestTimeout | Self::RequestTooSlow => 408,
             Self::BodyTooLarge => 413,
             Self::UriTooLong => 414,
             Self::ExpectationFailed => 417,

@@ -41,6 +41,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             keep_alive: timeout,
             send: timeout,
             tunnel_idle: timeout,
+            min_rate: None,
         },
         limits: model::Limits {
             header_bytes: 32 << 10,

@@ -2,6 +2,7 @@
 //! module reads this and never TOML. Supervisor and data plane run the same `resolve` on the same bytes, so both hold equal models.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,6 +188,9 @@ pub struct Timeouts {
     pub send: Duration,
     /// Until a tunnel is closed over which no byte passes, either way.
     pub tunnel_idle: Duration,
+    /// Bytes per second that a client must send of a request body, or take of a response, on average over the time it was waited for,
+    /// once that is ten seconds; `None`: however few.
+    pub min_rate: Option<NonZero<u32>>,
 }
 
 /// `listener.limits`

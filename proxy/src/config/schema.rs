@@ -2,6 +2,7 @@
 //! concerns one key alone is checked here, what concerns several tables or files in `resolve`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -334,8 +335,8 @@ fn timeouts(mut table: Table<'_, '_>) -> model::Timeouts {
         keep_alive: table.duration("keep_alive", 75 * SECOND, TIMEOUT),
         send: table.duration("send", 60 * SECOND, TIMEOUT),
         tunnel_idle: table.duration("tunnel_idle", 10 * MINUTE, TIMEOUT),
+        min_rate: table.parsed("min_rate", units::BYTE_RATE_FORM, units::byte_rate).map_or(NonZero::new(100), |at| at.value),
     };
-    table.not_built_default("min_rate", Literal::Text("100B/s"));
     table.finish();
     timeouts
 }

@@ -2,6 +2,7 @@
 //! networks ("10.0.0.0/8"). Each parser returns what is wrong as a sentence; where it stands is the caller's to say.
 
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -15,6 +16,8 @@ pub const DURATION_FORM: &str = "a duration such as \"250ms\", \"30s\" or \"5m\"
 pub const SIZE_FORM: &str = "a size such as \"512B\", \"16KiB\" or \"1MiB\"";
 /// What a rate looks like, for messages.
 pub const RATE_FORM: &str = "a rate such as \"100/s\"";
+/// What a rate of bytes looks like, for messages.
+pub const BYTE_RATE_FORM: &str = "bytes per second such as \"100B/s\" or \"4KiB/s\", or \"off\"";
 /// What a CPU list looks like, for messages.
 pub const CPUS_FORM: &str = "logical CPU numbers such as \"2-15,18\"";
 /// What a network looks like, for messages.
@@ -92,6 +95,22 @@ pub fn rate(text: &str) -> Result<u32, String> {
         (Err(_), "/s") => Err(format!("{} is too high", quote(text))),
         (_, other) => Err(format!("{} is not a unit of rate (/s)", quote(other))),
     }
+}
+
+/// "100B/s", "4KiB/s"; `None` for "off" and "0".
+///
+/// # Errors
+/// A sentence about what is wrong.
+pub fn byte_rate(text: &str) -> Result<Option<NonZero<u32>>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let bytes = match text.strip_suffix("/s") {
+        Some(bytes) => size(bytes)?,
+        None if size(text) == Ok(0) => 0,
+        None => return Err(format!("{} is not per second", quote(text))),
+    };
+    u32::try_from(bytes).map(NonZero::new).map_err(|_| format!("{} is too high", quote(text)))
 }
 
 /// "2-15,18": CPU numbers in the order written, each once.

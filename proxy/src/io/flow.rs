@@ -137,7 +137,7 @@ impl Flow {
     /// The time that `close` may take is over, or a part of it without progress.
     pub(super) fn close_timed_out(&self, state: &Rc<State>) {
         let inner = &mut *state.inner.borrow_mut();
-        let mark = inner.closing.as_mut().map(|closing| {
+        let mark = inner.closing.as_mut().map_or(0, |closing| {
             closing.timer = None;
             closing.mark
         });
@@ -149,7 +149,7 @@ impl Flow {
                     let quiet = std::mem::replace(&mut closing.seen, closing.discarded) == closing.discarded;
                     quiet || self.shared.now.get() >= closing.until
                 }
-                _ => flushed || Some(inner.progress.sent) == mark,
+                _ => flushed || inner.progress.sent - mark < self.shared.settings.close_bytes,
             };
             if over {
                 inner.end(!flushed);

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::os::fd::RawFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -69,8 +70,10 @@ pub struct Settings {
     pub send_bytes_pressed: usize,
     /// Chunks handed to one send; at most 1024 (IOV_MAX).
     pub send_chunks_max: usize,
-    /// How long a closed stream may flush without progress before it is reset.
+    /// How long a closed stream may flush before it is reset, unless so many bytes were taken in that time.
     pub close_timeout: Duration,
+    /// See `close_timeout`.
+    pub close_bytes: u64,
     /// How long a flushed and shut-down stream waits for the peer's end, or for more bytes to throw away: a peer that is still sending
     /// when it is closed would be reset, and might never read what it was sent last.
     pub linger: Duration,
@@ -94,6 +97,7 @@ impl Default for Settings {
             send_bytes_pressed: 16 << 10,
             send_chunks_max: 64,
             close_timeout: Duration::from_secs(30),
+            close_bytes: 3000,
             linger: Duration::from_secs(1),
             linger_max: Duration::from_secs(30),
             linger_bytes: 64 << 20,
@@ -153,6 +157,8 @@ pub(super) struct Shared {
     pub(super) now: Cell<Time>,
     pub(super) settings: Settings,
     pub(super) pool: Rc<Pool>,
+    /// See `Ring::unacknowledged`.
+    pub(super) unacknowledged: Rc<dyn Fn(RawFd) -> usize>,
     pub(super) wheel: RefCell<Wheel<Alarm>>,
     pub(super) executor: Executor,
     pub(super) slots: RefCell<Slots>,
@@ -166,12 +172,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, pool: Rc<Pool>, now: Time) -> Rc<Self> {
+    pub(super) fn new(settings: Settings, pool: Rc<Pool>, unacknowledged: Rc<dyn Fn(RawFd) -> usize>, now: Time) -> Rc<Self> {
         let slots = Slots { max: settings.streams_max.min(SLOTS_MAX), ..Slots::default() };
         Rc::new(Self {
             now: Cell::new(now),
             settings,
             pool,
+            unacknowledged,
             wheel: RefCell::new(Wheel::new(now)),
             executor: Executor::new(),
             slots: RefCell::new(slots),

@@ -324,6 +324,15 @@ impl Ring for KernelRing {
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 
+    fn unacknowledged(&self) -> Rc<dyn Fn(RawFd) -> usize> {
+        Rc::new(|fd| {
+            let mut bytes: libc::c_int = 0;
+            // SAFETY: SIOCOUTQ, as TIOCOUTQ is called for sockets (tcp(7)), writes one int, which is there for as long as the call takes.
+            let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
+            if result < 0 { 0 } else { usize::try_from(bytes).unwrap_or(0) }
+        })
+    }
+
     fn enters(&self) -> u64 {
         self.enters
     }

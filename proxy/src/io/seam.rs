@@ -114,6 +114,9 @@ pub trait Ring {
     /// Has the coming close reset the connection.
     fn reset_on_close(&mut self, fd: RawFd);
 
+    /// Tells of a connection how many of the bytes that its socket took its peer's host has not acknowledged; sessions may ask at any time.
+    fn unacknowledged(&self) -> Rc<dyn Fn(RawFd) -> usize>;
+
     /// Ends everything in flight; afterwards no memory is shared with the kernel any more and no completion comes.
     fn stop(&mut self);
 

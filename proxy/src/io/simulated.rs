@@ -558,6 +558,11 @@ impl Ring for SimRing {
         self.world.borrow_mut().close(fd);
     }
 
+    fn unacknowledged(&self) -> Rc<dyn Fn(RawFd) -> usize> {
+        let world = Rc::clone(&self.world);
+        Rc::new(move |fd| world.borrow().unread_by_peer(fd))
+    }
+
     fn enters(&self) -> u64 {
         self.enters
     }

@@ -527,6 +527,27 @@ impl Stream {
         self.0.inner.borrow().progress
     }
 
+    /// How many bytes the peer's host has acknowledged: what the kernel took may wait in its buffers for long. Costs a system call.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        let inner = self.0.inner.borrow();
+        let waiting = if inner.phase == Phase::Open { (self.0.shared.unacknowledged)(inner.fd) } else { 0 };
+        inner.progress.sent.saturating_sub(waiting as u64)
+    }
+
+    /// Bytes queued while a send is in flight: what the peer is behind.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        let inner = self.0.inner.borrow();
+        if inner.sending { inner.queued } else { 0 }
+    }
+
+    /// Whether nothing is received for want of buffers: the peer is not to blame for its silence.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.inner.borrow().receive == Receive::Held
+    }
+
     /// Whether the connection can still carry an exchange: no end of stream, no error, nothing unread, nothing unsent.
     #[must_use]
     pub fn is_reusable(&self) -> bool {

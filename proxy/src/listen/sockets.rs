@@ -194,6 +194,7 @@ mod tests {
                 keep_alive: second,
                 send: second,
                 tunnel_idle: second,
+                min_rate: None,
             },
             limits: Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
             trusted_proxies: Vec::new(),

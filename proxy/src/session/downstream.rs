@@ -6,7 +6,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, SinkError, SourceError};
-use super::flow::{self, Outbound, ReadError, WriteError};
+use super::flow::{self, Outbound, ReadError, Taking, WriteError};
+use super::pace::Pace;
 use super::trace::{Step, Trace};
 use super::tunnel;
 use crate::config::model;
@@ -175,7 +176,7 @@ async fn refuse_head(seat: &Seat, end: HeadEnd, trace: Option<&Trace>) -> Next {
         HeadEnd::Refused(reason) => reason,
     };
     let flags = Flags::new(true, false);
-    let mut sink = Sink::new(&seat.worker, &seat.stream, seat.listener.timeouts.send, Recipient::UNKNOWN, &flags, trace);
+    let mut sink = Sink::new(&seat.worker, &seat.stream, &seat.listener.timeouts, Recipient::UNKNOWN, &flags, trace);
     let request_id = seat.worker.request_id();
     let outcome = exchange::refuse(&mut sink, reason, request_id.as_str(), None).await;
     exchange::count(&seat.worker.counters, outcome);
@@ -205,7 +206,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
     let close_reason = reason_to_close(seat, head, &listener.limits);
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
     let recipient = Recipient { keep_alive: close_reason.is_none(), ..Recipient::of(head) };
-    let mut sink = Sink::new(&worker, &seat.stream, listener.timeouts.send, recipient, &flags, trace);
+    let mut sink = Sink::new(&worker, &seat.stream, &listener.timeouts, recipient, &flags, trace);
     let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.stream.peer(), trace };
     let mut source = Source {
         worker: &worker,
@@ -213,6 +214,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         decoder: BodyDecoder::new(head.body),
         input,
         pause_max: listener.timeouts.request_body,
+        pace: Pace::new(listener.timeouts.min_rate),
         room: match listener.limits.body_bytes {
             0 => u64::MAX,
             limit => limit,
@@ -220,7 +222,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         flags: &flags,
     };
     // Pipelined requests are answered one after the other; a client that never reads gets no further than this.
-    if let Err(error) = flow::writable(&worker.io, &seat.stream, listener.timeouts.send).await {
+    if let Err(error) = sink.outbound.writable().await {
         return Next::Abort(undeliverable(error.into()));
     }
     let too_large = matches!(head.body, BodyLength::Known(length) if length > source.room);
@@ -250,12 +252,14 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         Outcome::Answered { .. } if kept_alive && flags.ended.get() => Next::Request,
         Outcome::Answered { .. } if flags.ended.get() => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
         Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => Next::Close(CloseReason::RequestBodyTimeout),
+        Outcome::Answered { refused: Some(RefusalReason::RequestTooSlow), .. } => Next::Close(CloseReason::MinRate),
         Outcome::Answered { refused: Some(_), .. } => Next::Close(CloseReason::BadRequest),
         Outcome::Answered { refused: None, .. } => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
         Outcome::Switched => flags.tunnel.take().map_or(Next::Abort(CloseReason::UpstreamAborted), Next::Tunnel),
         Outcome::Cut => cut(CloseReason::UpstreamAborted),
         Outcome::CutBySource(SourceError::Aborted) => Next::Abort(CloseReason::ClientAborted),
         Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => cut(CloseReason::RequestBodyTimeout),
+        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTooSlow)) => cut(CloseReason::MinRate),
         Outcome::CutBySource(SourceError::Refused(_)) => cut(CloseReason::BadRequest),
         Outcome::Undeliverable(error) => Next::Abort(undeliverable(error)),
         Outcome::Cancelled => Next::Abort(CloseReason::Stopped),
@@ -279,6 +283,7 @@ const fn undeliverable(error: SinkError) -> CloseReason {
     match error {
         SinkError::Aborted => CloseReason::ClientAborted,
         SinkError::TooSlow => CloseReason::SendTimeout,
+        SinkError::BelowMinRate => CloseReason::MinRate,
     }
 }
 
@@ -304,6 +309,7 @@ struct Source<'a> {
     decoder: BodyDecoder,
     input: &'a mut Chunk,
     pause_max: Duration,
+    pace: Pace,
     /// Body bytes still allowed.
     room: u64,
     flags: &'a Flags,
@@ -334,15 +340,28 @@ impl BodySource for Source<'_> {
             self.worker.counters.increment(Plain::Responses1xx);
         }
         self.flags.wants_continue.set(false);
-        let next = flow::next_part(self.stream, &mut self.decoder, self.input);
-        let part = match self.worker.io.timeout_at(self.worker.io.after(self.pause_max), next).await {
-            Ok(Ok(part)) => part,
-            Ok(Err(ReadError::Framing(_))) => return Err(SourceError::Refused(RefusalReason::Malformed)),
-            Ok(Err(ReadError::Ended | ReadError::Stream(_))) => return Err(SourceError::Aborted),
-            Err(_) => return Err(SourceError::Refused(RefusalReason::RequestTimeout)),
+        let io = &self.worker.io;
+        let part = loop {
+            let next = flow::next_part(self.stream, &mut self.decoder, self.input);
+            let (started, wait) = (io.now(), self.pause_max.min(self.pace.left()));
+            let next = io.timeout_at(started + wait, next).await;
+            self.pace.waited(io.now() - started);
+            break match next {
+                Ok(Ok(part)) => part,
+                Ok(Err(ReadError::Framing(_))) => return Err(SourceError::Refused(RefusalReason::Malformed)),
+                Ok(Err(ReadError::Ended | ReadError::Stream(_))) => return Err(SourceError::Aborted),
+                // There is no buffer to receive into.
+                Err(_) if self.stream.is_held() => {
+                    self.pace.pardon();
+                    continue;
+                }
+                Err(_) if wait < self.pause_max => return Err(SourceError::Refused(RefusalReason::RequestTooSlow)),
+                Err(_) => return Err(SourceError::Refused(RefusalReason::RequestTimeout)),
+            };
         };
         match &part {
             BodyPart::Data(chunk) => {
+                self.pace.moved(chunk.len() as u64, self.pause_max);
                 self.room = self.room.checked_sub(chunk.len() as u64).ok_or(SourceError::Refused(RefusalReason::BodyTooLarge))?;
             }
             BodyPart::End(_) => self.flags.ended.set(true),
@@ -355,7 +374,6 @@ struct Sink<'a> {
     worker: &'a Worker,
     outbound: Outbound<'a>,
     stream: &'a Stream,
-    send: Duration,
     recipient: Recipient,
     flags: &'a Flags,
     /// The response said that the connection goes on.
@@ -367,21 +385,13 @@ impl<'a> Sink<'a> {
     fn new(
         worker: &'a Worker,
         stream: &'a Stream,
-        send: Duration,
+        timeouts: &model::Timeouts,
         recipient: Recipient,
         flags: &'a Flags,
         trace: Option<&'a Trace>,
     ) -> Self {
-        Self {
-            worker,
-            outbound: Outbound::new(&worker.io, stream, send),
-            stream,
-            send,
-            recipient,
-            flags,
-            kept_alive: false,
-            trace,
-        }
+        let taking = Taking::new(timeouts.send, Pace::new(timeouts.min_rate));
+        Self { worker, outbound: Outbound::new(&worker.io, stream, taking), stream, recipient, flags, kept_alive: false, trace }
     }
 
     fn count(&mut self) {
@@ -402,13 +412,14 @@ impl From<WriteError> for SinkError {
         match error {
             WriteError::Stream => Self::Aborted,
             WriteError::Stalled => Self::TooSlow,
+            WriteError::BelowMinRate => Self::BelowMinRate,
         }
     }
 }
 
 impl ResponseSink for Sink<'_> {
     fn read_ahead(&mut self, bytes: usize) {
-        self.stream.set_write_low(bytes);
+        self.outbound.read_ahead(bytes);
     }
 
     fn switch(&mut self, head: &ResponseHead, upstream: Connection) {
@@ -429,7 +440,7 @@ impl ResponseSink for Sink<'_> {
         if head.status == 100 && !self.flags.wants_continue.replace(false) {
             return Ok(());
         }
-        flow::writable(&self.worker.io, self.stream, self.send).await?;
+        self.outbound.writable().await?;
         let mut bytes = Vec::new();
         encode::informational(head, &mut bytes);
         self.stream.write(Chunk::from_vec(bytes));

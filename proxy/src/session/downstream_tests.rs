@@ -469,3 +469,161 @@ fn max_forwards_counts_down_and_ends_here() {
         assert!(asked.is_none() && answer.starts_with("HTTP/1.1 400"), "{value} {answer}");
     }
 }
+
+/// A rate, and time limits that are not what ends anything.
+fn paced(listener: &mut model::Listener) {
+    let minute = 60 * SECOND;
+    let timeouts = listener.timeouts;
+    listener.timeouts = model::Timeouts { request_body: minute, send: minute, min_rate: std::num::NonZero::new(100), ..timeouts };
+}
+
+#[test]
+fn a_body_below_the_rate_is_408() {
+    // Nobody has to wait long for one who sends next to nothing.
+    let mut scene = Scene::new(|_| {}, paced);
+    scene.client.write(post(4400, "").as_bytes());
+    let start = scene.bench.sim.now();
+    while scene.closed(CloseReason::MinRate) == 0 {
+        scene.client.write(b"x");
+        scene.pass(SECOND);
+        assert!(scene.bench.sim.now().since(start) < 15 * SECOND);
+    }
+    assert!(scene.bench.sim.now().since(start) >= 10 * SECOND);
+    let said = text(&scene.client);
+    assert!(said.starts_with("HTTP/1.1 408 Request Timeout\r\n") && said.ends_with("request_too_slow\n"), "{said}");
+    assert_eq!(scene.refused(RefusalReason::RequestTooSlow), 1);
+    scene.end();
+}
+
+#[test]
+fn a_body_at_the_rate_is_fine_and_a_pause_after_a_burst_too() {
+    let mut scene = Scene::new(|_| {}, paced);
+    scene.client.write(post(14_400, "").as_bytes());
+    let origin = scene.origin();
+    for _ in 0..40 {
+        scene.client.write(&[b'x'; 110]);
+        scene.pass(SECOND);
+    }
+    scene.client.write(&[b'x'; 9_999]);
+    scene.pass(50 * SECOND);
+    scene.client.write(b"x");
+    scene.pass(10 * MILLISECOND);
+    assert!(text(&origin).ends_with("xxxx"));
+    origin.write(OK);
+    scene.pass(10 * MILLISECOND);
+    assert!(text(&scene.client).ends_with("ok"));
+    origin.close();
+    scene.end();
+}
+
+#[test]
+fn what_is_saved_up_by_a_burst_does_not_last_for_ever() {
+    let mut scene = Scene::new(|_| {}, paced);
+    scene.client.write(post(100_000, "").as_bytes());
+    scene.client.write(&[b'x'; 50_000]);
+    let start = scene.bench.sim.now();
+    while scene.closed(CloseReason::MinRate) == 0 {
+        scene.client.write(b"x");
+        scene.pass(5 * SECOND);
+        assert!(scene.bench.sim.now().since(start) < 75 * SECOND);
+    }
+    assert!(scene.bench.sim.now().since(start) >= 60 * SECOND);
+    scene.end();
+}
+
+#[test]
+fn a_client_is_not_blamed_for_a_slow_endpoint() {
+    // The endpoint takes nothing for 40 seconds, so the body of a client that would send it is not read; then it takes all.
+    let faults = Faults { window: 1000, ..CALM };
+    let mut scene = Scene::within(faults, |route| route.timeout = 60 * SECOND, paced);
+    scene.client.write(post(2_000_000, "").as_bytes());
+    scene.client.write(&vec![b'x'; 2_000_000]);
+    let origin = scene.origin();
+    scene.pass(40 * SECOND);
+    let mut taken = 0;
+    while taken < 2_000_000 {
+        taken += origin.read().iter().filter(|&&byte| byte == b'x').count();
+        scene.pass(MILLISECOND);
+    }
+    // Neither for the time that the endpoint thinks.
+    scene.pass(40 * SECOND);
+    origin.write(OK);
+    scene.pass(10 * MILLISECOND);
+    assert!(text(&scene.client).ends_with("ok"), "{:?}", scene.closed(CloseReason::MinRate));
+    origin.close();
+    scene.end();
+}
+
+/// A response that is larger than all that is read ahead, and what a client took of it a second at a time, until the end.
+fn read_slowly(per_second: usize, seconds: u32) -> (Scene, u32) {
+    let faults = Faults { window: 10_000, ..CALM };
+    let mut scene = Scene::within(faults, |_| {}, paced);
+    scene.client.write(GET);
+    let origin = scene.origin();
+    origin.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n");
+    origin.write(&vec![b'x'; 4_000_000]);
+    let mut passed = 0;
+    while passed < seconds && scene.closed(CloseReason::MinRate) == 0 {
+        let _ = scene.client.read_at_most(per_second);
+        scene.pass(SECOND);
+        passed += 1;
+    }
+    (scene, passed)
+}
+
+#[test]
+fn a_client_that_reads_below_the_rate_is_closed_with_a_reason() {
+    let (mut scene, passed) = read_slowly(10, 60);
+    assert!((10..=14).contains(&passed), "{passed} s");
+    assert_eq!(scene.closed(CloseReason::MinRate), 1);
+    assert!(scene.client.is_reset());
+    scene.bench.run_out();
+    scene.bench.check_freed("");
+    // At the rate it may take as long as it likes, though its socket has room only now and then.
+    let (mut scene, passed) = read_slowly(110, 120);
+    assert_eq!((passed, scene.closed(CloseReason::MinRate)), (120, 0));
+    scene.client.reset();
+    scene.bench.run_out();
+    scene.bench.check_freed("");
+}
+
+#[test]
+fn a_client_that_reads_is_not_blamed_for_a_response_that_pauses() {
+    let mut scene = Scene::new(|route| route.body_timeout = 60 * SECOND, paced);
+    scene.client.write(GET);
+    let origin = scene.origin();
+    origin.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
+    for _ in 0..4 {
+        scene.pass(30 * SECOND);
+        origin.write(b"x");
+    }
+    scene.pass(10 * MILLISECOND);
+    assert!(text(&scene.client).ends_with("\r\n\r\nxxxx"));
+    origin.close();
+    scene.end();
+}
+
+#[test]
+fn as_much_of_a_response_is_read_ahead_as_the_route_says() {
+    // Beside it what the sockets of this world take, and what one stream may have received before anybody looks at it.
+    const SLACK: usize = 800_000;
+    for ahead in [4096, 64 << 10, 1 << 20] {
+        let faults = Faults { window: 10_000, ..CALM };
+        let mut scene = Scene::within(faults, |route| route.buffer_response = ahead, |_| {});
+        scene.client.write(GET);
+        let origin = scene.origin();
+        origin.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n");
+        origin.write(&vec![b'x'; 4_000_000]);
+        scene.pass(SECOND);
+        let taken = 4_000_000 - origin.unsent();
+        assert!((ahead..ahead + SLACK).contains(&taken), "{taken} taken, {ahead} to be read ahead");
+        // All of it arrives.
+        let mut arrived = 0;
+        while arrived < 4_000_000 {
+            arrived += scene.client.read().iter().filter(|&&byte| byte == b'x').count();
+            scene.pass(MILLISECOND);
+        }
+        origin.close();
+        scene.end();
+    }
+}

@@ -59,6 +59,9 @@ pub enum SinkError {
     /// The client took nothing for `send`.
     #[error("the client took nothing for too long")]
     TooSlow,
+    /// It was slower than `min_rate`.
+    #[error("the client took too little")]
+    BelowMinRate,
 }
 
 /// Where an exchange's request body comes from.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::exchange::BodyPart;
+use super::pace::Pace;
 use crate::http::h1::{BodyDecoder, BodyError, Framing, Step};
 use crate::http::message::Fields;
 use crate::io::{Chunk, Io, Stream, StreamError};
@@ -15,6 +16,14 @@ const HEAD_BYTES: usize = 1000;
 
 /// Held back bytes beyond this leave at once.
 const HELD_BYTES: usize = 16 * 1024;
+
+/// Bytes that may wait for a peer as loans: the stream they came from may have little more than this outstanding, and would receive no
+/// more. Where more is to be read ahead it is copied out, as soon as so much waits.
+const LOANS_MAX: usize = 128 * 1024;
+const LOANED_BYTES: usize = 64 * 1024;
+
+/// After this long without room it is looked at for the first time how much was delivered.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a body cannot be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,18 +69,57 @@ pub(crate) enum WriteError {
     Stream,
     /// The peer took nothing for the time allowed.
     Stalled,
+    /// It was slower than `min_rate`.
+    BelowMinRate,
 }
 
-/// Waits for room in the outbound queue, as long as the peer takes something every `stall`.
-pub(crate) async fn writable(io: &Io, stream: &Stream, stall: Duration) -> Result<(), WriteError> {
-    let started = io.now();
-    loop {
-        let deadline = stream.progress().sent_at.max(started) + stall;
-        if let Ok(result) = io.timeout_at(deadline, stream.writable()).await {
-            return result.map_err(|_| WriteError::Stream);
-        }
-        if stream.progress().sent_at.max(started) + stall <= io.now() {
-            return Err(WriteError::Stalled);
+/// How a peer takes what it is sent.
+#[derive(Debug)]
+pub(crate) struct Taking {
+    /// How long it may take nothing.
+    stall: Duration,
+    pace: Pace,
+    /// Bytes delivered when that was last looked at.
+    delivered: Option<u64>,
+}
+
+impl Taking {
+    pub(crate) const fn new(stall: Duration, pace: Pace) -> Self {
+        Self { stall, pace, delivered: None }
+    }
+
+    /// Waits for room in the outbound queue, as long as the peer goes on taking what is there for it.
+    pub(crate) async fn writable(&mut self, io: &Io, stream: &Stream) -> Result<(), WriteError> {
+        let mut moved_at = io.now();
+        loop {
+            let started = io.now();
+            let mut due = (stream.progress().sent_at.max(moved_at) + self.stall).min(started + self.pace.left());
+            if self.delivered.is_none() {
+                due = due.min(started + LOOK_AFTER);
+            }
+            let waited = io.timeout_at(due, stream.writable()).await;
+            let now = io.now();
+            self.pace.waited(now - started);
+            if let Ok(result) = waited {
+                return result.map_err(|_| WriteError::Stream);
+            }
+            // Our kernel buffers much, and says that there is room in large steps: what the peer's host acknowledged tells more.
+            let delivered = stream.delivered();
+            match self.delivered.replace(delivered) {
+                // Whatever was waited until here cannot be judged.
+                None if self.pace.left().is_zero() => self.pace.pardon(),
+                Some(before) if delivered > before => {
+                    moved_at = now;
+                    self.pace.moved(delivered - before, self.stall);
+                }
+                _ => {}
+            }
+            if stream.progress().sent_at.max(moved_at) + self.stall <= now {
+                return Err(WriteError::Stalled);
+            }
+            if self.pace.left().is_zero() {
+                return Err(WriteError::BelowMinRate);
+            }
         }
     }
 }
@@ -82,7 +130,9 @@ pub(crate) async fn writable(io: &Io, stream: &Stream, stall: Duration) -> Resul
 pub(crate) struct Outbound<'a> {
     io: &'a Io,
     stream: &'a Stream,
-    stall: Duration,
+    taking: Taking,
+    /// Whether large parts are copied out of the ring's buffers while the peer is behind.
+    owns: bool,
     held: Vec<u8>,
     framing: Framing,
     /// Bytes queued since `take_queued`.
@@ -90,9 +140,9 @@ pub(crate) struct Outbound<'a> {
 }
 
 impl<'a> Outbound<'a> {
-    /// Nothing to say yet. `stall`: how long the peer may take nothing.
-    pub(crate) const fn new(io: &'a Io, stream: &'a Stream, stall: Duration) -> Self {
-        Self { io, stream, stall, held: Vec::new(), framing: Framing::None, queued: 0 }
+    /// Nothing to say yet.
+    pub(crate) const fn new(io: &'a Io, stream: &'a Stream, taking: Taking) -> Self {
+        Self { io, stream, taking, owns: false, held: Vec::new(), framing: Framing::None, queued: 0 }
     }
 
     /// Where to write a head.
@@ -101,6 +151,17 @@ impl<'a> Outbound<'a> {
             self.held.reserve(HEAD_BYTES);
         }
         &mut self.held
+    }
+
+    /// Lets so many bytes wait for the peer.
+    pub(crate) fn read_ahead(&mut self, bytes: usize) {
+        self.stream.set_write_low(bytes);
+        self.owns = bytes > LOANS_MAX;
+    }
+
+    /// Waits for room.
+    pub(crate) async fn writable(&mut self) -> Result<(), WriteError> {
+        self.taking.writable(self.io, self.stream).await
     }
 
     /// How the body is framed that follows the head.
@@ -127,11 +188,12 @@ impl<'a> Outbound<'a> {
         if is_small && self.held.len() < HELD_BYTES {
             return Ok(());
         }
-        writable(self.io, self.stream, self.stall).await?;
+        self.writable().await?;
         self.flush();
         if !is_small {
             self.queued += chunk.len() as u64;
-            self.stream.write(chunk);
+            let is_behind = self.owns && self.stream.backlog() >= LOANED_BYTES;
+            self.stream.write(if is_behind { self.io.own(chunk) } else { chunk });
             self.held.extend_from_slice(self.framing.after_data());
         }
         Ok(())

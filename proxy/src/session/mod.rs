@@ -8,6 +8,7 @@ pub mod downstream;
 mod downstream_tests;
 pub mod exchange;
 pub(crate) mod flow;
+pub(crate) mod pace;
 mod relay;
 #[cfg(test)]
 mod tests;

@@ -346,6 +346,7 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
         keep_alive: minute,
         send: minute,
         tunnel_idle: minute,
+        min_rate: None,
     };
     config.listeners = vec![Arc::new(listener)];
     let buffer_request = [0, 5_000, 1 << 20][random.below(3)];

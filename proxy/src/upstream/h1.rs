@@ -10,7 +10,8 @@ use crate::http::limits::Limits;
 use crate::http::message::{Fields, Method, RequestHead, ResponseHead};
 use crate::io::{Chunk, Io, Stream};
 use crate::session::exchange::BodyPart;
-use crate::session::flow::{self, Outbound, ReadError, WriteError};
+use crate::session::flow::{self, Outbound, ReadError, Taking, WriteError};
+use crate::session::pace::Pace;
 
 /// A leased connection.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl<'a> Slot<'a> {
     #[must_use]
     pub fn split<'s>(&'s self, head: &'s RequestHead) -> (Sender<'s>, Receiver<'s>) {
         let stream = self.connection.stream();
-        let sender = Sender(Outbound::new(self.io, stream, self.stall));
+        let sender = Sender(Outbound::new(self.io, stream, Taking::new(self.stall, Pace::FREE)));
         let receiver = Receiver {
             stream,
             method: &head.method,
@@ -59,7 +60,7 @@ impl From<WriteError> for SlotError {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Stream => Self::ClosedWithinResponse,
-            WriteError::Stalled => Self::TimedOut,
+            WriteError::Stalled | WriteError::BelowMinRate => Self::TimedOut,
         }
     }
 }

@@ -79,6 +79,7 @@ pub(crate) fn listener() -> model::Listener {
             keep_alive: Duration::from_secs(10),
             send: Duration::from_secs(3),
             tunnel_idle: Duration::from_secs(10),
+            min_rate: None,
         },
         limits: model::Limits {
             header_bytes: 16 << 10,

@@ -175,6 +175,16 @@ fn each_error_names_its_line_and_key() {
             &["must not be zero"],
         ),
         case(
+            "[[listener]]\nname=\"a\"\naddress=\"[::]:1\"\ntimeouts.min_rate = \"100B\" # <-\n",
+            "listener.timeouts.min_rate",
+            &["\"100B\" is not per second", "\"100B/s\"", "\"off\""],
+        ),
+        case(
+            "[[listener]]\nname=\"a\"\naddress=\"[::]:1\"\ntimeouts.min_rate = \"5GiB/s\" # <-\n",
+            "listener.timeouts.min_rate",
+            &["\"5GiB/s\" is too high"],
+        ),
+        case(
             "[[listener]]\nname=\"a\"\naddress=\"[::]:1\"\ntimeouts.sent = \"1s\" # <-\n",
             "listener.timeouts.sent",
             &["did you mean `send`?"],
@@ -279,7 +289,6 @@ fn features_that_are_not_built_say_so() {
         "alpn = [\"h2\"]",
         "certificate = [{ chain = \"a\", key = \"b\" }]",
         "tls.min_version = \"1.2\"",
-        "timeouts.min_rate = \"1B/s\"",
     ];
     let route: [&str; 0] = [];
     let upstream = [

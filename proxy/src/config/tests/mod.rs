@@ -1,5 +1,6 @@
 //! Defaults and values, warnings, how diagnostics look, and the files of `config/`.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,7 +52,6 @@ fn defaults_of_features_that_are_not_built_may_be_written() {
         certificate = []
         [listener.timeouts]
         tunnel_idle = "600s"
-        min_rate = "100B/s"
         [[route]]
         listener = []
         request_headers = { set = {}, add = {}, remove = [] }
@@ -84,7 +84,7 @@ fn defaults_of_features_that_are_not_built_may_be_written() {
     "#;
     assert_eq!(resolve_text(text), resolve_text(BASE));
     let warned = warnings(text);
-    let keys = ["timeouts.min_rate", "passive.failures", "passive.open_for", "retry.budget"];
+    let keys = ["passive.failures", "passive.open_for", "retry.budget"];
     assert_eq!(warned.len(), keys.len(), "{warned:#?}");
     for (warning, key) in warned.iter().zip(keys) {
         assert!(warning.contains(key) && warning.contains("has no effect"), "{warned:#?}");
@@ -135,6 +135,7 @@ fn defaults_are_those_of_the_interface() {
                     keep_alive: seconds(75),
                     send: seconds(60),
                     tunnel_idle: seconds(600),
+                    min_rate: NonZero::new(100),
                 },
                 limits: model::Limits {
                     header_bytes: 32 << 10,

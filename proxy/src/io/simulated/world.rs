@@ -180,6 +180,16 @@ impl World {
     }
 
     /// What the kernel does with a submission at once.
+    /// Bytes that a socket took and its peer has not read.
+    pub(super) fn unread_by_peer(&self, fd: RawFd) -> usize {
+        let file =
+            usize::try_from(fd).ok().and_then(|fd| fd.checked_sub(FD_BASE)).and_then(|index| self.files.get(index)?.as_ref());
+        match file {
+            Some(&File::Socket { connection: Some(connection), .. }) => self.connections[connection].outward.len(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn start(&mut self, token: Token, op: Op) {
         match op {
             Op::Accept { fd } => match self.file(fd) {

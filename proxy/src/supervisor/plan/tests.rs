@@ -52,6 +52,7 @@ fn config() -> Config {
                 keep_alive: second,
                 send: second,
                 tunnel_idle: second,
+                min_rate: None,
             },
             limits: model::Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
             trusted_proxies: Vec::new(),

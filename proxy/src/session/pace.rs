@@ -1,0 +1,85 @@
+//! How slow a client may be: `min_rate`, as an allowance of time to be waited for. Waiting spends it, bytes earn it, and nothing is counted
+//! while nobody waits for the client: what the upstream or we are slow with is not its fault.
+
+use std::num::NonZero;
+use std::time::Duration;
+
+/// What a client has before its rate matters.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The allowance of one message's body, in one direction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    rate: Option<NonZero<u32>>,
+    left: Duration,
+}
+
+impl Pace {
+    /// For anybody who may be as slow as they like.
+    pub(crate) const FREE: Self = Self::new(None);
+
+    /// Of at least `rate` bytes per second.
+    pub(crate) const fn new(rate: Option<NonZero<u32>>) -> Self {
+        Self { rate, left: GRACE }
+    }
+
+    /// How much longer the client may be waited for.
+    pub(crate) const fn left(&self) -> Duration {
+        if self.rate.is_some() { self.left } else { Duration::MAX }
+    }
+
+    /// It was waited for.
+    pub(crate) const fn waited(&mut self, time: Duration) {
+        self.left = self.left.saturating_sub(time);
+    }
+
+    /// It moved bytes. Saved up is at most one pause of the longest kind that is allowed, or the first grace.
+    pub(crate) fn moved(&mut self, bytes: u64, pause_max: Duration) {
+        let Some(rate) = self.rate else { return };
+        let nanos = bytes.min(u64::from(u32::MAX)) * 1_000_000_000 / u64::from(rate.get());
+        self.left = (self.left + Duration::from_nanos(nanos)).min(pause_max.max(GRACE));
+    }
+
+    /// It was not to blame for what was waited.
+    pub(crate) const fn pardon(&mut self) {
+        self.left = GRACE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn waiting_spends_what_bytes_earn() {
+        let mut pace = Pace::new(NonZero::new(100));
+        assert_eq!(pace.left(), GRACE);
+        pace.waited(4 * SECOND);
+        pace.moved(100, 60 * SECOND);
+        assert_eq!(pace.left(), 7 * SECOND);
+        pace.waited(8 * SECOND);
+        assert_eq!(pace.left(), Duration::ZERO);
+        pace.moved(1, 60 * SECOND);
+        assert_eq!(pace.left(), SECOND / 100);
+    }
+
+    #[test]
+    fn what_is_saved_up_lasts_for_one_pause() {
+        let mut pace = Pace::new(NonZero::new(1));
+        pace.moved(u64::MAX, 60 * SECOND);
+        assert_eq!(pace.left(), 60 * SECOND);
+        let mut short = Pace::new(NonZero::new(u32::MAX));
+        short.moved(u64::MAX, SECOND);
+        assert_eq!(short.left(), GRACE);
+    }
+
+    #[test]
+    fn without_a_rate_there_is_no_end() {
+        let mut pace = Pace::FREE;
+        pace.waited(Duration::MAX);
+        pace.moved(1, SECOND);
+        assert_eq!(pace.left(), Duration::MAX);
+    }
+}
