@@ -350,7 +350,12 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
     };
     config.listeners = vec![Arc::new(listener)];
     let buffer_request = [0, 5_000, 1 << 20][random.below(3)];
-    let route = crate::config::model::Route { timeout: minute, body_timeout: minute, buffer_request, ..(*config.routes.routes()[0]).clone() };
+    let route = crate::config::model::Route {
+        timeout: minute,
+        body_timeout: minute,
+        buffer_request,
+        ..(*config.routes.routes()[0]).clone()
+    };
     config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
     let mut bench = Bench::new(seed, faults, config);
     for index in 1..=2 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{GIB, KIB, MIB, SECOND, TIMEOUT};
 use crate::config::model::{self, RoutePath};
-use crate::config::read::{At, Literal, Table, nearest};
+use crate::config::read::{At, Table, nearest};
 use crate::config::units::quote;
 use crate::http::edit::{EditError, Edits, Side};
 use crate::http::grammar::is_field_content;

@@ -195,11 +195,7 @@ fn each_error_names_its_line_and_key() {
         case(own("request_headers = [\"Via\"]"), "route.request_headers", &["is a list", "a table"]),
         // Numbers.
         case(own("timeout = \"0s\""), "route.timeout", &["must not be zero"]),
-        case(
-            own("buffer_request = \"40MiB\""),
-            "route.buffer_request",
-            &["half of process.buffer_budget", "at most 32MiB"],
-        ),
+        case(own("buffer_request = \"40MiB\""), "route.buffer_request", &["half of process.buffer_budget", "at most 32MiB"]),
         case(own("buffer_response = \"1GiB\""), "route.buffer_response", &["process.buffer_budget", "at most 64MiB"]),
         // Beside each other.
         whole(
