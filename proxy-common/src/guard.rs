@@ -81,6 +81,9 @@ pub const GUARD_SYN_RATE: u32 = 1 << 3;
 /// `GuardConfig::flags`: there may be bans.
 pub const GUARD_BANS: u32 = 1 << 4;
 
+/// Raised when the guard's maps change their meaning but not their shape: pinned maps of another layout are not taken over.
+pub const LAYOUT: u32 = 1;
+
 /// Entry 0 of the configuration array. The kernel copies it without a lock: a program that reads it in
 /// that instant sees a mixture of two valid configurations for one packet.
 #[repr(C)]

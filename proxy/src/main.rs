@@ -13,7 +13,8 @@ use proxy::config::{self, Diagnostics, Loaded, units};
 use proxy::control::bans::BanSource;
 use proxy::control::messages::{Request, Response};
 use proxy::control::state::Outcome;
-use proxy::supervisor::{ask, plan};
+use proxy::supervisor::ask::AskError;
+use proxy::supervisor::{ask, leftovers, plan};
 use proxy::telemetry::report;
 use proxy::{dataplane, demo, supervisor};
 
@@ -44,7 +45,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Stop the running proxy now; open connections are closed
+    /// Stop the running proxy now; open connections are closed. Of one that was killed: remove the filter it left
     Stop(RunDir),
     /// Let the running proxy's exchanges end, for process.drain_timeout at most, then stop it
     Drain(RunDir),
@@ -217,6 +218,10 @@ fn status(run_dir: &Path, json: bool) -> ExitCode {
         Ok(Response::Failed(why)) => fail(&why),
         Ok(Response::Done(what)) => fail(&format!("unexpected answer: {what}")),
         Ok(Response::Bans(_)) => fail("unexpected answer"),
+        Err(error @ AskError::Absent(_)) => match leftovers::describe(run_dir) {
+            Some(left) => fail(&format!("{error}\n{left}")),
+            None => fail(&error.to_string()),
+        },
         Err(error) => fail(&error.to_string()),
     }
 }
@@ -230,6 +235,15 @@ fn order(run_dir: &Path, request: &Request) -> ExitCode {
         }
         Ok(Response::Failed(why)) => fail(&why),
         Ok(Response::Status(_) | Response::Bans(_)) => fail("unexpected answer"),
+        // Nobody is there to stop; what a killed one left may be.
+        Err(error @ AskError::Absent(_)) if *request == Request::Stop => match leftovers::remove(run_dir) {
+            Some(Ok(what)) => {
+                say(&format!("{what}\n"));
+                ExitCode::SUCCESS
+            }
+            Some(Err(why)) => fail(&why),
+            None => fail(&error.to_string()),
+        },
         Err(error) => fail(&error.to_string()),
     }
 }

@@ -13,6 +13,7 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_LINK_CREATE: libc::c_long = 28;
 
 const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -164,6 +165,22 @@ pub fn empty_program() -> io::Result<OwnedFd> {
     let r0_is_pass = instruction(0xb7, 0, 0, 0, PASS as i32);
     let exit = instruction(0x95, 0, 0, 0, 0);
     load(&[r0_is_pass, exit])
+}
+
+/// `struct { … } link_create` of `union bpf_attr`, as far as it is used.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program to an interface of this thread's network namespace, for as long as the link lives.
+pub fn attach_xdp(program: BorrowedFd<'_>, interface: &str) -> io::Result<OwnedFd> {
+    let target_ifindex = nix::net::if_::if_nametoindex(interface)?;
+    let mut create = LinkCreate { prog_fd: number(&program), target_ifindex, attach_type: BPF_XDP, flags: 0 };
+    bpf(BPF_LINK_CREATE, &mut create).map(owned)
 }
 
 /// An XDP program that gives an IPv4 packet without VLAN tags another source, then goes on in the program it was made for. The

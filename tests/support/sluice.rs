@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -176,19 +177,38 @@ impl Setup {
     /// Starts Sluice and does not wait.
     #[must_use]
     pub fn spawn(self) -> Sluice {
-        let config = self.write();
+        let _ = self.write();
+        let (child, log) = self.launch();
+        Sluice { child, setup: self, log, ended: None }
+    }
+
+    /// Starts the binary with the configuration that is there; its output goes to the path that is returned.
+    fn launch(&self) -> (Child, PathBuf) {
         let log = self.folder.path().join("log");
         let output = File::create(&log).expect("the log is made");
         let mut command = Command::new(binary());
-        command.arg("run").arg("--config").arg(config).env("RUST_BACKTRACE", "1");
+        command.arg("run").arg("--config").arg(self.folder.path().join("proxy.toml")).env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("dup")).stderr(output);
         let mut spawn = || command.spawn().expect("sluice starts");
         let child = match &self.namespace {
             Some(namespace) => namespace.run(spawn),
             None => spawn(),
         };
+        (child, log)
+    }
+
+    /// Takes over a Sluice that the test started itself, with its output in `log` of run_dir.
+    #[must_use]
+    pub fn adopt(self, child: Child) -> Sluice {
+        let log = self.folder.path().join("log");
         Sluice { child, setup: self, log, ended: None }
     }
+}
+
+/// Where an instance's pins are.
+#[must_use]
+pub fn pins_of(run_dir: &Path) -> PathBuf {
+    Path::new("/sys/fs/bpf/sluice").join(run_dir.file_name().expect("a name"))
 }
 
 /// A running Sluice; stopped on drop.
@@ -249,6 +269,37 @@ impl Sluice {
     #[must_use]
     pub fn configuration(&self) -> String {
         self.setup.text()
+    }
+
+    /// The configuration's path.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.run_dir().join("proxy.toml")
+    }
+
+    /// Starts it once more after its end, and waits until it is ready. Its log begins anew.
+    pub fn start_again(&mut self) {
+        assert!(self.ended.is_some(), "it runs");
+        (self.child, self.log) = self.setup.launch();
+        self.ended = None;
+        self.wait_ready();
+    }
+
+    /// `start_again` with another configuration.
+    pub fn start_again_with(&mut self, text: &str) {
+        std::fs::write(self.config_path(), text).expect("the configuration is written");
+        self.start_again();
+    }
+
+    /// Removes what a kill left in bpffs; nothing else may leave anything there.
+    fn expect_no_pins(&self, killed: bool) {
+        let folder = pins_of(self.run_dir());
+        if folder.exists() {
+            let _ = std::fs::remove_dir_all(&folder);
+            // Other tests may be in there.
+            let _ = folder.parent().map(std::fs::remove_dir);
+            assert!(killed || std::thread::panicking(), "pins were left in {}", folder.display());
+        }
     }
 
     /// Waits until `/readyz` says so.
@@ -406,18 +457,20 @@ impl Drop for Sluice {
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
             eprintln!("---");
         }
-        if self.ended.is_some() {
-            return;
+        if let Some(status) = self.ended {
+            return self.expect_no_pins(status.signal().is_some());
         }
         let data_plane = self.data_plane();
         let _ = kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGINT);
-        if process::wait(&mut self.child, Duration::from_secs(5)).is_none() {
+        let ended = process::wait(&mut self.child, Duration::from_secs(5));
+        if ended.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();
             if let Some(pid) = data_plane {
                 let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
             }
         }
+        self.expect_no_pins(ended.is_none_or(|status| status.signal().is_some()));
     }
 }
 

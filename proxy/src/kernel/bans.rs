@@ -125,6 +125,26 @@ impl Programs {
         self.bans.ends.iter().filter(move |(_, end)| **end > now).map(|(source, end)| (*source, *end))
     }
 
+    /// Enters bans that other maps held; returns how many hold.
+    pub(super) fn enter_bans(&mut self, bans: &[(BanSource, Time)], now: Time) -> Result<usize, KernelError> {
+        for (source, end) in bans.iter().filter(|(_, end)| *end > now) {
+            self.ban(*source, *end, now)?;
+        }
+        Ok(self.bans(now).count())
+    }
+
+    /// Learns what the kernel's table holds already.
+    pub(super) fn read_bans(&mut self) -> Result<(), KernelError> {
+        let table = self.map::<HashMap<_, u64, u64>>(BANS)?;
+        let ends: BTreeMap<BanSource, Time> = table
+            .iter()
+            .map(|entry| entry.map(|(key, end)| (BanSource::of_key(key), Time::from_nanos(end))))
+            .collect::<Result<_, _>>()
+            .map_err(|error| KernelError::map(BANS, error))?;
+        self.bans = Bans { next: ends.values().min().copied(), ends, stale: false };
+        Ok(())
+    }
+
     fn take_out(&mut self, source: BanSource) -> Result<(), KernelError> {
         match self.map_mut::<HashMap<_, u64, u64>>(BANS)?.remove(&source.key()) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),

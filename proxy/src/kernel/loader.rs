@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 
 use aya::maps::{Map, MapError};
-use aya::programs::xdp::XdpLinkId;
 use aya::programs::{ProgramError, SkReuseport, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use nix::errno::Errno;
 
+use super::attach::Hold;
 use super::bans::Bans;
 use super::filter::Filter;
 use super::ours::Mains;
+use super::pins::{Found, PinError, Pins};
 use super::steering::Placement;
 use super::{KernelError, XdpMode, chain, errno};
-use crate::config::model;
+use crate::time::Time;
 
 /// The object that `cargo xtask ebpf` built; a check fails when it is older than its sources.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../proxy-ebpf/prebuilt/sluice.bpf.o"));
@@ -31,7 +33,9 @@ pub(super) const SLOTS: &str = "STEER_SLOTS";
 /// kernel keeps it and its maps for them.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
-    pub(super) attached: BTreeMap<String, (XdpMode, XdpLinkId)>,
+    pub(super) attached: BTreeMap<String, (XdpMode, Hold)>,
+    /// Where maps and links outlive us; dropped after the links.
+    pub(super) pins: Option<Pins>,
     pub(super) placement: Placement,
     /// The guard's prefilter, as the kernel has it.
     pub(super) filter: Filter,
@@ -60,12 +64,64 @@ impl Programs {
 
     /// Loads another object than the embedded one: for the tests of one that was just built. `object` must be aligned to 8 bytes.
     pub fn load_object(object: &[u8]) -> Result<Self, KernelError> {
-        let mut ebpf = match load_maps(object) {
-            // Before Linux 5.11 maps counted against RLIMIT_MEMLOCK, and too low a limit was EPERM.
-            Err(error) if errno(&error) == Some(libc::EPERM) && raise_memlock() => load_maps(object),
-            result => result,
+        Self::new(load_maps(object, &[])?)
+    }
+
+    /// Loads the embedded object over the maps that an earlier run pinned, or pins new ones where they do not fit; second, a line
+    /// about what was found.
+    ///
+    /// # Errors
+    /// What cannot be loaded or pinned. What an earlier run left stays then.
+    pub fn load_pinned(pins: Pins, now: Time) -> Result<(Self, Option<String>), KernelError> {
+        let fresh = load_maps(OBJECT, &[])?;
+        let found = pins.compare(&fresh)?;
+        let (mut programs, note) = match found {
+            Found::Nothing => {
+                pins.take_next()?;
+                (Self::new(fresh)?, None)
+            }
+            Found::Fitting => {
+                pins.drop_next()?;
+                drop(fresh);
+                let mut programs = Self::new(load_maps(OBJECT, &pins.maps())?)?;
+                programs.adopt_maps()?;
+                let bans = programs.bans(now).count();
+                (programs, Some(format!("the maps that an earlier run left are taken over: counters go on, {bans} bans hold")))
+            }
+            Found::Older { reason, bans } => {
+                pins.take_next()?;
+                let mut programs = Self::new(fresh)?;
+                let kept = match bans {
+                    Some(bans) => format!("{} bans hold", programs.enter_bans(&bans, now)?),
+                    None => "its bans are lost".to_owned(),
+                };
+                let lost = "its counters and rate buckets begin anew";
+                (programs, Some(format!("the maps that an earlier run left do not fit ({reason}): {lost}, {kept}")))
+            }
+        };
+        programs.pins = Some(pins);
+        Ok((programs, note))
+    }
+
+    /// From now on pins outlive us, unless `release` removes them.
+    pub fn keep_pins(&mut self) {
+        if let Some(pins) = &mut self.pins {
+            pins.keep();
         }
-        .map_err(|error| explain_load(&error))?;
+    }
+
+    /// Detaches and removes every pin: an end in order.
+    ///
+    /// # Errors
+    /// What stays pinned, and so attached.
+    pub fn release(self) -> Result<(), PinError> {
+        let Self { attached, pins, .. } = self;
+        drop(attached);
+        pins.map_or(Ok(()), |mut pins| pins.remove())
+    }
+
+    /// Over maps that are there.
+    fn new(mut ebpf: Ebpf) -> Result<Self, KernelError> {
         if !matches!(ebpf.map(SLOTS), Some(Map::Array(_))) {
             return Err(missing(SLOTS));
         }
@@ -80,6 +136,7 @@ impl Programs {
         Ok(Self {
             ebpf,
             attached: BTreeMap::new(),
+            pins: None,
             placement: Placement::default(),
             filter: Filter::default(),
             lists: Filter::default(),
@@ -88,60 +145,6 @@ impl Programs {
             seeds,
             logger,
         })
-    }
-
-    /// Attaches the guard to one interface; with `Auto` driver mode is tried first, then generic.
-    ///
-    /// Until `apply_guard` was called every packet passes, and is counted as `unconfigured`.
-    pub fn attach_guard(&mut self, interface: &str, mode: model::GuardMode) -> Result<XdpMode, KernelError> {
-        let refused = |reason: String| KernelError::Attach { interface: interface.to_owned(), reason };
-        if let Some((mode, _)) = self.attached.get(interface) {
-            return Ok(*mode);
-        }
-        if interface.is_empty() || interface.len() >= libc::IFNAMSIZ || interface.contains('\0') {
-            return Err(refused(no_interface()));
-        }
-        let program: &mut Xdp = program_mut(&mut self.ebpf, GUARD)?;
-        if program.fd().is_err() {
-            program.load().map_err(|error| explain_program("guard", &error))?;
-        }
-        let modes: &[XdpMode] = match mode {
-            model::GuardMode::Auto => &[XdpMode::Driver, XdpMode::Generic],
-            model::GuardMode::Driver => &[XdpMode::Driver],
-            model::GuardMode::Generic => &[XdpMode::Generic],
-        };
-        let mut reasons = Vec::new();
-        for &mode in modes {
-            let flag = match mode {
-                XdpMode::Driver => aya::programs::XdpMode::Driver,
-                XdpMode::Generic => aya::programs::XdpMode::Skb,
-            };
-            match program.attach(interface, flag) {
-                Ok(link) => {
-                    self.attached.insert(interface.to_owned(), (mode, link));
-                    return Ok(mode);
-                }
-                Err(error) => {
-                    reasons.push(format!("{} mode: {}", mode.label(), explain_attach(interface, mode, &error)));
-                    if !is_driver_limit(&error) {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(refused(reasons.join("; ")))
-    }
-
-    /// Detaches the guard from one interface; nothing happens when it was not attached.
-    pub fn detach_guard(&mut self, interface: &str) -> Result<(), KernelError> {
-        let Some((_, link)) = self.attached.remove(interface) else { return Ok(()) };
-        let program: &mut Xdp = program_mut(&mut self.ebpf, GUARD)?;
-        program.detach(link).map_err(|error| KernelError::Attach { interface: interface.to_owned(), reason: chain(&error) })
-    }
-
-    /// The interfaces that the guard is attached to.
-    pub fn attached(&self) -> impl Iterator<Item = (&str, XdpMode)> {
-        self.attached.iter().map(|(interface, (mode, _))| (interface.as_str(), *mode))
     }
 
     /// The mmapable array of `WorkerSlot`s, for the data plane.
@@ -195,8 +198,21 @@ impl Programs {
     }
 }
 
-fn load_maps(object: &[u8]) -> Result<Ebpf, EbpfError> {
-    EbpfLoader::new().load(object)
+/// Makes the object's maps, but those that are pinned somewhere.
+fn load_maps(object: &[u8], pinned: &[(String, PathBuf)]) -> Result<Ebpf, KernelError> {
+    let load = || {
+        let mut loader = EbpfLoader::new();
+        for (name, path) in pinned {
+            loader.map_pin_path(name, path);
+        }
+        loader.load(object)
+    };
+    let loaded = match load() {
+        // Before Linux 5.11 maps counted against RLIMIT_MEMLOCK, and too low a limit was EPERM.
+        Err(error) if errno(&error) == Some(libc::EPERM) && raise_memlock() => load(),
+        result => result,
+    };
+    loaded.map_err(|error| explain_load(&error))
 }
 
 /// A program of the object, as its own type.
@@ -235,7 +251,7 @@ fn explain_load(error: &EbpfError) -> KernelError {
     KernelError::Load(format!("{}{hint}", chain(error)))
 }
 
-fn explain_program(which: &str, error: &ProgramError) -> KernelError {
+pub(super) fn explain_program(which: &str, error: &ProgramError) -> KernelError {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let hint = match io_error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EPERM) => ": loading needs CAP_BPF and CAP_NET_ADMIN (or root)",
@@ -253,77 +269,9 @@ fn explain_program(which: &str, error: &ProgramError) -> KernelError {
     KernelError::Load(format!("{which} program: {}", chain(error)))
 }
 
-fn no_interface() -> String {
-    "there is no interface of this name here; `ip -br link` lists them".to_owned()
-}
-
-/// Whether another mode may do what this one could not.
-fn is_driver_limit(error: &ProgramError) -> bool {
-    matches!(
-        errno(error).map(Errno::from_raw),
-        Some(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ERANGE | Errno::ENOSPC | Errno::ENOSYS | Errno::ENOMEM)
-    )
-}
-
-/// What an attach error means to whoever runs the proxy.
-fn explain_attach(interface: &str, mode: XdpMode, error: &ProgramError) -> String {
-    if matches!(error, ProgramError::UnknownInterface { .. }) {
-        return no_interface();
-    }
-    match (errno(error).map(Errno::from_raw), mode) {
-        (Some(Errno::ENODEV), _) => no_interface(),
-        (Some(Errno::EPERM | Errno::EACCES), _) => "not permitted: needs CAP_NET_ADMIN and CAP_BPF (or root)".to_owned(),
-        (Some(Errno::EOPNOTSUPP), XdpMode::Driver) => {
-            "its driver has no XDP (lo never has): use guard.mode = \"generic\" or \"auto\"".to_owned()
-        }
-        (Some(Errno::EOPNOTSUPP), XdpMode::Generic) => "this kernel is built without generic XDP".to_owned(),
-        (Some(Errno::EBUSY), _) => format!(
-            "another XDP program is attached (another sluice, or `ip link show dev {interface}` names its id): one program per \
-             interface; stop that one or take the interface out of guard.interfaces"
-        ),
-        (Some(Errno::EEXIST), _) => format!(
-            "an XDP program is attached in the other mode (`ip link show dev {interface}` shows it): one program per interface; \
-             detach that one first"
-        ),
-        (Some(Errno::EINVAL | Errno::ERANGE), XdpMode::Driver) => format!(
-            "its driver refuses XDP with the present settings ({error}): usually too large an MTU, LRO, or a virtual \
-             interface that is part of another: use guard.mode = \"generic\""
-        ),
-        _ => chain(error),
-    }
-}
-
-/// Only so that a test can check the explanations without an interface in that state.
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn syscall(errno: Errno) -> ProgramError {
-        ProgramError::IOError(std::io::Error::from_raw_os_error(errno as i32))
-    }
-
-    #[test]
-    fn attach_errors_say_what_to_do() {
-        for (errno, mode, expected) in [
-            (Errno::EOPNOTSUPP, XdpMode::Driver, "generic"),
-            (Errno::EBUSY, XdpMode::Generic, "one program per interface"),
-            (Errno::EEXIST, XdpMode::Driver, "other mode"),
-            (Errno::EPERM, XdpMode::Driver, "CAP_NET_ADMIN"),
-            (Errno::ENODEV, XdpMode::Generic, "ip -br link"),
-        ] {
-            let text = explain_attach("eth0", mode, &syscall(errno));
-            assert!(text.contains(expected), "{errno}: {text}");
-        }
-    }
-
-    #[test]
-    fn only_a_drivers_limits_let_auto_go_on() {
-        assert!(is_driver_limit(&syscall(Errno::EOPNOTSUPP)));
-        assert!(is_driver_limit(&syscall(Errno::EINVAL)));
-        for errno in [Errno::EBUSY, Errno::EEXIST, Errno::EPERM, Errno::ENODEV] {
-            assert!(!is_driver_limit(&syscall(errno)), "{errno}");
-        }
-    }
 
     #[test]
     fn the_embedded_object_is_aligned_and_names_what_the_loader_looks_up() {

@@ -1,12 +1,15 @@
 //! The user side of XDP and steering: loading the embedded object, filling its maps, reading its counters. Only the supervisor
 //! uses this. What the programs do is in `proxy-ebpf`; what both sides agree on is in `proxy-common`.
 
+mod attach;
 mod bans;
 mod counters;
 mod cut;
 mod filter;
 mod loader;
+mod occupied;
 mod ours;
+pub mod pins;
 mod policy;
 mod steering;
 
@@ -17,6 +20,7 @@ use aya::programs::ProgramError;
 use aya::programs::xdp::XdpError;
 use proxy_common::ListenerKey;
 
+pub use attach::{Holder, holder};
 pub use counters::Steered;
 pub use cut::cut;
 pub use loader::Programs;
@@ -55,6 +59,20 @@ pub enum KernelError {
         /// Why, and what to do.
         reason: String,
     },
+    /// Somebody else has the interface.
+    #[error(
+        "XDP on {interface}: another XDP program is attached, by {holder}; one program per interface: stop that one or take the \
+         interface out of guard.interfaces"
+    )]
+    Held {
+        /// The interface.
+        interface: String,
+        /// Who.
+        holder: Holder,
+    },
+    /// A map could not be pinned.
+    #[error("pins: {0}")]
+    Pin(String),
     /// The sockets of a listener address could not be steered.
     #[error("steering of {address}: {reason}")]
     Steer {

@@ -20,6 +20,13 @@ impl Mains {
     /// None: no packet goes to an unspecified address.
     pub(super) const NONE: Self = Self { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED };
 
+    /// From the configuration's words.
+    pub(super) fn new(v4: [u64; 2], v6: [u64; 2]) -> Self {
+        let address =
+            |[high, low]: [u64; 2]| Ipv6Addr::from_bits(u128::from(u64::from_be(high)) << 64 | u128::from(u64::from_be(low)));
+        Self { v4: address(v4).to_ipv4_mapped().unwrap_or(Self::NONE.v4), v6: address(v6) }
+    }
+
     /// As the configuration has them.
     pub(super) fn words(self) -> [[u64; 2]; 2] {
         // Network order in memory.
@@ -156,6 +163,14 @@ mod tests {
         assert_eq!(states(&split, 80), (PORT_ANY, PORT_ANY));
         assert_eq!(states(&split, 81), (PORT_NONE, PORT_NONE));
         assert_eq!(split.exact().collect::<Vec<_>>(), [listener_key("192.0.2.1:443".parse().expect("an address"))]);
+    }
+
+    #[test]
+    fn main_addresses_are_read_as_they_are_written() {
+        for mains in [Mains::NONE, plan(&["192.0.2.1:80", "[2001:db8::1]:80"]).mains()] {
+            let [v4, v6] = mains.words();
+            assert_eq!(Mains::new(v4, v6), mains);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap};
 use ipnet::IpNet;
 use proxy_common::ListenerKey;
-use proxy_common::filter::{CHUNK_WORDS, Chunk};
+use proxy_common::filter::{CHUNK_WORDS, CHUNKS, Chunk};
 use proxy_common::guard::{GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, LISTENERS_MAX, PREFIXES_MAX};
 use proxy_common::steer::{POLICY_HASH, POLICY_LEAST_LOADED, POLICY_NUMA_LOCAL, SteerConfig};
 
@@ -78,6 +78,26 @@ impl Programs {
         self.write_filter(&filter)?;
         self.lists = lists;
         Ok(())
+    }
+
+    /// Learns what adopted maps hold: their seeds choose buckets and bits, so they stay as long as the maps do.
+    pub(super) fn adopt_maps(&mut self) -> Result<(), KernelError> {
+        let config = self.guard_config()?;
+        if config.configured != 0 {
+            self.seeds = config.seeds;
+            self.mains = Mains::new(config.main_v4, config.main_v6);
+        }
+        let bits = self.map::<Array<_, Chunk>>(FILTER)?;
+        let mut known = Filter { classes: config.classes, ..Filter::default() };
+        for number in 0..CHUNKS {
+            let chunk: Chunk = bits.get(&number, 0).map_err(|error| KernelError::map(FILTER, error))?;
+            if chunk != [0; CHUNK_WORDS] {
+                known.chunks.insert(number, Box::new(chunk));
+            }
+        }
+        self.lists = known.clone();
+        self.filter = known;
+        self.read_bans()
     }
 
     /// Sets policy and `stuck_after`.

@@ -9,17 +9,19 @@ use std::path::PathBuf;
 use nix::net::if_::if_nametoindex;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_common::steer::WORKERS_MAX;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Loaded;
 use crate::config::model::{Config, GuardMode};
 use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
-use crate::control::sealed;
 use crate::control::shared::CountersMemory;
 use crate::control::status::{GuardStatus, SteeringStatus};
+use crate::control::{now, sealed};
 use crate::error::CloseReason;
+use crate::kernel::pins::{PinError, Pins};
 use crate::kernel::{KernelError, Programs, XdpMode};
 use crate::listen::sockets::{self, BindError, Bound};
+use crate::supervisor::leftovers;
 use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
@@ -45,6 +47,12 @@ pub enum EstateError {
     /// An explicit demand on the kernel side.
     #[error("{0}; with guard.mode = \"auto\" Sluice would go on without XDP")]
     Demand(KernelError),
+    /// One instance per interface.
+    #[error("{0}")]
+    Held(String),
+    /// Another instance has our name.
+    #[error(transparent)]
+    Pins(PinError),
     /// A named interface that is not there.
     #[error("guard.interfaces: there is no interface \"{name}\"; this host has {existing}")]
     Interface {
@@ -138,7 +146,7 @@ impl Estate {
     /// Steering, and the guard where interfaces are named.
     fn load_programs(&mut self) -> Result<(), EstateError> {
         let demanded = !self.config.guard.interfaces.is_empty() && self.config.guard.mode != GuardMode::Auto;
-        let mut programs = match Programs::load() {
+        let mut programs = match self.programs_with_pins()? {
             Ok(programs) => programs,
             Err(error) if demanded => return Err(EstateError::Demand(error)),
             Err(error) => {
@@ -153,8 +161,36 @@ impl Estate {
             self.degraded.push(format!("steering: the kernel's hash chooses the worker of some or all flows ({error})"));
         }
         self.guard(&mut programs)?;
+        programs.keep_pins();
         self.programs = Some(programs);
         Ok(())
+    }
+
+    /// Loads the programs: pinned where an interface is guarded, over what an earlier run left.
+    fn programs_with_pins(&mut self) -> Result<Result<Programs, KernelError>, EstateError> {
+        let (run_dir, interfaces) = (&self.config.process.run_dir, &self.config.guard.interfaces);
+        if interfaces.is_empty() {
+            if let Some(mut left) = Pins::find(run_dir) {
+                match left.remove() {
+                    Ok(()) => warn!("no interface is guarded any more: the filter that an earlier run left is removed"),
+                    Err(error) => warn!("the filter that an earlier run left stays: {error}"),
+                }
+            }
+            return Ok(Programs::load());
+        }
+        let pins = match Pins::claim(run_dir) {
+            Ok(pins) => pins,
+            Err(error @ PinError::Taken { .. }) => return Err(EstateError::Pins(error)),
+            Err(error) => {
+                self.degraded.push(format!("pins: a crash of the supervisor ends the filter and its bans ({error})"));
+                return Ok(Programs::load());
+            }
+        };
+        let loaded = Programs::load_pinned(pins, now());
+        Ok(loaded.and_then(|(mut programs, note)| {
+            note.iter().for_each(|note| warn!("{note}"));
+            programs.detach_others(interfaces).map(|()| programs)
+        }))
     }
 
     fn steer(&self, programs: &mut Programs) -> Result<(), KernelError> {
@@ -189,6 +225,9 @@ impl Estate {
                             "guard: {interface}'s driver takes no XDP: generic mode judges packets after the kernel allocated them"
                         ));
                     }
+                }
+                Err(KernelError::Held { interface, holder }) => {
+                    return Err(EstateError::Held(leftovers::explain(&interface, &holder)));
                 }
                 Err(error) if guard.mode == GuardMode::Auto => {
                     self.degraded.push(format!("guard: packets on {interface} reach the kernel unjudged ({error})"));
@@ -276,6 +315,15 @@ impl Estate {
                 Ok(count) => info!(count, "bans are over"),
                 Err(error) => warn!("bans that are over stay in the table: {error}"),
             }
+        }
+    }
+
+    /// Gives everything back: an end in order, after which nothing filters.
+    pub fn release(self) {
+        if let Some(programs) = self.programs
+            && let Err(error) = programs.release()
+        {
+            error!("the filter stays: {error}");
         }
     }
 

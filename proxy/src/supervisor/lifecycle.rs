@@ -434,7 +434,7 @@ impl Supervisor {
     /// Everything is given back before those who wait for it hear of it.
     fn leave(self, outcome: Outcome) {
         let Self { estate, run_dir, mut clients, waiting, life, ending, .. } = self;
-        drop(estate);
+        estate.release();
         drop(run_dir);
         let receipt = receipt(outcome, life.restarts(), ending);
         for id in waiting {

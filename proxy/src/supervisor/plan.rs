@@ -151,6 +151,12 @@ impl Judgement {
             }
             return;
         }
+        if !config.guard.interfaces.is_empty() && facts.bpffs.is_none() && !may("CAP_SYS_ADMIN") {
+            self.degraded(
+                "bpffs is not mounted",
+                "nothing is pinned: a crash of the supervisor ends the filter and its bans; `mount -t bpf bpf /sys/fs/bpf` mounts it",
+            );
+        }
         if !may("CAP_PERFMON") && !may("CAP_SYS_ADMIN") {
             self.degraded("CAP_PERFMON", "the verifier is stricter and may refuse the programs");
         }
@@ -158,6 +164,9 @@ impl Judgement {
 
     fn judge_interface(&mut self, mode: GuardMode, name: &str, interface: &Interface) {
         let what = format!("guard.interfaces: {name}");
+        if let Some(holder) = &interface.holder {
+            return self.fatal(what, holder.as_str());
+        }
         match (xdp_expected(mode, interface), mode) {
             (Expected::Missing, GuardMode::Auto) => {
                 self.degraded(what, "no such interface: no XDP there; `ip -brief link` lists what there is")
@@ -340,6 +349,9 @@ fn print_interfaces(text: &mut String, config: &Config, facts: &Facts, topology:
     if facts.interfaces.is_empty() {
         text.push_str("  no interfaces named: no XDP, nothing is dropped before the kernel\n");
     }
+    if let Some(left) = &facts.left {
+        let _ = writeln!(text, "  {left}");
+    }
     let workers: Vec<usize> = topology.workers.iter().map(|place| place.cpu).collect();
     for (name, interface) in &facts.interfaces {
         let expected = match xdp_expected(config.guard.mode, interface) {
@@ -380,7 +392,7 @@ fn print_kernel(text: &mut String, facts: &Facts) {
     row("io_uring, multishot into provided buffers", ring, "no worker can run");
     let place =
         |path: &Option<std::path::PathBuf>| path.as_ref().map_or_else(|| "no".to_owned(), |path| path.display().to_string());
-    row("bpffs", place(&facts.bpffs), "nothing yet: the filter ends with the supervisor either way");
+    row("bpffs", place(&facts.bpffs), "a start mounts it; else a crash of the supervisor ends the filter and its bans");
     row("cgroup v2", place(&facts.cgroup2), "nothing yet: connections per source are not counted");
     for (_, name) in CAPABILITIES {
         let found = if facts.capabilities.contains(name) { "yes" } else { "no" };

@@ -114,6 +114,31 @@ fn take_lock(directory: &Path) -> Result<Flock<File>, RunDirError> {
     Ok(lock)
 }
 
+/// Who runs in a directory, by process id or as `unknown`; `None`: nobody.
+#[must_use]
+pub fn runs_in(directory: &Path) -> Option<String> {
+    match take_lock_of(directory) {
+        Err(RunDirError::Held { holder, .. }) => Some(holder),
+        _ => None,
+    }
+}
+
+/// Holds off a start in a directory that is there; the lock file is neither made nor written.
+///
+/// # Errors
+/// `Held` when somebody runs there.
+pub fn take_lock_of(directory: &Path) -> Result<Option<Flock<File>>, RunDirError> {
+    let Ok(file) = File::open(directory.join(LOCK)) else { return Ok(None) };
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err(RunDirError::Held { path: directory.to_owned(), holder: holder(file) })
+        }
+        // It cannot be told, so nobody is held off.
+        Err(_) => Ok(None),
+    }
+}
+
 fn holder(file: File) -> String {
     let mut text = String::new();
     let read = file.take(32).read_to_string(&mut text);
@@ -161,12 +186,18 @@ mod tests {
         let socket = path.join(CONTROL_SOCKET);
         assert_eq!(fs::metadata(&socket).expect("stat").permissions().mode() & 0o777, 0o600);
         UnixStream::connect(&socket).expect("connect");
+        assert_eq!(runs_in(&path), Some(std::process::id().to_string()));
+        assert!(matches!(take_lock_of(&path), Err(RunDirError::Held { .. })));
         // A file description of its own, so flock refuses within one process too.
         let error = RunDir::claim(&path).expect_err("held").to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         UnixStream::connect(&socket).expect("the loser leaves the winner's socket alone");
         drop(first);
         assert!(!socket.exists());
+        assert_eq!(runs_in(&path), None);
+        let lock = take_lock_of(&path).expect("free").expect("there");
+        assert!(matches!(RunDir::claim(&path), Err(RunDirError::Held { .. })), "a start is held off");
+        drop(lock);
         RunDir::claim(&path).expect("free again");
     }
 

@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::xdp_features;
 use crate::config::model::Config;
+use crate::supervisor::leftovers;
 
 /// What `judge` needs to know about the host.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Facts {
     pub(super) somaxconn: Option<u64>,
     /// net.ipv4.ip_unprivileged_port_start
     pub(super) unprivileged_port_start: u16,
+    /// What a run of this instance that was killed left in bpffs.
+    pub(super) left: Option<String>,
     /// Those that the guard names.
     pub(super) interfaces: BTreeMap<String, Interface>,
 }
@@ -58,6 +61,8 @@ pub(super) struct Interface {
     pub(super) queues: (usize, usize),
     /// Its interrupts.
     pub(super) interrupts: Vec<Interrupt>,
+    /// Whoever else has an XDP program on it, and what to do.
+    pub(super) holder: Option<String>,
 }
 
 /// An interrupt of a network card.
@@ -89,9 +94,15 @@ impl Facts {
             user_is_ours: user.is_some_and(|user| user.uid == nix::unistd::geteuid()),
             somaxconn: number("/proc/sys/net/core/somaxconn"),
             unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024),
-            interfaces: config.guard.interfaces.iter().map(|name| (name.clone(), interface(name))).collect(),
+            left: leftovers::describe(&config.process.run_dir),
+            interfaces: config.guard.interfaces.iter().map(|name| (name.clone(), judged(name, config))).collect(),
         }
     }
+}
+
+/// An interface, and who holds it.
+fn judged(name: &str, config: &Config) -> Interface {
+    Interface { holder: leftovers::holder_of(name, &config.process.run_dir), ..interface(name) }
 }
 
 /// Those that anything here needs.
@@ -157,6 +168,7 @@ fn interface(name: &str) -> Interface {
         node: number(base.join("device/numa_node")),
         queues: (count("rx-"), count("tx-")),
         interrupts: interrupts(&base),
+        holder: None,
     }
 }
 

@@ -79,6 +79,7 @@ fn facts() -> Facts {
         user_is_ours: false,
         somaxconn: Some(4096),
         unprivileged_port_start: 1024,
+        left: None,
         interfaces: BTreeMap::new(),
     }
 }
@@ -100,6 +101,39 @@ fn only(found: Vec<Finding>) -> (Severity, String) {
 #[test]
 fn a_host_with_everything_has_no_findings() {
     assert_eq!(judge(&config(), &facts(), 4), []);
+}
+
+#[test]
+fn a_held_interface_stops_a_start_in_every_mode_and_left_pins_are_told() {
+    for mode in [GuardMode::Auto, GuardMode::Driver, GuardMode::Generic] {
+        let mut config = config();
+        config.guard.mode = mode;
+        config.guard.interfaces = vec!["eth0".to_owned()];
+        let mut facts = facts();
+        let holder = Some("XDP on eth0: somebody".to_owned());
+        facts.interfaces = BTreeMap::from([("eth0".to_owned(), Interface { holder, ..card(Ok(true)) })]);
+        let (severity, text) = only(judge(&config, &facts, 4));
+        assert_eq!(severity, Severity::Fatal);
+        assert!(text.contains("guard.interfaces: eth0: XDP on eth0: somebody"), "{text}");
+    }
+    let topology = topology::choose(&config().workers, &Host::read().expect("a host")).expect("a worker");
+    let left = Facts { left: Some("an earlier run was killed".to_owned()), ..facts() };
+    assert!(render(&config(), &left, &topology).contains("  an earlier run was killed\n"));
+}
+
+#[test]
+fn without_bpffs_a_guard_ends_with_its_supervisor() {
+    let mut config = config();
+    let mut facts = facts();
+    facts.bpffs = None;
+    assert_eq!(judge(&config, &facts, 4), [], "nothing is pinned without a guard");
+    config.guard.interfaces = vec!["eth0".to_owned()];
+    facts.interfaces = BTreeMap::from([("eth0".to_owned(), card(Ok(true)))]);
+    assert_eq!(judge(&config, &facts, 4), [], "a start mounts it");
+    facts.capabilities.remove("CAP_SYS_ADMIN");
+    let (severity, text) = only(judge(&config, &facts, 4));
+    assert_eq!(severity, Severity::Degraded);
+    assert!(text.contains("mount -t bpf"), "{text}");
 }
 
 #[test]

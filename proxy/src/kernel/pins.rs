@@ -1,0 +1,400 @@
+//! What outlives supervisor and data plane: the guard's maps and links, pinned in bpffs under the instance's name
+//! (Documentation/bpf/, bpf_obj_pin). Who holds the folder's run_dir lock holds the folder.
+//!
+//! ```text
+//! <bpffs>/sluice/<instance>/owner        → the run_dir, as a symbolic link
+//!                           layout       → `guard::LAYOUT` of the maps
+//!                           GUARD_…        a map
+//!                           xdp-<name>     the link to an interface; dots, which bpffs refuses, are colons
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::programs::links::{FdLink, PinnedLink};
+use nix::mount::{MsFlags, mount};
+use proxy_common::guard;
+
+use super::bans::BANS;
+use super::{KernelError, chain};
+use crate::control::bans::BanSource;
+use crate::time::Time;
+
+/// Where bpffs is by convention, and mounted when it is nowhere.
+const BPFFS: &str = "/sys/fs/bpf";
+/// Ours in there.
+const SLUICE: &str = "sluice";
+const OWNER: &str = "owner";
+const LAYOUT: &str = "layout";
+const XDP: &str = "xdp-";
+/// Maps with other names belong to what ends with the supervisor.
+const MAPS: &str = "GUARD_";
+/// Before the name of a map that is not the one in force yet.
+const NEXT: &str = "next-";
+
+/// Why nothing can be pinned.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// There is no bpffs.
+    #[error("no bpffs: {0}; `mount -t bpf bpf /sys/fs/bpf` mounts it")]
+    NoBpffs(String),
+    /// Another instance has the name.
+    #[error(
+        "the instance \"{instance}\" of {} has this name and pins in {}; give process.run_dir another last component, or remove \
+         those pins by `sluice stop --run-dir {}`",
+        owner.display(), folder.display(), owner.display()
+    )]
+    Taken {
+        /// The name.
+        instance: String,
+        /// Its run_dir.
+        owner: PathBuf,
+        /// Where it pins.
+        folder: PathBuf,
+    },
+    /// Another error.
+    #[error("{}: {reason}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: io::Error,
+    },
+}
+
+/// An instance's folder. Dropping it removes what this run made, unless it was told to `keep`.
+#[derive(Debug)]
+pub struct Pins {
+    folder: PathBuf,
+    keep: bool,
+}
+
+/// What an instance left in bpffs, or uses now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// Its name.
+    pub instance: String,
+    /// Its run_dir.
+    pub run_dir: PathBuf,
+    /// The folder.
+    pub folder: PathBuf,
+    /// Interfaces that it filters, each with the program's id where we may know it.
+    pub interfaces: Vec<(String, Option<u32>)>,
+    /// Bans that hold, where we may know them.
+    pub bans: Option<usize>,
+}
+
+/// What becomes of maps that were pinned before.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// None were there.
+    Nothing,
+    /// They fit: use them.
+    Fitting,
+    /// They do not, for this reason; the bans that could be read.
+    Older { reason: String, bans: Option<Vec<(BanSource, Time)>> },
+}
+
+impl Pins {
+    /// The folder of the instance, made if need be; bpffs is mounted if it is nowhere. Call it with the run_dir's lock held.
+    ///
+    /// # Errors
+    /// When there is no bpffs to be had, or when another run_dir has the name.
+    pub fn claim(run_dir: &Path) -> Result<Self, PinError> {
+        let bpffs = bpffs().map_or_else(mount_bpffs, Ok)?;
+        let folder = bpffs.join(SLUICE).join(instance(run_dir));
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |reason| PinError::Io { path, reason }
+        };
+        let mut tries = 0;
+        let made = loop {
+            let parent = folder.parent().unwrap_or(&bpffs);
+            make(parent).map_err(failed(parent))?;
+            match make(&folder) {
+                // The last other instance has just gone, and the parent with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 3 => tries += 1,
+                result => break result.map_err(failed(&folder))?,
+            }
+        };
+        let owner = folder.join(OWNER);
+        match fs::read_link(&owner) {
+            Ok(other) if other != run_dir => {
+                return Err(PinError::Taken { instance: instance(run_dir), owner: other, folder });
+            }
+            Ok(_) => {}
+            Err(_) => symlink(run_dir, &owner).map_err(failed(&owner))?,
+        }
+        Ok(Self { folder, keep: !made })
+    }
+
+    /// The folder of the instance, if there is one.
+    #[must_use]
+    pub fn find(run_dir: &Path) -> Option<Self> {
+        let folder = bpffs()?.join(SLUICE).join(instance(run_dir));
+        (fs::read_link(folder.join(OWNER)).ok()? == run_dir).then_some(Self { folder, keep: true })
+    }
+
+    /// What is in it.
+    #[must_use]
+    pub fn pinned(&self, now: Time) -> Pinned {
+        let mut found = described(&self.folder);
+        let bans = MapData::from_pin(self.folder.join(BANS)).ok().and_then(|map| read_bans(map).ok());
+        found.bans = bans.map(|bans| bans.iter().filter(|(_, end)| *end > now).count());
+        found
+    }
+
+    /// From now on only `remove` takes them away, not the end of this process.
+    pub(super) fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// Removes every pin and with that detaches whatever nobody holds any more.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub fn remove(&mut self) -> Result<(), PinError> {
+        self.keep = true;
+        // The owner last: what is left stays explained.
+        for name in names(&self.folder).into_iter().filter(|name| name != OWNER).chain([OWNER.to_owned()]) {
+            remove(&self.folder.join(name))?;
+        }
+        let gone = |path: &Path| match fs::remove_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        gone(&self.folder).map_err(|reason| PinError::Io { path: self.folder.clone(), reason })?;
+        // Others may be in there.
+        let _ = self.folder.parent().map(gone);
+        Ok(())
+    }
+
+    /// The interfaces that have a link here.
+    pub(super) fn interfaces(&self) -> BTreeSet<String> {
+        names(&self.folder).iter().filter_map(|name| interface(name)).collect()
+    }
+
+    /// The pinned link to an interface.
+    pub(super) fn link(&self, interface: &str) -> Option<FdLink> {
+        PinnedLink::from_pin(self.link_path(interface)).ok().map(FdLink::from)
+    }
+
+    /// Pins a link to an interface.
+    pub(super) fn pin_link(&self, interface: &str, link: FdLink) -> Result<FdLink, KernelError> {
+        let refused = |reason| KernelError::Attach { interface: interface.to_owned(), reason };
+        let pinned = link.pin(self.link_path(interface)).map_err(|error| refused(format!("pinning its link: {}", chain(&error))));
+        pinned.map(FdLink::from)
+    }
+
+    /// Removes the pin of an interface; the program is detached once nobody holds the link.
+    pub(super) fn unpin_link(&self, interface: &str) -> Result<(), KernelError> {
+        let refused = |error: PinError| KernelError::Attach { interface: interface.to_owned(), reason: error.to_string() };
+        remove(&self.link_path(interface)).map_err(refused)
+    }
+
+    fn link_path(&self, interface: &str) -> PathBuf {
+        self.folder.join(format!("{XDP}{}", interface.replace('.', ":")))
+    }
+
+    /// Puts the new object's maps beside those that are there, and tells which of them to use.
+    pub(super) fn compare(&self, ebpf: &Ebpf) -> Result<Found, KernelError> {
+        let pinned: BTreeSet<String> = names(&self.folder).into_iter().filter(|name| name.starts_with(MAPS)).collect();
+        let mut misfits = Vec::new();
+        for (name, map) in ebpf.maps().filter(|(name, _)| name.starts_with(MAPS)) {
+            let next = self.folder.join(format!("{NEXT}{name}"));
+            // One that a start left which did not get far.
+            self.unpin(&next)?;
+            map.pin(&next).map_err(|error| KernelError::Pin(format!("{name}: {}", chain(&error))))?;
+            if pinned.contains(name) {
+                misfits.extend(difference(&self.folder.join(name), &next).map(|what| format!("{name} {what}")));
+            } else {
+                misfits.push(format!("{name} is new"));
+            }
+        }
+        if pinned.is_empty() {
+            return Ok(Found::Nothing);
+        }
+        let layout = fs::read_link(self.folder.join(LAYOUT)).unwrap_or_default();
+        if layout.as_os_str().as_bytes() != guard::LAYOUT.to_string().as_bytes() {
+            misfits.insert(0, format!("layout {:?} instead of {}", layout, guard::LAYOUT));
+        }
+        if misfits.is_empty() {
+            return Ok(Found::Fitting);
+        }
+        let bans = MapData::from_pin(self.folder.join(BANS)).ok().and_then(|map| read_bans(map).ok());
+        Ok(Found::Older { reason: misfits.join(", "), bans })
+    }
+
+    /// The new maps take the place of those that were pinned. The program that runs keeps its own until it is replaced.
+    pub(super) fn take_next(&self) -> Result<(), KernelError> {
+        let failed = |what: &str, error: io::Error| KernelError::Pin(format!("{what}: {error}"));
+        // Without a layout no start takes over what a start that ends half-way leaves.
+        let layout = self.folder.join(LAYOUT);
+        self.unpin(&layout)?;
+        self.maps().iter().try_for_each(|(_, path)| self.unpin(path))?;
+        for name in names(&self.folder) {
+            if let Some(map) = name.strip_prefix(NEXT) {
+                fs::rename(self.folder.join(&name), self.folder.join(map)).map_err(|error| failed(map, error))?;
+            }
+        }
+        symlink(guard::LAYOUT.to_string(), layout).map_err(|error| failed(LAYOUT, error))
+    }
+
+    /// The maps that were pinned stay; the new ones go.
+    pub(super) fn drop_next(&self) -> Result<(), KernelError> {
+        names(&self.folder).iter().filter(|name| name.starts_with(NEXT)).try_for_each(|name| self.unpin(&self.folder.join(name)))
+    }
+
+    /// Name and path of every map that is pinned.
+    pub(super) fn maps(&self) -> Vec<(String, PathBuf)> {
+        let maps = names(&self.folder).into_iter().filter(|name| name.starts_with(MAPS));
+        maps.map(|name| (name.clone(), self.folder.join(name))).collect()
+    }
+
+    fn unpin(&self, path: &Path) -> Result<(), KernelError> {
+        remove(path).map_err(|error| KernelError::Pin(error.to_string()))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Err(error) = self.remove()
+        {
+            tracing::warn!("pins of a start that failed stay: {error}");
+        }
+    }
+}
+
+/// Every instance that has pins.
+#[must_use]
+pub fn instances() -> Vec<Pinned> {
+    let Some(bpffs) = bpffs() else { return Vec::new() };
+    let parent = bpffs.join(SLUICE);
+    names(&parent).iter().map(|name| described(&parent.join(name))).collect()
+}
+
+fn described(folder: &Path) -> Pinned {
+    let program = |name: &str| Some(FdLink::from(PinnedLink::from_pin(folder.join(name)).ok()?).info().ok()?.program_id());
+    let interfaces = names(folder).iter().filter_map(|name| Some((interface(name)?, program(name)))).collect();
+    Pinned {
+        instance: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        run_dir: fs::read_link(folder.join(OWNER)).unwrap_or_default(),
+        folder: folder.to_owned(),
+        interfaces,
+        bans: None,
+    }
+}
+
+/// The last component of run_dir.
+fn instance(run_dir: &Path) -> String {
+    run_dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Of a link's file name; an interface's own name has no colon.
+fn interface(name: &str) -> Option<String> {
+    name.strip_prefix(XDP).map(|interface| interface.replace(':', "."))
+}
+
+/// Where bpffs is mounted.
+fn bpffs() -> Option<PathBuf> {
+    bpffs_of(&fs::read_to_string("/proc/self/mounts").unwrap_or_default())
+}
+
+/// The usual place if it is one of them.
+fn bpffs_of(mounts: &str) -> Option<PathBuf> {
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mut places: Vec<PathBuf> =
+        fields.filter(|fields| fields.get(2) == Some(&"bpf")).filter_map(|fields| fields.get(1).map(PathBuf::from)).collect();
+    places.sort_by_key(|place| place != Path::new(BPFFS));
+    places.into_iter().next()
+}
+
+fn mount_bpffs() -> Result<PathBuf, PinError> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    match mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700")) {
+        Ok(()) => {
+            tracing::info!("bpffs was not mounted; it is now, on {BPFFS}");
+            Ok(PathBuf::from(BPFFS))
+        }
+        Err(errno) => Err(PinError::NoBpffs(format!("it is not mounted, and mounting it on {BPFFS} failed: {}", errno.desc()))),
+    }
+}
+
+/// Whether it was made: false where it was there.
+fn make(folder: &Path) -> io::Result<bool> {
+    match DirBuilder::new().mode(0o755).create(folder) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Names in a folder; none when it cannot be read.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn remove(path: &Path) -> Result<(), PinError> {
+    match fs::remove_file(path) {
+        Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(PinError::Io { path: path.to_owned(), reason }),
+        _ => Ok(()),
+    }
+}
+
+/// What a pinned map has that the new object's has not.
+fn difference(pinned: &Path, next: &Path) -> Option<String> {
+    let (Ok(pinned), Ok(next)) = (MapInfo::from_pin(pinned), MapInfo::from_pin(next)) else {
+        return Some("cannot be opened".to_owned());
+    };
+    if pinned.map_type().ok() != next.map_type().ok() {
+        return Some("is of another type".to_owned());
+    }
+    let fields = [
+        ("key size", pinned.key_size(), next.key_size()),
+        ("value size", pinned.value_size(), next.value_size()),
+        ("size", pinned.max_entries(), next.max_entries()),
+        ("flags", pinned.map_flags(), next.map_flags()),
+    ];
+    let (what, old, new) = fields.into_iter().find(|(_, old, new)| old != new)?;
+    Some(format!("has {what} {old} instead of {new}"))
+}
+
+fn read_bans(map: MapData) -> Result<Vec<(BanSource, Time)>, KernelError> {
+    let failed = |error| KernelError::map(BANS, error);
+    let table: HashMap<MapData, u64, u64> = Map::from_map_data(map).and_then(HashMap::try_from).map_err(failed)?;
+    let read = table.iter().map(|entry| entry.map(|(key, end)| (BanSource::of_key(key), Time::from_nanos(end))));
+    read.collect::<Result<_, _>>().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_bpffs_is_preferred() {
+        let mounts = "sysfs /sys sysfs rw 0 0\nbpf /mnt/bpf bpf rw 0 0\nnone /sys/fs/bpf bpf rw,mode=700 0 0\n";
+        assert_eq!(bpffs_of(mounts), Some(PathBuf::from("/sys/fs/bpf")));
+        assert_eq!(bpffs_of("bpf /mnt/bpf bpf rw 0 0\n"), Some(PathBuf::from("/mnt/bpf")));
+        assert_eq!(bpffs_of("bpf /sys/fs/bpf tmpfs rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn an_interface_is_found_again_in_its_pins_name() {
+        let pins = Pins { folder: PathBuf::from("/nowhere"), keep: true };
+        for name in ["eth0", "eth0.100", "wlp3s0-x"] {
+            let path = pins.link_path(name);
+            let file = path.file_name().expect("a name").to_str().expect("UTF-8").to_owned();
+            assert!(!file.contains('.'), "{file}");
+            assert_eq!(interface(&file).as_deref(), Some(name));
+        }
+        assert_eq!(interface("GUARD_BANS"), None);
+    }
+}
