@@ -401,6 +401,38 @@ impl Pool {
         self.with_entry(account, |entry| entry.relief_at = mark as u32);
     }
 
+    /// Whether a report at a mark is awaited, or on its way.
+    #[cfg(test)]
+    pub(super) fn awaits_relief(&self, account: Account) -> bool {
+        let reported = self.relieved.borrow().contains(&(account.slot, account.generation));
+        reported || self.with_entry(account, |entry| entry.relief_at != NO_RELIEF).unwrap_or_default()
+    }
+
+    /// Whether nothing is counted against anybody.
+    #[cfg(test)]
+    pub(super) fn is_ledger_empty(&self) -> bool {
+        self.ledger.borrow().iter().all(|entry| entry.outstanding == 0)
+    }
+
+    /// The ledger beside what is on loan: the rest is copies, which the budget holds.
+    ///
+    /// # Panics
+    /// When they differ.
+    #[cfg(test)]
+    pub(super) fn check_ledger(&self) {
+        let mut ledger: Vec<Entry> = self.ledger.borrow().clone();
+        for (buffer, state) in self.buffers.iter().enumerate() {
+            let Some(account) = state.account.get() else { continue };
+            let Some(entry) = ledger.get_mut(account.slot as usize).filter(|entry| entry.generation == account.generation) else {
+                continue;
+            };
+            let size = self.shelf_of(buffer as u16).size as u32;
+            entry.outstanding = entry.outstanding.checked_sub(size).expect("a loan is counted");
+        }
+        let copies: usize = ledger.iter().map(|entry| entry.outstanding as usize).sum();
+        assert!(copies <= self.budget_used(), "{copies} bytes counted beside loans, {} of the budget used", self.budget_used());
+    }
+
     fn charge(&self, account: Account, bytes: usize) {
         self.with_entry(account, |entry| entry.outstanding += bytes as u32);
     }

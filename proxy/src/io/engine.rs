@@ -59,7 +59,7 @@ struct Listening<L> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accept {
+pub(super) enum Accept {
     /// Exactly one accept is in flight.
     Armed,
     /// Waits for its backoff.
@@ -229,6 +229,16 @@ impl<R: Ring> Engine<R> {
             assert!(!ended || inner.inbound.is_empty() && inner.outbound.is_empty(), "an ending stream holds bytes");
             assert!(!inner.closing_fd || inner.in_flight_ops() == 0, "closed under an operation");
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn pool(&self) -> &super::buffers::Pool {
+        self.ring.pool()
+    }
+
+    #[cfg(test)]
+    pub(super) fn accepts(&self) -> impl Iterator<Item = Accept> + '_ {
+        self.listeners.iter().map(|listening| listening.accept)
     }
 
     fn has_work(&self) -> bool {

@@ -145,6 +145,14 @@ impl Executor {
         self.len() == 0
     }
 
+    /// Tasks that wait to be woken, each with the data of its wakers.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> Vec<(TaskKey, *const ())> {
+        let tasks = self.tasks.borrow();
+        let waiting = tasks.iter().map(|(_, task)| &task.wake).filter(|wake| !wake.queued.load(Ordering::Relaxed));
+        waiting.map(|wake| (wake.key, Arc::as_ptr(wake).cast())).collect()
+    }
+
     /// Panics caught so far.
     #[must_use]
     pub const fn panics(&self) -> u64 {

@@ -6,6 +6,8 @@
 //! `engine` and `flow` are the state machine; `seam` is what they need from a ring; `ring` is the kernel's, `simulated` a seeded one.
 
 pub mod buffers;
+#[cfg(test)]
+mod checks;
 pub mod chunk;
 pub mod engine;
 pub mod executor;

@@ -5,7 +5,8 @@
 //! turn with `Sim::run`, which checks the engine's and its own invariants after every turn.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -45,6 +46,8 @@ pub struct Faults {
     pub missed_end: u32,
     /// A connect fails.
     pub connect_failure: u32,
+    /// A connect finds no descriptor.
+    pub open_failure: u32,
     /// An accept fails, with EMFILE or ECONNABORTED.
     pub accept_failure: u32,
     /// A completion of an operation that ended long ago comes again.
@@ -67,6 +70,7 @@ impl Faults {
             spurious_end: 0,
             missed_end: 0,
             connect_failure: 0,
+            open_failure: 0,
             accept_failure: 0,
             stale: 0,
             portion: usize::MAX,
@@ -141,6 +145,10 @@ pub struct SimRing {
 
 /// Called again and again while the connection lives: reads what came, writes what it likes, closes.
 pub type Script = Box<dyn FnMut(&Peer)>;
+
+/// Told of every operation and completion, with the time.
+pub type Observer = Box<dyn FnMut(Time, fmt::Arguments<'_>)>;
+
 impl Sim {
     /// A world and an engine in it.
     ///
@@ -160,6 +168,8 @@ impl Sim {
             catching_up: false,
             old: Vec::new(),
             watches: Vec::new(),
+            wakes: BTreeSet::new(),
+            observer: None,
             quiet: false,
             horizon: None,
             acted: false,
@@ -236,6 +246,30 @@ impl Sim {
         self.0.borrow().now
     }
 
+    /// Has `observer` told of all that happens from now on.
+    pub fn observe(&self, observer: Observer) {
+        self.0.borrow_mut().observer = Some(observer);
+    }
+
+    /// Waits end at this time although no timer is due; `None`: they do not.
+    pub fn set_horizon(&self, horizon: Option<Time>) {
+        self.0.borrow_mut().horizon = horizon;
+    }
+
+    /// Nothing can happen any more unless somebody acts: no operation can move, no script waits for its time.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.0.borrow().quiet
+    }
+
+    /// Counts of the world that must agree.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn check_invariants(&self) {
+        self.0.borrow().check_invariants();
+    }
+
     /// Moves virtual time forward.
     pub fn advance(&self, by: Duration) {
         let mut world = self.0.borrow_mut();
@@ -293,6 +327,17 @@ impl Peer {
         self.with(|c| c.peer)
     }
 
+    /// Virtual time.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.world.borrow().now
+    }
+
+    /// Scripts are called at this time, even if nothing else happens.
+    pub fn wake_at(&self, at: Time) {
+        self.world.borrow_mut().wakes.insert(at);
+    }
+
     /// Like `with`, and notes when `act` says that it changed something.
     fn act(&self, act: impl FnOnce(&mut Connection) -> bool) {
         let world = &mut *self.world.borrow_mut();
@@ -340,9 +385,13 @@ impl Peer {
         self.act(|c| !std::mem::replace(&mut c.inward_fin, true));
     }
 
-    /// Closes in good order.
+    /// Closes: in good order if everything that came was read, else with a reset, as a host does.
     pub fn close(&self) {
         self.act(|c| {
+            if !c.outward.is_empty() && !c.peer_closed {
+                c.break_by_peer(libc::ECONNRESET);
+                return true;
+            }
             c.inward_fin = true;
             !std::mem::replace(&mut c.peer_closed, true)
         });
@@ -470,6 +519,8 @@ impl Ring for SimRing {
         let until = timeout.map(|timeout| start + timeout);
         self.world.borrow_mut().quiet = false;
         for _ in 0..STEPS_MAX {
+            let now = self.world.borrow().now;
+            self.world.borrow_mut().wakes.retain(|&wake| wake > now);
             let from = self.world.borrow().connections.len();
             self.run_scripts();
             let delayed = self.step();
@@ -486,11 +537,15 @@ impl Ring for SimRing {
                     return Ok(());
                 }
             } else {
-                // Nothing happens until a timer fires, or until the test wants to look.
-                match (until, world.horizon) {
-                    (Some(until), horizon) => world.now = horizon.map_or(until, |horizon| until.min(horizon)).max(world.now),
-                    (None, Some(horizon)) => world.now = horizon.max(world.now),
-                    (None, None) => world.quiet = true,
+                // Nothing happens until a timer fires, until the test wants to look, or until a script waits no longer.
+                let end = [until, world.horizon].into_iter().flatten().min();
+                match (end, world.wakes.first().copied()) {
+                    (Some(end), wake) if wake.is_none_or(|wake| end <= wake) => world.now = end.max(world.now),
+                    (_, Some(wake)) => {
+                        world.now = wake;
+                        continue;
+                    }
+                    _ => world.quiet = true,
                 }
                 return Ok(());
             }
@@ -508,8 +563,12 @@ impl Ring for SimRing {
     }
 
     fn open(&mut self, _address: SocketAddr) -> Result<RawFd, i32> {
-        let file = File::Socket { connection: None, receive: None, send: None, connect: None };
-        Ok(self.world.borrow_mut().new_fd(file))
+        let mut world = self.world.borrow_mut();
+        let chance = world.faults.open_failure;
+        if chance > 0 && world.random.chance(chance) {
+            return Err(libc::EMFILE);
+        }
+        Ok(world.new_fd(File::Socket { connection: None, receive: None, send: None, connect: None }))
     }
 
     fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32> {

@@ -320,6 +320,11 @@ impl State {
         Rc::new(state)
     }
 
+    #[cfg(test)]
+    pub(super) const fn handles(&self) -> u32 {
+        self.handles.get()
+    }
+
     /// What it received is counted here.
     pub(super) const fn account(&self) -> Account {
         Account { slot: self.slot, generation: self.generation }

@@ -103,6 +103,12 @@ impl<T> Wheel<T> {
         self.entries[index as usize].value.as_mut()
     }
 
+    /// The values of all armed timers.
+    #[cfg(test)]
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|entry| entry.value.as_ref())
+    }
+
     /// When `advance` has something to do next; `None` while nothing is armed.
     #[must_use]
     pub fn next_wake(&self) -> Option<Time> {

@@ -267,6 +267,19 @@ impl State {
         }
     }
 
+    /// The tags' keys of its idle slots.
+    ///
+    /// # Panics
+    /// When the pool contradicts itself, or has no timer though it holds something.
+    #[cfg(test)]
+    pub(crate) fn check(&self) -> Vec<u64> {
+        let pool = self.pool.borrow();
+        let keys = pool.check();
+        assert!(keys.is_empty() || self.timer.get().is_some(), "a pool without a timer");
+        assert!(keys.is_empty() || !self.draining.get(), "a pool holds something though it drains");
+        keys.iter().map(|key| u64::from(self.id) << 48 | key.to_bits()).collect()
+    }
+
     /// One timer for the pool, at its first deadline. One that fires early finds nothing and arms again, which costs less than moving it
     /// at every lease.
     fn arm(&self) {

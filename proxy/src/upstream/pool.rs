@@ -161,6 +161,26 @@ impl<C> Pool<C> {
         self.idle.drain().map(|idle| idle.slot)
     }
 
+    /// Its idle slots.
+    ///
+    /// # Panics
+    /// When shelves and slots do not agree.
+    #[cfg(test)]
+    pub(crate) fn check(&self) -> Vec<IdleKey> {
+        let mut shelved: Vec<u32> = Vec::new();
+        for shelf in &self.shelves {
+            for &index in &shelf.stack {
+                let idle = self.idle.get(index as usize).expect("a shelf names an idle slot");
+                assert_eq!(idle.address, shelf.address, "a slot on another endpoint's shelf");
+            }
+            shelved.extend(&shelf.stack);
+        }
+        shelved.sort_unstable();
+        let idle: Vec<u32> = self.idle.iter().map(|(index, _)| index as u32).collect();
+        assert_eq!(shelved, idle, "each idle slot is on one shelf");
+        self.idle.iter().map(|(index, idle)| IdleKey { index: index as u32, generation: idle.generation }).collect()
+    }
+
     /// Idle slots.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -40,6 +40,8 @@ pub struct Worker {
     states: RefCell<Vec<(String, Rc<State>)>>,
     states_made: Cell<u16>,
     ids: RequestIds,
+    /// Changes with every upstream that is new.
+    random: Cell<u64>,
     draining: Cell<bool>,
 }
 
@@ -59,6 +61,19 @@ impl Worker {
         connections_max: usize,
         access: Option<AccessSender>,
     ) -> Rc<Self> {
+        Self::with_random(io, counters, config, connections_max, access, random())
+    }
+
+    /// The same, with every choice made from this number.
+    #[must_use]
+    pub fn with_random(
+        io: Io,
+        counters: Counters,
+        config: Arc<ArcSwap<model::Config>>,
+        connections_max: usize,
+        access: Option<AccessSender>,
+        random: u64,
+    ) -> Rc<Self> {
         let mut cache = Cache::new(config);
         let config = Arc::clone(cache.load());
         let empty = Rc::new(Snapshot { config: Arc::clone(&config), upstreams: Vec::new() });
@@ -70,7 +85,8 @@ impl Worker {
             current: RefCell::new(Current { cache, snapshot: empty }),
             states: RefCell::default(),
             states_made: Cell::new(0),
-            ids: RequestIds::new(random()),
+            ids: RequestIds::new(random),
+            random: Cell::new(random),
             draining: Cell::new(false),
         });
         let snapshot = worker.compile(config);
@@ -99,6 +115,11 @@ impl Worker {
     #[must_use]
     pub fn upstream(&self, id: u16) -> Option<Rc<State>> {
         self.states.borrow().iter().find(|(_, state)| state.id() == id).map(|(_, state)| Rc::clone(state))
+    }
+
+    #[cfg(test)]
+    pub(super) fn each_upstream(&self, each: impl FnMut(&Rc<State>)) {
+        self.states.borrow().iter().map(|(_, state)| state).for_each(each);
     }
 
     /// A request id that no other request of this data plane has.
@@ -131,7 +152,9 @@ impl Worker {
                 let state = known.inspect(|state| state.configure(upstream)).unwrap_or_else(|| {
                     let id = self.states_made.get();
                     self.states_made.set(id.wrapping_add(1));
-                    let state = Rc::new(State::new(id, upstream, self.io.clone(), self.counters.clone(), random()));
+                    self.random.set(self.random.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
+                    let random = self.random.get() >> 16;
+                    let state = Rc::new(State::new(id, upstream, self.io.clone(), self.counters.clone(), random));
                     states.push((upstream.name.clone(), Rc::clone(&state)));
                     state
                 });

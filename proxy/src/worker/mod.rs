@@ -1,5 +1,7 @@
 //! A worker: one pinned thread, one ring, its sessions and pools.
 
+#[cfg(test)]
+mod checks;
 pub mod context;
 pub mod drain;
 pub mod events;

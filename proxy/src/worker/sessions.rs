@@ -109,6 +109,33 @@ impl Sessions {
         self.table.borrow_mut().admission.admit()
     }
 
+    /// What the rows say, checked against the table's own counts.
+    #[cfg(test)]
+    pub(super) fn check(&self) -> super::checks::Table {
+        let table = self.table.borrow();
+        let mut found = super::checks::Table { open: table.rows.len(), parked: vec![], timed: vec![], lingering: vec![] };
+        for (index, row) in &table.rows {
+            let tag = SessionKey { index: index as u32, generation: row.generation }.tag();
+            assert!(row.timer.is_none_or(|(_, at)| at <= row.due), "a row's timer fires after it is due");
+            match row.state {
+                State::Parked => {
+                    found.parked.push(tag);
+                    found.timed.push(tag);
+                }
+                State::Live { task, lingers, .. } => {
+                    let task = task.expect("a live row has its task after a turn");
+                    if lingers {
+                        found.lingering.push(task);
+                        found.timed.push(tag);
+                    }
+                }
+            }
+        }
+        assert_eq!(table.lingering, found.lingering.len(), "lingering sessions");
+        assert_eq!(table.admission.open(), table.rows.len(), "admitted connections");
+        found
+    }
+
     /// Connections held now.
     #[must_use]
     pub fn open(&self) -> usize {

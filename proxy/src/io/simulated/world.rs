@@ -1,12 +1,13 @@
 //! The simulated world: descriptors, connections, origins, and what may happen to them next. Every choice is drawn from the seed.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-use super::{FD_BASE, Faults, Peer, Script};
+use super::{FD_BASE, Faults, Observer, Peer, Script};
 use crate::io::Chunk;
 use crate::io::buffers::{Class, Loan, Pool};
 use crate::io::seam::{Completion, Op};
@@ -30,6 +31,9 @@ pub(super) struct World {
     /// Ended operations whose completion may come once more.
     pub(super) old: Vec<Token>,
     pub(super) watches: Vec<(Token, bool)>,
+    /// When scripts want to be called.
+    pub(super) wakes: BTreeSet<Time>,
+    pub(super) observer: Option<Observer>,
     /// Nothing can happen any more unless a peer acts.
     pub(super) quiet: bool,
     /// Waits end here though no timer is due.
@@ -139,6 +143,47 @@ impl Connection {
     }
 }
 
+/// An operation that begins, for the observer.
+struct Started<'a>(Token, &'a Op);
+
+impl fmt::Display for Started<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slot = self.0.slot();
+        match self.1 {
+            Op::Accept { fd } => write!(f, "fd {fd}: accept"),
+            Op::Receive { fd, multishot, class } => {
+                let shots = if *multishot { "multishot" } else { "single" };
+                write!(f, "fd {fd} slot {slot}: receive, {shots}, {class:?}")
+            }
+            Op::Send { fd, chunks } => {
+                let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+                write!(f, "fd {fd} slot {slot}: send {bytes} bytes in {} chunks", chunks.len())
+            }
+            Op::Connect { fd, address } => write!(f, "fd {fd} slot {slot}: connect to {address}"),
+            Op::Shutdown { fd } => write!(f, "fd {fd} slot {slot}: shutdown"),
+            Op::Close { fd } => write!(f, "fd {fd} slot {slot}: close"),
+            Op::Cancel { target } => write!(f, "slot {slot}: cancel {:?}", target.kind()),
+            Op::Watch { fd } => write!(f, "fd {fd}: watch"),
+        }
+    }
+}
+
+/// What became of one.
+struct Done {
+    fd: RawFd,
+    token: Token,
+    result: i32,
+    more: bool,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fd, token, result, more } = self;
+        let end = if *more { "" } else { ", the last" };
+        write!(f, "fd {fd} slot {}: {:?} done: {result}{end}", token.slot(), token.kind())
+    }
+}
+
 /// Moves the first `n` bytes out; by slices, since a debug build takes long over single ones.
 pub(crate) fn take_front(queue: &mut VecDeque<u8>, n: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(n);
@@ -168,6 +213,12 @@ impl World {
         self.files[fd as usize - FD_BASE].as_mut().expect("an operation on a closed descriptor")
     }
 
+    pub(super) fn note(&mut self, what: fmt::Arguments<'_>) {
+        if let Some(observer) = &mut self.observer {
+            observer(self.now, what);
+        }
+    }
+
     pub(super) fn post(&mut self, fd: RawFd, token: Token, result: i32, more: bool) {
         self.post_with(fd, token, result, more, None, Vec::new());
     }
@@ -176,6 +227,7 @@ impl World {
         if !more && self.old.len() < 256 {
             self.old.push(token);
         }
+        self.note(format_args!("{}", Done { fd, token, result, more }));
         self.posted.push((fd, Completion { token, result, more, loan, chunks }));
     }
 
@@ -191,6 +243,7 @@ impl World {
     }
 
     pub(super) fn start(&mut self, token: Token, op: Op) {
+        self.note(format_args!("{}", Started(token, &op)));
         match op {
             Op::Accept { fd } => match self.file(fd) {
                 File::Listener { accept, .. } => assert!(accept.replace(token).is_none(), "two accepts on one listener"),
@@ -284,6 +337,8 @@ impl World {
                 connection.engine_closed = true;
                 if connection.reset_on_close || !connection.inward.is_empty() {
                     connection.reset_by_engine |= connection.broken_by_peer.is_none();
+                    // It may overtake what was sent before it.
+                    connection.outward.clear();
                 } else {
                     connection.outward_fin = true;
                 }
