@@ -29,6 +29,8 @@ enum Next {
     /// To be closed after what is queued. The engine flushes, ends our direction and reads past what the client still sends for a
     /// moment: closing with unread bytes would reset the connection, and the client might never see its answer.
     Close(CloseReason),
+    /// The same, for a client that has asked for the close and sent its request whole: it promised to send nothing more.
+    Finish,
     /// To become a tunnel to this endpoint.
     Tunnel(Box<Connection>),
     /// To be reset: what was sent is not whole.
@@ -41,6 +43,7 @@ impl Next {
         match *self {
             Self::Request | Self::Tunnel(_) => None,
             Self::Close(reason) => Some(reason),
+            Self::Finish => Some(CloseReason::NotKeptAlive),
             Self::Abort(CloseReason::ClientAborted) => Some(
                 seat.stream
                     .error()
@@ -108,12 +111,12 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
             }
             Next::Request => due = seat.worker.io.after(seat.listener.timeouts.request_header),
             Next::Close(reason) => {
-                if reason == CloseReason::NotKeptAlive {
-                    seat.stream.finish()
-                } else {
-                    seat.stream.close()
-                }
+                seat.stream.close();
                 return seat.end(reason);
+            }
+            Next::Finish => {
+                seat.stream.finish();
+                return seat.end(CloseReason::NotKeptAlive);
             }
             Next::Tunnel(upstream) => {
                 // What the client said ahead of the answer.
@@ -250,6 +253,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
     let cut = if sink.outbound.framing() == Framing::UntilClose { Next::Abort } else { Next::Close };
     match outcome {
         Outcome::Answered { .. } if kept_alive && flags.ended.get() => Next::Request,
+        Outcome::Answered { .. } if flags.ended.get() && close_reason == Some(CloseReason::NotKeptAlive) => Next::Finish,
         Outcome::Answered { .. } if flags.ended.get() => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
         Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => Next::Close(CloseReason::RequestBodyTimeout),
         Outcome::Answered { refused: Some(RefusalReason::RequestTooSlow), .. } => Next::Close(CloseReason::MinRate),
@@ -337,6 +341,7 @@ impl BodySource for Source<'_> {
     async fn next(&mut self) -> Result<BodyPart, SourceError> {
         if self.awaits_continue() {
             self.stream.write(Chunk::from_static(encode::CONTINUE));
+            self.worker.counters.add(Plain::SentBytes, encode::CONTINUE.len() as u64);
             self.worker.counters.increment(Plain::Responses1xx);
         }
         self.flags.wants_continue.set(false);
@@ -443,6 +448,7 @@ impl ResponseSink for Sink<'_> {
         self.outbound.writable().await?;
         let mut bytes = Vec::new();
         encode::informational(head, &mut bytes);
+        self.worker.counters.add(Plain::SentBytes, bytes.len() as u64);
         self.stream.write(Chunk::from_vec(bytes));
         self.worker.counters.increment(Plain::Responses1xx);
         Ok(())

@@ -259,8 +259,11 @@ pub fn timed_out(worker: &Rc<Worker>, bits: u64) {
             }
             State::Parked => {}
         }
-        let fresh = row.requests == 0;
-        (row.stream.clone(), if fresh { CloseReason::RequestHeaderTimeout } else { CloseReason::KeepAliveTimeout })
+        let (due, reason) = row.deadline();
+        if worker.io.now() < due {
+            return row.set_due(worker, key, due);
+        }
+        (row.stream.clone(), reason)
     };
     close_parked(worker, key, &stream, reason);
 }
@@ -282,10 +285,11 @@ fn park_lingering(worker: &Rc<Worker>) {
 
 fn close_parked(worker: &Rc<Worker>, key: SessionKey, stream: &Stream, reason: CloseReason) {
     stream.unpark();
-    // A client that has not taken its last response by now gets no more time for it.
-    match stream.poll_flushed(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(())) => stream.close(),
-        _ => stream.abort(),
+    // A client that stopped taking its last response gets no more time for it.
+    if reason == CloseReason::SendTimeout {
+        stream.abort();
+    } else {
+        stream.close();
     }
     remove(worker, key, reason);
 }
@@ -354,7 +358,25 @@ fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
     }
 }
 
+/// Whether the client's host has everything that was queued for it, or will get nothing more.
+fn is_flushed(stream: &Stream) -> bool {
+    stream.poll_flushed(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
 impl Row {
+    /// When a parked row is to be closed, and why: it is idle only once the client has taken its last response, which may be queued long
+    /// after its session parked.
+    fn deadline(&self) -> (Time, CloseReason) {
+        let (sent_at, timeouts) = (self.stream.progress().sent_at, &self.listener.timeouts);
+        if self.requests == 0 {
+            (self.due, CloseReason::RequestHeaderTimeout)
+        } else if is_flushed(&self.stream) {
+            (self.due.max(sent_at + timeouts.keep_alive), CloseReason::KeepAliveTimeout)
+        } else {
+            (self.due.max(sent_at + timeouts.send), CloseReason::SendTimeout)
+        }
+    }
+
     fn set_due(&mut self, worker: &Worker, key: SessionKey, due: Time) {
         self.due = due;
         if let Some((timer, at)) = self.timer {
@@ -449,6 +471,7 @@ impl Seat {
             row.requests = self.requests;
             row.counted = self.counted;
         }
+        let due = if is_flushed(&self.stream) { due } else { due.max(self.worker.io.after(self.listener.timeouts.send)) };
         park(&self.worker, self.key, due);
     }
 }

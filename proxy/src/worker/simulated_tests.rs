@@ -13,6 +13,7 @@ use crate::control::commands::Command;
 use crate::error::{CloseReason, PoolCloseReason, ShedReason};
 use crate::io::simulated::{Faults, Peer};
 use crate::telemetry::counters::{Counter, Plain};
+use crate::time::Time;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -85,6 +86,130 @@ fn a_client_that_asked_for_the_close_is_not_waited_for() {
     assert!(client.is_ended() && !client.is_reset());
     assert_eq!(bench.engine.streams(), 1, "the pooled upstream connection");
     assert_eq!(bench.value(Counter::Closed(CloseReason::NotKeptAlive)), 1);
+}
+
+/// A client's side: sends all of it, a piece whenever the world moves, and reads. `true` once the end came in order, `false` if a reset did.
+fn converse(peer: &Peer, bytes: Vec<u8>, piece: usize, take: usize) -> Rc<std::cell::RefCell<(Vec<u8>, Option<bool>)>> {
+    let seen = Rc::new(std::cell::RefCell::new((Vec::new(), None)));
+    let (shared, mut at) = (Rc::clone(&seen), 0);
+    peer.script(move |peer| {
+        let (received, end) = &mut *shared.borrow_mut();
+        received.extend(peer.read_at_most(take));
+        let n = piece.min(bytes.len() - at);
+        peer.write(&bytes[at..at + n]);
+        at += n;
+        if peer.is_reset() || peer.is_ended() {
+            *end = Some(!peer.is_reset());
+            peer.close();
+        }
+    });
+    seen
+}
+
+/// Seeds 0x17d and 0x216 of the simulation: such a connection was closed at once, and the unread bytes made that a reset.
+#[test]
+fn a_client_that_did_not_ask_for_the_close_sees_its_answer_though_it_sends_on() {
+    let early = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let until_close = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok";
+    let mut upload = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n".to_vec();
+    upload.resize(upload.len() + 50_000, b'x');
+    let pipelined = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".repeat(3);
+    for (request, answer) in [(upload, &early[..]), (pipelined, &until_close[..])] {
+        for seed in 0..20 {
+            let mut bench = Bench::new(seed, Faults::mild(), testing::config(&[origin_address(1)]));
+            bench.sim.serve(origin_address(1), move || {
+                let (mut head, mut answered) = (Vec::new(), false);
+                Box::new(move |peer: &Peer| {
+                    head.extend(peer.read());
+                    if !answered && head.windows(4).any(|end| end == b"\r\n\r\n") {
+                        answered = true;
+                        peer.write(answer);
+                        peer.shutdown_write();
+                    }
+                    if peer.is_ended() {
+                        peer.close();
+                    }
+                })
+            });
+            let seen = converse(&bench.sim.connect(bench.listener), request.clone(), 2000, usize::MAX);
+            bench.run_out();
+            let (received, ended) = &*seen.borrow();
+            assert!(received.ends_with(b"\r\n\r\nok"), "seed {seed}: {}", received.escape_ascii());
+            assert_eq!(*ended, Some(true), "seed {seed}: reset");
+            bench.check_freed("");
+        }
+    }
+}
+
+/// Seed 0x202 of the simulation: what was still queued for the client was thrown away when its idle time began with the queueing.
+#[test]
+fn a_client_is_idle_only_after_it_has_taken_its_response() {
+    for drains in [false, true] {
+        let faults = Faults { window: 256, delay: 0, ..Faults::mild() };
+        let mut bench = Bench::new(1, faults, testing::config(&[origin_address(1)]));
+        let body = vec![b'x'; 60_000];
+        let response = [b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", &body[..]].concat();
+        bench.sim.serve(origin_address(1), move || {
+            let (response, mut head) = (response.clone(), Vec::new());
+            Box::new(move |peer: &Peer| {
+                head.extend(peer.read());
+                if head.ends_with(b"\r\n\r\n") {
+                    head.clear();
+                    peer.write(&response);
+                }
+                if peer.is_ended() {
+                    peer.close();
+                }
+            })
+        });
+        let client = bench.sim.connect(bench.listener);
+        client.write(REQUEST);
+        let taken = Rc::new(std::cell::RefCell::new((Vec::new(), Time::default(), None)));
+        let shared = Rc::clone(&taken);
+        // 256 bytes twice a second: two minutes for the response, ten seconds of idleness.
+        client.script(move |peer| {
+            let (received, next, end) = &mut *shared.borrow_mut();
+            if peer.now() >= *next {
+                received.extend(peer.read_at_most(256));
+                *next = peer.now() + Duration::from_millis(500);
+            }
+            if peer.is_reset() || peer.is_ended() {
+                *end = Some((!peer.is_reset(), peer.now()));
+                peer.close();
+            } else {
+                peer.wake_at(*next);
+            }
+        });
+        bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 1);
+        if drains {
+            let mut phase = Phase::Serving;
+            let deadline = bench.sim.now() + Duration::from_secs(600);
+            obey(&mut bench, &mut phase, Command::Drain { deadline });
+            finish(&mut bench, &mut phase);
+        } else {
+            bench.run_out();
+        }
+        let (received, _, end) = &*taken.borrow();
+        let (in_order, _) = end.expect("an end");
+        assert!(in_order && received.ends_with(&body), "{} bytes", received.len());
+        let reason = if drains { CloseReason::Draining } else { CloseReason::KeepAliveTimeout };
+        assert_eq!(bench.value(Counter::Closed(reason)), 1);
+        bench.check_freed("");
+    }
+}
+
+/// One that takes nothing more of its last response is given up after `send`, and said to be that.
+#[test]
+fn a_client_that_does_not_take_its_last_response_meets_the_send_timeout() {
+    let mut bench = Bench::new(1, Faults { window: 8, ..Faults::mild() }, testing::config(&[origin_address(1)]));
+    serve(&bench, 1);
+    let client = bench.sim.connect(bench.listener);
+    client.write(REQUEST);
+    bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 1);
+    bench.run_out();
+    assert!(client.is_reset());
+    assert_eq!(bench.value(Counter::Closed(CloseReason::SendTimeout)), 1);
+    bench.check_freed("");
 }
 
 #[test]
