@@ -12,6 +12,8 @@ pub mod listen;
 pub mod placement;
 pub mod route;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 pub mod supervisor;
 pub mod telemetry;
 pub mod time;

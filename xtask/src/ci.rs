@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::machine::{self, BUILD, EBPF, cargo, ensure, step};
-use crate::{ebpf, fuzz, test, tidy};
+use crate::{ebpf, fuzz, simulate, test, tidy};
 
 /// A named step of CI.
 type Step = (&'static str, fn() -> Result<(), String>);
@@ -23,6 +23,7 @@ pub(crate) fn ci() -> Result<(), String> {
         ("doc", || step(cargo().env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--workspace", "--no-deps", "--quiet"]))),
         ("licences and bans", deny),
         ("fuzz", || fuzz::fuzz(FUZZ_SECONDS, None)),
+        ("simulation", simulate::many),
         ("eBPF rebuilt, kernel tests against it", fresh_ebpf),
         ("tests", || test::test(None, &[])),
     ];

@@ -10,6 +10,7 @@ mod ebpf;
 mod fuzz;
 mod machine;
 mod run;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Options),
     /// What CI runs, in its order.
     Ci,
+    /// Run the seeded simulation of whole workers; a failing seed prints the command that replays it.
+    Simulate(simulate::Options),
     /// Check the structure: the invariants of ARCHITECTURE.md.
     Tidy,
     /// Mixed load of all kinds through the released binary, for as long as one likes: memory, descriptors and map entries stay flat.
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Ebpf { .. } => ebpf::build(),
         Command::Bench(options) => bench::bench(&options),
         Command::Ci => ci::ci(),
+        Command::Simulate(options) => simulate::simulate(&options),
         Command::Tidy => tidy::tidy(),
         Command::Soak { minutes } => test::soak(minutes),
         Command::Fuzz { seconds, target } => fuzz::fuzz(seconds, target.as_deref()),

@@ -90,6 +90,8 @@ impl Source {
         name == "tests.rs"
             || name == "testing.rs"
             || name.ends_with("_tests.rs")
+            || self.path.starts_with("proxy/src/simulation/")
+            || self.path.ends_with("/checks.rs")
             || self.path.contains("/src/") && self.path.contains("/tests/")
     }
 

@@ -1,0 +1,71 @@
+//! What has been seen of each exchange, by clients and origins: the place where one hand knows what the other did.
+
+use std::cell::{Ref, RefCell, RefMut};
+use std::fmt;
+use std::rc::Rc;
+
+use super::plan::Plan;
+use super::trace::Trace;
+use crate::time::Time;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Book {
+    pub(super) plan: Rc<Plan>,
+    pub(super) trace: Trace,
+    records: Rc<RefCell<Vec<Record>>>,
+    tally: Rc<RefCell<Tally>>,
+}
+
+/// One exchange.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Record {
+    /// The client has sent its head, and all of it.
+    pub(super) head_sent: bool,
+    pub(super) sent: bool,
+    /// Origins that saw a byte of it, and whether they saw it whole.
+    pub(super) attempts: Vec<bool>,
+    /// An answer came whole, by its status.
+    pub(super) answered: Option<u16>,
+    /// It met a connection on which bytes were under way that nobody asked for: no proxy can tell them from its answer.
+    pub(super) met_poison: bool,
+}
+
+/// What all clients saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// Whole final responses, by class: 2xx first.
+    pub(super) responses: [u64; 4],
+    pub(super) interims: u64,
+    pub(super) cut: u64,
+    pub(super) unanswered: u64,
+    pub(super) connected: u64,
+    /// Bytes clients wrote and read.
+    pub(super) written: u64,
+    pub(super) read: u64,
+    /// Something a client or origin waits for may have come.
+    pub(super) ended: u64,
+}
+
+impl Book {
+    pub(super) fn new(plan: Rc<Plan>, trace: Trace) -> Self {
+        let records = vec![Record::default(); plan.exchanges.len()];
+        Self { plan, trace, records: Rc::new(RefCell::new(records)), tally: Rc::default() }
+    }
+
+    pub(super) fn record(&self, id: usize) -> RefMut<'_, Record> {
+        RefMut::map(self.records.borrow_mut(), |records| &mut records[id])
+    }
+
+    pub(super) fn records(&self) -> Ref<'_, Vec<Record>> {
+        self.records.borrow()
+    }
+
+    pub(super) fn tally(&self) -> RefMut<'_, Tally> {
+        self.tally.borrow_mut()
+    }
+
+    pub(super) fn note(&self, now: Time, what: fmt::Arguments<'_>) {
+        self.trace.note(now, what);
+    }
+}

@@ -1,0 +1,17 @@
+//! A whole worker, driven by one number: random clients and origins, faults, limits and time limits over the simulated ring, in virtual
+//! time. After every turn the invariants of engine and worker are checked, and clients and origins, which know each other's plans, check
+//! every byte that reaches them. `cargo xtask simulate` runs it by the ten thousand; ARCHITECTURE.md says what it holds.
+//!
+//! `plan` decides everything from the seed, `client` and `origin` carry it out and judge, `wire` is HTTP as they read it, `book` what they
+//! know of each other, `run` the worker's loop.
+
+mod book;
+mod broken;
+mod client;
+mod origin;
+mod plan;
+mod random;
+mod run;
+mod tests;
+mod trace;
+mod wire;
