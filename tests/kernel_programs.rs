@@ -5,6 +5,8 @@
 mod attach;
 #[path = "kernel/banned.rs"]
 mod banned;
+#[path = "kernel/connections.rs"]
+mod connections;
 #[path = "kernel/frames.rs"]
 mod frames;
 #[path = "kernel/prefixes.rs"]

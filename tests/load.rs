@@ -15,6 +15,8 @@ const SLOW: usize = 1_000;
 /// Each idle client that was once served may hold an upstream connection too: two descriptors there, one here, and one of
 /// the origin's.
 const DESCRIPTORS: u64 = 4 * SLOW as u64 + 2 * IDLE as u64 + 1_000;
+/// All clients have one address.
+const UNLIMITED: &str = "connections_per_ip = 0";
 /// The bound for one small request of the fast client while all the slow ones are at work, on a machine that other tests
 /// share. Unloaded it takes well below a millisecond; a worker that waits for anybody shows as hundreds.
 const P99_MAX: Duration = Duration::from_millis(100);
@@ -51,7 +53,7 @@ fn thousands_of_idle_clients_cost_the_busy_ones_nothing() {
         return;
     }
     let origin = Origin::http(|_| Response::ok("small"));
-    let sluice = Setup::to(origin.address()).workers(2).start();
+    let sluice = Setup::to(origin.address()).workers(2).with("guard", UNLIMITED).start();
     let before = warmed(&sluice);
     // Half of them have been served and stay, the other half never say anything.
     let mut idle: Vec<Client> = (0..IDLE).map(|_| sluice.client()).collect();
@@ -87,7 +89,7 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     })
     .send_buffer(64 << 10);
     // One worker: whoever it waits for, everybody waits for.
-    let sluice = Setup::to(origin.address()).with("process", "max_connections = 4000").start();
+    let sluice = Setup::to(origin.address()).with("process", "max_connections = 4000").with("guard", UNLIMITED).start();
     let before = warmed(&sluice);
     let mut fast = sluice.client();
     let unloaded = p99(requests(&mut fast, "/small", 500));
@@ -122,7 +124,7 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
 #[test]
 fn a_storm_of_connections_leaves_nothing_behind() {
     let origin = Origin::http(|_| Response::ok("small"));
-    let sluice = Setup::to(origin.address()).workers(2).start();
+    let sluice = Setup::to(origin.address()).workers(2).with("guard", UNLIMITED).start();
     let before = warmed(&sluice);
     let accepted = sluice.metrics().sum("sluice_connections_accepted_total");
     let address = sluice.address();
@@ -176,7 +178,7 @@ fn too_many_clients_are_shed_and_counted() {
 #[test]
 fn an_idle_proxy_does_nothing() {
     let origin = Origin::http(|_| Response::ok("small"));
-    let sluice = Setup::to(origin.address()).workers(2).start();
+    let sluice = Setup::to(origin.address()).workers(2).with("guard", UNLIMITED).start();
     // Idle with clients and pooled upstream connections, not merely unused.
     let mut clients: Vec<Client> = (0..50).map(|_| sluice.client()).collect();
     for client in &mut clients {

@@ -61,7 +61,8 @@ fn survives(name: &str, mode: &[&str], path: &str, reached: impl Fn(&Sluice) -> 
         _ => Response::ok("small"),
     })
     .send_buffer(64 << 10);
-    let sluice = Setup::to(origin.address()).with("process", "max_connections = 3000").start();
+    let sluice =
+        Setup::to(origin.address()).with("process", "max_connections = 3000").with("guard", "connections_per_ip = 0").start();
     let mut client = sluice.client();
     p99(&mut client, 200);
     let idle = p99(&mut client, 1_000);

@@ -341,7 +341,7 @@ fn mixed_load_leaves_everything_as_it_was() {
         .inside(&namespace, IpAddr::V4(Ipv4Addr::LOCALHOST))
         .workers(2)
         .with("process", "max_connections = 4000")
-        .with("guard", "interfaces = [\"lo\"]\nmode = \"generic\"\nsyn_rate_per_ip = \"100000/s\"\nsyn_burst_per_ip = 100000")
+        .with("guard", "interfaces = [\"lo\"]\nmode = \"generic\"\nsyn_rate_per_ip = \"100000/s\"\nsyn_burst_per_ip = 100000\nconnections_per_ip = 10000")
         .with("listener.timeouts", TIMEOUTS)
         .with("upstream.pool", "idle_timeout = \"1s\"\nmax_lifetime = \"60s\"")
         .append(&tables)

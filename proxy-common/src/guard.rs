@@ -65,6 +65,8 @@ verdicts! {
     SynRate = drop "syn_rate",
     /// Its source is banned, for a time.
     Banned = drop "banned",
+    /// A SYN from a source at its limit of connections, or a segment that would complete a handshake of it.
+    Connections = drop "connections",
 }
 
 /// Verdicts there are, and so entries of the counter array.
@@ -80,6 +82,8 @@ pub const GUARD_DENY: u32 = 1 << 2;
 pub const GUARD_SYN_RATE: u32 = 1 << 3;
 /// `GuardConfig::flags`: there may be bans.
 pub const GUARD_BANS: u32 = 1 << 4;
+/// `GuardConfig::flags`: connections are limited per source.
+pub const GUARD_CONNECTIONS: u32 = 1 << 8;
 
 /// Raised when the guard's maps change their meaning but not their shape: pinned maps of another layout are not taken over.
 pub const LAYOUT: u32 = 1;

@@ -8,6 +8,7 @@ pub mod filter;
 pub mod guard;
 #[cfg(feature = "user")]
 mod pod;
+pub mod sources;
 pub mod steer;
 
 /// A listener's address as both programs look it up: IPv4 is written as IPv4-mapped IPv6, so that

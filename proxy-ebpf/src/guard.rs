@@ -8,12 +8,13 @@ use aya_ebpf::programs::XdpContext;
 use proxy_common::ListenerKey;
 use proxy_common::filter::{self, Source};
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_BANS, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP,
-    PORT_MAIN, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
+    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY,
+    PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
 };
+use proxy_common::sources;
 
-use crate::packet::{self, Segment};
-use crate::{bans, maps};
+use crate::packet::{self, Address, Segment};
+use crate::{bans, connections, maps};
 
 /// Judges, counts, and drops unless this is a dry run.
 #[inline(always)]
@@ -21,7 +22,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
     let config = maps::guard_config();
     let verdict = match config {
         Some(config) if config.configured != 0 => match packet::parse(ctx) {
-            Ok(segment) => judge(&segment, config),
+            Ok(segment) => judge(ctx, &segment, config),
             Err(reason) => reason,
         },
         _ => Verdict::Unconfigured,
@@ -33,10 +34,11 @@ pub fn run(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// The order is the contract: ours, allow, deny, bans, rate.
+/// The order is the contract: ours, allow, deny, bans, connections, rate. What is decided for a source whatever it sends goes first; a
+/// source at its limit takes nothing from its rate.
 #[inline(always)]
-fn judge(segment: &Segment, config: &GuardConfig) -> Verdict {
-    if !is_ours(segment, config) {
+fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
+    if !is_ours(segment.destination, segment.destination_port, segment.is_v4, config) {
         return Verdict::NotOurs;
     }
     if config.flags & (GUARD_ALLOW | GUARD_DENY | GUARD_BANS) != 0 && may_be_listed(segment, config) {
@@ -51,7 +53,13 @@ fn judge(segment: &Segment, config: &GuardConfig) -> Verdict {
         }
     }
     if !segment.opens {
+        if config.flags & GUARD_CONNECTIONS != 0 && connections::completes_above_limit(ctx, segment) {
+            return Verdict::Connections;
+        }
         return Verdict::Established;
+    }
+    if config.flags & GUARD_CONNECTIONS != 0 && connections::is_at_limit(segment) {
+        return Verdict::Connections;
     }
     if config.flags & GUARD_SYN_RATE != 0 && !within_syn_rate(segment, config) {
         return Verdict::SynRate;
@@ -61,14 +69,14 @@ fn judge(segment: &Segment, config: &GuardConfig) -> Verdict {
 
 /// Most packets are settled by the port's bits; only a host that listens on several addresses of a family pays a lookup.
 #[inline(always)]
-fn is_ours(segment: &Segment, config: &GuardConfig) -> bool {
-    let bits = maps::port_bits(segment.destination_port);
-    let state = if segment.is_v4 { bits } else { bits >> PORT_FAMILY_BITS } & ((1 << PORT_FAMILY_BITS) - 1);
+pub fn is_ours(address: Address, port: u16, is_v4: bool, config: &GuardConfig) -> bool {
+    let bits = maps::port_bits(port);
+    let state = if is_v4 { bits } else { bits >> PORT_FAMILY_BITS } & ((1 << PORT_FAMILY_BITS) - 1);
     match state {
         PORT_ANY => true,
-        PORT_MAIN => segment.destination.0 == if segment.is_v4 { config.main_v4 } else { config.main_v6 },
+        PORT_MAIN => address.0 == if is_v4 { config.main_v4 } else { config.main_v6 },
         PORT_LOOKUP => {
-            let (address, port) = (segment.destination.octets(), u32::from(segment.destination_port));
+            let (address, port) = (address.octets(), u32::from(port));
             maps::is_listener(&ListenerKey { address, port })
         }
         _ => false,
@@ -86,31 +94,16 @@ fn may_be_listed(segment: &Segment, config: &GuardConfig) -> bool {
 /// Takes one SYN from the source's bucket in each row; over the rate only if no row had one.
 #[inline(always)]
 fn within_syn_rate(segment: &Segment, config: &GuardConfig) -> bool {
-    let source = source_key(segment);
+    let (leading, trailing) = segment.source.halves();
+    let source = sources::key(leading, trailing);
     let now = maps::now();
     let mut within = false;
     let mut first = 0;
     for seed in config.seeds {
-        let bucket = first + (mix(source ^ seed) as u32 & (SYN_ROW_BUCKETS - 1));
+        let bucket = first + (sources::mix(source ^ seed) as u32 & (SYN_ROW_BUCKETS - 1));
         within |= maps::take_syn(bucket, now, config.syn_cost_nanos, config.syn_depth_nanos);
         first += SYN_ROW_BUCKETS;
     }
     const { assert!(SYN_ROWS == 2) };
     within
-}
-
-/// Whom a SYN is charged to: an IPv4 address, or an IPv6 /64, since one customer has at least that much.
-#[inline(always)]
-fn source_key(segment: &Segment) -> u64 {
-    let (leading, trailing) = segment.source.halves();
-    // No /64 of the global unicast space begins with 32 ones, so the families do not meet.
-    if segment.is_v4 { trailing | 0xffff_ffff << 32 } else { leading }
-}
-
-/// The finalizer of MurmurHash3: every bit of the input reaches every bit of the output.
-#[inline(always)]
-fn mix(mut key: u64) -> u64 {
-    key = (key ^ (key >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    key = (key ^ (key >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    key ^ (key >> 33)
 }

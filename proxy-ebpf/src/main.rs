@@ -1,4 +1,4 @@
-//! Entry points of Sluice's eBPF programs; what they do is in `guard` and `steer`.
+//! Entry points of Sluice's eBPF programs; what they do is in `guard`, `connections` and `steer`.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -6,13 +6,15 @@
 #![expect(missing_docs, reason = "the macros of aya-ebpf make public functions without documentation")]
 
 mod bans;
+mod connections;
 mod guard;
 mod maps;
 mod packet;
+mod sockets;
 mod steer;
 
-use aya_ebpf::macros::{sk_reuseport, xdp};
-use aya_ebpf::programs::{SkReuseportContext, XdpContext};
+use aya_ebpf::macros::{sk_reuseport, sock_ops, xdp};
+use aya_ebpf::programs::{SkReuseportContext, SockOpsContext, XdpContext};
 
 /// The guard: one verdict for every packet that arrives.
 #[xdp(frags)]
@@ -24,6 +26,12 @@ pub fn sluice_guard(ctx: XdpContext) -> u32 {
 #[sk_reuseport(migrate)]
 pub fn sluice_steer(ctx: SkReuseportContext) -> u32 {
     steer::run(&ctx)
+}
+
+/// Counting: every connection of our listeners, from its handshake to its end.
+#[sock_ops]
+pub fn sluice_count(ctx: SockOpsContext) -> u32 {
+    connections::run(&ctx)
 }
 
 #[panic_handler]

@@ -30,6 +30,7 @@ const PROTOCOL_SHIM6: u8 = 140;
 const EXTENSIONS_MAX: usize = 8;
 
 const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 
 const AF_INET: u32 = 2;
@@ -41,7 +42,7 @@ pub struct Address(pub [u64; 2]);
 
 impl Address {
     #[inline(always)]
-    fn v4(address: u32) -> Self {
+    pub fn v4(address: u32) -> Self {
         let [a, b, c, d] = address.to_ne_bytes();
         Self([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])])
     }
@@ -67,10 +68,13 @@ impl Address {
 pub struct Segment {
     pub source: Address,
     pub destination: Address,
+    pub source_port: u16,
     pub destination_port: u16,
     pub is_v4: bool,
     /// A SYN without ACK: asks for a connection.
     pub opens: bool,
+    /// No SYN and no RST, with an ACK.
+    pub acknowledges: bool,
 }
 
 /// The same value, of which the optimizer knows nothing. The verifier wants the very pointer that was compared; left alone, the
@@ -232,16 +236,18 @@ fn skip_extensions(ctx: &XdpContext, mut offset: usize, mut next: u8) -> Result<
 #[inline(always)]
 fn parse_tcp(ctx: &XdpContext, offset: usize, source: Address, destination: Address, is_v4: bool) -> Result<Segment, Verdict> {
     let header = read::<20>(ctx, offset)?;
-    let [_, _, port_high, port_low, _, _, _, _, _, _, _, _, length, flags, ..] = header;
+    let [source_high, source_low, port_high, port_low, _, _, _, _, _, _, _, _, length, flags, ..] = header;
     if length >> 4 < 5 {
         return Err(Verdict::Malformed);
     }
     Ok(Segment {
         source,
         destination,
+        source_port: u16::from_be_bytes([source_high, source_low]),
         destination_port: u16::from_be_bytes([port_high, port_low]),
         is_v4,
         opens: flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
+        acknowledges: flags & (TCP_SYN | TCP_RST | TCP_ACK) == TCP_ACK,
     })
 }
 

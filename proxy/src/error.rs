@@ -138,6 +138,8 @@ reasons! {
     ShedReason {
         /// `process.max_connections` was reached.
         MaxConnections = "max_connections",
+        /// `guard.connections_per_ip` was reached, and no interface is guarded that would have dropped the handshake.
+        ConnectionsPerIp = "connections_per_ip",
         /// The client reset the connection before it was looked at.
         ClientGone = "client_gone",
         /// No descriptor was left.

@@ -19,6 +19,7 @@ pub(crate) const TCP: u8 = 6;
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     source: IpAddr,
+    source_port: u16,
     destination: SocketAddr,
     tags: Vec<u16>,
     flags: u8,
@@ -37,6 +38,7 @@ impl Frame {
     pub(crate) fn syn(source: &str, destination: &str) -> Self {
         Self {
             source: source.parse().expect("an address"),
+            source_port: 40_000,
             destination: destination.parse().expect("an address and port"),
             tags: Vec::new(),
             flags: SYN,
@@ -52,6 +54,12 @@ impl Frame {
     /// VLAN tags, outermost first.
     pub(crate) fn tags(mut self, tags: &[u16]) -> Self {
         self.tags = tags.to_vec();
+        self
+    }
+
+    /// Another port of the source than 40,000.
+    pub(crate) fn source_port(mut self, port: u16) -> Self {
+        self.source_port = port;
         self
     }
 
@@ -163,7 +171,7 @@ impl Frame {
 
     fn tcp(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        bytes.extend_from_slice(&40_000u16.to_be_bytes());
+        bytes.extend_from_slice(&self.source_port.to_be_bytes());
         bytes.extend_from_slice(&self.destination.port().to_be_bytes());
         bytes.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 2, self.data_offset << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
         bytes.resize(bytes.len() + self.payload, 0x2a);

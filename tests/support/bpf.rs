@@ -6,8 +6,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use aya::maps::{Array, Map, MapData};
 use proxy::config::model;
 use proxy::kernel::Programs;
+use proxy_common::sources::{self, Bucket};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -246,6 +248,28 @@ pub fn programs() -> Programs {
     Programs::load_object(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+fn counts(programs: &Programs) -> Array<MapData, Bucket> {
+    let map = programs.counts().expect("the counts").try_clone_to_owned().expect("a descriptor");
+    Array::try_from(Map::Array(MapData::from_fd(map).expect("the counts"))).expect("an array of buckets")
+}
+
+/// A count of 1 for a source that does not exist, in every entry.
+const TAKEN: Bucket = [0xdead_beef_dead_0001; 8];
+
+/// Takes all the room in the table of connections per source.
+pub fn fill_counts(programs: &Programs) {
+    let mut counts = counts(programs);
+    for bucket in 0..sources::KERNEL_BUCKETS {
+        counts.set(bucket, TAKEN, 0).expect("a bucket");
+    }
+}
+
+/// Whether nothing has changed since `fill_counts`.
+#[must_use]
+pub fn counts_are_full(programs: &Programs) -> bool {
+    counts(programs).iter().all(|bucket| bucket.expect("a bucket") == TAKEN)
+}
+
 /// A guard that judges and limits nothing.
 pub fn guard() -> model::Guard {
     model::Guard {
@@ -257,5 +281,6 @@ pub fn guard() -> model::Guard {
         syn_rate_per_ip: None,
         syn_burst_per_ip: 1,
         ban_for: std::time::Duration::from_secs(60),
+        connections_per_ip: None,
     }
 }

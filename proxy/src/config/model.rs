@@ -143,6 +143,8 @@ pub struct Guard {
     pub syn_burst_per_ip: u32,
     /// How long a ban holds that names no time.
     pub ban_for: Duration,
+    /// Connections at a time per source; `None`: no limit.
+    pub connections_per_ip: Option<u32>,
 }
 
 /// `guard.mode`

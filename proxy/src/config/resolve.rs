@@ -232,6 +232,7 @@ impl Resolver<'_> {
             syn_rate_per_ip: guard.syn_rate_per_ip,
             syn_burst_per_ip: guard.syn_burst_per_ip,
             ban_for: guard.ban_for,
+            connections_per_ip: Some(guard.connections_per_ip).filter(|limit| *limit > 0),
         }
     }
 

@@ -84,6 +84,8 @@ pub(super) struct Guard {
     pub(super) syn_rate_per_ip: Option<u32>,
     pub(super) syn_burst_per_ip: u32,
     pub(super) ban_for: Duration,
+    /// 0: no limit.
+    pub(super) connections_per_ip: u32,
 }
 
 /// `[[listener]]`
@@ -254,8 +256,9 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
             .map_or(Some(1000), |at| at.value),
         syn_burst_per_ip: to_u32(table.integer("syn_burst_per_ip", 2000, 1..=u64::from(u32::MAX)).value),
         ban_for: table.duration("ban_for", MINUTE, model::BAN_FOR),
+        // One entry of the guard's table of sources counts that far.
+        connections_per_ip: to_u32(table.integer("connections_per_ip", 1024, 0..=65_535).value),
     };
-    table.not_built("connections_per_ip", Some(Literal::Number(0)));
     table.not_built("syn_cookies", Some(Literal::Text("off")));
     table.finish();
     guard

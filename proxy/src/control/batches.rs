@@ -234,6 +234,7 @@ mod tests {
             protocol: PROTOCOL,
             generation: 1,
             slot_generation: 1,
+            limit_at_accept: false,
             log_level: "info".into(),
             batches: u32::try_from(batches).expect("few"),
             descriptors: u32::try_from(descriptors).expect("few"),

@@ -84,6 +84,8 @@ pub struct Start {
     pub generation: u32,
     /// Which half of the steering array is its; a restart after a crash keeps it, since the sockets stay where they are.
     pub slot_generation: u32,
+    /// Whether the data plane holds `guard.connections_per_ip`: no guarded interface does.
+    pub limit_at_accept: bool,
     /// `log.level`, known before the configuration is resolved.
     pub log_level: String,
     /// Batches that follow.
@@ -202,6 +204,7 @@ mod tests {
             protocol: PROTOCOL,
             generation: 3,
             slot_generation: 1,
+            limit_at_accept: false,
             log_level: "info".into(),
             batches: 2,
             descriptors: 251,

@@ -100,6 +100,12 @@ pub struct GuardStatus {
     pub interfaces: BTreeMap<String, String>,
     /// Counts only.
     pub dry_run: bool,
+    /// Live connections of our listeners, as the kernel side counts them by source; `None` where it does not.
+    #[serde(default)]
+    pub connections: Option<u64>,
+    /// Connections that it could not count.
+    #[serde(default)]
+    pub uncounted: u64,
     /// Packets by verdict reason, summed over CPUs.
     pub verdicts: BTreeMap<String, u64>,
     /// Bans that hold.

@@ -304,6 +304,7 @@ endpoints = ["127.0.0.1:9000"]
             protocol: PROTOCOL,
             generation: 4,
             slot_generation: 1,
+            limit_at_accept: false,
             log_level: "info".into(),
             batches: 1,
             descriptors: 4,

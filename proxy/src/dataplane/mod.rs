@@ -8,6 +8,7 @@ pub mod threads;
 pub mod view;
 
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ use crate::control::commands::{self, CommandSender};
 use crate::control::handoff::Channel;
 use crate::control::messages::{Place, ToSupervisor};
 use crate::control::shared::{CountersMemory, SteeringSlots};
+use crate::listen::sources::Sources;
 use crate::supervisor::plan;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::logging;
@@ -141,6 +143,7 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
     let access_log = access_log.map(|file| AccessLog::start(file, workers, config.log.with_query)).transpose();
     let (access_log, senders) = access_log.map_err(|error| DataPlaneError::Io("access log", error))?.unzip();
     let mut senders = senders.into_iter().flatten();
+    let sources = limit_of_sources(&config, start.limit_at_accept, connections_max.saturating_mul(workers));
     let config = Arc::new(ArcSwap::new(config));
     let (mut seeds, mut commands, mut watched) = (Vec::new(), Vec::new(), Vec::new());
     let missing = || DataPlaneError::Io("shared memory", io::ErrorKind::InvalidInput.into());
@@ -161,6 +164,7 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
             commands: receiver,
             connections_max,
             access: senders.next(),
+            sources: sources.clone(),
         };
         seeds.push((*place, seed));
     }
@@ -174,6 +178,15 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
         questions: sender,
     };
     Ok((Plane { view: Arc::new(view), commands, questions, admin, access_log }, seeds))
+}
+
+/// Connections per source, where the kernel side does not count them.
+fn limit_of_sources(config: &config::model::Config, at_accept: bool, connections_max: usize) -> Option<Arc<Sources>> {
+    let guard = &config.guard;
+    let limit = guard.connections_per_ip.filter(|_| at_accept)?;
+    let random = RandomState::new();
+    let seeds = std::array::from_fn(|row| random.hash_one(row));
+    Some(Arc::new(Sources::new(limit, connections_max, &guard.allow, guard.dry_run, seeds)))
 }
 
 /// Its share of what the descriptor limit allows, or of `process.max_connections`.

@@ -41,7 +41,10 @@ impl Programs {
 
     /// Everything about the guard, read from the kernel.
     pub fn guard_status(&self) -> Result<GuardStatus, KernelError> {
+        let counted = self.counted()?;
         Ok(GuardStatus {
+            connections: self.counts_connections().then(|| counted.opened.saturating_sub(counted.closed)),
+            uncounted: counted.uncounted,
             interfaces: self.attached().map(|(interface, mode)| (interface.to_owned(), mode.label().to_owned())).collect(),
             dry_run: self.guard_config()?.flags & GUARD_DRY_RUN != 0,
             verdicts: self.verdicts()?,

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use aya::maps::{Map, MapError};
+use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, SkReuseport, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -36,6 +37,8 @@ pub struct Programs {
     pub(super) attached: BTreeMap<String, (XdpMode, Hold)>,
     /// Where maps and links outlive us; dropped after the links.
     pub(super) pins: Option<Pins>,
+    /// The program that counts connections, on our cgroup.
+    pub(super) counting: Option<FdLink>,
     pub(super) placement: Placement,
     /// The guard's prefilter, as the kernel has it.
     pub(super) filter: Filter,
@@ -137,6 +140,7 @@ impl Programs {
             ebpf,
             attached: BTreeMap::new(),
             pins: None,
+            counting: None,
             placement: Placement::default(),
             filter: Filter::default(),
             lists: Filter::default(),
@@ -224,7 +228,7 @@ where
     program.try_into().map_err(|error: ProgramError| KernelError::Load(format!("{name}: {}", chain(&error))))
 }
 
-fn missing(name: &'static str) -> KernelError {
+pub(super) fn missing(name: &'static str) -> KernelError {
     KernelError::Map { map: name, reason: "the object has no such map".to_owned() }
 }
 

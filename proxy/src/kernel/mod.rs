@@ -3,10 +3,13 @@
 
 mod attach;
 mod bans;
+mod cgroup;
+mod connections;
 mod counters;
 mod cut;
 mod filter;
 mod loader;
+mod netns;
 mod occupied;
 mod ours;
 pub mod pins;
@@ -21,6 +24,7 @@ use aya::programs::xdp::XdpError;
 use proxy_common::ListenerKey;
 
 pub use attach::{Holder, holder};
+pub use connections::Counted;
 pub use counters::Steered;
 pub use cut::cut;
 pub use loader::Programs;
@@ -87,6 +91,12 @@ pub enum KernelError {
         proxy_common::guard::BANS_MAX
     )]
     BansFull,
+    /// Connections are not counted.
+    #[error("cgroup v2: {reason}")]
+    Cgroup {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A map could not be read or written.
     #[error("map {map}: {reason}")]
     Map {

@@ -13,7 +13,9 @@ use aya::maps::{Array, HashMap};
 use ipnet::IpNet;
 use proxy_common::ListenerKey;
 use proxy_common::filter::{CHUNK_WORDS, CHUNKS, Chunk};
-use proxy_common::guard::{GUARD_ALLOW, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, LISTENERS_MAX, PREFIXES_MAX};
+use proxy_common::guard::{
+    GUARD_ALLOW, GUARD_CONNECTIONS, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, LISTENERS_MAX, PREFIXES_MAX,
+};
 use proxy_common::steer::{POLICY_HASH, POLICY_LEAST_LOADED, POLICY_NUMA_LOCAL, SteerConfig};
 
 use super::filter::Filter;
@@ -58,6 +60,7 @@ impl Programs {
         let stale_allow = self.add_prefixes(ALLOW, &allow)?;
         let stale_deny = self.add_prefixes(DENY, &deny)?;
 
+        self.write_connections(guard)?;
         // A main address that changes is looked up while it does.
         let mains = plan.mains();
         let kept = mains.common(self.mains);
@@ -236,6 +239,7 @@ fn guard_config(guard: &model::Guard, seeds: [u64; 2], mains: Mains, classes: u3
         (GUARD_ALLOW, !guard.allow.is_empty()),
         (GUARD_DENY, !guard.deny.is_empty()),
         (GUARD_SYN_RATE, guard.syn_rate_per_ip.is_some()),
+        (GUARD_CONNECTIONS, guard.connections_per_ip.is_some()),
     ] {
         if set {
             flags |= flag;
@@ -304,6 +308,7 @@ mod tests {
             syn_rate_per_ip: rate,
             syn_burst_per_ip: burst,
             ban_for: Duration::from_secs(60),
+            connections_per_ip: None,
         };
         let guard_config = |guard: &model::Guard| super::guard_config(guard, [0; 2], Mains::NONE, 0);
         let config = guard_config(&guard(Some(1000), 2000));

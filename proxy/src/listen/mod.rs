@@ -4,3 +4,4 @@ pub mod acceptor;
 pub mod admission;
 mod defer;
 pub mod sockets;
+pub mod sources;

@@ -130,6 +130,10 @@ impl Estate {
         if workers > WORKERS_MAX as usize {
             return Err(EstateError::Workers(workers));
         }
+        let mut programs = load_programs(&config, &mut degraded)?;
+        if let Some(programs) = &mut programs {
+            count_connections(&config, programs, &mut degraded);
+        }
         let bound = sockets::bind_all(&config.listeners, workers)?;
         for bound in &bound {
             info!(listener = config.listeners[bound.listener].name, address = %bound.address, "listening");
@@ -138,25 +142,15 @@ impl Estate {
         let files = seal_files(files)?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
         let mut estate = Self { config, files, topology, bound, admin, counters, programs: None, identity, access_log, degraded };
-        estate.load_programs()?;
+        if let Some(programs) = programs {
+            estate.apply(programs)?;
+        }
         estate.degraded.iter().for_each(|lack| warn!("going on without: {lack}"));
         Ok(estate)
     }
 
     /// Steering, and the guard where interfaces are named.
-    fn load_programs(&mut self) -> Result<(), EstateError> {
-        let demanded = !self.config.guard.interfaces.is_empty() && self.config.guard.mode != GuardMode::Auto;
-        let mut programs = match self.programs_with_pins()? {
-            Ok(programs) => programs,
-            Err(error) if demanded => return Err(EstateError::Demand(error)),
-            Err(error) => {
-                self.degraded.push(format!("steering: the kernel's hash chooses the worker ({error})"));
-                if !self.config.guard.interfaces.is_empty() {
-                    self.degraded.push(format!("guard: no packet is judged before the kernel handles it ({error})"));
-                }
-                return Ok(());
-            }
-        };
+    fn apply(&mut self, mut programs: Programs) -> Result<(), EstateError> {
         if let Err(error) = self.steer(&mut programs) {
             self.degraded.push(format!("steering: the kernel's hash chooses the worker of some or all flows ({error})"));
         }
@@ -164,33 +158,6 @@ impl Estate {
         programs.keep_pins();
         self.programs = Some(programs);
         Ok(())
-    }
-
-    /// Loads the programs: pinned where an interface is guarded, over what an earlier run left.
-    fn programs_with_pins(&mut self) -> Result<Result<Programs, KernelError>, EstateError> {
-        let (run_dir, interfaces) = (&self.config.process.run_dir, &self.config.guard.interfaces);
-        if interfaces.is_empty() {
-            if let Some(mut left) = Pins::find(run_dir) {
-                match left.remove() {
-                    Ok(()) => warn!("no interface is guarded any more: the filter that an earlier run left is removed"),
-                    Err(error) => warn!("the filter that an earlier run left stays: {error}"),
-                }
-            }
-            return Ok(Programs::load());
-        }
-        let pins = match Pins::claim(run_dir) {
-            Ok(pins) => pins,
-            Err(error @ PinError::Taken { .. }) => return Err(EstateError::Pins(error)),
-            Err(error) => {
-                self.degraded.push(format!("pins: a crash of the supervisor ends the filter and its bans ({error})"));
-                return Ok(Programs::load());
-            }
-        };
-        let loaded = Programs::load_pinned(pins, now());
-        Ok(loaded.and_then(|(mut programs, note)| {
-            note.iter().for_each(|note| warn!("{note}"));
-            programs.detach_others(interfaces).map(|()| programs)
-        }))
     }
 
     fn steer(&self, programs: &mut Programs) -> Result<(), KernelError> {
@@ -238,6 +205,11 @@ impl Estate {
         Ok(())
     }
 
+    /// Whether connections per source are the data plane's to limit: no program that counts them, or none that would drop handshakes.
+    fn limits_at_accept(&self) -> bool {
+        self.programs.as_ref().is_none_or(|programs| !programs.counts_connections() || programs.attached().next().is_none())
+    }
+
     /// What a data plane is told first, and everything that is handed over after.
     #[must_use]
     pub fn handoff(&self, generation: u32) -> (Start, Vec<Item>) {
@@ -254,6 +226,7 @@ impl Estate {
             protocol: PROTOCOL,
             generation,
             slot_generation: SLOT_GENERATION,
+            limit_at_accept: self.limits_at_accept(),
             log_level: self.config.log.level.clone(),
             batches: 0,
             descriptors: u32::try_from(items.len()).unwrap_or(u32::MAX),
@@ -392,6 +365,65 @@ impl Estate {
             *status.selected.entry(slot % WORKERS_MAX).or_default() += flows;
         }
         status
+    }
+}
+
+/// Before the first listening socket is made. `None`: this host or its rights do not allow it.
+fn load_programs(config: &Config, degraded: &mut Vec<String>) -> Result<Option<Programs>, EstateError> {
+    let guarded = !config.guard.interfaces.is_empty();
+    match programs_with_pins(config, degraded)? {
+        Ok(programs) => Ok(Some(programs)),
+        Err(error) if guarded && config.guard.mode != GuardMode::Auto => Err(EstateError::Demand(error)),
+        Err(error) => {
+            degraded.push(format!("steering: the kernel's hash chooses the worker ({error})"));
+            if guarded {
+                degraded.push(format!("guard: no packet is judged before the kernel handles it ({error})"));
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Loads the programs: pinned where an interface is guarded, over what an earlier run left.
+fn programs_with_pins(config: &Config, degraded: &mut Vec<String>) -> Result<Result<Programs, KernelError>, EstateError> {
+    let (run_dir, interfaces) = (&config.process.run_dir, &config.guard.interfaces);
+    if interfaces.is_empty() {
+        if let Some(mut left) = Pins::find(run_dir) {
+            match left.remove() {
+                Ok(()) => warn!("no interface is guarded any more: the filter that an earlier run left is removed"),
+                Err(error) => warn!("the filter that an earlier run left stays: {error}"),
+            }
+        }
+        return Ok(Programs::load());
+    }
+    let pins = match Pins::claim(run_dir) {
+        Ok(pins) => pins,
+        Err(error @ PinError::Taken { .. }) => return Err(EstateError::Pins(error)),
+        Err(error) => {
+            degraded.push(format!("pins: a crash of the supervisor ends the filter and its bans ({error})"));
+            return Ok(Programs::load());
+        }
+    };
+    let loaded = Programs::load_pinned(pins, now());
+    Ok(loaded.and_then(|(mut programs, note)| {
+        note.iter().for_each(|note| warn!("{note}"));
+        programs.detach_others(interfaces).map(|()| programs)
+    }))
+}
+
+/// Connections count from the first one on: the program is attached, and knows whose they are, before anything listens.
+fn count_connections(config: &Config, programs: &mut Programs, degraded: &mut Vec<String>) {
+    let guard = &config.guard;
+    if guard.interfaces.is_empty() || guard.connections_per_ip.is_none() {
+        return;
+    }
+    let addresses: Vec<SocketAddr> = config.listeners.iter().flat_map(|listener| listener.addresses.iter().copied()).collect();
+    let counting = programs.apply_guard(guard, &addresses).and_then(|()| programs.count_connections());
+    match counting {
+        Ok(cgroup) => info!(cgroup = %cgroup.display(), "connections are counted by source"),
+        Err(error) => degraded.push(format!(
+            "guard.connections_per_ip: held when connections are accepted, not before the kernel handles their handshakes ({error})"
+        )),
     }
 }
 

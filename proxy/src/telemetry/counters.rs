@@ -87,6 +87,8 @@ plain! {
     RingEnters = Counter "sluice_ring_enters" "io_uring_enter calls",
     /// Completions handled.
     RingCompletions = Counter "sluice_ring_completions" "Completions handled",
+    /// Connections admitted without being counted for their source.
+    SourcesUncounted = Counter "sluice_connections_uncounted" "Connections that the table of sources had no room to count",
     /// Loop turns longer than stuck_after.
     Stuck = Counter "sluice_worker_stuck" "Loop turns that took longer than workers.stuck_after",
 }

@@ -195,6 +195,11 @@ impl Collector for Supervisor {
         family(encoder, "sluice_guard_interface_info", "Always 1; the XDP mode of each interface").gauges(interfaces)?;
         family(encoder, "sluice_guard_dry_run", "1 when the guard counts and drops nothing")
             .gauge(u64::from(status.guard.dry_run))?;
+        if let Some(connections) = status.guard.connections {
+            family(encoder, "sluice_guard_connections", "Connections that count for their source now").gauge(connections)?;
+            family(encoder, "sluice_guard_connections_uncounted", "Connections that could not be counted for their source")
+                .counter(status.guard.uncounted)?;
+        }
         family(encoder, "sluice_guard_packets", "Packets judged by the guard, by verdict")
             .counters(by_reason(&status.guard.verdicts))?;
         family(encoder, "sluice_guard_bans", "Bans that hold").gauge(status.guard.bans)?;
@@ -264,6 +269,7 @@ mod tests {
             restarts: 3,
             guard: GuardStatus {
                 interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
+                connections: Some(12),
                 verdicts: BTreeMap::from([("passed".to_owned(), 10), ("syn_rate".to_owned(), 4)]),
                 bans: 2,
                 ..GuardStatus::default()
@@ -313,6 +319,8 @@ mod tests {
             "sluice_guard_interface_info{interface=\"lo\",mode=\"generic\"} 1",
             "sluice_guard_packets_total{reason=\"syn_rate\"} 4",
             "sluice_guard_bans 2",
+            "sluice_guard_connections 12",
+            "sluice_guard_connections_uncounted_total 0",
             "sluice_steering_selected_total{worker=\"1\"} 8",
             "sluice_steering_fallback_total{reason=\"no_worker\"} 1",
             "sluice_steering_policy_info{policy=\"least-loaded\"} 1",

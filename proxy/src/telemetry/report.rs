@@ -140,6 +140,9 @@ fn print_kernel(text: &mut String, supervisor: &SupervisorStatus) {
             interfaces.join(", "),
             if guard.dry_run { ", dry run: counts only" } else { "" }
         );
+        if let Some(connections) = guard.connections {
+            let _ = writeln!(text, "connections counted by source: {connections} ({} could not be)", guard.uncounted);
+        }
         let mut verdicts = Table::new(["verdict", "packets"]);
         for (reason, packets) in &guard.verdicts {
             verdicts.row([reason.clone(), packets.to_string()]);
@@ -197,6 +200,8 @@ mod tests {
                 guard: GuardStatus {
                     interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
                     dry_run: false,
+                    connections: Some(12),
+                    uncounted: 1,
                     verdicts: BTreeMap::from([("passed".to_owned(), 12_345), ("syn_rate".to_owned(), 7)]),
                     bans: 3,
                 },
@@ -255,6 +260,7 @@ upstreams
   app       127.0.0.1:9000  unchecked
 
 guard: XDP on lo (generic)
+connections counted by source: 12 (1 could not be)
   verdict   packets
   passed      12345
   syn_rate        7

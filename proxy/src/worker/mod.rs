@@ -30,6 +30,7 @@ use crate::io::ring::KernelRing;
 use crate::io::seam::Ring;
 use crate::io::token::SLOTS_MAX;
 use crate::io::{Engine, Settings};
+use crate::listen::sources::Sources;
 use crate::placement;
 use crate::telemetry::access::AccessSender;
 
@@ -56,6 +57,8 @@ pub struct WorkerSeed {
     pub connections_max: usize,
     /// Where its records go while the access log is on.
     pub access: Option<AccessSender>,
+    /// Shared by all workers: limits the connections of each source, where the kernel side does not.
+    pub sources: Option<Arc<Sources>>,
 }
 
 /// What ended a worker.
@@ -77,6 +80,9 @@ pub fn run(seed: WorkerSeed, ready: impl FnOnce()) -> Result<(), WorkerError> {
     let ring = KernelRing::new(config.ring, config.process.buffer_budget).map_err(WorkerError::Ring)?;
     let mut engine = Engine::new(ring, engine_settings(seed.connections_max));
     let worker = Worker::new(engine.io(), seed.counters, seed.config, seed.connections_max, seed.access);
+    if let Some(sources) = seed.sources {
+        worker.sessions.limit_sources(sources);
+    }
     let mut events = Events::new(worker, seed.steering, config.workers.stuck_after);
     engine.watch(&seed.commands).map_err(WorkerError::Ring)?;
     for (key, socket) in seed.listeners {

@@ -18,7 +18,8 @@ use crate::io::executor::TaskKey;
 use crate::io::handle::TimerKey;
 use crate::io::stream::Tag;
 use crate::io::{Chunk, Stream, StreamError};
-use crate::listen::admission::Admission;
+use crate::listen::admission::{Admission, Admitted, Note};
+use crate::listen::sources::{Sources, Ticket};
 use crate::session::downstream;
 use crate::session::exchange::Cancel;
 use crate::telemetry::counters::{Counter, Plain};
@@ -74,6 +75,8 @@ struct Row {
     listener: Arc<model::Listener>,
     requests: u64,
     counted: u64,
+    /// Where its source counts it.
+    ticket: Option<Ticket>,
     state: State,
     /// When a parked row is closed, or a lingering one parked.
     due: Time,
@@ -104,9 +107,14 @@ impl Sessions {
         }
     }
 
+    /// From now on no source has more connections than `sources` allow.
+    pub fn limit_sources(&self, sources: Arc<Sources>) {
+        self.table.borrow_mut().admission.limit_sources(sources);
+    }
+
     /// Takes one more connection, or says why not.
-    pub fn admit(&self) -> Result<(), ShedReason> {
-        self.table.borrow_mut().admission.admit()
+    pub fn admit(&self, stream: &Stream) -> Result<Admitted, ShedReason> {
+        self.table.borrow_mut().admission.admit(|| stream.peer().ip())
     }
 
     /// What the rows say, checked against the table's own counts.
@@ -144,7 +152,12 @@ impl Sessions {
 }
 
 /// Opens a session for a connection that was admitted.
-pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>) {
+pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>, admitted: Admitted) {
+    match admitted.note {
+        Some(Note::AtLimit) => worker.counters.increment(Counter::Shed(ShedReason::ConnectionsPerIp)),
+        Some(Note::Uncounted) => worker.counters.increment(Plain::SourcesUncounted),
+        None => {}
+    }
     worker.counters.increment(Plain::Open);
     let patience = listener.timeouts.request_header;
     let due = worker.io.after(if worker.is_draining() { patience.min(DRAIN_GRACE) } else { patience });
@@ -158,6 +171,7 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>)
             listener,
             requests: 0,
             counted: 0,
+            ticket: admitted.ticket,
             state: State::Parked,
             due,
             timer: None,
@@ -345,8 +359,8 @@ pub fn abort_all(worker: &Rc<Worker>) {
 fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
     // Runs in drops, also while a panic unwinds: a table that is borrowed then must not panic again.
     let removed = worker.sessions.table.try_borrow_mut().ok().and_then(|mut table| {
-        table.row(key)?;
-        table.admission.release();
+        let ticket = table.row(key)?.ticket;
+        table.admission.release(ticket);
         Some(table.rows.remove(key.index as usize))
     });
     if let Some(row) = removed {

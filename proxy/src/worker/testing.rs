@@ -46,6 +46,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             syn_rate_per_ip: None,
             syn_burst_per_ip: 0,
             ban_for: Duration::from_secs(60),
+            connections_per_ip: None,
         },
         listeners: vec![Arc::new(listener())],
         routes: RouteTable::new(vec![Arc::new(model::Route {

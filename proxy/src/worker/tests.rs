@@ -142,6 +142,7 @@ impl Running {
             commands: receiver,
             connections_max: 1000,
             access: None,
+            sources: None,
         };
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || run(seed, move || ready.send(()).expect("test waits")));

@@ -40,6 +40,7 @@ fn config() -> Config {
             syn_rate_per_ip: None,
             syn_burst_per_ip: 0,
             ban_for: Duration::from_secs(60),
+            connections_per_ip: None,
         },
         listeners: vec![Arc::new(model::Listener {
             name: "http".to_owned(),

@@ -1,0 +1,247 @@
+//! What the programs ask of sockets (bpf-helpers(7)), and what they keep about them: where a connection is counted, in storage that the
+//! kernel frees with the socket, and the table of counts by source (`proxy_common::sources`).
+#![allow(unsafe_code, reason = "sockets, their storage and map values are raw pointers; every one is checked next to its use")]
+
+use core::ffi::c_void;
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
+use core::ptr::{from_mut, null_mut};
+
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_release, bpf_sk_storage_get, bpf_skc_lookup_tcp};
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, PerCpuArray};
+use aya_ebpf::programs::{SockOpsContext, XdpContext};
+use proxy_common::sources::{self, Armed, BUCKET_ENTRIES, Bucket, CountConfig, Tally};
+
+use crate::packet::{Address, Segment};
+
+#[map]
+static SOURCES_CONFIG: Array<CountConfig> = Array::with_max_entries(1, 0);
+#[map]
+static SOURCES_COUNTS: Array<Bucket> = Array::with_max_entries(sources::KERNEL_BUCKETS, 0);
+#[map]
+static SOURCES_ARMED: Array<Armed> = Array::with_max_entries(1, 0);
+#[map]
+static SOURCES_TALLIES: PerCpuArray<u64> = PerCpuArray::with_max_entries(sources::TALLIES, 0);
+/// Where a connection is counted: 0 nowhere.
+#[btf_map]
+static SOURCES_SOCKETS: SkStorage<u64> = SkStorage::new();
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+/// `::ffff:0:0/96`, the third word as it lies in memory.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+/// The socket of this network namespace: the one that the packet came in.
+const THIS_NETNS: u64 = u64::MAX;
+
+#[inline(always)]
+pub fn count_config() -> Option<&'static CountConfig> {
+    SOURCES_CONFIG.get(0)
+}
+
+#[inline(always)]
+pub fn tally(tally: Tally) {
+    if let Some(counter) = SOURCES_TALLIES.get_ptr_mut(tally as u32) {
+        // SAFETY: checked above. A connection that closes in process context may be interrupted by one that opens on this CPU, and the
+        // target has no cheaper way to lose neither.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
+    }
+}
+
+/// Live connections that brought their source to its limit, or came beyond it.
+#[inline(always)]
+pub fn at_limit() -> u64 {
+    match SOURCES_ARMED.get_ptr(0) {
+        // SAFETY: checked above; volatile, since other CPUs write it.
+        Some(armed) => unsafe { (&raw const (*armed).at_limit).read_volatile() },
+        None => 0,
+    }
+}
+
+/// One more of them, or with `u64::MAX` one less.
+#[inline(always)]
+pub fn add_at_limit(change: u64) {
+    if let Some(armed) = SOURCES_ARMED.get_ptr_mut(0) {
+        // SAFETY: checked above; an atomic addition.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*armed).at_limit, change) };
+    }
+}
+
+/// A bucket as it is now. Entries change one by one.
+#[inline(always)]
+pub fn bucket(index: u32) -> Option<Bucket> {
+    let bucket = SOURCES_COUNTS.get_ptr(index)?;
+    let mut entries = [0; BUCKET_ENTRIES];
+    for (number, entry) in entries.iter_mut().enumerate() {
+        // SAFETY: checked above, and `number` is within the bucket; volatile, since other CPUs write it.
+        *entry = unsafe { (&raw const (*bucket)[number]).read_volatile() };
+    }
+    Some(entries)
+}
+
+/// An entry as it is now. `entry` counts through all buckets.
+#[inline(always)]
+pub fn entry(entry: u32) -> u64 {
+    let Some(bucket) = SOURCES_COUNTS.get_ptr(entry / BUCKET_ENTRIES as u32) else { return 0 };
+    // SAFETY: checked above, and the number is within the bucket; volatile, since other CPUs write it.
+    unsafe { bucket.cast::<u64>().add(entry as usize % BUCKET_ENTRIES).read_volatile() }
+}
+
+/// Puts `new` where `old` is; false when something else is there now.
+#[inline(always)]
+pub fn exchange(entry: u32, old: u64, new: u64) -> bool {
+    let Some(bucket) = SOURCES_COUNTS.get_ptr_mut(entry / BUCKET_ENTRIES as u32) else { return false };
+    let number = entry as usize % BUCKET_ENTRIES;
+    // SAFETY: checked above, and `number` is within the bucket.
+    let (_, is_done) = unsafe {
+        let entry = bucket.cast::<u64>().add(number);
+        atomic_cxchg::<u64, { AtomicOrdering::Relaxed }, { AtomicOrdering::Relaxed }>(entry, old, new)
+    };
+    is_done
+}
+
+/// One connection less.
+#[inline(always)]
+pub fn decrement(entry: u32) {
+    if let Some(bucket) = SOURCES_COUNTS.get_ptr_mut(entry / BUCKET_ENTRIES as u32) {
+        let number = entry as usize % BUCKET_ENTRIES;
+        // SAFETY: checked above, and `number` is within the bucket. The entry counts the caller's connection, so nobody else has taken it.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(bucket.cast::<u64>().add(number), u64::MAX) };
+    }
+}
+
+/// Both ends of a connection, IPv4 as IPv4-mapped also where the listener is an IPv6 one.
+pub struct Ends {
+    pub local: Address,
+    pub local_port: u16,
+    pub remote: Address,
+    pub is_v4: bool,
+}
+
+/// Of the socket that the kernel tells about.
+#[inline(always)]
+pub fn ends(ctx: &SockOpsContext) -> Option<Ends> {
+    let ops = ctx.ops;
+    // All fields are read here, whole and volatile: the verifier allows neither a computed address within the context nor a part of a
+    // field, and that is what the optimizer makes of reads that depend on the family.
+    // SAFETY: the verifier turns each field access into a checked read of the socket.
+    let (family, port, local_v4, remote_v4, local, remote) = unsafe {
+        (
+            (&raw const (*ops).family).read_volatile(),
+            (&raw const (*ops).local_port).read_volatile(),
+            (&raw const (*ops).local_ip4).read_volatile(),
+            (&raw const (*ops).remote_ip4).read_volatile(),
+            words(&raw const (*ops).local_ip6),
+            words(&raw const (*ops).remote_ip6),
+        )
+    };
+    let is_mapped = remote[0] | remote[1] == 0 && remote[2] == MAPPED;
+    let is_v4 = match family {
+        AF_INET => true,
+        AF_INET6 => is_mapped,
+        _ => return None,
+    };
+    let port = port as u16;
+    if is_v4 {
+        return Some(Ends { local: Address::v4(local_v4), local_port: port, remote: Address::v4(remote_v4), is_v4 });
+    }
+    Some(Ends { local: address(local), local_port: port, remote: address(remote), is_v4 })
+}
+
+/// # Safety
+/// `words` is an address within a context.
+#[inline(always)]
+unsafe fn words(words: *const [u32; 4]) -> [u32; 4] {
+    let words = words.cast::<u32>();
+    // SAFETY: the caller's; four words.
+    unsafe { [words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile(), words.add(3).read_volatile()] }
+}
+
+/// From words in network order.
+#[inline(always)]
+fn address(words: [u32; 4]) -> Address {
+    let [a, b, c, d] = words.map(u64::from);
+    // As the little-endian machine holds them.
+    Address([a | (b << 32), c | (d << 32)])
+}
+
+/// The network namespace of the socket.
+#[inline(always)]
+pub fn netns_cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: takes the context and only reads.
+    unsafe { bpf_get_netns_cookie(ctx.ops.cast()) }
+}
+
+/// What is kept about the socket; `None` where there is nothing, or with `create` where there is no memory for it.
+#[inline(always)]
+pub fn kept(ctx: &SockOpsContext, create: bool) -> Option<&mut u64> {
+    let sk = socket(ctx.ops);
+    if sk.is_null() {
+        return None;
+    }
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    let map = (&raw const SOURCES_SOCKETS).cast_mut().cast::<c_void>();
+    // SAFETY: not null; the value lives as long as the socket, which lives while the kernel tells about it, and the kernel holds the
+    // socket's lock meanwhile, so that nobody else has the value.
+    unsafe { bpf_sk_storage_get(map, sk.cast(), null_mut(), flags).cast::<u64>().as_mut() }
+}
+
+#[inline(always)]
+fn socket(ops: *mut bpf_sock_ops) -> *mut bpf_sock {
+    // SAFETY: the verifier turns the access into a checked read of the context.
+    unsafe { (&raw const (*ops).__bindgen_anon_2.sk).read_volatile() }
+}
+
+#[repr(C)]
+struct TupleV4 {
+    source: u32,
+    destination: u32,
+    source_port: u16,
+    destination_port: u16,
+}
+
+#[repr(C)]
+struct TupleV6 {
+    source: [u64; 2],
+    destination: [u64; 2],
+    source_port: u16,
+    destination_port: u16,
+}
+
+/// The socket that a segment would reach; it is given back when this is dropped by `look_up`.
+#[derive(Clone, Copy)]
+pub struct Found(*mut bpf_sock);
+
+impl Found {
+    /// Of `TCP_…`.
+    #[inline(always)]
+    pub fn state(self) -> u32 {
+        // SAFETY: `look_up` holds a reference; the verifier turns the access into a checked read of the socket.
+        unsafe { (&raw const (*self.0).state).read_volatile() }
+    }
+}
+
+/// Finds the socket that a segment would reach and asks it; `None` without one.
+#[inline(always)]
+pub fn look_up<T>(ctx: &XdpContext, segment: &Segment, ask: impl FnOnce(Found) -> T) -> Option<T> {
+    let ctx = ctx.ctx.cast::<c_void>();
+    let (source_port, destination_port) = (segment.source_port.to_be(), segment.destination_port.to_be());
+    let sk = if segment.is_v4 {
+        let [source, destination] = [segment.source, segment.destination].map(|address| (address.0[1] >> 32) as u32);
+        let mut tuple = TupleV4 { source, destination, source_port, destination_port };
+        // SAFETY: the tuple is on this stack and as long as is said.
+        unsafe { bpf_skc_lookup_tcp(ctx, from_mut(&mut tuple).cast(), 12, THIS_NETNS, 0) }
+    } else {
+        let mut tuple = TupleV6 { source: segment.source.0, destination: segment.destination.0, source_port, destination_port };
+        // SAFETY: as above.
+        unsafe { bpf_skc_lookup_tcp(ctx, from_mut(&mut tuple).cast(), 36, THIS_NETNS, 0) }
+    };
+    if sk.is_null() {
+        return None;
+    }
+    let answer = ask(Found(sk));
+    // SAFETY: not null, and released once.
+    unsafe { bpf_sk_release(sk.cast()) };
+    Some(answer)
+}
