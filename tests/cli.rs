@@ -227,6 +227,91 @@ fn plan_places_workers_on_a_big_machine() {
     assert!(rows.iter().all(|row| row[2] / 16 == row[3]), "sixteen cores a node: {said}");
 }
 
+/// The rows of the table below "workers": worker, CPU, core, node.
+fn placed(plan: &str) -> Vec<Vec<usize>> {
+    let rows = plan.lines().map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<usize>>());
+    rows.skip_while(|row| row.len() < 4).take_while(|row| row.len() >= 4).collect()
+}
+
+/// Machines that are not here: each with workers' keys, how many workers it gets on each node, and the control threads' CPUs.
+#[test]
+fn plan_fits_machines_of_every_shape() {
+    for (machine, workers, per_node, control) in [
+        ("numa:2 core:32 pu:2", "", &[31, 32][..], "0-1"),
+        ("numa:2 core:32 pu:2", "count = 4", &[2, 2], "0-1"),
+        ("numa:2 core:32 pu:2", "cpus = \"64-127\"\ncount = 8", &[0, 8], "0-1"),
+        ("numa:2 core:32 pu:2", "control_cpus = \"126-127\"", &[32, 31], "126-127"),
+        ("numa:4 core:8 pu:1", "", &[7, 8, 8, 8], "0"),
+        ("numa:1 core:2 pu:1", "", &[2], "0-1"),
+        ("numa:1 core:1 pu:2", "", &[1], "1"),
+        ("numa:8 core:8 pu:2", "numa = \"off\"", &[7, 8, 8, 8, 8, 8, 8, 8], "0-1"),
+    ] {
+        let setup = Setup::to(nowhere());
+        let path = setup.write();
+        std::fs::write(&path, setup.text().replace("count = 1", workers)).unwrap();
+        let mut command = Command::new(binary());
+        command.args(["plan", "--config", path.to_str().unwrap()]);
+        command.env("HWLOC_SYNTHETIC", machine).env("HWLOC_THISSYSTEM", "0");
+        let plan = process::run(&mut command, LIMIT);
+        let said = plan.text();
+        let rows = placed(&said);
+        let on = |node| rows.iter().filter(|row| row[3] == node).count();
+        let found: Vec<usize> = (0..per_node.len()).map(on).collect();
+        assert_eq!(found, per_node, "{machine} {workers}: {said}");
+        assert!(said.contains(&format!("control and log threads: CPUs {control}\n")), "{machine} {workers}: {said}");
+        let bound = said.matches("not bound").count();
+        assert_eq!(bound, if workers.contains("off") { rows.len() } else { 0 }, "{machine} {workers}: {said}");
+    }
+}
+
+/// A card with four queues on the far node of a two-socket machine, as /sys and /proc describe it.
+#[test]
+fn plan_shows_a_cards_interrupts_and_what_to_change() {
+    let root = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let device = "sys/devices/pci0000:80/0000:81:00.0";
+    write(&format!("{device}/numa_node"), "1\n");
+    std::fs::create_dir_all(root.path().join("sys/class/net")).unwrap();
+    let net = format!("{device}/net/eth0");
+    write(&format!("{net}/flags"), "0x1003\n");
+    let mut interrupts = String::from("            CPU0       CPU1\n");
+    // CPUs of the near node, two of them with two queues.
+    for (queue, cpu) in [0, 1, 0, 1].into_iter().enumerate() {
+        let number = 100 + queue;
+        write(&format!("{device}/msi_irqs/{number}"), "msix\n");
+        write(&format!("{net}/queues/rx-{queue}/rps_cpus"), "00000000,00000000\n");
+        write(&format!("{net}/queues/tx-{queue}/tx_timeout"), "0\n");
+        write(&format!("proc/irq/{number}/effective_affinity_list"), &format!("{cpu}\n"));
+        interrupts.push_str(&format!(" {number}:     17     0   IR-PCI-MSI 1-edge      mlx5_comp{queue}@pci:0000:81:00.0\n"));
+    }
+    write("proc/interrupts", &interrupts);
+    std::os::unix::fs::symlink("../../../0000:81:00.0", root.path().join(&net).join("device")).unwrap();
+    std::os::unix::fs::symlink(format!("../../../{net}"), root.path().join("sys/class/net/eth0")).unwrap();
+    let setup = Setup::to(nowhere());
+    let path = setup.write();
+    std::fs::write(&path, setup.text().replace("count = 1", "count = 4")).unwrap();
+    let mut command = Command::new(binary());
+    command.args(["plan", "--config", path.to_str().unwrap(), "--root", root.path().to_str().unwrap()]);
+    command.env("HWLOC_SYNTHETIC", "numa:2 core:4 pu:1").env("HWLOC_THISSYSTEM", "0");
+    let plan = process::run(&mut command, LIMIT);
+    assert_eq!(plan.code(), 0, "{}", plan.all());
+    let said = plan.text();
+    for line in [
+        "eth0: driver virtual, NUMA node 1, 4 receive and 4 transmit queues, 4 workers",
+        "interrupt 100 mlx5_comp0@pci:0000:81:00.0: CPU 0 (control threads, node 0)",
+        "advice: 2 of 4 queue interrupts arrive at CPU 1, while other CPUs have none",
+        "advice: queue interrupts arrive at CPUs without a worker: 0",
+        "advice: queue interrupts arrive at CPUs of another NUMA node than the card's: 0-1",
+        "for m in 100:4 101:5 102:1 103:2; do",
+    ] {
+        assert!(said.contains(line), "{line:?} is missing in\n{said}");
+    }
+}
+
 #[test]
 fn status_shows_both_halves() {
     let origin = Origin::http(|_| Response::ok("ok"));

@@ -36,7 +36,13 @@ enum Command {
     /// Validate a configuration: exit 0 or 1
     Check(Config),
     /// Show what would run here, what is missing, and what each absence costs
-    Plan(Config),
+    Plan {
+        #[command(flatten)]
+        config: Config,
+        /// Where /sys and /proc of the network cards are: another machine's, copied
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+    },
     /// Show the running proxy's workers, listeners, upstreams, guard and steering
     Status {
         #[command(flatten)]
@@ -124,7 +130,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(Config { config }) => run(&config),
         Command::Check(Config { config }) => check(&config),
-        Command::Plan(Config { config }) => show_plan(&config),
+        Command::Plan { config, root } => show_plan(&config.config, &root),
         Command::Status { run_dir, json } => status(&run_dir.run_dir, json),
         Command::Stop(RunDir { run_dir }) => order(&run_dir, &Request::Stop),
         Command::Drain(RunDir { run_dir }) => order(&run_dir, &Request::Drain),
@@ -171,12 +177,12 @@ fn check(path: &Path) -> ExitCode {
     }
 }
 
-fn show_plan(path: &Path) -> ExitCode {
+fn show_plan(path: &Path, root: &Path) -> ExitCode {
     let loaded = match load(path) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    match plan::plan(&loaded.config) {
+    match plan::plan(&loaded.config, root) {
         Ok(text) => {
             say(&text);
             ExitCode::SUCCESS

@@ -1,10 +1,12 @@
 //! `sluice plan`: what would run here, what is missing, and what each absence costs. The same findings tell a running supervisor what it went
 //! on without. Reads only; the one thing it makes is a small ring that it closes again.
 
+mod cards;
 mod facts;
 mod xdp_features;
 
 use std::fmt::{self, Write};
+use std::path::Path;
 
 use self::facts::{CAPABILITIES, Facts, Interface};
 use crate::config::model::{Config, GuardMode, Ring};
@@ -49,7 +51,7 @@ impl fmt::Display for Finding {
 /// What this host lacks for this configuration, the fatal first. Reads /proc, /sys, hwloc and the process's rights; changes nothing.
 #[must_use]
 pub fn findings(config: &Config) -> Vec<Finding> {
-    let facts = Facts::read(config);
+    let facts = Facts::read(config, Path::new("/"));
     match Host::read().and_then(|host| topology::choose(&config.workers, &host)) {
         Ok(topology) => judge(config, &facts, topology.workers.len()),
         Err(error) => {
@@ -60,11 +62,19 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// The text of `sluice plan`.
-pub fn plan(config: &Config) -> Result<String, TopologyError> {
+/// The text of `sluice plan`. `root`: where /sys and /proc of the network cards are, `/` but in tests.
+///
+/// # Errors
+/// When the CPUs do not fit.
+pub fn plan(config: &Config, root: &Path) -> Result<String, TopologyError> {
     let host = Host::read()?;
     let topology = topology::choose(&config.workers, &host)?;
-    Ok(render(config, &Facts::read(config), &topology))
+    let mut facts = Facts::read(config, root);
+    if !host.this_system && root == Path::new("/") {
+        // The CPUs are another machine's, the cards are not.
+        facts.cards.clear();
+    }
+    Ok(render(config, &facts, &host, &topology))
 }
 
 /// Downstream connections that fit into a descriptor limit, over all workers; `process.max_connections` when that is fewer.
@@ -297,11 +307,12 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn render(config: &Config, facts: &Facts, topology: &Topology) -> String {
+fn render(config: &Config, facts: &Facts, host: &Host, topology: &Topology) -> String {
     let mut text = format!("plan for Linux {}\n", facts.kernel);
     print_workers(&mut text, topology);
     print_listeners(&mut text, config);
-    print_interfaces(&mut text, config, facts, topology);
+    print_interfaces(&mut text, config, facts);
+    print_cards(&mut text, facts, host, topology);
     print_kernel(&mut text, facts);
     print_limits(&mut text, config, facts, topology.workers.len());
     let findings = judge(config, facts, topology.workers.len());
@@ -344,7 +355,7 @@ fn print_listeners(text: &mut String, config: &Config) {
     table.print(text);
 }
 
-fn print_interfaces(text: &mut String, config: &Config, facts: &Facts, topology: &Topology) {
+fn print_interfaces(text: &mut String, config: &Config, facts: &Facts) {
     text.push_str("\nguard\n");
     if facts.interfaces.is_empty() {
         text.push_str("  no interfaces named: no XDP, nothing is dropped before the kernel\n");
@@ -352,7 +363,6 @@ fn print_interfaces(text: &mut String, config: &Config, facts: &Facts, topology:
     if let Some(left) = &facts.left {
         let _ = writeln!(text, "  {left}");
     }
-    let workers: Vec<usize> = topology.workers.iter().map(|place| place.cpu).collect();
     for (name, interface) in &facts.interfaces {
         let expected = match xdp_expected(config.guard.mode, interface) {
             Expected::Missing => "no such interface".to_owned(),
@@ -365,22 +375,16 @@ fn print_interfaces(text: &mut String, config: &Config, facts: &Facts, topology:
             Expected::Tried => "driver mode is tried, then generic; this kernel cannot say beforehand".to_owned(),
         };
         let _ = writeln!(text, "  {name}: {expected}");
-        if !interface.exists {
-            continue;
-        }
-        let node = interface.node.map_or_else(String::new, |node| format!(", NUMA node {node}"));
-        let (receive, transmit) = interface.queues;
-        let _ = writeln!(
-            text,
-            "    driver {}{node}, {receive} receive and {transmit} transmit queues, {} workers",
-            interface.driver,
-            workers.len()
-        );
-        for interrupt in &interface.interrupts {
-            let on = workers.iter().enumerate().filter(|(_, cpu)| interrupt.cpus == cpu.to_string()).map(|(worker, _)| worker);
-            let beside = on.map(|worker| format!(" (worker {worker})")).collect::<String>();
-            let _ = writeln!(text, "    interrupt {} {}: CPU {}{beside}", interrupt.number, interrupt.name, interrupt.cpus);
-        }
+    }
+}
+
+fn print_cards(text: &mut String, facts: &Facts, host: &Host, topology: &Topology) {
+    text.push_str("\nnetwork cards\n");
+    if facts.cards.is_empty() {
+        text.push_str("  none with interrupts of its own\n");
+    }
+    for (name, card) in &facts.cards {
+        cards::print(text, name, card, host, topology);
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Facts {
     pub(super) left: Option<String>,
     /// Those that the guard names.
     pub(super) interfaces: BTreeMap<String, Interface>,
+    /// Those with a device behind them, and those that the guard names.
+    pub(super) cards: BTreeMap<String, Interface>,
 }
 
 /// A network interface.
@@ -63,6 +65,8 @@ pub(super) struct Interface {
     pub(super) interrupts: Vec<Interrupt>,
     /// Whoever else has an XDP program on it, and what to do.
     pub(super) holder: Option<String>,
+    /// Receive packet steering is on.
+    pub(super) rps: bool,
 }
 
 /// An interrupt of a network card.
@@ -77,7 +81,8 @@ pub(super) struct Interrupt {
 }
 
 impl Facts {
-    pub(super) fn read(config: &Config) -> Self {
+    /// `root`: where to look for /sys and /proc of the network cards; another one than `/` describes another machine.
+    pub(super) fn read(config: &Config, root: &Path) -> Self {
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
         let user = nix::unistd::User::from_name(&config.process.user).ok().flatten();
         let unlimited = |resource| getrlimit(resource).map_or(u64::MAX, |(_soft, hard)| hard);
@@ -95,14 +100,15 @@ impl Facts {
             somaxconn: number("/proc/sys/net/core/somaxconn"),
             unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024),
             left: leftovers::describe(&config.process.run_dir),
-            interfaces: config.guard.interfaces.iter().map(|name| (name.clone(), judged(name, config))).collect(),
+            interfaces: config.guard.interfaces.iter().map(|name| (name.clone(), judged(root, name, config))).collect(),
+            cards: cards(root, &config.guard.interfaces),
         }
     }
 }
 
 /// An interface, and who holds it.
-fn judged(name: &str, config: &Config) -> Interface {
-    Interface { holder: leftovers::holder_of(name, &config.process.run_dir), ..interface(name) }
+fn judged(root: &Path, name: &str, config: &Config) -> Interface {
+    Interface { holder: leftovers::holder_of(name, &config.process.run_dir), ..interface(root, name) }
 }
 
 /// Those that anything here needs.
@@ -143,8 +149,20 @@ fn available_bytes(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-fn interface(name: &str) -> Interface {
-    let base = Path::new("/sys/class/net").join(name);
+/// Bridges, tunnels and the like have no device, and no interrupts.
+fn cards(root: &Path, named: &[String]) -> BTreeMap<String, Interface> {
+    let entries = fs::read_dir(root.join("sys/class/net")).into_iter().flatten().flatten();
+    let mut names: BTreeSet<String> = entries
+        .filter(|entry| entry.path().join("device").exists())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.extend(named.iter().cloned());
+    let cards = names.into_iter().map(|name| (interface(root, &name), name));
+    cards.filter(|(card, _)| card.exists && !card.loopback).map(|(card, name)| (name, card)).collect()
+}
+
+fn interface(root: &Path, name: &str) -> Interface {
+    let base = root.join("sys/class/net").join(name);
     // A name with a slash would leave /sys/class/net.
     if name.is_empty() || name.contains('/') || name.starts_with('.') || !base.exists() {
         return Interface::default();
@@ -156,7 +174,8 @@ fn interface(name: &str) -> Interface {
         let entries = fs::read_dir(base.join("queues")).into_iter().flatten().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)).count()
     };
-    let index: Option<u32> = number(base.join("ifindex"));
+    // The kernel can only be asked about its own.
+    let index: Option<u32> = number(base.join("ifindex")).filter(|_| root == Path::new("/"));
     Interface {
         exists: true,
         driver: driver.unwrap_or_else(|| "virtual".to_owned()),
@@ -167,14 +186,22 @@ fn interface(name: &str) -> Interface {
         // -1: no node.
         node: number(base.join("device/numa_node")),
         queues: (count("rx-"), count("tx-")),
-        interrupts: interrupts(&base),
         holder: None,
+        interrupts: interrupts(root, &base),
+        rps: has_rps(&base),
     }
 }
 
+/// A mask in hexadecimal for each receive queue; all zero: off.
+fn has_rps(base: &Path) -> bool {
+    let queues = fs::read_dir(base.join("queues")).into_iter().flatten().flatten();
+    let masks = queues.filter_map(|queue| number_or_text(queue.path().join("rps_cpus")));
+    masks.into_iter().any(|mask| mask.bytes().any(|digit| digit.is_ascii_hexdigit() && digit != b'0'))
+}
+
 /// MSI interrupts of the device, or of the bus device below it (virtio), with the CPUs they really arrive at.
-fn interrupts(base: &Path) -> Vec<Interrupt> {
-    let table = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+fn interrupts(root: &Path, base: &Path) -> Vec<Interrupt> {
+    let table = fs::read_to_string(root.join("proc/interrupts")).unwrap_or_default();
     let Ok(device) = fs::canonicalize(base.join("device")) else { return Vec::new() };
     let folder = [device.join("msi_irqs"), device.join("../msi_irqs")].into_iter().find(|folder| folder.is_dir());
     let entries = folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
@@ -185,7 +212,7 @@ fn interrupts(base: &Path) -> Vec<Interrupt> {
             let name = interrupt_name(&table, number)?;
             let cpus = ["effective_affinity_list", "smp_affinity_list"]
                 .into_iter()
-                .find_map(|file| number_or_text(format!("/proc/irq/{number}/{file}")).filter(|list| !list.is_empty()))
+                .find_map(|file| number_or_text(root.join(format!("proc/irq/{number}/{file}"))).filter(|list| !list.is_empty()))
                 .unwrap_or_else(|| "?".to_owned());
             Some(Interrupt { number, name, cpus })
         })
@@ -217,12 +244,13 @@ mod tests {
 
     #[test]
     fn loopback_is_known_and_odd_names_are_not() {
-        let lo = interface("lo");
+        let root = Path::new("/");
+        let lo = interface(root, "lo");
         assert!(lo.exists && lo.loopback);
         assert_eq!(lo.driver, "virtual");
         assert_eq!(lo.queues, (1, 1));
         for name in ["", "..", "../../block", "no-such-interface"] {
-            assert!(!interface(name).exists, "{name}");
+            assert!(!interface(root, name).exists, "{name}");
         }
     }
 }

@@ -82,6 +82,7 @@ fn facts() -> Facts {
         unprivileged_port_start: 1024,
         left: None,
         interfaces: BTreeMap::new(),
+        cards: BTreeMap::new(),
     }
 }
 
@@ -253,19 +254,24 @@ fn the_plan_shows_interrupts_beside_workers() {
     config.guard.interfaces.push("eth0".to_owned());
     let interrupt = |number, cpus: &str| Interrupt { number, name: format!("ice-rx-{number}"), cpus: cpus.to_owned() };
     let mut facts = facts();
-    facts.interfaces.insert(
+    facts.interfaces.insert("eth0".to_owned(), card(Ok(true)));
+    facts.cards.insert(
         "eth0".to_owned(),
         Interface { queues: (2, 2), node: Some(1), interrupts: vec![interrupt(40, "3"), interrupt(41, "0-3")], ..card(Ok(true)) },
     );
     let place = |cpu| Placement { cpu, core: cpu, node: 0, memory_node: Some(0) };
     let topology = Topology { workers: vec![place(2), place(3)], control_cpus: vec![0, 1], notes: Vec::new() };
-    let text = render(&config, &facts, &topology);
+    let host = Host {
+        cpus: (0..4).map(|cpu| topology::Cpu { cpu, core: cpu, node: 0, allowed: true }).collect(),
+        this_system: true,
+    };
+    let text = render(&config, &facts, &host, &topology);
     for line in [
         "       1    3     3     0  node 0",
         "  control and log threads: CPUs 0-1",
         "  http  127.0.0.1:8080     4096",
         "  eth0: XDP in the driver",
-        "    driver ice, NUMA node 1, 2 receive and 2 transmit queues, 2 workers",
+        "  eth0: driver ice, NUMA node 1, 2 receive and 2 transmit queues, 2 workers",
         "    interrupt 40 ice-rx-40: CPU 3 (worker 1)",
         "    interrupt 41 ice-rx-41: CPU 0-3",
         "nothing is missing",
@@ -278,13 +284,14 @@ fn the_plan_shows_interrupts_beside_workers() {
 fn this_host_can_be_planned() {
     let mut config = config();
     config.guard.interfaces = vec!["lo".to_owned(), "no-such-interface".to_owned()];
-    let text = plan(&config).expect("a plan");
+    let root = Path::new("/");
+    let text = plan(&config, root).expect("a plan");
     assert!(text.contains("  lo: XDP in generic mode\n"), "{text}");
     assert!(text.contains("  no-such-interface: no such interface\n"), "{text}");
     let found = findings(&config);
     assert!(found.iter().any(|finding| finding.what.contains("no-such-interface")), "{found:?}");
     config.workers.cpus = Some(vec![100_000]);
-    assert!(plan(&config).is_err());
+    assert!(plan(&config, root).is_err());
     assert!(findings(&config)[0].to_string().contains("CPU 100000 does not exist"));
     println!("{text}");
 }

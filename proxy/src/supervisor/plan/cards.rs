@@ -1,0 +1,224 @@
+//! Network cards beside workers: which queue's interrupt arrives at which CPU, and what to change where that does not fit. A packet is
+//! cheapest where the CPU that its interrupt came to, the worker's CPU and the card are close to each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use super::facts::{Interface, Interrupt};
+use crate::config::units;
+use crate::supervisor::topology::{self, Host, Topology};
+
+/// Interrupts of a card that carry no packets, by a part of their name.
+const NO_QUEUE: &[&str] = &["config", "async", "misc", "ctrl", "control", "fdir", "mbx", "ptp", "aeq", "cmd", "mgmt", "event"];
+
+/// Appends one card: its queues, interrupts and advice.
+pub(super) fn print(text: &mut String, name: &str, card: &Interface, host: &Host, topology: &Topology) {
+    let node = card.node.map_or_else(String::new, |node| format!(", NUMA node {node}"));
+    let (receive, transmit) = card.queues;
+    let _ = writeln!(
+        text,
+        "  {name}: driver {}{node}, {receive} receive and {transmit} transmit queues, {} workers",
+        card.driver,
+        topology.workers.len()
+    );
+    for interrupt in &card.interrupts {
+        let _ = writeln!(
+            text,
+            "    interrupt {} {}: CPU {}{}",
+            interrupt.number,
+            interrupt.name,
+            interrupt.cpus,
+            beside(interrupt, host, topology)
+        );
+    }
+    for line in advice(name, card, host, topology) {
+        let _ = writeln!(text, "    advice: {line}");
+    }
+}
+
+/// Who else is on the interrupt's CPU.
+fn beside(interrupt: &Interrupt, host: &Host, topology: &Topology) -> String {
+    let cpus = interrupt.cpus();
+    let [cpu] = cpus.as_slice() else { return String::new() };
+    let node = host.node_of(*cpu).filter(|_| host.nodes() > 1).map_or_else(String::new, |node| format!(", node {node}"));
+    let on = topology.workers.iter().position(|place| place.cpu == *cpu).map(|worker| format!("worker {worker}"));
+    let on = on.or_else(|| topology.control_cpus.contains(cpu).then(|| "control threads".to_owned()));
+    format!(" ({}{node})", on.unwrap_or_else(|| "no worker".to_owned()))
+}
+
+/// What to change, the most important first.
+pub(super) fn advice(name: &str, card: &Interface, host: &Host, topology: &Topology) -> Vec<String> {
+    let mut lines = Vec::new();
+    let workers: Vec<usize> = topology.workers.iter().map(|place| place.cpu).collect();
+    let queues: Vec<&Interrupt> = card.interrupts.iter().filter(|interrupt| interrupt.is_queue()).collect();
+    let (receive, _) = card.queues;
+    if receive > 0 && receive < workers.len() && !queues.is_empty() {
+        lines.push(format!(
+            "{receive} receive queues for {} workers: the kernel's work for every packet is done on {receive} CPUs at most; \
+             `ethtool -L {name} combined {}` if the card has more",
+            workers.len(),
+            workers.len()
+        ));
+    }
+    let pinned: Vec<(&Interrupt, usize)> =
+        queues.iter().filter_map(|interrupt| Some((*interrupt, *interrupt.cpus().first().filter(|_| interrupt.is_pinned())?))).collect();
+    let loose = queues.len() - pinned.len();
+    if loose > 0 {
+        lines.push(format!("{loose} of {} queue interrupts may arrive at several CPUs: each packet may find another cache", queues.len()));
+    }
+    let mut per_cpu: BTreeMap<usize, usize> = BTreeMap::new();
+    pinned.iter().for_each(|(_, cpu)| *per_cpu.entry(*cpu).or_default() += 1);
+    if let Some((cpu, count)) = per_cpu.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > 1)
+        && per_cpu.len() < workers.len().min(queues.len())
+    {
+        lines.push(format!("{count} of {} queue interrupts arrive at CPU {cpu}, while other CPUs have none", queues.len()));
+    }
+    let strange: BTreeSet<usize> = per_cpu.keys().copied().filter(|cpu| !workers.contains(cpu)).collect();
+    if !strange.is_empty() && per_cpu.len() <= workers.len() {
+        lines.push(format!("queue interrupts arrive at CPUs without a worker: {}", topology::list(strange)));
+    }
+    if let Some(node) = card.node {
+        let far: BTreeSet<usize> =
+            per_cpu.keys().copied().filter(|cpu| host.node_of(*cpu).is_some_and(|other| other != node)).collect();
+        if !far.is_empty() {
+            lines.push(format!("queue interrupts arrive at CPUs of another NUMA node than the card's: {}", topology::list(far)));
+        }
+        if topology.workers.iter().any(|place| place.node != node) {
+            lines.push(format!(
+                "workers on other nodes than the card's node {node} fetch every packet from there; steering.policy = \"numa-local\" \
+                 prefers those of the node that received it"
+            ));
+        }
+    }
+    if let Some(line) = commands(&queues, card, topology).filter(|_| lines.len() > usize::from(receive < workers.len())) {
+        lines.push(line);
+    }
+    if card.rps {
+        lines.push(
+            "RPS (queues/rx-*/rps_cpus) moves packets between CPUs in software: turn it off where there is a queue for each worker".to_owned(),
+        );
+    }
+    lines
+}
+
+/// The commands that put each queue's interrupt beside a worker, those of the card's node first.
+fn commands(queues: &[&Interrupt], card: &Interface, topology: &Topology) -> Option<String> {
+    let mut workers: Vec<_> = topology.workers.iter().collect();
+    workers.sort_by_key(|place| card.node.is_some_and(|node| node != place.node));
+    let moves: Vec<String> = queues
+        .iter()
+        .zip(workers.iter().cycle())
+        .filter(|(interrupt, place)| interrupt.cpus() != [place.cpu])
+        .map(|(interrupt, place)| format!("{}:{}", interrupt.number, place.cpu))
+        .collect();
+    (!moves.is_empty()).then(|| {
+        format!(
+            "a worker beside each queue: systemctl stop irqbalance; for m in {}; do echo ${{m#*:}} > /proc/irq/${{m%:*}}/smp_affinity_list; done",
+            moves.join(" ")
+        )
+    })
+}
+
+impl Interrupt {
+    /// The CPUs that it may arrive at.
+    fn cpus(&self) -> Vec<usize> {
+        units::cpus(&self.cpus).unwrap_or_default()
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.cpus().len() == 1
+    }
+
+    fn is_queue(&self) -> bool {
+        let name = self.name.to_ascii_lowercase();
+        !NO_QUEUE.iter().any(|part| name.contains(part))
+    }
+}
+
+impl Host {
+    fn node_of(&self, cpu: usize) -> Option<usize> {
+        self.cpus.iter().find(|known| known.cpu == cpu).map(|known| known.node)
+    }
+
+    fn nodes(&self) -> usize {
+        self.cpus.iter().map(|cpu| cpu.node).collect::<BTreeSet<_>>().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::topology::{Cpu, Placement};
+
+    /// Two nodes of four CPUs, workers on CPUs 1 to 7 but for the one of the control threads.
+    fn machine(workers: &[usize]) -> (Host, Topology) {
+        let cpus = (0..8).map(|cpu| Cpu { cpu, core: cpu, node: cpu / 4, allowed: true }).collect();
+        let place = |&cpu: &usize| Placement { cpu, core: cpu, node: cpu / 4, memory_node: Some(cpu / 4) };
+        let topology = Topology { workers: workers.iter().map(place).collect(), control_cpus: vec![0], notes: Vec::new() };
+        (Host { cpus, this_system: true }, topology)
+    }
+
+    fn card(node: Option<usize>, receive: usize, cpus: &[&str]) -> Interface {
+        let interrupt = |(number, cpus): (usize, &&str)| Interrupt {
+            number: 40 + u32::try_from(number).expect("few"),
+            name: format!("eth0-TxRx-{number}"),
+            cpus: (*cpus).to_owned(),
+        };
+        let mut interrupts: Vec<Interrupt> = cpus.iter().enumerate().map(interrupt).collect();
+        interrupts.push(Interrupt { number: 60, name: "eth0-misc".to_owned(), cpus: "0-7".to_owned() });
+        Interface {
+            exists: true,
+            driver: "ice".to_owned(),
+            queues: (receive, receive),
+            node,
+            interrupts,
+            ..Interface::default()
+        }
+    }
+
+    fn told(card: &Interface, workers: &[usize]) -> Vec<String> {
+        let (host, topology) = machine(workers);
+        advice("eth0", card, &host, &topology)
+    }
+
+    #[test]
+    fn a_card_whose_queues_lie_beside_the_workers_needs_nothing() {
+        assert_eq!(told(&card(Some(0), 3, &["1", "2", "3"]), &[1, 2, 3]), Vec::<String>::new());
+        assert_eq!(told(&card(None, 2, &[]), &[1, 2, 3]), Vec::<String>::new(), "no interrupts: nothing is known");
+    }
+
+    #[test]
+    fn each_mismatch_is_named_with_what_to_do() {
+        for (card, workers, expected) in [
+            (card(Some(0), 2, &["1", "2"]), &[1, 2, 3][..], &["2 receive queues for 3 workers", "ethtool -L eth0 combined 3"][..]),
+            (card(Some(0), 3, &["1", "2", "0-3"]), &[1, 2, 3], &["1 of 3 queue interrupts may arrive at several CPUs", "for m in 42:3;"]),
+            (card(Some(0), 3, &["1", "1", "3"]), &[1, 2, 3], &["2 of 3 queue interrupts arrive at CPU 1", "for m in 41:2;"]),
+            (card(Some(0), 2, &["0", "1"]), &[1, 2], &["without a worker: 0", "for m in 40:1 41:2;"]),
+            (card(Some(0), 2, &["5", "2"]), &[2, 5], &["another NUMA node than the card's: 5", "numa-local", "for m in 40:2 41:5;"]),
+        ] {
+            let told = told(&card, workers);
+            let all = told.join("\n");
+            for part in expected {
+                assert!(all.contains(part), "{part:?} in\n{all}");
+            }
+        }
+        let rps = Interface { rps: true, ..card(Some(0), 1, &["1"]) };
+        assert!(told(&rps, &[1])[0].contains("RPS"));
+    }
+
+    #[test]
+    fn who_is_beside_an_interrupt_is_shown() {
+        let (host, topology) = machine(&[1, 2]);
+        let mut text = String::new();
+        print(&mut text, "eth0", &card(Some(0), 3, &["1", "0", "6"]), &host, &topology);
+        for line in [
+            "  eth0: driver ice, NUMA node 0, 3 receive and 3 transmit queues, 2 workers",
+            "    interrupt 40 eth0-TxRx-0: CPU 1 (worker 0, node 0)",
+            "    interrupt 41 eth0-TxRx-1: CPU 0 (control threads, node 0)",
+            "    interrupt 42 eth0-TxRx-2: CPU 6 (no worker, node 1)",
+            "    interrupt 60 eth0-misc: CPU 0-7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line:?} is missing in\n{text}");
+        }
+    }
+}
