@@ -355,3 +355,34 @@ fn the_admin_endpoints_answer() {
     let served = sluice.admin("/metrics").unwrap();
     assert!(served.field("content-type").is_some_and(|kind| kind.contains("text")), "{served:?}");
 }
+
+/// As promtool would, and over counters that have counted something.
+#[test]
+fn the_metrics_keep_the_rules_of_their_format() {
+    let origin = Origin::http(|_| Response::ok("ok"));
+    let sluice = Setup::to(origin.address()).workers(2).with("log", "access = \"stdout\"").start();
+    for _ in 0..5 {
+        assert_eq!(sluice.get("/").status, 200);
+    }
+    let mut malformed = sluice.client();
+    malformed.send("NONSENSE\r\n\r\n");
+    assert_eq!(malformed.response("GET").status, 400);
+    malformed.until_closed();
+    tests::eventually(LIMIT, "they are counted", || (sluice.metrics().sum("sluice_connections_open") < 0.5).then_some(()));
+    let text = sluice.admin("/metrics").unwrap().text();
+    assert_eq!(tests::openmetrics::complaints(&text), Vec::<String>::new(), "{text}");
+    let metrics = sluice.metrics();
+    assert!((metrics.sum("sluice_request_duration_seconds_count") - 5.0).abs() < 0.5, "{text}");
+    assert!(metrics.labelled("sluice_request_duration_seconds_bucket", "le", "+Inf") >= 5.0, "{text}");
+
+    // The same numbers, for people.
+    let status = sluice.status();
+    let reasons = &status["data_plane"]["reasons"];
+    assert_eq!((&reasons["closed"]["bad_request"], &reasons["refused"]["malformed"]), (&1.into(), &1.into()), "{status}");
+    assert_eq!(status["data_plane"]["logs"]["access"], "stdout");
+    assert_eq!(status["data_plane"]["snapshot"], 1);
+    let shown = sluice.command("status").text();
+    for line in ["malformed", "bad_request", "access log: stdout, 6 records written", "main", ", up "] {
+        assert!(shown.contains(line), "{line:?} is missing in\n{shown}");
+    }
+}

@@ -11,6 +11,7 @@ pub mod message;
 pub mod metrics;
 pub mod netns;
 pub mod nginx;
+pub mod openmetrics;
 pub mod origin;
 pub mod pattern;
 pub mod ports;

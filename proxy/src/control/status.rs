@@ -24,6 +24,34 @@ pub struct DataPlaneStatus {
     pub listeners: Vec<ListenerStatus>,
     /// One per upstream.
     pub upstreams: Vec<UpstreamStatus>,
+    /// What ended connections, refused requests and shed connections, over all workers; only what happened.
+    pub reasons: ReasonStatus,
+    /// The logs.
+    pub logs: LogStatus,
+}
+
+/// Counts by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonStatus {
+    /// Why clients' connections ended.
+    pub closed: BTreeMap<String, u64>,
+    /// Why Sluice answered requests itself.
+    pub refused: BTreeMap<String, u64>,
+    /// Why connections were shed before a byte was read.
+    pub shed: BTreeMap<String, u64>,
+}
+
+/// The data plane's logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Where the access log goes: `off`, `stdout` or a path.
+    pub access: String,
+    /// Records written to it by this data plane.
+    pub access_records: u64,
+    /// Records lost, by reason.
+    pub access_lost: BTreeMap<String, u64>,
+    /// Lines of the log on standard error that were lost.
+    pub lines_lost: u64,
 }
 
 /// A worker.

@@ -7,13 +7,17 @@ use arc_swap::ArcSwap;
 use proxy_common::steer::{SLOT_DRAINING, SLOT_LIVE};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::model::Config;
+use crate::config::model::{AccessLog, Config};
 use crate::control::messages::{Place, Start};
 use crate::control::now;
 use crate::control::shared::{Counters, SteeringSlot};
-use crate::control::status::{DataPlaneStatus, EndpointStatus, ListenerStatus, SupervisorStatus, UpstreamStatus, WorkerStatus};
+use crate::control::status::{
+    DataPlaneStatus, EndpointStatus, ListenerStatus, LogStatus, ReasonStatus, SupervisorStatus, UpstreamStatus, WorkerStatus,
+};
+use crate::error::{CloseReason, LogLossReason, RefusalReason, ShedReason};
 use crate::telemetry::admin::{Sources, SupervisorAnswer};
-use crate::telemetry::counters::{Cells, Plain};
+use crate::telemetry::counters::{Cells, Counter, Plain};
+use crate::telemetry::{access, logging};
 
 /// A question to the supervisor, with where its answer goes.
 pub type Question = oneshot::Sender<SupervisorStatus>;
@@ -56,6 +60,16 @@ impl View {
         self.workers.iter().all(is_done)
     }
 
+    fn reasons(&self) -> ReasonStatus {
+        let sum = |counter: Counter| self.workers.iter().map(|worker| worker.counters.value(counter)).sum::<u64>();
+        let happened = |label: &str, counter| Some((label.to_owned(), sum(counter))).filter(|(_, count)| *count > 0);
+        ReasonStatus {
+            closed: CloseReason::ALL.iter().filter_map(|&reason| happened(reason.label(), Counter::Closed(reason))).collect(),
+            refused: RefusalReason::ALL.iter().filter_map(|&reason| happened(reason.label(), Counter::Refused(reason))).collect(),
+            shed: ShedReason::ALL.iter().filter_map(|&reason| happened(reason.label(), Counter::Shed(reason))).collect(),
+        }
+    }
+
     fn worker(&self, index: usize, worker: &Watched) -> WorkerStatus {
         let slot = worker.slot.view();
         let stuck_after = self.config.load().workers.stuck_after;
@@ -76,6 +90,20 @@ impl View {
             accepted: worker.counters.value(Plain::Accepted),
             requests: worker.counters.value(Plain::Requests),
         }
+    }
+}
+
+fn logs(access: &AccessLog) -> LogStatus {
+    let lost = LogLossReason::ALL.iter().map(|&reason| (reason.label().to_owned(), access::lost(reason)));
+    LogStatus {
+        access: match access {
+            AccessLog::Off => "off".to_owned(),
+            AccessLog::Stdout => "stdout".to_owned(),
+            AccessLog::File(path) => path.display().to_string(),
+        },
+        access_records: access::written(),
+        access_lost: lost.filter(|(_, count)| *count > 0).collect(),
+        lines_lost: logging::lines_lost(),
     }
 }
 
@@ -105,6 +133,8 @@ impl Sources for View {
             workers: self.workers.iter().enumerate().map(|(index, worker)| self.worker(index, worker)).collect(),
             listeners: self.start.addresses.iter().map(listener).collect(),
             upstreams: config.upstreams.iter().map(upstream).collect(),
+            reasons: self.reasons(),
+            logs: logs(&config.log.access),
         }
     }
 

@@ -192,6 +192,7 @@ pub async fn exchange(
 ) -> Outcome {
     let counters = &scene.worker.counters;
     let active = Active::new(scene.worker);
+    let started = scene.worker.io.now();
     let mut running = pin!(run(head, source, sink, scene));
     let outcome = poll_fn(|cx| match cancel.poll(cx) {
         Poll::Ready(()) => Poll::Ready(Outcome::Cancelled),
@@ -199,6 +200,7 @@ pub async fn exchange(
     })
     .await;
     drop(active);
+    counters.took(scene.worker.io.now().since(started));
     count(counters, outcome);
     outcome
 }

@@ -2,6 +2,7 @@
 //! the supervisor owns, so they outlive a data plane; `metrics` only encodes them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 
@@ -93,6 +94,10 @@ plain! {
     Stuck = Counter "sluice_worker_stuck" "Loop turns that took longer than workers.stuck_after",
 }
 
+/// Upper bounds of the buckets of `sluice_request_duration_seconds`, in microseconds; one more bucket has no bound.
+pub const DURATION_BOUNDS_MICROS: [u64; 14] =
+    [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
+
 /// One cell of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
@@ -106,6 +111,10 @@ pub enum Counter {
     Shed(ShedReason),
     /// `sluice_upstream_connections_closed_total{reason}`
     PoolClosed(PoolCloseReason),
+    /// A bucket of `sluice_request_duration_seconds`, from the fastest.
+    Duration(usize),
+    /// The sum of what is in them, in microseconds.
+    DurationMicros,
 }
 
 const CLOSED_AT: usize = Plain::ALL.len();
@@ -113,8 +122,11 @@ const REFUSED_AT: usize = CLOSED_AT + CloseReason::ALL.len();
 const SHED_AT: usize = REFUSED_AT + RefusalReason::ALL.len();
 const POOL_CLOSED_AT: usize = SHED_AT + ShedReason::ALL.len();
 
+const DURATION_AT: usize = POOL_CLOSED_AT + PoolCloseReason::ALL.len();
+const DURATION_MICROS_AT: usize = DURATION_AT + DURATION_BOUNDS_MICROS.len() + 1;
+
 /// Cells in a block.
-pub const CELLS: usize = POOL_CLOSED_AT + PoolCloseReason::ALL.len();
+pub const CELLS: usize = DURATION_MICROS_AT + 1;
 
 impl Counter {
     /// Its cell.
@@ -126,6 +138,11 @@ impl Counter {
             Self::Refused(reason) => REFUSED_AT + reason.index(),
             Self::Shed(reason) => SHED_AT + reason.index(),
             Self::PoolClosed(reason) => POOL_CLOSED_AT + reason.index(),
+            // One that does not exist counts to the last.
+            Self::Duration(bucket) => {
+                DURATION_AT + if bucket < DURATION_BOUNDS_MICROS.len() { bucket } else { DURATION_BOUNDS_MICROS.len() }
+            }
+            Self::DurationMicros => DURATION_MICROS_AT,
         }
     }
 }
@@ -157,6 +174,14 @@ impl CounterBlock {
     pub fn add(&self, counter: impl Into<Counter>, amount: u64) {
         let cell = &self.cells[counter.into().index()];
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Counts how long an exchange took. Most are fast, so the search begins there.
+    pub fn took(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = DURATION_BOUNDS_MICROS.iter().position(|bound| micros <= *bound).unwrap_or(DURATION_BOUNDS_MICROS.len());
+        self.increment(Counter::Duration(bucket));
+        self.add(Counter::DurationMicros, micros);
     }
 
     /// Adds one.

@@ -7,11 +7,11 @@ use std::fmt;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::control::status::{DataPlaneStatus, SupervisorStatus};
 use crate::error::{CloseReason, LogLossReason, PoolCloseReason, RefusalReason, ShedReason};
-use crate::telemetry::counters::{Cells, Counter, Kind, Plain};
+use crate::telemetry::counters::{Cells, Counter, DURATION_BOUNDS_MICROS, Kind, Plain};
 use crate::telemetry::{access, logging};
 
 /// The media type of what `encode` returns.
@@ -50,23 +50,25 @@ pub fn encode(scrape: Scrape) -> String {
 /// One metric family: its samples share a `# TYPE` line.
 struct Family<'a, 'e> {
     encoder: &'a mut DescriptorEncoder<'e>,
+    /// Without its unit.
     name: &'a str,
     help: &'a str,
+    unit: Option<Unit>,
 }
 
 impl Family<'_, '_> {
     fn counter(self, value: u64) -> fmt::Result {
-        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
     fn gauge(self, value: u64) -> fmt::Result {
-        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Gauge)?;
         metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
     }
 
     fn counters<L: EncodeLabelSet>(self, samples: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
-        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Counter)?;
         for (labels, value) in samples {
             metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
@@ -74,7 +76,7 @@ impl Family<'_, '_> {
     }
 
     fn gauges<L: EncodeLabelSet>(self, samples: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
-        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Gauge)?;
         for (labels, value) in samples {
             metric.encode_family(&labels)?.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
         }
@@ -82,8 +84,24 @@ impl Family<'_, '_> {
     }
 }
 
+/// The encoder appends the unit again, and declares it.
 fn family<'a, 'e>(encoder: &'a mut DescriptorEncoder<'e>, name: &'a str, help: &'a str) -> Family<'a, 'e> {
-    Family { encoder, name, help }
+    let units = [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)];
+    let found = units.into_iter().find_map(|(suffix, unit)| Some((name.strip_suffix(suffix)?, unit)));
+    let (name, unit) = found.map_or((name, None), |(name, unit)| (name, Some(unit)));
+    Family { encoder, name, help, unit }
+}
+
+/// How long exchanges took, over all workers: as many series for each of them would be a lot on a large machine.
+fn durations(encoder: &mut DescriptorEncoder<'_>, workers: &[Cells]) -> fmt::Result {
+    let sum = |counter: Counter| workers.iter().map(|cells| cells[counter.index()]).sum::<u64>();
+    let bounds = DURATION_BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(bucket, bound)| (bound, sum(Counter::Duration(bucket)))).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    let help = "From the whole request head to the response's last byte, queued for the client";
+    let family = family(encoder, "sluice_request_duration_seconds", help);
+    let mut metric = family.encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), MetricType::Histogram)?;
+    metric.encode_histogram::<NoLabelSet>(sum(Counter::DurationMicros) as f64 / 1e6, count, &buckets, None)
 }
 
 /// The workers' counter blocks.
@@ -130,7 +148,8 @@ impl Collector for Workers {
         let shed = ("sluice_connections_shed", "Accepted connections refused before a byte was read, by reason");
         self.by_reason(encoder, shed, ShedReason::ALL, ShedReason::label, Counter::Shed)?;
         let pool = ("sluice_upstream_connections_closed", "Upstream connections closed, by reason");
-        self.by_reason(encoder, pool, PoolCloseReason::ALL, PoolCloseReason::label, Counter::PoolClosed)
+        self.by_reason(encoder, pool, PoolCloseReason::ALL, PoolCloseReason::label, Counter::PoolClosed)?;
+        durations(encoder, &self.0)
     }
 }
 
@@ -222,12 +241,9 @@ impl Collector for Process {
         let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
         if let Ok(usage) = usage {
             let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
-            let mut metric = encoder.encode_descriptor(
-                "sluice_process_cpu_seconds",
-                "CPU time of the data plane",
-                None,
-                MetricType::Counter,
-            )?;
+            let family = family(encoder, "sluice_process_cpu_seconds", "CPU time of the data plane");
+            let mut metric =
+                family.encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), MetricType::Counter)?;
             for (mode, time) in [("user", usage.user_time()), ("system", usage.system_time())] {
                 metric.encode_family(&[("mode", mode)])?.encode_counter::<NoLabelSet, _, u64>(&seconds(time), None)?;
             }
@@ -350,8 +366,12 @@ mod tests {
                 let name = line.split(['{', ' ']).next().expect("a name");
                 assert!(name.starts_with("sluice_"), "{name}");
                 let (family, kind) = families.last().expect("a TYPE line first");
-                let expected = if *kind == "counter" { format!("{family}_total") } else { (*family).to_owned() };
-                assert_eq!(name, expected);
+                let suffixes: &[&str] = match *kind {
+                    "counter" => &["_total"],
+                    "histogram" => &["_bucket", "_sum", "_count"],
+                    _ => &[""],
+                };
+                assert!(suffixes.iter().any(|suffix| name == format!("{family}{suffix}")), "{name} of {kind} {family}");
             }
         }
         let mut names: Vec<_> = families.iter().map(|(name, _)| name).collect();
@@ -371,17 +391,43 @@ mod tests {
             .chain(RefusalReason::ALL.iter().map(|&reason| Counter::Refused(reason)))
             .chain(ShedReason::ALL.iter().map(|&reason| Counter::Shed(reason)))
             .chain(PoolCloseReason::ALL.iter().map(|&reason| Counter::PoolClosed(reason)));
+        let durations = (0..=DURATION_BOUNDS_MICROS.len()).map(Counter::Duration).chain([Counter::DurationMicros]);
+        for (at, counter) in durations.clone().enumerate() {
+            assert_eq!(counter.index(), crate::telemetry::counters::CELLS - durations.clone().count() + at);
+        }
         let mut count = 0;
         for (at, counter) in counters.enumerate() {
             assert_eq!(counter.index(), at, "cells neither overlap nor leave holes");
             block.set(counter, 1_000_000 + at as u64);
             count += 1;
         }
-        assert_eq!(count, crate::telemetry::counters::CELLS);
+        assert_eq!(count + durations.count(), crate::telemetry::counters::CELLS);
         let text = encode(Scrape { workers: vec![block.cells()], ..Scrape::default() });
         for at in 0..count {
             let value = format!(" {}", 1_000_000 + at);
             assert_eq!(text.lines().filter(|line| line.ends_with(&value)).count(), 1, "cell {at}");
+        }
+    }
+
+    #[test]
+    fn durations_are_a_histogram_of_all_workers() {
+        let blocks = [CounterBlock::default(), CounterBlock::default()];
+        for micros in [0, 500, 501, 3_000, 20_000_000] {
+            blocks[0].took(std::time::Duration::from_micros(micros));
+        }
+        blocks[1].took(std::time::Duration::from_micros(600));
+        let text = encode(Scrape { workers: blocks.iter().map(CounterBlock::cells).collect(), ..Scrape::default() });
+        for line in [
+            "# UNIT sluice_request_duration_seconds seconds",
+            "sluice_request_duration_seconds_bucket{le=\"0.0005\"} 2",
+            "sluice_request_duration_seconds_bucket{le=\"0.001\"} 4",
+            "sluice_request_duration_seconds_bucket{le=\"0.005\"} 5",
+            "sluice_request_duration_seconds_bucket{le=\"10.0\"} 5",
+            "sluice_request_duration_seconds_bucket{le=\"+Inf\"} 6",
+            "sluice_request_duration_seconds_count 6",
+            "sluice_request_duration_seconds_sum 20.004601",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
     }
 

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::control::bans::Ban;
-use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
+use crate::control::status::{DataPlaneStatus, LogStatus, ReasonStatus, Status, SupervisorStatus};
 
 /// Rows of cells, printed in aligned columns.
 #[derive(Debug, Default)]
@@ -126,6 +126,35 @@ fn print_data_plane(text: &mut String, data_plane: &DataPlaneStatus) {
         }
     }
     upstreams.print(text);
+    print_reasons(text, &data_plane.reasons);
+    print_logs(text, &data_plane.logs);
+}
+
+fn print_reasons(text: &mut String, reasons: &ReasonStatus) {
+    for (heading, counts) in
+        [("connections ended", &reasons.closed), ("requests refused", &reasons.refused), ("connections shed", &reasons.shed)]
+    {
+        if !counts.is_empty() {
+            let mut table = Table::new([heading, "count"]);
+            counts.iter().for_each(|(reason, count)| table.row([reason.clone(), count.to_string()]));
+            text.push('\n');
+            table.print(text);
+        }
+    }
+}
+
+fn print_logs(text: &mut String, logs: &LogStatus) {
+    let _ = write!(text, "\naccess log: {}", logs.access);
+    if logs.access != "off" {
+        let _ = write!(text, ", {} records written", logs.access_records);
+    }
+    for (reason, count) in &logs.access_lost {
+        let _ = write!(text, ", {count} lost ({reason})");
+    }
+    text.push('\n');
+    if logs.lines_lost > 0 {
+        let _ = writeln!(text, "log: {} lines lost", logs.lines_lost);
+    }
 }
 
 fn print_kernel(text: &mut String, supervisor: &SupervisorStatus) {
@@ -235,6 +264,17 @@ mod tests {
                     name: "app".to_owned(),
                     endpoints: vec![EndpointStatus { address: "127.0.0.1:9000".to_owned(), health: "unchecked".to_owned() }],
                 }],
+                reasons: ReasonStatus {
+                    closed: BTreeMap::from([("client_closed".to_owned(), 11_990), ("keep_alive_timeout".to_owned(), 7)]),
+                    refused: BTreeMap::from([("no_route".to_owned(), 5)]),
+                    shed: BTreeMap::new(),
+                },
+                logs: LogStatus {
+                    access: "/var/log/sluice/access.log".to_owned(),
+                    access_records: 340_005,
+                    access_lost: BTreeMap::from([("write_failed".to_owned(), 2)]),
+                    lines_lost: 0,
+                },
             }),
         }
     }
@@ -258,6 +298,15 @@ workers
 upstreams
   upstream  endpoint        health
   app       127.0.0.1:9000  unchecked
+
+  connections ended   count
+  client_closed       11990
+  keep_alive_timeout      7
+
+  requests refused  count
+  no_route              5
+
+access log: /var/log/sluice/access.log, 340005 records written, 2 lost (write_failed)
 
 guard: XDP on lo (generic)
 connections counted by source: 12 (1 could not be)

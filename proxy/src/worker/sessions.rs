@@ -369,6 +369,8 @@ fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
         }
         worker.counters.decrement(Plain::Open);
         worker.counters.increment(Counter::Closed(reason));
+        // One comparison while nobody asks for it.
+        tracing::debug!(reason = reason.label(), client = %row.stream.peer(), listener = %row.listener.name, "connection ended");
     }
 }
 

@@ -60,11 +60,16 @@ pub(super) fn advice(name: &str, card: &Interface, host: &Host, topology: &Topol
             workers.len()
         ));
     }
-    let pinned: Vec<(&Interrupt, usize)> =
-        queues.iter().filter_map(|interrupt| Some((*interrupt, *interrupt.cpus().first().filter(|_| interrupt.is_pinned())?))).collect();
+    let pinned: Vec<(&Interrupt, usize)> = queues
+        .iter()
+        .filter_map(|interrupt| Some((*interrupt, *interrupt.cpus().first().filter(|_| interrupt.is_pinned())?)))
+        .collect();
     let loose = queues.len() - pinned.len();
     if loose > 0 {
-        lines.push(format!("{loose} of {} queue interrupts may arrive at several CPUs: each packet may find another cache", queues.len()));
+        lines.push(format!(
+            "{loose} of {} queue interrupts may arrive at several CPUs: each packet may find another cache",
+            queues.len()
+        ));
     }
     let mut per_cpu: BTreeMap<usize, usize> = BTreeMap::new();
     pinned.iter().for_each(|(_, cpu)| *per_cpu.entry(*cpu).or_default() += 1);
@@ -166,14 +171,7 @@ mod tests {
         };
         let mut interrupts: Vec<Interrupt> = cpus.iter().enumerate().map(interrupt).collect();
         interrupts.push(Interrupt { number: 60, name: "eth0-misc".to_owned(), cpus: "0-7".to_owned() });
-        Interface {
-            exists: true,
-            driver: "ice".to_owned(),
-            queues: (receive, receive),
-            node,
-            interrupts,
-            ..Interface::default()
-        }
+        Interface { exists: true, driver: "ice".to_owned(), queues: (receive, receive), node, interrupts, ..Interface::default() }
     }
 
     fn told(card: &Interface, workers: &[usize]) -> Vec<String> {
@@ -190,11 +188,23 @@ mod tests {
     #[test]
     fn each_mismatch_is_named_with_what_to_do() {
         for (card, workers, expected) in [
-            (card(Some(0), 2, &["1", "2"]), &[1, 2, 3][..], &["2 receive queues for 3 workers", "ethtool -L eth0 combined 3"][..]),
-            (card(Some(0), 3, &["1", "2", "0-3"]), &[1, 2, 3], &["1 of 3 queue interrupts may arrive at several CPUs", "for m in 42:3;"]),
+            (
+                card(Some(0), 2, &["1", "2"]),
+                &[1, 2, 3][..],
+                &["2 receive queues for 3 workers", "ethtool -L eth0 combined 3"][..],
+            ),
+            (
+                card(Some(0), 3, &["1", "2", "0-3"]),
+                &[1, 2, 3],
+                &["1 of 3 queue interrupts may arrive at several CPUs", "for m in 42:3;"],
+            ),
             (card(Some(0), 3, &["1", "1", "3"]), &[1, 2, 3], &["2 of 3 queue interrupts arrive at CPU 1", "for m in 41:2;"]),
             (card(Some(0), 2, &["0", "1"]), &[1, 2], &["without a worker: 0", "for m in 40:1 41:2;"]),
-            (card(Some(0), 2, &["5", "2"]), &[2, 5], &["another NUMA node than the card's: 5", "numa-local", "for m in 40:2 41:5;"]),
+            (
+                card(Some(0), 2, &["5", "2"]),
+                &[2, 5],
+                &["another NUMA node than the card's: 5", "numa-local", "for m in 40:2 41:5;"],
+            ),
         ] {
             let told = told(&card, workers);
             let all = told.join("\n");

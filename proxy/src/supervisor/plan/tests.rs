@@ -120,7 +120,10 @@ fn a_held_interface_stops_a_start_in_every_mode_and_left_pins_are_told() {
     }
     let topology = topology::choose(&config().workers, &Host::read().expect("a host")).expect("a worker");
     let left = Facts { left: Some("an earlier run was killed".to_owned()), ..facts() };
-    assert!(render(&config(), &left, &topology).contains("  an earlier run was killed\n"));
+    assert!(
+        render(&config(), &left, &Host { cpus: Vec::new(), this_system: true }, &topology)
+            .contains("  an earlier run was killed\n")
+    );
 }
 
 #[test]
@@ -261,10 +264,8 @@ fn the_plan_shows_interrupts_beside_workers() {
     );
     let place = |cpu| Placement { cpu, core: cpu, node: 0, memory_node: Some(0) };
     let topology = Topology { workers: vec![place(2), place(3)], control_cpus: vec![0, 1], notes: Vec::new() };
-    let host = Host {
-        cpus: (0..4).map(|cpu| topology::Cpu { cpu, core: cpu, node: 0, allowed: true }).collect(),
-        this_system: true,
-    };
+    let host =
+        Host { cpus: (0..4).map(|cpu| topology::Cpu { cpu, core: cpu, node: 0, allowed: true }).collect(), this_system: true };
     let text = render(&config, &facts, &host, &topology);
     for line in [
         "       1    3     3     0  node 0",
