@@ -4,10 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use benches::{Random, Spread};
 use ipnet::IpNet;
 use proxy::config::model::Guard;
+use proxy::control::{self, bans::BanSource};
 use proxy::kernel::Programs;
 use tests::bpf::{Spoofer, empty_program, guard, programs, test_run};
 
@@ -86,6 +88,16 @@ impl Guarded {
         programs.apply_guard(guard, &listeners).expect("the guard is configured");
         let spoofer = Spoofer::new(programs.guard_fd().expect("the guard loads")).expect("the spoofer loads");
         Self { programs, spoofer }
+    }
+
+    /// With these hosts banned for longer than this takes.
+    fn banning(mut self, hosts: impl Iterator<Item = Ipv4Addr>) -> Self {
+        let (now, day) = (control::now(), Duration::from_secs(86_400));
+        for host in hosts {
+            let source = BanSource::new(host.into()).expect("a source");
+            self.programs.ban(source, now + day, now).expect("banned");
+        }
+        self
     }
 }
 
@@ -187,6 +199,7 @@ fn cases() -> (Vec<Guarded>, Vec<Case>) {
     const WITHIN: Option<usize> = Some(5);
     const ABOVE: Option<usize> = Some(6);
     const ALL: Option<usize> = Some(7);
+    const BANS: Option<usize> = Some(8);
     let any = &["[::]:80"][..];
     let rate = |rate, burst| Guard { syn_rate_per_ip: Some(rate), syn_burst_per_ip: burst, ..guard() };
     let hosts: Vec<IpNet> = (0..LISTED).map(|number| IpAddr::V4(host(number)).into()).collect();
@@ -199,6 +212,7 @@ fn cases() -> (Vec<Guarded>, Vec<Case>) {
         Guarded::new(&rate(u32::MAX, u32::MAX), any),
         Guarded::new(&rate(1, 1), any),
         Guarded::new(&Guard { deny: mixed(), ..rate(1, 1) }, any),
+        Guarded::new(&guard(), any).banning((0..LISTED).map(host)),
     ];
     let (v4, v6, syn) = (frame(CLIENT, ACK), frame(CLIENT6, ACK), frame(CLIENT, SYN));
     let mut elsewhere = v4.clone();
@@ -214,6 +228,11 @@ fn cases() -> (Vec<Guarded>, Vec<Case>) {
         case("one-address", "the same, listener on one address", Some(25), ONE_ADDRESS, v4.clone()).verdicts(established),
         case("one-address-v6", "the same over IPv6", Some(25), ONE_ADDRESS, v6.clone()).verdicts(established),
         case("two-addresses", "the same, listener on two addresses", None, TWO_ADDRESSES, v4.clone()).verdicts(established),
+        case("bans", "established, 20,000 bans, not among them", Some(25), BANS, v4.clone()).verdicts(established),
+        case("bans-beside", "established, beside one of 20,000 bans", Some(25), BANS, frame(host(LISTED), ACK))
+            .verdicts(established),
+        case("banned", "established, one of 20,000 bans, dropped", Some(250), BANS, frame(host(LISTED / 2), ACK))
+            .verdicts(&["banned"]),
         case("20k", "established, 20,000 CIDRs, not among them", Some(60), MIXED, v4.clone()).verdicts(established),
         case("20k-v6", "the same over IPv6", Some(60), MIXED, v6).verdicts(established),
         case("20k-new-sources", "the same, a new source each time", Some(60), MIXED, v4).new_sources().verdicts(established),

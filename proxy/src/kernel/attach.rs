@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use super::loader::{GUARD, Programs, program_mut};
 use super::occupied::{Occupied, occupied};
+use super::pins::xdp_link;
 use super::{KernelError, XdpMode, chain, errno, pins};
 use crate::config::model;
 
@@ -136,7 +137,7 @@ impl Programs {
                 program.detach(link).map_err(refused)
             }
             // The link is dropped after its pin.
-            Some((_, Hold::Pinned(_link))) => self.pins.as_ref().map_or(Ok(()), |pins| pins.unpin_link(interface)),
+            Some((_, Hold::Pinned(_link))) => self.pins.as_ref().map_or(Ok(()), |pins| pins.unpin_link(&xdp_link(interface))),
         }
     }
 
@@ -145,7 +146,7 @@ impl Programs {
         let Some(pins) = &self.pins else { return Ok(()) };
         for other in pins.interfaces().iter().filter(|interface| !interfaces.contains(interface)) {
             tracing::info!(interface = other, "not in guard.interfaces any more: XDP detached");
-            pins.unpin_link(other)?;
+            pins.unpin_link(&xdp_link(other))?;
         }
         Ok(())
     }
@@ -163,7 +164,7 @@ impl Programs {
         on: Option<Occupied>,
     ) -> Result<Option<XdpMode>, KernelError> {
         let Some(pins) = &self.pins else { return Ok(None) };
-        let Some(link) = pins.link(interface) else { return Ok(None) };
+        let Some(link) = pins.link(&xdp_link(interface)) else { return Ok(None) };
         let linked = link.info().map(|info| info.program_id()).unwrap_or_default();
         let mode = on.filter(|on| on.program == linked).and_then(|on| on.mode);
         let fits = |mode: &XdpMode| match wanted {
@@ -181,7 +182,7 @@ impl Programs {
                 interface,
                 "the pinned XDP link {why}: it is removed, and packets pass unjudged until the new one is attached"
             );
-            return pins.unpin_link(interface).map(|()| None);
+            return pins.unpin_link(&xdp_link(interface)).map(|()| None);
         };
         let refused = |reason: String| KernelError::Attach { interface: interface.to_owned(), reason };
         let unlinked = |error: LinkError| refused(format!("its pinned link: {}", chain(&error)));
@@ -202,7 +203,7 @@ impl Programs {
                 let program: &mut Xdp = program_mut(&mut self.ebpf, GUARD)?;
                 let link = program.take_link(link).map_err(|error| refused(chain(&error)))?;
                 let link = FdLink::try_from(link).map_err(|_| refused("this kernel's XDP has no links to pin".to_owned()))?;
-                Hold::Pinned(pins.pin_link(interface, link)?)
+                Hold::Pinned(pins.pin_link(&xdp_link(interface), link)?)
             }
         };
         self.attached.insert(interface.to_owned(), (mode, hold));

@@ -70,18 +70,17 @@ impl Programs {
         Self::new(load_maps(object, &[])?)
     }
 
-    /// Loads the embedded object over the maps that an earlier run pinned, or pins new ones where they do not fit; second, a line
-    /// about what was found.
+    /// Loads the embedded object over the maps that an earlier run pinned, or pins new ones where they do not fit; what was found
+    /// goes to the log.
     ///
     /// # Errors
     /// What cannot be loaded or pinned. What an earlier run left stays then.
-    pub fn load_pinned(pins: Pins, now: Time) -> Result<(Self, Option<String>), KernelError> {
+    pub fn load_pinned(pins: Pins, now: Time) -> Result<Self, KernelError> {
         let fresh = load_maps(OBJECT, &[])?;
-        let found = pins.compare(&fresh)?;
-        let (mut programs, note) = match found {
+        let mut programs = match pins.compare(&fresh)? {
             Found::Nothing => {
                 pins.take_next()?;
-                (Self::new(fresh)?, None)
+                Self::new(fresh)?
             }
             Found::Fitting => {
                 pins.drop_next()?;
@@ -89,7 +88,8 @@ impl Programs {
                 let mut programs = Self::new(load_maps(OBJECT, &pins.maps())?)?;
                 programs.adopt_maps()?;
                 let bans = programs.bans(now).count();
-                (programs, Some(format!("the maps that an earlier run left are taken over: counters go on, {bans} bans hold")))
+                tracing::info!("the maps that an earlier run left are taken over: counters go on, {bans} bans hold");
+                programs
             }
             Found::Older { reason, bans } => {
                 pins.take_next()?;
@@ -99,11 +99,12 @@ impl Programs {
                     None => "its bans are lost".to_owned(),
                 };
                 let lost = "its counters and rate buckets begin anew";
-                (programs, Some(format!("the maps that an earlier run left do not fit ({reason}): {lost}, {kept}")))
+                tracing::warn!("the maps that an earlier run left do not fit ({reason}): {lost}, {kept}");
+                programs
             }
         };
         programs.pins = Some(pins);
-        Ok((programs, note))
+        Ok(programs)
     }
 
     /// From now on pins outlive us, unless `release` removes them.

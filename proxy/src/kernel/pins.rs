@@ -180,26 +180,20 @@ impl Pins {
         names(&self.folder).iter().filter_map(|name| interface(name)).collect()
     }
 
-    /// The pinned link to an interface.
-    pub(super) fn link(&self, interface: &str) -> Option<FdLink> {
-        PinnedLink::from_pin(self.link_path(interface)).ok().map(FdLink::from)
+    /// The link that is pinned under this name.
+    pub(super) fn link(&self, name: &str) -> Option<FdLink> {
+        PinnedLink::from_pin(self.folder.join(name)).ok().map(FdLink::from)
     }
 
-    /// Pins a link to an interface.
-    pub(super) fn pin_link(&self, interface: &str, link: FdLink) -> Result<FdLink, KernelError> {
-        let refused = |reason| KernelError::Attach { interface: interface.to_owned(), reason };
-        let pinned = link.pin(self.link_path(interface)).map_err(|error| refused(format!("pinning its link: {}", chain(&error))));
+    /// Pins a link; it has to be held as well, or an `unpin_link` detaches at once.
+    pub(super) fn pin_link(&self, name: &str, link: FdLink) -> Result<FdLink, KernelError> {
+        let pinned = link.pin(self.folder.join(name)).map_err(|error| KernelError::Pin(format!("{name}: {}", chain(&error))));
         pinned.map(FdLink::from)
     }
 
-    /// Removes the pin of an interface; the program is detached once nobody holds the link.
-    pub(super) fn unpin_link(&self, interface: &str) -> Result<(), KernelError> {
-        let refused = |error: PinError| KernelError::Attach { interface: interface.to_owned(), reason: error.to_string() };
-        remove(&self.link_path(interface)).map_err(refused)
-    }
-
-    fn link_path(&self, interface: &str) -> PathBuf {
-        self.folder.join(format!("{XDP}{}", interface.replace('.', ":")))
+    /// Removes the pin of a link; its program is detached once nobody holds the link.
+    pub(super) fn unpin_link(&self, name: &str) -> Result<(), KernelError> {
+        self.unpin(&self.folder.join(name))
     }
 
     /// Puts the new object's maps beside those that are there, and tells which of them to use.
@@ -297,6 +291,11 @@ fn instance(run_dir: &Path) -> String {
     run_dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// The name of the link to an interface.
+pub(super) fn xdp_link(interface: &str) -> String {
+    format!("{XDP}{}", interface.replace('.', ":"))
+}
+
 /// Of a link's file name; an interface's own name has no colon.
 fn interface(name: &str) -> Option<String> {
     name.strip_prefix(XDP).map(|interface| interface.replace(':', "."))
@@ -388,10 +387,8 @@ mod tests {
 
     #[test]
     fn an_interface_is_found_again_in_its_pins_name() {
-        let pins = Pins { folder: PathBuf::from("/nowhere"), keep: true };
         for name in ["eth0", "eth0.100", "wlp3s0-x"] {
-            let path = pins.link_path(name);
-            let file = path.file_name().expect("a name").to_str().expect("UTF-8").to_owned();
+            let file = xdp_link(name);
             assert!(!file.contains('.'), "{file}");
             assert_eq!(interface(&file).as_deref(), Some(name));
         }

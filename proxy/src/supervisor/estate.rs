@@ -298,6 +298,12 @@ impl Estate {
         {
             error!("the filter stays: {error}");
         }
+        // What an earlier run left and this one could not take over ends here as well.
+        if let Some(mut left) = Pins::find(&self.config.process.run_dir)
+            && let Err(error) = left.remove()
+        {
+            error!("the filter that an earlier run left stays: {error}");
+        }
     }
 
     /// A data plane is dead: nothing it published may steer or be shown any more.
@@ -405,10 +411,7 @@ fn programs_with_pins(config: &Config, degraded: &mut Vec<String>) -> Result<Res
         }
     };
     let loaded = Programs::load_pinned(pins, now());
-    Ok(loaded.and_then(|(mut programs, note)| {
-        note.iter().for_each(|note| warn!("{note}"));
-        programs.detach_others(interfaces).map(|()| programs)
-    }))
+    Ok(loaded.and_then(|mut programs| programs.detach_others(interfaces).map(|()| programs)))
 }
 
 /// Connections count from the first one on: the program is attached, and knows whose they are, before anything listens.
