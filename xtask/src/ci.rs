@@ -22,7 +22,7 @@ pub(crate) fn ci() -> Result<(), String> {
         ("clippy", || step(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))),
         ("doc", || step(cargo().env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--workspace", "--no-deps", "--quiet"]))),
         ("licences and bans", deny),
-        ("fuzz", || fuzz::fuzz(FUZZ_SECONDS, None)),
+        ("fuzz", || fuzz::fuzz(fuzz::Bound::Seconds(FUZZ_SECONDS), None)),
         ("simulation", simulate::many),
         ("eBPF rebuilt, kernel tests against it", fresh_ebpf),
         ("tests", || test::test(None, &[])),

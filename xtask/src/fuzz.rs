@@ -4,7 +4,19 @@ use std::process::Command;
 
 use crate::machine::{self, step};
 
-pub(crate) fn fuzz(seconds: u32, only: Option<&str>) -> Result<(), String> {
+/// How long each target runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    /// With the address sanitizer.
+    Seconds(u32),
+    /// Executions, without it.
+    Runs(u64),
+}
+
+/// Bytes of an input: the targets' limits are within it.
+const INPUT_BYTES_MAX: &str = "-max_len=600";
+
+pub(crate) fn fuzz(bound: Bound, only: Option<&str>) -> Result<(), String> {
     let folder = machine::root().join("tests/fuzz");
     if !machine::succeeds(&["cargo", "fuzz", "--version"]) {
         step(Command::new("cargo").args(["install", "--quiet", "cargo-fuzz"]))?;
@@ -13,18 +25,24 @@ pub(crate) fn fuzz(seconds: u32, only: Option<&str>) -> Result<(), String> {
         if only.is_some_and(|only| only != target) {
             continue;
         }
-        eprintln!("fuzzing {target} for {seconds} s");
+        let (sanitizer, limit) = match bound {
+            Bound::Seconds(seconds) => ("address", format!("-max_total_time={seconds}")),
+            Bound::Runs(runs) => ("none", format!("-runs={runs}")),
+        };
+        eprintln!("fuzzing {target}: {limit}");
         // New finds go to a scratch corpus: the kept one changes only by hand.
         let scratch = machine::target_dir().join("fuzz-corpus").join(&target);
+        let dictionary = folder.join("dictionaries").join(&target);
         std::fs::create_dir_all(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
         step(
             Command::new("cargo")
                 .current_dir(&folder)
-                .args(["+nightly", "fuzz", "run", "--fuzz-dir", ".", &target])
+                .args(["+nightly", "fuzz", "run", "--sanitizer", sanitizer, "--fuzz-dir", ".", &target])
                 .arg(&scratch)
                 .arg(folder.join("corpus").join(&target))
-                .args(["--", "-timeout=5", "-rss_limit_mb=2048", "-print_final_stats=1"])
-                .arg(format!("-max_total_time={seconds}")),
+                .args(["--", "-timeout=5", "-rss_limit_mb=2048", "-print_final_stats=1", INPUT_BYTES_MAX])
+                .args(dictionary.is_file().then(|| format!("-dict={}", dictionary.display())))
+                .arg(limit),
         )?;
     }
     Ok(())

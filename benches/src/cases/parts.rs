@@ -34,20 +34,10 @@ fn prefix(number: usize) -> String {
 }
 
 fn route(count: usize) -> Runner {
-    let timeout = Duration::from_secs(60);
     let routes: Vec<_> = (0..count)
         .map(|number| model::Route {
-            hosts: Vec::new(),
             path: model::RoutePath::Prefix(prefix(number).into()),
-            listeners: Vec::new(),
-            label: "".into(),
-            action: model::Action::Upstream(number),
-            request_headers: None,
-            response_headers: None,
-            timeout,
-            body_timeout: timeout,
-            buffer_request: 0,
-            buffer_response: 64 << 10,
+            ..model::Route::new(model::Action::Upstream(number))
         })
         .map(Arc::new)
         .collect();

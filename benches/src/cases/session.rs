@@ -52,19 +52,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
         },
         trusted_proxies: Vec::new(),
     };
-    let route = model::Route {
-        hosts: Vec::new(),
-        path: model::RoutePath::Prefix("/".into()),
-        listeners: Vec::new(),
-        label: "/".into(),
-        action: model::Action::Upstream(0),
-        request_headers: None,
-        response_headers: None,
-        timeout,
-        body_timeout: timeout,
-        buffer_request: 1 << 20,
-        buffer_response: 64 << 10,
-    };
+    let route = model::Route { timeout, body_timeout: timeout, ..model::Route::new(model::Action::Upstream(0)) };
     let upstream = model::Upstream {
         name: "app".into(),
         endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string(), weight: 1 }],

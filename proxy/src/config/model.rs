@@ -237,6 +237,27 @@ pub struct Route {
     pub buffer_response: usize,
 }
 
+impl Route {
+    /// For every request, with the interface's defaults.
+    #[must_use]
+    pub fn new(action: Action) -> Self {
+        let minute = Duration::from_secs(60);
+        Self {
+            hosts: Vec::new(),
+            path: RoutePath::Prefix("/".into()),
+            listeners: Vec::new(),
+            label: "/".into(),
+            action,
+            request_headers: None,
+            response_headers: None,
+            buffer_request: 1 << 20,
+            timeout: minute,
+            body_timeout: minute,
+            buffer_response: 64 << 10,
+        }
+    }
+}
+
 /// Which paths a route takes, in the form that paths are routed in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RoutePath {

@@ -50,17 +50,10 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
         },
         listeners: vec![Arc::new(listener())],
         routes: RouteTable::new(vec![Arc::new(model::Route {
-            hosts: Vec::new(),
-            path: model::RoutePath::Prefix("/".into()),
-            listeners: Vec::new(),
-            label: "/".into(),
-            action: model::Action::Upstream(0),
-            request_headers: None,
-            response_headers: None,
             timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(5),
             buffer_request: 0,
-            buffer_response: 64 << 10,
+            ..model::Route::new(model::Action::Upstream(0))
         })]),
         upstreams: vec![Arc::new(upstream(endpoints))],
         admin: model::Admin { address: None },

@@ -1,11 +1,9 @@
 //! The rules case by case, and held against themselves said plainly.
 
-use std::time::Duration;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::{Action, Respond, RoutePath};
+use crate::config::model::{Action, RoutePath};
 use crate::route::Host;
 
 /// Hosts, `=` before an exact path, listeners.
@@ -19,15 +17,8 @@ fn route(index: usize, (hosts, path, listeners): Spec<'_>) -> Arc<model::Route> 
             None => RoutePath::Prefix(path.into()),
         },
         listeners: listeners.iter().map(|&name| name.to_owned()).collect(),
-        label: "".into(),
         // Which one was found is what counts here.
-        action: Action::Respond(Respond { status: index as u16, content_type: "".into(), body: [].into() }),
-        request_headers: None,
-        response_headers: None,
-        timeout: Duration::from_secs(1),
-        body_timeout: Duration::from_secs(1),
-        buffer_request: 0,
-        buffer_response: 4096,
+        ..model::Route::new(Action::Upstream(index))
     })
 }
 
@@ -36,9 +27,9 @@ fn table(specs: &[Spec<'_>]) -> RouteTable {
 }
 
 fn index(route: &model::Route) -> usize {
-    match &route.action {
-        Action::Respond(respond) => respond.status.into(),
-        _ => panic!("all respond"),
+    match route.action {
+        Action::Upstream(index) => index,
+        _ => panic!("all lead to an upstream"),
     }
 }
 
