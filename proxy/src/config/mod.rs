@@ -9,6 +9,7 @@ pub use diagnostics::{Diagnostic, Diagnostics, Severity};
 use resolve::{Parsed, Unread};
 
 pub mod diagnostics;
+mod hints;
 pub mod model;
 mod read;
 mod resolve;

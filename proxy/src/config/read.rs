@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Related, Severity, Source};
-use super::units;
+use super::{hints, units};
 
 /// How much of an unknown key is shown.
 const KEY_CHARS_MAX: usize = 80;
@@ -287,8 +287,7 @@ impl<'a, 'i> Table<'a, 'i> {
 
     fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, expected: &str) {
         let message = format!("is {}", kind(value.get_ref()));
-        let quoted = matches!(value.get_ref(), DeValue::Integer(_) | DeValue::Float(_)) && expected.contains("such as \"");
-        let help = quoted.then(|| "write it as a string with its unit".to_owned());
+        let help = hints::for_type(value.get_ref(), expected);
         self.context.error(&self.name(key), Some(value.span()), message, Some(expected.to_owned()), help);
     }
 
@@ -312,7 +311,7 @@ impl<'a, 'i> Table<'a, 'i> {
         match parse(text) {
             Ok(parsed) => Some(At { value: parsed, span: Some(value.span()) }),
             Err(message) => {
-                self.context.error(&self.name(key), Some(value.span()), message, Some(form.to_owned()), None);
+                self.error_with_help(key, Some(value.span()), message, form, hints::for_text(text, form));
                 None
             }
         }
@@ -326,7 +325,9 @@ impl<'a, 'i> Table<'a, 'i> {
         }
         let message = if value.is_zero() { "must not be zero".to_owned() } else { "is out of bounds".to_owned() };
         let expected = format!("{} to {}", units::show_duration(*bounds.start()), units::show_duration(*bounds.end()));
-        self.context.error(&self.name(key), span, message, Some(expected), None);
+        let nearest = if value < *bounds.start() { bounds.start() } else { bounds.end() };
+        let help = format!("the nearest is \"{}\"", units::show_duration(*nearest));
+        self.error_with_help(key, span, message, &expected, Some(help));
         default
     }
 
@@ -338,7 +339,9 @@ impl<'a, 'i> Table<'a, 'i> {
             return size;
         }
         let expected = format!("{} to {}", units::show_size(*bounds.start()), units::show_size(*bounds.end()));
-        self.context.error(&self.name(key), size.span, "is out of bounds".to_owned(), Some(expected), None);
+        let nearest = if size.value < *bounds.start() { bounds.start() } else { bounds.end() };
+        let help = format!("the nearest is \"{}\"", units::show_size(*nearest));
+        self.error_with_help(key, size.span, "is out of bounds".to_owned(), &expected, Some(help));
         fallback
     }
 
@@ -359,7 +362,11 @@ impl<'a, 'i> Table<'a, 'i> {
             Some(number) => At { value: number, span: Some(value.span()) },
             None => {
                 let message = "is out of bounds".to_owned();
-                self.context.error(&self.name(key), Some(value.span()), message, Some(expected), None);
+                // What does not even fit is negative or huge.
+                let is_small = value.get_ref().as_integer().is_some_and(|integer| integer.as_str().starts_with('-'))
+                    || whole_number(value.get_ref()).is_some_and(|number| number < *bounds.start());
+                let nearest = if is_small { bounds.start() } else { bounds.end() };
+                self.error_with_help(key, Some(value.span()), message, &expected, Some(format!("the nearest is {nearest}")));
                 fallback
             }
         }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::model::{self, GuardMode, SteeringPolicy};
 use super::read::{At, Item, Literal, Table};
-use super::units;
+use super::{hints, units};
 pub(super) use route::{Action, Route};
 
 mod route;
@@ -310,7 +310,8 @@ fn listen_address(table: &Table<'_, '_>, key: &str, At { value, span }: At<Strin
     match socket_address(&value) {
         Ok(value) => Some(At { value, span }),
         Err(message) => {
-            table.error(key, span, message, "an address with a port such as \"127.0.0.1:8080\" or \"[::]:443\"");
+            let form = "an address with a port such as \"127.0.0.1:8080\" or \"[::]:443\"";
+            table.error_with_help(key, span, message, form, hints::for_address(&value));
             None
         }
     }
@@ -427,7 +428,7 @@ fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<model::Endpo
             let named = is_host_and_port(&text.value);
             let message =
                 if named { format!("{} is a host name, which is not built yet", units::quote(&text.value)) } else { message };
-            table.error("endpoints", text.span, message, FORM);
+            table.error_with_help("endpoints", text.span, message, FORM, hints::for_address(&text.value));
             None
         }
     }

@@ -58,7 +58,7 @@ fn each_error_names_its_line_and_key() {
         case(
             "[process]\ndrain_timeout = 30 # <-\n",
             "process.drain_timeout",
-            &["is an integer", "expected a duration", "as a string with its unit"],
+            &["is an integer", "expected a duration", "write \"30s\""],
         ),
         case(
             "[process]\nmax_connections = \"many\" # <-\n",

@@ -8,6 +8,7 @@ use super::*;
 use crate::route::RouteTable;
 
 mod errors;
+mod every_key;
 mod properties;
 mod routes;
 
