@@ -359,6 +359,15 @@ fn a_broken_upstream_is_502() {
         ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 2\r\n\r\nok", "upstream_malformed"),
         ("HTTP/1.1 200 OK\r\nA : b\r\nContent-Length: 2\r\n\r\nok", "upstream_malformed"),
         ("HTTP/1.1 200 OK\r\nA: b\0\r\nContent-Length: 2\r\n\r\nok", "upstream_malformed"),
+        ("HTTP/1.1 200 OK\r\nA: b\rc\r\nContent-Length: 2\r\n\r\nok", "upstream_malformed"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", "upstream_malformed"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok", "upstream_malformed"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", "upstream_malformed"),
+        ("HTTP/1.1 200 OK\r\n no field\r\n\r\n", "upstream_malformed"),
+        ("\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "upstream_malformed"),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "upstream_malformed"),
+        (&format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(70_000)), "upstream_malformed"),
+        (&format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(300)), "upstream_malformed"),
     ] {
         let origin = Origin::scripted(answer);
         let sluice = Setup::to(origin.address()).start();
@@ -374,6 +383,8 @@ fn a_response_cut_short_is_not_passed_off_as_whole() {
         "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\nBad Name: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\nhalf\r\n0\r\n\r\n",
     ] {
         let origin = Origin::scripted(answer);
         let sluice = Setup::to(origin.address()).start();

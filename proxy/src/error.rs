@@ -35,6 +35,8 @@ reasons! {
         ClientAborted = "client_aborted",
         /// The last response said `Connection: close`, or HTTP/1.0 did.
         NotKeptAlive = "not_kept_alive",
+        /// The endpoint answered before the request was read whole, so no other can follow.
+        EarlyResponse = "early_response",
         /// No request for `keep_alive`.
         KeepAliveTimeout = "keep_alive_timeout",
         /// A request head did not arrive within `request_header`.

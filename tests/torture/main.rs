@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cases::{Case, Expected};
@@ -146,9 +147,17 @@ fn meets(seen: &Seen, expected: Expected) -> bool {
 
 #[test]
 fn every_case_ends_as_it_must_and_the_origin_saw_what_was_forwarded() {
-    let origin = recording_origin();
+    let parsed_by_origin = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&parsed_by_origin);
+    let origin = Origin::http(move |request| {
+        let field = |name| request.field(name).unwrap_or_default().to_owned();
+        let path = request.target.split('?').next().unwrap_or_default().to_owned();
+        noted.lock().unwrap().push([field("x-request-id"), request.method.clone(), field("host"), path]);
+        Response::ok("ok")
+    });
     // A connection to the origin for each request, so that what comes over one belongs to one case.
-    let sluice = Setup::to(origin.address()).with("upstream.pool", "max_idle = 0").start();
+    let setup = Setup::to(origin.address()).with("upstream.pool", "max_idle = 0").with("log", "access = \"access.log\"");
+    let sluice = setup.start();
     let all = cases::all();
     assert!(all.len() >= 60, "{} cases", all.len());
     let before = sluice.metrics();
@@ -163,7 +172,21 @@ fn every_case_ends_as_it_must_and_the_origin_saw_what_was_forwarded() {
     }
     assert!(wrong.is_empty(), "\n{wrong}");
 
-    // What the origin parsed is what Sluice counts as forwarded and answered, and there is nothing else at the origin.
+    // What the origin parsed is what Sluice logged as answered by it, one by one and in order, and what it counted; and there is nothing else
+    // at the origin.
+    let log = sluice.run_dir().join("access.log");
+    let answered = || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let forwarded = records.filter(|record| record["endpoint"].is_string() && record["status"] == 200);
+        let named = |record: serde_json::Value| {
+            ["request_id", "method", "host", "path"].map(|key| record[key].as_str().unwrap_or_default().to_owned())
+        };
+        forwarded.map(named).collect::<Vec<_>>()
+    };
+    let noted = parsed_by_origin.lock().unwrap().clone();
+    eventually(Duration::from_secs(5), "the log is written", || (answered().len() >= noted.len()).then_some(()));
+    assert_eq!(answered(), noted);
     let grown = |name: &str| {
         let after = sluice.metrics();
         after.sum(name) - before.sum(name)

@@ -258,7 +258,8 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => Next::Close(CloseReason::RequestBodyTimeout),
         Outcome::Answered { refused: Some(RefusalReason::RequestTooSlow), .. } => Next::Close(CloseReason::MinRate),
         Outcome::Answered { refused: Some(_), .. } => Next::Close(CloseReason::BadRequest),
-        Outcome::Answered { refused: None, .. } => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
+        // Whatever the client asked for, it is still sending.
+        Outcome::Answered { refused: None, .. } => Next::Close(CloseReason::EarlyResponse),
         Outcome::Switched => flags.tunnel.take().map_or(Next::Abort(CloseReason::UpstreamAborted), Next::Tunnel),
         Outcome::Cut => cut(CloseReason::UpstreamAborted),
         Outcome::CutBySource(SourceError::Aborted) => Next::Abort(CloseReason::ClientAborted),

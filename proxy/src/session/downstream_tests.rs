@@ -627,3 +627,20 @@ fn as_much_of_a_response_is_read_ahead_as_the_route_says() {
         scene.end();
     }
 }
+
+#[test]
+fn an_endpoint_that_never_comes_to_the_point_is_502() {
+    for (interim, status) in [(100, "200"), (101, "502")] {
+        let mut scene = Scene::usual();
+        scene.client.write(GET);
+        let origin = scene.origin();
+        origin.write("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(interim).as_bytes());
+        origin.write(OK);
+        scene.pass(SECOND);
+        let said = text(&scene.client);
+        assert_eq!(said.matches("HTTP/1.1 103 Early Hints\r\n").count(), 100);
+        assert!(said.contains(&format!("HTTP/1.1 {status} ")), "{interim}");
+        origin.close();
+        scene.end();
+    }
+}

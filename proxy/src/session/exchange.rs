@@ -279,7 +279,11 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
         && !source.is_whole(length)
     {
         // Boxed: what came in one piece with its head, as most short bodies do, never gets here.
-        match Box::pin(source.read_ahead(&scene.worker.io)).await {
+        let read = Box::pin(source.read_ahead(&scene.worker.io)).await;
+        if let Some(trace) = scene.trace {
+            trace.reached(Step::Body);
+        }
+        match read {
             Ok(true) => {}
             Ok(false) => counters.increment(Plain::BodiesUnbuffered),
             Err(error) => return refuse_body(sink, error, head.request_id().unwrap_or_default(), edits).await,

@@ -47,6 +47,9 @@ pub(super) enum Ended {
     Sink(SinkError),
 }
 
+/// Interim responses to one request, at most: an endpoint that never comes to the point must not be listened to for ever.
+const INTERIM_MAX: u32 = 100;
+
 /// How long an endpoint may take to say "100 Continue" before it gets the body all the same: those that do not know the expectation
 /// never say it (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -235,6 +238,7 @@ async fn download(
     sink: &mut impl ResponseSink,
     may_switch: bool,
 ) -> Result<bool, DownloadError> {
+    let mut interim = 0;
     let mut head = loop {
         let mut head = head_in_time(io, limits, shared, receiver, sink).await?;
         shared.continued.set(shared.continued.get() || head.status == 100);
@@ -242,7 +246,9 @@ async fn download(
             101 if may_switch => return Err(DownloadError::Switched(Box::new(head))),
             // Nobody asked for another protocol.
             101 => return Err(SlotError::Malformed.into()),
+            100..=199 if interim == INTERIM_MAX => return Err(SlotError::Malformed.into()),
             100..=199 => {
+                interim += 1;
                 forward::response(&mut head);
                 sink.informational(&head).await?;
             }

@@ -55,6 +55,8 @@ struct Inner {
 pub enum Step {
     /// The head is whole.
     Head,
+    /// A body that is read whole is here; to the log the route's phase ends with it.
+    Body,
     /// A connection is leased, or none is idle.
     Pool,
     /// A connection is made, or could not be.
@@ -125,6 +127,7 @@ impl Trace {
         let mut phases = inner.phases.get();
         let phase = match step {
             Step::Head => &mut phases.head,
+            Step::Body => &mut phases.route,
             Step::Pool => &mut phases.pool,
             Step::Connect => &mut phases.connect,
             Step::FirstByte => &mut phases.first_byte,

@@ -16,7 +16,7 @@ pub struct Phases {
     pub accept: Option<u32>,
     /// Until the head was whole.
     pub head: Option<u32>,
-    /// Until a route was found; the answers to requests before it go out first.
+    /// Until a route was found, and the body was here if the route has it read whole; the answers to requests before it go out first.
     pub route: Option<u32>,
     /// Waiting for a connection of the pool, over all attempts.
     pub pool: Option<u32>,
