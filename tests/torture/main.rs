@@ -38,6 +38,9 @@ struct Seen {
     parsed: usize,
 }
 
+/// What is at an origin that is no whole request.
+const UNFINISHED: &str = "unfinished";
+
 fn recording_origin() -> Origin {
     Origin::http(|_| Response::ok("ok"))
 }
@@ -113,7 +116,8 @@ fn requests(bytes: &[u8]) -> Vec<String> {
             Some((head, trailers))
         });
         let Some((head, trailers)) = head else {
-            found.push(format!("no request: {}", String::from_utf8_lossy(before)));
+            let line = before.split(|&byte| byte == b'\r').next().unwrap_or_default();
+            found.push(format!("{UNFINISHED}: {}", String::from_utf8_lossy(line)));
             break;
         };
         let mut text = head.start.clone();
@@ -201,8 +205,7 @@ fn every_case_ends_as_it_must_and_the_origin_saw_what_was_forwarded() {
         (grown("sluice_responses_2xx_total") - answered_here >= expected).then_some(())
     });
     assert!((grown("sluice_responses_2xx_total") - answered_here - expected).abs() < f64::EPSILON);
-    let unparsed: Vec<_> =
-        results.iter().flat_map(|seen| &seen.forwarded).filter(|text| text.starts_with("no request")).collect();
+    let unparsed: Vec<_> = results.iter().flat_map(|seen| &seen.forwarded).filter(|text| text.starts_with(UNFINISHED)).collect();
     let waiting = all.iter().filter(|case| case.expected == Expected::Waits).count();
     assert!(unparsed.len() <= waiting, "{unparsed:?}");
     assert!(sluice.metrics().sum("sluice_session_panics_total") < 0.5);
@@ -289,7 +292,11 @@ fn told(seen: &Seen, us: Option<&Seen>) -> String {
         (true, false) => "waits".to_owned(),
         _ => statuses.join(", "),
     };
-    if us.is_some_and(|us| us.forwarded == seen.forwarded && !seen.forwarded.is_empty()) {
+    let same = |us: &Seen| {
+        let same = |(ours, theirs): (&String, &String)| ours.eq_ignore_ascii_case(theirs);
+        us.forwarded.len() == seen.forwarded.len() && us.forwarded.iter().zip(&seen.forwarded).all(same)
+    };
+    if us.is_some_and(|us| same(us) && !seen.forwarded.is_empty()) {
         cell.push_str(", the same");
     } else {
         for text in &seen.forwarded {
