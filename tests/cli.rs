@@ -94,7 +94,7 @@ fn check_reports_every_mistake_it_finds() {
 fn check_refuses_what_is_not_built_yet() {
     let good = Setup::to(nowhere()).text();
     for (right, instead, key) in [
-        ("name = \"main\"", "name = \"main\"\nproxy_protocol = \"accept\"", "proxy_protocol"),
+        ("name = \"main\"", "name = \"main\"\nalpn = [\"h2\"]", "alpn"),
         ("name = \"main\"", "name = \"main\"\nprotocol = \"https\"", "protocol"),
         ("name = \"app\"", "name = \"app\"\nbalance = \"maglev\"", "balance"),
         ("[guard]", "[guard]\nsyn_cookies = \"always\"", "syn_cookies"),

@@ -53,6 +53,14 @@ reasons! {
         UpstreamAborted = "upstream_aborted",
         /// `requests_per_connection` was reached.
         RequestLimit = "request_limit",
+        /// A trusted proxy's connection did not begin with a PROXY header.
+        ProxyHeader = "proxy_header",
+        /// The client that a PROXY header named has as many connections as a source may have (`guard.connections_per_ip`).
+        ConnectionsPerIp = "connections_per_ip",
+        /// The PROXY header did not arrive within `request_header`.
+        ProxyHeaderTimeout = "proxy_header_timeout",
+        /// No endpoint could be connected for a tunnel.
+        UpstreamUnavailable = "upstream_unavailable",
         /// Both sides of a tunnel ended it.
         TunnelClosed = "tunnel_closed",
         /// No byte passed a tunnel either way for `tunnel_idle`.

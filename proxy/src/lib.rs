@@ -10,6 +10,7 @@ pub mod io;
 pub mod kernel;
 pub mod listen;
 pub mod placement;
+pub mod proxy_protocol;
 pub mod route;
 pub mod session;
 #[cfg(test)]

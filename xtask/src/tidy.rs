@@ -30,6 +30,7 @@ const UNSAFE_FILES: &[&str] = &[
 /// Sans-IO code: bytes and `now` in, bytes and decisions out.
 const SANS_IO: &[&str] = &[
     "proxy/src/http/",
+    "proxy/src/proxy_protocol.rs",
     "proxy/src/route/",
     "proxy/src/upstream/endpoint.rs",
     "proxy/src/upstream/balance.rs",
@@ -47,6 +48,7 @@ const WORKER: &[&str] = &[
     "proxy/src/upstream/",
     "proxy/src/worker/",
     "proxy/src/http/",
+    "proxy/src/proxy_protocol.rs",
     "proxy/src/route/",
     "proxy/src/listen/acceptor.rs",
     "proxy/src/listen/admission.rs",

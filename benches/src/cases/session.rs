@@ -33,6 +33,8 @@ fn config(endpoint: SocketAddr) -> model::Config {
     let listener = model::Listener {
         name: "main".into(),
         addresses: vec![SocketAddr::from(([192, 0, 2, 254], 80))],
+        protocol: model::Protocol::Http,
+        proxy_protocol: false,
         backlog: 128,
         defer_accept: true,
         timeouts: model::Timeouts {
@@ -57,6 +59,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
         name: "app".into(),
         endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string(), weight: 1 }],
         connect_timeout: timeout,
+        send_proxy: false,
         pool: model::Pool { max_idle: 16, idle_timeout: timeout, max_lifetime: Duration::from_secs(u64::from(u32::MAX)) },
         retry: model::Retry { attempts: 2 },
     };

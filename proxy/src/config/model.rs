@@ -1,7 +1,7 @@
 //! The configuration after resolution: defaults filled in, names resolved to indices, values in plain units. Every other
 //! module reads this and never TOML. Supervisor and data plane run the same `resolve` on the same bytes, so both hold equal models.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -165,6 +165,10 @@ pub struct Listener {
     pub name: String,
     /// At least one.
     pub addresses: Vec<SocketAddr>,
+    /// What its clients speak.
+    pub protocol: Protocol,
+    /// Connections of `trusted_proxies` begin with a PROXY header, version 1 or 2.
+    pub proxy_protocol: bool,
     /// Accept queue length.
     pub backlog: u32,
     /// Accept a connection with its first bytes, or after a second or so without any.
@@ -173,8 +177,28 @@ pub struct Listener {
     pub timeouts: Timeouts,
     /// `listener.limits`
     pub limits: Limits,
-    /// Whose X-Forwarded-* are believed.
+    /// Whose X-Forwarded-* and PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Listener {
+    /// Whether this address is one of `trusted_proxies`.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// `listener.protocol`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 and 1.0, by routes.
+    Http,
+    /// Anything, as bytes, to one upstream.
+    Tcp {
+        /// Index into `Config::upstreams`.
+        upstream: usize,
+    },
 }
 
 /// `listener.timeouts`
@@ -307,6 +331,8 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// How long a connect may take.
     pub connect_timeout: Duration,
+    /// Each connection begins with a PROXY header, version 2, and carries one exchange or one tunnel.
+    pub send_proxy: bool,
     /// `upstream.pool`
     pub pool: Pool,
     /// `upstream.retry`

@@ -1,7 +1,7 @@
 //! From the TOML as written to the model: names become indices, files that the main one refers to are merged in, and
 //! whatever contradicts itself across tables is reported. Pure: it sees only the bytes it is given.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::schema::{self, Schema};
 use super::{Files, model, units};
 use crate::route::RouteTable;
 
+mod listener;
 mod route;
 
 /// The most prefixes on the allow list, and on the deny list with its file: what the guard's tries hold.
@@ -116,6 +117,8 @@ impl Resolver<'_> {
         self.check_admin(admin.as_ref(), &listeners);
         self.check_upstreams(&upstreams, &routes, &listeners, admin.as_ref());
         let routes = self.routes(routes, &upstreams, &listeners, process.buffer_budget);
+        let names = index(&upstreams);
+        let listeners: Vec<_> = listeners.into_iter().map(|listener| self.listener(listener, &names)).collect();
         let access = match log.access {
             model::AccessLog::File(path) => model::AccessLog::File(beside(self.main, &path)),
             other => other,
@@ -126,7 +129,7 @@ impl Resolver<'_> {
             ring,
             steering,
             guard,
-            listeners: listeners.into_iter().map(listener).collect(),
+            listeners: listeners.into_iter().collect::<Option<_>>()?,
             routes: RouteTable::new(routes?),
             upstreams: upstreams.into_iter().map(upstream).collect(),
             admin: model::Admin { address: admin.map(|at| at.value) },
@@ -277,12 +280,20 @@ impl Resolver<'_> {
     fn check_listeners(&self, listeners: &[schema::Listener], buffer_budget: usize) {
         self.check_names("listener.name", listeners.iter().map(|listener| &listener.name));
         let mut seen: HashMap<SocketAddr, &str> = HashMap::new();
+        let all = || {
+            let addresses = |listener: &'_ schema::Listener| listener.addresses.iter().map(|at| at.value).collect::<Vec<_>>();
+            listeners.iter().flat_map(move |listener| addresses(listener).into_iter().map(|at| (&listener.name.value, at)))
+        };
         for listener in listeners {
             let name = listener.name.value.as_str();
             for At { value, span } in &listener.addresses {
                 if let Some(other) = seen.insert(*value, name) {
                     let message = format!("{value} is an address of listener \"{other}\" already");
                     self.error("listener.address", span.as_ref(), message, "each address once");
+                } else if let Some((other, by)) = all().find(|(_, other)| other != value && listener::is_within(*value, *other)) {
+                    // Linux would take both, and who gets a connection would depend on who was bound first.
+                    let message = format!("{value} is covered by {by}, an address of listener \"{other}\"");
+                    self.error("listener.address", span.as_ref(), message, "one of both, or another port");
                 }
             }
             if listener.limits.header_bytes > buffer_budget {
@@ -361,11 +372,16 @@ impl Resolver<'_> {
                 }
             }
             let name = &upstream.name;
-            if !name.value.is_empty() && !led_to.contains(name.value.as_str()) {
+            let is_listened = || listeners.iter().flat_map(|listener| &listener.upstream).any(|at| at.value == name.value);
+            if !name.value.is_empty() && !led_to.contains(name.value.as_str()) && !is_listened() {
                 self.context.warn("upstream.name", name.span.clone(), format!("no route leads to \"{}\"", name.value));
             }
         }
     }
+}
+
+fn index(upstreams: &[schema::Upstream]) -> BTreeMap<&str, usize> {
+    upstreams.iter().enumerate().rev().map(|(index, upstream)| (upstream.name.value.as_str(), index)).collect()
 }
 
 /// Whether a socket bound to `bound` takes what is sent to `address`.
@@ -384,23 +400,12 @@ fn reaches(endpoint: SocketAddr, bound: SocketAddr) -> bool {
     endpoint == bound || (local && covers(bound, endpoint))
 }
 
-fn listener(listener: schema::Listener) -> Arc<model::Listener> {
-    Arc::new(model::Listener {
-        name: listener.name.value,
-        addresses: listener.addresses.into_iter().map(|at| at.value).collect(),
-        backlog: listener.backlog,
-        defer_accept: listener.defer_accept,
-        timeouts: listener.timeouts,
-        limits: listener.limits,
-        trusted_proxies: listener.trusted_proxies,
-    })
-}
-
 fn upstream(upstream: schema::Upstream) -> Arc<model::Upstream> {
     Arc::new(model::Upstream {
         name: upstream.name.value,
         endpoints: upstream.endpoints.into_iter().map(|at| at.value).collect(),
         connect_timeout: upstream.connect_timeout,
+        send_proxy: upstream.send_proxy,
         pool: upstream.pool,
         retry: upstream.retry,
     })

@@ -93,12 +93,17 @@ pub(super) struct Guard {
 pub(super) struct Listener {
     pub(super) name: At<String>,
     pub(super) addresses: Vec<At<SocketAddr>>,
+    pub(super) is_tcp: bool,
+    pub(super) upstream: Option<At<String>>,
+    pub(super) proxy_protocol: bool,
     pub(super) backlog: u32,
     pub(super) defer_accept: bool,
     pub(super) timeouts: model::Timeouts,
     pub(super) limits: model::Limits,
     pub(super) header_bytes_at: Option<Range<usize>>,
     pub(super) trusted_proxies: Vec<IpNet>,
+    /// The table's header.
+    pub(super) span: Option<Range<usize>>,
 }
 
 /// `[[upstream]]`
@@ -107,6 +112,7 @@ pub(super) struct Upstream {
     pub(super) name: At<String>,
     pub(super) endpoints: Vec<At<model::Endpoint>>,
     pub(super) connect_timeout: Duration,
+    pub(super) send_proxy: bool,
     pub(super) pool: model::Pool,
     pub(super) retry: model::Retry,
 }
@@ -276,19 +282,55 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
         table.missing("address", "an address with a port such as \"127.0.0.1:8080\" or \"[::]:443\", or a list of them");
     }
     let addresses = texts.into_iter().filter_map(|text| listen_address(&table, "address", text)).collect();
-    table.choice("protocol", &[("http", ())], &["https", "tcp", "tls-passthrough"]);
-    table.not_built("upstream", Some(Literal::Text("")));
+    let is_tcp = table.choice("protocol", &[("http", false), ("tcp", true)], &["https", "tls-passthrough"]);
+    let upstream = table.string("upstream").filter(|name| !name.value.is_empty());
+    if is_tcp {
+        only_of_http(&table, "limits", "none: they are of HTTP requests");
+    }
     let backlog = to_u32(table.integer("backlog", 4096, 1..=1 << 20).value);
-    let defer_accept = table.boolean("defer_accept", true);
-    table.not_built("proxy_protocol", Some(Literal::Text("off")));
-    let trusted_proxies = table.networks("trusted_proxies").into_iter().map(|at| at.value).collect();
+    // A server that speaks first would be connected a second late, since its client says nothing before.
+    let defer_accept = table.boolean("defer_accept", !is_tcp);
+    if is_tcp && defer_accept {
+        only_of_http(&table, "defer_accept", "false: a server that speaks first would be connected a second late");
+    }
+    let proxy_protocol = table.choice("proxy_protocol", &[("off", false), ("accept", true)], &[]);
+    let trusts_written = table.has("trusted_proxies");
+    let trusted_proxies: Vec<IpNet> = table.networks("trusted_proxies").into_iter().map(|at| at.value).collect();
+    if proxy_protocol && (!trusts_written || table.is_empty_list("trusted_proxies")) {
+        let message = "nobody is trusted, so nobody's PROXY header would be read".to_owned();
+        table.error("proxy_protocol", table.value_span("proxy_protocol"), message, "trusted_proxies with the proxies before us");
+    } else if is_tcp && !proxy_protocol && !trusted_proxies.is_empty() {
+        let message = "has no effect without proxy_protocol: TCP connections have no X-Forwarded-*".to_owned();
+        table.error("trusted_proxies", table.value_span("trusted_proxies"), message, "proxy_protocol = \"accept\", or none");
+    }
     table.not_built("alpn", Some(Literal::List(&["http/1.1"])));
     table.not_built("certificate", Some(Literal::List(&[])));
     table.not_built("tls", Some(Literal::Hollow));
-    let timeouts = timeouts(table.table("timeouts"));
+    let timeouts = timeouts(table.table("timeouts"), is_tcp);
     let (limits, header_bytes_at) = limits(table.table("limits"));
+    let span = table.span();
     table.finish();
-    Listener { name, addresses, backlog, defer_accept, timeouts, limits, header_bytes_at, trusted_proxies }
+    Listener {
+        name,
+        addresses,
+        is_tcp,
+        upstream,
+        proxy_protocol,
+        backlog,
+        defer_accept,
+        timeouts,
+        limits,
+        header_bytes_at,
+        trusted_proxies,
+        span,
+    }
+}
+
+/// Reports a key that a `tcp` listener cannot have.
+fn only_of_http(table: &Table<'_, '_>, key: &str, expected: &str) {
+    if table.has(key) {
+        table.error(key, table.value_span(key), "has no meaning for protocol = \"tcp\"".to_owned(), expected);
+    }
 }
 
 /// The required `name`; a wrong one is reported and read as empty.
@@ -332,7 +374,12 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn timeouts(mut table: Table<'_, '_>) -> model::Timeouts {
+fn timeouts(mut table: Table<'_, '_>, is_tcp: bool) -> model::Timeouts {
+    if is_tcp {
+        for key in ["request_body", "keep_alive", "min_rate"] {
+            only_of_http(&table, key, "send and tunnel_idle, and request_header for a PROXY header");
+        }
+    }
     let timeouts = model::Timeouts {
         request_header: table.duration("request_header", 30 * SECOND, TIMEOUT),
         request_body: table.duration("request_body", 120 * SECOND, TIMEOUT),
@@ -378,7 +425,7 @@ fn upstream(mut table: Table<'_, '_>) -> Upstream {
     table.not_built("slow_start", Some(Literal::Duration(Duration::ZERO)));
     table.choice("protocol", &[("http1", ())], &["h2", "auto"]);
     let connect_timeout = table.duration("connect_timeout", SECOND, MILLISECOND..=5 * MINUTE);
-    table.not_built("send_proxy", Some(Literal::False));
+    let send_proxy = table.boolean("send_proxy", false);
     table.not_built("tls", None);
     table.not_built("health", None);
     let pool = pool(table.table("pool"));
@@ -386,7 +433,7 @@ fn upstream(mut table: Table<'_, '_>) -> Upstream {
     let retry = retry(table.table("retry"));
     fallback(table.table("fallback"));
     table.finish();
-    Upstream { name, endpoints, connect_timeout, pool, retry }
+    Upstream { name, endpoints, connect_timeout, send_proxy, pool, retry }
 }
 
 fn endpoints(table: &mut Table<'_, '_>) -> Vec<At<model::Endpoint>> {

@@ -76,7 +76,7 @@ impl<R: Ring> Engine<R> {
     /// An engine over `ring`, on the thread that made it.
     #[must_use]
     pub fn new(ring: R, settings: Settings) -> Self {
-        let shared = Shared::new(settings, Rc::clone(ring.pool()), ring.unacknowledged(), ring.now());
+        let shared = Shared::new(settings, Rc::clone(ring.pool()), ring.unacknowledged(), R::local_address, ring.now());
         Self {
             flow: Flow::new(Rc::clone(&shared)),
             shared,

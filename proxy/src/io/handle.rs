@@ -169,10 +169,17 @@ pub(super) struct Shared {
     pub(super) parked: RefCell<Vec<Rc<State>>>,
     /// The engine is gone: nothing will be looked at any more.
     pub(super) dead: Cell<bool>,
+    pub(super) local_address: fn(RawFd) -> Option<SocketAddr>,
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, pool: Rc<Pool>, unacknowledged: Rc<dyn Fn(RawFd) -> usize>, now: Time) -> Rc<Self> {
+    pub(super) fn new(
+        settings: Settings,
+        pool: Rc<Pool>,
+        unacknowledged: Rc<dyn Fn(RawFd) -> usize>,
+        local_address: fn(RawFd) -> Option<SocketAddr>,
+        now: Time,
+    ) -> Rc<Self> {
         let slots = Slots { max: settings.streams_max.min(SLOTS_MAX), ..Slots::default() };
         Rc::new(Self {
             now: Cell::new(now),
@@ -186,6 +193,7 @@ impl Shared {
             dirty: RefCell::default(),
             parked: RefCell::default(),
             dead: Cell::new(false),
+            local_address,
         })
     }
 

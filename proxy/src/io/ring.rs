@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use io_uring::types::{BufRingEntry, CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt, socket, sockopt,
+};
 use nix::time::{ClockId, clock_gettime};
 
 use super::buffers::{Class, Pool};
@@ -288,6 +290,10 @@ impl Ring for KernelRing {
             setsockopt(&borrowed, sockopt::TcpNoDelay, &true).map_err(|errno| errno as i32)?;
         }
         socket_address(&peer)
+    }
+
+    fn local_address(fd: RawFd) -> Option<SocketAddr> {
+        socket_address(&getsockname(fd).ok()?).ok()
     }
 
     fn reset_on_close(&mut self, fd: RawFd) {

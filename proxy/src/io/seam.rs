@@ -111,6 +111,9 @@ pub trait Ring {
     /// Prepares a fresh connection (accepted or connected) and returns its peer's address, or an errno.
     fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32>;
 
+    /// This end's address of a connection; nothing where it is gone. Asks the kernel each time.
+    fn local_address(fd: RawFd) -> Option<SocketAddr>;
+
     /// Has the coming close reset the connection.
     fn reset_on_close(&mut self, fd: RawFd);
 

@@ -26,6 +26,8 @@ use crate::time::Time;
 
 /// Descriptors start here, so that a confusion with slots shows.
 const FD_BASE: usize = 1000;
+/// This end of every connection.
+const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 1, 1)), 80);
 /// Steps of the world in one wait.
 const STEPS_MAX: usize = 256;
 
@@ -580,6 +582,10 @@ impl Ring for SimRing {
             return Err(libc::ENOTCONN);
         }
         Ok(connection.peer)
+    }
+
+    fn local_address(_fd: RawFd) -> Option<SocketAddr> {
+        Some(LOCAL)
     }
 
     fn reset_on_close(&mut self, fd: RawFd) {

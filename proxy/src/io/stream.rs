@@ -116,10 +116,14 @@ impl Peer {
 }
 
 impl From<SocketAddr> for Peer {
+    /// An IPv4-mapped address, which a socket of both families reports, is an IPv4 address from here on.
     fn from(address: SocketAddr) -> Self {
         match address {
             SocketAddr::V4(address) => Self::V4(address),
-            SocketAddr::V6(address) => Self::V6(Box::new(address)),
+            SocketAddr::V6(address) => match address.ip().to_ipv4_mapped() {
+                Some(ip) => Self::V4(SocketAddrV4::new(ip, address.port())),
+                None => Self::V6(Box::new(address)),
+            },
         }
     }
 }
@@ -353,6 +357,13 @@ impl Stream {
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.0.inner.borrow().peer.address()
+    }
+
+    /// This end; nothing where the connection is gone. Asks the kernel each time.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        let fd = self.0.inner.borrow().fd;
+        if fd < 0 { None } else { (self.0.shared.local_address)(fd) }
     }
 
     /// The next received bytes, never empty; `None` once at end of stream, for ever after.

@@ -16,7 +16,7 @@ pub fn accepted(worker: &Rc<Worker>, stream: Stream, listener: usize) {
     let Some(listener) = snapshot.config.listeners.get(listener) else {
         return shed(worker, &stream, ShedReason::Draining);
     };
-    match worker.sessions.admit(&stream) {
+    match worker.sessions.admit(&stream, listener) {
         Ok(admitted) => sessions::open(worker, stream, Arc::clone(listener), admitted),
         Err(reason) => shed(worker, &stream, reason),
     }

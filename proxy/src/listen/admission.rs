@@ -49,19 +49,29 @@ impl Admission {
 
     /// Takes a connection, or says why not. While draining, connections that were accepted before the cancel took effect
     /// are real and still served.
-    pub fn admit(&mut self, source: impl FnOnce() -> IpAddr) -> Result<Admitted, ShedReason> {
+    ///
+    /// `source` says `None` for a connection that a proxy opened for somebody who is not known yet: `claim` follows.
+    pub fn admit(&mut self, source: impl FnOnce() -> Option<IpAddr>) -> Result<Admitted, ShedReason> {
         if self.open >= self.open_max {
             return Err(if self.draining { ShedReason::Draining } else { ShedReason::MaxConnections });
         }
-        let admitted = match self.sources.as_ref().map(|sources| (sources, sources.claim(source()))) {
-            None | Some((_, Claim::Exempt)) => Admitted { ticket: None, note: None },
-            Some((_, Claim::Counted(ticket))) => Admitted { ticket: Some(ticket), note: None },
-            Some((_, Claim::NoRoom)) => Admitted { ticket: None, note: Some(Note::Uncounted) },
-            Some((sources, Claim::AtLimit)) if sources.is_dry_run() => Admitted { ticket: None, note: Some(Note::AtLimit) },
-            Some((_, Claim::AtLimit)) => return Err(ShedReason::ConnectionsPerIp),
+        let admitted = match &self.sources {
+            Some(_) => source().map_or(Ok(Admitted { ticket: None, note: None }), |source| self.claim(source))?,
+            None => Admitted { ticket: None, note: None },
         };
         self.open += 1;
         Ok(admitted)
+    }
+
+    /// Counts the source of a connection that was admitted without one, or says why not.
+    pub fn claim(&self, source: IpAddr) -> Result<Admitted, ShedReason> {
+        match self.sources.as_ref().map(|sources| (sources, sources.claim(source))) {
+            None | Some((_, Claim::Exempt)) => Ok(Admitted { ticket: None, note: None }),
+            Some((_, Claim::Counted(ticket))) => Ok(Admitted { ticket: Some(ticket), note: None }),
+            Some((_, Claim::NoRoom)) => Ok(Admitted { ticket: None, note: Some(Note::Uncounted) }),
+            Some((sources, Claim::AtLimit)) if sources.is_dry_run() => Ok(Admitted { ticket: None, note: Some(Note::AtLimit) }),
+            Some((_, Claim::AtLimit)) => Err(ShedReason::ConnectionsPerIp),
+        }
     }
 
     /// A connection that was admitted with this ticket is gone.
@@ -89,8 +99,9 @@ impl Admission {
 mod tests {
     use super::*;
 
-    const ONE: fn() -> IpAddr = || IpAddr::from([198, 51, 100, 7]);
-    const OTHER: fn() -> IpAddr = || IpAddr::from([198, 51, 100, 8]);
+    const ONE: fn() -> Option<IpAddr> = || Some(IpAddr::from([198, 51, 100, 7]));
+    const OTHER: fn() -> Option<IpAddr> = || Some(IpAddr::from([198, 51, 100, 8]));
+
     fn limited(open_max: usize, sources: Sources) -> Admission {
         sharing(open_max, &Arc::new(sources))
     }
@@ -128,6 +139,19 @@ mod tests {
         }
         workers[0].release(tickets[0]);
         assert!(workers[1].admit(ONE).is_ok());
+    }
+
+    #[test]
+    fn a_source_that_is_known_later_counts_from_then_on() {
+        let sources = Arc::new(Sources::new(1, 10, &[], false, [3, 4]));
+        let mut admission = sharing(10, &sources);
+        assert_eq!((admission.admit(|| None), admission.admit(|| None)), (Ok(PLAIN), Ok(PLAIN)));
+        let source = ONE().expect("an address");
+        let claimed = admission.claim(source).expect("below the limit");
+        assert_eq!(admission.claim(source), Err(ShedReason::ConnectionsPerIp));
+        assert_eq!(admission.admit(ONE), Err(ShedReason::ConnectionsPerIp));
+        admission.release(claimed.ticket);
+        assert!(admission.admit(ONE).is_ok());
     }
 
     #[test]

@@ -175,7 +175,7 @@ mod tests {
     use nix::sys::socket::getsockopt;
 
     use super::*;
-    use crate::config::model::{Limits, Timeouts};
+    use crate::config::model::{Limits, Protocol, Timeouts};
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("address")
@@ -186,6 +186,8 @@ mod tests {
         Arc::new(Listener {
             name: "test".into(),
             addresses: addresses.to_vec(),
+            protocol: Protocol::Http,
+            proxy_protocol: false,
             backlog: 4096,
             defer_accept: true,
             timeouts: Timeouts {

@@ -210,7 +210,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
     let recipient = Recipient { keep_alive: close_reason.is_none(), ..Recipient::of(head) };
     let mut sink = Sink::new(&worker, &seat.stream, &listener.timeouts, recipient, &flags, trace);
-    let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.stream.peer(), trace };
+    let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.client(), local: seat.local(), trace };
     let mut source = Source {
         worker: &worker,
         stream: &seat.stream,

@@ -22,7 +22,8 @@ use crate::http::forward::{self, Origin};
 use crate::http::h1::encode;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead};
 use crate::http::upgrade;
-use crate::io::Chunk;
+use crate::io::{Chunk, Stream};
+use crate::proxy_protocol::{self, Header};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::upstream::connector::{Connection, Upstream};
 use crate::upstream::endpoint::Tried;
@@ -168,10 +169,38 @@ pub struct Scene<'a> {
     pub snapshot: &'a Snapshot,
     /// The listener the request came in by.
     pub listener: &'a model::Listener,
-    /// The client's address.
+    /// The client's address: that of its connection, or what a trusted proxy's PROXY header said.
     pub peer: SocketAddr,
     /// What the access log is told; `None` while it is off.
     pub trace: Option<&'a Trace>,
+    /// Where the client connected to.
+    pub local: Local<'a>,
+}
+
+/// An address that is asked of the kernel only where somebody wants to know.
+#[derive(Clone, Copy, Debug)]
+pub enum Local<'a> {
+    /// A PROXY header said it.
+    Known(SocketAddr),
+    /// This connection's.
+    Of(&'a Stream),
+}
+
+impl Scene<'_> {
+    /// The PROXY header that introduces the client to an endpoint.
+    fn proxy_header(&self) -> Vec<u8> {
+        let local = match self.local {
+            Local::Known(address) => Some(address),
+            Local::Of(stream) => stream.local(),
+        };
+        let header = match local.or_else(|| self.listener.addresses.first().copied()) {
+            Some(destination) => Header::Tcp { source: self.peer, destination },
+            None => Header::Unknown,
+        };
+        let mut bytes = Vec::new();
+        proxy_protocol::encode(header, &mut bytes);
+        bytes
+    }
 }
 
 impl Scene<'_> {
@@ -240,7 +269,7 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
     let client = scene.peer.ip().to_canonical();
     let origin = Origin {
         client,
-        is_trusted: scene.listener.trusted_proxies.iter().any(|network| network.contains(&client)),
+        is_trusted: scene.listener.trusts(client),
         scheme: scene.scheme(),
         new_request_id: scene.worker.request_id(),
     };
@@ -315,8 +344,8 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
         match ended {
             Ended::Answered { request_sent, keep_alive } => {
                 match (request_sent, keep_alive) {
-                    (true, true) => upstream.state.release(connection),
-                    (true, false) => connection.close_used(),
+                    (true, true) if !upstream.config.send_proxy => upstream.state.release(connection),
+                    (true, _) => connection.close_used(),
                     // The rest of a request that was answered early must not go out: a reset, not a flush.
                     (false, _) => drop(connection),
                 }
@@ -329,7 +358,7 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
                 if let Some(edits) = edits {
                     edits.apply(&mut response.fields);
                 }
-                sink.switch(&response, connection.into_tunnel());
+                sink.switch(&response, connection);
                 return Outcome::Switched;
             }
             Ended::Sink(error) => return Outcome::Undeliverable(error),
@@ -377,8 +406,10 @@ const fn refusal(error: SlotError) -> RefusalReason {
 }
 
 /// Which endpoints an exchange tried, and what it may still try.
-struct Tries<'a> {
+pub(super) struct Tries<'a> {
     upstream: &'a Upstream,
+    /// Pooled connections will do. Not where each begins with its client's PROXY header, nor for a tunnel.
+    may_reuse: bool,
     tried: Tried,
     attempts_left: u32,
     /// The endpoint of the current attempt.
@@ -389,11 +420,24 @@ struct Tries<'a> {
 
 impl<'a> Tries<'a> {
     fn new(upstream: &'a Upstream) -> Self {
-        Self { upstream, tried: Tried::default(), attempts_left: upstream.config.retry.attempts.max(1), index: 0, replace: false }
+        let may_reuse = !upstream.config.send_proxy;
+        Self {
+            upstream,
+            may_reuse,
+            tried: Tried::default(),
+            attempts_left: upstream.config.retry.attempts.max(1),
+            index: 0,
+            replace: false,
+        }
+    }
+
+    /// For what ends with its connection.
+    pub(super) fn of_new_connections(upstream: &'a Upstream) -> Self {
+        Self { may_reuse: false, ..Self::new(upstream) }
     }
 
     /// A connection to talk over, or why there is none.
-    async fn connection(&mut self, scene: &Scene<'_>) -> Result<Connection, RefusalReason> {
+    pub(super) async fn connection(&mut self, scene: &Scene<'_>) -> Result<Connection, RefusalReason> {
         let Upstream { config, state } = self.upstream;
         let mut failed = RefusalReason::NoEndpoint;
         while self.attempts_left > 0 {
@@ -410,7 +454,8 @@ impl<'a> Tries<'a> {
             if let Some(trace) = scene.trace {
                 trace.attempt(config, self.index);
             }
-            if !self.replace
+            if self.may_reuse
+                && !self.replace
                 && let Some(connection) = state.reuse(address)
             {
                 if let Some(trace) = scene.trace {
@@ -426,7 +471,12 @@ impl<'a> Tries<'a> {
                 trace.connected(false);
             }
             match connected {
-                Ok(connection) => return Ok(connection),
+                Ok(mut connection) => {
+                    if config.send_proxy {
+                        connection.begin(scene.proxy_header());
+                    }
+                    return Ok(connection);
+                }
                 Err(reason) => failed = reason,
             }
             self.failed();

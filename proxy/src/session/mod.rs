@@ -9,8 +9,9 @@ mod downstream_tests;
 pub mod exchange;
 pub(crate) mod flow;
 pub(crate) mod pace;
+pub(crate) mod proxied;
 mod relay;
 #[cfg(test)]
 mod tests;
 pub mod trace;
-mod tunnel;
+pub(crate) mod tunnel;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::exchange::{BodyPart, BodySource, Cancel, Outcome, ResponseSink, Scene, SinkError, SourceError, exchange};
+use super::exchange::{BodyPart, BodySource, Cancel, Local, Outcome, ResponseSink, Scene, SinkError, SourceError, exchange};
 use crate::error::{CloseReason, RefusalReason};
 use crate::http::h1::{BodyDecoder, Parsed, RequestDecoder, ResponseDecoder, Step};
 use crate::http::limits::Limits;
@@ -544,7 +544,8 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
         let snapshot = worker_.snapshot();
         let listener = Arc::clone(&snapshot.config.listeners[0]);
         let peer = SocketAddr::from(([192, 0, 2, 1], 1234));
-        let scene = Scene { worker: &worker_, snapshot: &snapshot, listener: &listener, peer, trace: None };
+        let scene =
+            Scene { worker: &worker_, snapshot: &snapshot, listener: &listener, peer, local: Local::Known(peer), trace: None };
         let ended = exchange(&mut head, &mut source, &mut sink, &cancel, &scene).await;
         *outcome.borrow_mut() = Some(ended);
     });

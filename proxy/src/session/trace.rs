@@ -78,7 +78,7 @@ impl Trace {
             done: Cell::new(false),
             worker: Rc::clone(&seat.worker),
             listener: Arc::clone(&seat.listener),
-            client: seat.stream.peer(),
+            client: seat.client(),
             started: now,
             accept: first.map(|(due, given)| saturated(given.saturating_sub(due.since(now)))),
             head: None,

@@ -2,11 +2,14 @@
 //! upgrade becomes (RFC 9110 §7.8). Received buffers are handed on as they are; the end of each direction is passed on for itself.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::exchange::{Scene, Tries};
 use super::trace::{Step, Trace};
+use crate::config::model::Protocol;
 use crate::error::CloseReason;
 use crate::io::{Stream, StreamError};
 use crate::telemetry::counters::Plain;
@@ -18,7 +21,45 @@ use crate::worker::sessions::{self, Seat};
 /// Makes a tunnel of a client's connection and an endpoint's. It is a task of its own, so that what led to it holds no memory.
 pub(super) fn start(seat: Seat, upstream: Connection, trace: Option<Trace>) {
     let worker = seat.worker.clone();
-    worker.io.spawn(Tunnel::new(seat, upstream, trace).serve());
+    worker.io.spawn(Tunnel::new(seat, upstream.into_tunnel(), trace).serve());
+}
+
+/// Connects a client of a `tcp` listener with an endpoint. Neither side has to speak first.
+pub(crate) async fn open(mut seat: Seat) {
+    let worker = Rc::clone(&seat.worker);
+    let snapshot = worker.snapshot();
+    // What it was accepted by may be gone, or be another's by now.
+    let listener = snapshot.config.listeners.iter().find(|listener| listener.name == seat.listener.name);
+    let Some((listener, Protocol::Tcp { upstream })) = listener.map(|listener| (listener, listener.protocol)) else {
+        seat.stream.abort();
+        return seat.end(CloseReason::Draining);
+    };
+    seat.listener.clone_from(listener);
+    let trace = Trace::begin(&seat, None);
+    if let Some(trace) = &trace {
+        trace.protocol("tcp");
+    }
+    let connected = {
+        let (peer, local, trace) = (seat.client(), seat.local(), trace.as_ref());
+        let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer, local, trace };
+        let mut tries = Tries::of_new_connections(&snapshot.upstreams[upstream]);
+        let mut connecting = pin!(tries.connection(&scene));
+        poll_fn(|cx| match seat.cancel.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(CloseReason::Draining)),
+            Poll::Pending => connecting.as_mut().poll(cx).map_err(|_| CloseReason::UpstreamUnavailable),
+        })
+        .await
+    };
+    match connected {
+        Ok(connection) => start(seat, connection, trace),
+        Err(reason) => {
+            if let Some(trace) = trace {
+                trace.finish(&seat, None, Some(reason));
+            }
+            seat.stream.abort();
+            seat.end(reason);
+        }
+    }
 }
 
 /// One tunnel. Dropping it resets both connections.

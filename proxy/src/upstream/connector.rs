@@ -13,7 +13,7 @@ use crate::config::model;
 use crate::control::shared::Counters;
 use crate::error::{PoolCloseReason, RefusalReason};
 use crate::io::stream::Tag;
-use crate::io::{Io, Stream};
+use crate::io::{Chunk, Io, Stream};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 use crate::worker::tags;
@@ -76,7 +76,13 @@ impl Connection {
     /// Whether the kernel took no byte of this exchange.
     #[must_use]
     pub fn sent_nothing(&self) -> bool {
-        self.stream.progress().sent == self.sent_before
+        self.stream.progress().sent <= self.sent_before
+    }
+
+    /// Has the connection begin with these bytes, which belong to no exchange.
+    pub fn begin(&mut self, bytes: Vec<u8>) {
+        self.sent_before = bytes.len() as u64;
+        self.stream.write(Chunk::from_vec(bytes));
     }
 
     /// Closes it after an exchange that was answered whole but leaves it unusable.

@@ -3,6 +3,7 @@
 //! request comes soon.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -20,8 +21,8 @@ use crate::io::stream::Tag;
 use crate::io::{Chunk, Stream, StreamError};
 use crate::listen::admission::{Admission, Admitted, Note};
 use crate::listen::sources::{Sources, Ticket};
-use crate::session::downstream;
-use crate::session::exchange::Cancel;
+use crate::session::exchange::{Cancel, Local};
+use crate::session::{downstream, proxied, tunnel};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
@@ -77,12 +78,25 @@ struct Row {
     counted: u64,
     /// Where its source counts it.
     ticket: Option<Ticket>,
+    /// The connection begins with a PROXY header, which has not come yet.
+    awaits_header: bool,
+    /// What that header said.
+    proxied: Option<Rc<Proxied>>,
     state: State,
     /// When a parked row is closed, or a lingering one parked.
     due: Time,
     /// The row's only timer and when it fires: at `due` or before. Moving it with every request would cost more than one that fires
     /// early now and then.
     timer: Option<(TimerKey, Time)>,
+}
+
+/// For whom a proxy opened its connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Proxied {
+    /// The client.
+    pub source: SocketAddr,
+    /// Where it connected to.
+    pub destination: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -113,8 +127,9 @@ impl Sessions {
     }
 
     /// Takes one more connection, or says why not.
-    pub fn admit(&self, stream: &Stream) -> Result<Admitted, ShedReason> {
-        self.table.borrow_mut().admission.admit(|| stream.peer().ip())
+    pub fn admit(&self, stream: &Stream, listener: &model::Listener) -> Result<Admitted, ShedReason> {
+        let source = || (!awaits_header(stream, listener)).then(|| stream.peer().ip());
+        self.table.borrow_mut().admission.admit(source)
     }
 
     /// What the rows say, checked against the table's own counts.
@@ -151,16 +166,28 @@ impl Sessions {
     }
 }
 
-/// Opens a session for a connection that was admitted.
-pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>, admitted: Admitted) {
-    match admitted.note {
+/// Whether a connection has to begin with a PROXY header.
+fn awaits_header(stream: &Stream, listener: &model::Listener) -> bool {
+    listener.proxy_protocol && listener.trusts(stream.peer().ip())
+}
+
+fn take_note(worker: &Worker, note: Option<Note>) {
+    match note {
         Some(Note::AtLimit) => worker.counters.increment(Counter::Shed(ShedReason::ConnectionsPerIp)),
         Some(Note::Uncounted) => worker.counters.increment(Plain::SourcesUncounted),
         None => {}
     }
+}
+
+/// Opens a session for a connection that was admitted.
+pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>, admitted: Admitted) {
+    take_note(worker, admitted.note);
     worker.counters.increment(Plain::Open);
     let patience = listener.timeouts.request_header;
     let due = worker.io.after(if worker.is_draining() { patience.min(DRAIN_GRACE) } else { patience });
+    let awaits_header = awaits_header(&stream, &listener);
+    // Whoever speaks first.
+    let starts_now = !awaits_header && listener.protocol != model::Protocol::Http;
     let key = {
         let table = &mut *worker.sessions.table.borrow_mut();
         let generation = table.generation;
@@ -172,13 +199,15 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>,
             requests: 0,
             counted: 0,
             ticket: admitted.ticket,
+            awaits_header,
+            proxied: None,
             state: State::Parked,
             due,
             timer: None,
         });
         SessionKey { index: index as u32, generation }
     };
-    park(worker, key, due);
+    if starts_now { start(worker, key, Chunk::default(), due) } else { park(worker, key, due) }
 }
 
 /// Makes a connection idle data until its next byte, or until `due`.
@@ -220,26 +249,32 @@ pub fn woken(worker: &Rc<Worker>, bits: u64) {
 
 fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
     let cancel = Cancel::default();
-    let seat = {
+    let (seat, awaits_header) = {
         let mut table = worker.sessions.table.borrow_mut();
         let Some(row) = table.row(key) else { return };
         row.state = State::Live { cancel: cancel.clone(), task: None, lingers: false };
         // What asked once may never ask again: only a connection that did within this time is worth a future that waits for it.
         // It was parked its keep-alive time before it is due.
         let is_busy = row.requests > 0 && worker.io.after(row.listener.timeouts.keep_alive).since(row.due) < LINGER;
-        Seat {
+        let seat = Seat {
             worker: Rc::clone(worker),
             key,
             is_busy,
             stream: row.stream.clone(),
             listener: Arc::clone(&row.listener),
             requests: row.requests,
+            proxied: row.proxied.clone(),
             cancel,
             end: None,
             counted: row.counted,
-        }
+        };
+        (seat, row.awaits_header)
     };
-    let spawned = worker.io.spawn(downstream::serve(seat, first, due));
+    let spawned = match seat.listener.protocol {
+        _ if awaits_header => worker.io.spawn(proxied::serve(seat, first, due)),
+        model::Protocol::Http => worker.io.spawn(downstream::serve(seat, first, due)),
+        model::Protocol::Tcp { .. } => worker.io.spawn(tunnel::open(seat)),
+    };
     if let Some(Row { state: State::Live { task, .. }, .. }) = worker.sessions.table.borrow_mut().row(key) {
         *task = Some(spawned);
     }
@@ -424,6 +459,7 @@ pub struct Seat {
     pub requests: u64,
     /// Told when the worker gives the session up.
     pub cancel: Cancel,
+    proxied: Option<Rc<Proxied>>,
     key: SessionKey,
     /// Its requests come soon one after the other.
     is_busy: bool,
@@ -433,6 +469,44 @@ pub struct Seat {
 }
 
 impl Seat {
+    /// The client's address; an IPv4-mapped one is IPv4.
+    #[must_use]
+    pub fn client(&self) -> SocketAddr {
+        self.proxied.as_ref().map_or_else(|| self.stream.peer(), |proxied| proxied.source)
+    }
+
+    /// Where it connected to.
+    #[must_use]
+    pub fn local(&self) -> Local<'_> {
+        self.proxied.as_ref().map_or(Local::Of(&self.stream), |proxied| Local::Known(proxied.destination))
+    }
+
+    /// The connection's PROXY header was read; what it said, unless that the connection's own addresses hold. `false`: its client has as many
+    /// connections as a source may have.
+    #[must_use]
+    pub fn introduce(&mut self, proxied: Option<Proxied>) -> bool {
+        self.proxied = proxied.map(Rc::new);
+        let table = &mut *self.worker.sessions.table.borrow_mut();
+        let admitted = proxied.map(|proxied| table.admission.claim(proxied.source.ip()));
+        let Some(row) = table.row(self.key) else { return false };
+        row.awaits_header = false;
+        row.proxied.clone_from(&self.proxied);
+        match admitted {
+            Some(Ok(admitted)) => {
+                row.ticket = admitted.ticket;
+                take_note(&self.worker, admitted.note);
+                true
+            }
+            Some(Err(_)) => false,
+            None => true,
+        }
+    }
+
+    /// The session ends until the first byte of a request, which is due then.
+    pub fn park_fresh(self, due: Time) {
+        self.park_until(due);
+    }
+
     /// Counts what was received since the last call.
     pub fn count_received(&mut self) {
         let received = self.stream.progress().received;
@@ -533,8 +607,18 @@ pub(super) fn panic_within_only_session(worker: &Rc<Worker>) {
         row.state = State::Live { cancel: cancel.clone(), task: None, lingers: false };
         Arc::clone(&row.listener)
     };
-    let seat =
-        Seat { worker: Rc::clone(worker), stream, listener, requests: 0, cancel, key, is_busy: false, end: None, counted: 0 };
+    let seat = Seat {
+        worker: Rc::clone(worker),
+        stream,
+        listener,
+        requests: 0,
+        proxied: None,
+        cancel,
+        key,
+        is_busy: false,
+        end: None,
+        counted: 0,
+    };
     worker.io.spawn(async move {
         let _seat = seat;
         panic!("meant by the test");

@@ -65,6 +65,8 @@ pub(crate) fn listener() -> model::Listener {
     model::Listener {
         name: "main".into(),
         addresses: vec![SocketAddr::from(([127, 0, 0, 1], 80))],
+        protocol: model::Protocol::Http,
+        proxy_protocol: false,
         backlog: 128,
         defer_accept: true,
         timeouts: model::Timeouts {
@@ -91,6 +93,7 @@ pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
         name: "app".into(),
         endpoints,
         connect_timeout: Duration::from_secs(1),
+        send_proxy: false,
         pool: model::Pool { max_idle: 16, idle_timeout: Duration::from_secs(30), max_lifetime: Duration::from_secs(3600) },
         retry: model::Retry { attempts: 2 },
     }

@@ -52,7 +52,8 @@ impl Resolver<'_> {
         listeners: &[schema::Listener],
         buffer_budget: usize,
     ) -> Option<Vec<Arc<model::Route>>> {
-        if routes.is_empty() {
+        // Nothing routes a connection of TCP.
+        if routes.is_empty() && (listeners.is_empty() || listeners.iter().any(|listener| !listener.is_tcp)) {
             self.context.warn("route", None, "there is none: every request gets 404".to_owned());
         }
         let sound: Vec<&schema::Route> = routes.iter().filter(|route| !route.is_doubtful).collect();
@@ -62,8 +63,7 @@ impl Resolver<'_> {
         if sound.len() == routes.len() {
             self.check_gaps(&sound);
         }
-        let names: BTreeMap<&str, usize> =
-            upstreams.iter().enumerate().rev().map(|(index, upstream)| (upstream.name.value.as_str(), index)).collect();
+        let names = super::index(upstreams);
         let resolved: Vec<Option<Arc<model::Route>>> = routes
             .into_iter()
             .map(|route| {
@@ -91,6 +91,10 @@ impl Resolver<'_> {
         // A listener whose name was reported may be the one that is meant.
         let all_named = known.len() == listeners.len();
         for At { value: name, span } in routes.iter().flat_map(|route| &route.listeners) {
+            if listeners.iter().any(|listener| listener.is_tcp && listener.name.value == *name) {
+                let message = format!("{} is for tcp, which no route takes", units::quote(name));
+                self.error("route.listener", span.as_ref(), message, "listeners of HTTP");
+            }
             if !known.contains(&name.as_str()) && all_named {
                 let help = nearest(name, &known).map(|known| format!("did you mean \"{known}\"?"));
                 let expected = format!("one of \"{}\"", known.join("\", \""));
@@ -176,7 +180,7 @@ impl Resolver<'_> {
 
     fn route(&self, route: schema::Route, upstreams: &BTreeMap<&str, usize>) -> Option<Arc<model::Route>> {
         let action = match route.action? {
-            Action::Upstream(name) => model::Action::Upstream(self.upstream_index(&name, upstreams)?),
+            Action::Upstream(name) => model::Action::Upstream(self.upstream_index("route.upstream", &name, upstreams)?),
             Action::Redirect(redirect) => model::Action::Redirect(redirect),
             Action::Respond(respond) => model::Action::Respond(respond),
         };
@@ -195,7 +199,12 @@ impl Resolver<'_> {
         }))
     }
 
-    fn upstream_index(&self, At { value: name, span }: &At<String>, upstreams: &BTreeMap<&str, usize>) -> Option<usize> {
+    pub(super) fn upstream_index(
+        &self,
+        key: &str,
+        At { value: name, span }: &At<String>,
+        upstreams: &BTreeMap<&str, usize>,
+    ) -> Option<usize> {
         let found = upstreams.get(name.as_str()).copied().filter(|_| !name.is_empty());
         // An upstream whose name was reported may be the one that is meant.
         if found.is_none() && (name.is_empty() || !upstreams.contains_key("")) {
@@ -207,7 +216,7 @@ impl Resolver<'_> {
                 format!("one of \"{}\"", known.join("\", \""))
             };
             let message = format!("there is no upstream {}", units::quote(name));
-            self.context.error("route.upstream", span.clone(), message, Some(expected), help);
+            self.context.error(key, span.clone(), message, Some(expected), help);
         }
         found
     }

@@ -137,6 +137,77 @@ fn each_error_names_its_line_and_key() {
         case("[[listener]]\nname = \"a\"\naddress = \"127.0.0.1\" # <-\n", "listener.address", &["has no port"]),
         case("[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:0\" # <-\n", "listener.address", &["has port 0"]),
         case(
+            "[[listener]]\nname = \"b\"\naddress = \"0.0.0.0:81\"\n[[listener]]\nname = \"a\"\naddress = [\"[::]:81\",\n\"127.0.0.1:81\"] # <-\n",
+            "listener.address",
+            &["127.0.0.1:81 is covered by 0.0.0.0:81, an address of listener \"b\""],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = [\"[::]:81\", \"[::1]:81\"] # <-\n",
+            "listener.address",
+            &["[::1]:81 is covered by [::]:81, an address of listener \"a\""],
+        ),
+        // TCP listeners and PROXY headers.
+        case(
+            "[[listener]] # <-\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\n",
+            "listener.upstream",
+            &["is missing", "the name of an [[upstream]]"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"ap\" # <-\n",
+            "listener.upstream",
+            &["there is no upstream \"ap\"", "did you mean \"app\"?"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nupstream = \"app\" # <-\n",
+            "listener.upstream",
+            &["\"app\" is for protocol = \"tcp\" alone", "a [[route]] to it"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"udp\" # <-\n",
+            "listener.protocol",
+            &["\"udp\" is unknown", "\"http\" or \"tcp\""],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\nlimits = { headers = 3 } # <-\n",
+            "listener.limits",
+            &["has no meaning for protocol = \"tcp\""],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\ndefer_accept = true # <-\n",
+            "listener.defer_accept",
+            &["has no meaning for protocol = \"tcp\"", "a server that speaks first"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\ntimeouts.keep_alive = \"3s\" # <-\n",
+            "listener.timeouts.keep_alive",
+            &["has no meaning for protocol = \"tcp\"", "send and tunnel_idle"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\ntrusted_proxies = [\"10.0.0.1\"] # <-\n",
+            "listener.trusted_proxies",
+            &["has no effect without proxy_protocol"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nproxy_protocol = \"accept\" # <-\n",
+            "listener.proxy_protocol",
+            &["nobody is trusted", "trusted_proxies with the proxies before us"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nproxy_protocol = \"v2\" # <-\n",
+            "listener.proxy_protocol",
+            &["\"v2\" is unknown", "\"off\" or \"accept\""],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\ntimeouts.tunnel_idle = \"0s\" # <-\n",
+            "listener.timeouts.tunnel_idle",
+            &["must not be zero"],
+        ),
+        case(
+            "[[upstream]]\nname = \"b\"\nendpoints = [\"127.0.0.1:1\"]\nsend_proxy = \"v2\" # <-\n",
+            "upstream.send_proxy",
+            &["is a string", "true or false"],
+        ),
+        case(
             "[[listener]]\nname = \"a\"\naddress = \"localhost:80\" # <-\n",
             "listener.address",
             &["not an address with a port"],
@@ -283,10 +354,7 @@ endpoints=[\"127.0.0.1:2\"]
 fn features_that_are_not_built_say_so() {
     let listener = [
         "protocol = \"https\"",
-        "protocol = \"tcp\"",
         "protocol = \"tls-passthrough\"",
-        "upstream = \"app\"",
-        "proxy_protocol = \"accept\"",
         "alpn = [\"h2\"]",
         "certificate = [{ chain = \"a\", key = \"b\" }]",
         "tls.min_version = \"1.2\"",
@@ -298,7 +366,6 @@ fn features_that_are_not_built_say_so() {
         "hash_on = \"uri\"",
         "slow_start = \"1s\"",
         "protocol = \"h2\"",
-        "send_proxy = true",
         "tls = {}",
         "health = {}",
         "pool.max_connections = 1",

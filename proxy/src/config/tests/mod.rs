@@ -128,6 +128,8 @@ fn defaults_are_those_of_the_interface() {
             model::Listener {
                 name: "web".to_owned(),
                 addresses: vec!["127.0.0.1:8080".parse().expect("address")],
+                protocol: model::Protocol::Http,
+                proxy_protocol: false,
                 backlog: 4096,
                 defer_accept: true,
                 timeouts: model::Timeouts {
@@ -174,6 +176,7 @@ fn defaults_are_those_of_the_interface() {
                     weight: 1,
                 }],
                 connect_timeout: seconds(1),
+                send_proxy: false,
                 pool: model::Pool { max_idle: 256, idle_timeout: seconds(60), max_lifetime: seconds(3600) },
                 retry: model::Retry { attempts: 2 },
             }

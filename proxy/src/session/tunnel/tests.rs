@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::config::model;
 use crate::control::commands::Command;
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Peer, Script, take_front};
+use crate::proxy_protocol::{self, Header, Parsed};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::worker::drain::Phase;
 use crate::worker::testing::{self, Bench, origin_address};
@@ -91,7 +93,7 @@ fn simulate(seed: u64, faults: Faults, checks: bool) {
     let mut listener = testing::listener();
     (listener.timeouts.send, listener.timeouts.tunnel_idle, listener.timeouts.request_header) = (minute, minute, minute);
     config.listeners = vec![listener.into()];
-    let route = crate::config::model::Route { timeout: minute, ..(*config.routes.routes()[0]).clone() };
+    let route = model::Route { timeout: minute, ..(*config.routes.routes()[0]).clone() };
     config.routes = crate::route::RouteTable::new(vec![route.into()]);
     let mut bench = Bench::new(seed, faults, config);
     let mut made = 0;
@@ -351,6 +353,273 @@ fn a_switch_that_nobody_asked_for_is_refused_and_any_other_answer_is_ordinary() 
         bench.run_out();
         bench.check_freed(answer.as_str());
     }
+}
+
+/// A bench with a `tcp` listener, changed by `change`.
+fn tcp_bench(endpoints: u8, change: impl FnOnce(&mut model::Listener, &mut model::Upstream)) -> Bench {
+    let addresses: Vec<_> = (1..=endpoints).map(origin_address).collect();
+    let mut config = testing::config(&addresses);
+    let mut listener = model::Listener { protocol: model::Protocol::Tcp { upstream: 0 }, ..testing::listener() };
+    let mut upstream = (*config.upstreams[0]).clone();
+    change(&mut listener, &mut upstream);
+    (config.listeners, config.upstreams) = (vec![listener.into()], vec![upstream.into()]);
+    Bench::new(1, Faults { short: false, ..Faults::mild() }, config)
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard() {
+    let mut bench = tcp_bench(1, |_, _| {});
+    bench.sim.origin(origin_address(1));
+    let client = bench.sim.connect(bench.listener);
+    settle(&mut bench, 100);
+    let server = bench.sim.accept(origin_address(1)).expect("connected, though the client is silent");
+    server.write(b"220 hello\r\n");
+    settle(&mut bench, 50);
+    assert_eq!(client.read(), b"220 hello\r\n");
+    client.write(b"QUIT\r\n");
+    client.shutdown_write();
+    settle(&mut bench, 50);
+    assert_eq!(server.read(), b"QUIT\r\n");
+    server.close();
+    settle(&mut bench, 50);
+    client.close();
+    bench.run_out();
+    assert_eq!(bench.value(Counter::Closed(CloseReason::TunnelClosed)), 1);
+    assert_eq!((bench.value(Plain::ReceivedBytes), bench.value(Plain::SentBytes)), (6, 11));
+    assert_eq!((bench.value(Plain::Tunnels), bench.value(Plain::Requests)), (1, 0));
+    bench.check_freed("");
+}
+
+#[test]
+fn a_tunnel_takes_another_endpoint_where_one_refuses_and_gives_up_when_all_do() {
+    let mut bench = tcp_bench(2, |_, _| {});
+    bench.sim.refuse(origin_address(1));
+    bench.sim.origin(origin_address(2));
+    for connected in 1..=4 {
+        let client = bench.sim.connect(bench.listener);
+        client.write(b"hello");
+        settle(&mut bench, 50);
+        let server = bench.sim.accept(origin_address(2)).expect("connected");
+        settle(&mut bench, 50);
+        assert_eq!(server.read(), b"hello");
+        assert_eq!(bench.value(Plain::Tunnels), connected);
+        client.reset();
+        settle(&mut bench, 50);
+    }
+    assert!(bench.value(Plain::UpstreamConnectFailures) >= 2, "round-robin");
+    assert_eq!(bench.value(Plain::UpstreamConnectFailures), bench.value(Plain::UpstreamRetries));
+    bench.sim.refuse(origin_address(2));
+    let client = bench.sim.connect(bench.listener);
+    settle(&mut bench, 50);
+    assert!(client.is_reset());
+    assert_eq!(bench.value(Counter::Closed(CloseReason::UpstreamUnavailable)), 1);
+    // One that takes no connection at all is given up in time; a drain's end does not wait for it.
+    bench.sim.silence(origin_address(1));
+    bench.sim.silence(origin_address(2));
+    let client = bench.sim.connect(bench.listener);
+    settle(&mut bench, 1500);
+    assert!(!client.is_reset());
+    settle(&mut bench, 1000);
+    assert!(client.is_reset());
+    assert_eq!(bench.value(Counter::Closed(CloseReason::UpstreamUnavailable)), 2);
+    bench.run_out();
+    bench.check_freed("");
+}
+
+fn proxied(listener: &mut model::Listener) {
+    listener.proxy_protocol = true;
+    listener.trusted_proxies = vec!["0.0.0.0/0".parse().expect("a network")];
+}
+
+#[test]
+fn a_proxy_header_is_taken_off_and_passed_on_as_version_2() {
+    let mut bench = tcp_bench(1, |listener, upstream| {
+        proxied(listener);
+        upstream.send_proxy = true;
+    });
+    bench.sim.origin(origin_address(1));
+    let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 1000 443\r\n";
+    // However it comes in.
+    for cut in [0, 1, 20, line.len() - 1, line.len()] {
+        let client = bench.sim.connect(bench.listener);
+        client.write(&line[..cut]);
+        settle(&mut bench, 50);
+        assert!(cut == line.len() || bench.sim.accept(origin_address(1)).is_none(), "not before the whole header");
+        client.write(&line[cut..]);
+        client.write(b"hello");
+        settle(&mut bench, 50);
+        let server = bench.sim.accept(origin_address(1)).expect("connected");
+        settle(&mut bench, 50);
+        let header =
+            Header::Tcp { source: "192.0.2.7:1000".parse().expect("one"), destination: "198.51.100.1:443".parse().expect("one") };
+        let mut expected = Vec::new();
+        proxy_protocol::encode(header, &mut expected);
+        expected.extend(b"hello");
+        assert_eq!(server.read(), expected);
+        client.close();
+        server.close();
+        settle(&mut bench, 50);
+    }
+    // A proxy's own connection has the addresses it has.
+    let client = bench.sim.connect(bench.listener);
+    client.write(b"PROXY UNKNOWN\r\nhello");
+    settle(&mut bench, 50);
+    let server = bench.sim.accept(origin_address(1)).expect("connected");
+    settle(&mut bench, 50);
+    let heard = server.read();
+    let Ok(Parsed::Header { header: Header::Tcp { source, destination }, consumed }) = proxy_protocol::parse(&heard) else {
+        panic!("{heard:?}")
+    };
+    assert_eq!((source, destination.port(), &heard[consumed..]), (client.address(), 80, &b"hello"[..]));
+    client.close();
+    server.close();
+    bench.run_out();
+    assert_eq!(bench.value(Counter::Closed(CloseReason::TunnelClosed)), 6);
+    bench.check_freed("");
+}
+
+#[test]
+fn the_limit_per_source_counts_who_a_proxy_header_names() {
+    let mut bench = tcp_bench(1, |listener, _| proxied(listener));
+    let sources = crate::listen::sources::Sources::new(1, 100, &[], false, [3, 4]);
+    bench.events.worker().sessions.limit_sources(std::sync::Arc::new(sources));
+    bench.sim.origin(origin_address(1));
+    let connect = |bench: &mut Bench, source: &str| {
+        let client = bench.sim.connect(bench.listener);
+        client.write(format!("PROXY TCP4 {source} 198.51.100.1 1 2\r\nhello").as_bytes());
+        settle(bench, 100);
+        client
+    };
+    let first = connect(&mut bench, "203.0.113.1");
+    let second = connect(&mut bench, "203.0.113.1");
+    let other = connect(&mut bench, "203.0.113.2");
+    assert!(second.is_reset() && !first.is_reset() && !other.is_reset());
+    assert_eq!(bench.value(Counter::Closed(CloseReason::ConnectionsPerIp)), 1);
+    first.reset();
+    settle(&mut bench, 50);
+    let again = connect(&mut bench, "203.0.113.1");
+    assert!(!again.is_reset());
+    again.reset();
+    other.reset();
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn what_a_trusted_proxy_owes_is_demanded_and_others_are_taken_as_they_are() {
+    let mut bench = tcp_bench(1, |listener, _| proxied(listener));
+    let told = |bench: &mut Bench, bytes: &[u8], after: u64| {
+        let client = bench.sim.connect(bench.listener);
+        client.write(bytes);
+        settle(bench, after);
+        client
+    };
+    for (count, bytes) in [(1, &b"hello"[..]), (2, b"PROXY TCP4 1.2.3.4\r\n"), (3, b"\r\n\r\n\0\r\nQUIT\n\x31")] {
+        let client = told(&mut bench, bytes, 50);
+        assert!(client.is_ended() && !client.is_reset(), "{bytes:?}");
+        assert_eq!(bench.value(Counter::Closed(CloseReason::ProxyHeader)), count);
+        client.close();
+    }
+    let client = told(&mut bench, b"PROXY TCP4 ", 50);
+    client.shutdown_write();
+    settle(&mut bench, 50);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::ProxyHeader)), 4, "it ended within");
+    let _slow = told(&mut bench, b"PROXY ", 2500);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::ProxyHeaderTimeout)), 0);
+    settle(&mut bench, 1000);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::ProxyHeaderTimeout)), 1);
+    let client = told(&mut bench, b"", 50);
+    client.close();
+    settle(&mut bench, 50);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::ClientClosed)), 1, "a health check that only connects");
+    let _silent = told(&mut bench, b"", 3500);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::RequestHeaderTimeout)), 1);
+    assert_eq!(bench.value(Plain::Tunnels), 0);
+    bench.run_out();
+    bench.check_freed("");
+
+    let mut bench = tcp_bench(1, |listener, _| {
+        proxied(listener);
+        listener.trusted_proxies = vec!["203.0.113.0/24".parse().expect("a network")];
+    });
+    bench.sim.origin(origin_address(1));
+    let client = bench.sim.connect(bench.listener);
+    client.write(b"PROXY UNKNOWN\r\n");
+    settle(&mut bench, 50);
+    let server = bench.sim.accept(origin_address(1)).expect("connected");
+    settle(&mut bench, 50);
+    assert_eq!(server.read(), b"PROXY UNKNOWN\r\n", "bytes like any other");
+    client.reset();
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn http_behind_a_proxy_header_knows_the_client_and_waits_for_requests_as_ever() {
+    let mut config = testing::config(&[origin_address(1)]);
+    let mut listener = testing::listener();
+    proxied(&mut listener);
+    // Which its client is not: that one's word about others is not believed.
+    listener.trusted_proxies = vec!["192.0.2.0/24".parse().expect("a network")];
+    config.listeners = vec![listener.into()];
+    let mut bench = Bench::new(1, Faults { short: false, ..Faults::mild() }, config);
+    bench.sim.origin(origin_address(1));
+    let client = bench.sim.connect(bench.listener);
+    client.write(b"PROXY TCP6 2001:db8::7 2001:db8::1 1000 80\r\n");
+    settle(&mut bench, 1000);
+    for count in 1..=2 {
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n");
+        settle(&mut bench, 100);
+        let endpoint = if count == 1 { bench.sim.accept(origin_address(1)) } else { None };
+        if let Some(endpoint) = endpoint {
+            settle(&mut bench, 50);
+            let request = String::from_utf8(endpoint.read()).expect("text");
+            assert!(request.contains("\r\nX-Forwarded-For: 2001:db8::7\r\n"), "{request}");
+            endpoint.script(|peer| {
+                if !peer.read().is_empty() {
+                    peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                }
+            });
+            endpoint.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+        settle(&mut bench, 100);
+        assert_eq!(bench.value(Plain::Responses2xx), count);
+        assert!(client.read().starts_with(b"HTTP/1.1 200 "));
+    }
+    client.close();
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn an_endpoint_that_is_told_of_its_client_gets_a_connection_for_each_request() {
+    let mut config = testing::config(&[origin_address(1)]);
+    let upstream = model::Upstream { send_proxy: true, ..(*config.upstreams[0]).clone() };
+    config.upstreams = vec![upstream.into()];
+    let mut bench = Bench::new(1, Faults { short: false, ..Faults::mild() }, config);
+    bench.sim.origin(origin_address(1));
+    let client = bench.sim.connect(bench.listener);
+    for count in 1..=3 {
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        settle(&mut bench, 50);
+        let endpoint = bench.sim.accept(origin_address(1)).expect("a new connection");
+        settle(&mut bench, 50);
+        let heard = endpoint.read();
+        let Ok(Parsed::Header { header: Header::Tcp { source, .. }, consumed }) = proxy_protocol::parse(&heard) else {
+            panic!("{heard:?}")
+        };
+        assert_eq!(source, client.address());
+        assert!(heard[consumed..].starts_with(b"GET / HTTP/1.1\r\n"));
+        endpoint.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        settle(&mut bench, 50);
+        assert_eq!(bench.value(Plain::Responses2xx), count);
+        assert!(endpoint.is_ended(), "not kept");
+        endpoint.close();
+    }
+    client.close();
+    bench.run_out();
+    assert_eq!((bench.value(Plain::UpstreamReuses), bench.value(Plain::UpstreamConnects)), (0, 3));
+    bench.check_freed("");
 }
 
 #[test]

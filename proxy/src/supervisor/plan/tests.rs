@@ -45,6 +45,8 @@ fn config() -> Config {
         listeners: vec![Arc::new(model::Listener {
             name: "http".to_owned(),
             addresses: vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")],
+            protocol: model::Protocol::Http,
+            proxy_protocol: false,
             backlog: 4096,
             defer_accept: true,
             timeouts: model::Timeouts {

@@ -1,0 +1,46 @@
+//! Listeners: which protocol with which upstream, and addresses that stand in each other's way.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Resolver;
+use crate::config::{model, schema, units};
+
+impl Resolver<'_> {
+    /// `None` only after an error.
+    pub(super) fn listener(&self, listener: schema::Listener, upstreams: &BTreeMap<&str, usize>) -> Option<Arc<model::Listener>> {
+        const KEY: &str = "listener.upstream";
+        let protocol = match (listener.is_tcp, &listener.upstream) {
+            (true, Some(name)) => model::Protocol::Tcp { upstream: self.upstream_index(KEY, name, upstreams)? },
+            (true, None) => {
+                let message = "is missing: a tcp listener has no routes".to_owned();
+                self.error(KEY, listener.span.as_ref(), message, "the name of an [[upstream]]");
+                return None;
+            }
+            (false, Some(name)) => {
+                let message = format!("{} is for protocol = \"tcp\" alone", units::quote(&name.value));
+                self.error(KEY, name.span.as_ref(), message, "a [[route]] to it, or protocol = \"tcp\"");
+                return None;
+            }
+            (false, None) => model::Protocol::Http,
+        };
+        Some(Arc::new(model::Listener {
+            name: listener.name.value,
+            addresses: listener.addresses.into_iter().map(|at| at.value).collect(),
+            protocol,
+            proxy_protocol: listener.proxy_protocol,
+            backlog: listener.backlog,
+            defer_accept: listener.defer_accept,
+            timeouts: listener.timeouts,
+            limits: listener.limits,
+            trusted_proxies: listener.trusted_proxies,
+        }))
+    }
+}
+
+/// Whether `address` is one of those that the wildcard `by` of its own family stands for. `[::]` leaves IPv4 alone where its port has an
+/// IPv4 listener.
+pub(super) fn is_within(address: SocketAddr, by: SocketAddr) -> bool {
+    by.ip().is_unspecified() && by.port() == address.port() && by.is_ipv4() == address.is_ipv4()
+}

@@ -1,0 +1,72 @@
+//! The start of a connection that a trusted proxy opened: its PROXY header, then whatever the listener's clients speak.
+
+use super::{downstream, tunnel};
+use crate::config::model::Protocol;
+use crate::error::CloseReason;
+use crate::io::Chunk;
+use crate::proxy_protocol::{self, Header, Parsed};
+use crate::time::Time;
+use crate::worker::sessions::{self, Proxied, Seat};
+
+/// Reads the header, which is due at `due` as the first request's head is, and serves the connection. `first` was received already.
+pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
+    let (header, rest) = match read(&seat, first, due).await {
+        Ok(read) => read,
+        Err(reason) => {
+            seat.count_received();
+            seat.stream.close();
+            return seat.end(reason);
+        }
+    };
+    let proxied = match header {
+        Header::Tcp { source, destination } => Some(Proxied { source, destination }),
+        Header::Local | Header::Unknown => None,
+    };
+    if !seat.introduce(proxied) {
+        seat.count_received();
+        seat.stream.abort();
+        return seat.end(CloseReason::ConnectionsPerIp);
+    }
+    match seat.listener.protocol {
+        Protocol::Tcp { .. } => {
+            seat.stream.unread(rest);
+            tunnel::open(seat).await;
+        }
+        Protocol::Http if rest.is_empty() && !seat.stream.is_readable() => {
+            drop(rest);
+            seat.count_received();
+            seat.park_fresh(due);
+        }
+        Protocol::Http => downstream::serve(seat, rest, due).await,
+    }
+}
+
+/// The header, and what followed it.
+async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<(Header, Chunk), CloseReason> {
+    let mut input = first;
+    let mut kept = Vec::new();
+    loop {
+        let before = kept.len();
+        let parsed = if before == 0 {
+            proxy_protocol::parse(&input)
+        } else {
+            kept.extend_from_slice(&input);
+            proxy_protocol::parse(&kept)
+        };
+        match parsed.map_err(|_| CloseReason::ProxyHeader)? {
+            Parsed::Header { header, consumed } => {
+                input.advance(consumed - before);
+                return Ok((header, input));
+            }
+            Parsed::NeedMore if before == 0 => kept.extend_from_slice(&input),
+            Parsed::NeedMore => {}
+        }
+        drop(input);
+        match seat.worker.io.timeout_at(due, seat.stream.read()).await {
+            Ok(Ok(Some(chunk))) => input = chunk,
+            Ok(Ok(None)) => return Err(CloseReason::ProxyHeader),
+            Ok(Err(error)) => return Err(sessions::broken(error, CloseReason::ClientAborted)),
+            Err(_) => return Err(CloseReason::ProxyHeaderTimeout),
+        }
+    }
+}
