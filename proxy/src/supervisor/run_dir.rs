@@ -34,7 +34,7 @@ pub enum RunDirError {
         mode: u32,
     },
     /// Another error.
-    #[error("{}: {action}: {reason}", path.display())]
+    #[error("process.run_dir: cannot {action} {}: {}", path.display(), explain(reason))]
     Io {
         /// The file.
         path: PathBuf,
@@ -43,6 +43,18 @@ pub enum RunDirError {
         /// Why it failed.
         reason: io::Error,
     },
+}
+
+/// What it means to whoever starts Sluice.
+fn explain(reason: &io::Error) -> String {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("{reason}; it belongs to another user: start as root or as that user, or choose another folder")
+        }
+        io::ErrorKind::NotFound => format!("{reason}; it has to be a folder that can be made here"),
+        io::ErrorKind::ReadOnlyFilesystem => format!("{reason}; under systemd name it in RuntimeDirectory="),
+        _ => reason.to_string(),
+    }
 }
 
 /// A held run_dir with a listening control socket. Dropping it removes the socket, then frees the lock.

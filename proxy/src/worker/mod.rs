@@ -65,8 +65,21 @@ pub struct WorkerSeed {
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The ring could not be made.
-    #[error("io_uring: {0}")]
+    #[error("io_uring: {reason}{advice}", reason = .0, advice = advice(.0))]
     Ring(std::io::Error),
+}
+
+/// What an operator can do about it.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => {
+            "; the locked memory that this user may have is used up, by rings of its other processes too: LimitMEMLOCK=infinity, fewer \
+             workers, or a smaller ring.entries"
+        }
+        Some(libc::EPERM | libc::ENOSYS) => "; forbidden here: kernel.io_uring_disabled, or a container's seccomp profile",
+        Some(libc::EINVAL) => "; this kernel is too old: it takes Linux 6.12",
+        _ => "",
+    }
 }
 
 /// Runs the worker on this thread until it is told to stop. Reports readiness through `ready` once its accepts are armed; marking the

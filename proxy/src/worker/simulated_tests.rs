@@ -11,7 +11,9 @@ use super::testing::{self, Bench, origin_address};
 use crate::config::model;
 use crate::control::commands::Command;
 use crate::error::{CloseReason, PoolCloseReason, ShedReason};
+use crate::io::StreamError;
 use crate::io::simulated::{Faults, Peer};
+use crate::telemetry::access::AccessLog;
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
@@ -445,4 +447,63 @@ fn a_client_that_pipelines_and_never_reads_is_bounded() {
 
 fn ended(worker: &Worker) -> u64 {
     CloseReason::ALL.iter().map(|&reason| worker.counters.value(Counter::Closed(reason))).sum()
+}
+
+#[test]
+fn a_connection_that_breaks_ends_for_what_broke_it() {
+    for (error, reason) in [
+        (StreamError::Reset, CloseReason::ClientAborted),
+        (StreamError::Evicted, CloseReason::Overloaded),
+        (StreamError::Os(libc::EHOSTUNREACH), CloseReason::SocketError),
+    ] {
+        assert_eq!(super::sessions::broken(error, CloseReason::ClientAborted), reason);
+    }
+}
+
+/// Whatever becomes of it: one record for each request whose head was read, and for each answer to one that was not.
+#[test]
+fn every_exchange_of_a_hostile_world_leaves_one_record() {
+    let (mut with_head, mut without, mut cut) = (0, 0, 0);
+    for seed in 0..40 {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let (log, mut senders) = AccessLog::start(file.reopen().expect("open").into(), 1, true).expect("a thread");
+        let faults = Faults::hostile();
+        let config = testing::config(&[origin_address(1), origin_address(2)]);
+        let mut bench = Bench::logged(seed, faults, config, senders.pop());
+        serve(&bench, 1);
+        serve(&bench, 2);
+        for client in 0..6 {
+            let peer = bench.sim.connect(bench.listener);
+            let last: &[u8] =
+                [&b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"[..], b"NONSENSE\r\n\r\n", b"GET / HT"]
+                    [client % 3];
+            peer.write(&[REQUEST, REQUEST, last].concat());
+            if client % 3 == 2 {
+                peer.shutdown_write();
+            }
+            peer.script(|peer| {
+                let _ = peer.read();
+                if peer.is_ended() {
+                    peer.close();
+                }
+            });
+        }
+        bench.run_out();
+        let requests = bench.value(Plain::Requests);
+        drop(bench);
+        drop(log);
+        let text = std::fs::read_to_string(file.path()).expect("text");
+        let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let heads = records.iter().filter(|record| !record["method"].is_null()).count();
+        assert_eq!(heads as u64, requests, "seed {seed}: {text}");
+        for record in &records {
+            let ends = record["closed"].is_string();
+            assert!(ends || record["status"].is_u64(), "seed {seed}: neither answered nor ended: {record}");
+            assert!(ends || !record["method"].is_null(), "seed {seed}: goes on without a head: {record}");
+            cut += usize::from(record["status"].is_null());
+        }
+        with_head += heads;
+        without += records.len() - heads;
+    }
+    assert!(with_head > 300 && without > 50 && cut > 10, "{with_head} {without} {cut}");
 }

@@ -14,6 +14,7 @@ use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::io::simulated::{Faults, Memory, Sim, SimListener, SimRing};
 use crate::io::{Engine, Settings};
 use crate::route::RouteTable;
+use crate::telemetry::access::AccessSender;
 use crate::telemetry::counters::{Counter, Plain};
 
 /// One listener, one route for everything, one upstream with these endpoints; short time limits.
@@ -114,9 +115,14 @@ pub(crate) fn origin_address(index: u8) -> SocketAddr {
 
 impl Bench {
     pub(crate) fn new(seed: u64, faults: Faults, config: model::Config) -> Self {
+        Self::logged(seed, faults, config, None)
+    }
+
+    /// With an access log.
+    pub(crate) fn logged(seed: u64, faults: Faults, config: model::Config, access: Option<AccessSender>) -> Self {
         let (mut engine, sim) = Sim::engine(seed, faults, Memory::default(), Settings::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
-        let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&config), 100, None);
+        let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&config), 100, access);
         let listener = sim.listener();
         engine.add_listener(listener, 0);
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3600));
