@@ -373,6 +373,31 @@ fn another_run_dir_of_the_same_name_is_refused() {
     assert_eq!(net.reach(ONE, first.address()), "served");
 }
 
+/// Counts of connections are not pinned: those of a killed run end with it, and must not be held against their sources afterwards.
+#[test]
+fn connections_of_a_killed_run_do_not_count_any_more() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let mut sluice = net.setup("driver").with("guard", "connections_per_ip = 2").start();
+    let address = sluice.address();
+    let dial = Dial { source: Some(ONE), receive_buffer: None };
+    for round in 0..3 {
+        let held: Vec<Client> = (0..2)
+            .map(|_| {
+                let mut client = Client::over(net.clients.run(|| dial.connect(address, LIMIT)).unwrap()).unwrap();
+                assert_eq!(client.get("/").text(), "inside", "round {round}");
+                client
+            })
+            .collect();
+        assert_eq!(net.reach(ONE, address), "dropped", "round {round}: at its limit");
+        crash(&mut sluice);
+        sluice.start_again();
+        drop(held);
+    }
+}
+
 /// A mount namespace in which there is no bpffs and none can be mounted.
 #[test]
 fn without_bpffs_it_is_said_loudly_and_goes_on() {
