@@ -27,6 +27,8 @@ pub(super) struct Record {
     pub(super) attempts: Vec<bool>,
     /// An answer came whole, by its status.
     pub(super) answered: Option<u16>,
+    /// Its client left on its own account, or is slow enough to be given up.
+    pub(super) left: bool,
     /// It met a connection on which bytes were under way that nobody asked for: no proxy can tell them from its answer.
     pub(super) met_poison: bool,
 }

@@ -52,6 +52,8 @@ struct Connection {
     stops_reading: bool,
     left: bool,
     done: bool,
+    /// Bytes taken and sent of the tunnel that the connection has become.
+    tunnelled: Option<(usize, usize)>,
     moved: Time,
     patience: Duration,
     /// When it looks next whether it waited for too long.
@@ -84,6 +86,7 @@ pub(super) fn script(book: &Book, number: usize, now: Time) -> Script {
         stops_reading: false,
         left: false,
         done: false,
+        tunnelled: None,
         moved: now,
         patience: book.plan.patience(),
         looks: now,
@@ -91,6 +94,9 @@ pub(super) fn script(book: &Book, number: usize, now: Time) -> Script {
     };
     book.note(now, format_args!("client {number}: connects"));
     book.tally().connected += 1;
+    if !book.plan.clients[number].brisk {
+        book.plan.clients[number].exchanges.clone().for_each(|id| book.record(id).left = true);
+    }
     Box::new(move |peer| connection.act(peer))
 }
 
@@ -104,7 +110,9 @@ impl Connection {
             return;
         }
         self.receive(peer);
-        if !self.done {
+        if !self.done && self.tunnelled.is_some() {
+            self.send_tunnel(peer);
+        } else if !self.done {
             self.send(peer);
         }
         if !self.done {
@@ -153,8 +161,12 @@ impl Connection {
                 self.next_read = now + pause;
                 self.moved = now;
                 self.note(peer, format_args!("reads {} bytes", bytes.len()));
-                self.reader.feed(&bytes);
-                self.take_events(peer);
+                if self.tunnelled.is_some() {
+                    self.take_tunnel(&bytes);
+                } else {
+                    self.reader.feed(&bytes);
+                    self.take_events(peer);
+                }
             }
         }
         if self.next_read > now {
@@ -212,6 +224,14 @@ impl Connection {
         assert!(!exchange.is_http10, "client {number}: {status} for HTTP/1.0");
         self.book.tally().interims += 1;
         self.note(peer, format_args!("{status} for {}", exchange.id));
+        if status == 101 {
+            assert!(exchange.tunnel.is_some() && head.field("upgrade") == Some("sim"), "client {number}: {head:?}");
+            self.book.record(exchange.id).answered = Some(101);
+            self.answered += 1;
+            self.tunnelled = Some((0, 0));
+            let rest = self.reader.take_rest();
+            return self.take_tunnel(&rest);
+        }
         if status == 100 {
             assert!(exchange.expects && !self.continued, "client {number}: 100 Continue that nobody waits for");
             self.continued = true;
@@ -253,7 +273,12 @@ impl Connection {
                 Some(attempt)
             }
             None => {
-                assert!(head.field("x-request-id").is_some(), "client {number}: {head:?}");
+                if exchange.path.starts_with("/moved/") && status == 308 {
+                    let to = format!("https://sim.example{}", exchange.path);
+                    assert_eq!(head.field("location"), Some(to.as_str()), "client {number}");
+                } else if status >= 400 {
+                    assert!(head.field("x-request-id").is_some(), "client {number}: {head:?}");
+                }
                 let allowed = self.book.plan.refusals(exchange, !self.plan.brisk || self.left, self.is_strange(exchange));
                 assert!(allowed.contains(&status), "client {number}: {status} for {}, not one of {allowed:?}", exchange.path);
                 None
@@ -334,9 +359,62 @@ impl Connection {
         self.smooth &= self.plan.think + book.plan.lag(&self.plan) < book.plan.keep_alive().mul_f64(0.7);
     }
 
+    fn tunnel(&self) -> &super::plan::Tunnel {
+        let exchange = &self.book.plan.exchanges[self.plan.exchanges.start + self.answered - 1];
+        exchange.tunnel.as_ref().expect("a tunnel")
+    }
+
+    fn take_tunnel(&mut self, bytes: &[u8]) {
+        let Some((at, sent)) = self.tunnelled else { return };
+        let end = at + bytes.len();
+        assert!(
+            self.tunnel().down.get(at..end) == Some(bytes),
+            "client {}: other bytes down the tunnel, {at}..{end}",
+            self.number
+        );
+        self.tunnelled = Some((end, sent));
+    }
+
+    fn send_tunnel(&mut self, peer: &Peer) {
+        let Some((taken, at)) = self.tunnelled else { return };
+        if self.stops_writing {
+            return;
+        }
+        if peer.now() < self.next_write {
+            return peer.wake_at(self.next_write);
+        }
+        let up = std::rc::Rc::clone(&self.tunnel().up);
+        let n = self.plan.writes.piece.min(up.len() - at);
+        peer.write(&up[at..at + n]);
+        self.book.tally().written += n as u64;
+        self.tunnelled = Some((taken, at + n));
+        self.moved = peer.now();
+        self.next_write = peer.now() + self.plan.writes.pause;
+        self.note(peer, format_args!("sends {n} bytes up the tunnel, {} of {}", at + n, up.len()));
+        if at + n == up.len() {
+            self.stops_writing = true;
+            peer.shutdown_write();
+        }
+        peer.wake_at(self.next_write);
+    }
+
     /// The proxy's direction is over.
     fn ended(&mut self, peer: &Peer) {
         let reset = peer.is_reset();
+        if let Some((taken, _)) = self.tunnelled {
+            if !reset && !self.stops_writing {
+                // Ours goes on.
+                return;
+            }
+            let whole = !reset && taken == self.tunnel().down.len();
+            assert!(
+                whole || self.left || !self.smooth || !self.book.plan.calm,
+                "client {}: the tunnel ended at {taken}",
+                self.number
+            );
+            self.note(peer, format_args!("the tunnel has ended, reset: {reset}"));
+            return self.finish(peer);
+        }
         self.note(peer, format_args!("{}", if reset { "was reset" } else { "sees the end" }));
         let book = self.book.clone();
         if self.reader.ends_with_connection() && peer.is_ended() && self.current.is_some() {
@@ -417,7 +495,7 @@ impl Connection {
         }
         if self.at == total {
             self.sending = None;
-            if self.begun == self.plan.exchanges.len() && self.plan.fate == Fate::HalfCloses {
+            if self.begun == self.plan.exchanges.len() && self.plan.fate == Fate::HalfCloses && exchange.tunnel.is_none() {
                 self.note(peer, format_args!("half-closes"));
                 self.stops_writing = true;
                 peer.shutdown_write();
@@ -465,6 +543,9 @@ impl Connection {
 
     fn leave(&mut self, peer: &Peer, leave: Leave) {
         self.left = true;
+        for id in self.plan.exchanges.clone() {
+            self.book.record(id).left = true;
+        }
         self.note(peer, format_args!("{leave:?} at {} sent, {} received", self.sent, self.received));
         match leave {
             Leave::Close => self.finish(peer),
@@ -488,7 +569,11 @@ impl Connection {
     }
 
     fn leave_when_done(&mut self, peer: &Peer) {
-        if self.answered == self.plan.exchanges.len() && self.plan.fate == Fate::ClosesWhenDone && self.sending.is_none() {
+        if self.answered == self.plan.exchanges.len()
+            && self.plan.fate == Fate::ClosesWhenDone
+            && self.sending.is_none()
+            && self.tunnelled.is_none()
+        {
             self.note(peer, format_args!("closes"));
             self.left = true;
             self.finish(peer);

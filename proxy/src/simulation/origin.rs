@@ -17,6 +17,8 @@ struct Current {
     begun: Option<Time>,
     /// The answer was written before the request was whole.
     early: bool,
+    /// Bytes taken of the tunnel that it has become.
+    tunnelled: Option<usize>,
     out: Vec<u8>,
     written: usize,
 }
@@ -76,6 +78,9 @@ impl Connection {
         if peer.is_reset() {
             return self.book.note(peer.now(), format_args!("{}: was reset", self.name));
         }
+        if self.current.as_ref().is_some_and(|current| current.tunnelled.is_some()) {
+            return self.end_tunnel(peer);
+        }
         if peer.is_ended() {
             self.book.note(peer.now(), format_args!("{}: ended by the proxy", self.name));
             return peer.close();
@@ -116,6 +121,13 @@ impl Connection {
             peer.wake_at(self.next_read);
         }
         self.book.note(peer.now(), format_args!("{}: reads {} bytes", self.name, bytes.len()));
+        if let Some(Current { id, tunnelled: Some(at), .. }) = &mut self.current {
+            let tunnel = self.book.plan.exchanges[*id].tunnel.as_ref().expect("a tunnel");
+            let end = *at + bytes.len();
+            assert!(tunnel.up.get(*at..end) == Some(&bytes[..]), "{}: other bytes up the tunnel {id}, {at}..{end}", self.name);
+            *at = end;
+            return;
+        }
         self.reader.feed(&bytes);
         loop {
             match self.reader.next() {
@@ -156,8 +168,17 @@ impl Connection {
         let length = head.length().unwrap_or_else(|error| panic!("{name}: {error}")).unwrap_or(Length::Known(0));
         self.reader.body(length);
         let out = exchange.answer(earlier).response(exchange, earlier);
-        self.current =
-            Some(Current { id, attempt: earlier, body_at: 0, whole: false, begun: None, early: false, out, written: 0 });
+        self.current = Some(Current {
+            id,
+            attempt: earlier,
+            body_at: 0,
+            whole: false,
+            begun: None,
+            early: false,
+            tunnelled: None,
+            out,
+            written: 0,
+        });
         self.next_read = peer.now();
         if exchange.answer(earlier).when == When::Head {
             self.answer(peer);
@@ -174,7 +195,8 @@ impl Connection {
         assert_eq!(head.field("host"), Some("sim.example"), "{name}");
         assert_eq!(head.field("x-forwarded-for"), Some("192.0.2.1"), "{name}");
         assert!(head.field("x-request-id").is_some() && head.field("via").is_some(), "{name}: {head:?}");
-        for gone in ["x-hop", "keep-alive", "upgrade", "proxy-connection"] {
+        assert_eq!(head.field("upgrade"), exchange.tunnel.as_ref().map(|_| "sim"), "{name}");
+        for gone in ["x-hop", "keep-alive", "proxy-connection"] {
             assert!(head.field(gone).is_none(), "{name}: {gone} was forwarded");
         }
         let limit = self.book.plan.config.listeners[0].limits.body_bytes;
@@ -265,6 +287,20 @@ impl Connection {
         if current.written < stop {
             return peer.wake_at(self.next_write);
         }
+        if let Some(tunnel) = &exchange.tunnel {
+            if current.tunnelled.is_none() {
+                self.book.note(now, format_args!("{}: switches", self.name));
+                current.tunnelled = Some(0);
+                current.out = tunnel.down.to_vec();
+                current.written = 0;
+                peer.wake_at(self.next_write);
+            } else if !self.stalls {
+                self.stalls = true;
+                self.book.note(now, format_args!("{}: ends its side of the tunnel", self.name));
+                peer.shutdown_write();
+            }
+            return;
+        }
         let (whole, id) = (current.whole, current.id);
         let is_fine = exchange.answer(current.attempt).can_be_whole(&exchange, current.attempt);
         match trouble {
@@ -297,6 +333,19 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// The other side has ended, and so have we.
+    fn end_tunnel(&mut self, peer: &Peer) {
+        let Some(Current { id, tunnelled: Some(at), .. }) = &self.current else { return };
+        if !peer.is_ended() || !self.stalls {
+            return;
+        }
+        let tunnel = self.book.plan.exchanges[*id].tunnel.as_ref().expect("a tunnel");
+        let whole = *at == tunnel.up.len();
+        assert!(whole || !self.book.plan.calm || self.book.record(*id).left, "{}: tunnel {id} ended at {at}", self.name);
+        self.book.note(peer.now(), format_args!("{}: the tunnel has ended", self.name));
+        peer.close();
     }
 
     fn leave(&mut self, peer: &Peer, how: &str, id: usize, leave: impl FnOnce(&Peer)) {

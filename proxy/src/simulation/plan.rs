@@ -130,8 +130,17 @@ pub(super) struct Exchange {
     pub(super) body: Body,
     pub(super) expects: bool,
     pub(super) broken: Option<Broken>,
+    /// Asks for another protocol, and speaks it: the last on its connection.
+    pub(super) tunnel: Option<Tunnel>,
     /// By attempt; the last for all that follow.
     pub(super) answers: Vec<Answer>,
+}
+
+/// What both sides say in a tunnel, each until its FIN.
+#[derive(Clone, Debug)]
+pub(super) struct Tunnel {
+    pub(super) up: Rc<[u8]>,
+    pub(super) down: Rc<[u8]>,
 }
 
 /// When an origin begins to answer.
@@ -201,6 +210,9 @@ impl Exchange {
         if self.expects {
             out.extend(b"Expect: 100-continue\r\n");
         }
+        if self.tunnel.is_some() {
+            out.extend(b"Connection: Upgrade\r\nUpgrade: sim\r\n");
+        }
         self.body.write_framing(&mut out);
         out.extend(b"\r\n");
         let mut head = out.len();
@@ -218,6 +230,11 @@ impl Answer {
         let mut out = Vec::new();
         if let Some(Trouble::Garbage(which)) = self.trouble {
             return broken::GARBAGE[which % broken::GARBAGE.len()].to_vec();
+        }
+        if exchange.tunnel.is_some() {
+            out.extend(format!("HTTP/1.1 101 Fine\r\nX-Exchange: {}\r\n", exchange.id).bytes());
+            out.extend(b"Connection: Upgrade\r\nUpgrade: sim\r\n\r\n");
+            return out;
         }
         for status in &self.interims {
             out.extend(format!("HTTP/1.1 {status} Interim\r\nX-Exchange: {}\r\n\r\n", exchange.id).bytes());
@@ -346,8 +363,9 @@ impl Plan {
         if limit > 0 && exchange.body.bytes.len() as u64 > limit {
             allowed.push(413);
         }
-        if exchange.path.starts_with("/none/") {
-            allowed.push(404);
+        let own = [("/none/", 404), ("/here/", 200), ("/moved/", 308)];
+        if let Some((_, status)) = own.iter().find(|(area, _)| exchange.path.starts_with(area)) {
+            allowed.push(*status);
             return allowed;
         }
         if !self.calm || strange || exchange.answers.iter().any(|answer| answer.trouble.is_some()) {

@@ -107,6 +107,11 @@ impl Reader {
         matches!(self.state, State::UntilClose)
     }
 
+    /// What was received behind the last message: it belongs to another protocol.
+    pub(super) fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
     pub(super) fn next(&mut self) -> Result<Option<Event>, String> {
         loop {
             match &mut self.state {

@@ -1,9 +1,11 @@
 //! Draws a whole plan from a seed. Half of the worlds are calm, so that what must arrive can be said exactly.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::http::redirect::Template;
 use crate::route::RouteTable;
 use crate::worker::testing::{self, origin_address};
 
@@ -45,6 +47,10 @@ impl Plan {
         let keep_alive = self.config.listeners[0].timeouts.keep_alive;
         for _ in 0..random.within(1..=5) {
             let exchange = self.exchange(random, large);
+            self.exchanges.push(exchange);
+        }
+        if random.percent(12) {
+            let exchange = self.tunnel(random);
             self.exchanges.push(exchange);
         }
         let exchanges = first..self.exchanges.len();
@@ -102,7 +108,7 @@ impl Plan {
         if !is_http10 && random.percent(6) {
             broken = Some(random.pick(if framing == Framing::Chunked { broken::BODIES } else { broken::HEADS }));
         }
-        let area = random.pick(&["x", "x", "x", "y", "y/deeper", "none"]);
+        let area = random.pick(&["x", "x", "x", "x", "y", "y", "y/deeper", "none", "here", "moved"]);
         let query = if broken.is_none() && random.percent(20) { "?a=%zz&b=1" } else { "" };
         let is_certain = random.percent(75);
         let mut exchange = Exchange {
@@ -113,6 +119,7 @@ impl Plan {
             path: format!("/{area}/{id}{query}"),
             expects: !is_http10 && !body.bytes.is_empty() && random.percent(15),
             broken,
+            tunnel: None,
             answers: (0..if is_certain { 1 } else { 2 })
                 .map(|_| self.answer(random, id, is_certain, large, body.bytes.len()))
                 .collect(),
@@ -129,6 +136,36 @@ impl Plan {
             answer.trouble = answer.trouble.filter(|_| !(harmless && self.calm));
         }
         exchange
+    }
+
+    fn tunnel(&self, random: &mut Random) -> Exchange {
+        let id = self.exchanges.len();
+        let length = |random: &mut Random| random.pick(&[0, 1, 100, 5000, 50_000]);
+        let none = Body { framing: Framing::None, bytes: Rc::new([]), chunk: 1, trailer: false };
+        let tunnel = Tunnel { up: pattern(self.seed, id, 3, length(random)), down: pattern(self.seed, id, 4, length(random)) };
+        let answer = Answer {
+            status: 101,
+            interims: Vec::new(),
+            body: none.clone(),
+            closes: false,
+            when: When::Whole,
+            delay: Duration::ZERO,
+            pace: pace(random, tunnel.down.len(), BRISK),
+            reads: pace(random, tunnel.up.len(), BRISK),
+            trouble: None,
+        };
+        Exchange {
+            id,
+            method: "GET",
+            is_http10: false,
+            says_connection: false,
+            path: format!("/{}/{id}", random.pick(&["x", "y"])),
+            body: none,
+            expects: false,
+            broken: None,
+            tunnel: Some(tunnel),
+            answers: vec![answer],
+        }
     }
 
     fn answer(&self, random: &mut Random, id: usize, is_certain: bool, large: bool, upload: usize) -> Answer {
@@ -258,6 +295,7 @@ fn config(random: &mut Random, endpoints: usize) -> model::Config {
     listener.timeouts.send = seconds(random, 3..=8);
     listener.limits.body_bytes = random.pick(&[0, 0, 0, 5000]);
     listener.limits.requests_per_connection = random.pick(&[0, 0, 0, 3]);
+    listener.timeouts.min_rate = random.pick(&[None, NonZero::new(100), NonZero::new(2000)]);
     config.listeners = vec![Arc::new(listener)];
     let base = config.upstreams[0].clone();
     let mut upstream = |name: &str, addresses| {
@@ -281,7 +319,15 @@ fn config(random: &mut Random, endpoints: usize) -> model::Config {
         route.buffer_response = random.pick(&[1, 4 << 10, 64 << 10]);
         Arc::new(route)
     };
-    config.routes = RouteTable::new(vec![route("/x", 0), route("/y", 1)]);
+    let routes = vec![route("/x", 0), route("/y", 1)];
+    let own = |prefix: &str, action| {
+        Arc::new(model::Route { path: model::RoutePath::Prefix(prefix.into()), action, ..(*base).clone() })
+    };
+    let here = model::Respond { status: 200, content_type: "text/plain".into(), body: (*b"here").into() };
+    let to = Template::parse("https://{host}{uri}").expect("a template");
+    let moved = model::Redirect { status: 308, to };
+    let own = [own("/here", model::Action::Respond(here)), own("/moved", model::Action::Redirect(moved))];
+    config.routes = RouteTable::new(routes.into_iter().chain(own).collect());
     config
 }
 
