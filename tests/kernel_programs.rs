@@ -7,6 +7,8 @@ mod attach;
 mod banned;
 #[path = "kernel/connections.rs"]
 mod connections;
+#[path = "kernel/cookies.rs"]
+mod cookies;
 #[path = "kernel/frames.rs"]
 mod frames;
 #[path = "kernel/prefixes.rs"]

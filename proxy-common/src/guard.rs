@@ -67,6 +67,18 @@ verdicts! {
     Banned = drop "banned",
     /// A SYN from a source at its limit of connections, or a segment that would complete a handshake of it.
     Connections = drop "connections",
+    /// A segment of no connection, without a valid cookie, while cookies are out.
+    StrayAck = drop "stray_ack",
+    /// A SYN that was answered with a cookie.
+    Cookie = pass "syn_cookie",
+}
+
+impl Verdict {
+    /// Whether the frame became the answer, which goes out where it came in (unless `GUARD_DRY_RUN` is set).
+    #[must_use]
+    pub const fn answers(self) -> bool {
+        matches!(self, Self::Cookie)
+    }
 }
 
 /// Verdicts there are, and so entries of the counter array.
@@ -84,6 +96,8 @@ pub const GUARD_SYN_RATE: u32 = 1 << 3;
 pub const GUARD_BANS: u32 = 1 << 4;
 /// `GuardConfig::flags`: connections are limited per source.
 pub const GUARD_CONNECTIONS: u32 = 1 << 8;
+/// `GuardConfig::flags`: SYNs are answered with cookies when the kernel says so.
+pub const GUARD_COOKIES: u32 = 1 << 9;
 
 /// Raised when the guard's maps change their meaning but not their shape: pinned maps of another layout are not taken over.
 pub const LAYOUT: u32 = 1;

@@ -4,6 +4,7 @@
 //! read the same bytes. Nothing here needs `std`.
 #![no_std]
 
+pub mod cookie;
 pub mod filter;
 pub mod guard;
 #[cfg(feature = "user")]

@@ -4,6 +4,7 @@
 use aya::Pod;
 
 use crate::ListenerKey;
+use crate::cookie::CookieConfig;
 use crate::guard::GuardConfig;
 use crate::sources::{Armed, CountConfig};
 use crate::steer::{SteerConfig, SteerListener, WorkerSlot};
@@ -21,8 +22,9 @@ macro_rules! pod {
 pod! {
     ListenerKey = 16 + 4;
     GuardConfig = 4 + 4 + 8 + 8 + 2 * 8 + 2 * 8 + 2 * 8 + 4 + 4;
+    CookieConfig = 4 + 4 + 4 + 4;
     CountConfig = 8 + 8 + 2 * 8;
-    Armed = 8 + 7 * 8;
+    Armed = 8 + 8 + 6 * 8;
     SteerConfig = 4 + 4 + 8;
     SteerListener = 4 + 2 * 4;
     WorkerSlot = 4 + 4 + 8 + 4 + 4 + 10 * 4;

@@ -97,8 +97,10 @@ const _: () = assert!(core::mem::size_of::<CountConfig>() == 32);
 pub struct Armed {
     /// Live connections that brought their source to its limit, or came beyond it: 0 means that no source is at its limit.
     pub at_limit: u64,
+    /// When a SYN was last answered with a cookie, CLOCK_MONOTONIC nanoseconds, a second out of date at most: 0 means that no cookie is out.
+    pub cookies_at: u64,
     /// Zero.
-    pub reserved: [u64; 7],
+    pub reserved: [u64; 6],
 }
 
 const _: () = assert!(core::mem::size_of::<Armed>() == 64);

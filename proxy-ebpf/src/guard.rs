@@ -3,18 +3,18 @@
 //! Nothing is inserted for an unverified source, since an insert that evicts costs a microsecond: SYNs are
 //! limited in arrays of buckets that exist from the start.
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::programs::XdpContext;
 use proxy_common::ListenerKey;
 use proxy_common::filter::{self, Source};
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY,
+    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY,
     PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
 };
 use proxy_common::sources;
 
 use crate::packet::{self, Address, Segment};
-use crate::{bans, connections, maps};
+use crate::{bans, connections, cookie, maps};
 
 /// Judges, counts, and drops unless this is a dry run.
 #[inline(always)]
@@ -29,13 +29,16 @@ pub fn run(ctx: &XdpContext) -> u32 {
     };
     maps::count_verdict(verdict);
     match config {
-        Some(config) if verdict.drops() && config.flags & GUARD_DRY_RUN == 0 => XDP_DROP,
+        Some(config) if config.flags & GUARD_DRY_RUN != 0 => XDP_PASS,
+        _ if verdict.drops() => XDP_DROP,
+        _ if verdict.answers() => XDP_TX,
         _ => XDP_PASS,
     }
 }
 
-/// The order is the contract: ours, allow, deny, bans, connections, rate. What is decided for a source whatever it sends goes first; a
-/// source at its limit takes nothing from its rate.
+/// The order is the contract: ours, allow, deny, bans, connections, rate, cookie. What is decided for a source whatever it sends goes first; a
+/// source at its limit takes nothing from its rate; a cookie is the dearest answer, and only for
+/// who may connect.
 #[inline(always)]
 fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
     if !is_ours(segment.destination, segment.destination_port, segment.is_v4, config) {
@@ -56,6 +59,9 @@ fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
         if config.flags & GUARD_CONNECTIONS != 0 && connections::completes_above_limit(ctx, segment) {
             return Verdict::Connections;
         }
+        if config.flags & GUARD_COOKIES != 0 && cookie::is_stray(ctx, segment) {
+            return Verdict::StrayAck;
+        }
         return Verdict::Established;
     }
     if config.flags & GUARD_CONNECTIONS != 0 && connections::is_at_limit(segment) {
@@ -63,6 +69,9 @@ fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
     }
     if config.flags & GUARD_SYN_RATE != 0 && !within_syn_rate(segment, config) {
         return Verdict::SynRate;
+    }
+    if config.flags & GUARD_COOKIES != 0 && cookie::answers(ctx, segment, config.flags & GUARD_DRY_RUN != 0) {
+        return Verdict::Cookie;
     }
     Verdict::Syn
 }

@@ -7,6 +7,7 @@
 
 mod bans;
 mod connections;
+mod cookie;
 mod guard;
 mod maps;
 mod packet;

@@ -5,6 +5,9 @@
 
 use core::arch::asm;
 
+use aya_ebpf::helpers::generated::{
+    bpf_check_mtu, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+};
 use aya_ebpf::programs::{SkReuseportContext, XdpContext};
 use proxy_common::ListenerKey;
 use proxy_common::guard::Verdict;
@@ -71,6 +74,9 @@ pub struct Segment {
     pub source_port: u16,
     pub destination_port: u16,
     pub is_v4: bool,
+    /// Where its IP header begins in the frame, and where its TCP header.
+    pub network_at: u32,
+    pub tcp_at: u32,
     /// A SYN without ACK: asks for a connection.
     pub opens: bool,
     /// No SYN and no RST, with an ACK.
@@ -80,7 +86,7 @@ pub struct Segment {
 /// The same value, of which the optimizer knows nothing. The verifier wants the very pointer that was compared; left alone, the
 /// optimizer compares one sum and reads through another. (`black_box` does it by way of the stack.)
 #[inline(always)]
-fn opaque(pointer: usize) -> usize {
+pub fn opaque(pointer: usize) -> usize {
     let same: usize;
     // SAFETY: moves one register to another. It takes an instruction, since the line of an empty one would be that of its neighbour,
     // and the kernel refuses two lines for one instruction.
@@ -180,7 +186,7 @@ fn parse_v4(ctx: &XdpContext, offset: usize) -> Result<Segment, Verdict> {
     }
     let source = Address::v4(read_u32(ctx, offset + 12)?);
     let destination = Address::v4(read_u32(ctx, offset + 16)?);
-    parse_tcp(ctx, offset + length, source, destination, true)
+    parse_tcp(ctx, offset, offset + length, source, destination, true)
 }
 
 #[inline(always)]
@@ -192,8 +198,8 @@ fn parse_v6(ctx: &XdpContext, offset: usize) -> Result<Segment, Verdict> {
     let [next] = read::<1>(ctx, offset + 6)?;
     let source = read_address(ctx, offset + 8)?;
     let destination = read_address(ctx, offset + 24)?;
-    let offset = skip_extensions(ctx, offset + 40, next)?;
-    parse_tcp(ctx, offset, source, destination, false)
+    let tcp = skip_extensions(ctx, offset + 40, next)?;
+    parse_tcp(ctx, offset, tcp, source, destination, false)
 }
 
 /// Walks the extension headers (RFC 8200 section 4) to the TCP header.
@@ -234,7 +240,14 @@ fn skip_extensions(ctx: &XdpContext, mut offset: usize, mut next: u8) -> Result<
 }
 
 #[inline(always)]
-fn parse_tcp(ctx: &XdpContext, offset: usize, source: Address, destination: Address, is_v4: bool) -> Result<Segment, Verdict> {
+fn parse_tcp(
+    ctx: &XdpContext,
+    network: usize,
+    offset: usize,
+    source: Address,
+    destination: Address,
+    is_v4: bool,
+) -> Result<Segment, Verdict> {
     let header = read::<20>(ctx, offset)?;
     let [source_high, source_low, port_high, port_low, _, _, _, _, _, _, _, _, length, flags, ..] = header;
     if length >> 4 < 5 {
@@ -246,9 +259,48 @@ fn parse_tcp(ctx: &XdpContext, offset: usize, source: Address, destination: Addr
         source_port: u16::from_be_bytes([source_high, source_low]),
         destination_port: u16::from_be_bytes([port_high, port_low]),
         is_v4,
+        network_at: network as u32,
+        tcp_at: offset as u32,
         opens: flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
         acknowledges: flags & (TCP_SYN | TCP_RST | TCP_ACK) == TCP_ACK,
     })
+}
+
+/// Copies `N` bytes at `offset`, wherever in the frame that is; `None` beyond its end. Dearer than `read`, but the offset may be anything.
+#[inline(always)]
+pub fn load<const N: usize>(ctx: &XdpContext, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the buffer is on this stack and as long as is said; the kernel checks the offset.
+    let result = unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, bytes.as_mut_ptr().cast(), N as u32) };
+    (result == 0).then_some(bytes)
+}
+
+/// Copies `bytes` to `offset`. False beyond the frame's end: nothing happens then.
+#[inline(always)]
+pub fn store<const N: usize>(ctx: &XdpContext, offset: u32, bytes: &[u8; N]) -> bool {
+    // SAFETY: as in `load`; the kernel only reads the buffer.
+    unsafe { bpf_xdp_store_bytes(ctx.ctx, offset, bytes.as_ptr().cast_mut().cast(), N as u32) == 0 }
+}
+
+/// Makes the frame so long; false when there is no room, or it is in several buffers.
+#[inline(always)]
+pub fn resize(ctx: &XdpContext, length: u32) -> bool {
+    // SAFETY: reads the context.
+    let present = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
+    if present as usize != ctx.data_end() - ctx.data() {
+        return false;
+    }
+    // SAFETY: nothing reads the packet through a pointer from before.
+    unsafe { bpf_xdp_adjust_tail(ctx.ctx, length.wrapping_sub(present) as i32) == 0 }
+}
+
+/// The most that fits into a packet of the interface that the frame came in, IP header included.
+#[inline(always)]
+pub fn mtu(ctx: &XdpContext) -> u32 {
+    let mut mtu = 0;
+    // SAFETY: 0 names the interface itself; the kernel writes a word, and fails for packets that are too long after it has.
+    unsafe { bpf_check_mtu(ctx.ctx.cast(), 0, &raw mut mtu, 0, 0) };
+    mtu
 }
 
 /// The listener that a flow came to, by the address its socket is bound to.

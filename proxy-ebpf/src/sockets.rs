@@ -8,13 +8,17 @@ use core::ptr::{from_mut, null_mut};
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops};
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_release, bpf_sk_storage_get, bpf_skc_lookup_tcp};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_sk_release, bpf_sk_storage_get, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie, bpf_tcp_gen_syncookie,
+    bpf_xdp_load_bytes,
+};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::{SockOpsContext, XdpContext};
+use proxy_common::cookie::CookieConfig;
 use proxy_common::sources::{self, Armed, BUCKET_ENTRIES, Bucket, CountConfig, Tally};
 
-use crate::packet::{Address, Segment};
+use crate::packet::{self, Address, Segment};
 
 #[map]
 static SOURCES_CONFIG: Array<CountConfig> = Array::with_max_entries(1, 0);
@@ -22,6 +26,8 @@ static SOURCES_CONFIG: Array<CountConfig> = Array::with_max_entries(1, 0);
 static SOURCES_COUNTS: Array<Bucket> = Array::with_max_entries(sources::KERNEL_BUCKETS, 0);
 #[map]
 static SOURCES_ARMED: Array<Armed> = Array::with_max_entries(1, 0);
+#[map]
+static COOKIE_CONFIG: Array<CookieConfig> = Array::with_max_entries(1, 0);
 #[map]
 static SOURCES_TALLIES: PerCpuArray<u64> = PerCpuArray::with_max_entries(sources::TALLIES, 0);
 /// Where a connection is counted: 0 nowhere.
@@ -56,6 +62,29 @@ pub fn at_limit() -> u64 {
         // SAFETY: checked above; volatile, since other CPUs write it.
         Some(armed) => unsafe { (&raw const (*armed).at_limit).read_volatile() },
         None => 0,
+    }
+}
+
+#[inline(always)]
+pub fn cookie_config() -> Option<&'static CookieConfig> {
+    COOKIE_CONFIG.get(0)
+}
+
+/// When a SYN was last answered with a cookie, or 0.
+#[inline(always)]
+pub fn cookies_at() -> u64 {
+    match SOURCES_ARMED.get_ptr(0) {
+        // SAFETY: checked above; volatile, since other CPUs write it.
+        Some(armed) => unsafe { (&raw const (*armed).cookies_at).read_volatile() },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+pub fn set_cookies_at(at: u64) {
+    if let Some(armed) = SOURCES_ARMED.get_ptr_mut(0) {
+        // SAFETY: checked above; CPUs that race write nearly the same.
+        unsafe { (&raw mut (*armed).cookies_at).write_volatile(at) };
     }
 }
 
@@ -220,6 +249,83 @@ impl Found {
         // SAFETY: `look_up` holds a reference; the verifier turns the access into a checked read of the socket.
         unsafe { (&raw const (*self.0).state).read_volatile() }
     }
+}
+
+impl Found {
+    /// The cookie that answers a SYN; `None` when the kernel finds that none is needed.
+    #[inline(always)]
+    pub fn make_cookie(self, ctx: &XdpContext, segment: &Segment, headers: &mut Headers) -> Option<u32> {
+        headers.set_addresses(segment);
+        let [length] = packet::load::<1>(ctx, segment.tcp_at + 12)?;
+        // 60 at most, which the verifier sees; it must see the very number compared, too.
+        let length = packet::opaque(usize::from(length >> 4) * 4) as u32;
+        if length < 20 {
+            return None;
+        }
+        // SAFETY: the buffer is not shorter than is said; the kernel checks the offset.
+        if unsafe { bpf_xdp_load_bytes(ctx.ctx, segment.tcp_at, headers.tcp.as_mut_ptr().cast(), length) } != 0 {
+            return None;
+        }
+        // SAFETY: both headers are as long as is said; `look_up` holds a reference to the socket.
+        let made = unsafe {
+            let (ip, tcp) = (headers.ip.as_mut_ptr(), headers.tcp.as_mut_ptr());
+            bpf_tcp_gen_syncookie(self.0.cast(), ip.cast(), IP_BYTES, tcp.cast(), length)
+        };
+        // The client's segment size is in the upper half; it is in the cookie too.
+        (made >= 0).then_some(made as u32)
+    }
+
+    /// Whether the kernel refuses what a segment acknowledges as a cookie.
+    #[inline(always)]
+    pub fn refuses_cookie(self, ctx: &XdpContext, segment: &Segment, headers: &mut Headers) -> bool {
+        headers.set_addresses(segment);
+        // SAFETY: as in `make_cookie`.
+        unsafe {
+            let (ip, tcp) = (headers.ip.as_mut_ptr(), headers.tcp.as_mut_ptr());
+            bpf_xdp_load_bytes(ctx.ctx, segment.tcp_at, tcp.cast(), 20) == 0
+                && bpf_tcp_check_syncookie(self.0.cast(), ip.cast(), IP_BYTES, tcp.cast(), 20) == NO_COOKIE
+        }
+    }
+}
+
+/// -ENOENT.
+const NO_COOKIE: i64 = -2;
+/// An IPv6 header is longer than one of IPv4, of which the rest is not looked at.
+const IP_BYTES: u32 = 40;
+
+/// Headers in the making, which would be too much for the stack.
+#[repr(C)]
+pub struct Headers {
+    pub ip: [u8; IP_BYTES as usize],
+    /// With options.
+    pub tcp: [u8; 64],
+}
+
+impl Headers {
+    /// As much of a segment's IP header as cookies are made from: version and addresses.
+    #[inline(always)]
+    fn set_addresses(&mut self, segment: &Segment) {
+        let (source, destination) = (segment.source.octets(), segment.destination.octets());
+        if segment.is_v4 {
+            self.ip[0] = 0x45;
+            self.ip[12..16].copy_from_slice(&source[12..16]);
+            self.ip[16..20].copy_from_slice(&destination[12..16]);
+        } else {
+            self.ip[0] = 0x60;
+            self.ip[8..24].copy_from_slice(&source);
+            self.ip[24..40].copy_from_slice(&destination);
+        }
+    }
+}
+
+#[map]
+static COOKIE_HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's; whatever the last one to use them left is in them.
+#[inline(always)]
+pub fn headers() -> Option<&'static mut Headers> {
+    // SAFETY: one XDP program runs on a CPU at a time, and it asks once.
+    unsafe { COOKIE_HEADERS.get_ptr_mut(0)?.as_mut() }
 }
 
 /// Finds the socket that a segment would reach and asks it; `None` without one.

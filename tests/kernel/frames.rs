@@ -30,6 +30,7 @@ pub(crate) struct Frame {
     /// IPv4 flags and fragment offset.
     fragment: u16,
     data_offset: u8,
+    tcp_options: Vec<u8>,
     payload: usize,
 }
 
@@ -47,6 +48,7 @@ impl Frame {
             first: None,
             fragment: 0x4000,
             data_offset: 5,
+            tcp_options: Vec::new(),
             payload: 10,
         }
     }
@@ -105,6 +107,13 @@ impl Frame {
     /// TCP data offset in words.
     pub(crate) fn data_offset(mut self, words: u8) -> Self {
         self.data_offset = words;
+        self
+    }
+
+    /// TCP options, a multiple of four bytes.
+    pub(crate) fn tcp_options(mut self, options: &[u8]) -> Self {
+        self.tcp_options = options.to_vec();
+        self.data_offset = 5 + u8::try_from(options.len() / 4).expect("at most 40 bytes");
         self
     }
 
@@ -174,6 +183,7 @@ impl Frame {
         bytes.extend_from_slice(&self.source_port.to_be_bytes());
         bytes.extend_from_slice(&self.destination.port().to_be_bytes());
         bytes.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 2, self.data_offset << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&self.tcp_options);
         bytes.resize(bytes.len() + self.payload, 0x2a);
         bytes
     }

@@ -22,6 +22,7 @@ const BPF_PROG_TYPE_XDP: u32 = 6;
 /// The guard has this flag and this attach type: a tail call goes between equals only.
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const BPF_XDP: u32 = 37;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// The map half of `union bpf_attr` for BPF_MAP_CREATE.
 #[repr(C)]
@@ -101,6 +102,8 @@ pub struct Ran {
 
 /// The packet is thrown away: `XDP_DROP`.
 pub const DROP: u32 = 1;
+/// The packet goes out where it came in: `XDP_TX`.
+pub const TX: u32 = 3;
 /// The packet goes on to the kernel: `XDP_PASS`.
 pub const PASS: u32 = 2;
 
@@ -120,6 +123,24 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Resu
         return Err(io::Error::last_os_error());
     }
     Ok(Ran { action: run.retval, nanos: run.duration })
+}
+
+/// As `test_run`, once; returns the action and what became of the packet.
+pub fn test_run_output(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+    let mut output = vec![0u8; 2048];
+    let mut run = TestRun {
+        prog_fd: number(&program),
+        data_size_in: u32::try_from(packet.len()).expect("a packet"),
+        data_in: packet.as_ptr() as u64,
+        data_size_out: u32::try_from(output.len()).expect("a short buffer"),
+        data_out: output.as_mut_ptr() as u64,
+        repeat: 1,
+        ..TestRun::default()
+    };
+    // What the pointers name outlives the call, and their sizes are said.
+    bpf(BPF_PROG_TEST_RUN, &mut run)?;
+    output.truncate(run.data_size_out as usize);
+    Ok((run.retval, output))
 }
 
 /// `struct bpf_insn`: operation, destination and source register, offset, immediate.
@@ -182,6 +203,16 @@ struct LinkCreate {
 pub fn attach_xdp(program: BorrowedFd<'_>, interface: &str) -> io::Result<OwnedFd> {
     let target_ifindex = nix::net::if_::if_nametoindex(interface)?;
     let mut create = LinkCreate { prog_fd: number(&program), target_ifindex, attach_type: BPF_XDP, flags: 0 };
+    bpf(BPF_LINK_CREATE, &mut create).map(owned)
+}
+
+/// Attaches the empty program in driver mode to an interface of this namespace, for as long as the descriptor lives: on a veth pair
+/// frames that one end sends back from XDP vanish unless the other end has a program too.
+pub fn attach_empty(interface: &str) -> io::Result<OwnedFd> {
+    let program = empty_program()?;
+    let index = nix::net::if_::if_nametoindex(interface)?;
+    let mut create =
+        LinkCreate { prog_fd: number(&program), target_ifindex: index, attach_type: BPF_XDP, flags: XDP_FLAGS_DRV_MODE };
     bpf(BPF_LINK_CREATE, &mut create).map(owned)
 }
 
@@ -282,5 +313,6 @@ pub fn guard() -> model::Guard {
         syn_burst_per_ip: 1,
         ban_for: std::time::Duration::from_secs(60),
         connections_per_ip: None,
+        syn_cookies: model::SynCookies::Off,
     }
 }

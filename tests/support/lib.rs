@@ -7,6 +7,7 @@
 
 pub mod bpf;
 pub mod client;
+pub mod flood;
 pub mod message;
 pub mod metrics;
 pub mod netns;

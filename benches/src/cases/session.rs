@@ -91,6 +91,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             syn_burst_per_ip: 0,
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
+            syn_cookies: model::SynCookies::Off,
         },
         listeners: vec![Arc::new(listener)],
         routes: RouteTable::new(vec![Arc::new(route)]),

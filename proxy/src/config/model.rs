@@ -145,6 +145,19 @@ pub struct Guard {
     pub ban_for: Duration,
     /// Connections at a time per source; `None`: no limit.
     pub connections_per_ip: Option<u32>,
+    /// When SYNs are answered with cookies.
+    pub syn_cookies: SynCookies,
+}
+
+/// `guard.syn_cookies`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SynCookies {
+    /// While a listener's request queue is full.
+    Auto,
+    /// Always.
+    Always,
+    /// Never by the guard; the kernel's setting is left alone.
+    Off,
 }
 
 /// `guard.mode`

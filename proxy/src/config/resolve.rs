@@ -236,6 +236,7 @@ impl Resolver<'_> {
             syn_burst_per_ip: guard.syn_burst_per_ip,
             ban_for: guard.ban_for,
             connections_per_ip: Some(guard.connections_per_ip).filter(|limit| *limit > 0),
+            syn_cookies: guard.syn_cookies,
         }
     }
 

@@ -86,6 +86,7 @@ pub(super) struct Guard {
     pub(super) ban_for: Duration,
     /// 0: no limit.
     pub(super) connections_per_ip: u32,
+    pub(super) syn_cookies: model::SynCookies,
 }
 
 /// `[[listener]]`
@@ -264,8 +265,12 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
         ban_for: table.duration("ban_for", MINUTE, model::BAN_FOR),
         // One entry of the guard's table of sources counts that far.
         connections_per_ip: to_u32(table.integer("connections_per_ip", 1024, 0..=65_535).value),
+        syn_cookies: table.choice(
+            "syn_cookies",
+            &[("auto", model::SynCookies::Auto), ("always", model::SynCookies::Always), ("off", model::SynCookies::Off)],
+            &[],
+        ),
     };
-    table.not_built("syn_cookies", Some(Literal::Text("off")));
     table.finish();
     guard
 }

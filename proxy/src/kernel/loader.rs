@@ -39,6 +39,8 @@ pub struct Programs {
     pub(super) pins: Option<Pins>,
     /// The program that counts connections, on our cgroup.
     pub(super) counting: Option<FdLink>,
+    /// SYNs may be answered with cookies.
+    pub(super) cookies: bool,
     pub(super) placement: Placement,
     /// The guard's prefilter, as the kernel has it.
     pub(super) filter: Filter,
@@ -142,6 +144,7 @@ impl Programs {
             attached: BTreeMap::new(),
             pins: None,
             counting: None,
+            cookies: false,
             placement: Placement::default(),
             filter: Filter::default(),
             lists: Filter::default(),

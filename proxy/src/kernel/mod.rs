@@ -5,6 +5,7 @@ mod attach;
 mod bans;
 mod cgroup;
 mod connections;
+mod cookies;
 mod counters;
 mod cut;
 mod filter;
@@ -15,6 +16,7 @@ mod ours;
 pub mod pins;
 mod policy;
 mod steering;
+mod sysctl;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,6 +30,7 @@ pub use connections::Counted;
 pub use counters::Steered;
 pub use cut::cut;
 pub use loader::Programs;
+pub use sysctl::Sysctls;
 
 /// How an XDP program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +76,12 @@ pub enum KernelError {
         interface: String,
         /// Who.
         holder: Holder,
+    },
+    /// SYNs are not answered with cookies.
+    #[error("SYN cookies: {reason}")]
+    Cookies {
+        /// Why.
+        reason: String,
     },
     /// A map could not be pinned.
     #[error("pins: {0}")]

@@ -14,7 +14,8 @@ use ipnet::IpNet;
 use proxy_common::ListenerKey;
 use proxy_common::filter::{CHUNK_WORDS, CHUNKS, Chunk};
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_CONNECTIONS, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, LISTENERS_MAX, PREFIXES_MAX,
+    GUARD_ALLOW, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, LISTENERS_MAX,
+    PREFIXES_MAX,
 };
 use proxy_common::steer::{POLICY_HASH, POLICY_LEAST_LOADED, POLICY_NUMA_LOCAL, SteerConfig};
 
@@ -68,6 +69,9 @@ impl Programs {
         self.write_ports(&plan.words(kept))?;
         let mut config = guard_config(guard, self.seeds, mains, both.classes);
         config.flags |= self.bans.flag();
+        if self.cookies && guard.syn_cookies != model::SynCookies::Off {
+            config.flags |= GUARD_COOKIES;
+        }
         self.write_config(config)?;
         self.mains = mains;
         if kept != mains {
@@ -309,6 +313,7 @@ mod tests {
             syn_burst_per_ip: burst,
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
+            syn_cookies: model::SynCookies::Off,
         };
         let guard_config = |guard: &model::Guard| super::guard_config(guard, [0; 2], Mains::NONE, 0);
         let config = guard_config(&guard(Some(1000), 2000));

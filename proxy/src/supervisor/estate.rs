@@ -19,7 +19,7 @@ use crate::control::status::{GuardStatus, SteeringStatus};
 use crate::control::{now, sealed};
 use crate::error::CloseReason;
 use crate::kernel::pins::{PinError, Pins};
-use crate::kernel::{KernelError, Programs, XdpMode};
+use crate::kernel::{KernelError, Programs, Sysctls, XdpMode};
 use crate::listen::sockets::{self, BindError, Bound};
 use crate::supervisor::leftovers;
 use crate::supervisor::logs;
@@ -97,6 +97,9 @@ pub struct Estate {
     /// They outlive every data plane.
     pub counters: CountersMemory,
     programs: Option<Programs>,
+    /// What the kernel's settings were: given back after the programs that need them are gone.
+    #[expect(dead_code, reason = "restores when it is dropped")]
+    sysctls: Sysctls,
     /// Whom the data plane becomes; `None`: it stays whom we are.
     pub identity: Option<Identity>,
     /// Where the access log goes; `None` while it is off.
@@ -131,7 +134,9 @@ impl Estate {
             return Err(EstateError::Workers(workers));
         }
         let mut programs = load_programs(&config, &mut degraded)?;
+        let mut sysctls = Sysctls::new(&config.process.run_dir);
         if let Some(programs) = &mut programs {
+            use_cookies(&config, programs, &mut sysctls, &mut degraded);
             count_connections(&config, programs, &mut degraded);
         }
         let bound = sockets::bind_all(&config.listeners, workers)?;
@@ -141,7 +146,8 @@ impl Estate {
         let admin = config.admin.address.map(sockets::bind_admin).transpose()?;
         let files = seal_files(files)?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
-        let mut estate = Self { config, files, topology, bound, admin, counters, programs: None, identity, access_log, degraded };
+        let mut estate =
+            Self { config, files, topology, bound, admin, counters, programs: None, sysctls, identity, access_log, degraded };
         if let Some(programs) = programs {
             estate.apply(programs)?;
         }
@@ -412,6 +418,18 @@ fn programs_with_pins(config: &Config, degraded: &mut Vec<String>) -> Result<Res
     };
     let loaded = Programs::load_pinned(pins, now());
     Ok(loaded.and_then(|mut programs| programs.detach_others(interfaces).map(|()| programs)))
+}
+
+/// The kernel's settings first, then the program that relies on them.
+fn use_cookies(config: &Config, programs: &mut Programs, sysctls: &mut Sysctls, degraded: &mut Vec<String>) {
+    let guard = &config.guard;
+    if guard.interfaces.is_empty() {
+        return;
+    }
+    match programs.use_cookies(guard.syn_cookies, sysctls) {
+        Ok(lacks) => degraded.extend(lacks.into_iter().map(|lack| format!("guard.syn_cookies: {lack}"))),
+        Err(error) => degraded.push(format!("guard.syn_cookies: SYNs are not answered before the kernel handles them ({error})")),
+    }
 }
 
 /// Connections count from the first one on: the program is attached, and knows whose they are, before anything listens.

@@ -48,6 +48,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             syn_burst_per_ip: 0,
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
+            syn_cookies: model::SynCookies::Off,
         },
         listeners: vec![Arc::new(listener())],
         routes: RouteTable::new(vec![Arc::new(model::Route {

@@ -121,6 +121,7 @@ fn each_error_names_its_line_and_key() {
         case("[guard]\nsyn_burst_per_ip = 0 # <-\n", "guard.syn_burst_per_ip", &["out of bounds"]),
         case("[guard]\nban_for = \"500ms\" # <-\n", "guard.ban_for", &["out of bounds"]),
         case("[guard]\nban_for = 60 # <-\n", "guard.ban_for", &["is an integer"]),
+        case("[guard]\nsyn_cookies = \"on\" # <-\n", "guard.syn_cookies", &["always"]),
         case("[guard]\nconnections_per_ip = 65536 # <-\n", "guard.connections_per_ip", &["out of bounds"]),
         case("[guard]\ndeny_file = \"none.txt\" # <-\n", "guard.deny_file", &["none.txt\" cannot be read"]),
         case("[process]\nrun_dir = \"/run/a.b\" # <-\n[guard]\ninterfaces = [\"lo\"]\n", "process.run_dir", &["dot"]),
@@ -382,7 +383,7 @@ fn features_that_are_not_built_say_so() {
         "fallback.respond = { status = 503 }",
         "fallback.redirect = \"/\"",
     ];
-    let top = [("workers", "busy_poll = \"50us\""), ("guard", "syn_cookies = \"auto\"")];
+    let top = [("workers", "busy_poll = \"50us\"")];
     let in_table = |table: &'static str, head: &'static str| move |line: &&'static str| (table, head, *line);
     let cases = listener
         .iter()

@@ -41,8 +41,6 @@ fn defaults_of_features_that_are_not_built_may_be_written() {
     let text = r#"
         [workers]
         busy_poll = "0ms"
-        [guard]
-        syn_cookies = "off"
         [[listener]]
         name = "web"
         address = "127.0.0.1:8080"
@@ -123,6 +121,7 @@ fn defaults_are_those_of_the_interface() {
             syn_burst_per_ip: 2000,
             ban_for: seconds(60),
             connections_per_ip: Some(1024),
+            syn_cookies: model::SynCookies::Auto,
         },
         listeners: vec![
             model::Listener {
@@ -206,6 +205,7 @@ fn values_other_than_the_defaults_are_taken() {
         syn_rate_per_ip = "off"
         syn_burst_per_ip = 7
         connections_per_ip = 0
+        syn_cookies = "always"
         [[listener]]
         name = "both"
         address = ["[::]:80", "0.0.0.0:80"]
@@ -235,6 +235,7 @@ fn values_other_than_the_defaults_are_taken() {
     assert_eq!(config.admin.address, None);
     assert_eq!(config.log.level, "trace");
     assert_eq!((config.guard.syn_rate_per_ip, config.guard.connections_per_ip), (None, None));
+    assert_eq!(config.guard.syn_cookies, model::SynCookies::Always);
     let deny: Vec<String> = config.guard.deny.iter().map(ToString::to_string).collect();
     assert_eq!(deny, ["10.0.0.0/8", "192.0.2.1/32"]);
     assert_eq!(config.listeners[0].addresses.len(), 2);

@@ -41,6 +41,7 @@ fn config() -> Config {
             syn_burst_per_ip: 0,
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
+            syn_cookies: model::SynCookies::Off,
         },
         listeners: vec![Arc::new(model::Listener {
             name: "http".to_owned(),

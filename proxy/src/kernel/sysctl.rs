@@ -1,0 +1,198 @@
+//! Kernel settings of this network namespace that Sluice changes while it runs. What they were is written to run_dir before the first
+//! change, so that a crash loses nothing: the next start finds it and restores at its end. What somebody else has changed meanwhile is
+//! left alone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use super::netns;
+
+const FILE: &str = "sysctl.json";
+const ROOT: &str = "/proc/sys/net/ipv4";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// See the module. Dropping it restores.
+#[derive(Debug)]
+pub struct Sysctls {
+    file: PathBuf,
+    /// Where the settings are.
+    root: PathBuf,
+    saved: Saved,
+}
+
+/// The file's contents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Saved {
+    /// Whose settings: they do not outlive a boot or a namespace.
+    boot: String,
+    netns: u64,
+    settings: BTreeMap<String, Change>,
+}
+
+/// Of one setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Change {
+    before: String,
+    ours: String,
+}
+
+impl Sysctls {
+    /// Of this thread's network namespace; takes over what a process that crashed has left in `run_dir`.
+    #[must_use]
+    pub fn new(run_dir: &Path) -> Self {
+        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
+        Self::at(Path::new(ROOT), run_dir, boot, netns::cookie().unwrap_or(0))
+    }
+
+    fn at(root: &Path, run_dir: &Path, boot: String, netns: u64) -> Self {
+        let file = run_dir.join(FILE);
+        let left: Option<Saved> = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let saved = left.filter(|left| left.boot == boot && left.netns == netns);
+        let saved = saved.unwrap_or_else(|| Saved { boot, netns, settings: BTreeMap::new() });
+        Self { file, root: root.to_owned(), saved }
+    }
+
+    /// A setting as it is now.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn read(&self, name: &str) -> Result<String, String> {
+        let path = self.root.join(name);
+        std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Changes a setting until this is dropped.
+    ///
+    /// # Errors
+    /// Why it is as it was.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let present = self.read(name)?;
+        if present == value {
+            return Ok(());
+        }
+        let before = self.saved.settings.get(name).map_or(present, |change| change.before.clone());
+        let former = self.saved.settings.insert(name.to_owned(), Change { before: before.clone(), ours: value.to_owned() });
+        let path = self.root.join(name);
+        let changed =
+            self.save().and_then(|()| std::fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display())));
+        match changed {
+            Ok(()) => info!("net.ipv4.{name} is {value} while this runs; it was {before}"),
+            Err(_) => {
+                match former {
+                    Some(former) => self.saved.settings.insert(name.to_owned(), former),
+                    None => self.saved.settings.remove(name),
+                };
+            }
+        }
+        changed
+    }
+
+    fn save(&self) -> Result<(), String> {
+        let bytes = serde_json::to_vec(&self.saved).map_err(|error| error.to_string())?;
+        // Whole or not at all.
+        let fresh = self.file.with_extension("json.new");
+        std::fs::write(&fresh, bytes)
+            .and_then(|()| std::fs::rename(&fresh, &self.file))
+            .map_err(|error| format!("{}: {error}", self.file.display()))
+    }
+
+    /// Gives back what was changed; nothing is left to restore then.
+    pub fn restore(&mut self) {
+        for (name, change) in std::mem::take(&mut self.saved.settings) {
+            if self.read(&name).as_deref() != Ok(&change.ours) {
+                info!("net.ipv4.{name} was changed by somebody else meanwhile and stays");
+                continue;
+            }
+            if let Err(error) = std::fs::write(self.root.join(&name), &change.before) {
+                warn!("net.ipv4.{name} stays {}, it was {} before: {error}", change.ours, change.before);
+            }
+        }
+        // It may never have been there.
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+impl Drop for Sysctls {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            std::fs::write(folder.path().join("one"), "1\n").expect("written");
+            Self { folder }
+        }
+
+        fn open(&self, boot: &str) -> Sysctls {
+            Sysctls::at(self.folder.path(), self.folder.path(), boot.to_owned(), 7)
+        }
+
+        fn value(&self) -> String {
+            std::fs::read_to_string(self.folder.path().join("one")).expect("read").trim().to_owned()
+        }
+
+        fn is_clean(&self) -> bool {
+            !self.folder.path().join(FILE).exists()
+        }
+    }
+
+    #[test]
+    fn what_was_changed_is_given_back() {
+        let bench = Bench::new();
+        let mut sysctls = bench.open("a");
+        sysctls.set("one", "2").expect("set");
+        sysctls.set("one", "3").expect("set");
+        assert_eq!(bench.value(), "3");
+        drop(sysctls);
+        assert_eq!((bench.value().as_str(), bench.is_clean()), ("1", true));
+    }
+
+    #[test]
+    fn a_crash_does_not_lose_what_was() {
+        let bench = Bench::new();
+        let mut crashed = bench.open("a");
+        crashed.set("one", "2").expect("set");
+        std::mem::forget(crashed);
+        let mut next = bench.open("a");
+        next.set("one", "2").expect("it is already");
+        drop(next);
+        assert_eq!((bench.value().as_str(), bench.is_clean()), ("1", true));
+    }
+
+    #[test]
+    fn another_boot_and_another_hand_are_respected() {
+        let bench = Bench::new();
+        let mut crashed = bench.open("a");
+        crashed.set("one", "2").expect("set");
+        std::mem::forget(crashed);
+        drop(bench.open("b"));
+        assert_eq!(bench.value(), "2", "nothing is known about this boot's value before");
+        let mut sysctls = bench.open("b");
+        sysctls.set("one", "5").expect("set");
+        std::fs::write(bench.folder.path().join("one"), "9").expect("written");
+        drop(sysctls);
+        assert_eq!((bench.value().as_str(), bench.is_clean()), ("9", true));
+    }
+
+    #[test]
+    fn what_cannot_be_set_leaves_nothing_to_restore() {
+        let bench = Bench::new();
+        let mut sysctls = bench.open("a");
+        assert!(sysctls.set("none", "1").is_err());
+        drop(sysctls);
+        assert!(bench.is_clean());
+    }
+}
