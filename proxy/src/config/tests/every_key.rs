@@ -144,6 +144,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("listener.name", "\"a b\"", "is not a name"),
     ("listener.address", "\"127.0.0.1\"", "has no port"),
     ("listener.timeouts.min_rate", "\"100B\"", "is not per second"),
+    ("listener.upstream", "\"app\"", "is for protocol = \"tcp\" alone"),
     ("listener.trusted_proxies", "[\"x\"]", "not an address"),
     ("route.host", "\"a.example:80\"", "has a port"),
     ("route.path_prefix", "\"x\"", "does not begin with '/'"),
