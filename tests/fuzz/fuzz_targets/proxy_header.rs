@@ -1,0 +1,20 @@
+//! PROXY headers: every beginning of one says `NeedMore` until something is said, which no byte after it changes; and what is read can be
+//! written and read again.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use proxy::proxy_protocol::{self, Parsed};
+
+fuzz_target!(|input: &[u8]| {
+    let whole = proxy_protocol::parse(input);
+    let ends = if input.len() <= 600 { (0..=input.len()).collect() } else { fuzz::cuts(input[0], input.len()) };
+    let first = ends.into_iter().map(|end| proxy_protocol::parse(&input[..end])).find(|parsed| *parsed != Ok(Parsed::NeedMore));
+    assert_eq!(first.unwrap_or(Ok(Parsed::NeedMore)), whole);
+
+    let Ok(Parsed::Header { header, consumed }) = whole else { return };
+    assert!(consumed <= input.len() && consumed <= proxy_protocol::BYTES_MAX);
+    assert_eq!(proxy_protocol::parse(&input[..consumed - 1]), Ok(Parsed::NeedMore));
+    let mut written = Vec::new();
+    proxy_protocol::encode(header, &mut written);
+    assert_eq!(proxy_protocol::parse(&written), Ok(Parsed::Header { header, consumed: written.len() }));
+});
