@@ -5,11 +5,17 @@
 use libfuzzer_sys::fuzz_target;
 use proxy::proxy_protocol::{self, Parsed};
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|data: (u8, &[u8])| {
+    let (seed, input) = data;
     let whole = proxy_protocol::parse(input);
-    let ends = if input.len() <= 600 { (0..=input.len()).collect() } else { fuzz::cuts(input[0], input.len()) };
-    let first = ends.into_iter().map(|end| proxy_protocol::parse(&input[..end])).find(|parsed| *parsed != Ok(Parsed::NeedMore));
-    assert_eq!(first.unwrap_or(Ok(Parsed::NeedMore)), whole);
+    let expect = |ends: &[usize]| {
+        let first = ends.iter().map(|&end| proxy_protocol::parse(&input[..end])).find(|parsed| *parsed != Ok(Parsed::NeedMore));
+        assert_eq!(first.unwrap_or(Ok(Parsed::NeedMore)), whole);
+    };
+    fuzz::splits(seed, input.len(), expect);
+    if input.len() <= 600 {
+        expect(&(0..=input.len()).collect::<Vec<_>>());
+    }
 
     let Ok(Parsed::Header { header, consumed }) = whole else { return };
     assert!(consumed <= input.len() && consumed <= proxy_protocol::BYTES_MAX);
