@@ -81,6 +81,26 @@ fn curl_waits_for_100_continue_and_is_asked() {
 }
 
 #[test]
+fn an_interim_response_after_a_long_one_does_not_stop_the_receive() {
+    // The endpoint's connection receives into blocks after a long response: what is left of one must not stand for all it may hold.
+    let origin = Origin::http(|request| match request.method.as_str() {
+        "GET" => Response::with(Body::Pattern(1 << 20)),
+        _ => Response::ok(request.length.to_string()),
+    });
+    let sluice = Setup::to(origin.address()).with("route", "timeout = \"5s\"").start();
+    let mut client = sluice.client();
+    for _ in 0..5 {
+        assert_eq!(client.get("/").body.len(), 1 << 20);
+        client.send("PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
+        assert_eq!(client.try_any_response("PUT").unwrap().status, 100);
+        client.send("5\r\nhello\r\n0\r\n\r\n");
+        let response = client.response("PUT");
+        assert_eq!((response.status, response.text().as_str()), (200, "5"), "{response:?}");
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
 fn every_interim_response_is_passed_on_but_none_to_http_1_0() {
     let answer = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n\
                   HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";

@@ -157,6 +157,10 @@ async fn read_head(seat: &Seat, decoder: &mut RequestDecoder, input: &mut Chunk,
         match parsed.map_err(|error| HeadEnd::Refused(error.refusal()))? {
             Parsed::Head { head, consumed } => {
                 input.advance(consumed - before);
+                // Empty, it would still hold a receive buffer, and a block is all that the stream may have outstanding.
+                if input.is_empty() {
+                    *input = Chunk::default();
+                }
                 return Ok(head);
             }
             Parsed::NeedMore if before == 0 => kept.extend_from_slice(input),

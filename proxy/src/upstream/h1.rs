@@ -127,6 +127,10 @@ impl ReceiveResponse for Receiver<'_> {
             match parsed.map_err(|_| SlotError::Malformed)? {
                 Parsed::Head { head, consumed } => {
                     self.input.advance(consumed - before);
+                    // Empty, it would still hold a receive buffer, and a block is all that the stream may have outstanding.
+                    if self.input.is_empty() {
+                        self.input = Chunk::default();
+                    }
                     self.head.clear();
                     match head.status {
                         // What follows is another protocol's.
