@@ -16,7 +16,7 @@ use tests::netns::Netns;
 use tests::origin::{Body, Connection, Origin, Request, Response};
 use tests::pattern::{Pattern, digest, expected};
 use tests::sluice::{Setup, Sluice};
-use tests::{skip, threads};
+use tests::{eventually, skip, threads};
 
 /// Seconds, unless SLUICE_SOAK_SECONDS says otherwise.
 const SECONDS: u64 = 12;
@@ -47,10 +47,11 @@ enum Visit {
     Idle,
     Broken,
     HalfClose,
+    Tunnel,
 }
 
 impl Visit {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::KeepAlive,
         Self::Pipeline,
         Self::Upload,
@@ -64,6 +65,7 @@ impl Visit {
         Self::Idle,
         Self::Broken,
         Self::HalfClose,
+        Self::Tunnel,
     ];
 }
 
@@ -112,6 +114,19 @@ fn breaks(connection: &mut Connection) -> io::Result<()> {
         _ => connection.drain(),
     }
     Ok(())
+}
+
+/// Switches to a protocol that says everything again.
+fn echoes(connection: &mut Connection) -> io::Result<()> {
+    connection.read_head()?;
+    connection.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")?;
+    let mut piece = [0; 4096];
+    loop {
+        match connection.read(&mut piece)? {
+            0 => return Ok(()),
+            count => connection.write_all(&piece[..count])?,
+        }
+    }
 }
 
 /// Visits until told to stop. Whatever is not as expected panics.
@@ -229,6 +244,17 @@ fn go(visit: Visit, mut client: Client, random: &mut Random, shared: &Shared) ->
             assert_eq!(client.response("GET").body.len(), 40_000);
             count(1);
         }
+        Visit::Tunnel => {
+            client.send("GET /tunnel HTTP/1.1\r\nHost: soak.example\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+            assert_eq!(client.response("GET").status, 101);
+            for _ in 0..=random.below(20) {
+                client.send([b't'; 1_000]);
+            }
+            client.finish();
+            let echoed = client.until_closed();
+            assert!(echoed.len() % 1_000 == 0 && !echoed.is_empty() && echoed.iter().all(|&byte| byte == b't'));
+            count(1);
+        }
     }
     None
 }
@@ -253,7 +279,18 @@ fn reap(shared: &Shared) {
     }
 }
 
-/// What both processes hold at one moment.
+/// Bans sources that never come, each for a second, and lifts half of the bans.
+fn ban(sluice: &Sluice, number: u64) {
+    let source = format!("127.99.{}.{}", number / 250 % 250, number % 250);
+    let run_dir = sluice.run_dir().to_str().unwrap();
+    let _ = tests::sluice::command(&["ban", &source, "--for", "1s", "--run-dir", run_dir]).success();
+    if number % 2 == 0 {
+        let _ = tests::sluice::command(&["unban", &source, "--run-dir", run_dir]).success();
+    }
+}
+
+/// What both processes hold at one moment, and what the guard's tables do.
+
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     after: Duration,
@@ -263,6 +300,8 @@ struct Sample {
     data_plane_descriptors: usize,
     buffers: f64,
     budget: f64,
+    counted: f64,
+    bans: f64,
 }
 
 fn resident(pid: u32) -> u64 {
@@ -273,6 +312,7 @@ fn resident(pid: u32) -> u64 {
 fn sample(sluice: &Sluice, start: Instant) -> Sample {
     let (supervisor, data_plane) = (sluice.pid(), sluice.data_plane_pid());
     let holdings = sluice.holdings();
+    let metrics = sluice.metrics();
     Sample {
         after: start.elapsed(),
         supervisor_bytes: resident(supervisor),
@@ -281,6 +321,8 @@ fn sample(sluice: &Sluice, start: Instant) -> Sample {
         data_plane_descriptors: tests::descriptors(data_plane),
         buffers: holdings.buffers,
         budget: holdings.budget,
+        counted: metrics.sum("sluice_guard_connections"),
+        bans: metrics.sum("sluice_guard_bans"),
     }
 }
 
@@ -294,10 +336,12 @@ fn median<T: PartialOrd + Copy>(samples: &[Sample], field: impl Fn(&Sample) -> T
 fn expect_flat(samples: &[Sample]) {
     let quarter = samples.len() / 4;
     let quarters: Vec<&[Sample]> = samples.chunks(quarter.max(1)).filter(|chunk| chunk.len() >= quarter).collect();
-    eprintln!("quarter | supervisor KiB, descriptors | data plane KiB, descriptors | buffers on loan | budget bytes (medians)");
+    eprintln!(
+        "quarter | supervisor KiB, descriptors | data plane KiB, descriptors | buffers on loan | budget bytes | counted by the guard, bans (medians)"
+    );
     for (number, part) in quarters.iter().enumerate() {
         eprintln!(
-            "{} (to {:.0} s) | {}, {} | {}, {} | {} | {}",
+            "{} (to {:.0} s) | {}, {} | {}, {} | {} | {} | {}, {}",
             number + 1,
             part.last().unwrap().after.as_secs_f64(),
             median(part, |sample| sample.supervisor_bytes) >> 10,
@@ -306,6 +350,8 @@ fn expect_flat(samples: &[Sample]) {
             median(part, |sample| sample.data_plane_descriptors),
             median(part, |sample| sample.buffers),
             median(part, |sample| sample.budget),
+            median(part, |sample| sample.counted),
+            median(part, |sample| sample.bans),
         );
     }
     // Allocators and pools fill in the first half.
@@ -331,16 +377,20 @@ fn mixed_load_leaves_everything_as_it_was() {
     let namespace = Arc::new(Netns::new());
     let good: Vec<Origin> = namespace.run(|| (0..2).map(|_| Origin::http(answer).without_record()).collect());
     let broken = namespace.run(|| Origin::raw(breaks).without_record());
+    let echo = namespace.run(|| Origin::raw(echoes).without_record());
     let endpoints: Vec<SocketAddr> = good.iter().map(Origin::address).collect();
     let tables = format!(
         "\n[[route]]\npath_prefix = \"/broken\"\nupstream = \"broken\"\ntimeout = \"1s\"\nbody_timeout = \"1s\"\n\
-         [[upstream]]\nname = \"broken\"\nendpoints = [\"{}\"]\n",
-        broken.address()
+         [[upstream]]\nname = \"broken\"\nendpoints = [\"{}\"]\n\
+         [[route]]\npath_prefix = \"/tunnel\"\nupstream = \"echo\"\n[[upstream]]\nname = \"echo\"\nendpoints = [\"{}\"]\n",
+        broken.address(),
+        echo.address()
     );
     let sluice = Setup::to_all(&endpoints)
         .inside(&namespace, IpAddr::V4(Ipv4Addr::LOCALHOST))
         .workers(2)
         .with("process", "max_connections = 4000")
+        .with("log", "access = \"/dev/null\"")
         .with("guard", "interfaces = [\"lo\"]\nmode = \"generic\"\nsyn_rate_per_ip = \"100000/s\"\nsyn_burst_per_ip = 100000\nconnections_per_ip = 10000")
         .with("listener.timeouts", TIMEOUTS)
         .with("upstream.pool", "idle_timeout = \"1s\"\nmax_lifetime = \"60s\"")
@@ -361,6 +411,7 @@ fn mixed_load_leaves_everything_as_it_was() {
         let mut samples = Vec::new();
         while start.elapsed() < Duration::from_secs(seconds) && !visitors.iter().any(|visitor| visitor.is_finished()) {
             samples.push(sample(&sluice, start));
+            ban(&sluice, samples.len() as u64);
             std::thread::sleep(Duration::from_millis(250));
         }
         shared.stop.store(true, Ordering::Relaxed);
@@ -377,6 +428,11 @@ fn mixed_load_leaves_everything_as_it_was() {
     assert_eq!(visits.len(), Visit::ALL.len(), "every kind was there");
     expect_flat(&samples);
     sluice.expect_back_to(before);
+    // One connection is the one that asks.
+    eventually(LIMIT, "the guard's tables are empty", || {
+        let metrics = sluice.metrics();
+        (metrics.sum("sluice_guard_connections") < 1.5 && metrics.sum("sluice_guard_bans") < 0.5).then_some(())
+    });
     let metrics = sluice.metrics();
     assert!(metrics.sum("sluice_session_panics_total") < 0.5);
 }
