@@ -380,8 +380,12 @@ fn the_metrics_keep_the_rules_of_their_format() {
     assert_eq!((&reasons["closed"]["bad_request"], &reasons["refused"]["malformed"]), (&1.into(), &1.into()), "{status}");
     assert_eq!(status["data_plane"]["logs"]["access"], "stdout");
     assert_eq!(status["data_plane"]["snapshot"], 1);
-    let shown = sluice.command("status").text();
-    for line in ["malformed", "bad_request", "access log: stdout, 6 records written", "main", ", up "] {
+    // The log's thread naps between two looks.
+    let shown = tests::eventually(LIMIT, "six records are written", || {
+        let shown = sluice.command("status").text();
+        shown.contains("access log: stdout, 6 records written").then_some(shown)
+    });
+    for line in ["malformed", "bad_request", "main", ", up "] {
         assert!(shown.contains(line), "{line:?} is missing in\n{shown}");
     }
 }
