@@ -252,7 +252,7 @@ fn go(visit: Visit, mut client: Client, random: &mut Random, shared: &Shared) ->
             }
             client.finish();
             let echoed = client.until_closed();
-            assert!(echoed.len() % 1_000 == 0 && !echoed.is_empty() && echoed.iter().all(|&byte| byte == b't'));
+            assert!(echoed.len().is_multiple_of(1_000) && !echoed.is_empty() && echoed.iter().all(|&byte| byte == b't'));
             count(1);
         }
     }
@@ -284,7 +284,7 @@ fn ban(sluice: &Sluice, number: u64) {
     let source = format!("127.99.{}.{}", number / 250 % 250, number % 250);
     let run_dir = sluice.run_dir().to_str().unwrap();
     let _ = tests::sluice::command(&["ban", &source, "--for", "1s", "--run-dir", run_dir]).success();
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let _ = tests::sluice::command(&["unban", &source, "--run-dir", run_dir]).success();
     }
 }
