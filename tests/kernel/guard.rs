@@ -300,3 +300,74 @@ fn the_admin_endpoint_is_reached_from_inside_only() {
     let mut client = net.dial(ONE, sluice.address()).unwrap();
     assert_eq!(client.get("/metrics").text(), "inside", "the listener knows no admin paths");
 }
+
+/// As many as it may hold, and whether one more is refused.
+fn holds_exactly(net: &Net, sluice: &Sluice, limit: usize) -> Vec<Client> {
+    let mut held: Vec<Client> = (0..limit).map(|_| net.dial(ONE, sluice.address()).unwrap()).collect();
+    for client in &mut held {
+        assert_eq!(client.get("/").status, 200);
+    }
+    assert!(!net.is_served(ONE, sluice), "one more than {limit}");
+    assert!(net.is_served(OTHER, sluice), "another source has a limit of its own");
+    held
+}
+
+#[test]
+fn a_source_holds_exactly_as_many_connections_as_it_may() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    let mut sluice = net.setup("connections_per_ip = 5").start();
+    let mut held = holds_exactly(&net, &sluice, 5);
+    assert!(verdict(&sluice, "connections") >= 1, "{:?}", sluice.verdicts());
+    // An end by the client, a reset, and an end by the proxy each make room for one. Accepts are deferred, so a connection counts from
+    // its first bytes on.
+    let refill = |held: &mut Vec<Client>| {
+        eventually(LIMIT, "there is room", || (sluice.status()["supervisor"]["guard"]["connections"] == 4).then_some(()));
+        let mut client = net.dial(ONE, sluice.address()).unwrap();
+        assert_eq!(client.get("/").status, 200);
+        held.push(client);
+        assert!(!net.is_served(ONE, &sluice), "room for one, not for two");
+    };
+    drop(held.pop());
+    refill(&mut held);
+    held.remove(0).reset();
+    refill(&mut held);
+    held[0].send("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    held[0].until_closed();
+    held.remove(0);
+    refill(&mut held);
+    // All of a killed data plane's connections are gone, and not one more.
+    sluice.kill_data_plane();
+    sluice.wait_ready();
+    drop(held);
+    eventually(LIMIT, "none is counted that is not there", || {
+        (sluice.status()["supervisor"]["guard"]["connections"] == 0).then_some(())
+    });
+    drop(holds_exactly(&net, &sluice, 5));
+}
+
+#[test]
+fn cookies_hold_the_limit_too_and_settings_come_back() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Net::new();
+    // What XDP sends out of one end of a cable arrives only where the other has a program too.
+    let _peer = net.clients.run(|| tests::bpf::attach_empty("out")).unwrap();
+    let setting = |name: &str| {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        net.server.run(|| std::fs::read_to_string(path).unwrap().trim().to_owned())
+    };
+    let before = (setting("tcp_syncookies"), setting("tcp_timestamps"));
+    let mut sluice = net.setup("connections_per_ip = 5\nsyn_cookies = \"always\"").start();
+    assert_eq!((setting("tcp_syncookies").as_str(), setting("tcp_timestamps").as_str()), ("2", "2"));
+    let held = holds_exactly(&net, &sluice, 5);
+    assert!(verdict(&sluice, "syn_cookie") >= 6, "{:?}", sluice.verdicts());
+    drop(held);
+    eventually(LIMIT, "there is room again", || net.is_served(ONE, &sluice).then_some(()));
+    assert_eq!(sluice.command("stop").code(), 0);
+    sluice.wait_end(LIMIT);
+    assert_eq!((setting("tcp_syncookies"), setting("tcp_timestamps")), before);
+}
