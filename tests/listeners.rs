@@ -143,6 +143,31 @@ fn haproxy_introduces_its_clients_in_both_versions() {
 }
 
 #[test]
+fn nginx_introduces_its_clients() {
+    const MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+    if skip::without_tool("nginx") || skip::without_file(MODULE) {
+        return;
+    }
+    let origin = Origin::echo();
+    let (ours, front) = (Port::lease(), Port::lease());
+    let lines = "proxy_protocol = \"accept\"\ntrusted_proxies = [\"127.0.0.1\"]";
+    let sluice = Setup::to(origin.address()).append(&listener("proxied", &format!("\"{}\"", ours.loopback()), lines)).start();
+    let text = format!(
+        "load_module {MODULE};\ndaemon off; master_process off; pid nginx.pid; error_log stderr;\nevents {{ worker_connections 256; }}\n\
+         stream {{ server {{ listen {}; proxy_pass {}; proxy_protocol on; }} }}\n",
+        front.loopback(),
+        ours.loopback()
+    );
+    let _nginx = Running::start("nginx", "nginx.conf", &text, &["-p", ".", "-c", "nginx.conf", "-e", "stderr"], front.loopback());
+    let dial = tests::client::Dial { source: Some("127.0.0.9".parse().unwrap()), receive_buffer: None };
+    let mut client = Client::over(dial.connect(front.loopback(), LIMIT).unwrap()).unwrap();
+    for _ in 0..3 {
+        assert_eq!(forwarded_for(&mut client), "127.0.0.9");
+    }
+    drop(sluice);
+}
+
+#[test]
 fn nginx_reads_whom_we_introduce() {
     if skip::without_tool("nginx") {
         return;

@@ -85,6 +85,16 @@ pub fn without_tool(program: &str) -> bool {
     !found
 }
 
+/// True, and recorded, when a program's module is not installed.
+#[must_use]
+pub fn without_file(path: &str) -> bool {
+    let missing = !std::path::Path::new(path).is_file();
+    if missing {
+        skip(Reason::ToolMissing, path);
+    }
+    missing
+}
+
 /// True, and recorded, when this process may use fewer than two CPUs.
 #[must_use]
 pub fn without_two_cpus() -> bool {

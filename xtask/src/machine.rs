@@ -25,6 +25,7 @@ pub(crate) const BUILD: &[Package] = &[
 /// What the tests put at the other end, and the tools that make namespaces.
 pub(crate) const TEST: &[Package] = &[
     Package::new("nginx", &["sh", "-c", "command -v nginx || test -x /usr/sbin/nginx"]),
+    Package::new("libnginx-mod-stream", &["test", "-f", "/usr/lib/nginx/modules/ngx_stream_module.so"]),
     Package::new("haproxy", &["sh", "-c", "command -v haproxy || test -x /usr/sbin/haproxy"]),
     Package::new("curl", &["curl", "--version"]),
     Package::new("openssl", &["openssl", "version"]),
