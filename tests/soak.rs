@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Body lengths: nothing, less than a buffer, about one, several, and enough for blocks.
 const LENGTHS: [u64; 6] = [0, 100, 4_096, 40_000, 300_000, 1 << 20];
 /// What memory may grow by between the middle of a run and its end, beside a twentieth: bytes.
-const SLACK: u64 = 4 << 20;
+const SLACK: u64 = 12 << 20;
 
 /// The defaults divided by sixty; those that a busy machine could miss are a little longer.
 const TIMEOUTS: &str = "request_header = \"1500ms\"\nrequest_body = \"2s\"\nkeep_alive = \"1250ms\"\nsend = \"2s\"";
@@ -379,10 +379,13 @@ fn mixed_load_leaves_everything_as_it_was() {
     let broken = namespace.run(|| Origin::raw(breaks).without_record());
     let echo = namespace.run(|| Origin::raw(echoes).without_record());
     let endpoints: Vec<SocketAddr> = good.iter().map(Origin::address).collect();
+    // Endpoints that close unannounced have a pool of their own: a POST that meets such an end on its way is answered with 502, rightly.
     let tables = format!(
-        "\n[[route]]\npath_prefix = \"/broken\"\nupstream = \"broken\"\ntimeout = \"1s\"\nbody_timeout = \"1s\"\n\
+        "\n[[route]]\npath_prefix = \"/closes\"\nupstream = \"closes\"\n[[upstream]]\nname = \"closes\"\nendpoints = [\"{}\"]\n\
+         [[route]]\npath_prefix = \"/broken\"\nupstream = \"broken\"\ntimeout = \"1s\"\nbody_timeout = \"1s\"\n\
          [[upstream]]\nname = \"broken\"\nendpoints = [\"{}\"]\n\
          [[route]]\npath_prefix = \"/tunnel\"\nupstream = \"echo\"\n[[upstream]]\nname = \"echo\"\nendpoints = [\"{}\"]\n",
+        endpoints[0],
         broken.address(),
         echo.address()
     );
