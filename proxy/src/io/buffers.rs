@@ -366,24 +366,33 @@ pub struct Account {
     pub(super) slot: u32,
     /// Of its stream: what is dropped after the slot changed hands counts for nobody.
     pub(super) generation: u32,
+    /// Grows whenever the stream begins anew, as a pooled connection does after an exchange: what is dropped later counts for nobody.
+    pub(super) epoch: u32,
 }
 
 /// One slot's line of the ledger.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     generation: u32,
+    epoch: u32,
     /// Below 2^32: all buffers are at most 32,768 of 64 KiB and 4,096 blocks, and copies stop at their bound.
     outstanding: u32,
     /// Report to the pool when `outstanding` falls to this; `NO_RELIEF`: never.
     relief_at: u32,
 }
 
+impl Entry {
+    const fn is_of(&self, account: Account) -> bool {
+        self.generation == account.generation && self.epoch == account.epoch
+    }
+}
+
 impl Pool {
-    /// A new stream is in this slot.
+    /// A new stream is in this slot, or the same begins anew.
     pub(super) fn open_account(&self, account: Account) {
         let mut ledger = self.ledger.borrow_mut();
         let slot = account.slot as usize;
-        let fresh = Entry { generation: account.generation, outstanding: 0, relief_at: NO_RELIEF };
+        let fresh = Entry { generation: account.generation, epoch: account.epoch, outstanding: 0, relief_at: NO_RELIEF };
         if ledger.len() <= slot {
             ledger.resize(slot + 1, fresh);
         }
@@ -423,7 +432,7 @@ impl Pool {
         let mut ledger: Vec<Entry> = self.ledger.borrow().clone();
         for (buffer, state) in self.buffers.iter().enumerate() {
             let Some(account) = state.account.get() else { continue };
-            let Some(entry) = ledger.get_mut(account.slot as usize).filter(|entry| entry.generation == account.generation) else {
+            let Some(entry) = ledger.get_mut(account.slot as usize).filter(|entry| entry.is_of(account)) else {
                 continue;
             };
             let size = self.shelf_of(buffer as u16).size as u32;
@@ -455,7 +464,7 @@ impl Pool {
     fn with_entry<R>(&self, account: Account, with: impl FnOnce(&mut Entry) -> R) -> Option<R> {
         let mut ledger = self.ledger.borrow_mut();
         let entry = ledger.get_mut(account.slot as usize)?;
-        (entry.generation == account.generation).then(|| with(entry))
+        entry.is_of(account).then(|| with(entry))
     }
 }
 
@@ -519,7 +528,7 @@ mod tests {
     #[test]
     fn relief_is_reported_once_at_the_mark() {
         let pool = Pool::new(4, 16, 0).expect("memory");
-        let account = Account { slot: 7, generation: 3 };
+        let account = Account { slot: 7, generation: 3, epoch: 0 };
         pool.open_account(account);
         let mut loans: Vec<_> = (0..4).map(|_| pool.lend_filled(Class::Small, b"x").expect("free")).collect();
         loans.iter_mut().for_each(|loan| loan.charge_to(account));
@@ -536,7 +545,7 @@ mod tests {
     #[test]
     fn what_a_former_stream_received_does_not_count_for_its_successor() {
         let pool = Pool::new(4, 16, 1 << 10).expect("memory");
-        let [former, successor] = [0, 1].map(|generation| Account { slot: 2, generation });
+        let [former, successor] = [0, 1].map(|generation| Account { slot: 2, generation, epoch: 0 });
         pool.open_account(former);
         let mut loan = pool.lend_filled(Class::Small, b"x").expect("free");
         loan.charge_to(former);
@@ -554,7 +563,7 @@ mod tests {
     #[test]
     fn copies_stop_at_the_budget() {
         let pool = Pool::new(2, 16, 2 * (FRAGMENT_COST + 10)).expect("memory");
-        let account = Account { slot: 0, generation: 0 };
+        let account = Account { slot: 0, generation: 0, epoch: 0 };
         pool.open_account(account);
         let first = pool.copy(&[1; 10], Some(account), 0).expect("room");
         let second = pool.copy(&[2; 10], None, 0).expect("room");
@@ -569,7 +578,7 @@ mod tests {
     #[test]
     fn small_fragments_grow_one_copy() {
         let pool = Pool::new(2, 16, 4096).expect("memory");
-        let account = Account { slot: 0, generation: 0 };
+        let account = Account { slot: 0, generation: 0, epoch: 0 };
         pool.open_account(account);
         let mut chunk = pool.copy(b"a", Some(account), 0).expect("room");
         for _ in 0..9 {

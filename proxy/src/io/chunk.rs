@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_loan_returns_when_its_last_piece_drops() {
         let pool = Pool::new(4, 64, 1 << 20).expect("memory");
-        let account = Account { slot: 0, generation: 0 };
+        let account = Account { slot: 0, generation: 0, epoch: 0 };
         pool.open_account(account);
         let mut loan = pool.lend_filled(Class::Small, b"hello world").expect("a free buffer");
         loan.charge_to(account);

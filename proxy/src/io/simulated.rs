@@ -335,9 +335,12 @@ impl Peer {
         self.world.borrow().now
     }
 
-    /// Scripts are called at this time, even if nothing else happens.
+    /// Scripts are called at this time, if it is not over, even if nothing else happens.
     pub fn wake_at(&self, at: Time) {
-        self.world.borrow_mut().wakes.insert(at);
+        let mut world = self.world.borrow_mut();
+        if at > world.now {
+            world.wakes.insert(at);
+        }
     }
 
     /// Like `with`, and notes when `act` says that it changed something.

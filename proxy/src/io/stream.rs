@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) shared: Rc<Shared>,
     pub(super) slot: u32,
     pub(super) generation: u32,
+    /// Of its account.
+    epoch: Cell<u32>,
     handles: Cell<u32>,
     pub(super) inner: RefCell<Inner>,
 }
@@ -319,7 +321,14 @@ fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
 
 impl State {
     pub(super) fn new(shared: &Rc<Shared>, slot: u32, generation: u32, inner: Inner) -> Rc<Self> {
-        let state = Self { shared: Rc::clone(shared), slot, generation, handles: Cell::new(0), inner: RefCell::new(inner) };
+        let state = Self {
+            shared: Rc::clone(shared),
+            slot,
+            generation,
+            epoch: Cell::new(0),
+            handles: Cell::new(0),
+            inner: RefCell::new(inner),
+        };
         shared.pool.open_account(state.account());
         Rc::new(state)
     }
@@ -331,7 +340,7 @@ impl State {
 
     /// What it received is counted here.
     pub(super) const fn account(&self) -> Account {
-        Account { slot: self.slot, generation: self.generation }
+        Account { slot: self.slot, generation: self.generation, epoch: self.epoch.get() }
     }
 
     /// Has the engine look at the stream in this loop turn.
@@ -479,6 +488,20 @@ impl Stream {
     #[must_use]
     pub fn unsent(&self) -> usize {
         self.0.inner.borrow().queued
+    }
+
+    /// What it received before is not counted against it any more: whoever holds that now belongs to an exchange that is over, and must not
+    /// keep the next one from receiving.
+    pub fn begin_anew(&self) {
+        let state = &self.0;
+        state.epoch.set(state.epoch.get().wrapping_add(1));
+        state.shared.pool.open_account(state.account());
+        let inner = &mut *state.inner.borrow_mut();
+        inner.throttled = false;
+        if inner.receive == Receive::Held {
+            inner.receive = Receive::Idle;
+            state.mark(inner);
+        }
     }
 
     /// Lets go of the memory of empty queues: for a stream that a task holds and that has been quiet.

@@ -496,4 +496,8 @@ impl ResponseSink for Sink<'_> {
     fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
         self.stream.poll_broken(cx)
     }
+
+    async fn taken(&mut self) -> Result<(), SinkError> {
+        Ok(self.outbound.flushed().await?)
+    }
 }

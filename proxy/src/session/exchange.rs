@@ -95,6 +95,8 @@ pub trait ResponseSink {
     fn flush(&mut self);
     /// Ready once the client is gone, so that nobody waits for the response any more. One that merely has nothing more to say is not.
     fn poll_gone(&self, cx: &Context<'_>) -> Poll<()>;
+    /// Waits until the client has taken all that was queued for it, as long as it goes on taking.
+    fn taken(&mut self) -> impl Future<Output = Result<(), SinkError>>;
 }
 
 /// Bytes of a request body that are kept for sending it again; a longer one is sent once.

@@ -90,6 +90,18 @@ impl Taking {
 
     /// Waits for room in the outbound queue, as long as the peer goes on taking what is there for it.
     pub(crate) async fn writable(&mut self, io: &Io, stream: &Stream) -> Result<(), WriteError> {
+        self.wait(io, stream, || stream.writable()).await
+    }
+
+    /// Waits until it has taken all.
+    pub(crate) async fn flushed(&mut self, io: &Io, stream: &Stream) -> Result<(), WriteError> {
+        self.wait(io, stream, || stream.flushed()).await
+    }
+
+    async fn wait<F>(&mut self, io: &Io, stream: &Stream, wanted: impl Fn() -> F) -> Result<(), WriteError>
+    where
+        F: Future<Output = Result<(), StreamError>>,
+    {
         let mut moved_at = io.now();
         loop {
             let started = io.now();
@@ -97,7 +109,7 @@ impl Taking {
             if self.delivered.is_none() {
                 due = due.min(started + LOOK_AFTER);
             }
-            let waited = io.timeout_at(due, stream.writable()).await;
+            let waited = io.timeout_at(due, wanted()).await;
             let now = io.now();
             self.pace.waited(now - started);
             if let Ok(result) = waited {
@@ -162,6 +174,11 @@ impl<'a> Outbound<'a> {
     /// Waits for room.
     pub(crate) async fn writable(&mut self) -> Result<(), WriteError> {
         self.taking.writable(self.io, self.stream).await
+    }
+
+    /// Waits until the peer has taken all that was queued.
+    pub(crate) async fn flushed(&mut self) -> Result<(), WriteError> {
+        self.taking.flushed(self.io, self.stream).await
     }
 
     /// How the body is framed that follows the head.

@@ -289,11 +289,16 @@ async fn head_in_time(
             Err(Missed::Gone) => return Err(SinkError::Aborted.into()),
             Err(Missed::Elapsed) => {}
         }
-        if shared.awaits_client.get() {
-            shared.head_due.set(io.now() + limits.head);
-        } else if shared.head_due.get() <= due {
+        if shared.head_due.get() > due {
+            continue;
+        }
+        // What was read of the request may lie here for long before a slow endpoint has taken it.
+        let taken_due = receiver.taken_at() + limits.head;
+        // A client's receive may be held for what the endpoint does not take: then it is not the client that is waited for.
+        if taken_due <= io.now() && (!shared.awaits_client.get() || receiver.has_unsent()) {
             return Err(SlotError::TimedOut.into());
         }
+        shared.head_due.set(if shared.awaits_client.get() { io.now() + limits.head } else { taken_due });
     }
 }
 
@@ -333,9 +338,13 @@ async fn part_in_time(
         }
     }
     sink.flush();
-    match watched(io, io.after(limits.body), sink, receiver.part()).await {
-        Ok(part) => Ok(part?),
-        Err(Missed::Gone) => Err(SinkError::Aborted.into()),
-        Err(Missed::Elapsed) => Err(SlotError::TimedOut.into()),
+    loop {
+        match watched(io, io.after(limits.body), sink, receiver.part()).await {
+            Ok(part) => return Ok(part?),
+            Err(Missed::Gone) => return Err(SinkError::Aborted.into()),
+            // The endpoint may not send: what it sent before still waits for a slow client.
+            Err(Missed::Elapsed) if receiver.is_held() => Box::pin(sink.taken()).await?,
+            Err(Missed::Elapsed) => return Err(SlotError::TimedOut.into()),
+        }
     }
 }

@@ -513,6 +513,10 @@ impl ResponseSink for FakeSink {
 
     fn flush(&mut self) {}
 
+    async fn taken(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     fn poll_gone(&self, _cx: &Context<'_>) -> Poll<()> {
         Poll::Pending
     }

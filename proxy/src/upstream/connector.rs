@@ -232,6 +232,8 @@ impl State {
             let reason = connection.unfit();
             return connection.close(reason);
         }
+        // A slow client may hold what it received for long.
+        connection.stream.begin_anew();
         let (address, born, stream) = (connection.address, connection.born, connection.stream.clone());
         let released = self.pool.borrow_mut().release(address, connection, born, self.io.now());
         match released {

@@ -12,6 +12,7 @@ use crate::io::{Chunk, Io, Stream};
 use crate::session::exchange::BodyPart;
 use crate::session::flow::{self, Outbound, ReadError, Taking, WriteError};
 use crate::session::pace::Pace;
+use crate::time::Time;
 
 /// A leased connection.
 #[derive(Debug)]
@@ -148,6 +149,18 @@ impl ReceiveResponse for Receiver<'_> {
                 }
             }
         }
+    }
+
+    fn taken_at(&self) -> Time {
+        self.stream.progress().sent_at
+    }
+
+    fn is_held(&self) -> bool {
+        self.stream.is_held()
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.stream.unsent() > 0
     }
 
     async fn part(&mut self) -> Result<BodyPart, SlotError> {

@@ -5,6 +5,7 @@
 use crate::http::message::{Fields, RequestHead, ResponseHead};
 use crate::io::Chunk;
 use crate::session::exchange::BodyPart;
+use crate::time::Time;
 
 /// Why an exchange with an endpoint failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,12 @@ pub trait SendRequest {
 pub trait ReceiveResponse {
     /// The next head: interim ones, then the final one.
     fn head(&mut self) -> impl Future<Output = Result<ResponseHead, SlotError>>;
+    /// When the endpoint last took bytes of the request.
+    fn taken_at(&self) -> Time;
+    /// Whether it has yet to take some of what was sent.
+    fn has_unsent(&self) -> bool;
+    /// Whether nothing is received because of what was received before.
+    fn is_held(&self) -> bool;
     /// The next part of the body.
     fn part(&mut self) -> impl Future<Output = Result<BodyPart, SlotError>>;
 }

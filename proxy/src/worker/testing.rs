@@ -119,9 +119,18 @@ impl Bench {
         Self::logged(seed, faults, config, None)
     }
 
+    /// With so much memory.
+    pub(crate) fn with_memory(seed: u64, faults: Faults, config: model::Config, memory: Memory) -> Self {
+        Self::make(seed, faults, config, memory, None)
+    }
+
     /// With an access log.
     pub(crate) fn logged(seed: u64, faults: Faults, config: model::Config, access: Option<AccessSender>) -> Self {
-        let (mut engine, sim) = Sim::engine(seed, faults, Memory::default(), Settings::default());
+        Self::make(seed, faults, config, Memory::default(), access)
+    }
+
+    fn make(seed: u64, faults: Faults, config: model::Config, memory: Memory, access: Option<AccessSender>) -> Self {
+        let (mut engine, sim) = Sim::engine(seed, faults, memory, Settings::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
         let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&config), 100, access);
         let listener = sim.listener();
