@@ -121,7 +121,10 @@ pub(super) fn apply(broken: Broken, out: &mut Vec<u8>, head: usize) -> usize {
             out.splice(head..head, *b"zz\r\n");
         }
         Broken::ChunkEnd => {
-            out.splice(head..head, *b"3\r\nabcd\r\n");
+            // A chunk with the body's first byte, which goes on where it should end.
+            let data = out[head..].iter().position(|&byte| byte == b'\n').map_or(head, |line| head + line + 1);
+            let chunk = if out[head] == b'0' { b"zz\r\n".to_vec() } else { [b"1\r\n", &out[data..=data], b"d\r\n"].concat() };
+            out.splice(head..head, chunk);
         }
         Broken::Trailer => {
             out.truncate(out.len() - 2);

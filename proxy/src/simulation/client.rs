@@ -94,8 +94,10 @@ pub(super) fn script(book: &Book, number: usize, now: Time) -> Script {
     };
     book.note(now, format_args!("client {number}: connects"));
     book.tally().connected += 1;
-    if !book.plan.clients[number].brisk {
-        book.plan.clients[number].exchanges.clone().for_each(|id| book.record(id).left = true);
+    // One that lags behind its host may find its tunnel idle for too long before it has seen it.
+    let plan = &book.plan.clients[number];
+    if !plan.brisk || book.plan.lag(plan) > Duration::from_secs(3) {
+        plan.exchanges.clone().for_each(|id| book.record(id).left = true);
     }
     Box::new(move |peer| connection.act(peer))
 }
@@ -293,7 +295,7 @@ impl Connection {
         let Some(answer) = attempt.filter(|&attempt| attempt != usize::MAX).map(|attempt| exchange.answer(attempt)) else {
             return;
         };
-        let early = answer.when != super::plan::When::Whole && !exchange.body.bytes.is_empty();
+        let early = answer.when != super::plan::When::Whole && exchange.body.framing != Framing::None;
         let until_close = exchange.is_http10 && matches!(answer.body.framing, Framing::UntilClose | Framing::Chunked);
         let drains = self.book.plan.drains();
         let must = exchange.asks_for_close() || limited;
@@ -384,7 +386,7 @@ impl Connection {
             return peer.wake_at(self.next_write);
         }
         let up = std::rc::Rc::clone(&self.tunnel().up);
-        let n = self.plan.writes.piece.min(up.len() - at);
+        let n = self.plan.writes.piece.max(up.len() / 40 + 1).min(up.len() - at);
         peer.write(&up[at..at + n]);
         self.book.tally().written += n as u64;
         self.tunnelled = Some((taken, at + n));
@@ -424,7 +426,11 @@ impl Connection {
         let left = self.plan.exchanges.len() - self.answered;
         if left > 0 && !self.closing && !self.left {
             let exchange = &book.plan.exchanges[self.plan.exchanges.start + self.answered];
-            let excused = !self.smooth || !book.plan.is_smooth(exchange) || self.is_strange(exchange) || !book.plan.calm;
+            // A body that ends with the connection is cut by a reset, which takes what was queued before it as well.
+            let begun = &book.plan.exchanges[self.plan.exchanges.start..self.plan.exchanges.start + self.begun];
+            let cut_later = reset && begun.iter().any(|later| later.is_http10 && !book.plan.is_smooth(later));
+            let excused =
+                cut_later || !self.smooth || !book.plan.is_smooth(exchange) || self.is_strange(exchange) || !book.plan.calm;
             assert!(excused, "client {}: its connection ended without an answer to {}", self.number, exchange.id);
         }
         let mut tally = book.tally();

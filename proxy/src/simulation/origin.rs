@@ -104,7 +104,7 @@ impl Connection {
         let mut piece = usize::MAX;
         if let Some(current) = &self.current {
             let (_, reads, _, trouble) = self.plan(current);
-            if trouble == Some(Trouble::StopsReading) && !current.whole {
+            if trouble == Some(Trouble::StopsReading) && !current.whole && !current.early {
                 return;
             }
             if peer.now() < self.next_read {

@@ -166,7 +166,7 @@ pub(super) enum Trouble {
     Unasked,
     /// Another response behind its answer, that nobody asked for.
     Poison,
-    /// Reads nothing more of the request's body.
+    /// Reads nothing more of the request's body until it has answered.
     StopsReading,
 }
 

@@ -27,9 +27,9 @@ use crate::worker::events::Events;
 use crate::worker::testing::origin_address;
 
 /// Far more than any seed takes.
-const TURNS_MAX: usize = 300_000;
+const TURNS_MAX: usize = 2_000_000;
 /// Virtual time that no seed takes.
-const TIME_MAX: Duration = Duration::from_secs(1200);
+const TIME_MAX: Duration = Duration::from_secs(20_000);
 
 /// What a run came to.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +131,12 @@ impl World {
 
     fn run(mut self) -> Report {
         let plan = Rc::clone(&self.plan);
+        let calm = if plan.calm { "calm" } else { "not calm" };
+        self.book.note(self.start, format_args!("the world is {calm}: {:?}, {:?}", plan.faults, plan.memory));
+        self.book.note(
+            self.start,
+            format_args!("listener: {:?}, {:?}", plan.config.listeners[0].timeouts, plan.config.listeners[0].limits),
+        );
         let mut clients: Vec<_> = plan.clients.iter().enumerate().map(|(number, client)| (client.connects, number)).collect();
         clients.sort_unstable();
         let mut clients = clients.into_iter().peekable();
