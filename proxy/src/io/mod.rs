@@ -13,6 +13,7 @@ pub mod engine;
 pub mod executor;
 mod flow;
 pub mod handle;
+mod peer;
 mod queue;
 pub mod ring;
 pub mod seam;

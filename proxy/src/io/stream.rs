@@ -2,7 +2,7 @@
 //! `engine`; the two meet only in `Inner`.
 
 use std::cell::{Cell, RefCell};
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use super::Chunk;
 use super::buffers::{Account, Class};
 use super::handle::{ConnectError, Settings, Shared, TimerKey};
+use super::peer::Peer;
 use super::queue::Queue;
 use crate::time::Time;
 
@@ -100,34 +101,6 @@ pub(super) struct Closing {
     pub(super) seen: usize,
     /// When the linger is over however much still comes; set with our FIN.
     pub(super) until: Time,
-}
-
-/// An address in two words: most are IPv4.
-pub(super) enum Peer {
-    V4(SocketAddrV4),
-    V6(Box<SocketAddrV6>),
-}
-
-impl Peer {
-    pub(super) fn address(&self) -> SocketAddr {
-        match self {
-            Self::V4(address) => SocketAddr::V4(*address),
-            Self::V6(address) => SocketAddr::V6(**address),
-        }
-    }
-}
-
-impl From<SocketAddr> for Peer {
-    /// An IPv4-mapped address, which a socket of both families reports, is an IPv4 address from here on.
-    fn from(address: SocketAddr) -> Self {
-        match address {
-            SocketAddr::V4(address) => Self::V4(address),
-            SocketAddr::V6(address) => match address.ip().to_ipv4_mapped() {
-                Some(ip) => Self::V4(SocketAddrV4::new(ip, address.port())),
-                None => Self::V6(Box::new(address)),
-            },
-        }
-    }
 }
 
 pub(super) struct Inner {

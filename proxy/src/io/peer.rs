@@ -1,0 +1,31 @@
+//! The address at the other end of a stream, as small as it can be kept: a worker holds as many as it has connections.
+
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+
+/// An address in two words: most are IPv4.
+pub(super) enum Peer {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl Peer {
+    pub(super) fn address(&self) -> SocketAddr {
+        match self {
+            Self::V4(address) => SocketAddr::V4(*address),
+            Self::V6(address) => SocketAddr::V6(**address),
+        }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    /// An IPv4-mapped address, which a socket of both families reports, is an IPv4 address from here on.
+    fn from(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(address) => Self::V4(address),
+            SocketAddr::V6(address) => match address.ip().to_ipv4_mapped() {
+                Some(ip) => Self::V4(SocketAddrV4::new(ip, address.port())),
+                None => Self::V6(Box::new(address)),
+            },
+        }
+    }
+}
