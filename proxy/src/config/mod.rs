@@ -17,6 +17,8 @@ mod schema;
 pub mod units;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 /// The largest main file.

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 mod world;
 
+pub(crate) use self::world::Random;
 #[cfg(test)]
 pub(crate) use self::world::take_front;
-use self::world::{Connection, File, Origin, Random, Serve, World};
+use self::world::{Connection, File, Origin, Serve, World};
 use super::buffers::Pool;
 use super::engine::{Engine, Handler};
 use super::handle::Settings;

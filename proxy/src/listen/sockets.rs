@@ -169,38 +169,18 @@ fn local_address(fd: BorrowedFd<'_>, wanted: SocketAddr) -> nix::Result<SocketAd
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
-    use std::time::Duration;
 
     use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
     use nix::sys::socket::getsockopt;
 
     use super::*;
-    use crate::config::model::{Limits, Protocol, Timeouts};
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("address")
     }
 
     fn listener(addresses: &[SocketAddr]) -> Arc<Listener> {
-        let second = Duration::from_secs(1);
-        Arc::new(Listener {
-            name: "test".into(),
-            addresses: addresses.to_vec(),
-            protocol: Protocol::Http,
-            proxy_protocol: false,
-            backlog: 4096,
-            defer_accept: true,
-            timeouts: Timeouts {
-                request_header: second,
-                request_body: second,
-                keep_alive: second,
-                send: second,
-                tunnel_idle: second,
-                min_rate: None,
-            },
-            limits: Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
-            trusted_proxies: Vec::new(),
-        })
+        Arc::new(Listener { addresses: addresses.to_vec(), ..crate::config::testing::listener() })
     }
 
     /// A port that is free for both families now.

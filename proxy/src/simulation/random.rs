@@ -1,10 +1,12 @@
-//! Choices from a seed: xorshift64*, the same for ever.
+//! Choices from a seed, over the generator of the simulated ring.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::io::simulated;
+
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(super) struct Random(simulated::Random);
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
@@ -12,7 +14,7 @@ impl Random {
         let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Self((mixed ^ mixed >> 31) | 1)
+        Self(simulated::Random((mixed ^ mixed >> 31) | 1))
     }
 
     /// One of its own, so that a choice more here changes nothing there.
@@ -21,14 +23,11 @@ impl Random {
     }
 
     pub(super) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.0.next()
     }
 
     pub(super) fn below(&mut self, bound: usize) -> usize {
-        (self.next() >> 11) as usize % bound
+        self.0.below(bound)
     }
 
     pub(super) fn within(&mut self, range: RangeInclusive<usize>) -> usize {

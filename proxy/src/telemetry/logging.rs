@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use tracing::Subscriber;
@@ -13,6 +13,8 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+
+use super::join_within;
 
 /// Lines that may wait for the log thread.
 const QUEUE_LINES: usize = 4096;
@@ -150,16 +152,10 @@ impl Drop for LogGuard {
     fn drop(&mut self) {
         self.sink.0.closing.store(true, Ordering::Release);
         self.sink.0.wake();
-        let Some(thread) = self.thread.take() else { return };
-        let give_up = Instant::now() + FLUSH_FOR;
-        // A join has no deadline, and stderr may be a pipe nobody reads.
-        while !thread.is_finished() {
-            if Instant::now() >= give_up {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if let Some(thread) = self.thread.take() {
+            // Stderr may be a pipe nobody reads.
+            join_within(thread, FLUSH_FOR);
         }
-        let _ = thread.join();
     }
 }
 
@@ -232,6 +228,7 @@ impl Write for LineWriter<'_> {
 mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc;
+    use std::time::Instant;
 
     use super::*;
 

@@ -1,4 +1,4 @@
-//! What tests of workers and sessions share: a configuration without TOML, and a worker over the simulated ring.
+//! What tests of workers and sessions share: a worker over the simulated ring.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,97 +9,13 @@ use arc_swap::ArcSwap;
 use super::context::Worker;
 use super::events::Events;
 use crate::config::model;
+pub(crate) use crate::config::testing::{config, listener};
 use crate::control::shared::{Counters, SteeringSlot};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::io::simulated::{Faults, Memory, Sim, SimListener, SimRing};
 use crate::io::{Engine, Settings};
-use crate::route::RouteTable;
 use crate::telemetry::access::AccessSender;
 use crate::telemetry::counters::{Counter, Plain};
-
-/// One listener, one route for everything, one upstream with these endpoints; short time limits.
-pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
-    let endpoints = endpoints.iter().map(|&address| model::Endpoint { address, label: address.to_string(), weight: 1 }).collect();
-    model::Config {
-        process: model::Process {
-            run_dir: "/nonexistent".into(),
-            user: "nobody".into(),
-            drain_timeout: Duration::from_secs(5),
-            max_connections: 0,
-            buffer_budget: 8 << 20,
-        },
-        workers: model::Workers {
-            count: Some(1),
-            cpus: None,
-            control_cpus: None,
-            numa_local: false,
-            busy_poll: Duration::ZERO,
-            stuck_after: Duration::from_secs(5),
-        },
-        ring: model::Ring { entries: 256, buffers: 256, buffer_size: 4096 },
-        steering: model::Steering { policy: model::SteeringPolicy::Hash },
-        guard: model::Guard {
-            interfaces: Vec::new(),
-            mode: model::GuardMode::Auto,
-            dry_run: false,
-            allow: Vec::new(),
-            deny: Vec::new(),
-            syn_rate_per_ip: None,
-            syn_burst_per_ip: 0,
-            ban_for: Duration::from_secs(60),
-            connections_per_ip: None,
-            syn_cookies: model::SynCookies::Off,
-        },
-        listeners: vec![Arc::new(listener())],
-        routes: RouteTable::new(vec![Arc::new(model::Route {
-            timeout: Duration::from_secs(5),
-            body_timeout: Duration::from_secs(5),
-            buffer_request: 0,
-            ..model::Route::new(model::Action::Upstream(0))
-        })]),
-        upstreams: vec![Arc::new(upstream(endpoints))],
-        admin: model::Admin { address: None },
-        log: model::Log { level: "info".into(), access: model::AccessLog::Off, with_query: false },
-    }
-}
-
-pub(crate) fn listener() -> model::Listener {
-    model::Listener {
-        name: "main".into(),
-        addresses: vec![SocketAddr::from(([127, 0, 0, 1], 80))],
-        protocol: model::Protocol::Http,
-        proxy_protocol: false,
-        backlog: 128,
-        defer_accept: true,
-        timeouts: model::Timeouts {
-            request_header: Duration::from_secs(3),
-            request_body: Duration::from_secs(3),
-            keep_alive: Duration::from_secs(10),
-            send: Duration::from_secs(3),
-            tunnel_idle: Duration::from_secs(10),
-            min_rate: None,
-        },
-        limits: model::Limits {
-            header_bytes: 16 << 10,
-            headers: 64,
-            uri_bytes: 4 << 10,
-            body_bytes: 0,
-            requests_per_connection: 0,
-        },
-        trusted_proxies: Vec::new(),
-    }
-}
-
-pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
-    model::Upstream {
-        name: "app".into(),
-        endpoints,
-        connect_timeout: Duration::from_secs(1),
-        send_proxy: false,
-        pool: model::Pool { max_idle: 16, idle_timeout: Duration::from_secs(30), max_lifetime: Duration::from_secs(3600) },
-        retry: model::Retry { attempts: 2 },
-    }
-}
 
 /// A worker over the simulated ring.
 pub(crate) struct Bench {

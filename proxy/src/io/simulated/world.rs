@@ -92,11 +92,12 @@ pub(super) struct Connection {
     pub(super) delivered: u64,
 }
 
-/// xorshift64*: enough for a schedule, and the same for ever.
-pub(super) struct Random(pub(super) u64);
+/// xorshift64*: enough for a schedule, and the same for ever. The state is not 0.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -104,7 +105,7 @@ impl Random {
     }
 
     /// Below `bound`, which is not 0.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() >> 11) as usize % bound
     }
 

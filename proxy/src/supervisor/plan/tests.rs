@@ -3,68 +3,26 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::facts::Interrupt;
 use super::*;
-use crate::config::model;
+use crate::config::{model, testing};
 use crate::route::RouteTable;
 use crate::supervisor::topology::Placement;
 
+/// As many workers and buffers as the defaults give, and a listener with two addresses.
 fn config() -> Config {
-    let second = Duration::from_secs(1);
+    let made = testing::config(&[]);
+    let addresses = vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")];
+    let listener = model::Listener { name: "http".to_owned(), addresses, backlog: 4096, ..testing::listener() };
     Config {
-        process: model::Process {
-            run_dir: PathBuf::from("/run/sluice"),
-            user: "nobody".to_owned(),
-            drain_timeout: second,
-            max_connections: 0,
-            buffer_budget: 64 << 20,
-        },
-        workers: model::Workers {
-            count: None,
-            cpus: None,
-            control_cpus: None,
-            numa_local: true,
-            busy_poll: Duration::ZERO,
-            stuck_after: second,
-        },
+        process: model::Process { run_dir: PathBuf::from("/run/sluice"), buffer_budget: 64 << 20, ..made.process },
+        workers: model::Workers { count: None, numa_local: true, ..made.workers },
         ring: Ring { entries: 4096, buffers: 4096, buffer_size: 4096 },
-        steering: model::Steering { policy: model::SteeringPolicy::LeastLoaded },
-        guard: model::Guard {
-            interfaces: Vec::new(),
-            mode: GuardMode::Auto,
-            dry_run: false,
-            allow: Vec::new(),
-            deny: Vec::new(),
-            syn_rate_per_ip: None,
-            syn_burst_per_ip: 0,
-            ban_for: Duration::from_secs(60),
-            connections_per_ip: None,
-            syn_cookies: model::SynCookies::Off,
-        },
-        listeners: vec![Arc::new(model::Listener {
-            name: "http".to_owned(),
-            addresses: vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")],
-            protocol: model::Protocol::Http,
-            proxy_protocol: false,
-            backlog: 4096,
-            defer_accept: true,
-            timeouts: model::Timeouts {
-                request_header: second,
-                request_body: second,
-                keep_alive: second,
-                send: second,
-                tunnel_idle: second,
-                min_rate: None,
-            },
-            limits: model::Limits { header_bytes: 1, headers: 1, uri_bytes: 1, body_bytes: 0, requests_per_connection: 0 },
-            trusted_proxies: Vec::new(),
-        })],
+        listeners: vec![Arc::new(listener)],
         routes: RouteTable::default(),
         upstreams: Vec::new(),
-        admin: model::Admin { address: None },
-        log: model::Log { level: "info".to_owned(), access: model::AccessLog::Off, with_query: false },
+        ..made
     }
 }
 

@@ -7,13 +7,14 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::AccessSender;
 use super::ring::{self, Consumer};
 use crate::error::LogLossReason;
+use crate::telemetry::join_within;
 
 /// Bytes that may wait per worker: some ten thousand records.
 const QUEUE_BYTES: usize = 4 << 20;
@@ -134,16 +135,10 @@ impl Drop for AccessLog {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.doorbell.ring();
-        let Some(thread) = self.thread.take() else { return };
-        let give_up = Instant::now() + FLUSH_FOR;
-        // A join has no deadline, and a disk may hang.
-        while !thread.is_finished() {
-            if Instant::now() >= give_up {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if let Some(thread) = self.thread.take() {
+            // A disk may hang.
+            join_within(thread, FLUSH_FOR);
         }
-        let _ = thread.join();
     }
 }
 
@@ -269,6 +264,7 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::time::Instant;
 
     use super::*;
 
