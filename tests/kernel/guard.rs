@@ -3,77 +3,26 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use tests::cable::{CLIENTS, Cable, SERVER, verdict};
 use tests::client::{Client, Dial};
-use tests::netns::Netns;
-use tests::origin::{Origin, Response};
 use tests::sluice::{Setup, Sluice};
 use tests::{eventually, skip};
 
 const LIMIT: Duration = Duration::from_secs(15);
-/// Shorter than the second after which a client sends a lost SYN again.
-const AT_ONCE: Duration = Duration::from_millis(700);
 
-const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
-const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
-const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 3));
-
-/// Two namespaces, a cable, and an origin on the server's side.
-struct Net {
-    server: Arc<Netns>,
-    clients: Netns,
-    origin: Origin,
-}
-
-impl Net {
-    fn new() -> Self {
-        let (server, clients) = (Arc::new(Netns::new()), Netns::new());
-        server.join(("edge", "10.77.0.1/24"), &clients, ("out", "10.77.0.2/24"));
-        clients.ip(&["address", "add", "10.77.0.3/24", "dev", "out"]);
-        let origin = server.run(|| Origin::http(|_| Response::ok("inside")));
-        Self { server, clients, origin }
-    }
-
-    /// A Sluice that listens on the cable, with XDP in driver mode and these lines in `[guard]`.
-    fn setup(&self, guard: &str) -> Setup {
-        let guard = format!("interfaces = [\"edge\"]\nmode = \"driver\"\n{guard}");
-        Setup::to(self.origin.address()).inside(&self.server, SERVER).with("guard", &guard)
-    }
-
-    /// Connects from one of the clients' addresses; the server answers at once or, as far as this test waits, never.
-    fn dial(&self, source: IpAddr, address: SocketAddr) -> std::io::Result<Client> {
-        let dial = Dial { source: Some(source), receive_buffer: None };
-        Client::over(self.clients.run(|| dial.connect(address, AT_ONCE))?)
-    }
-
-    fn is_served(&self, source: IpAddr, sluice: &Sluice) -> bool {
-        match self.dial(source, sluice.address()) {
-            Ok(mut client) => {
-                assert_eq!(client.get("/").text(), "inside");
-                true
-            }
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::TimedOut, "a dropped packet answers nothing");
-                false
-            }
-        }
-    }
-}
-
-fn verdict(sluice: &Sluice, label: &str) -> u64 {
-    sluice.verdicts().get(label).copied().unwrap_or(0)
-}
+const ONE: IpAddr = CLIENTS[0];
+const OTHER: IpAddr = CLIENTS[1];
 
 #[test]
 fn a_source_above_its_rate_is_dropped_while_another_is_served() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let sluice = net.setup("syn_rate_per_ip = \"10/s\"\nsyn_burst_per_ip = 20").start();
     assert_eq!(sluice.status()["supervisor"]["guard"]["interfaces"]["edge"], "driver");
     let dial = Dial { source: Some(ONE), receive_buffer: None };
@@ -96,7 +45,7 @@ fn connections_that_stand_are_not_judged_by_the_rate() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let sluice = net.setup("syn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 2").start();
     let mut client = net.dial(ONE, sluice.address()).unwrap();
     for _ in 0..200 {
@@ -109,7 +58,7 @@ fn denied_sources_are_dropped_and_allowed_ones_never_judged() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let guard = "deny = [\"10.77.0.0/24\"]\nallow = [\"10.77.0.3/32\"]\nsyn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 1";
     let sluice = net.setup(guard).start();
     assert!(!net.is_served(ONE, &sluice));
@@ -126,7 +75,7 @@ fn only_our_listeners_are_judged() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let other = net.server.run(|| TcpListener::bind((SERVER, 81)).unwrap());
     let sluice = net.setup("deny = [\"10.77.0.0/24\"]").start();
     assert!(!net.is_served(ONE, &sluice));
@@ -139,14 +88,14 @@ fn deny_cuts_flows_that_were_there_before() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let setup = net.setup("deny = [\"10.77.0.2/32\"]");
     // Two connections from before, to a server that had the port and let go of it.
     let before = net.server.run(|| TcpListener::bind(setup.address()).unwrap());
     let mut standing = [ONE, OTHER].map(|source| {
         let client = net.dial(source, setup.address()).unwrap();
         let (server, from) = before.accept().unwrap();
-        server.set_read_timeout(Some(AT_ONCE)).unwrap();
+        server.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
         assert_eq!(from.ip(), source);
         (client, server)
     });
@@ -168,7 +117,7 @@ fn a_dry_run_counts_and_drops_nothing() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let guard = "dry_run = true\ndeny = [\"10.77.0.2/32\"]\nsyn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 1";
     let sluice = net.setup(guard).start();
     assert_eq!(sluice.status()["supervisor"]["guard"]["dry_run"], true);
@@ -183,7 +132,7 @@ fn ipv6_is_judged_by_its_64() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     net.server.ip(&["address", "add", "fd77::1/48", "dev", "edge", "nodad"]);
     for address in ["fd77::2/48", "fd77::3/48", "fd77:0:0:1::2/48"] {
         net.clients.ip(&["address", "add", address, "dev", "out", "nodad"]);
@@ -205,7 +154,7 @@ fn the_program_is_there_while_sluice_runs_and_gone_after() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     assert_eq!(net.server.xdp("edge"), None);
     let mut sluice = net.setup("").start();
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdp"), "driver mode");
@@ -224,7 +173,7 @@ fn generic_mode_is_used_when_asked_for() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let guard = "interfaces = [\"edge\"]\nmode = \"generic\"\ndeny = [\"10.77.0.2/32\"]";
     let sluice = Setup::to(net.origin.address()).inside(&net.server, SERVER).with("guard", guard).start();
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdpgeneric"));
@@ -236,7 +185,7 @@ fn auto_falls_back_on_the_loopback_and_says_so() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let guard = "interfaces = [\"lo\", \"edge\"]\nmode = \"auto\"";
     let sluice = Setup::to(net.origin.address()).inside(&net.server, SERVER).with("guard", guard).start();
     let interfaces = &sluice.status()["supervisor"]["guard"]["interfaces"];
@@ -252,7 +201,7 @@ fn what_cannot_be_is_a_clear_error() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     for (guard, words) in
         [("interfaces = [\"nowhere0\"]", vec!["nowhere0"]), ("interfaces = [\"lo\"]\nmode = \"driver\"", vec!["lo", "driver"])]
     {
@@ -271,7 +220,7 @@ fn an_interface_is_held_by_one_instance() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let mut first = net.setup("").start();
     let mut second = net.setup("").spawn();
     assert_ne!(second.wait_end(LIMIT).code(), Some(0));
@@ -285,7 +234,7 @@ fn the_admin_endpoint_is_reached_from_inside_only() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let sluice = net.setup("").start();
     assert_eq!(sluice.admin("/healthz").unwrap().status, 200);
     let port = sluice
@@ -302,7 +251,7 @@ fn the_admin_endpoint_is_reached_from_inside_only() {
 }
 
 /// As many as it may hold, and whether one more is refused.
-fn holds_exactly(net: &Net, sluice: &Sluice, limit: usize) -> Vec<Client> {
+fn holds_exactly(net: &Cable, sluice: &Sluice, limit: usize) -> Vec<Client> {
     let mut held: Vec<Client> = (0..limit).map(|_| net.dial(ONE, sluice.address()).unwrap()).collect();
     for client in &mut held {
         assert_eq!(client.get("/").status, 200);
@@ -317,7 +266,7 @@ fn a_source_holds_exactly_as_many_connections_as_it_may() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let mut sluice = net.setup("connections_per_ip = 5").start();
     let mut held = holds_exactly(&net, &sluice, 5);
     assert!(verdict(&sluice, "connections") >= 1, "{:?}", sluice.verdicts());
@@ -353,7 +302,7 @@ fn cookies_hold_the_limit_too_and_settings_come_back() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     // What XDP sends out of one end of a cable arrives only where the other has a program too.
     let _peer = net.clients.run(|| tests::bpf::attach_empty("out")).unwrap();
     let setting = |name: &str| {

@@ -4,68 +4,29 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tests::cable::{CLIENTS, Cable, Reached, verdict};
 use tests::client::{Client, Dial};
-use tests::netns::Netns;
-use tests::origin::{Origin, Response};
 use tests::process::Output;
 use tests::sluice::{Setup, Sluice, pins_of};
 use tests::{eventually, skip};
 
 const LIMIT: Duration = Duration::from_secs(15);
-/// Shorter than the second after which a client sends a lost SYN again.
-const AT_ONCE: Duration = Duration::from_millis(500);
 
-const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 79, 0, 1));
-const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 79, 0, 2));
-const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 79, 0, 3));
-const DENIED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 79, 0, 4));
+const ONE: IpAddr = CLIENTS[0];
+const BANNED: IpAddr = CLIENTS[1];
+const DENIED: IpAddr = CLIENTS[2];
 
-/// Two namespaces, a cable, and an origin on the server's side.
-struct Net {
-    server: Arc<Netns>,
-    clients: Netns,
-    origin: Origin,
-}
-
-impl Net {
-    fn new() -> Self {
-        let (server, clients) = (Arc::new(Netns::new()), Netns::new());
-        server.join(("edge", "10.79.0.1/24"), &clients, ("out", "10.79.0.2/24"));
-        for address in ["10.79.0.3/24", "10.79.0.4/24"] {
-            clients.ip(&["address", "add", address, "dev", "out"]);
-        }
-        let origin = server.run(|| Origin::http(|_| Response::ok("inside")));
-        Self { server, clients, origin }
-    }
-
-    fn setup(&self, mode: &str) -> Setup {
-        let guard = format!("interfaces = [\"edge\"]\nmode = \"{mode}\"\ndeny = [\"10.79.0.4/32\"]\n");
-        Setup::to(self.origin.address()).inside(&self.server, SERVER).with("guard", &guard)
-    }
-
-    /// What comes of a SYN: served, refused (nobody listens, but the packet passed), or dropped.
-    fn reach(&self, source: IpAddr, address: SocketAddr) -> &'static str {
-        let dial = Dial { source: Some(source), receive_buffer: None };
-        match self.clients.run(|| dial.connect(address, AT_ONCE)) {
-            Ok(stream) => {
-                let mut client = Client::over(stream).unwrap();
-                assert_eq!(client.get("/").text(), "inside");
-                "served"
-            }
-            Err(error) if error.kind() == ErrorKind::TimedOut => "dropped",
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => "refused",
-            Err(error) => panic!("{error}"),
-        }
-    }
+/// A Sluice on the cable that drops one of the clients.
+fn guarded(net: &Cable, mode: &str) -> Setup {
+    net.setup_in(mode, "deny = [\"10.77.0.4/32\"]\n")
 }
 
 /// Kills supervisor and data plane, as a crash of both would.
@@ -86,29 +47,25 @@ fn success(done: &Output) -> String {
     done.text()
 }
 
-fn verdict(sluice: &Sluice, label: &str) -> u64 {
-    sluice.verdicts().get(label).copied().unwrap_or(0)
-}
-
 #[test]
 fn the_filter_outlives_a_crash_and_the_next_start_takes_it_over() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let mut first = net.setup("driver").start();
+    let net = Cable::new();
+    let mut first = guarded(&net, "driver").start();
     let (address, folder) = (first.address(), pins_of(first.run_dir()));
-    success(&first.command_with("ban", &["10.79.0.3", "--for", "1h"]));
-    assert_eq!(net.reach(ONE, address), "served");
-    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), ("dropped", "dropped"));
+    success(&first.command_with("ban", &["10.77.0.3", "--for", "1h"]));
+    assert_eq!(net.reach(ONE, address), Reached::Served);
+    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), (Reached::Dropped, Reached::Dropped));
     let (banned, denied) = (verdict(&first, "banned"), verdict(&first, "denied"));
     assert!(banned >= 1 && denied >= 1);
 
     crash(&mut first);
     assert!(folder.join("GUARD_BANS").exists(), "{folder:?}");
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdp"));
-    assert_eq!(net.reach(ONE, address), "refused", "nobody listens, and nobody drops what is not listed");
-    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), ("dropped", "dropped"));
+    assert_eq!(net.reach(ONE, address), Reached::Refused, "nobody listens, and nobody drops what is not listed");
+    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), (Reached::Dropped, Reached::Dropped));
 
     // What is left is explained, by both commands.
     let status = first.command("status");
@@ -123,14 +80,14 @@ fn the_filter_outlives_a_crash_and_the_next_start_takes_it_over() {
     first.start_again();
     let mut second = first;
     assert!(second.log().contains("taken over"), "{}", second.log());
-    assert_eq!(net.reach(ONE, address), "served");
-    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), ("dropped", "dropped"));
+    assert_eq!(net.reach(ONE, address), Reached::Served);
+    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), (Reached::Dropped, Reached::Dropped));
     assert!(verdict(&second, "banned") > banned && verdict(&second, "denied") > denied, "the counters went on");
-    assert!(success(&second.command("bans")).contains("10.79.0.3"));
+    assert!(success(&second.command("bans")).contains("10.77.0.3"));
     assert_eq!(second.status()["supervisor"]["guard"]["interfaces"]["edge"], "driver");
     // What was adopted is still writable: bans and their bits.
-    success(&second.command_with("unban", &["10.79.0.3"]));
-    assert_eq!(net.reach(BANNED, address), "served");
+    success(&second.command_with("unban", &["10.77.0.3"]));
+    assert_eq!(net.reach(BANNED, address), Reached::Served);
     success(&second.command("stop"));
     second.wait_end(LIMIT);
     assert_eq!(net.server.xdp("edge"), None, "a stop detaches");
@@ -142,9 +99,9 @@ fn no_packet_goes_unjudged_while_a_start_takes_over() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let mut sluice = net.setup("driver").start();
-    success(&sluice.command_with("ban", &["10.79.0.3", "--for", "1h"]));
+    let net = Cable::new();
+    let mut sluice = guarded(&net, "driver").start();
+    success(&sluice.command_with("ban", &["10.77.0.3", "--for", "1h"]));
     // A server beside Sluice, on a port that is Sluice's for the filter only while it is down: another address of the machine.
     let address = sluice.address();
     crash(&mut sluice);
@@ -177,8 +134,8 @@ fn no_packet_goes_unjudged_while_a_start_takes_over() {
         sluice
     });
     assert!(tried.load(Ordering::SeqCst) > 50);
-    assert_eq!(net.reach(ONE, address), "served");
-    assert!(success(&sluice.command("bans")).contains("10.79.0.3"));
+    assert_eq!(net.reach(ONE, address), Reached::Served);
+    assert!(success(&sluice.command("bans")).contains("10.77.0.3"));
 }
 
 #[test]
@@ -186,9 +143,9 @@ fn every_end_in_order_removes_the_pins() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     for how in ["stop", "drain", "SIGTERM", "SIGINT"] {
-        let mut sluice = net.setup("generic").start();
+        let mut sluice = guarded(&net, "generic").start();
         let folder = pins_of(sluice.run_dir());
         assert!(folder.join("xdp-edge").exists(), "{how}");
         match how {
@@ -206,15 +163,15 @@ fn what_a_crash_left_is_removed_by_stop() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let mut sluice = net.setup("driver").start();
+    let net = Cable::new();
+    let mut sluice = guarded(&net, "driver").start();
     let folder = pins_of(sluice.run_dir());
-    success(&sluice.command_with("ban", &["10.79.0.3", "--for", "1h"]));
+    success(&sluice.command_with("ban", &["10.77.0.3", "--for", "1h"]));
     crash(&mut sluice);
     let receipt = success(&sluice.command("stop"));
     assert!(receipt.contains("XDP detached from edge") && receipt.contains("1 bans lifted"), "{receipt}");
     assert!(!folder.exists() && net.server.xdp("edge").is_none());
-    assert_eq!(net.reach(BANNED, sluice.address()), "refused");
+    assert_eq!(net.reach(BANNED, sluice.address()), Reached::Refused);
     // And then there is nothing to stop.
     let again = sluice.command("stop");
     assert_eq!(again.code(), 1, "{}", again.all());
@@ -226,15 +183,15 @@ fn an_interface_that_is_not_guarded_any_more_is_let_go() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let mut sluice = net.setup("driver").start();
+    let net = Cable::new();
+    let mut sluice = guarded(&net, "driver").start();
     crash(&mut sluice);
     // Another mode: the link cannot be kept.
     let config = std::fs::read_to_string(sluice.config_path()).unwrap();
     sluice.start_again_with(&config.replace("\"driver\"", "\"generic\""));
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdpgeneric"));
     assert!(sluice.log().contains("another mode"), "{}", sluice.log());
-    assert_eq!(net.reach(DENIED, sluice.address()), "dropped");
+    assert_eq!(net.reach(DENIED, sluice.address()), Reached::Dropped);
     crash(&mut sluice);
     sluice.start_again_with(&config.replace("\"edge\"", "\"lo\"").replace("\"driver\"", "\"generic\""));
     assert_eq!(net.server.xdp("edge"), None);
@@ -252,17 +209,17 @@ fn an_interface_that_came_back_is_attached_anew() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let mut sluice = net.setup("driver").start();
-    success(&sluice.command_with("ban", &["10.79.0.3", "--for", "1h"]));
+    let net = Cable::new();
+    let mut sluice = guarded(&net, "driver").start();
+    success(&sluice.command_with("ban", &["10.77.0.3", "--for", "1h"]));
     crash(&mut sluice);
     net.server.ip(&["link", "delete", "edge"]);
-    net.server.join(("edge", "10.79.0.1/24"), &net.clients, ("out", "10.79.0.2/24"));
-    net.clients.ip(&["address", "add", "10.79.0.3/24", "dev", "out"]);
+    net.server.join(("edge", "10.77.0.1/24"), &net.clients, ("out", "10.77.0.2/24"));
+    net.clients.ip(&["address", "add", "10.77.0.3/24", "dev", "out"]);
     sluice.start_again();
     assert!(sluice.log().contains("interface that is gone"), "{}", sluice.log());
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdp"));
-    assert_eq!((net.reach(ONE, sluice.address()), net.reach(BANNED, sluice.address())), ("served", "dropped"));
+    assert_eq!((net.reach(ONE, sluice.address()), net.reach(BANNED, sluice.address())), (Reached::Served, Reached::Dropped));
 }
 
 #[test]
@@ -270,11 +227,11 @@ fn maps_of_an_older_layout_are_replaced_and_it_is_said_what_is_lost() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let mut sluice = net.setup("driver").start();
+    let net = Cable::new();
+    let mut sluice = guarded(&net, "driver").start();
     let (address, folder) = (sluice.address(), pins_of(sluice.run_dir()));
-    success(&sluice.command_with("ban", &["10.79.0.3", "--for", "1h"]));
-    assert_eq!(net.reach(BANNED, address), "dropped");
+    success(&sluice.command_with("ban", &["10.77.0.3", "--for", "1h"]));
+    assert_eq!(net.reach(BANNED, address), Reached::Dropped);
     crash(&mut sluice);
     // Another size of the counters, as another version has it: another map in its place.
     std::fs::rename(folder.join("GUARD_PORTS"), folder.join("GUARD_VERDICTS")).unwrap();
@@ -283,7 +240,7 @@ fn maps_of_an_older_layout_are_replaced_and_it_is_said_what_is_lost() {
     for words in ["do not fit", "GUARD_PORTS is new", "GUARD_VERDICTS", "counters and rate buckets begin anew", "1 bans hold"] {
         assert!(log.contains(words), "{words}: {log}");
     }
-    assert_eq!((net.reach(ONE, address), net.reach(BANNED, address)), ("served", "dropped"));
+    assert_eq!((net.reach(ONE, address), net.reach(BANNED, address)), (Reached::Served, Reached::Dropped));
     // The same shapes, another meaning.
     crash(&mut sluice);
     std::fs::remove_file(folder.join("layout")).unwrap();
@@ -292,7 +249,7 @@ fn maps_of_an_older_layout_are_replaced_and_it_is_said_what_is_lost() {
     sluice.start_again();
     let log = sluice.log();
     assert!(log.contains("layout") && log.contains("its bans are lost"), "{log}");
-    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), ("served", "dropped"));
+    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), (Reached::Served, Reached::Dropped));
     // What was replaced is taken over next time.
     crash(&mut sluice);
     sluice.start_again();
@@ -304,11 +261,11 @@ fn a_second_instance_is_refused_with_the_holders_name_in_every_mode() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let mut first = net.setup("driver").start();
+    let net = Cable::new();
+    let mut first = guarded(&net, "driver").start();
     let name = first.run_dir().file_name().unwrap().to_str().unwrap().to_owned();
     for mode in ["auto", "driver", "generic"] {
-        let mut second = net.setup(mode).spawn();
+        let mut second = guarded(&net, mode).spawn();
         assert_ne!(second.wait_end(LIMIT).code(), Some(0), "{mode}");
         let log = second.log();
         for words in
@@ -318,19 +275,19 @@ fn a_second_instance_is_refused_with_the_holders_name_in_every_mode() {
         }
         assert!(!pins_of(second.run_dir()).exists(), "the loser leaves nothing");
     }
-    let setup = net.setup("auto");
+    let setup = guarded(&net, "auto");
     let path = setup.write();
     let plan = success(&net.server.run(|| tests::sluice::command(&["plan", "--config", path.to_str().unwrap()])));
     assert!(plan.contains("would stop a start") && plan.contains(&format!("process {}", first.pid())), "{plan}");
-    assert_eq!(net.reach(ONE, first.address()), "served");
+    assert_eq!(net.reach(ONE, first.address()), Reached::Served);
     // A dead one holds it as well, until somebody decides.
     crash(&mut first);
-    let mut second = net.setup("auto").spawn();
+    let mut second = guarded(&net, "auto").spawn();
     assert_ne!(second.wait_end(LIMIT).code(), Some(0));
     assert!(second.log().contains(&name) && second.log().contains("does not run"), "{}", second.log());
     success(&first.command("stop"));
-    let third = net.setup("auto").start();
-    assert_eq!(net.reach(ONE, third.address()), "served");
+    let third = guarded(&net, "auto").start();
+    assert_eq!(net.reach(ONE, third.address()), Reached::Served);
 }
 
 #[test]
@@ -338,11 +295,11 @@ fn an_xdp_program_of_others_is_named() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
+    let net = Cable::new();
     let program = tests::bpf::empty_program().unwrap();
     let _link = net.server.run(|| tests::bpf::attach_xdp(program.as_fd(), "edge").unwrap());
     for mode in ["auto", "driver"] {
-        let mut sluice = net.setup(mode).spawn();
+        let mut sluice = guarded(&net, mode).spawn();
         assert_ne!(sluice.wait_end(LIMIT).code(), Some(0), "{mode}");
         assert!(
             sluice.log().contains("edge") && sluice.log().contains("is attached") && sluice.log().contains("xdp off"),
@@ -359,18 +316,18 @@ fn another_run_dir_of_the_same_name_is_refused() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let first = net.setup("driver").start();
+    let net = Cable::new();
+    let first = guarded(&net, "driver").start();
     let base = tempfile::tempdir().unwrap();
     let same = base.path().join(first.run_dir().file_name().unwrap());
-    let setup = net.setup("generic");
+    let setup = guarded(&net, "generic");
     let path = setup.write();
     let text = setup.text().replace(setup.run_dir().to_str().unwrap(), same.to_str().unwrap()).replace("\"edge\"", "\"lo\"");
     std::fs::write(&path, text).unwrap();
     let second = net.server.run(|| tests::sluice::command(&["run", "--config", path.to_str().unwrap()]));
     assert_ne!(second.code(), 0);
     assert!(second.all().contains(first.run_dir().to_str().unwrap()), "{}", second.all());
-    assert_eq!(net.reach(ONE, first.address()), "served");
+    assert_eq!(net.reach(ONE, first.address()), Reached::Served);
 }
 
 /// Counts of connections are not pinned: those of a killed run end with it, and must not be held against their sources afterwards.
@@ -379,8 +336,8 @@ fn connections_of_a_killed_run_do_not_count_any_more() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let mut sluice = net.setup("driver").with("guard", "connections_per_ip = 2").start();
+    let net = Cable::new();
+    let mut sluice = guarded(&net, "driver").with("guard", "connections_per_ip = 2").start();
     let address = sluice.address();
     let dial = Dial { source: Some(ONE), receive_buffer: None };
     for round in 0..3 {
@@ -391,7 +348,7 @@ fn connections_of_a_killed_run_do_not_count_any_more() {
                 client
             })
             .collect();
-        assert_eq!(net.reach(ONE, address), "dropped", "round {round}: at its limit");
+        assert_eq!(net.reach(ONE, address), Reached::Dropped, "round {round}: at its limit");
         crash(&mut sluice);
         sluice.start_again();
         drop(held);
@@ -404,8 +361,8 @@ fn without_bpffs_it_is_said_loudly_and_goes_on() {
     if skip::without_root() {
         return;
     }
-    let net = Net::new();
-    let setup = net.setup("driver");
+    let net = Cable::new();
+    let setup = guarded(&net, "driver");
     let path = setup.write();
     let script = "umount -l -t bpf -a 2>/dev/null; while grep -q ' bpf ' /proc/self/mounts; do umount -l $(awk '$3==\"bpf\"{print $2;exit}' \
                   /proc/self/mounts); done; mount -t tmpfs -o ro none /sys/fs && exec \"$0\" run --config \"$1\"";
@@ -418,11 +375,11 @@ fn without_bpffs_it_is_said_loudly_and_goes_on() {
     sluice.wait_ready();
     let degraded = sluice.status()["supervisor"]["degraded"].to_string();
     assert!(degraded.contains("no bpffs") && degraded.contains("mount -t bpf"), "{degraded}");
-    assert_eq!((net.reach(ONE, sluice.address()), net.reach(DENIED, sluice.address())), ("served", "dropped"));
-    success(&sluice.command_with("ban", &["10.79.0.3"]));
-    assert_eq!(net.reach(BANNED, sluice.address()), "dropped");
+    assert_eq!((net.reach(ONE, sluice.address()), net.reach(DENIED, sluice.address())), (Reached::Served, Reached::Dropped));
+    success(&sluice.command_with("ban", &["10.77.0.3"]));
+    assert_eq!(net.reach(BANNED, sluice.address()), Reached::Dropped);
     // A second one cannot learn the holder's name, and still learns whose the program is.
-    let mut second = net.setup("auto").spawn();
+    let mut second = guarded(&net, "auto").spawn();
     assert_ne!(second.wait_end(LIMIT).code(), Some(0));
     assert!(second.log().contains("a sluice without pins"), "{}", second.log());
     crash(&mut sluice);

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a helper that cannot go on is a failed test")]
 
 pub mod bpf;
+pub mod cable;
 pub mod client;
 pub mod flood;
 pub mod message;
