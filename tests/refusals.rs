@@ -22,6 +22,7 @@ fn assert_refused(response: &Response, status: u16, what: &str) {
     assert_eq!(response.status, status, "{what}: {response:?}");
     assert!(!response.body.is_empty() && response.body.len() < 1024, "{what}: a short body: {response:?}");
     assert!(response.field("x-request-id").is_some_and(|id| !id.is_empty()), "{what}: an id: {response:?}");
+    assert!(response.field("date").is_some_and(|date| date.ends_with(" GMT") && !date.contains("1970")), "{what}: {response:?}");
 }
 
 fn refused(sluice: &Sluice, reason: &str) -> f64 {

@@ -3,6 +3,7 @@
 use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, SinkError, SourceError};
 use crate::config::model::{Action, Route};
 use crate::error::RefusalReason;
+use crate::http::date::imf_fixdate;
 use crate::http::edit::Edits;
 use crate::http::h1::encode;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
@@ -70,7 +71,9 @@ pub(super) fn generated(
     request_id: &str,
     edits: Option<&Edits>,
 ) -> (ResponseHead, Chunk) {
-    let mut fields = Fields::with_capacity(192 + location.map_or(0, <[u8]>::len), 4);
+    let mut fields = Fields::with_capacity(240 + location.map_or(0, <[u8]>::len), 5);
+    // Whoever makes a response and has a clock says when (RFC 9110 §6.6.1).
+    fields.push(b"Date", &imf_fixdate(super::unix_micros() / 1_000_000));
     if let Some(location) = location {
         fields.push(b"Location", location);
     }

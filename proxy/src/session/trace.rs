@@ -211,7 +211,7 @@ impl Inner {
         let upstream = self.upstream.borrow();
         let upstream = upstream.as_deref();
         log.send(&Record {
-            unix_micros: unix_micros().saturating_sub(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+            unix_micros: super::unix_micros().saturating_sub(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
             request_id: request_id.unwrap_or_default(),
             client: self.client,
             listener: &self.listener.name,
@@ -243,10 +243,4 @@ impl Drop for Trace {
 
 fn saturated(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
-}
-
-/// The wall clock, read without a system call (vdso(7)).
-fn unix_micros() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
