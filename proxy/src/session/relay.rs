@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -314,15 +314,19 @@ async fn watched<F: Future>(io: &Io, due: Time, sink: &impl ResponseSink, news: 
     let mut news = pin!(news);
     let unwatched = due.min(io.after(WATCH_AFTER));
     match io.timeout_at(unwatched, news.as_mut()).await {
-        Ok(output) => return Ok(output),
-        Err(_) if unwatched == due => return Err(Missed::Elapsed),
-        Err(_) => {}
+        Ok(output) => Ok(output),
+        Err(_) if unwatched == due => Err(Missed::Elapsed),
+        Err(_) => Box::pin(watch(io, due, sink, news)).await,
     }
-    let either = poll_fn(|cx| match news.as_mut().poll(cx) {
+}
+
+/// The same, from now on.
+async fn watch<F: Future + Unpin>(io: &Io, due: Time, sink: &impl ResponseSink, mut news: F) -> Result<F::Output, Missed> {
+    let either = poll_fn(|cx| match Pin::new(&mut news).poll(cx) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
         Poll::Pending => sink.poll_gone(cx).map(|()| Err(Missed::Gone)),
     });
-    Box::pin(io.timeout_at(due, either)).await.unwrap_or(Err(Missed::Elapsed))
+    io.timeout_at(due, either).await.unwrap_or(Err(Missed::Elapsed))
 }
 
 async fn part_in_time(
@@ -338,13 +342,50 @@ async fn part_in_time(
         }
     }
     sink.flush();
+    let due = io.after(limits.body);
+    if let Ok(part) = io.timeout_at(due.min(io.after(WATCH_AFTER)), receiver.part()).await {
+        return Ok(part?);
+    }
+    Box::pin(part_waited_for(io, limits, due, receiver, sink)).await
+}
+
+/// A part that did not come soon.
+async fn part_waited_for(
+    io: &Io,
+    limits: Limits<'_>,
+    mut due: Time,
+    receiver: &mut impl ReceiveResponse,
+    sink: &mut impl ResponseSink,
+) -> Result<BodyPart, DownloadError> {
     loop {
-        match watched(io, io.after(limits.body), sink, receiver.part()).await {
+        if receiver.is_held() {
+            // The endpoint may not send: what it sent before still waits for a slow client, whose limits hold. Once it has taken that,
+            // the endpoint has its time again.
+            if let Some(part) = part_unless_taken(receiver, sink).await? {
+                return Ok(part);
+            }
+            due = io.after(limits.body);
+        }
+        let heard = watch(io, due, sink, pin!(receiver.part())).await;
+        match heard {
             Ok(part) => return Ok(part?),
             Err(Missed::Gone) => return Err(SinkError::Aborted.into()),
-            // The endpoint may not send: what it sent before still waits for a slow client.
-            Err(Missed::Elapsed) if receiver.is_held() => Box::pin(sink.taken()).await?,
+            Err(Missed::Elapsed) if receiver.is_held() => {}
             Err(Missed::Elapsed) => return Err(SlotError::TimedOut.into()),
         }
     }
+}
+
+/// The next part, or `None` when the client has taken all that was queued for it before one came.
+async fn part_unless_taken(
+    receiver: &mut impl ReceiveResponse,
+    sink: &mut impl ResponseSink,
+) -> Result<Option<BodyPart>, DownloadError> {
+    let mut part = pin!(receiver.part());
+    let mut taken = pin!(sink.taken());
+    poll_fn(|cx| match part.as_mut().poll(cx) {
+        Poll::Ready(part) => Poll::Ready(part.map(Some).map_err(DownloadError::from)),
+        Poll::Pending => taken.as_mut().poll(cx).map(|taken| taken.map(|()| None).map_err(DownloadError::from)),
+    })
+    .await
 }

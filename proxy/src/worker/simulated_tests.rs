@@ -13,6 +13,7 @@ use crate::control::commands::Command;
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::io::StreamError;
 use crate::io::simulated::{Faults, Memory, Peer};
+use crate::route::RouteTable;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
@@ -326,6 +327,59 @@ fn an_endpoint_is_not_too_slow_while_it_is_held_back_for_a_slow_client() {
         assert_eq!(taken.get() > body, takes_all, "{} bytes", taken.get());
         bench.check_freed("");
     }
+}
+
+/// Its endpoint was held back for it, and its own limit waited for the endpoint's longer one.
+#[test]
+fn a_client_that_takes_nothing_meets_its_limit_before_its_endpoint_does() {
+    const FAST: usize = 600_000;
+    let faults = Faults { window: 1024, delay: 0, short: false, ..Faults::mild() };
+    let mut config = testing::config(&[origin_address(1)]);
+    let route = model::Route {
+        timeout: Duration::from_secs(60),
+        body_timeout: Duration::from_secs(60),
+        ..model::Route::new(model::Action::Upstream(0))
+    };
+    config.routes = RouteTable::new(vec![Arc::new(route)]);
+    let send = config.listeners[0].timeouts.send;
+    let mut bench = Bench::new(1, faults, config);
+    // Fast until it is received in blocks, then a little at a time: two blocks hold less than may be queued for a client.
+    bench.sim.serve(origin_address(1), || {
+        let (mut left, next) = (1_500_000, std::cell::Cell::new(Time::default()));
+        Box::new(move |peer: &Peer| {
+            let piece = if !peer.read().is_empty() {
+                peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1500000\r\n\r\n");
+                FAST
+            } else if left < 1_500_000 && peer.now() >= next.get() {
+                20_000.min(left)
+            } else {
+                0
+            };
+            if piece > 0 {
+                peer.write(&vec![b'x'; piece]);
+                left -= piece;
+                next.set(peer.now() + Duration::from_millis(10));
+            }
+            if left > 0 {
+                peer.wake_at(next.get());
+            }
+        })
+    });
+    let client = bench.sim.connect(bench.listener);
+    client.write(REQUEST);
+    let asked = bench.sim.now();
+    let mut taken = 0;
+    client.script(move |peer| {
+        if taken < FAST {
+            taken += peer.read().len();
+        }
+    });
+    bench.run_until(|events| events.worker().counters.value(Counter::Closed(CloseReason::SendTimeout)) == 1);
+    let took = bench.sim.now().since(asked);
+    assert!((send..send + Duration::from_secs(1)).contains(&took), "{took:?}");
+    bench.run_out();
+    assert!(client.is_reset());
+    bench.check_freed("");
 }
 
 #[test]
