@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
+use super::date::imf_fixdate;
 use super::grammar::list;
 use super::h1::HeadError;
 use super::message::{Fields, RequestHead, ResponseHead, Version};
@@ -131,6 +132,13 @@ pub fn response(head: &mut ResponseHead) {
         }
     }
     push_via(&mut head.fields, head.version);
+}
+
+/// Says when a final response was received, if its origin does not say when it was made (RFC 9110 §6.6.1). `unix_seconds` is now.
+pub fn date(head: &mut ResponseHead, unix_seconds: impl FnOnce() -> u64) {
+    if !head.fields.names().contains(Name::Date) {
+        head.fields.push_own(Name::Date, b"Date: ", &imf_fixdate(unix_seconds()));
+    }
 }
 
 /// Fields that end here whether Connection names them or not (RFC 9110 §7.6.1).

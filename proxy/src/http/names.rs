@@ -33,6 +33,8 @@ pub enum Name {
     ProxyAuthenticationInfo,
     /// Expect
     Expect,
+    /// Date
+    Date,
     /// X-Request-Id
     RequestId,
     /// X-Forwarded-For
@@ -57,6 +59,7 @@ impl Name {
         let is = |lower: Ends| head == lower.head && tail == lower.tail;
         let (known, is_it) = match name.len() {
             2 => (Self::Te, is(const { Ends::of(b"te") })),
+            4 if is(const { Ends::of(b"date") }) => return Self::Date,
             4 => (Self::Host, is(const { Ends::of(b"host") })),
             6 => (Self::Expect, is(const { Ends::of(b"expect") })),
             7 => (Self::Upgrade, is(const { Ends::of(b"upgrade") })),
@@ -240,6 +243,7 @@ mod tests {
         ("proxy-authorization", Name::ProxyAuthorization),
         ("proxy-authentication-info", Name::ProxyAuthenticationInfo),
         ("expect", Name::Expect),
+        ("date", Name::Date),
         ("x-request-id", Name::RequestId),
         ("x-forwarded-for", Name::ForwardedFor),
         ("x-forwarded-proto", Name::ForwardedProto),

@@ -257,6 +257,7 @@ async fn download(
     };
     let keep_alive = head.keep_alive;
     forward::response(&mut head);
+    forward::date(&mut head, || super::unix_micros() / 1_000_000);
     if let Some(edits) = limits.edits {
         edits.apply(&mut head.fields);
     }

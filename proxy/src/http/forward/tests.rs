@@ -129,6 +129,17 @@ fn hop_by_hop_fields_of_a_response_end_here() {
 }
 
 #[test]
+fn a_response_without_a_date_gets_that_of_its_arrival() {
+    let mut head = response_head("Server: b\r\n");
+    date(&mut head, || 784_111_777);
+    assert_eq!(shown(&head.fields), ["Server: b", "Date: Sun, 06 Nov 1994 08:49:37 GMT"]);
+    date(&mut head, || unreachable!("it has one"));
+    let mut head = response_head("dATE: whenever\r\n");
+    date(&mut head, || unreachable!("the origin's own stays"));
+    assert_eq!(shown(&head.fields), ["dATE: whenever"]);
+}
+
+#[test]
 fn many_connection_options_are_found() {
     let options: Vec<String> = (0..2000).rev().map(|number| format!("x-{number}")).collect();
     let fields = format!("Connection: {}\r\nX-0: a\r\nX-1999: b\r\nX-2000: c\r\n", options.join(","));
