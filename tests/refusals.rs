@@ -319,6 +319,19 @@ fn idle_clients_are_let_go() {
 }
 
 #[test]
+fn one_that_asked_once_is_let_go_as_soon() {
+    let sluice = Setup::to(Origin::echo().address()).with("listener.timeouts", "keep_alive = \"300ms\"").start();
+    for _ in 0..2 {
+        let mut client = sluice.client();
+        client.get("/");
+        let start = Instant::now();
+        assert!(client.until_closed().is_empty());
+        let took = start.elapsed();
+        assert!(took > Duration::from_millis(200) && took < Duration::from_secs(3), "{took:?}");
+    }
+}
+
+#[test]
 fn a_client_that_takes_nothing_is_let_go() {
     let origin = Origin::http(|_| Answer::with(Body::Pattern(200 << 20)));
     let sluice = Setup::to(origin.address()).with("listener.timeouts", "send = \"700ms\"").start();

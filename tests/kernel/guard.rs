@@ -298,6 +298,28 @@ fn a_source_holds_exactly_as_many_connections_as_it_may() {
 }
 
 #[test]
+fn a_client_that_vanished_gives_its_room_back() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Cable::new();
+    // How often the kernel says our end again to nobody: by default for about 100 s, and so long it counts.
+    net.server.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_orphan_retries", "1").unwrap());
+    let setup = net.setup("connections_per_ip = 2");
+    let sluice = setup.with("listener.timeouts", "keep_alive = \"500ms\"\nrequest_header = \"500ms\"").start();
+    let mut held = holds_exactly(&net, &sluice, 2);
+    // One between requests, one in the middle of a head.
+    held[0].send("GET / HTTP/1.1\r\nHo");
+    net.clients.ip(&["link", "set", "out", "down"]);
+    drop(held);
+    let counted = || sluice.status()["supervisor"]["guard"]["connections"].as_u64().unwrap();
+    assert!(counted() >= 2, "the other source's may be there still");
+    eventually(LIMIT, "the kernel gives up", || (counted() == 0).then_some(()));
+    net.clients.ip(&["link", "set", "out", "up"]);
+    drop(holds_exactly(&net, &sluice, 2));
+}
+
+#[test]
 fn cookies_hold_the_limit_too_and_settings_come_back() {
     if skip::without_root() {
         return;

@@ -5,6 +5,8 @@ mod checks;
 pub mod context;
 pub mod drain;
 pub mod events;
+#[cfg(test)]
+mod patience_tests;
 pub mod sessions;
 #[cfg(test)]
 mod simulated_tests;

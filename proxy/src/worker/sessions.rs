@@ -83,7 +83,9 @@ struct Row {
     /// What that header said.
     proxied: Option<Rc<Proxied>>,
     state: State,
-    /// When a parked row is closed, or a lingering one parked.
+    /// When the connection last came to wait for a request.
+    since: Time,
+    /// When a parked row is closed or looked at again, or a lingering one parked.
     due: Time,
     /// The row's only timer and when it fires: at `due` or before. Moving it with every request would cost more than one that fires
     /// early now and then.
@@ -202,6 +204,7 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>,
             awaits_header,
             proxied: None,
             state: State::Parked,
+            since: worker.io.now(),
             due,
             timer: None,
         });
@@ -254,8 +257,7 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
         let Some(row) = table.row(key) else { return };
         row.state = State::Live { cancel: cancel.clone(), task: None, lingers: false };
         // What asked once may never ask again: only a connection that did within this time is worth a future that waits for it.
-        // It was parked its keep-alive time before it is due.
-        let is_busy = row.requests > 0 && worker.io.after(row.listener.timeouts.keep_alive).since(row.due) < LINGER;
+        let is_busy = row.requests > 0 && worker.io.now().since(row.since) < LINGER;
         let seat = Seat {
             worker: Rc::clone(worker),
             key,
@@ -310,7 +312,9 @@ pub fn timed_out(worker: &Rc<Worker>, bits: u64) {
         }
         let (due, reason) = row.deadline();
         if worker.io.now() < due {
-            return row.set_due(worker, key, due);
+            let look = worker.io.after(row.listener.timeouts.keep_alive.max(LINGER));
+            // One that takes its last response is idle from then on.
+            return row.set_due(worker, key, if reason == CloseReason::SendTimeout { due.min(look) } else { due });
         }
         (row.stream.clone(), reason)
     };
@@ -418,13 +422,13 @@ impl Row {
     /// When a parked row is to be closed, and why: it is idle only once the client has taken its last response, which may be queued long
     /// after its session parked.
     fn deadline(&self) -> (Time, CloseReason) {
-        let (sent_at, timeouts) = (self.stream.progress().sent_at, &self.listener.timeouts);
+        let (moved_at, timeouts) = (self.stream.progress().sent_at.max(self.since), &self.listener.timeouts);
         if self.requests == 0 {
             (self.due, CloseReason::RequestHeaderTimeout)
         } else if is_flushed(&self.stream) {
-            (self.due.max(sent_at + timeouts.keep_alive), CloseReason::KeepAliveTimeout)
+            (moved_at + timeouts.keep_alive, CloseReason::KeepAliveTimeout)
         } else {
-            (self.due.max(sent_at + timeouts.send), CloseReason::SendTimeout)
+            (moved_at + timeouts.send, CloseReason::SendTimeout)
         }
     }
 
@@ -504,7 +508,7 @@ impl Seat {
 
     /// The session ends until the first byte of a request, which is due then.
     pub fn park_fresh(self, due: Time) {
-        self.park_until(due);
+        self.park_until(self.worker.io.now(), due);
     }
 
     /// Counts what was received since the last call.
@@ -527,8 +531,7 @@ impl Seat {
 
     /// The session ends, its connection waits for the next request.
     pub fn park(self) {
-        let keep_alive = self.listener.timeouts.keep_alive;
-        self.park_until(self.worker.io.after(keep_alive));
+        self.park_since(self.worker.io.now());
         // The row is parked now, so dropping the seat leaves it.
     }
 
@@ -542,6 +545,7 @@ impl Seat {
         let Some(row) = table.rows.get_mut(self.key.index as usize) else { return false };
         let State::Live { lingers, .. } = &mut row.state else { return false };
         *lingers = true;
+        row.since = self.worker.io.now();
         row.set_due(&self.worker, self.key, self.worker.io.after(LINGER));
         table.lingering += 1;
         true
@@ -556,12 +560,19 @@ impl Seat {
         }
     }
 
-    fn park_until(&self, due: Time) {
+    fn park_since(&self, since: Time) {
+        let timeouts = &self.listener.timeouts;
+        // Its last response may be on the way still: which of both it is shows then.
+        let due = since + timeouts.keep_alive.min(timeouts.send);
+        self.park_until(since, due);
+    }
+
+    fn park_until(&self, since: Time, due: Time) {
         if let Some(row) = self.worker.sessions.table.borrow_mut().row(self.key) {
             row.requests = self.requests;
             row.counted = self.counted;
+            row.since = since;
         }
-        let due = if is_flushed(&self.stream) { due } else { due.max(self.worker.io.after(self.listener.timeouts.send)) };
         park(&self.worker, self.key, due);
     }
 }
@@ -573,14 +584,14 @@ impl Drop for Seat {
             let table = &mut *table;
             let row = table.row(self.key)?;
             let State::Live { lingers, .. } = row.state else { return None };
-            let due = row.due;
+            let since = row.since;
             table.lingering -= usize::from(lingers);
-            Some(lingers.then_some(due))
+            Some(lingers.then_some(since))
         });
         if self.end.is_none() {
             match live {
                 None => return,
-                Some(Some(due)) => return self.park_until(due + self.listener.timeouts.keep_alive.saturating_sub(LINGER)),
+                Some(Some(since)) => return self.park_since(since),
                 // Nobody said how it ended: a panic, or the executor was dropped.
                 Some(None) => self.stream.abort(),
             }
