@@ -18,5 +18,6 @@ mod simulation;
 pub mod supervisor;
 pub mod telemetry;
 pub mod time;
+pub mod tls;
 pub mod upstream;
 pub mod worker;

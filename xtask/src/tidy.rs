@@ -39,6 +39,7 @@ const SANS_IO: &[&str] = &[
     "proxy/src/control/state.rs",
     "proxy/src/io/timer.rs",
     "proxy/src/time.rs",
+    "proxy/src/tls/hello.rs",
 ];
 
 /// Code that runs on a worker thread.
@@ -50,6 +51,7 @@ const WORKER: &[&str] = &[
     "proxy/src/http/",
     "proxy/src/proxy_protocol.rs",
     "proxy/src/route/",
+    "proxy/src/tls/hello.rs",
     "proxy/src/listen/acceptor.rs",
     "proxy/src/listen/admission.rs",
     "proxy/src/telemetry/access/mod.rs",

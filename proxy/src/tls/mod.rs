@@ -1,0 +1,3 @@
+//! TLS, sans-IO.
+
+pub mod hello;
