@@ -32,6 +32,7 @@ const SANS_IO: &[&str] = &[
     "proxy/src/http/",
     "proxy/src/proxy_protocol.rs",
     "proxy/src/route/",
+    "proxy/src/tls/",
     "proxy/src/upstream/endpoint.rs",
     "proxy/src/upstream/balance.rs",
     "proxy/src/upstream/pool.rs",
@@ -39,7 +40,6 @@ const SANS_IO: &[&str] = &[
     "proxy/src/control/state.rs",
     "proxy/src/io/timer.rs",
     "proxy/src/time.rs",
-    "proxy/src/tls/hello.rs",
 ];
 
 /// Code that runs on a worker thread.
@@ -51,7 +51,7 @@ const WORKER: &[&str] = &[
     "proxy/src/http/",
     "proxy/src/proxy_protocol.rs",
     "proxy/src/route/",
-    "proxy/src/tls/hello.rs",
+    "proxy/src/tls/",
     "proxy/src/listen/acceptor.rs",
     "proxy/src/listen/admission.rs",
     "proxy/src/telemetry/access/mod.rs",

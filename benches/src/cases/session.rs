@@ -34,6 +34,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
         name: "main".into(),
         addresses: vec![SocketAddr::from(([192, 0, 2, 254], 80))],
         protocol: model::Protocol::Http,
+        tls: None,
         proxy_protocol: false,
         backlog: 128,
         defer_accept: true,

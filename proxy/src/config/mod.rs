@@ -1,5 +1,6 @@
 //! Configuration: TOML schema, its resolution into a model, and diagnostics that say where and what to do.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
@@ -23,14 +24,12 @@ mod tests;
 
 /// The largest main file.
 const MAIN_BYTES_MAX: u64 = 4 << 20;
-/// The largest list that it refers to.
-const LIST_BYTES_MAX: u64 = 32 << 20;
 
 /// Files by path, the main one first: exactly the bytes that were read, so that supervisor and data plane resolve the same.
 pub type Files = [(PathBuf, Vec<u8>)];
 
 /// A configuration and all the bytes it was made of.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Loaded {
     /// What the rest of Sluice reads.
     pub config: model::Config,
@@ -38,6 +37,15 @@ pub struct Loaded {
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// Legal, but probably not what was meant. May be empty.
     pub warnings: Diagnostics,
+}
+
+impl fmt::Debug for Loaded {
+    /// Some of the files are private keys.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.files.iter().map(|(path, bytes)| (path, bytes.len())).collect();
+        let mut shown = formatter.debug_struct("Loaded");
+        shown.field("config", &self.config).field("files", &names).field("warnings", &self.warnings).finish()
+    }
 }
 
 /// Reads the file and whatever it refers to, each once, and resolves it.
@@ -49,8 +57,8 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
     let parsed = Parsed::new(path, &main);
     let mut files = vec![(path.to_owned(), main)];
     let mut unread = Unread::new();
-    for reference in parsed.references() {
-        match read_file(&reference, LIST_BYTES_MAX) {
+    for (reference, bytes_max) in parsed.references() {
+        match read_file(&reference, bytes_max) {
             Ok(bytes) => files.push((reference, bytes)),
             Err(reason) => drop(unread.insert(reference, reason)),
         }

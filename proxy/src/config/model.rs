@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::http::edit::Edits;
 use crate::http::redirect::Template;
 use crate::route::{Host, RouteTable};
+use crate::tls::server::ServerTls;
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -180,6 +181,8 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// What its clients speak.
     pub protocol: Protocol,
+    /// Some for `Protocol::Https`.
+    pub tls: Option<Arc<ServerTls>>,
     /// Connections of `trusted_proxies` begin with a PROXY header, version 1 or 2.
     pub proxy_protocol: bool,
     /// Accept queue length.
@@ -207,11 +210,30 @@ impl Listener {
 pub enum Protocol {
     /// HTTP/1.1 and 1.0, by routes.
     Http,
+    /// The same over TLS.
+    Https,
     /// Anything, as bytes, to one upstream.
     Tcp {
         /// Index into `Config::upstreams`.
         upstream: usize,
     },
+}
+
+impl Protocol {
+    /// Whether routes decide about what its clients send.
+    #[must_use]
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
+
+    /// The scheme of URLs that lead to it, if there are any.
+    #[must_use]
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http | Self::Tcp { .. } => "http",
+        }
+    }
 }
 
 /// `listener.timeouts`

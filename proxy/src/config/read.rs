@@ -113,12 +113,11 @@ pub(super) enum Literal {
     Text(&'static str),
     Number(u64),
     Float(f64),
+    Boolean(bool),
     /// However it is written.
     Duration(Duration),
     /// Exactly these strings.
     List(&'static [&'static str]),
-    /// A table whose every value is an empty table or list.
-    Hollow,
 }
 
 impl Literal {
@@ -130,16 +129,12 @@ impl Literal {
             (Self::Float(number), DeValue::Float(written)) => {
                 written.as_str().parse::<f64>().is_ok_and(|written| written == *number)
             }
+            (Self::Boolean(flag), DeValue::Boolean(written)) => flag == written,
             (Self::Duration(duration), DeValue::String(written)) => units::duration(written).as_ref() == Ok(duration),
             (Self::List(list), DeValue::Array(written)) => {
                 list.len() == written.len()
                     && list.iter().zip(written.iter()).all(|(item, written)| written.as_ref().as_str() == Some(item))
             }
-            (Self::Hollow, DeValue::Table(written)) => written.iter().all(|(_, value)| match value.as_ref() {
-                DeValue::Table(inner) => inner.is_empty(),
-                DeValue::Array(inner) => inner.is_empty(),
-                _ => false,
-            }),
             _ => false,
         }
     }

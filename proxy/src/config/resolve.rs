@@ -17,11 +17,17 @@ use crate::route::RouteTable;
 
 mod listener;
 mod route;
+mod tls;
 
 /// The most prefixes on the allow list, and on the deny list with its file: what the guard's tries hold.
 const PREFIXES_MAX: usize = 1 << 18;
 /// The most listener addresses: what the guard's and the steering program's maps hold.
 const ADDRESSES_MAX: usize = 256;
+
+/// The largest list that it refers to.
+const LIST_BYTES_MAX: u64 = 32 << 20;
+/// The largest file of certificates or a key.
+const TLS_BYTES_MAX: u64 = 1 << 20;
 
 /// Files that could not be read, and why: what `load` knows and `resolve` reports at the key that names them.
 pub(super) type Unread = HashMap<PathBuf, String>;
@@ -58,10 +64,14 @@ impl Parsed {
         Self { main, context, schema }
     }
 
-    /// Paths of the files it refers to, to be read before `resolve`.
-    pub(super) fn references(&self) -> Vec<PathBuf> {
-        let deny_file = self.schema.as_ref().and_then(|schema| schema.guard.deny_file.as_ref());
-        deny_file.map(|file| beside(&self.main, &file.value)).into_iter().collect()
+    /// Paths of the files it refers to, to be read before `resolve`, each once, and how many bytes each may have.
+    pub(super) fn references(&self) -> Vec<(PathBuf, u64)> {
+        let Some(schema) = &self.schema else { return Vec::new() };
+        let lists = schema.guard.deny_file.iter().map(|file| (file, LIST_BYTES_MAX));
+        let tls = schema.listeners.iter().flat_map(|listener| listener.tls.files()).map(|file| (file, TLS_BYTES_MAX));
+        let mut known = HashSet::new();
+        let all = lists.chain(tls).map(|(file, bytes_max)| (beside(&self.main, &file.value), bytes_max));
+        all.filter(|(path, _)| known.insert(path.clone())).collect()
     }
 
     /// The model, and errors and warnings; `None` when there are errors.
@@ -240,15 +250,22 @@ impl Resolver<'_> {
         }
     }
 
+    /// The bytes of a file that the main one refers to, and its path; reported if there are none.
+    fn file(&self, key: &str, file: &At<PathBuf>) -> Option<(&Path, &[u8])> {
+        let path = beside(self.main, &file.value);
+        let found = self.files.iter().skip(1).find(|(name, _)| *name == path);
+        if found.is_none() {
+            let reason = self.unread.get(&path).map_or("it was not passed on", String::as_str);
+            let message = format!("\"{}\" cannot be read: {reason}", path.display());
+            self.error(key, file.span.as_ref(), message, "a file that exists");
+        }
+        found.map(|(path, bytes)| (path.as_path(), bytes.as_slice()))
+    }
+
     /// One network a line; `#` begins a comment.
     fn deny_file(&self, file: &At<PathBuf>, deny: &mut Vec<IpNet>) {
         const KEY: &str = "guard.deny_file";
-        let path = beside(self.main, &file.value);
-        let Some((_, bytes)) = self.files.iter().skip(1).find(|(name, _)| *name == path) else {
-            let reason = self.unread.get(&path).map_or("it was not passed on", String::as_str);
-            let message = format!("\"{}\" cannot be read: {reason}", path.display());
-            return self.error(KEY, file.span.as_ref(), message, "a file that exists");
-        };
+        let Some((path, bytes)) = self.file(KEY, file) else { return };
         let text = String::from_utf8_lossy(bytes);
         let mut source = None;
         let mut line_start = 0;
@@ -260,7 +277,7 @@ impl Resolver<'_> {
                     Ok(network) => deny.push(network),
                     Err(message) => {
                         let at = line_start + (written.len() - written.trim_start().len());
-                        let source = source.get_or_insert_with(|| Source::new(&path, text.to_string()));
+                        let source = source.get_or_insert_with(|| Source::new(path, text.to_string()));
                         self.context.push(Diagnostic {
                             severity: Severity::Error,
                             source: source.clone(),

@@ -13,8 +13,10 @@ use super::model::{self, GuardMode, SteeringPolicy};
 use super::read::{At, Item, Literal, Table};
 use super::{hints, units};
 pub(super) use route::{Action, Route};
+pub(super) use tls::{Certificate, Tls};
 
 mod route;
+mod tls;
 
 /// The longest path of `process.run_dir`: a socket's file name and its 108 byte limit (`unix(7)`) leave this much.
 const RUN_DIR_BYTES_MAX: usize = 80;
@@ -94,7 +96,8 @@ pub(super) struct Guard {
 pub(super) struct Listener {
     pub(super) name: At<String>,
     pub(super) addresses: Vec<At<SocketAddr>>,
-    pub(super) is_tcp: bool,
+    pub(super) protocol: Protocol,
+    pub(super) tls: Tls,
     pub(super) upstream: Option<At<String>>,
     pub(super) proxy_protocol: bool,
     pub(super) backlog: u32,
@@ -105,6 +108,21 @@ pub(super) struct Listener {
     pub(super) trusted_proxies: Vec<IpNet>,
     /// The table's header.
     pub(super) span: Option<Range<usize>>,
+}
+
+/// `listener.protocol`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http,
+    Https,
+    Tcp,
+}
+
+impl Protocol {
+    /// Whether routes are for it.
+    pub(super) const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
 }
 
 /// `[[upstream]]`
@@ -287,7 +305,9 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
         table.missing("address", "an address with a port such as \"127.0.0.1:8080\" or \"[::]:443\", or a list of them");
     }
     let addresses = texts.into_iter().filter_map(|text| listen_address(&table, "address", text)).collect();
-    let is_tcp = table.choice("protocol", &[("http", false), ("tcp", true)], &["https", "tls-passthrough"]);
+    let protocols = [("http", Protocol::Http), ("https", Protocol::Https), ("tcp", Protocol::Tcp)];
+    let protocol = table.choice("protocol", &protocols, &["tls-passthrough"]);
+    let is_tcp = protocol == Protocol::Tcp;
     let upstream = table.string("upstream").filter(|name| !name.value.is_empty());
     if is_tcp {
         only_of_http(&table, "limits", "none: they are of HTTP requests");
@@ -308,9 +328,7 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
         let message = "has no effect without proxy_protocol: TCP connections have no X-Forwarded-*".to_owned();
         table.error("trusted_proxies", table.value_span("trusted_proxies"), message, "proxy_protocol = \"accept\", or none");
     }
-    table.not_built("alpn", Some(Literal::List(&["http/1.1"])));
-    table.not_built("certificate", Some(Literal::List(&[])));
-    table.not_built("tls", Some(Literal::Hollow));
+    let tls = tls::tls(&mut table, protocol);
     let timeouts = timeouts(table.table("timeouts"), is_tcp);
     let (limits, header_bytes_at) = limits(table.table("limits"));
     let span = table.span();
@@ -318,7 +336,8 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
     Listener {
         name,
         addresses,
-        is_tcp,
+        protocol,
+        tls,
         upstream,
         proxy_protocol,
         backlog,

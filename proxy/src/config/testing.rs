@@ -58,6 +58,7 @@ pub(crate) fn listener() -> model::Listener {
         name: "main".into(),
         addresses: vec![SocketAddr::from(([127, 0, 0, 1], 80))],
         protocol: model::Protocol::Http,
+        tls: None,
         proxy_protocol: false,
         backlog: 128,
         defer_accept: true,

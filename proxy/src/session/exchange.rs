@@ -208,7 +208,7 @@ impl Scene<'_> {
 impl Scene<'_> {
     /// How the client reached us.
     pub(super) const fn scheme(&self) -> &'static str {
-        "http"
+        self.listener.protocol.scheme()
     }
 }
 

@@ -32,12 +32,13 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
             seat.stream.unread(rest);
             tunnel::open(seat).await;
         }
-        Protocol::Http if rest.is_empty() && !seat.stream.is_readable() => {
+        Protocol::Http | Protocol::Https if rest.is_empty() && !seat.stream.is_readable() => {
             drop(rest);
             seat.count_received();
             seat.park_fresh(due);
         }
         Protocol::Http => downstream::serve(seat, rest, due).await,
+        Protocol::Https => sessions::close(seat).await,
     }
 }
 

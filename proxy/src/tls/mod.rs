@@ -1,3 +1,58 @@
-//! TLS, sans-IO.
+//! TLS without I/O: certificates and settings compiled once per configuration, who is shown which certificate, and, above rustls, the
+//! records. Nothing here opens a file; the clock is read by rustls' time provider alone.
 
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+pub mod certificate;
 pub mod hello;
+pub mod pem;
+pub mod resolver;
+pub mod server;
+pub mod tickets;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+/// A file that TLS settings are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A certificate and those that lead to its root.
+    Chain,
+    /// Its private key.
+    Key,
+    /// Certificates of those who may vouch for clients.
+    ClientCa,
+}
+
+/// What is wrong with a file; never what is in a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsError {
+    /// Which one.
+    pub part: Part,
+    /// In one sentence without a full stop; the file is its subject.
+    pub message: String,
+    /// What would have been right, and how to get it.
+    pub expected: &'static str,
+}
+
+impl TlsError {
+    pub(crate) fn new(part: Part, message: impl Into<String>, expected: &'static str) -> Self {
+        Self { part, message: message.into(), expected }
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}; expected {}", self.message, self.expected)
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// aws-lc-rs with every suite and group that rustls holds sound, the hybrid X25519MLKEM768 first.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}

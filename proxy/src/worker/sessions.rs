@@ -189,7 +189,7 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>,
     let due = worker.io.after(if worker.is_draining() { patience.min(DRAIN_GRACE) } else { patience });
     let awaits_header = awaits_header(&stream, &listener);
     // Whoever speaks first.
-    let starts_now = !awaits_header && listener.protocol != model::Protocol::Http;
+    let starts_now = !awaits_header && !listener.protocol.is_http();
     let key = {
         let table = &mut *worker.sessions.table.borrow_mut();
         let generation = table.generation;
@@ -275,11 +275,19 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
     let spawned = match seat.listener.protocol {
         _ if awaits_header => worker.io.spawn(proxied::serve(seat, first, due)),
         model::Protocol::Http => worker.io.spawn(downstream::serve(seat, first, due)),
+        model::Protocol::Https => worker.io.spawn(close(seat)),
         model::Protocol::Tcp { .. } => worker.io.spawn(tunnel::open(seat)),
     };
     if let Some(Row { state: State::Live { task, .. }, .. }) = worker.sessions.table.borrow_mut().row(key) {
         *task = Some(spawned);
     }
+}
+
+/// Closes a connection that nobody serves yet.
+pub(crate) async fn close(mut seat: Seat) {
+    seat.count_received();
+    seat.stream.abort();
+    seat.end(CloseReason::BadRequest);
 }
 
 /// Why a connection ended that broke; `reset` if its client did it.

@@ -11,24 +11,30 @@ impl Resolver<'_> {
     /// `None` only after an error.
     pub(super) fn listener(&self, listener: schema::Listener, upstreams: &BTreeMap<&str, usize>) -> Option<Arc<model::Listener>> {
         const KEY: &str = "listener.upstream";
-        let protocol = match (listener.is_tcp, &listener.upstream) {
-            (true, Some(name)) => model::Protocol::Tcp { upstream: self.upstream_index(KEY, name, upstreams)? },
-            (true, None) => {
+        let protocol = match (listener.protocol, &listener.upstream) {
+            (schema::Protocol::Tcp, Some(name)) => model::Protocol::Tcp { upstream: self.upstream_index(KEY, name, upstreams)? },
+            (schema::Protocol::Tcp, None) => {
                 let message = "is missing: a tcp listener has no routes".to_owned();
                 self.error(KEY, listener.span.as_ref(), message, "the name of an [[upstream]]");
                 return None;
             }
-            (false, Some(name)) => {
+            (_, Some(name)) => {
                 let message = format!("{} is for protocol = \"tcp\" alone", units::quote(&name.value));
                 self.error(KEY, name.span.as_ref(), message, "a [[route]] to it, or protocol = \"tcp\"");
                 return None;
             }
-            (false, None) => model::Protocol::Http,
+            (schema::Protocol::Http, None) => model::Protocol::Http,
+            (schema::Protocol::Https, None) => model::Protocol::Https,
+        };
+        let tls = match protocol {
+            model::Protocol::Https => Some(self.server_tls(&listener)?),
+            model::Protocol::Http | model::Protocol::Tcp { .. } => None,
         };
         Some(Arc::new(model::Listener {
             name: listener.name.value,
             addresses: listener.addresses.into_iter().map(|at| at.value).collect(),
             protocol,
+            tls,
             proxy_protocol: listener.proxy_protocol,
             backlog: listener.backlog,
             defer_accept: listener.defer_accept,

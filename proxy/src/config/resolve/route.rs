@@ -53,7 +53,7 @@ impl Resolver<'_> {
         buffer_budget: usize,
     ) -> Option<Vec<Arc<model::Route>>> {
         // Nothing routes a connection of TCP.
-        if routes.is_empty() && (listeners.is_empty() || listeners.iter().any(|listener| !listener.is_tcp)) {
+        if routes.is_empty() && (listeners.is_empty() || listeners.iter().any(|listener| listener.protocol.is_http())) {
             self.context.warn("route", None, "there is none: every request gets 404".to_owned());
         }
         let sound: Vec<&schema::Route> = routes.iter().filter(|route| !route.is_doubtful).collect();
@@ -91,7 +91,7 @@ impl Resolver<'_> {
         // A listener whose name was reported may be the one that is meant.
         let all_named = known.len() == listeners.len();
         for At { value: name, span } in routes.iter().flat_map(|route| &route.listeners) {
-            if listeners.iter().any(|listener| listener.is_tcp && listener.name.value == *name) {
+            if listeners.iter().any(|listener| !listener.protocol.is_http() && listener.name.value == *name) {
                 let message = format!("{} is for tcp, which no route takes", units::quote(name));
                 self.error("route.listener", span.as_ref(), message, "listeners of HTTP");
             }

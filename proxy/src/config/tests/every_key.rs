@@ -30,10 +30,15 @@ impl Key {
     /// The file with this value, the key and its table written.
     fn with(&self, lines: &[&str], value: &str) -> String {
         let mut lines: Vec<String> = lines.iter().map(|&line| line.to_owned()).collect();
-        lines[self.line - 1] = format!("{} = {value}", self.name);
         if let Some(header) = self.hidden_table {
             lines[header - 1] = self.table.clone();
+            // What of it is built is written too: some keys need others.
+            let of_table = lines[header..].iter_mut().take_while(|line| line.starts_with("# ") && !line.starts_with("# ["));
+            for line in of_table.filter(|line| !line.contains("not built yet")) {
+                *line = line.trim_start_matches("# ").to_owned();
+            }
         }
+        lines[self.line - 1] = format!("{} = {value}", self.name);
         lines.join("\n")
     }
 }
@@ -90,8 +95,9 @@ fn check(key: &Key, text: &str, words: &str) {
     let dotted = key.dotted();
     let errors = resolve_text(text).map(drop).expect_err(&dotted);
     let context = format!("{dotted}\n{}", errors.render(false));
-    // Beside `path_prefix`, `path` is one more mistake, and so on for what excludes another key.
-    let beside = |error: &&Diagnostic| !error.message.starts_with("is beside");
+    // Beside `path_prefix`, `path` is one more mistake, and so on for what excludes another key; the file's listener is of "http".
+    let beside =
+        |error: &&Diagnostic| !error.message.starts_with("is beside") && error.message != "is for protocol = \"https\" alone";
     let found: Vec<&Diagnostic> = errors.iter().filter(beside).collect();
     assert_eq!(found.len(), 1, "{context}");
     let error = found[0];
@@ -146,6 +152,10 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("listener.timeouts.min_rate", "\"100B\"", "is not per second"),
     ("listener.upstream", "\"app\"", "is for protocol = \"tcp\" alone"),
     ("listener.trusted_proxies", "[\"x\"]", "not an address"),
+    ("listener.alpn", "[\"http/2\"]", "is unknown"),
+    ("listener.certificate.chain", "\"\"", "is not a path"),
+    ("listener.certificate.key", "\"\"", "is not a path"),
+    ("listener.tls.client_ca", "\"a\\u0000b\"", "is not a path"),
     ("route.host", "\"a.example:80\"", "has a port"),
     ("route.path_prefix", "\"x\"", "does not begin with '/'"),
     ("route.path", "\"/a/../b\"", "dot segment"),

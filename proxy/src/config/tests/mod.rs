@@ -11,6 +11,7 @@ mod errors;
 mod every_key;
 mod properties;
 mod routes;
+mod tls;
 
 /// What every file needs; cases put their own tables before or after it.
 const BASE: &str = r#"
@@ -128,6 +129,7 @@ fn defaults_are_those_of_the_interface() {
                 name: "web".to_owned(),
                 addresses: vec!["127.0.0.1:8080".parse().expect("address")],
                 protocol: model::Protocol::Http,
+                tls: None,
                 proxy_protocol: false,
                 backlog: 4096,
                 defer_accept: true,

@@ -1,0 +1,105 @@
+//! `[[listener.certificate]]` and `[listener.tls]`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{DAY, Protocol, SECOND, file_path, to_usize};
+use crate::config::read::{At, Literal, Table};
+use crate::config::units;
+use crate::tls::server::MinVersion;
+
+const FILE_FORM: &str = "a file's path";
+/// Handshakes in progress on a worker, at most: each holds some ten KiB.
+const HANDSHAKES_MAX: u64 = 65_536;
+
+/// `[[listener.certificate]]`
+#[derive(Debug)]
+pub(in crate::config) struct Certificate {
+    pub(in crate::config) chain: At<PathBuf>,
+    pub(in crate::config) key: At<PathBuf>,
+}
+
+/// What of a listener only TLS has.
+#[derive(Debug)]
+pub(in crate::config) struct Tls {
+    pub(in crate::config) certificates: Vec<Certificate>,
+    /// No certificate is written, rather than wrong ones.
+    pub(in crate::config) lacks_certificates: bool,
+    pub(in crate::config) alpn: Vec<Box<str>>,
+    pub(in crate::config) min_version: MinVersion,
+    pub(in crate::config) client_ca: Option<At<PathBuf>>,
+    pub(in crate::config) session_tickets: bool,
+    pub(in crate::config) handshake_timeout: Duration,
+    pub(in crate::config) max_handshakes: usize,
+}
+
+impl Tls {
+    /// The files that it names.
+    pub(in crate::config) fn files(&self) -> impl Iterator<Item = &At<PathBuf>> {
+        let certificates = self.certificates.iter().flat_map(|certificate| [&certificate.chain, &certificate.key]);
+        certificates.chain(&self.client_ca)
+    }
+}
+
+/// Reads what of a listener's table is TLS; it is reported where the listener does not speak it.
+pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
+    let is_https = protocol == Protocol::Https;
+    for key in ["certificate", "tls"] {
+        if !is_https && listener.has(key) && !listener.is_empty_list(key) {
+            let span = listener.value_span(key);
+            listener.error(key, span, "is for protocol = \"https\" alone".to_owned(), "protocol = \"https\", or none");
+        }
+    }
+    let lacks_certificates = !listener.has("certificate") || listener.is_empty_list("certificate");
+    let certificates = listener.tables("certificate").into_iter().filter_map(certificate).collect();
+    let alpn = alpn(listener);
+    let mut table = listener.table("tls");
+    let min_version = table.choice("min_version", &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)], &[]);
+    let client_ca = optional_file(&mut table, "client_ca");
+    let session_tickets = table.boolean("session_tickets", true);
+    table.not_built("ticket_keys", Some(Literal::List(&[])));
+    table.not_built("early_data", Some(Literal::Boolean(false)));
+    let handshake_timeout = table.duration("handshake_timeout", 10 * SECOND, super::MILLISECOND..=DAY);
+    let max_handshakes = to_usize(table.integer("max_handshakes", 256, 1..=HANDSHAKES_MAX).value);
+    table.finish();
+    Tls { certificates, lacks_certificates, alpn, min_version, client_ca, session_tickets, handshake_timeout, max_handshakes }
+}
+
+fn certificate(mut table: Table<'_, '_>) -> Option<Certificate> {
+    let chain = required_file(&mut table, "chain", "a PEM file: the server's certificate, then those that lead to its root");
+    let key = required_file(&mut table, "key", "a PEM file with the certificate's private key");
+    table.not_built("ocsp", Some(Literal::Text("")));
+    table.finish();
+    Some(Certificate { chain: chain?, key: key? })
+}
+
+fn required_file(table: &mut Table<'_, '_>, key: &'static str, what: &str) -> Option<At<PathBuf>> {
+    if !table.has(key) {
+        table.missing(key, what);
+    }
+    table.parsed(key, FILE_FORM, file_path)
+}
+
+/// Empty: none.
+fn optional_file(table: &mut Table<'_, '_>, key: &'static str) -> Option<At<PathBuf>> {
+    let path = table.parsed(key, FILE_FORM, |text| if text.is_empty() { Ok(None) } else { file_path(text).map(Some) })?;
+    Some(At { value: path.value?, span: path.span })
+}
+
+/// Protocols that clients may choose from (RFC 7301), ours first.
+fn alpn(listener: &mut Table<'_, '_>) -> Vec<Box<str>> {
+    const BUILT: &str = "http/1.1";
+    const FORM: &str = "[\"http/1.1\"]";
+    let written = listener.strings("alpn", false);
+    if listener.is_empty_list("alpn") {
+        listener.error("alpn", listener.value_span("alpn"), "is empty".to_owned(), FORM);
+    }
+    for At { value, span } in &written {
+        match value.as_str() {
+            BUILT => {}
+            "h2" | "http/1.0" => listener.error("alpn", span.clone(), format!("\"{value}\" is not built yet"), FORM),
+            _ => listener.error("alpn", span.clone(), format!("{} is unknown", units::quote(value)), FORM),
+        }
+    }
+    vec![BUILT.into()]
+}

@@ -1,0 +1,124 @@
+//! TLS: certificates are read beside the main file, and what is wrong with one is reported at the key that names it.
+
+use super::*;
+use crate::tls::server::MinVersion;
+use crate::tls::testing::{Authority, Pair};
+
+/// A folder with these certificates as `0.pem`, `0.key` and so on, and a main file with a listener that has them.
+struct Folder {
+    folder: tempfile::TempDir,
+    text: String,
+}
+
+impl Folder {
+    fn new(pairs: &[&Pair], tls: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut text =
+            "[[upstream]]\nname = \"app\"\nendpoints = [\"127.0.0.1:9000\"]\n[[route]]\nupstream = \"app\"\n".to_owned();
+        text.push_str("[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:8443\"\nprotocol = \"https\"\n");
+        for (index, pair) in pairs.iter().enumerate() {
+            text.push_str(&format!("[[listener.certificate]]\nchain = \"{index}.pem\"\nkey = \"{index}.key\"\n"));
+            std::fs::write(folder.path().join(format!("{index}.pem")), &pair.chain).expect("written");
+            std::fs::write(folder.path().join(format!("{index}.key")), &pair.key).expect("written");
+        }
+        text.push_str(tls);
+        std::fs::write(folder.path().join("proxy.toml"), &text).expect("written");
+        Self { folder, text }
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.folder.path().join(name), bytes).expect("written");
+    }
+
+    fn load(&self) -> Result<Loaded, Diagnostics> {
+        load(&self.folder.path().join("proxy.toml"))
+    }
+
+    /// The errors, without the folder's name.
+    fn errors(&self) -> Vec<String> {
+        let errors = self.load().expect_err("errors").to_string();
+        errors.replace(&format!("{}/", self.folder.path().display()), "").lines().map(str::to_owned).collect()
+    }
+
+    /// Where a line stands that begins so, from 1.
+    fn line(&self, begin: &str) -> usize {
+        self.text.lines().position(|line| line.starts_with(begin)).expect("such a line") + 1
+    }
+}
+
+#[test]
+fn certificates_are_read_beside_the_main_file_and_resolved_from_bytes_alike() {
+    let authority = Authority::new("CA");
+    let (one, other) = (authority.leaf(&["a.example"]), authority.leaf(&["b.example"]));
+    let folder = Folder::new(
+        &[&one, &other],
+        "[listener.tls]\nmin_version = \"1.3\"\nclient_ca = \"ca.pem\"\nhandshake_timeout = \"3s\"\nmax_handshakes = 7\nticket_keys = []\nearly_data = false\n",
+    );
+    folder.write("ca.pem", authority.pem());
+    let loaded = folder.load().map_err(|errors| errors.to_string()).expect("sound");
+    let listener = &loaded.config.listeners[0];
+    assert_eq!(listener.protocol, model::Protocol::Https);
+    let tls = listener.tls.as_ref().expect("its TLS");
+    assert_eq!((tls.handshake_timeout, tls.max_handshakes), (Duration::from_secs(3), 7));
+    assert_eq!(tls.certificates.iter().map(|certificate| certificate.name()).collect::<Vec<_>>(), ["a.example", "b.example"]);
+    assert_eq!(loaded.files.len(), 6);
+    assert_eq!(resolve(&loaded.files), Ok(loaded.config.clone()));
+    // Another key is another configuration, and nothing of a key is shown.
+    let shown = format!("{loaded:?}");
+    assert!(!shown.contains(one.key.lines().nth(1).expect("a line")) && shown.contains("0.key"), "{shown}");
+    let renewed = authority.leaf(&["a.example"]);
+    folder.write("0.pem", &renewed.chain);
+    folder.write("0.key", &renewed.key);
+    assert_ne!(folder.load().expect("sound").config, loaded.config);
+}
+
+#[test]
+fn defaults_of_tls_are_those_of_the_interface() {
+    let pair = Authority::new("CA").leaf(&["a.example"]);
+    let plain = Folder::new(&[&pair], "").load().expect("sound").config;
+    let written = "[listener.tls]\nmin_version = \"1.2\"\nclient_ca = \"\"\nsession_tickets = true\nhandshake_timeout = \"10s\"\nmax_handshakes = 256\n";
+    assert_eq!(plain, Folder::new(&[&pair], written).load().expect("sound").config);
+    for changed in [written.replace("1.2", "1.3"), written.replace("10s", "9s"), written.replace("true", "false")] {
+        assert_ne!(plain, Folder::new(&[&pair], &changed).load().expect("sound").config, "{changed}");
+    }
+}
+
+#[test]
+fn each_wrong_file_is_reported_at_its_key() {
+    let authority = Authority::new("CA");
+    let pair = authority.leaf(&["a.example"]);
+    let folder = Folder::new(&[&pair, &pair], "[listener.tls]\nclient_ca = \"ca.pem\"\n");
+    folder.write("ca.pem", authority.pem());
+    assert!(folder.load().is_ok());
+    let other = authority.leaf(&["a.example"]).key;
+    for (file, bytes, key, words) in [
+        ("0.pem", "", "chain", "\"0.pem\" is empty; expected PEM certificates"),
+        ("1.pem", &*pair.key, "chain", "\"1.pem\" holds a private key and no certificate"),
+        ("0.key", &*pair.chain, "key", "\"0.key\" holds a certificate and no private key"),
+        ("1.key", &*other, "key", "\"1.key\" does not belong to the certificate"),
+        ("ca.pem", "x", "client_ca", "\"ca.pem\" is not PEM"),
+    ] {
+        let before = std::fs::read(folder.folder.path().join(file)).expect("read");
+        folder.write(file, bytes);
+        let errors = folder.errors();
+        let line = folder.line(&format!("{key} = \"{file}\""));
+        let table = if key == "client_ca" { "tls" } else { "certificate" };
+        let start = format!("proxy.toml:{line}:{}: error: `listener.{table}.{key}`: {words}", key.len() + 4);
+        assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?} is not {start}");
+        folder.write(file, before);
+    }
+    std::fs::remove_file(folder.folder.path().join("1.key")).expect("removed");
+    std::fs::remove_file(folder.folder.path().join("0.pem")).expect("removed");
+    let errors = folder.errors();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains("`listener.certificate.chain`: \"0.pem\" cannot be read: no such file"), "{errors:?}");
+    assert!(errors[1].contains("`listener.certificate.key`: \"1.key\" cannot be read: no such file"), "{errors:?}");
+}
+
+#[test]
+fn min_version_is_taken() {
+    let settings = |text: &str| Folder::new(&[&Authority::new("CA").leaf(&["a.example"])], text).load().expect("sound");
+    let loaded = settings("[listener.tls]\nmin_version = \"1.3\"\n");
+    let tls = loaded.config.listeners[0].tls.as_ref().expect("its TLS");
+    assert_eq!(tls.settings().min_version, MinVersion::Tls13);
+}

@@ -1,0 +1,252 @@
+//! A certificate as listeners use it: chain and key, checked to belong together, and what the rest of Sluice wants to know of it (RFC 5280).
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+use super::{Part, TlsError, pem, provider};
+
+const KEYS_FORM: &str = "RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
+/// What aws-lc-rs signs with.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// The files of a certificate, as they were read.
+#[derive(Clone, Copy)]
+pub struct Files<'a> {
+    /// PEM certificates, the leaf first.
+    pub chain: &'a [u8],
+    /// A PEM private key.
+    pub key: &'a [u8],
+}
+
+/// What a certificate signs with. In the order of what a handshake costs, cheapest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyKind {
+    /// ECDSA on P-256.
+    EcdsaP256,
+    /// Ed25519.
+    Ed25519,
+    /// ECDSA on P-384.
+    EcdsaP384,
+    /// ECDSA on P-521.
+    EcdsaP521,
+    /// RSA.
+    Rsa,
+}
+
+impl KeyKind {
+    /// For people.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::EcdsaP256 => "ECDSA P-256",
+            Self::Ed25519 => "Ed25519",
+            Self::EcdsaP384 => "ECDSA P-384",
+            Self::EcdsaP521 => "ECDSA P-521",
+            Self::Rsa => "RSA",
+        }
+    }
+}
+
+/// A chain with its key. Equal are those made of the same bytes.
+pub struct Certificate {
+    pub(super) certified: Arc<CertifiedKey>,
+    names: Vec<Box<str>>,
+    subject: Box<str>,
+    kind: KeyKind,
+    not_before: i64,
+    not_after: i64,
+    /// Of the files.
+    digest: [u8; 32],
+}
+
+impl Certificate {
+    /// Checks and compiles a certificate's files.
+    ///
+    /// # Errors
+    /// What is wrong with which of them.
+    pub fn new(files: Files<'_>) -> Result<Self, TlsError> {
+        let chain = pem::certificates(Part::Chain, files.chain)?;
+        let mut parsed = Vec::with_capacity(chain.len());
+        for (index, der) in chain.iter().enumerate() {
+            let (_, certificate) = X509Certificate::from_der(der).map_err(|_| {
+                TlsError::new(Part::Chain, format!("certificate {} is not X.509", index + 1), "certificates as a CA issues them")
+            })?;
+            parsed.push(certificate);
+        }
+        let leaf = &parsed[0];
+        let kind = kind(leaf)?;
+        let key = pem::key(Part::Key, files.key)?;
+        let key = provider()
+            .key_provider
+            .load_private_key(key)
+            .map_err(|_| TlsError::new(Part::Key, "is damaged, or of a kind that is not supported", KEYS_FORM))?;
+        // Read before the chain goes to its owner.
+        let names = names(leaf);
+        let subject = subject(leaf, &names);
+        let (not_before, not_after) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
+        if let Some(public) = key.public_key()
+            && public.as_ref() != leaf.public_key().raw
+        {
+            let other = parsed.iter().position(|certificate| certificate.public_key().raw == public.as_ref());
+            return Err(match other {
+                Some(other) => TlsError::new(
+                    Part::Chain,
+                    format!("begins with another certificate than the key's, which is the {} one", ordinal(other)),
+                    "the server's own certificate first, then those that lead to its root",
+                ),
+                None => {
+                    TlsError::new(Part::Key, "does not belong to the certificate", "the key that the certificate was issued for")
+                }
+            });
+        }
+        drop(parsed);
+        let certified = CertifiedKey::new(chain, key);
+        match certified.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err(TlsError::new(Part::Chain, "is not what TLS can use", "certificates as a CA issues them")),
+        }
+        Ok(Self { certified: Arc::new(certified), names, subject, kind, not_before, not_after, digest: digest_of(files) })
+    }
+
+    /// DNS names it is for, in lower case: `example.com`, `*.example.com`. Those of the subject alternative name, or the common name of
+    /// a certificate without one. May be empty.
+    #[must_use]
+    pub fn names(&self) -> &[Box<str>] {
+        &self.names
+    }
+
+    /// Its name in metrics and logs: the first of `names`, else what the subject says.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.names.first().unwrap_or(&self.subject)
+    }
+
+    /// What it signs with.
+    #[must_use]
+    pub const fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// Its last moment, seconds since 1970.
+    #[must_use]
+    pub const fn not_after(&self) -> i64 {
+        self.not_after
+    }
+
+    /// Its first moment, seconds since 1970.
+    #[must_use]
+    pub const fn not_before(&self) -> i64 {
+        self.not_before
+    }
+
+    /// Whether it holds at `now`, seconds since 1970.
+    #[must_use]
+    pub fn is_valid_at(&self, now: i64) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+}
+
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Certificate");
+        shown.field("names", &self.names).field("kind", &self.kind).field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+/// Of bytes that must not be kept; lengths keep the parts apart.
+fn digest_of(files: Files<'_>) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [files.chain, files.key] {
+        context.update(&(part.len() as u64).to_le_bytes());
+        context.update(part);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
+
+fn kind(leaf: &X509Certificate<'_>) -> Result<KeyKind, TlsError> {
+    const P256: &str = "1.2.840.10045.3.1.7";
+    const P384: &str = "1.3.132.0.34";
+    const P521: &str = "1.3.132.0.35";
+    const ED25519: &str = "1.3.101.112";
+    let public = leaf.public_key();
+    let curve = || public.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok()).map(|oid| oid.to_id_string());
+    let unsupported = |what: &str| TlsError::new(Part::Chain, format!("has {what}, which is not supported"), KEYS_FORM);
+    match public.parsed() {
+        Ok(PublicKey::RSA(key)) => {
+            let bits = key.key_size();
+            if RSA_BITS.contains(&bits) { Ok(KeyKind::Rsa) } else { Err(unsupported(&format!("an RSA key of {bits} bits"))) }
+        }
+        Ok(PublicKey::EC(_)) => match curve().as_deref() {
+            Some(P256) => Ok(KeyKind::EcdsaP256),
+            Some(P384) => Ok(KeyKind::EcdsaP384),
+            Some(P521) => Ok(KeyKind::EcdsaP521),
+            _ => Err(unsupported("an ECDSA key on another curve")),
+        },
+        _ if public.algorithm.algorithm.to_id_string() == ED25519 => Ok(KeyKind::Ed25519),
+        _ => Err(unsupported("a key of another kind")),
+    }
+}
+
+fn names(leaf: &X509Certificate<'_>) -> Vec<Box<str>> {
+    let mut names: Vec<Box<str>> = Vec::new();
+    let mut take = |written: &str| {
+        let name = written.to_ascii_lowercase();
+        if is_dns_name(&name) && !names.iter().any(|known| **known == *name) {
+            names.push(name.into());
+        }
+    };
+    match leaf.subject_alternative_name() {
+        Ok(Some(alternative)) => alternative.value.general_names.iter().for_each(|name| {
+            if let GeneralName::DNSName(name) = name {
+                take(name);
+            }
+        }),
+        _ => leaf.subject().iter_common_name().filter_map(|name| name.as_str().ok()).for_each(take),
+    }
+    names
+}
+
+/// A name that a client could ask for, or a wildcard in the place of its first label.
+fn is_dns_name(name: &str) -> bool {
+    let labels = name.strip_prefix("*.").unwrap_or(name);
+    let is_label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        !label.is_empty() && label.len() <= 63 && label.bytes().all(inner)
+    };
+    name.len() <= 253 && labels.split('.').all(is_label)
+}
+
+/// A certificate's name for people if it has no DNS name.
+fn subject(leaf: &X509Certificate<'_>, names: &[Box<str>]) -> Box<str> {
+    if !names.is_empty() {
+        return Box::default();
+    }
+    let common = leaf.subject().iter_common_name().find_map(|name| name.as_str().ok());
+    let text: String = common.map_or_else(|| leaf.subject().to_string(), str::to_owned);
+    text.chars().filter(|letter| !letter.is_control()).take(64).collect::<String>().into()
+}
+
+fn ordinal(index: usize) -> String {
+    match index {
+        1 => "second".to_owned(),
+        2 => "third".to_owned(),
+        _ => format!("{}th", index + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! A listener's TLS, compiled once per configuration from the bytes of its files, in supervisor and data plane alike.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig};
+
+use super::certificate::Certificate;
+use super::resolver::Resolver;
+use super::tickets::Tickets;
+use super::{Part, TlsError, pem, provider};
+
+/// The oldest version that is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MinVersion {
+    /// 1.2 and 1.3.
+    Tls12,
+    /// 1.3 alone.
+    Tls13,
+}
+
+/// What a listener's TLS is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// One at least; the first is the default.
+    pub certificates: Vec<Arc<Certificate>>,
+    /// `listener.tls.min_version`
+    pub min_version: MinVersion,
+    /// `listener.alpn`
+    pub alpn: Vec<Box<str>>,
+    /// PEM certificates; `None`: no client is asked for one.
+    pub client_ca: Option<Box<[u8]>>,
+    /// `listener.tls.session_tickets`
+    pub session_tickets: bool,
+    /// `listener.tls.handshake_timeout`
+    pub handshake_timeout: Duration,
+    /// `listener.tls.max_handshakes`
+    pub max_handshakes: usize,
+}
+
+/// A listener's TLS.
+#[derive(Debug)]
+pub struct ServerTls {
+    /// For each connection.
+    pub config: Arc<ServerConfig>,
+    /// One at least; the first is the default.
+    pub certificates: Vec<Arc<Certificate>>,
+    /// Without keys until the data plane installs some.
+    pub tickets: Arc<Tickets>,
+    /// From accept until the handshake is done.
+    pub handshake_timeout: Duration,
+    /// In progress at once on a worker.
+    pub max_handshakes: usize,
+    settings: Settings,
+}
+
+impl ServerTls {
+    /// Compiles settings.
+    ///
+    /// # Errors
+    /// What is wrong with a file other than the certificates', which were checked before.
+    pub fn new(settings: Settings) -> Result<Self, TlsError> {
+        let clock: Arc<dyn TimeProvider> = Arc::new(DefaultTimeProvider);
+        let versions = match settings.min_version {
+            MinVersion::Tls12 => &[&TLS13, &TLS12][..],
+            MinVersion::Tls13 => &[&TLS13][..],
+        };
+        let builder = ServerConfig::builder_with_details(provider(), Arc::clone(&clock)).with_protocol_versions(versions);
+        let builder = builder.map_err(|error| TlsError::new(Part::Chain, error.to_string(), "a supported version"))?;
+        let builder = match &settings.client_ca {
+            Some(bytes) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(Part::ClientCa, bytes)?), provider());
+                let verifier = verifier.build().map_err(|error| {
+                    TlsError::new(Part::ClientCa, format!("is not usable: {error}"), "certificates that may vouch for clients")
+                })?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Resolver::new(&settings.certificates, clock)));
+        config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        // The codec takes the traffic keys over when the handshake is done.
+        config.enable_secret_extraction = true;
+        config.max_early_data_size = 0;
+        // The default is a cache of this process behind a lock.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Self {
+            config: Arc::new(config),
+            certificates: settings.certificates.clone(),
+            tickets: Arc::default(),
+            handshake_timeout: settings.handshake_timeout,
+            max_handshakes: settings.max_handshakes,
+            settings,
+        })
+    }
+}
+
+impl ServerTls {
+    /// What it was made from.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl PartialEq for ServerTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.settings == other.settings
+    }
+}
+
+/// The certificates of a file as roots.
+fn roots(part: Part, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in pem::certificates(part, bytes)?.into_iter().enumerate() {
+        roots.add(certificate).map_err(|error| {
+            TlsError::new(part, format!("certificate {} is not usable: {error}", index + 1), "certificates of CAs, in PEM")
+        })?;
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests;
