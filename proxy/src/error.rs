@@ -59,6 +59,18 @@ reasons! {
         ConnectionsPerIp = "connections_per_ip",
         /// The PROXY header did not arrive within `request_header`.
         ProxyHeaderTimeout = "proxy_header_timeout",
+        /// A listener of TLS was sent something else: HTTP in plain, say.
+        NotTls = "not_tls",
+        /// A `ClientHello` that breaks RFC 8446 or names its server in a way that is forbidden.
+        HelloMalformed = "hello_malformed",
+        /// A `ClientHello` beyond 16 KiB.
+        HelloTooLarge = "hello_too_large",
+        /// No whole `ClientHello` within `handshake_timeout`.
+        HelloTimeout = "hello_timeout",
+        /// A `ClientHello` without a server name, and the listener has no upstream for that.
+        NoServerName = "no_server_name",
+        /// No route for the server name, and the listener has no upstream for that.
+        NoRoute = "no_route",
         /// No endpoint could be connected for a tunnel.
         UpstreamUnavailable = "upstream_unavailable",
         /// Both sides of a tunnel ended it.

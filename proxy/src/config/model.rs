@@ -203,6 +203,15 @@ impl Listener {
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
+
+    /// From accept, how long a client may take for its first request head or its hello, a PROXY header included.
+    #[must_use]
+    pub const fn patience(&self) -> Duration {
+        match self.protocol {
+            Protocol::TlsPassthrough { handshake_timeout, .. } => handshake_timeout,
+            Protocol::Http | Protocol::Https | Protocol::Tcp { .. } => self.timeouts.request_header,
+        }
+    }
 }
 
 /// `listener.protocol`
@@ -216,6 +225,13 @@ pub enum Protocol {
     Tcp {
         /// Index into `Config::upstreams`.
         upstream: usize,
+    },
+    /// TLS as it is, by the server name in its hello.
+    TlsPassthrough {
+        /// Where no route matches the name, or there is none; index into `Config::upstreams`.
+        upstream: Option<usize>,
+        /// `listener.tls.handshake_timeout`: until the hello is whole, from accept.
+        handshake_timeout: Duration,
     },
 }
 
@@ -231,7 +247,7 @@ impl Protocol {
     pub const fn scheme(self) -> &'static str {
         match self {
             Self::Https => "https",
-            Self::Http | Self::Tcp { .. } => "http",
+            Self::Http | Self::Tcp { .. } | Self::TlsPassthrough { .. } => "http",
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{Files, model, units};
 use crate::route::RouteTable;
 
 mod listener;
+mod passthrough;
 mod route;
 mod tls;
 

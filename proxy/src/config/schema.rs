@@ -116,12 +116,23 @@ pub(super) enum Protocol {
     Http,
     Https,
     Tcp,
+    TlsPassthrough,
 }
 
 impl Protocol {
-    /// Whether routes are for it.
+    /// Whether it speaks HTTP, so that routes without listeners are for it.
     pub(super) const fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Https)
+    }
+
+    /// As written.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Tcp => "tcp",
+            Self::TlsPassthrough => "tls-passthrough",
+        }
     }
 }
 
@@ -305,18 +316,18 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
         table.missing("address", "an address with a port such as \"127.0.0.1:8080\" or \"[::]:443\", or a list of them");
     }
     let addresses = texts.into_iter().filter_map(|text| listen_address(&table, "address", text)).collect();
-    let protocols = [("http", Protocol::Http), ("https", Protocol::Https), ("tcp", Protocol::Tcp)];
-    let protocol = table.choice("protocol", &protocols, &["tls-passthrough"]);
+    let built = [Protocol::Http, Protocol::Https, Protocol::Tcp, Protocol::TlsPassthrough];
+    let protocol = table.choice("protocol", &built.map(|protocol| (protocol.name(), protocol)), &[]);
     let is_tcp = protocol == Protocol::Tcp;
     let upstream = table.string("upstream").filter(|name| !name.value.is_empty());
-    if is_tcp {
-        only_of_http(&table, "limits", "none: they are of HTTP requests");
+    if !protocol.is_http() {
+        only_of_http(&table, protocol, "limits", "none: they are of HTTP requests");
     }
     let backlog = to_u32(table.integer("backlog", 4096, 1..=1 << 20).value);
     // A server that speaks first would be connected a second late, since its client says nothing before.
     let defer_accept = table.boolean("defer_accept", !is_tcp);
     if is_tcp && defer_accept {
-        only_of_http(&table, "defer_accept", "false: a server that speaks first would be connected a second late");
+        only_of_http(&table, protocol, "defer_accept", "false: a server that speaks first would be connected a second late");
     }
     let proxy_protocol = table.choice("proxy_protocol", &[("off", false), ("accept", true)], &[]);
     let trusts_written = table.has("trusted_proxies");
@@ -324,12 +335,12 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
     if proxy_protocol && (!trusts_written || table.is_empty_list("trusted_proxies")) {
         let message = "nobody is trusted, so nobody's PROXY header would be read".to_owned();
         table.error("proxy_protocol", table.value_span("proxy_protocol"), message, "trusted_proxies with the proxies before us");
-    } else if is_tcp && !proxy_protocol && !trusted_proxies.is_empty() {
-        let message = "has no effect without proxy_protocol: TCP connections have no X-Forwarded-*".to_owned();
+    } else if !protocol.is_http() && !proxy_protocol && !trusted_proxies.is_empty() {
+        let message = "has no effect without proxy_protocol: nothing but HTTP has X-Forwarded-*".to_owned();
         table.error("trusted_proxies", table.value_span("trusted_proxies"), message, "proxy_protocol = \"accept\", or none");
     }
     let tls = tls::tls(&mut table, protocol);
-    let timeouts = timeouts(table.table("timeouts"), is_tcp);
+    let timeouts = timeouts(table.table("timeouts"), protocol);
     let (limits, header_bytes_at) = limits(table.table("limits"));
     let span = table.span();
     table.finish();
@@ -350,10 +361,11 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
     }
 }
 
-/// Reports a key that a `tcp` listener cannot have.
-fn only_of_http(table: &Table<'_, '_>, key: &str, expected: &str) {
+/// Reports a key that a listener of another protocol cannot have.
+fn only_of_http(table: &Table<'_, '_>, protocol: Protocol, key: &str, expected: &str) {
     if table.has(key) {
-        table.error(key, table.value_span(key), "has no meaning for protocol = \"tcp\"".to_owned(), expected);
+        let message = format!("has no meaning for protocol = \"{}\"", protocol.name());
+        table.error(key, table.value_span(key), message, expected);
     }
 }
 
@@ -398,11 +410,19 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn timeouts(mut table: Table<'_, '_>, is_tcp: bool) -> model::Timeouts {
-    if is_tcp {
-        for key in ["request_body", "keep_alive", "min_rate"] {
-            only_of_http(&table, key, "send and tunnel_idle, and request_header for a PROXY header");
+fn timeouts(mut table: Table<'_, '_>, protocol: Protocol) -> model::Timeouts {
+    let (keys, expected) = match protocol {
+        Protocol::Http | Protocol::Https => (&[][..], ""),
+        Protocol::Tcp => {
+            (&["request_body", "keep_alive", "min_rate"][..], "send and tunnel_idle, and request_header for a PROXY header")
         }
+        Protocol::TlsPassthrough => (
+            &["request_header", "request_body", "keep_alive", "min_rate"][..],
+            "send and tunnel_idle, and tls.handshake_timeout for the hello",
+        ),
+    };
+    for key in keys {
+        only_of_http(&table, protocol, key, expected);
     }
     let timeouts = model::Timeouts {
         request_header: table.duration("request_header", 30 * SECOND, TIMEOUT),

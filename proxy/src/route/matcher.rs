@@ -39,6 +39,13 @@ impl RouteTable {
             },
         }
     }
+
+    /// The route for a connection over TLS that came in by `listener` and looks for this server, in lower case: of those that name the
+    /// listener, the one with the most specific host.
+    #[must_use]
+    pub fn find_by_name(&self, listener: &str, server_name: &str) -> Option<&Arc<model::Route>> {
+        self.own.get(listener)?.paths(server_name)?.1.find("/").map(|(_, route)| route)
+    }
 }
 
 impl HostTable {

@@ -9,6 +9,7 @@ mod downstream_tests;
 pub mod exchange;
 pub(crate) mod flow;
 pub(crate) mod pace;
+pub(crate) mod passthrough;
 pub(crate) mod proxied;
 mod relay;
 #[cfg(test)]

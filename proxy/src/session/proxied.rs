@@ -1,6 +1,6 @@
 //! The start of a connection that a trusted proxy opened: its PROXY header, then whatever the listener's clients speak.
 
-use super::{downstream, tunnel};
+use super::{downstream, passthrough, tunnel};
 use crate::config::model::Protocol;
 use crate::error::CloseReason;
 use crate::io::Chunk;
@@ -32,13 +32,14 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
             seat.stream.unread(rest);
             tunnel::open(seat).await;
         }
-        Protocol::Http | Protocol::Https if rest.is_empty() && !seat.stream.is_readable() => {
+        Protocol::Http | Protocol::Https | Protocol::TlsPassthrough { .. } if rest.is_empty() && !seat.stream.is_readable() => {
             drop(rest);
             seat.count_received();
             seat.park_fresh(due);
         }
         Protocol::Http => downstream::serve(seat, rest, due).await,
         Protocol::Https => sessions::close(seat).await,
+        Protocol::TlsPassthrough { .. } => passthrough::serve(seat, rest, due).await,
     }
 }
 

@@ -37,6 +37,7 @@ struct Inner {
     received: Cell<u64>,
     protocol: Cell<Option<&'static str>>,
     request_id: Cell<Option<RequestId>>,
+    server_name: RefCell<Option<Box<str>>>,
     status: Cell<Option<u16>>,
     refused: Cell<Option<RefusalReason>>,
     sent: Cell<u64>,
@@ -87,6 +88,7 @@ impl Trace {
             received: Cell::new(0),
             protocol: Cell::default(),
             request_id: Cell::default(),
+            server_name: RefCell::default(),
             status: Cell::default(),
             refused: Cell::default(),
             sent: Cell::default(),
@@ -187,6 +189,11 @@ impl Trace {
         self.0.protocol.set(Some(protocol));
     }
 
+    /// What a client's hello named.
+    pub fn server_name(&self, name: Option<&str>) {
+        *self.0.server_name.borrow_mut() = name.map(Box::from);
+    }
+
     /// How the exchange ended.
     pub fn ended(&self, outcome: Outcome) {
         if let Outcome::Answered { refused, .. } = outcome {
@@ -217,6 +224,7 @@ impl Inner {
             listener: &self.listener.name,
             protocol: self.protocol.get(),
             request: head,
+            server_name: self.server_name.borrow().as_deref(),
             status: self.status.get(),
             refused: self.refused.get(),
             closed,

@@ -1,5 +1,5 @@
-//! Tunnels: bytes both ways between a client and an endpoint, in whatever protocol they speak: what a TCP listener serves, and what an HTTP
-//! upgrade becomes (RFC 9110 §7.8). Received buffers are handed on as they are; the end of each direction is passed on for itself.
+//! Tunnels: bytes both ways between a client and an endpoint, in whatever protocol they speak: what a TCP listener serves, TLS that is
+//! passed through, and what an HTTP upgrade becomes (RFC 9110 §7.8). Received buffers are handed on as they are; the end of each direction is passed on for itself.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -15,7 +15,7 @@ use crate::io::{Stream, StreamError};
 use crate::telemetry::counters::Plain;
 use crate::time::Time;
 use crate::upstream::connector::Connection;
-use crate::worker::context::Worker;
+use crate::worker::context::{Snapshot, Worker};
 use crate::worker::sessions::{self, Seat};
 
 /// Makes a tunnel of a client's connection and an endpoint's. It is a task of its own, so that what led to it holds no memory.
@@ -39,9 +39,15 @@ pub(crate) async fn open(mut seat: Seat) {
     if let Some(trace) = &trace {
         trace.protocol("tcp");
     }
+    connect(seat, &snapshot, upstream, trace).await;
+}
+
+/// Connects a client with an endpoint of this upstream, and makes a tunnel of both.
+pub(super) async fn connect(seat: Seat, snapshot: &Snapshot, upstream: usize, trace: Option<Trace>) {
+    let worker = Rc::clone(&seat.worker);
     let connected = {
         let (peer, local, trace) = (seat.client(), seat.local(), trace.as_ref());
-        let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer, local, trace };
+        let scene = Scene { worker: &worker, snapshot, listener: &seat.listener, peer, local, trace };
         let mut tries = Tries::of_new_connections(&snapshot.upstreams[upstream]);
         let mut connecting = pin!(tries.connection(&scene));
         poll_fn(|cx| match seat.cancel.poll(cx) {

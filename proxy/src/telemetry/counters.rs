@@ -55,7 +55,7 @@ plain! {
     /// Responses 5xx.
     Responses5xx = Counter "sluice_responses_5xx" "Responses sent with a 5xx status",
     /// Tunnels opened: TCP connections and HTTP upgrades.
-    Tunnels = Counter "sluice_tunnels" "Tunnels opened: connections of tcp listeners, and HTTP upgrades",
+    Tunnels = Counter "sluice_tunnels" "Tunnels opened: connections of tcp and tls-passthrough listeners, and HTTP upgrades",
     /// Tunnels open now.
     TunnelsOpen = Gauge "sluice_tunnels_open" "Tunnels open now",
     /// Bytes received from clients.

@@ -300,4 +300,4 @@ impl<'a> Input<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

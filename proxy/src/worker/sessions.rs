@@ -22,7 +22,7 @@ use crate::io::{Chunk, Stream, StreamError};
 use crate::listen::admission::{Admission, Admitted, Note};
 use crate::listen::sources::{Sources, Ticket};
 use crate::session::exchange::{Cancel, Local};
-use crate::session::{downstream, proxied, tunnel};
+use crate::session::{downstream, passthrough, proxied, tunnel};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
@@ -185,11 +185,11 @@ fn take_note(worker: &Worker, note: Option<Note>) {
 pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>, admitted: Admitted) {
     take_note(worker, admitted.note);
     worker.counters.increment(Plain::Open);
-    let patience = listener.timeouts.request_header;
+    let patience = listener.patience();
     let due = worker.io.after(if worker.is_draining() { patience.min(DRAIN_GRACE) } else { patience });
     let awaits_header = awaits_header(&stream, &listener);
     // Whoever speaks first.
-    let starts_now = !awaits_header && !listener.protocol.is_http();
+    let starts_now = !awaits_header && matches!(listener.protocol, model::Protocol::Tcp { .. });
     let key = {
         let table = &mut *worker.sessions.table.borrow_mut();
         let generation = table.generation;
@@ -277,6 +277,7 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
         model::Protocol::Http => worker.io.spawn(downstream::serve(seat, first, due)),
         model::Protocol::Https => worker.io.spawn(close(seat)),
         model::Protocol::Tcp { .. } => worker.io.spawn(tunnel::open(seat)),
+        model::Protocol::TlsPassthrough { .. } => worker.io.spawn(passthrough::serve(seat, first, due)),
     };
     if let Some(Row { state: State::Live { task, .. }, .. }) = worker.sessions.table.borrow_mut().row(key) {
         *task = Some(spawned);
@@ -432,7 +433,11 @@ impl Row {
     fn deadline(&self) -> (Time, CloseReason) {
         let (moved_at, timeouts) = (self.stream.progress().sent_at.max(self.since), &self.listener.timeouts);
         if self.requests == 0 {
-            (self.due, CloseReason::RequestHeaderTimeout)
+            let reason = match self.listener.protocol {
+                model::Protocol::TlsPassthrough { .. } => CloseReason::HelloTimeout,
+                _ => CloseReason::RequestHeaderTimeout,
+            };
+            (self.due, reason)
         } else if is_flushed(&self.stream) {
             (moved_at + timeouts.keep_alive, CloseReason::KeepAliveTimeout)
         } else {

@@ -13,13 +13,20 @@ impl Resolver<'_> {
         const KEY: &str = "listener.upstream";
         let protocol = match (listener.protocol, &listener.upstream) {
             (schema::Protocol::Tcp, Some(name)) => model::Protocol::Tcp { upstream: self.upstream_index(KEY, name, upstreams)? },
+            (schema::Protocol::TlsPassthrough, name) => {
+                let upstream = match name {
+                    Some(name) => Some(self.upstream_index(KEY, name, upstreams)?),
+                    None => None,
+                };
+                model::Protocol::TlsPassthrough { upstream, handshake_timeout: listener.tls.handshake_timeout }
+            }
             (schema::Protocol::Tcp, None) => {
                 let message = "is missing: a tcp listener has no routes".to_owned();
                 self.error(KEY, listener.span.as_ref(), message, "the name of an [[upstream]]");
                 return None;
             }
             (_, Some(name)) => {
-                let message = format!("{} is for protocol = \"tcp\" alone", units::quote(&name.value));
+                let message = format!("{} is for protocol = \"tcp\" and \"tls-passthrough\" alone", units::quote(&name.value));
                 self.error(KEY, name.span.as_ref(), message, "a [[route]] to it, or protocol = \"tcp\"");
                 return None;
             }
@@ -28,7 +35,7 @@ impl Resolver<'_> {
         };
         let tls = match protocol {
             model::Protocol::Https => Some(self.server_tls(&listener)?),
-            model::Protocol::Http | model::Protocol::Tcp { .. } => None,
+            _ => None,
         };
         Some(Arc::new(model::Listener {
             name: listener.name.value,

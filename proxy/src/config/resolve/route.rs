@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Resolver;
+use super::{Resolver, passthrough};
 use crate::config::diagnostics::Related;
 use crate::config::model::{self, RoutePath};
 use crate::config::read::{At, nearest};
@@ -59,9 +59,12 @@ impl Resolver<'_> {
         let sound: Vec<&schema::Route> = routes.iter().filter(|route| !route.is_doubtful).collect();
         self.check_listener_names(&routes, listeners);
         self.check_same_requests(&sound, listeners);
-        self.check_lengths(&sound, listeners);
+        self.check_passthrough(&routes, listeners);
+        let of_http: Vec<&schema::Route> =
+            sound.iter().copied().filter(|route| !passthrough::is_for_it(route, listeners)).collect();
+        self.check_lengths(&of_http, listeners);
         if sound.len() == routes.len() {
-            self.check_gaps(&sound);
+            self.check_gaps(&of_http);
         }
         let names = super::index(upstreams);
         let resolved: Vec<Option<Arc<model::Route>>> = routes
@@ -79,7 +82,7 @@ impl Resolver<'_> {
                     let expected = format!("at most {}", units::show_size(buffer_budget as u64));
                     self.error("route.buffer_response", route.buffer_response.span.as_ref(), message, &expected);
                 }
-                self.route(route, &names)
+                self.route(route, &names, listeners)
             })
             .collect();
         resolved.into_iter().collect()
@@ -91,9 +94,9 @@ impl Resolver<'_> {
         // A listener whose name was reported may be the one that is meant.
         let all_named = known.len() == listeners.len();
         for At { value: name, span } in routes.iter().flat_map(|route| &route.listeners) {
-            if listeners.iter().any(|listener| !listener.protocol.is_http() && listener.name.value == *name) {
+            if listeners.iter().any(|listener| listener.protocol == schema::Protocol::Tcp && listener.name.value == *name) {
                 let message = format!("{} is for tcp, which no route takes", units::quote(name));
-                self.error("route.listener", span.as_ref(), message, "listeners of HTTP");
+                self.error("route.listener", span.as_ref(), message, "listeners of HTTP or of tls-passthrough");
             }
             if !known.contains(&name.as_str()) && all_named {
                 let help = nearest(name, &known).map(|known| format!("did you mean \"{known}\"?"));
@@ -125,12 +128,13 @@ impl Resolver<'_> {
                 }
             }
         }
+        let of_http = || listeners.iter().filter(|listener| listener.protocol.is_http());
         for &route in routes.iter().filter(|route| route.listeners.is_empty()) {
             let is_hidden = |taken: Taken<'_>| {
                 let takers = takers.get(&taken).map_or(&[][..], Vec::as_slice);
-                listeners.iter().all(|listener| takers.iter().any(|taker| names(taker, &listener.name.value)))
+                of_http().all(|listener| takers.iter().any(|taker| names(taker, &listener.name.value)))
             };
-            if !listeners.is_empty() && route.takes().all(is_hidden) {
+            if of_http().next().is_some() && route.takes().all(is_hidden) {
                 let message = "is never reached: on every listener a route that names it takes the same requests".to_owned();
                 self.context.warn(route.path_key(), route.place(), message);
             }
@@ -178,14 +182,20 @@ impl Resolver<'_> {
         }
     }
 
-    fn route(&self, route: schema::Route, upstreams: &BTreeMap<&str, usize>) -> Option<Arc<model::Route>> {
+    fn route(
+        &self,
+        route: schema::Route,
+        upstreams: &BTreeMap<&str, usize>,
+        listeners: &[schema::Listener],
+    ) -> Option<Arc<model::Route>> {
+        let label = label(&route, listeners);
         let action = match route.action? {
             Action::Upstream(name) => model::Action::Upstream(self.upstream_index("route.upstream", &name, upstreams)?),
             Action::Redirect(redirect) => model::Action::Redirect(redirect),
             Action::Respond(respond) => model::Action::Respond(respond),
         };
         Some(Arc::new(model::Route {
-            label: label(&route.hosts, &route.path.value),
+            label,
             hosts: route.hosts.into_iter().map(|at| at.value).collect(),
             path: route.path.value,
             listeners: route.listeners.into_iter().map(|at| at.value).collect(),
@@ -222,15 +232,16 @@ impl Resolver<'_> {
     }
 }
 
-fn label(hosts: &[At<Host>], path: &RoutePath) -> Box<str> {
-    let host = hosts.first().map(|host| host.value.to_string()).unwrap_or_default();
-    match path {
+fn label(route: &schema::Route, listeners: &[schema::Listener]) -> Box<str> {
+    let host = route.hosts.first().map(|host| host.value.to_string()).unwrap_or_default();
+    match &route.path.value {
+        _ if passthrough::is_for_it(route, listeners) => host.into(),
         RoutePath::Exact(path) => format!("{host}={path}").into(),
         RoutePath::Prefix(path) => format!("{host}{path}").into(),
     }
 }
 
-fn names(route: &schema::Route, listener: &str) -> bool {
+pub(super) fn names(route: &schema::Route, listener: &str) -> bool {
     route.listeners.iter().any(|at| at.value == listener)
 }
 

@@ -22,6 +22,20 @@ const EDITS_MAX: usize = 64;
 /// Bytes of the fields that one table sets and adds.
 const EDIT_BYTES_MAX: usize = 16 << 10;
 
+/// What only requests have, not connections.
+const OF_HTTP: [&str; 10] = [
+    "path_prefix",
+    "path",
+    "redirect",
+    "respond",
+    "request_headers",
+    "response_headers",
+    "timeout",
+    "body_timeout",
+    "buffer_request",
+    "buffer_response",
+];
+
 /// `[[route]]`
 #[derive(Debug)]
 pub(in crate::config) struct Route {
@@ -39,6 +53,8 @@ pub(in crate::config) struct Route {
     pub(in crate::config) buffer_response: At<u64>,
     /// The table's header.
     pub(in crate::config) span: Option<Range<usize>>,
+    /// What is written of it beside hosts, listeners and an upstream; the keys and where.
+    pub(in crate::config) of_http: Vec<At<&'static str>>,
     /// What it should match was reported: comparing it with other routes would only confuse.
     pub(in crate::config) is_doubtful: bool,
 }
@@ -52,6 +68,8 @@ pub(in crate::config) enum Action {
 }
 
 pub(super) fn route(mut table: Table<'_, '_>) -> Route {
+    let of_http =
+        OF_HTTP.iter().filter(|key| table.has(key)).map(|key| At { value: *key, span: table.value_span(key) }).collect();
     let hosts = hosts(&mut table);
     let path = route_path(&mut table);
     let listeners = table.strings("listener", true);
@@ -69,6 +87,7 @@ pub(super) fn route(mut table: Table<'_, '_>) -> Route {
         buffer_response: table.size("buffer_response", 64 * KIB, 4 * KIB..=GIB),
         span: table.span(),
         action,
+        of_http,
         is_doubtful,
     };
     if matches!(route.action, Some(Action::Redirect(_) | Action::Respond(_))) {

@@ -45,7 +45,9 @@ impl Tls {
 pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
     let is_https = protocol == Protocol::Https;
     for key in ["certificate", "tls"] {
-        if !is_https && listener.has(key) && !listener.is_empty_list(key) {
+        // Of the latter it has one key.
+        let is_read = is_https || (key == "tls" && protocol == Protocol::TlsPassthrough);
+        if !is_read && listener.has(key) && !listener.is_empty_list(key) {
             let span = listener.value_span(key);
             listener.error(key, span, "is for protocol = \"https\" alone".to_owned(), "protocol = \"https\", or none");
         }
@@ -54,6 +56,11 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
     let certificates = listener.tables("certificate").into_iter().filter_map(certificate).collect();
     let alpn = alpn(listener);
     let mut table = listener.table("tls");
+    if protocol == Protocol::TlsPassthrough {
+        for key in ["min_version", "client_ca", "session_tickets", "ticket_keys", "early_data", "max_handshakes"] {
+            super::only_of_http(&table, protocol, key, "handshake_timeout, or none: the endpoint's TLS is spoken");
+        }
+    }
     let min_version = table.choice("min_version", &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)], &[]);
     let client_ca = optional_file(&mut table, "client_ca");
     let session_tickets = table.boolean("session_tickets", true);

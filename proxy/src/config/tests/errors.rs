@@ -176,7 +176,7 @@ fn each_error_names_its_line_and_key() {
         case(
             "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nupstream = \"app\" # <-\nprotocol = \"https\"\n",
             "listener.upstream",
-            &["is for protocol = \"tcp\" alone"],
+            &["is for protocol = \"tcp\" and \"tls-passthrough\" alone"],
         ),
         case("[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nalpn = [] # <-\n", "listener.alpn", &["is empty"]),
         case(
@@ -198,12 +198,12 @@ fn each_error_names_its_line_and_key() {
         case(
             "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nupstream = \"app\" # <-\n",
             "listener.upstream",
-            &["\"app\" is for protocol = \"tcp\" alone", "a [[route]] to it"],
+            &["\"app\" is for protocol = \"tcp\" and \"tls-passthrough\" alone", "a [[route]] to it"],
         ),
         case(
             "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"udp\" # <-\n",
             "listener.protocol",
-            &["\"udp\" is unknown", "\"http\" or \"https\" or \"tcp\""],
+            &["\"udp\" is unknown", "\"http\" or \"https\" or \"tcp\" or \"tls-passthrough\""],
         ),
         case(
             "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\nlimits = { headers = 3 } # <-\n",
@@ -390,7 +390,7 @@ endpoints=[\"127.0.0.1:2\"]
 
 #[test]
 fn features_that_are_not_built_say_so() {
-    let listener = ["protocol = \"tls-passthrough\"", "alpn = [\"h2\"]"];
+    let listener = ["alpn = [\"h2\"]"];
     let route: [&str; 0] = [];
     let upstream = [
         "endpoints_file = \"a\"",

@@ -150,7 +150,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("listener.name", "\"a b\"", "is not a name"),
     ("listener.address", "\"127.0.0.1\"", "has no port"),
     ("listener.timeouts.min_rate", "\"100B\"", "is not per second"),
-    ("listener.upstream", "\"app\"", "is for protocol = \"tcp\" alone"),
+    ("listener.upstream", "\"app\"", "is for protocol = \"tcp\" and \"tls-passthrough\" alone"),
     ("listener.trusted_proxies", "[\"x\"]", "not an address"),
     ("listener.alpn", "[\"http/2\"]", "is unknown"),
     ("listener.certificate.chain", "\"\"", "is not a path"),

@@ -9,6 +9,7 @@ use crate::route::RouteTable;
 
 mod errors;
 mod every_key;
+mod passthrough;
 mod properties;
 mod routes;
 mod tls;

@@ -45,6 +45,8 @@ pub struct Record<'a> {
     pub protocol: Option<&'static str>,
     /// The request as it is forwarded; `None`: its head was never whole.
     pub request: Option<&'a RequestHead>,
+    /// What the hello named of a connection whose TLS is passed through.
+    pub server_name: Option<&'a str>,
     /// The status that the client got; `None`: none.
     pub status: Option<u16>,
     /// Why Sluice answered itself.
@@ -83,7 +85,8 @@ impl Record<'_> {
         let protocol = self.protocol.or_else(|| request.map(|request| version(request.version)));
         object.string("protocol", protocol.map(str::as_bytes));
         object.string("method", request.map(|request| request.method.as_str().as_bytes()));
-        object.string("host", request.map(|request| request.authority.as_bytes()));
+        let host = request.map(|request| request.authority.as_bytes()).or(self.server_name.map(str::as_bytes));
+        object.string("host", host);
         let path = |request: &RequestHead| if with_query { request.path_and_query.len() } else { request.path().len() };
         object.string("path", request.map(|request| &request.path_and_query.as_bytes()[..path(request)]));
         object.number("status", self.status.map(u64::from));
@@ -162,6 +165,7 @@ mod tests {
             listener: "main",
             protocol: None,
             request,
+            server_name: None,
             status: Some(200),
             refused: None,
             closed: Some(CloseReason::NotKeptAlive),

@@ -27,12 +27,17 @@ fn records(name: &str, alpn: &[&[u8]], versions: &[&'static SupportedProtocolVer
     written
 }
 
-fn hello(name: &str) -> Vec<u8> {
+pub(crate) fn hello(name: &str) -> Vec<u8> {
     records(name, &[b"h2", b"http/1.1"], rustls::ALL_VERSIONS, None)
 }
 
+/// Of a client that looks for an address.
+pub(crate) fn without_name() -> Vec<u8> {
+    records("127.0.0.1", &[], rustls::ALL_VERSIONS, None)
+}
+
 /// The message out of records.
-fn message(mut records: &[u8]) -> Vec<u8> {
+pub(crate) fn message(mut records: &[u8]) -> Vec<u8> {
     let mut message = Vec::new();
     while let [_, _, _, high, low, rest @ ..] = records {
         let (fragment, rest) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
@@ -43,7 +48,7 @@ fn message(mut records: &[u8]) -> Vec<u8> {
 }
 
 /// The message in records of these lengths, the last one again and again.
-fn in_records(message: &[u8], lengths: &[usize]) -> Vec<u8> {
+pub(crate) fn in_records(message: &[u8], lengths: &[usize]) -> Vec<u8> {
     let (mut out, mut left) = (Vec::new(), message);
     let last = lengths.last().copied().expect("a length");
     for length in lengths.iter().copied().chain(std::iter::repeat(last)) {
@@ -123,7 +128,7 @@ fn hellos_of_rustls_are_read() {
         }
     }
     // A client that looks for an address names nothing.
-    let hello = read(&records("127.0.0.1", &[], rustls::ALL_VERSIONS, None)).expect("a hello").expect("whole");
+    let hello = read(&without_name()).expect("a hello").expect("whole");
     assert_eq!((hello.server_name.is_none(), hello.alpn().count()), (true, 0));
 }
 

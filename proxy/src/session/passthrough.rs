@@ -1,0 +1,139 @@
+//! Pass-through: a client's TLS reaches an endpoint as it is, of the upstream that the hello's server name leads to. Nothing is decrypted,
+//! and what was read to find the name is handed on with the rest.
+
+use std::rc::Rc;
+
+use super::trace::{Step, Trace};
+use super::tunnel;
+use crate::config::model::{Action, Config, Protocol};
+use crate::error::CloseReason;
+use crate::io::Chunk;
+use crate::time::Time;
+use crate::tls::hello::{Hello, HelloError, Reader};
+use crate::worker::sessions::{self, Seat};
+
+/// RFC 6066 §3: nobody answers to that name.
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// To whom speaks no TLS here, most likely HTTP.
+const NOT_TLS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\nConnection: close\r\n\r\n\
+400 Bad Request: this port takes TLS\n";
+
+/// Why a connection goes no further, and what its client is told of it.
+struct Refusal {
+    reason: CloseReason,
+    answer: Option<Chunk>,
+}
+
+impl Refusal {
+    const fn silent(reason: CloseReason) -> Self {
+        Self { reason, answer: None }
+    }
+
+    /// A fatal alert (RFC 8446 §6).
+    fn alert(reason: CloseReason, description: u8) -> Self {
+        Self { reason, answer: Some(Chunk::from_vec(vec![21, 3, 3, 0, 2, 2, description])) }
+    }
+}
+
+impl From<HelloError> for Refusal {
+    fn from(error: HelloError) -> Self {
+        let reason = match error {
+            HelloError::PlainText => {
+                return Self { reason: CloseReason::NotTls, answer: Some(Chunk::from_static(NOT_TLS)) };
+            }
+            HelloError::Sslv2 | HelloError::NotTls(_) => CloseReason::NotTls,
+            HelloError::TooLarge(_) => CloseReason::HelloTooLarge,
+            _ => CloseReason::HelloMalformed,
+        };
+        error.alert().map_or(Self::silent(reason), |description| Self::alert(reason, description))
+    }
+}
+
+/// Reads the hello, which is due at `due`, and becomes a tunnel. `first` was received already.
+pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
+    let worker = Rc::clone(&seat.worker);
+    let trace = Trace::begin(&seat, Some((due, seat.listener.patience())));
+    if let Some(trace) = &trace {
+        trace.protocol("tls");
+    }
+    let refusal = match read(&seat, first, due).await {
+        Ok(hello) => {
+            if let Some(trace) = &trace {
+                trace.reached(Step::Head);
+                trace.server_name(hello.server_name.as_deref());
+            }
+            let snapshot = worker.snapshot();
+            // What it was accepted by may be gone, or be another's by now.
+            let listener = snapshot.config.listeners.iter().find(|listener| listener.name == seat.listener.name);
+            match listener.map(|listener| (listener, listener.protocol)) {
+                Some((listener, Protocol::TlsPassthrough { upstream, .. })) => {
+                    seat.listener.clone_from(listener);
+                    match route(&snapshot.config, &seat, upstream, hello.server_name.as_deref(), trace.as_ref()) {
+                        Ok(upstream) => return tunnel::connect(seat, &snapshot, upstream, trace).await,
+                        Err(refusal) => refusal,
+                    }
+                }
+                _ => Refusal::silent(CloseReason::Draining),
+            }
+        }
+        Err(refusal) => refusal,
+    };
+    seat.count_received();
+    if let Some(answer) = refusal.answer {
+        seat.stream.write(answer);
+    }
+    if let Some(trace) = trace {
+        trace.finish(&seat, None, Some(refusal.reason));
+    }
+    seat.stream.close();
+    seat.end(refusal.reason);
+}
+
+/// The hello. What was read of it waits in the stream again.
+async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<Hello, Refusal> {
+    let io = &seat.worker.io;
+    let mut reader = Reader::default();
+    let mut kept = Vec::new();
+    let mut input = first;
+    loop {
+        if let Some(hello) = reader.read(&input)? {
+            seat.stream.unread(input);
+            kept.into_iter().rev().for_each(|chunk| seat.stream.unread(chunk));
+            return Ok(hello);
+        }
+        io.gather(&mut kept, input).map_err(|_| Refusal::silent(CloseReason::Overloaded))?;
+        match io.timeout_at(due, seat.stream.read()).await {
+            Ok(Ok(Some(chunk))) => input = chunk,
+            _ if seat.cancel.is_cancelled() => return Err(Refusal::silent(CloseReason::Stopped)),
+            Ok(Ok(None)) => return Err(Refusal::silent(CloseReason::ClientAborted)),
+            Ok(Err(error)) => return Err(Refusal::silent(sessions::broken(error, CloseReason::ClientAborted))),
+            Err(_) => return Err(Refusal::silent(CloseReason::HelloTimeout)),
+        }
+    }
+}
+
+/// The upstream: that of the most specific host among the listener's routes, else `upstream`, the listener's.
+fn route(
+    config: &Config,
+    seat: &Seat,
+    upstream: Option<usize>,
+    server_name: Option<&str>,
+    trace: Option<&Trace>,
+) -> Result<usize, Refusal> {
+    let route = server_name.and_then(|name| config.routes.find_by_name(&seat.listener.name, name));
+    if let (Some(trace), Some(route)) = (trace, route) {
+        trace.routed(&route.label);
+    }
+    match route.map(|route| &route.action) {
+        Some(Action::Upstream(upstream)) => Ok(*upstream),
+        _ => upstream.ok_or_else(|| {
+            let reason = if server_name.is_some() { CloseReason::NoRoute } else { CloseReason::NoServerName };
+            Refusal::alert(reason, UNRECOGNIZED_NAME)
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;
