@@ -3,11 +3,13 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use diagnostics::Source;
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
-use resolve::{Parsed, Unread};
+use resolve::{Facts, Parsed};
 
 pub mod diagnostics;
 mod hints;
@@ -53,17 +55,34 @@ impl fmt::Debug for Loaded {
 /// # Errors
 /// Everything that is wrong with it, missing files included.
 pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
-    let main = read_file(path, MAIN_BYTES_MAX).map_err(|reason| unreadable(path, &reason))?;
+    load_at(path, unix_now())
+}
+
+/// Seconds since 1970: what certificates' ends are measured in.
+#[must_use]
+pub fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// As at `now`, seconds since 1970: it decides which certificates are warned of.
+fn load_at(path: &Path, now: i64) -> Result<Loaded, Diagnostics> {
+    let (main, _) = read_file(path, MAIN_BYTES_MAX).map_err(|reason| unreadable(path, &reason))?;
     let parsed = Parsed::new(path, &main);
     let mut files = vec![(path.to_owned(), main)];
-    let mut unread = Unread::new();
+    let mut facts = Facts { now: Some(now), ..Facts::default() };
     for (reference, bytes_max) in parsed.references() {
         match read_file(&reference, bytes_max) {
-            Ok(bytes) => files.push((reference, bytes)),
-            Err(reason) => drop(unread.insert(reference, reason)),
+            Ok((bytes, mode)) => {
+                if mode & 0o004 != 0 {
+                    facts.open_to_all.insert(reference.clone());
+                }
+                files.push((reference, bytes));
+            }
+            Err(reason) => drop(facts.unread.insert(reference, reason)),
         }
     }
-    match parsed.resolve(&files, &unread) {
+    match parsed.resolve(&files, &facts) {
         (Some(config), _, warnings) => Ok(Loaded { config, files, warnings }),
         (None, errors, _) => Err(errors),
     }
@@ -75,12 +94,12 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
 /// Everything that is wrong with it; a file it refers to and that is not in `files` too.
 pub fn resolve(files: &Files) -> Result<model::Config, Diagnostics> {
     let Some((path, main)) = files.first() else { return Err(unreadable(Path::new("(none)"), "no file was passed on")) };
-    let (config, errors, _) = Parsed::new(path, main).resolve(files, &Unread::new());
+    let (config, errors, _) = Parsed::new(path, main).resolve(files, &Facts::default());
     config.ok_or(errors)
 }
 
-/// Reads a regular file of bounded size: a path may name a FIFO or a device, which would never end.
-fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
+/// Reads a regular file of bounded size, and its mode: a path may name a FIFO or a device, which would never end.
+fn read_file(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, u32), String> {
     let say = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => "no such file".to_owned(),
         ErrorKind::PermissionDenied => "permission denied".to_owned(),
@@ -91,11 +110,13 @@ fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
         return Err("not a regular file".to_owned());
     }
     let mut bytes = Vec::new();
-    File::open(path).map_err(say)?.take(bytes_max + 1).read_to_end(&mut bytes).map_err(say)?;
+    let file = File::open(path).map_err(say)?;
+    let mode = file.metadata().map_err(say)?.permissions().mode();
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(say)?;
     if bytes.len() as u64 > bytes_max {
         return Err(format!("larger than {}", units::show_size(bytes_max)));
     }
-    Ok(bytes)
+    Ok((bytes, mode))
 }
 
 fn unreadable(path: &Path, reason: &str) -> Diagnostics {

@@ -30,8 +30,16 @@ const LIST_BYTES_MAX: u64 = 32 << 20;
 /// The largest file of certificates or a key.
 const TLS_BYTES_MAX: u64 = 1 << 20;
 
-/// Files that could not be read, and why: what `load` knows and `resolve` reports at the key that names them.
-pub(super) type Unread = HashMap<PathBuf, String>;
+/// What `load` knows beside the files' bytes, and `resolve` reports at the key that names a file. The data plane knows none of it.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// Files that could not be read, and why.
+    pub(super) unread: HashMap<PathBuf, String>,
+    /// Files that every user of this machine may read.
+    pub(super) open_to_all: HashSet<PathBuf>,
+    /// Seconds since 1970.
+    pub(super) now: Option<i64>,
+}
 
 /// A main file whose keys were read, and what was found wrong so far.
 pub(super) struct Parsed {
@@ -76,10 +84,10 @@ impl Parsed {
     }
 
     /// The model, and errors and warnings; `None` when there are errors.
-    pub(super) fn resolve(self, files: &Files, unread: &Unread) -> (Option<model::Config>, Diagnostics, Diagnostics) {
+    pub(super) fn resolve(self, files: &Files, facts: &Facts) -> (Option<model::Config>, Diagnostics, Diagnostics) {
         let Self { main, context, schema } = self;
         let config = schema.and_then(|schema| {
-            let config = Resolver { context: &context, main: &main, files, unread }.config(schema);
+            let config = Resolver { context: &context, main: &main, files, facts }.config(schema);
             config.filter(|_| !context.has_errors())
         });
         let (mut errors, mut warnings) = context.into_diagnostics();
@@ -109,7 +117,7 @@ struct Resolver<'a> {
     context: &'a Context,
     main: &'a Path,
     files: &'a Files,
-    unread: &'a Unread,
+    facts: &'a Facts,
 }
 
 impl Resolver<'_> {
@@ -256,7 +264,7 @@ impl Resolver<'_> {
         let path = beside(self.main, &file.value);
         let found = self.files.iter().skip(1).find(|(name, _)| *name == path);
         if found.is_none() {
-            let reason = self.unread.get(&path).map_or("it was not passed on", String::as_str);
+            let reason = self.facts.unread.get(&path).map_or("it was not passed on", String::as_str);
             let message = format!("\"{}\" cannot be read: {reason}", path.display());
             self.error(key, file.span.as_ref(), message, "a file that exists");
         }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use rustls::sign::CertifiedKey;
-use rustls::{Error, InconsistentKeys};
+use rustls::{Error, InconsistentKeys, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use super::ocsp::{self, Staple};
+use super::review::{self, Remark};
 use super::{Part, TlsError, pem, provider};
 
 const KEYS_FORM: &str = "RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
@@ -22,10 +24,12 @@ pub struct Files<'a> {
     pub chain: &'a [u8],
     /// A PEM private key.
     pub key: &'a [u8],
+    /// An OCSP response in DER, to staple.
+    pub ocsp: Option<&'a [u8]>,
 }
 
 /// What a certificate signs with. In the order of what a handshake costs, cheapest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyKind {
     /// ECDSA on P-256.
     EcdsaP256,
@@ -55,12 +59,19 @@ impl KeyKind {
 
 /// A chain with its key. Equal are those made of the same bytes.
 pub struct Certificate {
-    pub(super) certified: Arc<CertifiedKey>,
+    /// With the staple, if there is one.
+    certified: Arc<CertifiedKey>,
+    /// Without it.
+    bare: Arc<CertifiedKey>,
+    staple: Option<Staple>,
     names: Vec<Box<str>>,
     subject: Box<str>,
     kind: KeyKind,
     not_before: i64,
     not_after: i64,
+    /// Which of the others in the chain ends first, and when.
+    intermediate_end: Option<(usize, i64)>,
+    lasting: Vec<Remark>,
     /// Of the files.
     digest: [u8; 32],
 }
@@ -105,13 +116,21 @@ impl Certificate {
                 }
             });
         }
+        let staple = files.ocsp.map(|response| ocsp::read(response, leaf)).transpose()?;
+        let lasting = review::lasting(&parsed, &names);
+        let ends = parsed.iter().map(|certificate| certificate.validity().not_after.timestamp()).enumerate().skip(1);
+        let intermediate_end = ends.min_by_key(|(_, end)| *end);
         drop(parsed);
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(_) => return Err(TlsError::new(Part::Chain, "is not what TLS can use", "certificates as a CA issues them")),
         }
-        Ok(Self { certified: Arc::new(certified), names, subject, kind, not_before, not_after, digest: digest_of(files) })
+        let stapled = files.ocsp.map(|response| CertifiedKey { ocsp: Some(response.to_vec()), ..certified.clone() });
+        let bare = Arc::new(certified);
+        let certified = stapled.map_or_else(|| Arc::clone(&bare), Arc::new);
+        let digest = digest_of(files);
+        Ok(Self { certified, bare, staple, names, subject, kind, not_before, not_after, intermediate_end, lasting, digest })
     }
 
     /// DNS names it is for, in lower case: `example.com`, `*.example.com`. Those of the subject alternative name, or the common name of
@@ -125,6 +144,37 @@ impl Certificate {
     #[must_use]
     pub fn name(&self) -> &str {
         self.names.first().unwrap_or(&self.subject)
+    }
+
+    /// What rustls signs and shows: a staple only while it may be shown at what `now` reads, in seconds since 1970.
+    pub(super) fn certified(&self, now: impl FnOnce() -> Option<i64>) -> &Arc<CertifiedKey> {
+        match self.staple {
+            Some(Staple { next_update: Some(end), .. }) if now().is_none_or(|now| now > end) => &self.bare,
+            _ => &self.certified,
+        }
+    }
+
+    /// Whether it can sign with one of these.
+    pub(super) fn signs(&self, schemes: &[SignatureScheme]) -> bool {
+        self.bare.key.choose_scheme(schemes).is_some()
+    }
+
+    /// What is stapled.
+    #[must_use]
+    pub const fn staple(&self) -> Option<Staple> {
+        self.staple
+    }
+
+    /// Which other certificate of the chain ends first (from 0, the leaf), and when, seconds since 1970.
+    #[must_use]
+    pub const fn intermediate_end(&self) -> Option<(usize, i64)> {
+        self.intermediate_end
+    }
+
+    /// What is probably not what was meant, whatever the time is.
+    #[must_use]
+    pub fn remarks(&self) -> &[Remark] {
+        &self.lasting
     }
 
     /// What it signs with.
@@ -168,7 +218,7 @@ impl fmt::Debug for Certificate {
 /// Of bytes that must not be kept; lengths keep the parts apart.
 fn digest_of(files: Files<'_>) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
-    for part in [files.chain, files.key] {
+    for part in [files.chain, files.key].into_iter().chain(files.ocsp) {
         context.update(&(part.len() as u64).to_le_bytes());
         context.update(part);
     }

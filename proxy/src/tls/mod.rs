@@ -8,8 +8,10 @@ use rustls::crypto::CryptoProvider;
 
 pub mod certificate;
 pub mod hello;
+pub mod ocsp;
 pub mod pem;
 pub mod resolver;
+pub mod review;
 pub mod server;
 pub mod tickets;
 
@@ -23,6 +25,8 @@ pub enum Part {
     Chain,
     /// Its private key.
     Key,
+    /// What is stapled.
+    Ocsp,
     /// Certificates of those who may vouch for clients.
     ClientCa,
 }

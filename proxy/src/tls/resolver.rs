@@ -67,22 +67,28 @@ impl Resolver {
         candidates: impl Iterator<Item = &'c Arc<Certificate>>,
         schemes: &[SignatureScheme],
     ) -> Option<&'c Arc<Certificate>> {
-        let mut fitting = candidates.filter(|certificate| certificate.certified.key.choose_scheme(schemes).is_some()).peekable();
+        let mut fitting = candidates.filter(|certificate| certificate.signs(schemes)).peekable();
         let first = fitting.next()?;
         // Without a choice the clock does not matter.
         if fitting.peek().is_none() {
             return Some(first);
         }
-        let Some(now) = self.clock.current_time() else { return Some(first) };
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let Some(now) = self.now() else { return Some(first) };
         let mut all = [first].into_iter().chain(fitting);
         all.find(|certificate| certificate.is_valid_at(now)).or(Some(first))
     }
 }
 
+impl Resolver {
+    fn now(&self) -> Option<i64> {
+        self.clock.current_time().map(|now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+    }
+}
+
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name(), hello.signature_schemes()).map(|chosen| Arc::clone(&chosen.certified))
+        let chosen = self.choose(hello.server_name(), hello.signature_schemes())?;
+        Some(Arc::clone(chosen.certified(|| self.now())))
     }
 }
 

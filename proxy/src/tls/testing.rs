@@ -19,7 +19,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn files(&self) -> Files<'_> {
-        Files { chain: self.chain.as_bytes(), key: self.key.as_bytes() }
+        Files { chain: self.chain.as_bytes(), key: self.key.as_bytes(), ocsp: None }
     }
 
     pub(crate) fn compiled(&self) -> std::sync::Arc<Certificate> {
@@ -72,4 +72,66 @@ pub(crate) fn rsa_key() -> KeyPair {
     static PEM: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     let pem = PEM.get_or_init(|| key(&rcgen::PKCS_RSA_SHA256).serialize_pem());
     KeyPair::from_pem_and_sign_algo(pem, &rcgen::PKCS_RSA_SHA256).expect("a key")
+}
+
+/// An OCSP response, unsigned, as `ocsp::read` reads it.
+pub(crate) struct Response {
+    /// PEM; the first certificate is meant.
+    pub(crate) chain: String,
+    /// Answered for before it.
+    pub(crate) others: Vec<String>,
+    /// The tag of certStatus.
+    pub(crate) status: u8,
+    pub(crate) is_sha1: bool,
+    pub(crate) has_version: bool,
+    pub(crate) next_update: Option<&'static str>,
+}
+
+impl Response {
+    /// Good until the first of February 2026.
+    pub(crate) fn new(chain: &str) -> Self {
+        let next_update = Some("20260201120000Z");
+        Self { chain: chain.to_owned(), others: Vec::new(), status: 0x80, is_sha1: true, has_version: false, next_update }
+    }
+
+    pub(crate) fn der(&self) -> Vec<u8> {
+        let singles: Vec<u8> = self.others.iter().chain([&self.chain]).flat_map(|chain| self.single(chain)).collect();
+        let time = tlv(0x18, b"20260125120000Z");
+        let version = if self.has_version { tlv(0xa0, &tlv(2, &[0])) } else { Vec::new() };
+        let responder = tlv(0xa2, &tlv(4, &[7; 20]));
+        let data = tlv(0x30, &[version, responder, time, tlv(0x30, &singles)].concat());
+        let basic = tlv(0x30, &[data, tlv(0x30, &[]), tlv(3, &[0])].concat());
+        let kind = tlv(6, &[0x2b, 6, 1, 5, 5, 7, 48, 1, 1]);
+        let bytes = tlv(0xa0, &tlv(0x30, &[kind, tlv(4, &basic)].concat()));
+        tlv(0x30, &[tlv(0x0a, &[0]), bytes].concat())
+    }
+
+    fn single(&self, chain: &str) -> Vec<u8> {
+        use aws_lc_rs::digest;
+        use x509_parser::prelude::{FromDer as _, X509Certificate};
+        let chain = super::pem::certificates(super::Part::Chain, chain.as_bytes()).expect("PEM");
+        let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("X.509");
+        let (oid, hash): (&[u8], _) = if self.is_sha1 {
+            (&[0x2b, 14, 3, 2, 26], &digest::SHA1_FOR_LEGACY_USE_ONLY)
+        } else {
+            (&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1], &digest::SHA256)
+        };
+        let algorithm = tlv(0x30, &[tlv(6, oid), tlv(5, &[])].concat());
+        let name = tlv(4, digest::digest(hash, leaf.issuer().as_raw()).as_ref());
+        let id = tlv(0x30, &[algorithm, name, tlv(4, &[9; 20]), tlv(2, leaf.raw_serial())].concat());
+        let next = self.next_update.map_or_else(Vec::new, |time| tlv(0xa0, &tlv(0x18, time.as_bytes())));
+        let status = if self.status == 0xa1 { tlv(0xa1, &tlv(0x18, b"20260101000000Z")) } else { tlv(self.status, &[]) };
+        tlv(0x30, &[id, status, tlv(0x18, b"20260125120000Z"), next].concat())
+    }
+}
+
+/// A DER value with its tag and length.
+pub(crate) fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
+    let mut der = vec![tag];
+    match value.len() {
+        short @ 0..=127 => der.push(short as u8),
+        long => der.extend([0x82, (long >> 8) as u8, long as u8]),
+    }
+    der.extend_from_slice(value);
+    der
 }

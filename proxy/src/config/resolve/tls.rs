@@ -1,17 +1,20 @@
 //! TLS: files become certificates and settings, and what is wrong with one is reported at the key that names it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Resolver;
 use crate::config::read::At;
 use crate::config::schema;
-use crate::tls::certificate::{Certificate, Files};
+use crate::tls::certificate::{Certificate, Files, KeyKind};
+use crate::tls::review::{self, Remark};
 use crate::tls::server::{ServerTls, Settings};
 use crate::tls::{Part, TlsError};
 
 const CHAIN: &str = "listener.certificate.chain";
 const KEY: &str = "listener.certificate.key";
+const OCSP: &str = "listener.certificate.ocsp";
 const CLIENT_CA: &str = "listener.tls.client_ca";
 
 impl Resolver<'_> {
@@ -35,6 +38,7 @@ impl Resolver<'_> {
         // All of them, so that every wrong one is reported.
         let certificates: Vec<_> = tls.certificates.iter().map(|certificate| self.certificate(certificate)).collect();
         let certificates: Vec<_> = certificates.into_iter().collect::<Option<_>>()?;
+        self.check_same_names(&tls.certificates, &certificates);
         let settings = Settings {
             certificates,
             min_version: tls.min_version,
@@ -55,23 +59,79 @@ impl Resolver<'_> {
         }
     }
 
-    fn certificate(&self, certificate: &schema::Certificate) -> Option<Arc<Certificate>> {
-        let chain = self.file(CHAIN, &certificate.chain);
-        let key = self.file(KEY, &certificate.key);
-        match Certificate::new(Files { chain: chain?.1, key: key?.1 }) {
-            Ok(certificate) => Some(Arc::new(certificate)),
+    fn certificate(&self, written: &schema::Certificate) -> Option<Arc<Certificate>> {
+        let chain = self.file(CHAIN, &written.chain);
+        let key = self.file(KEY, &written.key);
+        let ocsp = written.ocsp.as_ref().map(|file| self.file(OCSP, file));
+        // All three were looked for: each that is missing is reported.
+        let files = Files { chain: chain?.1, key: key?.1, ocsp: ocsp.map_or(Some(None), |found| Some(Some(found?.1)))? };
+        match Certificate::new(files) {
+            Ok(certificate) => {
+                self.review(written, &certificate);
+                Some(Arc::new(certificate))
+            }
             Err(error) => {
-                match error.part {
-                    Part::Key => self.tls_error(KEY, &certificate.key, error),
-                    Part::Chain | Part::ClientCa => self.tls_error(CHAIN, &certificate.chain, error),
-                }
+                let (key, file) = place(written, error.part);
+                self.tls_error(key, file, error);
                 None
             }
         }
     }
 
+    /// Warnings about a certificate by itself.
+    fn review(&self, written: &schema::Certificate, certificate: &Certificate) {
+        let due = self.facts.now.map(|now| review::due(certificate, now)).unwrap_or_default();
+        for Remark { part, message } in certificate.remarks().iter().chain(&due) {
+            let (key, file) = place(written, *part);
+            self.tls_warning(key, file, message);
+        }
+        if self.facts.open_to_all.contains(&super::beside(self.main, &written.key.value)) {
+            self.tls_warning(KEY, &written.key, "may be read by every user of this machine; mode 0600 is enough");
+        }
+    }
+
+    /// Warnings about certificates beside each other: for the same name and of the same kind only one is ever chosen.
+    fn check_same_names(&self, written: &[schema::Certificate], certificates: &[Arc<Certificate>]) {
+        let mut taken: HashMap<(&str, KeyKind), usize> = HashMap::new();
+        for (index, certificate) in certificates.iter().enumerate() {
+            let mut shared = None;
+            for name in certificate.names() {
+                let first = *taken.entry((name, certificate.kind())).or_insert(index);
+                if first != index && shared.is_none() {
+                    shared = Some((name, first));
+                }
+            }
+            let Some((name, first)) = shared else {
+                if index > 0 && certificate.names().is_empty() {
+                    self.tls_warning(CHAIN, &written[index].chain, "is never used: it has no name, and is not the first");
+                }
+                continue;
+            };
+            let holds = |index: usize| self.facts.now.is_none_or(|now| certificates[index].is_valid_at(now));
+            let used = if holds(first) || !holds(index) { "that one is" } else { "only this one is valid now, and" };
+            let path = super::beside(self.main, &written[first].chain.value);
+            let kind = certificate.kind().label();
+            let message = format!("is for \"{name}\" and {kind} as \"{}\" is: {used} used", path.display());
+            self.tls_warning(CHAIN, &written[index].chain, &message);
+        }
+    }
+
+    fn tls_warning(&self, key: &str, file: &At<PathBuf>, message: &str) {
+        let path = super::beside(self.main, &file.value);
+        self.context.warn(key, file.span.clone(), format!("\"{}\" {message}", path.display()));
+    }
+
     fn tls_error(&self, key: &str, file: &At<PathBuf>, TlsError { message, expected, .. }: TlsError) {
         let path = super::beside(self.main, &file.value);
         self.error(key, file.span.as_ref(), format!("\"{}\" {message}", path.display()), expected);
+    }
+}
+
+/// The key of a certificate's table that names a file, and the file.
+fn place(written: &schema::Certificate, part: Part) -> (&'static str, &At<PathBuf>) {
+    match (part, &written.ocsp) {
+        (Part::Key, _) => (KEY, &written.key),
+        (Part::Ocsp, Some(ocsp)) => (OCSP, ocsp),
+        _ => (CHAIN, &written.chain),
     }
 }

@@ -17,6 +17,7 @@ const HANDSHAKES_MAX: u64 = 65_536;
 pub(in crate::config) struct Certificate {
     pub(in crate::config) chain: At<PathBuf>,
     pub(in crate::config) key: At<PathBuf>,
+    pub(in crate::config) ocsp: Option<At<PathBuf>>,
 }
 
 /// What of a listener only TLS has.
@@ -36,7 +37,10 @@ pub(in crate::config) struct Tls {
 impl Tls {
     /// The files that it names.
     pub(in crate::config) fn files(&self) -> impl Iterator<Item = &At<PathBuf>> {
-        let certificates = self.certificates.iter().flat_map(|certificate| [&certificate.chain, &certificate.key]);
+        let certificates = self.certificates.iter().flat_map(|certificate| {
+            let Certificate { chain, key, ocsp } = certificate;
+            [chain, key].into_iter().chain(ocsp)
+        });
         certificates.chain(&self.client_ca)
     }
 }
@@ -75,9 +79,9 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
 fn certificate(mut table: Table<'_, '_>) -> Option<Certificate> {
     let chain = required_file(&mut table, "chain", "a PEM file: the server's certificate, then those that lead to its root");
     let key = required_file(&mut table, "key", "a PEM file with the certificate's private key");
-    table.not_built("ocsp", Some(Literal::Text("")));
+    let ocsp = optional_file(&mut table, "ocsp");
     table.finish();
-    Some(Certificate { chain: chain?, key: key? })
+    Some(Certificate { chain: chain?, key: key?, ocsp })
 }
 
 fn required_file(table: &mut Table<'_, '_>, key: &'static str, what: &str) -> Option<At<PathBuf>> {

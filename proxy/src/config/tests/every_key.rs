@@ -155,6 +155,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("listener.alpn", "[\"http/2\"]", "is unknown"),
     ("listener.certificate.chain", "\"\"", "is not a path"),
     ("listener.certificate.key", "\"\"", "is not a path"),
+    ("listener.certificate.ocsp", "\"a\\u0000b\"", "is not a path"),
     ("listener.tls.client_ca", "\"a\\u0000b\"", "is not a path"),
     ("route.host", "\"a.example:80\"", "has a port"),
     ("route.path_prefix", "\"x\"", "does not begin with '/'"),

@@ -32,7 +32,7 @@ fn resolve_text(text: &str) -> Result<model::Config, Diagnostics> {
 
 fn warnings(text: &str) -> Vec<String> {
     let parsed = Parsed::new(Path::new("etc/test.toml"), text.as_bytes());
-    let (config, errors, warnings) = parsed.resolve(&[], &Unread::new());
+    let (config, errors, warnings) = parsed.resolve(&[], &Facts::default());
     assert!(config.is_some(), "{errors}");
     warnings.iter().map(ToString::to_string).collect()
 }

@@ -96,7 +96,7 @@ fn exercise(bytes: Vec<u8>) {
     let files = [(PathBuf::from("a.toml"), bytes)];
     let parsed = Parsed::new(&files[0].0, &files[0].1);
     parsed.references();
-    let (config, errors, warnings) = parsed.resolve(&files, &Unread::new());
+    let (config, errors, warnings) = parsed.resolve(&files, &Facts::default());
     assert_eq!(config.is_none(), !errors.is_empty());
     for problems in [errors, warnings] {
         let _ = (problems.to_string(), problems.render(true));

@@ -215,7 +215,7 @@ fn beside(first: &str, second: &str) -> Vec<String> {
     );
     let parsed =
         Parsed::new(Path::new("t"), text.replace("[[route]]\nupstream", "[[route]]\nhost = \"other\"\nupstream").as_bytes());
-    let (_, errors, warnings) = parsed.resolve(&[], &Unread::new());
+    let (_, errors, warnings) = parsed.resolve(&[], &Facts::default());
     errors.iter().chain(warnings.iter()).map(ToString::to_string).collect()
 }
 

@@ -1,8 +1,10 @@
 //! TLS: certificates are read beside the main file, and what is wrong with one is reported at the key that names it.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::*;
 use crate::tls::server::MinVersion;
-use crate::tls::testing::{Authority, Pair};
+use crate::tls::testing::{Authority, Pair, Response, params};
 
 /// A folder with these certificates as `0.pem`, `0.key` and so on, and a main file with a listener that has them.
 struct Folder {
@@ -23,11 +25,27 @@ impl Folder {
         }
         text.push_str(tls);
         std::fs::write(folder.path().join("proxy.toml"), &text).expect("written");
-        Self { folder, text }
+        let folder = Self { folder, text };
+        (0..pairs.len()).for_each(|index| folder.allow(&format!("{index}.key"), 0o600));
+        folder
     }
 
     fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         std::fs::write(self.folder.path().join(name), bytes).expect("written");
+    }
+
+    fn allow(&self, name: &str, mode: u32) {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(self.folder.path().join(name), permissions).expect("changed");
+    }
+
+    /// The warnings at a day's first moment, without the folder's name.
+    fn warnings(&self, (year, month, day): (i32, u8, u8)) -> Vec<String> {
+        let now = rcgen::date_time_ymd(year, month, day).unix_timestamp();
+        let loaded = load_at(&self.folder.path().join("proxy.toml"), now).map_err(|errors| errors.to_string()).expect("sound");
+        assert_eq!(resolve(&loaded.files), Ok(loaded.config));
+        let warnings = loaded.warnings.to_string();
+        warnings.replace(&format!("{}/", self.folder.path().display()), "").lines().map(str::to_owned).collect()
     }
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
@@ -121,4 +139,84 @@ fn min_version_is_taken() {
     let loaded = settings("[listener.tls]\nmin_version = \"1.3\"\n");
     let tls = loaded.config.listeners[0].tls.as_ref().expect("its TLS");
     assert_eq!(tls.settings().min_version, MinVersion::Tls13);
+}
+
+const TODAY: (i32, u8, u8) = (2026, 1, 27);
+
+/// A certificate that expired does not keep the others from serving: a warning, and as loud.
+#[test]
+fn certificates_that_clients_will_refuse_are_warned_of_at_their_files() {
+    let authority = Authority::new("CA");
+    let until = |year, month, day| {
+        let mut params = params(&[&format!("until-{month}.example")]);
+        params.not_after = rcgen::date_time_ymd(year, month, day);
+        authority.issue(params, &rcgen::KeyPair::generate().expect("a key"))
+    };
+    let folder = Folder::new(&[&until(2026, 1, 20), &until(2026, 2, 1), &until(2026, 3, 1)], "");
+    let line = |begin| folder.line(begin);
+    assert_eq!(
+        folder.warnings(TODAY),
+        [
+            format!(
+                "proxy.toml:{}:9: warning: `listener.certificate.chain`: \"0.pem\" has expired on 2026-01-20, 7 days ago: clients refuse it",
+                line("chain = \"0.pem\"")
+            ),
+            format!(
+                "proxy.toml:{}:9: warning: `listener.certificate.chain`: \"1.pem\" expires on 2026-02-01, in 5 days",
+                line("chain = \"1.pem\"")
+            ),
+        ]
+    );
+    folder.allow("2.key", 0o644);
+    let warnings = folder.warnings((2020, 1, 2));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("`listener.certificate.key`: \"2.key\" may be read by every user of this machine"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn of_certificates_for_the_same_name_the_warning_says_which_is_used() {
+    let authority = Authority::new("CA");
+    let between = |names: &[&str], from, to| {
+        let mut params = params(names);
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+        authority.issue(params, &rcgen::KeyPair::generate().expect("a key"))
+    };
+    let old = between(&["b.example", "a.example"], 2020, 2027);
+    let new = between(&["a.example"], 2025, 2030);
+    let rsa = authority.issue(params(&["a.example"]), &crate::tls::testing::rsa_key());
+    let folder = Folder::new(&[&old, &rsa, &new], "");
+    let said = |day| folder.warnings(day).into_iter().find(|warning| warning.contains("\"2.pem\"")).expect("a warning");
+    assert!(said(TODAY).ends_with("\"2.pem\" is for \"a.example\" and ECDSA P-256 as \"0.pem\" is: that one is used"));
+    assert!(said((2028, 1, 1)).ends_with("only this one is valid now, and used"));
+    assert_eq!(folder.warnings(TODAY).len(), 1, "ECDSA and RSA stand side by side");
+
+    let nameless = authority.leaf(&["192.0.2.1"]);
+    let warnings = Folder::new(&[&old, &nameless], "").warnings(TODAY);
+    assert!(warnings.iter().any(|warning| warning.ends_with("\"1.pem\" is never used: it has no name, and is not the first")));
+}
+
+#[test]
+fn a_staple_is_for_its_certificate() {
+    let authority = Authority::new("CA");
+    let (leaf, other) = (authority.leaf(&["a.example"]), authority.leaf(&["b.example"]));
+    let folder = Folder::new(&[&leaf], "ocsp = \"0.ocsp\"\n");
+    folder.write("0.ocsp", Response::new(&leaf.chain).der());
+    assert_eq!(folder.warnings(TODAY), Vec::<String>::new());
+    let warnings = folder.warnings((2026, 2, 3));
+    assert!(warnings.len() == 1 && warnings[0].contains("`listener.certificate.ocsp`: \"0.ocsp\" was to be"), "{warnings:?}");
+    for (bytes, words) in [
+        (Response::new(&other.chain).der(), "is for another certificate"),
+        (leaf.chain.as_bytes().to_vec(), "is PEM, not DER"),
+        (b"hello".to_vec(), "is no OCSP response"),
+    ] {
+        folder.write("0.ocsp", bytes);
+        let errors = folder.errors();
+        let start = format!("proxy.toml:{}:8: error: `listener.certificate.ocsp`: \"0.ocsp\" {words}", folder.line("ocsp"));
+        assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?} is not {start}");
+    }
+    std::fs::remove_file(folder.folder.path().join("0.ocsp")).expect("removed");
+    assert!(folder.errors()[0].contains("`listener.certificate.ocsp`: \"0.ocsp\" cannot be read: no such file"));
 }

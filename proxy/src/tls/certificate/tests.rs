@@ -8,7 +8,7 @@ use crate::tls::testing::{Authority, Pair, key, params, rsa_key};
 /// What is wrong with a pair, and with which file of it.
 #[track_caller]
 fn refused(chain: &str, key: &str) -> (Part, String) {
-    let error = Certificate::new(Files { chain: chain.as_bytes(), key: key.as_bytes() }).expect_err("refused");
+    let error = Certificate::new(Files { chain: chain.as_bytes(), key: key.as_bytes(), ocsp: None }).expect_err("refused");
     assert!(!error.expected.is_empty());
     (error.part, error.message)
 }
@@ -94,9 +94,9 @@ fn what_stands_in_a_files_place_is_named() {
     }
     let der = rustls::pki_types::pem::PemObject::from_pem_slice(chain.as_bytes()).expect("one");
     let (der, key): (rustls::pki_types::CertificateDer<'_>, _) = (der, key.as_bytes());
-    let error = Certificate::new(Files { chain: &der, key }).expect_err("DER");
+    let error = Certificate::new(Files { chain: &der, key, ocsp: None }).expect_err("DER");
     assert_eq!((error.part, error.message.as_str()), (Part::Chain, "is DER, not PEM"));
-    let error = Certificate::new(Files { chain: chain.as_bytes(), key: &der }).expect_err("DER");
+    let error = Certificate::new(Files { chain: chain.as_bytes(), key: &der, ocsp: None }).expect_err("DER");
     assert_eq!((error.part, error.message.as_str()), (Part::Key, "is DER, not PEM"));
     assert!(error.expected.contains("pkey"));
 }
@@ -111,10 +111,10 @@ fn chain_and_key_belong_together_with_the_leaf_first() {
     assert_eq!(part, Part::Chain);
     assert!(message.contains("which is the second one"), "{message}");
     let whole = Pair { chain: format!("{}{}", one.chain, authority.pem()), key: one.key.clone() };
-    assert_eq!(whole.compiled().certified.cert.len(), 2);
+    assert_eq!(whole.compiled().bare.cert.len(), 2);
     // Both in one file, as haproxy has it.
     let both = format!("{}{}", one.key, one.chain);
-    assert!(Certificate::new(Files { chain: both.as_bytes(), key: both.as_bytes() }).is_ok());
+    assert!(Certificate::new(Files { chain: both.as_bytes(), key: both.as_bytes(), ocsp: None }).is_ok());
 }
 
 #[test]
