@@ -3,43 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use tests::client::Client;
 use tests::message;
 use tests::origin::Origin;
+use tests::peer::Peer;
 use tests::ports::Port;
 use tests::sluice::Setup;
-use tests::{eventually, process, skip};
+use tests::{eventually, skip};
 
 const LIMIT: Duration = Duration::from_secs(10);
-
-/// A program in the foreground that is killed at the end, with its configuration in a folder of its own.
-struct Running {
-    child: Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Running {
-    fn start(program: &str, file: &str, text: &str, arguments: &[&str], listens: SocketAddr) -> Self {
-        let folder = tempfile::Builder::new().prefix("sluice-test-peer-").tempdir().unwrap();
-        std::fs::write(folder.path().join(file), text).unwrap();
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(folder.path());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        eventually(LIMIT, program, || TcpStream::connect(listens).ok());
-        Self { child, _folder: folder }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = process::wait(&mut self.child, LIMIT);
-    }
-}
 
 fn forwarded_for(client: &mut Client) -> String {
     let shown = client.get("/").json();
@@ -117,7 +92,7 @@ fn haproxy_introduces_its_clients_in_both_versions() {
         second.loopback(),
         ours.loopback()
     );
-    let _haproxy = Running::start("haproxy", "haproxy.cfg", &text, &["-db", "-f", "haproxy.cfg"], first.loopback());
+    let _haproxy = Peer::start("haproxy", &[("haproxy.cfg", &text)], &["-db", "-f", "haproxy.cfg"], first.loopback());
     for port in [&first, &second] {
         let stream = tests::client::Dial { source: Some("127.0.0.9".parse().unwrap()), receive_buffer: None }
             .connect(port.loopback(), LIMIT)
@@ -158,7 +133,8 @@ fn nginx_introduces_its_clients() {
         front.loopback(),
         ours.loopback()
     );
-    let _nginx = Running::start("nginx", "nginx.conf", &text, &["-p", ".", "-c", "nginx.conf", "-e", "stderr"], front.loopback());
+    let _nginx =
+        Peer::start("nginx", &[("nginx.conf", &text)], &["-p", ".", "-c", "nginx.conf", "-e", "stderr"], front.loopback());
     let dial = tests::client::Dial { source: Some("127.0.0.9".parse().unwrap()), receive_buffer: None };
     let mut client = Client::over(dial.connect(front.loopback(), LIMIT).unwrap()).unwrap();
     for _ in 0..3 {
@@ -174,13 +150,10 @@ fn nginx_reads_whom_we_introduce() {
     }
     let (behind, front) = (Port::lease(), Port::lease());
     let text = format!(
-        "daemon off; master_process off; pid nginx.pid; error_log stderr;\nevents {{ worker_connections 256; }}\n\
-         http {{ access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;\n\
-         server {{ listen {} proxy_protocol; location / {{ return 200 \"$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_port\"; }} }} }}\n",
+        "server {{ listen {} proxy_protocol; location / {{ return 200 \"$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_port\"; }} }}",
         behind.loopback()
     );
-    let _nginx =
-        Running::start("nginx", "nginx.conf", &text, &["-p", ".", "-c", "nginx.conf", "-e", "stderr"], behind.loopback());
+    let _nginx = Peer::nginx(&text, &[], behind.loopback());
     let table = listener("tcp", &format!("\"{}\"", front.loopback()), "protocol = \"tcp\"\nupstream = \"app\"");
     let sluice = Setup::to(behind.loopback()).with("upstream", "send_proxy = true").append(&table).start();
     for address in [sluice.address(), front.loopback()] {

@@ -16,6 +16,7 @@ pub mod nginx;
 pub mod openmetrics;
 pub mod origin;
 pub mod pattern;
+pub mod peer;
 pub mod ports;
 pub mod process;
 pub mod skip;
