@@ -89,6 +89,10 @@ reasons! {
         Overloaded = "overloaded",
         /// A socket error that is no reset: the client's host is gone, say.
         SocketError = "socket_error",
+        /// The TLS handshake failed; `sluice_tls_handshakes_failed_total` says why.
+        TlsHandshake = "tls_handshake",
+        /// What came after the handshake was no record as agreed, or an alert ended it.
+        TlsBroken = "tls_broken",
     }
 }
 
@@ -152,6 +156,32 @@ impl RefusalReason {
             Self::ConnectTimeout | Self::UpstreamTimeout => 504,
             Self::VersionNotSupported => 505,
         }
+    }
+}
+
+reasons! {
+    /// Why a TLS handshake with a client failed.
+    HandshakeFailure {
+        /// It was not over within `handshake_timeout`.
+        Timeout = "timeout",
+        /// The client closed or reset the connection.
+        ClientClosed = "client_closed",
+        /// `max_handshakes` were under way.
+        TooMany = "too_many",
+        /// Plain HTTP, answered with 400.
+        PlainHttp = "plain_http",
+        /// The client gave up with an alert: it does not trust the certificate, say.
+        Alert = "alert",
+        /// What came is not TLS, or breaks its rules.
+        Malformed = "malformed",
+        /// No version, cipher, group or application protocol that both know.
+        Incompatible = "incompatible",
+        /// The client's certificate is missing, wrong, expired or not of `client_ca`.
+        ClientCertificate = "client_certificate",
+        /// The worker drains, or stops.
+        Draining = "draining",
+        /// Something of our own.
+        Internal = "internal",
     }
 }
 

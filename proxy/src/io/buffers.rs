@@ -228,6 +228,13 @@ impl Pool {
         Some(Chunk::from_copied(Copied { bytes: bytes.to_vec(), charge: Some(charge) }))
     }
 
+    /// Counts bytes that are there already against the budget, as far as it has room.
+    pub(super) fn counted(self: &Rc<Self>, bytes: Vec<u8>) -> Chunk {
+        let fits = self.budget_used.get() + bytes.len() + FRAGMENT_COST <= self.budget_max;
+        let charge = fits.then(|| Charge::new(self, None, bytes.len()));
+        Chunk::from_copied(Copied { bytes, charge })
+    }
+
     /// Less than a quarter of the buffers are free.
     pub(super) fn is_pressed(&self) -> bool {
         self.free() * 4 < self.count()

@@ -148,8 +148,9 @@ impl<R: Ring> Engine<R> {
     /// One loop turn; waits until there is something to do.
     pub fn turn<H: Handler>(&mut self, handler: &mut H) -> std::io::Result<()> {
         self.flow.submit(&mut self.ring);
-        let timeout = self.timeout();
         handler.before_sleep();
+        // It may have woken tasks.
+        let timeout = self.timeout();
         self.ring.wait(timeout)?;
         let now = self.ring.now();
         self.shared.now.set(now);

@@ -51,6 +51,10 @@ impl Queue {
         self.0.iter().flat_map(|queue| queue.iter()).map(|chunk| chunk.len()).sum()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Chunk> {
+        self.0.iter().flat_map(|queue| queue.iter())
+    }
+
     pub(super) fn iter_mut(&mut self) -> vec_deque::IterMut<'_, Chunk> {
         self.0.as_mut().map_or_else(vec_deque::IterMut::default, |queue| queue.iter_mut())
     }

@@ -10,10 +10,13 @@ use std::task::{Context, Poll, Waker};
 
 use super::Chunk;
 use super::buffers::{Account, Class};
-use super::handle::{ConnectError, Settings, Shared, TimerKey};
+use super::handle::{ConnectError, Settings, Shared};
 use super::peer::Peer;
+pub(super) use super::phase::{Closing, Fin, Phase, Receive};
 use super::queue::Queue;
+use super::secure::Secure;
 use crate::time::Time;
+use crate::tls::records::Violation;
 
 /// Why a stream cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +30,12 @@ pub enum StreamError {
     /// Another socket error; its errno.
     #[error("socket error {0}")]
     Os(i32),
+    /// What came is no record as agreed, or an alert says that the peer thinks so.
+    #[error("TLS: {0}")]
+    Tls(Violation),
+    /// The connection ended, and nobody had said that it would.
+    #[error("TLS: ended without close_notify")]
+    Truncated,
 }
 
 impl StreamError {
@@ -50,57 +59,6 @@ pub(super) struct State {
     epoch: Cell<u32>,
     handles: Cell<u32>,
     pub(super) inner: RefCell<Inner>,
-}
-
-/// Where a stream is in its life.
-///
-/// ```text
-/// Connecting -> Open -> Closing (flush, FIN, linger) -> Ending (cancel what is in flight, then close) -> Closed
-///      \----------\-------\------------------------------^
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Connecting,
-    Open,
-    Closing,
-    Ending { reset: bool },
-    Closed,
-}
-
-/// Where the receive operation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Receive {
-    /// None in flight.
-    Idle,
-    /// In flight.
-    Armed,
-    /// In flight, and its cancel too.
-    Cancelling,
-    /// None in flight; waits for the session to drop bytes, or for buffers.
-    Held,
-}
-
-/// Where the end of our direction is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fin {
-    No,
-    Wanted,
-    InFlight,
-    Sent,
-}
-
-/// How far the end of a closed stream has come.
-#[derive(Default)]
-pub(super) struct Closing {
-    /// Bounds flushing and lingering.
-    pub(super) timer: Option<TimerKey>,
-    /// Bytes sent when it was armed.
-    pub(super) mark: u64,
-    /// Bytes thrown away while lingering, and how many they were when the timer was armed.
-    pub(super) discarded: usize,
-    pub(super) seen: usize,
-    /// When the linger is over however much still comes; set with our FIN.
-    pub(super) until: Time,
 }
 
 pub(super) struct Inner {
@@ -160,6 +118,8 @@ pub(super) struct Inner {
     pub(super) is_last: bool,
     /// Only after `close`.
     pub(super) closing: Option<Box<Closing>>,
+    /// Only while it carries TLS.
+    pub(super) secure: Option<Box<Secure>>,
 
     read_waker: Option<Waker>,
     /// Of whom waits to write or for the flush: the same task.
@@ -206,6 +166,7 @@ impl Inner {
             closing_fd: false,
             is_last: false,
             closing: None,
+            secure: None,
             read_waker: None,
             write_waker: None,
             parked: None,
@@ -257,6 +218,9 @@ impl Inner {
     /// Throws away what is queued either way. What is in flight stays counted until it completes.
     pub(super) fn drop_queues(&mut self) {
         self.inbound.clear();
+        if let Some(secure) = &mut self.secure {
+            secure.drop_plain();
+        }
         self.drop_outbound();
     }
 
@@ -316,6 +280,19 @@ impl State {
         Account { slot: self.slot, generation: self.generation, epoch: self.epoch.get() }
     }
 
+    /// Queues bytes as they are to be sent.
+    pub(super) fn queue(self: &Rc<Self>, inner: &mut Inner, chunk: Chunk) {
+        let open = matches!(inner.phase, Phase::Connecting | Phase::Open) && inner.fin == Fin::No;
+        if chunk.is_empty() || !open || inner.write_error.is_some() {
+            return;
+        }
+        inner.queued += chunk.len();
+        inner.outbound.push_back(chunk, &self.shared.spares);
+        if !inner.sending {
+            self.mark(inner);
+        }
+    }
+
     /// Has the engine look at the stream in this loop turn.
     pub(super) fn mark(self: &Rc<Self>, inner: &mut Inner) {
         if !inner.dirty && inner.phase != Phase::Closed {
@@ -351,7 +328,9 @@ impl Stream {
     /// The next received bytes, never empty; `None` once at end of stream, for ever after.
     pub fn poll_read(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, StreamError>> {
         let inner = &mut *self.0.inner.borrow_mut();
-        if let Some(chunk) = inner.inbound.pop_front() {
+        self.0.open_records(inner);
+        let next = inner.secure.as_mut().map_or_else(|| inner.inbound.pop_front(), |secure| secure.take());
+        if let Some(chunk) = next {
             return Poll::Ready(Ok(Some(chunk)));
         }
         match (inner.end, inner.phase) {
@@ -392,7 +371,10 @@ impl Stream {
     pub fn unread(&self, chunk: Chunk) {
         let inner = &mut *self.0.inner.borrow_mut();
         if !chunk.is_empty() && matches!(inner.phase, Phase::Connecting | Phase::Open) {
-            inner.inbound.push_front(chunk, &self.0.shared.spares);
+            match &mut inner.secure {
+                Some(secure) => secure.unread(chunk, &self.0.shared.spares),
+                None => inner.inbound.push_front(chunk, &self.0.shared.spares),
+            }
             inner.wake_reader();
         }
     }
@@ -400,8 +382,9 @@ impl Stream {
     /// Whether received bytes, an end of stream or an error wait in the inbound queue.
     #[must_use]
     pub fn is_readable(&self) -> bool {
-        let inner = self.0.inner.borrow();
-        !inner.inbound.is_empty() || inner.end.is_some() || !matches!(inner.phase, Phase::Connecting | Phase::Open)
+        let inner = &mut *self.0.inner.borrow_mut();
+        self.0.open_records(inner);
+        inner.has_input() || inner.end.is_some() || !matches!(inner.phase, Phase::Connecting | Phase::Open)
     }
 
     /// Ready while the outbound queue is below its low-water mark.
@@ -430,14 +413,10 @@ impl Stream {
     /// FIN are dropped.
     pub fn write(&self, chunk: Chunk) {
         let inner = &mut *self.0.inner.borrow_mut();
-        let open = matches!(inner.phase, Phase::Connecting | Phase::Open) && inner.fin == Fin::No;
-        if chunk.is_empty() || !open || inner.write_error.is_some() {
-            return;
-        }
-        inner.queued += chunk.len();
-        inner.outbound.push_back(chunk, &self.0.shared.spares);
-        if !inner.sending {
-            self.0.mark(inner);
+        if inner.secure.is_some() {
+            self.0.seal(inner, &chunk);
+        } else {
+            self.0.queue(inner, chunk);
         }
     }
 
@@ -488,6 +467,7 @@ impl Stream {
     pub fn shutdown_write(&self) {
         let inner = &mut *self.0.inner.borrow_mut();
         if matches!(inner.phase, Phase::Connecting | Phase::Open) && inner.fin == Fin::No {
+            self.0.say_end(inner);
             inner.fin = Fin::Wanted;
             self.0.mark(inner);
         }
@@ -500,9 +480,13 @@ impl Stream {
         let inner = &mut *self.0.inner.borrow_mut();
         match inner.phase {
             Phase::Open => {
+                self.0.say_end(inner);
                 inner.phase = Phase::Closing;
                 inner.parked = None;
                 inner.inbound.clear();
+                if let Some(secure) = &mut inner.secure {
+                    secure.drop_plain();
+                }
                 if inner.receive == Receive::Held {
                     inner.receive = Receive::Idle;
                 }
@@ -563,8 +547,9 @@ impl Stream {
     /// Whether the connection can still carry an exchange: no end of stream, no error, nothing unread, nothing unsent.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
-        let inner = self.0.inner.borrow();
-        let quiet = inner.inbound.is_empty() && inner.queued == 0;
+        let inner = &mut *self.0.inner.borrow_mut();
+        self.0.open_records(inner);
+        let quiet = inner.inbound.is_empty() && !inner.has_input() && inner.queued == 0;
         quiet && inner.phase == Phase::Open && inner.end.is_none() && inner.write_error.is_none() && inner.fin == Fin::No
     }
 
@@ -577,7 +562,8 @@ impl Stream {
         inner.parked = Some(tag);
         inner.read_waker = None;
         inner.write_waker = None;
-        let ready = !inner.inbound.is_empty() || inner.end.is_some() || inner.write_error.is_some();
+        self.0.open_records(inner);
+        let ready = inner.has_input() || inner.end.is_some() || inner.write_error.is_some();
         if ready || inner.phase != Phase::Open {
             self.0.shared.push_parked(&self.0);
         } else {
@@ -587,6 +573,9 @@ impl Stream {
             // An idle connection holds no memory but its own.
             inner.inbound.shrink(&self.0.shared.spares);
             inner.outbound.shrink(&self.0.shared.spares);
+            if let Some(secure) = &mut inner.secure {
+                secure.shrink(&self.0.shared.spares);
+            }
         }
     }
 
@@ -680,6 +669,6 @@ mod tests {
     #[test]
     fn an_idle_stream_stays_small() {
         // Beside it: two words of its `Rc`. See benches/NOTES.md for what an idle connection has beside its stream.
-        assert!(size_of::<State>() <= 232, "{} bytes", size_of::<State>());
+        assert!(size_of::<State>() <= 240, "{} bytes", size_of::<State>());
     }
 }

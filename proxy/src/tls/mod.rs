@@ -1,15 +1,18 @@
-//! TLS without I/O: certificates and settings compiled once per configuration, who is shown which certificate, and, above rustls, the
-//! records. Nothing here opens a file; the clock is read by rustls' time provider alone.
+//! TLS without I/O: certificates and settings compiled once per configuration, who is shown which certificate, handshakes by rustls, and
+//! records by ourselves. Nothing here opens a file; the clock is read by rustls' time provider alone.
 
 use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
+mod alert;
 pub mod certificate;
+pub mod handshake;
 pub mod hello;
 pub mod ocsp;
 pub mod pem;
+pub mod records;
 pub mod resolver;
 pub mod review;
 pub mod server;
@@ -17,6 +20,8 @@ pub mod tickets;
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 /// A file that TLS settings are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

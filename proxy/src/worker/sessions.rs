@@ -297,6 +297,7 @@ pub const fn broken(error: StreamError, reset: CloseReason) -> CloseReason {
         StreamError::Reset => reset,
         StreamError::Evicted => CloseReason::Overloaded,
         StreamError::Os(_) => CloseReason::SocketError,
+        StreamError::Tls(_) | StreamError::Truncated => CloseReason::TlsBroken,
     }
 }
 

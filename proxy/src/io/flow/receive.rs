@@ -7,6 +7,7 @@ use super::{Flow, token};
 use crate::io::Chunk;
 use crate::io::buffers::{Class, Loan};
 use crate::io::seam::{Completion, Op, Ring};
+use crate::io::secure::RECORD_BYTES_MAX;
 use crate::io::stream::{Inner, Phase, Receive, State, StreamError};
 use crate::io::token::Kind;
 
@@ -56,9 +57,9 @@ impl Flow {
             Receive::Armed if full || inner.throttled || inner.armed != inner.class => self.cancel_receive(state, inner, ring),
             // The request has come, and nobody knows yet whether more is wanted.
             Receive::Idle if inner.on_demand && !inner.is_read() => {}
-            Receive::Idle if inner.throttled && outstanding > self.little() => {
+            Receive::Idle if inner.throttled && outstanding > self.little(inner) => {
                 inner.receive = Receive::Held;
-                self.shared.pool.await_relief(state.account(), self.little());
+                self.shared.pool.await_relief(state.account(), self.little(inner));
                 if !std::mem::replace(&mut inner.in_throttled, true) {
                     self.throttled.push_back((state.slot, state.generation));
                 }
@@ -179,7 +180,7 @@ impl Flow {
         let held = self.shared.pool.outstanding(state.account());
         let (pressed, scarce) = (pool.is_pressed(), pool.free() * 8 < pool.count());
         // Small fragments that pile up would each pin a whole buffer.
-        let much = held > self.little();
+        let much = held > self.little(inner);
         let fragment = loan.len() * 4 < size && much;
         if scarce || fragment || (pressed && held > 0) {
             let reserve = if much { pool.budget_reserve() } else { 0 };
@@ -199,13 +200,15 @@ impl Flow {
     }
 
     /// What any stream may hold, however short buffers are.
-    pub(super) fn little(&self) -> usize {
-        2 * self.shared.pool.buffer_size()
+    pub(super) fn little(&self, inner: &Inner) -> usize {
+        let size = self.shared.pool.buffer_size();
+        // A record is of use only when it is whole.
+        if inner.secure.is_some() { size + RECORD_BYTES_MAX } else { 2 * size }
     }
 
     /// What this stream may have outstanding before its receive stops: twice as much in blocks, of which two always are half empty.
     pub(super) fn limit_of(&self, inner: &Inner) -> usize {
-        let limit = self.receive_limit();
+        let limit = if inner.secure.is_some() { self.receive_limit().max(self.little(inner)) } else { self.receive_limit() };
         if inner.armed == Class::Block && !self.shared.pool.is_tight() { 2 * limit } else { limit }
     }
 

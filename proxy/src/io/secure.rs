@@ -1,0 +1,225 @@
+//! Streams that carry TLS: between the queues that the engine fills and empties and those that a session sees, records are opened and
+//! sealed. Part of a record waits in the inbound queue, counted like everything that was received.
+
+use std::rc::Rc;
+
+use super::buffers::Pool;
+use super::queue::{Queue, Spares};
+use super::stream::{Fin, Inner, State, StreamError};
+use super::{Chunk, Stream};
+use crate::time::Time;
+use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed};
+
+/// The largest record with its header: as much a stream may always have outstanding, or a record would never be whole.
+pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES + (1 << 14) + 2048;
+/// Sealed bytes below this are not counted against the budget: less than what an idle connection costs.
+const COUNTED_BYTES: usize = 2048;
+
+/// What a stream has beside its queues while it carries records.
+pub(super) struct Secure {
+    records: Box<Records>,
+    /// Opened, and not taken yet.
+    plain: Queue,
+    /// The peer said that it sends nothing more.
+    is_ended: bool,
+    /// We said so.
+    is_closed: bool,
+    /// An end without that is a truncation: nothing else says where the peer's message ends.
+    must_end: bool,
+}
+
+impl Secure {
+    pub(super) fn new(records: Box<Records>, data: Vec<u8>, must_end: bool, spares: &Spares) -> Self {
+        let mut plain = Queue::default();
+        if !data.is_empty() {
+            plain.push_back(Chunk::from_vec(data), spares);
+        }
+        Self { records, plain, is_ended: false, is_closed: false, must_end }
+    }
+
+    /// Opens records until there is something for the session, or until more has to come. What is to be sent goes to `out`.
+    pub(super) fn pump(&mut self, inbound: &mut Queue, out: &mut Vec<u8>, spares: &Spares) -> Result<(), StreamError> {
+        while self.plain.is_empty() && !self.is_ended {
+            let Some(header) = inbound.peek() else { break };
+            let length = self.records.length(header, out).map_err(StreamError::Tls)?;
+            let Some(record) = inbound.take(length) else { break };
+            let opened = match record {
+                Taken::Piece(chunk) => self.records.open(Sealed::Shared(&chunk), out),
+                Taken::Joined(bytes) => self.records.open(Sealed::Own(bytes), out),
+            };
+            match opened.map_err(StreamError::Tls)? {
+                Opened::Data(bytes, at) => {
+                    let mut chunk = Chunk::from_vec(bytes);
+                    chunk.truncate(at.end);
+                    chunk.advance(at.start);
+                    self.plain.push_back(chunk, spares);
+                }
+                Opened::Nothing => {}
+                // What may come after it is nobody's.
+                Opened::End => {
+                    self.is_ended = true;
+                    inbound.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How reading ended, when the connection did with these bytes left.
+    pub(super) fn end(&self, inbound: &Queue) -> Result<(), StreamError> {
+        let is_whole = self.is_ended || (inbound.is_empty() && !self.must_end);
+        if is_whole { Ok(()) } else { Err(StreamError::Truncated) }
+    }
+
+    pub(super) const fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    pub(super) fn take(&mut self) -> Option<Chunk> {
+        self.plain.pop_front()
+    }
+
+    pub(super) fn has_plain(&self) -> bool {
+        !self.plain.is_empty()
+    }
+
+    pub(super) fn unread(&mut self, chunk: Chunk, spares: &Spares) {
+        self.plain.push_front(chunk, spares);
+    }
+
+    pub(super) fn drop_plain(&mut self) {
+        self.plain.clear();
+    }
+
+    pub(super) fn shrink(&mut self, spares: &Spares) {
+        self.plain.shrink(spares);
+    }
+
+    pub(super) fn seal(&mut self, plain: &[u8], now: Time, pool: &Rc<Pool>) -> Result<Chunk, StreamError> {
+        let mut out = Vec::new();
+        self.records.seal(plain, now, &mut out).map_err(StreamError::Tls)?;
+        Ok(if out.len() < COUNTED_BYTES { Chunk::from_vec(out) } else { pool.counted(out) })
+    }
+
+    /// Says that we send nothing more; nothing the second time.
+    pub(super) fn close(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if !std::mem::replace(&mut self.is_closed, true) {
+            self.records.close(&mut out);
+        }
+        out
+    }
+}
+
+impl Inner {
+    /// Whether something waits for the session.
+    pub(super) fn has_input(&self) -> bool {
+        self.secure.as_ref().map_or_else(|| !self.inbound.is_empty(), |secure| secure.has_plain())
+    }
+}
+
+impl State {
+    /// Opens what was received, as far as the session can take it.
+    pub(super) fn open_records(self: &Rc<Self>, inner: &mut Inner) {
+        let Some(secure) = &mut inner.secure else { return };
+        let mut out = Vec::new();
+        let pumped = secure.pump(&mut inner.inbound, &mut out, &self.shared.spares);
+        if secure.has_plain() {
+        } else if let Err(error) = pumped {
+            inner.inbound.clear();
+            inner.end = Some(Err(error));
+        } else if secure.is_ended() {
+            inner.end.get_or_insert(Ok(()));
+        } else if inner.end == Some(Ok(())) {
+            inner.end = Some(secure.end(&inner.inbound));
+        }
+        self.queue(inner, Chunk::from_vec(out));
+    }
+
+    /// Seals bytes and queues them.
+    pub(super) fn seal(self: &Rc<Self>, inner: &mut Inner, plain: &[u8]) {
+        let Some(secure) = &mut inner.secure else { return };
+        if plain.is_empty() || inner.fin != Fin::No || inner.write_error.is_some() {
+            return;
+        }
+        match secure.seal(plain, self.shared.now.get(), &self.shared.pool) {
+            Ok(sealed) => self.queue(inner, sealed),
+            Err(error) => {
+                inner.write_error = Some(error);
+                inner.wake_all();
+            }
+        }
+    }
+
+    /// Says that we send nothing more, where that is said.
+    pub(super) fn say_end(self: &Rc<Self>, inner: &mut Inner) {
+        if let Some(secure) = &mut inner.secure
+            && inner.write_error.is_none()
+        {
+            let bytes = secure.close();
+            self.queue(inner, Chunk::from_vec(bytes));
+        }
+    }
+}
+
+impl Stream {
+    /// From now on the stream carries records: reads open them, writes seal. `data` was opened already. `must_end`: an end that nobody
+    /// announced is a truncation.
+    pub fn secure(&self, records: Box<Records>, data: Vec<u8>, must_end: bool) {
+        let inner = &mut *self.state().inner.borrow_mut();
+        inner.secure = Some(Box::new(Secure::new(records, data, must_end, &self.state().shared.spares)));
+        inner.wake_reader();
+    }
+
+    /// Whether it carries records.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.state().inner.borrow().secure.is_some()
+    }
+}
+
+/// A record from the queue.
+pub(super) enum Taken {
+    /// It lay in one chunk.
+    Piece(Chunk),
+    /// It lay in several.
+    Joined(Vec<u8>),
+}
+
+impl Queue {
+    /// The first bytes, if so many are there.
+    pub(super) fn peek(&self) -> Option<[u8; HEADER_BYTES]> {
+        let mut bytes = self.iter().flat_map(|chunk| chunk.iter().copied());
+        let mut header = [0; HEADER_BYTES];
+        for byte in &mut header {
+            *byte = bytes.next()?;
+        }
+        Some(header)
+    }
+
+    /// Takes `length` bytes off the front, if they are there.
+    pub(super) fn take(&mut self, length: usize) -> Option<Taken> {
+        let front = self.front_mut()?;
+        if front.len() > length {
+            return Some(Taken::Piece(front.split_to(length)));
+        }
+        if front.len() == length {
+            return self.pop_front().map(Taken::Piece);
+        }
+        if self.bytes() < length {
+            return None;
+        }
+        let mut joined = Vec::with_capacity(length);
+        while joined.len() < length {
+            let front = self.front_mut()?;
+            let n = front.len().min(length - joined.len());
+            joined.extend_from_slice(&front[..n]);
+            if n == front.len() {
+                drop(self.pop_front());
+            } else {
+                front.advance(n);
+            }
+        }
+        Some(Taken::Joined(joined))
+    }
+}

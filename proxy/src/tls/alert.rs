@@ -1,0 +1,49 @@
+//! Alerts (RFC 8446 §6, RFC 5246 §7.2): what one side tells the other when a connection ends or cannot go on.
+
+pub(super) const WARNING: u8 = 1;
+pub(super) const FATAL: u8 = 2;
+
+pub(super) const CLOSE_NOTIFY: u8 = 0;
+pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
+pub(super) const BAD_RECORD_MAC: u8 = 20;
+pub(super) const RECORD_OVERFLOW: u8 = 22;
+pub(super) const DECODE_ERROR: u8 = 50;
+pub(super) const INTERNAL_ERROR: u8 = 80;
+pub(super) const USER_CANCELED: u8 = 90;
+pub(super) const NO_RENEGOTIATION: u8 = 100;
+
+/// As the registry calls it; `unknown` for one that is not in it.
+#[must_use]
+pub(super) const fn name(description: u8) -> &'static str {
+    match description {
+        CLOSE_NOTIFY => "close_notify",
+        UNEXPECTED_MESSAGE => "unexpected_message",
+        BAD_RECORD_MAC => "bad_record_mac",
+        RECORD_OVERFLOW => "record_overflow",
+        40 => "handshake_failure",
+        42 => "bad_certificate",
+        43 => "unsupported_certificate",
+        44 => "certificate_revoked",
+        45 => "certificate_expired",
+        46 => "certificate_unknown",
+        47 => "illegal_parameter",
+        48 => "unknown_ca",
+        49 => "access_denied",
+        DECODE_ERROR => "decode_error",
+        51 => "decrypt_error",
+        70 => "protocol_version",
+        71 => "insufficient_security",
+        INTERNAL_ERROR => "internal_error",
+        86 => "inappropriate_fallback",
+        USER_CANCELED => "user_canceled",
+        NO_RENEGOTIATION => "no_renegotiation",
+        109 => "missing_extension",
+        110 => "unsupported_extension",
+        112 => "unrecognized_name",
+        113 => "bad_certificate_status_response",
+        115 => "unknown_psk_identity",
+        116 => "certificate_required",
+        120 => "no_application_protocol",
+        _ => "unknown",
+    }
+}

@@ -1,0 +1,293 @@
+//! A handshake: rustls' unbuffered connection until it is over, then its keys in `Records`. Bytes in, bytes out.
+
+use std::sync::Arc;
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{AlertDescription, ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+
+use super::alert;
+use super::records::{Records, Violation};
+
+/// Bytes of a handshake that may wait for the rest of their message: a chain of client certificates is the largest.
+pub const INPUT_BYTES_MAX: usize = 64 << 10;
+
+/// Why a handshake failed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// Plain HTTP came to where TLS is spoken.
+    #[error("plain HTTP")]
+    PlainHttp,
+    /// The peer gave up, with this alert.
+    #[error("the peer sent the alert {}", alert::name(*.0))]
+    Alert(u8),
+    /// We did.
+    #[error("{0}")]
+    Refused(Error),
+    /// It sent more than any handshake needs.
+    #[error("more than {INPUT_BYTES_MAX} bytes within one message")]
+    TooLarge,
+}
+
+impl Failure {
+    /// The alert that tells it, sent or received.
+    #[must_use]
+    pub fn alert(&self) -> &'static str {
+        match self {
+            Self::PlainHttp => "none",
+            Self::Alert(description) => alert::name(*description),
+            Self::TooLarge => alert::name(alert::RECORD_OVERFLOW),
+            Self::Refused(error) => alert::name(u8::from(alert_for(error))),
+        }
+    }
+}
+
+/// The alert that rustls sends for an error.
+fn alert_for(error: &Error) -> AlertDescription {
+    match error {
+        Error::InvalidMessage(error) => (*error).into(),
+        Error::InvalidCertificate(error) => error.clone().into(),
+        Error::NoCertificatesPresented => AlertDescription::CertificateRequired,
+        Error::NoApplicationProtocol => AlertDescription::NoApplicationProtocol,
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => AlertDescription::UnexpectedMessage,
+        Error::DecryptError => AlertDescription::BadRecordMac,
+        Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+        Error::PeerMisbehaved(_) => AlertDescription::IllegalParameter,
+        Error::PeerIncompatible(_) | Error::General(_) => AlertDescription::HandshakeFailure,
+        _ => AlertDescription::InternalError,
+    }
+}
+
+/// What came of a handshake.
+#[derive(Debug)]
+pub struct Established {
+    /// Both directions from now on.
+    pub records: Box<Records>,
+    /// Data that came with the end of the handshake.
+    pub data: Vec<u8>,
+    /// The beginning of a record of which more is to come.
+    pub rest: Vec<u8>,
+    /// What was agreed.
+    pub agreed: Agreed,
+}
+
+/// What client and server agreed upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// The application protocol.
+    pub alpn: Option<Box<[u8]>>,
+    /// The peer's certificate, DER.
+    pub peer: Option<Box<[u8]>>,
+    /// Whether an earlier session went on.
+    pub is_resumed: bool,
+}
+
+/// Where a handshake stands.
+#[derive(Debug)]
+pub enum Progress {
+    /// More has to be received.
+    NeedMore,
+    /// It is over.
+    Done(Box<Established>),
+}
+
+/// One under way.
+pub struct Handshake {
+    connection: Connection,
+    /// Received and not taken yet.
+    input: Vec<u8>,
+    data: Vec<u8>,
+    is_first: bool,
+}
+
+enum Connection {
+    Server(Box<UnbufferedServerConnection>),
+    Client(Box<UnbufferedClientConnection>),
+    /// It ended.
+    Over,
+}
+
+/// One step of rustls'.
+enum Step {
+    Again,
+    NeedMore,
+    Established,
+}
+
+impl Handshake {
+    /// With a client that has connected.
+    ///
+    /// # Errors
+    /// When rustls takes no connection with this configuration.
+    pub fn server(config: &Arc<ServerConfig>) -> Result<Self, Failure> {
+        let connection = UnbufferedServerConnection::new(Arc::clone(config)).map_err(Failure::Refused)?;
+        Ok(Self::new(Connection::Server(Box::new(connection)), true))
+    }
+
+    /// With an endpoint that we connected to. Its first message comes from `advance`.
+    ///
+    /// # Errors
+    /// As `server`.
+    pub fn client(config: &Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Failure> {
+        let connection = UnbufferedClientConnection::new(Arc::clone(config), name).map_err(Failure::Refused)?;
+        Ok(Self::new(Connection::Client(Box::new(connection)), false))
+    }
+
+    const fn new(connection: Connection, is_first: bool) -> Self {
+        Self { connection, input: Vec::new(), data: Vec::new(), is_first }
+    }
+
+    /// Takes what was received.
+    ///
+    /// # Errors
+    /// When it cannot be part of a handshake.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        // A record begins with its kind, a method with a letter.
+        if std::mem::take(&mut self.is_first) && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+            return Err(Failure::PlainHttp);
+        }
+        if self.input.len() + bytes.len() > INPUT_BYTES_MAX {
+            return Err(Failure::TooLarge);
+        }
+        self.input.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Goes as far as it can. What is to be sent is appended to `out`, also beside an error.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Progress, Failure> {
+        loop {
+            let step = match &mut self.connection {
+                Connection::Server(connection) => step(connection.process_tls_records(&mut self.input), &mut self.data, out),
+                Connection::Client(connection) => step(connection.process_tls_records(&mut self.input), &mut self.data, out),
+                Connection::Over => return Err(Failure::Refused(Error::HandshakeNotComplete)),
+            };
+            let (discard, step) = step;
+            self.input.drain(..discard);
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::NeedMore) => return Ok(Progress::NeedMore),
+                Ok(Step::Established) => return self.establish().map(|established| Progress::Done(Box::new(established))),
+                Err(error) => {
+                    self.say_last(out);
+                    return Err(match error {
+                        Error::AlertReceived(description) => Failure::Alert(u8::from(description)),
+                        error => Failure::Refused(error),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The alert that rustls has queued with an error.
+    fn say_last(&mut self, out: &mut Vec<u8>) {
+        let mut connection = std::mem::replace(&mut self.connection, Connection::Over);
+        loop {
+            let (_, step) = match &mut connection {
+                Connection::Server(connection) => step(connection.process_tls_records(&mut []), &mut self.data, out),
+                Connection::Client(connection) => step(connection.process_tls_records(&mut []), &mut self.data, out),
+                Connection::Over => return,
+            };
+            if !matches!(step, Ok(Step::Again)) {
+                return;
+            }
+        }
+    }
+
+    fn establish(&mut self) -> Result<Established, Failure> {
+        let (records, agreed) = match std::mem::replace(&mut self.connection, Connection::Over) {
+            Connection::Server(connection) => {
+                let agreed = Agreed::of(&connection);
+                let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(Failure::Refused)?;
+                (Records::server(secrets, kernel), agreed)
+            }
+            Connection::Client(connection) => {
+                let agreed = Agreed::of(&connection);
+                let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(Failure::Refused)?;
+                (Records::client(secrets, kernel), agreed)
+            }
+            Connection::Over => return Err(Failure::Refused(Error::HandshakeNotComplete)),
+        };
+        let records = records.map_err(|_: Violation| Failure::Refused(Error::EncryptError))?;
+        Ok(Established {
+            records: Box::new(records),
+            data: std::mem::take(&mut self.data),
+            rest: std::mem::take(&mut self.input),
+            agreed,
+        })
+    }
+}
+
+/// Handles one state: what to throw away of the input, and what follows.
+fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, data: &mut Vec<u8>, out: &mut Vec<u8>) -> (usize, Result<Step, Error>) {
+    let UnbufferedStatus { mut discard, state } = status;
+    let result = match state {
+        Err(error) => Err(error),
+        Ok(ConnectionState::EncodeTlsData(mut encode)) => {
+            let start = out.len();
+            let written = match encode.encode(&mut []) {
+                Err(EncodeError::InsufficientSize(needed)) => {
+                    out.resize(start + needed.required_size, 0);
+                    encode.encode(&mut out[start..])
+                }
+                other => other,
+            };
+            match written {
+                Ok(written) => {
+                    out.truncate(start + written);
+                    Ok(Step::Again)
+                }
+                Err(_) => Err(Error::EncryptError),
+            }
+        }
+        Ok(ConnectionState::TransmitTlsData(transmit)) => {
+            transmit.done();
+            Ok(Step::Again)
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Step::NeedMore),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Established),
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+            let mut result = Ok(Step::Again);
+            while let Some(record) = traffic.next_record() {
+                match record {
+                    Ok(record) => {
+                        discard += record.discard;
+                        data.extend_from_slice(record.payload);
+                    }
+                    Err(error) => result = Err(error),
+                }
+            }
+            result
+        }
+        // An end right behind the handshake; or early data, which no configuration of ours offers to such a connection.
+        Ok(_) => Err(Error::AlertReceived(AlertDescription::CloseNotify)),
+    };
+    (discard, result)
+}
+
+impl Agreed {
+    fn of(connection: &CommonState) -> Self {
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "TLSv1.2",
+        };
+        Self {
+            version,
+            alpn: connection.alpn_protocol().map(Into::into),
+            peer: connection.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.as_ref().into()),
+            is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+}
+
+impl std::fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handshake").field("input", &self.input.len()).finish_non_exhaustive()
+    }
+}
