@@ -103,6 +103,8 @@ reasons! {
         Malformed = "malformed",
         /// 400: Host missing, repeated or invalid.
         BadHost = "bad_host",
+        /// 400: plain HTTP came to where TLS is spoken.
+        PlainHttp = "plain_http",
         /// 404: no route.
         NoRoute = "no_route",
         /// 408: the head or body was too slow.
@@ -143,7 +145,7 @@ impl RefusalReason {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::Malformed | Self::BadHost => 400,
+            Self::Malformed | Self::BadHost | Self::PlainHttp => 400,
             Self::NoRoute => 404,
             Self::RequestTimeout | Self::RequestTooSlow => 408,
             Self::BodyTooLarge => 413,
@@ -160,6 +162,20 @@ impl RefusalReason {
 }
 
 reasons! {
+    /// How a TLS handshake with a client went well.
+    HandshakeKind {
+        /// TLS 1.3, from nothing.
+        Full13 = "1.3",
+        /// TLS 1.3, an earlier session goes on.
+        Resumed13 = "1.3_resumed",
+        /// TLS 1.2, from nothing.
+        Full12 = "1.2",
+        /// TLS 1.2, an earlier session goes on.
+        Resumed12 = "1.2_resumed",
+    }
+}
+
+reasons! {
     /// Why a TLS handshake with a client failed.
     HandshakeFailure {
         /// It was not over within `handshake_timeout`.
@@ -169,7 +185,7 @@ reasons! {
         /// `max_handshakes` were under way.
         TooMany = "too_many",
         /// Plain HTTP, answered with 400.
-        PlainHttp = "plain_http",
+        NotTls = "not_tls",
         /// The client gave up with an alert: it does not trust the certificate, say.
         Alert = "alert",
         /// What came is not TLS, or breaks its rules.

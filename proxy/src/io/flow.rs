@@ -307,7 +307,9 @@ impl Flow {
 
     /// After the flush: FIN, then throw away what comes until the peer's end or until the linger is over.
     fn drive_close<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        let broken = inner.write_error.is_some() || matches!(inner.end, Some(Err(_)));
+        let is_of_socket =
+            matches!(inner.end, Some(Err(error)) if !matches!(error, StreamError::Tls(_) | StreamError::Truncated));
+        let broken = inner.write_error.is_some() || is_of_socket;
         let flushed = inner.queued == 0;
         let over = inner.end.is_some()
             || (inner.is_last && inner.receive == Receive::Idle)

@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use super::buffers::Pool;
 use super::queue::{Queue, Spares};
-use super::stream::{Fin, Inner, State, StreamError};
+use super::stream::{Fin, Inner, Phase, State, StreamError};
 use super::{Chunk, Stream};
 use crate::time::Time;
-use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed};
+use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
 
 /// The largest record with its header: as much a stream may always have outstanding, or a record would never be whole.
 pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES + (1 << 14) + 2048;
@@ -112,6 +112,11 @@ impl Secure {
 }
 
 impl Inner {
+    /// What was received broke the rules, and the peer is to hear it.
+    pub(super) const fn has_last_word(&self) -> bool {
+        matches!((self.phase, self.end), (Phase::Open, Some(Err(StreamError::Tls(Violation::Ours(_))))))
+    }
+
     /// Whether something waits for the session.
     pub(super) fn has_input(&self) -> bool {
         self.secure.as_ref().map_or_else(|| !self.inbound.is_empty(), |secure| secure.has_plain())

@@ -505,8 +505,11 @@ impl Stream {
         self.close();
     }
 
-    /// Drops what is queued and resets the connection (SO_LINGER 0).
+    /// Drops what is queued and resets the connection (SO_LINGER 0); where TLS broke it, the alert that says so goes out first.
     pub fn abort(&self) {
+        if self.0.inner.borrow().has_last_word() {
+            return self.close();
+        }
         self.0.end(&mut self.0.inner.borrow_mut(), true);
     }
 
@@ -619,6 +622,9 @@ impl Drop for Stream {
         let handles = self.0.handles.get() - 1;
         self.0.handles.set(handles);
         if handles == 0 {
+            if self.0.inner.borrow().has_last_word() {
+                return self.close();
+            }
             let inner = &mut *self.0.inner.borrow_mut();
             if matches!(inner.phase, Phase::Connecting | Phase::Open) {
                 // Both directions ended and all was sent: nothing is left that a reset would tell.

@@ -198,6 +198,16 @@ async fn refuse_head(seat: &Seat, end: HeadEnd, trace: Option<&Trace>) -> Next {
     }
 }
 
+/// Answers what is no request of this connection's protocol.
+pub(super) async fn refuse_plainly(seat: &Seat, reason: RefusalReason) {
+    let trace = Trace::begin(seat, None);
+    // Whether the client takes it or not, the connection ends.
+    let next = refuse_head(seat, HeadEnd::Refused(reason), trace.as_ref()).await;
+    if let Some(trace) = trace {
+        trace.finish(seat, None, next.reason(seat));
+    }
+}
+
 async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chunk, trace: Option<&Trace>) -> Next {
     if let Some(trace) = trace {
         trace.reached(Step::Head);

@@ -12,6 +12,7 @@ pub(crate) mod pace;
 pub(crate) mod passthrough;
 pub(crate) mod proxied;
 mod relay;
+pub(crate) mod secure;
 #[cfg(test)]
 mod tests;
 pub mod trace;

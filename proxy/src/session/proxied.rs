@@ -1,6 +1,6 @@
 //! The start of a connection that a trusted proxy opened: its PROXY header, then whatever the listener's clients speak.
 
-use super::{downstream, passthrough, tunnel};
+use super::{downstream, passthrough, secure, tunnel};
 use crate::config::model::Protocol;
 use crate::error::CloseReason;
 use crate::io::Chunk;
@@ -38,7 +38,10 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
             seat.park_fresh(due);
         }
         Protocol::Http => downstream::serve(seat, rest, due).await,
-        Protocol::Https => sessions::close(seat).await,
+        Protocol::Https => {
+            // PROXY header and handshake together have what the handshake alone may take.
+            secure::serve(seat, rest, due).await;
+        }
         Protocol::TlsPassthrough { .. } => passthrough::serve(seat, rest, due).await,
     }
 }

@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
+use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, PoolCloseReason, RefusalReason, ShedReason};
+use crate::tls::alert::Alert;
 
 /// Declares the plain counters and gauges with their metric name and help text.
 macro_rules! plain {
@@ -111,6 +112,14 @@ pub enum Counter {
     Shed(ShedReason),
     /// `sluice_upstream_connections_closed_total{reason}`
     PoolClosed(PoolCloseReason),
+    /// `sluice_tls_handshakes_total{kind}`
+    Handshake(HandshakeKind),
+    /// `sluice_tls_handshakes_failed_total{reason}`
+    HandshakeFailed(HandshakeFailure),
+    /// `sluice_tls_alerts_received_total{alert}`
+    AlertReceived(Alert),
+    /// `sluice_tls_alerts_sent_total{alert}`
+    AlertSent(Alert),
     /// A bucket of `sluice_request_duration_seconds`, from the fastest.
     Duration(usize),
     /// The sum of what is in them, in microseconds.
@@ -122,7 +131,12 @@ const REFUSED_AT: usize = CLOSED_AT + CloseReason::ALL.len();
 const SHED_AT: usize = REFUSED_AT + RefusalReason::ALL.len();
 const POOL_CLOSED_AT: usize = SHED_AT + ShedReason::ALL.len();
 
-const DURATION_AT: usize = POOL_CLOSED_AT + PoolCloseReason::ALL.len();
+const HANDSHAKE_AT: usize = POOL_CLOSED_AT + PoolCloseReason::ALL.len();
+const HANDSHAKE_FAILED_AT: usize = HANDSHAKE_AT + HandshakeKind::ALL.len();
+const ALERT_RECEIVED_AT: usize = HANDSHAKE_FAILED_AT + HandshakeFailure::ALL.len();
+const ALERT_SENT_AT: usize = ALERT_RECEIVED_AT + Alert::ALL.len();
+
+const DURATION_AT: usize = ALERT_SENT_AT + Alert::ALL.len();
 const DURATION_MICROS_AT: usize = DURATION_AT + DURATION_BOUNDS_MICROS.len() + 1;
 
 /// Cells in a block.
@@ -138,6 +152,10 @@ impl Counter {
             Self::Refused(reason) => REFUSED_AT + reason.index(),
             Self::Shed(reason) => SHED_AT + reason.index(),
             Self::PoolClosed(reason) => POOL_CLOSED_AT + reason.index(),
+            Self::Handshake(kind) => HANDSHAKE_AT + kind.index(),
+            Self::HandshakeFailed(reason) => HANDSHAKE_FAILED_AT + reason.index(),
+            Self::AlertReceived(alert) => ALERT_RECEIVED_AT + alert.index(),
+            Self::AlertSent(alert) => ALERT_SENT_AT + alert.index(),
             // One that does not exist counts to the last.
             Self::Duration(bucket) => {
                 DURATION_AT + if bucket < DURATION_BOUNDS_MICROS.len() { bucket } else { DURATION_BOUNDS_MICROS.len() }

@@ -10,9 +10,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::control::status::{DataPlaneStatus, SupervisorStatus};
-use crate::error::{CloseReason, LogLossReason, PoolCloseReason, RefusalReason, ShedReason};
+use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::telemetry::counters::{Cells, Counter, DURATION_BOUNDS_MICROS, Kind, Plain};
 use crate::telemetry::{access, logging};
+use crate::tls::alert::Alert;
 
 /// The media type of what `encode` returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -122,9 +123,20 @@ impl Workers {
         label: fn(R) -> &'static str,
         counter: fn(R) -> Counter,
     ) -> fmt::Result {
-        let samples = reasons.iter().flat_map(|&reason| {
-            self.samples(counter(reason))
-                .map(move |(worker, value)| ([("worker", worker.to_string()), ("reason", label(reason).to_owned())], value))
+        self.by(encoder, (name, help), "reason", (reasons, label), counter)
+    }
+
+    fn by<R: Copy>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help): (&str, &str),
+        key: &'static str,
+        (values, label): (&[R], fn(R) -> &'static str),
+        counter: fn(R) -> Counter,
+    ) -> fmt::Result {
+        let samples = values.iter().flat_map(|&value| {
+            self.samples(counter(value))
+                .map(move |(worker, count)| ([("worker", worker.to_string()), (key, label(value).to_owned())], count))
         });
         family(encoder, name, help).counters(samples)
     }
@@ -149,6 +161,14 @@ impl Collector for Workers {
         self.by_reason(encoder, shed, ShedReason::ALL, ShedReason::label, Counter::Shed)?;
         let pool = ("sluice_upstream_connections_closed", "Upstream connections closed, by reason");
         self.by_reason(encoder, pool, PoolCloseReason::ALL, PoolCloseReason::label, Counter::PoolClosed)?;
+        let failed = ("sluice_tls_handshakes_failed", "TLS handshakes with clients that failed, by reason");
+        self.by_reason(encoder, failed, HandshakeFailure::ALL, HandshakeFailure::label, Counter::HandshakeFailed)?;
+        let done = ("sluice_tls_handshakes", "TLS handshakes with clients, by version and whether an earlier session went on");
+        self.by(encoder, done, "kind", (HandshakeKind::ALL, HandshakeKind::label), Counter::Handshake)?;
+        let received = ("sluice_tls_alerts_received", "Alerts from clients that ended a connection, by name");
+        self.by(encoder, received, "alert", (Alert::ALL, Alert::label), Counter::AlertReceived)?;
+        let sent = ("sluice_tls_alerts_sent", "Alerts to clients that ended a connection, by name");
+        self.by(encoder, sent, "alert", (Alert::ALL, Alert::label), Counter::AlertSent)?;
         durations(encoder, &self.0)
     }
 }
@@ -408,7 +428,11 @@ mod tests {
             .chain(CloseReason::ALL.iter().map(|&reason| Counter::Closed(reason)))
             .chain(RefusalReason::ALL.iter().map(|&reason| Counter::Refused(reason)))
             .chain(ShedReason::ALL.iter().map(|&reason| Counter::Shed(reason)))
-            .chain(PoolCloseReason::ALL.iter().map(|&reason| Counter::PoolClosed(reason)));
+            .chain(PoolCloseReason::ALL.iter().map(|&reason| Counter::PoolClosed(reason)))
+            .chain(HandshakeKind::ALL.iter().map(|&kind| Counter::Handshake(kind)))
+            .chain(HandshakeFailure::ALL.iter().map(|&reason| Counter::HandshakeFailed(reason)))
+            .chain(Alert::ALL.iter().map(|&alert| Counter::AlertReceived(alert)))
+            .chain(Alert::ALL.iter().map(|&alert| Counter::AlertSent(alert)));
         let durations = (0..=DURATION_BOUNDS_MICROS.len()).map(Counter::Duration).chain([Counter::DurationMicros]);
         for (at, counter) in durations.clone().enumerate() {
             assert_eq!(counter.index(), crate::telemetry::counters::CELLS - durations.clone().count() + at);

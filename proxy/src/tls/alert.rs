@@ -12,38 +12,73 @@ pub(super) const INTERNAL_ERROR: u8 = 80;
 pub(super) const USER_CANCELED: u8 = 90;
 pub(super) const NO_RENEGOTIATION: u8 = 100;
 
-/// As the registry calls it; `unknown` for one that is not in it.
-#[must_use]
-pub(super) const fn name(description: u8) -> &'static str {
-    match description {
-        CLOSE_NOTIFY => "close_notify",
-        UNEXPECTED_MESSAGE => "unexpected_message",
-        BAD_RECORD_MAC => "bad_record_mac",
-        RECORD_OVERFLOW => "record_overflow",
-        40 => "handshake_failure",
-        42 => "bad_certificate",
-        43 => "unsupported_certificate",
-        44 => "certificate_revoked",
-        45 => "certificate_expired",
-        46 => "certificate_unknown",
-        47 => "illegal_parameter",
-        48 => "unknown_ca",
-        49 => "access_denied",
-        DECODE_ERROR => "decode_error",
-        51 => "decrypt_error",
-        70 => "protocol_version",
-        71 => "insufficient_security",
-        INTERNAL_ERROR => "internal_error",
-        86 => "inappropriate_fallback",
-        USER_CANCELED => "user_canceled",
-        NO_RENEGOTIATION => "no_renegotiation",
-        109 => "missing_extension",
-        110 => "unsupported_extension",
-        112 => "unrecognized_name",
-        113 => "bad_certificate_status_response",
-        115 => "unknown_psk_identity",
-        116 => "certificate_required",
-        120 => "no_application_protocol",
-        _ => "unknown",
+/// Those that are counted by name; the last stands for any other.
+const NAMED: [(u8, &str); 27] = [
+    (UNEXPECTED_MESSAGE, "unexpected_message"),
+    (BAD_RECORD_MAC, "bad_record_mac"),
+    (RECORD_OVERFLOW, "record_overflow"),
+    (40, "handshake_failure"),
+    (42, "bad_certificate"),
+    (43, "unsupported_certificate"),
+    (44, "certificate_revoked"),
+    (45, "certificate_expired"),
+    (46, "certificate_unknown"),
+    (47, "illegal_parameter"),
+    (48, "unknown_ca"),
+    (49, "access_denied"),
+    (DECODE_ERROR, "decode_error"),
+    (51, "decrypt_error"),
+    (70, "protocol_version"),
+    (71, "insufficient_security"),
+    (INTERNAL_ERROR, "internal_error"),
+    (86, "inappropriate_fallback"),
+    (USER_CANCELED, "user_canceled"),
+    (NO_RENEGOTIATION, "no_renegotiation"),
+    (109, "missing_extension"),
+    (110, "unsupported_extension"),
+    (112, "unrecognized_name"),
+    (115, "unknown_psk_identity"),
+    (116, "certificate_required"),
+    (120, "no_application_protocol"),
+    (255, "other"),
+];
+
+/// An alert, as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alert(u8);
+
+impl Alert {
+    /// Every one that is told apart.
+    pub const ALL: &'static [Self] = &{
+        let mut all = [Self(0); NAMED.len()];
+        let mut index = 0;
+        while index < all.len() {
+            all[index] = Self(index as u8);
+            index += 1;
+        }
+        all
+    };
+
+    /// By its number in the registry.
+    #[must_use]
+    pub fn of(description: u8) -> Self {
+        Self(NAMED.iter().position(|(number, _)| *number == description).unwrap_or(NAMED.len() - 1) as u8)
     }
+
+    /// As the registry calls it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        NAMED[self.0 as usize].1
+    }
+
+    /// Position in `ALL`.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// As the registry calls it.
+pub(super) fn name(description: u8) -> &'static str {
+    if description == CLOSE_NOTIFY { "close_notify" } else { Alert::of(description).label() }
 }

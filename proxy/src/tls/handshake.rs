@@ -6,10 +6,11 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{AlertDescription, ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig};
 
-use super::alert;
-use super::records::{Records, Violation};
+use super::alert::{self, Alert};
+use super::records::{HEADER_BYTES, Records, Violation};
+use crate::error::{HandshakeFailure, HandshakeKind};
 
 /// Bytes of a handshake that may wait for the rest of their message: a chain of client certificates is the largest.
 pub const INPUT_BYTES_MAX: usize = 64 << 10;
@@ -32,14 +33,35 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The alert that tells it, sent or received.
+    /// The alert that we tell it with.
     #[must_use]
-    pub fn alert(&self) -> &'static str {
+    pub fn sent(&self) -> Option<Alert> {
         match self {
-            Self::PlainHttp => "none",
-            Self::Alert(description) => alert::name(*description),
-            Self::TooLarge => alert::name(alert::RECORD_OVERFLOW),
-            Self::Refused(error) => alert::name(u8::from(alert_for(error))),
+            Self::PlainHttp | Self::Alert(_) | Self::TooLarge => None,
+            Self::Refused(error) => Some(Alert::of(u8::from(alert_for(error)))),
+        }
+    }
+
+    /// Why it failed, as that is counted.
+    #[must_use]
+    pub const fn reason(&self) -> HandshakeFailure {
+        match self {
+            Self::PlainHttp => HandshakeFailure::NotTls,
+            Self::Alert(_) => HandshakeFailure::Alert,
+            Self::TooLarge => HandshakeFailure::Malformed,
+            Self::Refused(error) => match error {
+                Error::NoCertificatesPresented | Error::InvalidCertificate(_) => HandshakeFailure::ClientCertificate,
+                Error::PeerIncompatible(_) | Error::NoApplicationProtocol => HandshakeFailure::Incompatible,
+                // Of ours among others: no certificate for the client's signature schemes.
+                Error::General(_) => HandshakeFailure::Incompatible,
+                Error::InvalidMessage(_)
+                | Error::PeerMisbehaved(_)
+                | Error::InappropriateMessage { .. }
+                | Error::InappropriateHandshakeMessage { .. }
+                | Error::DecryptError
+                | Error::PeerSentOversizedRecord => HandshakeFailure::Malformed,
+                _ => HandshakeFailure::Internal,
+            },
         }
     }
 }
@@ -157,6 +179,15 @@ impl Handshake {
         Ok(())
     }
 
+    /// Whether a whole record waits: anything less is not worth a step.
+    #[must_use]
+    pub fn has_record(&self) -> bool {
+        match *self.input {
+            [_, _, _, high, low, ..] => self.input.len() >= HEADER_BYTES + usize::from(u16::from_be_bytes([high, low])),
+            _ => false,
+        }
+    }
+
     /// Goes as far as it can. What is to be sent is appended to `out`, also beside an error.
     ///
     /// # Errors
@@ -272,6 +303,17 @@ fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, data: &mut Vec<u8>, out: &
 }
 
 impl Agreed {
+    /// How it went, as that is counted.
+    #[must_use]
+    pub fn kind(&self) -> HandshakeKind {
+        match (self.version == "TLSv1.3", self.is_resumed) {
+            (true, false) => HandshakeKind::Full13,
+            (true, true) => HandshakeKind::Resumed13,
+            (false, false) => HandshakeKind::Full12,
+            (false, true) => HandshakeKind::Resumed12,
+        }
+    }
+
     fn of(connection: &CommonState) -> Self {
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -281,7 +323,7 @@ impl Agreed {
             version,
             alpn: connection.alpn_protocol().map(Into::into),
             peer: connection.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.as_ref().into()),
-            is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            is_resumed: connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         }
     }
 }

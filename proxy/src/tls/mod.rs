@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-mod alert;
+pub mod alert;
 pub mod certificate;
 pub mod handshake;
 pub mod hello;

@@ -426,7 +426,7 @@ fn what_is_no_handshake_says_what_it_is() {
         let failure = handshake.advance(&mut out).expect_err("garbage");
         assert!(matches!(failure, Failure::Refused(_)), "{failure:?}");
         assert_eq!(out.len(), 7, "an alert in plain");
-        assert_eq!(alert::name(out[6]), failure.alert(), "{failure:?}");
+        assert_eq!(Some(alert::Alert::of(out[6])), failure.sent(), "{failure:?}");
     }
     // Their alert.
     let mut theirs = rustls::Connection::from(

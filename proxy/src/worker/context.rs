@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
+use super::handshakes::Handshakes;
 use super::sessions::Sessions;
 use crate::config::model;
 use crate::control::shared::Counters;
@@ -34,6 +35,8 @@ pub struct Worker {
     pub counters: Counters,
     /// Its downstream connections.
     pub sessions: Sessions,
+    /// TLS handshakes with its clients.
+    pub handshakes: Rc<Handshakes>,
     /// `None`: the access log is off.
     pub access: Option<AccessSender>,
     current: RefCell<Current>,
@@ -81,6 +84,7 @@ impl Worker {
             io,
             counters,
             sessions: Sessions::new(connections_max),
+            handshakes: Rc::default(),
             access,
             current: RefCell::new(Current { cache, snapshot: empty }),
             states: RefCell::default(),

@@ -104,6 +104,7 @@ impl Handler for Events {
         if self.woke.take().is_some_and(|woke| clock().since(woke) > self.stuck_after) {
             self.worker.counters.increment(Plain::Stuck);
         }
+        self.worker.handshakes.begin_turn();
         let load = self.worker.sessions.open();
         if load != self.load {
             self.load = load;

@@ -5,8 +5,11 @@ mod checks;
 pub mod context;
 pub mod drain;
 pub mod events;
+pub mod handshakes;
 #[cfg(test)]
 mod patience_tests;
+#[cfg(test)]
+mod secure_tests;
 pub mod sessions;
 #[cfg(test)]
 mod simulated_tests;

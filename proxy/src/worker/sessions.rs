@@ -14,7 +14,7 @@ use slab::Slab;
 use super::context::Worker;
 use super::tags;
 use crate::config::model;
-use crate::error::{CloseReason, ShedReason};
+use crate::error::{CloseReason, HandshakeFailure, ShedReason};
 use crate::io::executor::TaskKey;
 use crate::io::handle::TimerKey;
 use crate::io::stream::Tag;
@@ -22,9 +22,11 @@ use crate::io::{Chunk, Stream, StreamError};
 use crate::listen::admission::{Admission, Admitted, Note};
 use crate::listen::sources::{Sources, Ticket};
 use crate::session::exchange::{Cancel, Local};
-use crate::session::{downstream, passthrough, proxied, tunnel};
+use crate::session::{downstream, passthrough, proxied, secure, tunnel};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
+use crate::tls::alert::Alert;
+use crate::tls::records::Violation;
 
 /// How long a connection that has not sent anything yet may still do so when a drain begins.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -185,8 +187,7 @@ fn take_note(worker: &Worker, note: Option<Note>) {
 pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>, admitted: Admitted) {
     take_note(worker, admitted.note);
     worker.counters.increment(Plain::Open);
-    let patience = listener.patience();
-    let due = worker.io.after(if worker.is_draining() { patience.min(DRAIN_GRACE) } else { patience });
+    let due = worker.io.after(worker.patience(listener.patience()));
     let awaits_header = awaits_header(&stream, &listener);
     // Whoever speaks first.
     let starts_now = !awaits_header && matches!(listener.protocol, model::Protocol::Tcp { .. });
@@ -211,6 +212,19 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<model::Listener>,
         SessionKey { index: index as u32, generation }
     };
     if starts_now { start(worker, key, Chunk::default(), due) } else { park(worker, key, due) }
+}
+
+impl Worker {
+    /// How long somebody who has not sent anything yet may take: not so long once a drain has begun.
+    fn patience(&self, patience: Duration) -> Duration {
+        if self.is_draining() { patience.min(DRAIN_GRACE) } else { patience }
+    }
+
+    /// When the first request head is due of a connection whose handshake is over now.
+    #[must_use]
+    pub fn first_head_due(&self, listener: &model::Listener) -> Time {
+        self.io.after(self.patience(listener.timeouts.request_header))
+    }
 }
 
 /// Makes a connection idle data until its next byte, or until `due`.
@@ -275,20 +289,14 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
     let spawned = match seat.listener.protocol {
         _ if awaits_header => worker.io.spawn(proxied::serve(seat, first, due)),
         model::Protocol::Http => worker.io.spawn(downstream::serve(seat, first, due)),
-        model::Protocol::Https => worker.io.spawn(close(seat)),
+        model::Protocol::Https if !seat.stream.is_secure() => worker.io.spawn(secure::serve(seat, first, due)),
+        model::Protocol::Https => worker.io.spawn(downstream::serve(seat, first, due)),
         model::Protocol::Tcp { .. } => worker.io.spawn(tunnel::open(seat)),
         model::Protocol::TlsPassthrough { .. } => worker.io.spawn(passthrough::serve(seat, first, due)),
     };
     if let Some(Row { state: State::Live { task, .. }, .. }) = worker.sessions.table.borrow_mut().row(key) {
         *task = Some(spawned);
     }
-}
-
-/// Closes a connection that nobody serves yet.
-pub(crate) async fn close(mut seat: Seat) {
-    seat.count_received();
-    seat.stream.abort();
-    seat.end(CloseReason::BadRequest);
 }
 
 /// Why a connection ended that broke; `reset` if its client did it.
@@ -328,6 +336,9 @@ pub fn timed_out(worker: &Rc<Worker>, bits: u64) {
         }
         (row.stream.clone(), reason)
     };
+    if reason == CloseReason::TlsHandshake {
+        worker.counters.increment(Counter::HandshakeFailed(HandshakeFailure::Timeout));
+    }
     close_parked(worker, key, &stream, reason);
 }
 
@@ -418,6 +429,12 @@ fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
         }
         worker.counters.decrement(Plain::Open);
         worker.counters.increment(Counter::Closed(reason));
+        if let Some(StreamError::Tls(violation)) = row.stream.error() {
+            worker.counters.increment(match violation {
+                Violation::Alert(alert) => Counter::AlertReceived(Alert::of(alert)),
+                Violation::Ours(alert) => Counter::AlertSent(Alert::of(alert)),
+            });
+        }
         // One comparison while nobody asks for it.
         tracing::debug!(reason = reason.label(), client = %row.stream.peer(), listener = %row.listener.name, "connection ended");
     }
@@ -433,7 +450,9 @@ impl Row {
     /// after its session parked.
     fn deadline(&self) -> (Time, CloseReason) {
         let (moved_at, timeouts) = (self.stream.progress().sent_at.max(self.since), &self.listener.timeouts);
-        if self.requests == 0 {
+        if self.listener.tls.is_some() && !self.stream.is_secure() {
+            (self.due, CloseReason::TlsHandshake)
+        } else if self.requests == 0 {
             let reason = match self.listener.protocol {
                 model::Protocol::TlsPassthrough { .. } => CloseReason::HelloTimeout,
                 _ => CloseReason::RequestHeaderTimeout,

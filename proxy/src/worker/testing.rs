@@ -76,7 +76,7 @@ impl Bench {
     }
 
     /// Every counter that is not zero.
-    fn counted(&self) -> String {
+    pub(crate) fn counted(&self) -> String {
         let plain = Plain::ALL.iter().map(|&plain| (plain.describe().0.to_owned(), self.value(plain)));
         let closed =
             CloseReason::ALL.iter().map(|&reason| (format!("closed {}", reason.label()), self.value(Counter::Closed(reason))));

@@ -1,0 +1,123 @@
+//! The start of an `https` connection: its handshake, within the listener's time and the worker's share of a loop turn for such. What
+//! follows is served like any other connection, over a stream that carries records.
+
+use super::downstream;
+use crate::error::{CloseReason, HandshakeFailure, RefusalReason};
+use crate::io::Chunk;
+use crate::telemetry::counters::Counter;
+use crate::time::Time;
+use crate::tls::alert::Alert;
+use crate::tls::handshake::{Established, Failure, Handshake, Progress};
+use crate::tls::server::ServerTls;
+use crate::worker::handshakes::Underway;
+use crate::worker::sessions::Seat;
+
+/// Why there is no connection to serve.
+enum End {
+    Closed,
+    Broken,
+    Timeout,
+    TooMany,
+    Cancelled,
+    Failed(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Serves a connection from its first byte. `first` was received already; the handshake is to be over at `due`.
+pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
+    // A configuration without it has no such listener; the connection is older then.
+    let Some(tls) = seat.listener.tls.clone() else { return refuse(seat, End::Cancelled).await };
+    let Established { records, data, rest, agreed } = match Box::pin(shake_hands(&seat, &tls, first, due)).await {
+        Ok(established) => *established,
+        Err(end) => return refuse(seat, end).await,
+    };
+    drop(tls);
+    seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
+    seat.stream.unread(Chunk::from_vec(rest));
+    seat.stream.secure(records, data, false);
+    // The first head is due since the handshake.
+    let due = seat.worker.first_head_due(&seat.listener);
+    if !seat.stream.is_readable() {
+        seat.count_received();
+        return seat.park_fresh(due);
+    }
+    match seat.stream.read().await {
+        Ok(Some(first)) => downstream::serve(seat, first, due).await,
+        Ok(None) => {
+            seat.count_received();
+            seat.stream.close();
+            seat.end(CloseReason::ClientClosed);
+        }
+        Err(error) => {
+            seat.count_received();
+            seat.stream.close();
+            seat.end(crate::worker::sessions::broken(error, CloseReason::ClientClosed));
+        }
+    }
+}
+
+async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> Result<Box<Established>, End> {
+    let (worker, stream) = (&seat.worker, &seat.stream);
+    let underway: Underway = worker.handshakes.begin(tls.max_handshakes).ok_or(End::TooMany)?;
+    let mut handshake = Handshake::server(&tls.config)?;
+    let mut received = first;
+    loop {
+        handshake.receive(&received)?;
+        drop(received);
+        if handshake.has_record() {
+            let mut out = Vec::new();
+            let step = worker.io.timeout_at(due, underway.step(|| handshake.advance(&mut out))).await;
+            // Also beside an error: the alert.
+            stream.write(Chunk::from_vec(out));
+            if let Progress::Done(established) = step.map_err(|_| End::Timeout)?? {
+                return Ok(established);
+            }
+        }
+        received = match worker.io.timeout_at(due, stream.read()).await {
+            Ok(Ok(Some(chunk))) => chunk,
+            Ok(Ok(None)) => return Err(End::Closed),
+            Ok(Err(_)) if seat.cancel.is_cancelled() => return Err(End::Cancelled),
+            Ok(Err(_)) => return Err(End::Broken),
+            Err(_) => return Err(End::Timeout),
+        };
+    }
+}
+
+/// Ends a connection that came to nothing.
+async fn refuse(mut seat: Seat, end: End) {
+    let counters = &seat.worker.counters;
+    let (failure, is_told) = match &end {
+        End::Closed => (HandshakeFailure::ClientClosed, true),
+        End::Broken => (HandshakeFailure::ClientClosed, false),
+        End::Timeout => (HandshakeFailure::Timeout, false),
+        End::TooMany => (HandshakeFailure::TooMany, false),
+        End::Cancelled => (HandshakeFailure::Draining, false),
+        End::Failed(failure) => (failure.reason(), true),
+    };
+    counters.increment(Counter::HandshakeFailed(failure));
+    match &end {
+        End::Failed(Failure::Alert(description)) => counters.increment(Counter::AlertReceived(Alert::of(*description))),
+        End::Failed(failure) => {
+            if let Some(alert) = failure.sent() {
+                counters.increment(Counter::AlertSent(alert));
+            }
+            tracing::debug!(client = %seat.client(), listener = %seat.listener.name, %failure, "TLS handshake failed");
+        }
+        _ => {}
+    }
+    if matches!(end, End::Failed(Failure::PlainHttp)) {
+        downstream::refuse_plainly(&seat, RefusalReason::PlainHttp).await;
+    }
+    seat.count_received();
+    if is_told {
+        seat.stream.close();
+    } else {
+        seat.stream.abort();
+    }
+    seat.end(CloseReason::TlsHandshake);
+}

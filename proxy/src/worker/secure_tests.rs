@@ -1,0 +1,261 @@
+//! https connections over the simulated ring: rustls' own client at the other end, short reads and writes in between.
+
+use std::cell::{Cell, RefCell};
+use std::io::{Read as _, Write as _};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+use super::testing::{self, Bench, origin_address};
+use crate::config::model;
+use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, RefusalReason};
+use crate::io::simulated::{Faults, Peer};
+use crate::telemetry::counters::{Counter, Plain};
+use crate::tls::alert::Alert;
+use crate::tls::server::{MinVersion, ServerTls, Settings};
+use crate::tls::testing::Authority;
+
+const NAME: &str = "edge.test";
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A worker whose listener speaks https, and what its clients trust.
+fn bench(seed: u64, faults: Faults, max_handshakes: usize) -> (Bench, Arc<ClientConfig>) {
+    let authority = Authority::new("Test CA");
+    let tls = ServerTls::new(Settings {
+        certificates: vec![authority.leaf(&[NAME]).compiled()],
+        min_version: MinVersion::Tls12,
+        alpn: vec!["http/1.1".into()],
+        client_ca: None,
+        session_tickets: false,
+        handshake_timeout: TIMEOUT,
+        max_handshakes,
+    });
+    let mut config = testing::config(&[origin_address(1)]);
+    let listener = Arc::make_mut(&mut config.listeners[0]);
+    listener.protocol = model::Protocol::Https;
+    listener.tls = Some(Arc::new(tls.expect("settings")));
+    let bench = Bench::new(seed, faults, config);
+    // Echoes bodies.
+    bench.sim.serve(origin_address(1), || {
+        let mut received = Vec::new();
+        Box::new(move |peer: &Peer| {
+            received.extend(peer.read());
+            while let Some(at) = received.windows(4).position(|end| end == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&received[..at]).into_owned();
+                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok()).unwrap_or(0);
+                if received.len() < at + 4 + length {
+                    break;
+                }
+                assert!(head.contains("X-Forwarded-Proto: https"), "{head}");
+                let body: Vec<u8> = received.drain(..at + 4 + length).skip(at + 4).collect();
+                peer.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
+                peer.write(&body);
+            }
+            if peer.is_ended() {
+                peer.close();
+            }
+        })
+    });
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("a CA")).expect("a root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    (bench, Arc::new(client.with_root_certificates(roots).with_no_client_auth()))
+}
+
+#[derive(Default)]
+struct Seen {
+    plain: Vec<u8>,
+    is_over: bool,
+    /// It said that it sends nothing more.
+    is_announced: bool,
+}
+
+/// A client that says this, reads, and closes once it has seen so many bytes.
+fn converse(peer: &Peer, config: &Arc<ClientConfig>, mut bytes: Vec<u8>, until: usize) -> Rc<RefCell<Seen>> {
+    let mut tls = ClientConnection::new(Arc::clone(config), ServerName::try_from(NAME).expect("name")).expect("client");
+    let seen = Rc::new(RefCell::new(Seen::default()));
+    let shared = Rc::clone(&seen);
+    peer.script(move |peer| {
+        let mut seen = shared.borrow_mut();
+        let received = peer.read();
+        let mut rest = &received[..];
+        while !rest.is_empty() {
+            tls.read_tls(&mut rest).expect("memory");
+            let state = tls.process_new_packets().expect("records");
+            seen.is_announced |= state.peer_has_closed();
+            let mut plain = vec![0; state.plaintext_bytes_to_read()];
+            tls.reader().read_exact(&mut plain).expect("plaintext");
+            seen.plain.extend(plain);
+        }
+        if !bytes.is_empty() && !tls.is_handshaking() {
+            let n = tls.writer().write(&bytes).expect("memory");
+            bytes.drain(..n);
+        }
+        if seen.plain.len() >= until && !seen.is_over {
+            seen.is_over = true;
+            tls.send_close_notify();
+        }
+        let mut out = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut out).expect("memory");
+        }
+        peer.write(&out);
+        if seen.is_over || peer.is_ended() {
+            peer.close();
+        } else if !bytes.is_empty() {
+            peer.wake_at(peer.now() + Duration::from_millis(1));
+        }
+    });
+    seen
+}
+
+fn post(body: &[u8]) -> Vec<u8> {
+    [format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
+}
+
+#[test]
+fn requests_and_bodies_pass_whatever_the_pieces() {
+    for seed in 0..20 {
+        let faults = if seed % 2 == 0 { Faults::mild() } else { Faults { short: false, delay: 0, ..Faults::mild() } };
+        let (mut bench, config) = bench(seed, faults, 4);
+        let body: Vec<u8> = (0..100_000 + seed as usize * 1000).map(|index| (index * 31 + index / 255) as u8).collect();
+        let small = post(b"small");
+        let seen =
+            converse(&bench.sim.connect(bench.listener), &config, [&small[..], &post(&body), &small].concat(), body.len() + 300);
+        bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 3);
+        bench.run_out();
+        let seen = seen.borrow();
+        assert!(seen.plain.ends_with(b"\r\n\r\nsmall"), "seed {seed}");
+        assert!(seen.plain.windows(body.len()).any(|window| window == body), "seed {seed}");
+        assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Full13)), 1);
+        bench.check_freed("");
+    }
+}
+
+#[test]
+fn a_connection_that_idles_is_ended_with_a_word() {
+    let (mut bench, config) = bench(1, Faults::mild(), 4);
+    let seen = converse(&bench.sim.connect(bench.listener), &config, post(b"x"), usize::MAX);
+    bench.run_out();
+    assert_eq!(bench.value(Counter::Closed(CloseReason::KeepAliveTimeout)), 1);
+    assert!(seen.borrow().is_announced);
+    bench.check_freed("");
+}
+
+#[test]
+fn a_handshake_has_its_time_and_no_more() {
+    // Nothing at all, and a beginning.
+    for said in [&b""[..], &[22, 3, 1, 0, 200, 1, 0]] {
+        let (mut bench, _) = bench(1, Faults::mild(), 4);
+        let client = bench.sim.connect(bench.listener);
+        client.write(said);
+        let begun = bench.sim.now();
+        bench.run_until(|events| events.worker().counters.value(Counter::Closed(CloseReason::TlsHandshake)) == 1);
+        let took = bench.sim.now().since(begun);
+        assert!((TIMEOUT..TIMEOUT + Duration::from_secs(1)).contains(&took), "{took:?}");
+        assert_eq!(bench.value(Counter::HandshakeFailed(HandshakeFailure::Timeout)), 1);
+        assert_eq!(bench.events.worker().handshakes.open(), 0);
+        bench.run_out();
+        bench.check_freed("");
+    }
+}
+
+#[test]
+fn no_more_handshakes_than_max_handshakes_are_under_way() {
+    let (mut bench, config) = bench(1, Faults::mild(), 2);
+    let slow: Vec<_> = (0..3).map(|_| bench.sim.connect(bench.listener)).collect();
+    for client in &slow {
+        client.write(&[22, 3, 1]);
+    }
+    bench.run_until(|events| events.worker().counters.value(Counter::HandshakeFailed(HandshakeFailure::TooMany)) == 1);
+    assert_eq!(bench.events.worker().handshakes.open(), 2);
+    bench.run_out();
+    assert_eq!(slow.iter().filter(|client| client.is_reset()).count(), 3);
+    assert_eq!(bench.value(Counter::HandshakeFailed(HandshakeFailure::Timeout)), 2);
+    let seen = converse(&bench.sim.connect(bench.listener), &config, post(b"x"), 20);
+    bench.run_out();
+    assert!(seen.borrow().plain.ends_with(b"x"), "there is room again");
+    bench.check_freed("");
+}
+
+#[test]
+fn a_crowd_of_handshakes_takes_turns_and_all_get_through() {
+    let (mut bench, config) = bench(3, Faults { short: false, ..Faults::mild() }, 40);
+    let seen: Vec<_> = (0..40).map(|_| converse(&bench.sim.connect(bench.listener), &config, post(b"x"), 20)).collect();
+    bench.run_out();
+    assert!(seen.iter().all(|seen| seen.borrow().plain.ends_with(b"x")));
+    assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Full13)), 40);
+    bench.check_freed("");
+}
+
+#[test]
+fn what_is_not_tls_is_told_so() {
+    let (mut bench, _) = bench(1, Faults { short: false, ..Faults::mild() }, 4);
+    let plain = bench.sim.connect(bench.listener);
+    plain.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let garbage = bench.sim.connect(bench.listener);
+    garbage.write(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
+    bench.run_until(|events| events.worker().counters.value(Counter::Closed(CloseReason::TlsHandshake)) == 2);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+    assert!(plain.read().starts_with(b"HTTP/1.1 400 "));
+    assert_eq!(garbage.read()[..2], [21, 3], "an alert");
+    assert_eq!(bench.value(Counter::Refused(RefusalReason::PlainHttp)), 1);
+    assert_eq!(bench.value(Counter::HandshakeFailed(HandshakeFailure::NotTls)), 1);
+    assert_eq!(bench.value(Counter::HandshakeFailed(HandshakeFailure::Malformed)), 1);
+    plain.close();
+    garbage.close();
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn a_broken_record_ends_the_connection_with_an_alert() {
+    let (mut bench, config) = bench(1, Faults { short: false, ..Faults::mild() }, 4);
+    let client = bench.sim.connect(bench.listener);
+    let mut tls = ClientConnection::new(config, ServerName::try_from(NAME).expect("name")).expect("client");
+    let (error, shared) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+    let (error_seen, mut is_sent) = (Rc::clone(&error), false);
+    // Not with the end of the handshake.
+    let mut due = None;
+    let done = Rc::clone(&shared);
+    client.script(move |peer| {
+        let received = peer.read();
+        let mut rest = &received[..];
+        while !rest.is_empty() {
+            tls.read_tls(&mut rest).expect("memory");
+            if let Err(rustls::Error::AlertReceived(alert)) = tls.process_new_packets() {
+                error_seen.set(alert == rustls::AlertDescription::BadRecordMac);
+                peer.close();
+                return;
+            }
+        }
+        let mut out = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut out).expect("memory");
+        }
+        if !tls.is_handshaking() && due.is_none() {
+            due = Some(peer.now() + Duration::from_millis(50));
+            peer.wake_at(peer.now() + Duration::from_millis(50));
+        }
+        if due.is_some_and(|due| due <= peer.now()) && !is_sent {
+            is_sent = true;
+            done.set(true);
+            out.extend_from_slice(&[23, 3, 3, 0, 20]);
+            out.extend_from_slice(&[7; 20]);
+        }
+        peer.write(&out);
+        if peer.is_ended() {
+            peer.close();
+        }
+    });
+    bench.run_out();
+    assert!(shared.get() && error.get(), "they were told");
+    assert_eq!(bench.value(Counter::Closed(CloseReason::TlsBroken)), 1, "{}", bench.counted());
+    assert_eq!(bench.value(Counter::AlertSent(Alert::of(20))), 1);
+    bench.check_freed("");
+}
