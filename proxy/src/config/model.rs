@@ -204,12 +204,13 @@ impl Listener {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 
-    /// From accept, how long a client may take for its first request head or its hello, a PROXY header included.
+    /// From accept, how long a client may take for its first request head, its handshake or its hello, a PROXY header included.
     #[must_use]
-    pub const fn patience(&self) -> Duration {
-        match self.protocol {
-            Protocol::TlsPassthrough { handshake_timeout, .. } => handshake_timeout,
-            Protocol::Http | Protocol::Https | Protocol::Tcp { .. } => self.timeouts.request_header,
+    pub fn patience(&self) -> Duration {
+        match (self.protocol, &self.tls) {
+            (Protocol::TlsPassthrough { handshake_timeout, .. }, _) => handshake_timeout,
+            (Protocol::Https, Some(tls)) => tls.handshake_timeout,
+            _ => self.timeouts.request_header,
         }
     }
 }
