@@ -137,7 +137,7 @@ fn an_address_in_use_is_named() {
 
 #[test]
 fn commands_that_are_not_built_say_so() {
-    for command in ["reload", "upgrade", "top"] {
+    for command in ["upgrade", "top"] {
         let done = sluice::command(&[command]);
         assert_eq!(done.code(), 2, "{command}: {}", done.all());
         assert!(!done.errors().trim().is_empty(), "{command}");

@@ -242,6 +242,32 @@ reasons! {
 }
 
 reasons! {
+    /// How a reload went. All but the first two leave the configuration in force as it was.
+    ReloadOutcome {
+        /// The new configuration is in force.
+        Applied = "applied",
+        /// Valid, and it says the same as the one in force.
+        Unchanged = "unchanged",
+        /// It has errors.
+        Invalid = "invalid",
+        /// It changes keys that are taken at a start only.
+        NeedsRestart = "needs_restart",
+        /// The files' bytes could not be handed over.
+        NotSent = "not_sent",
+        /// The data plane could not take it.
+        Refused = "refused",
+        /// The data plane died while it compiled it.
+        Died = "died",
+        /// The data plane did not answer in time.
+        Silent = "silent",
+        /// No data plane became ready in time.
+        NotReady = "not_ready",
+        /// A drain or a stop was asked for.
+        Ending = "ending",
+    }
+}
+
+reasons! {
     /// Why a record of the access log was lost.
     LogLossReason {
         /// The log thread did not keep up, or its file blocked it.

@@ -55,8 +55,12 @@ enum Command {
     Stop(RunDir),
     /// Let the running proxy's exchanges end, for process.drain_timeout at most, then stop it
     Drain(RunDir),
-    /// Take a changed configuration (not built yet)
-    Reload(Unbuilt),
+    /// Read the running proxy's configuration anew and go over to it; connections stay. Without effect if anything is wrong with it: exit 1
+    ///
+    /// Routes, upstreams, certificates, listeners' limits, timeouts and trusted_proxies, process.drain_timeout and log.level change by it.
+    /// A configuration that changes anything else is refused as a whole, with the keys that would need a restart. Certificates and other
+    /// files that the configuration names are also reloaded by themselves when they change.
+    Reload(RunDir),
     /// Replace the running binary (not built yet)
     Upgrade(Unbuilt),
     /// Drop every packet of an address to the running proxy's listeners for a time; an IPv6 address stands for its /64
@@ -134,7 +138,7 @@ fn main() -> ExitCode {
         Command::Status { run_dir, json } => status(&run_dir.run_dir, json),
         Command::Stop(RunDir { run_dir }) => order(&run_dir, &Request::Stop),
         Command::Drain(RunDir { run_dir }) => order(&run_dir, &Request::Drain),
-        Command::Reload(_) => not_built("reload"),
+        Command::Reload(RunDir { run_dir }) => order(&run_dir, &Request::Reload),
         Command::Upgrade(_) => not_built("upgrade"),
         Command::Ban { address, duration, run_dir } => {
             let for_ms = duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));

@@ -11,6 +11,7 @@ use diagnostics::Source;
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
 use resolve::{Facts, Parsed};
 
+pub mod changes;
 pub mod diagnostics;
 mod hints;
 pub mod model;
@@ -39,6 +40,8 @@ pub struct Loaded {
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// Legal, but probably not what was meant. May be empty.
     pub warnings: Diagnostics,
+    /// Files whose changes take effect by themselves.
+    pub watched: Vec<PathBuf>,
 }
 
 impl fmt::Debug for Loaded {
@@ -68,11 +71,33 @@ pub fn unix_now() -> i64 {
 /// As at `now`, seconds since 1970: it decides which certificates are warned of.
 fn load_at(path: &Path, now: i64) -> Result<Loaded, Diagnostics> {
     let (main, _) = read_file(path, MAIN_BYTES_MAX).map_err(|reason| unreadable(path, &reason))?;
-    let parsed = Parsed::new(path, &main);
-    let mut files = vec![(path.to_owned(), main)];
+    load_main((path.to_owned(), main), now, read_file)
+}
+
+/// Reads anew what is watched; everything else, the main file above all, stays as it is in these files.
+///
+/// # Errors
+/// Everything that is wrong with it, missing files included.
+pub fn load_watched(files: &Files) -> Result<Loaded, Diagnostics> {
+    let Some((path, main)) = files.first() else { return Err(unreadable(Path::new("(none)"), "no file was passed on")) };
+    let watched = Parsed::new(path, main).watched();
+    let kept = |path: &Path| files.iter().skip(1).find(|(known, _)| known == path && !watched.contains(known));
+    load_main((path.clone(), main.clone()), unix_now(), |path, bytes_max| match kept(path) {
+        Some((_, bytes)) => Ok((bytes.clone(), 0)),
+        None => read_file(path, bytes_max),
+    })
+}
+
+/// What `read_file` returns: bytes and mode.
+type ReadFile = Result<(Vec<u8>, u32), String>;
+
+fn load_main(main: (PathBuf, Vec<u8>), now: i64, read: impl Fn(&Path, u64) -> ReadFile) -> Result<Loaded, Diagnostics> {
+    let parsed = Parsed::new(&main.0, &main.1);
+    let (references, watched) = (parsed.references(), parsed.watched());
+    let mut files = vec![main];
     let mut facts = Facts { now: Some(now), ..Facts::default() };
-    for (reference, bytes_max) in parsed.references() {
-        match read_file(&reference, bytes_max) {
+    for (reference, bytes_max) in references {
+        match read(&reference, bytes_max) {
             Ok((bytes, mode)) => {
                 if mode & 0o004 != 0 {
                     facts.open_to_all.insert(reference.clone());
@@ -83,7 +108,7 @@ fn load_at(path: &Path, now: i64) -> Result<Loaded, Diagnostics> {
         }
     }
     match parsed.resolve(&files, &facts) {
-        (Some(config), _, warnings) => Ok(Loaded { config, files, warnings }),
+        (Some(config), _, warnings) => Ok(Loaded { config, files, warnings, watched }),
         (None, errors, _) => Err(errors),
     }
 }
@@ -99,7 +124,7 @@ pub fn resolve(files: &Files) -> Result<model::Config, Diagnostics> {
 }
 
 /// Reads a regular file of bounded size, and its mode: a path may name a FIFO or a device, which would never end.
-fn read_file(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, u32), String> {
+fn read_file(path: &Path, bytes_max: u64) -> ReadFile {
     let say = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => "no such file".to_owned(),
         ErrorKind::PermissionDenied => "permission denied".to_owned(),

@@ -83,6 +83,13 @@ impl Parsed {
         all.filter(|(path, _)| known.insert(path.clone())).collect()
     }
 
+    /// Those of the references whose changes take effect by themselves: all but what a running Sluice cannot take.
+    pub(super) fn watched(&self) -> Vec<PathBuf> {
+        let deny_file = self.schema.as_ref().and_then(|schema| schema.guard.deny_file.as_ref());
+        let fixed = deny_file.map(|file| beside(&self.main, &file.value));
+        self.references().into_iter().map(|(path, _)| path).filter(|path| Some(path) != fixed.as_ref()).collect()
+    }
+
     /// The model, and errors and warnings; `None` when there are errors.
     pub(super) fn resolve(self, files: &Files, facts: &Facts) -> (Option<model::Config>, Diagnostics, Diagnostics) {
         let Self { main, context, schema } = self;

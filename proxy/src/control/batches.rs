@@ -75,6 +75,54 @@ pub enum HandoffError {
     Missing(&'static str),
 }
 
+/// Files of a reload, put together.
+#[derive(Debug)]
+pub struct FileCollector {
+    batches: u32,
+    descriptors: u32,
+    next_batch: u32,
+    files: Vec<(PathBuf, OwnedFd)>,
+}
+
+impl FileCollector {
+    /// For so many batches with so many descriptors in all.
+    pub fn new(batches: u32, descriptors: u32) -> Result<Self, HandoffError> {
+        if batches == 0 || batches > BATCHES_MAX || descriptors == 0 || descriptors > HANDOFF_MAX {
+            return Err(HandoffError::Start("no batch or descriptor, or too many"));
+        }
+        Ok(Self { batches, descriptors, next_batch: 0, files: Vec::new() })
+    }
+
+    /// Takes a batch; whether it was the last.
+    pub fn take(&mut self, number: u32, items: Vec<Item>, descriptors: Vec<OwnedFd>) -> Result<bool, HandoffError> {
+        if number != self.next_batch || self.next_batch == self.batches {
+            return Err(HandoffError::Order { found: number, expected: self.next_batch });
+        }
+        if items.len() != descriptors.len() {
+            return Err(HandoffError::Count { items: items.len(), descriptors: descriptors.len() });
+        }
+        if self.files.len() + items.len() > self.descriptors as usize {
+            return Err(HandoffError::TooMany);
+        }
+        for (item, descriptor) in items.into_iter().zip(descriptors) {
+            match item {
+                Item::File { path } if !self.files.iter().any(|(known, _)| *known == path) => self.files.push((path, descriptor)),
+                other => return Err(HandoffError::Unexpected(other)),
+            }
+        }
+        self.next_batch += 1;
+        Ok(self.next_batch == self.batches)
+    }
+
+    /// After the last batch: the files, the main one first.
+    pub fn finish(self) -> Result<Vec<(PathBuf, OwnedFd)>, HandoffError> {
+        if self.next_batch != self.batches || self.files.len() != self.descriptors as usize {
+            return Err(HandoffError::Missing("a descriptor"));
+        }
+        Ok(self.files)
+    }
+}
+
 /// Everything that was handed over.
 #[derive(Debug)]
 pub struct Handoff {
@@ -235,6 +283,7 @@ mod tests {
             generation: 1,
             slot_generation: 1,
             limit_at_accept: false,
+            snapshot: 1,
             log_level: "info".into(),
             batches: u32::try_from(batches).expect("few"),
             descriptors: u32::try_from(descriptors).expect("few"),
@@ -287,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_start_that_makes_no_sense_is_refused() {
-        assert!(matches!(Collector::new(Start { protocol: 2, ..start(1, 1, 9, 1) }), Err(HandoffError::Protocol(2))));
+        assert!(matches!(Collector::new(Start { protocol: 1, ..start(1, 1, 9, 1) }), Err(HandoffError::Protocol(1))));
         for bad in [
             start(0, 1, 9, 1),
             start(WORKERS_MAX as usize + 1, 1, 900, 4),
@@ -338,5 +387,30 @@ mod tests {
         collector.take(0, vec![Item::Admin], vec![fd()]).expect("first");
         assert_eq!(collector.take(0, vec![], vec![]), Err(HandoffError::Order { found: 0, expected: 1 }));
         assert!(matches!(collector.finish(), Err(HandoffError::Missing(_))), "a batch is missing");
+    }
+
+    #[test]
+    fn files_of_a_reload_are_complete_in_order_and_nothing_else() {
+        let file = |name: &str| Item::File { path: name.into() };
+        let mut collector = FileCollector::new(2, 3).expect("sane");
+        assert_eq!(collector.take(0, vec![file("main"), file("a")], vec![fd(), fd()]), Ok(false));
+        assert_eq!(collector.take(1, vec![file("b")], vec![fd()]), Ok(true));
+        let files = collector.finish().expect("complete");
+        assert!(files.iter().map(|(path, _)| path.to_str().expect("text")).eq(["main", "a", "b"]));
+
+        assert!(matches!(FileCollector::new(0, 1), Err(HandoffError::Start(_))));
+        assert!(matches!(FileCollector::new(1, 0), Err(HandoffError::Start(_))));
+        assert!(matches!(FileCollector::new(1, HANDOFF_MAX + 1), Err(HandoffError::Start(_))));
+        assert!(matches!(FileCollector::new(BATCHES_MAX + 1, 1), Err(HandoffError::Start(_))));
+        let fresh = || FileCollector::new(1, 2).expect("sane");
+        assert_eq!(fresh().take(1, vec![], vec![]), Err(HandoffError::Order { found: 1, expected: 0 }));
+        assert_eq!(fresh().take(0, vec![file("a")], vec![]), Err(HandoffError::Count { items: 1, descriptors: 0 }));
+        let three = || (["a", "b", "c"].map(file).to_vec(), (0..3).map(|_| fd()).collect());
+        assert_eq!(fresh().take(0, three().0, three().1), Err(HandoffError::TooMany));
+        assert_eq!(fresh().take(0, vec![file("a"); 2], vec![fd(), fd()]), Err(HandoffError::Unexpected(file("a"))));
+        assert_eq!(fresh().take(0, vec![Item::Admin], vec![fd()]), Err(HandoffError::Unexpected(Item::Admin)));
+        let mut short = fresh();
+        assert_eq!(short.take(0, vec![file("a")], vec![fd()]), Ok(true));
+        assert!(matches!(short.finish(), Err(HandoffError::Missing(_))));
     }
 }

@@ -57,6 +57,11 @@ impl CommandSender {
         let _ = self.0.event.write(1);
         Ok(())
     }
+
+    /// Wakes the worker without a command, so that it looks what is new. It takes no place in the queue: it can keep no command out.
+    pub fn nudge(&self) {
+        let _ = self.0.event.write(1);
+    }
 }
 
 impl CommandReceiver {
@@ -117,6 +122,17 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| receiver.try_next()).count(), PENDING_MAX);
         sender.send(Command::Stop).expect("room again");
         assert_eq!(receiver.try_next(), Some(Command::Stop));
+    }
+
+    #[test]
+    fn a_nudge_wakes_and_is_no_command() {
+        let (sender, receiver) = channel().expect("eventfd");
+        for _ in 0..100 {
+            sender.nudge();
+        }
+        assert!(readable(&receiver));
+        assert_eq!(receiver.try_next(), None);
+        assert!(!readable(&receiver));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The messages between supervisor and data plane, and between `sluice stop|drain|status|ban|…` and the supervisor. JSON, so that a message
+//! The messages between supervisor and data plane, and between `sluice stop|drain|reload|status|ban|…` and the supervisor. JSON, so that a message
 //! that does not fit is refused by name; sizes are bounded by the transports (`handoff`, `supervisor::clients`).
 
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::bans::{Ban, BanSource};
 use super::status::{Status, SupervisorStatus};
 
 /// Raised when a message changes its meaning: a data plane only takes what it understands.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// From the supervisor to the data plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,6 +24,28 @@ pub enum ToDataPlane {
         number: u32,
         /// As many as descriptors.
         items: Vec<Item>,
+    },
+    /// Compile the configuration whose files follow in batches, beside the one that runs; answered by `Compiled` or `NotCompiled`. One that comes
+    /// before this one is published takes its place.
+    Reload {
+        /// Comes back in the answers.
+        id: u64,
+        /// The number it will have.
+        snapshot: u64,
+        /// Batches that follow.
+        batches: u32,
+        /// Descriptors in them, all together.
+        descriptors: u32,
+    },
+    /// Hand what was compiled to the workers; answered by `Published`.
+    Publish {
+        /// As in `Reload`.
+        id: u64,
+    },
+    /// What was asked to be compiled is not wanted any more.
+    Forget {
+        /// As in `Reload`.
+        id: u64,
     },
     /// Let exchanges end, then exit.
     Drain {
@@ -61,6 +83,23 @@ pub enum ToSupervisor {
     },
     /// Every worker drains: the listening sockets may be shut down, which ends their accepts.
     Drained,
+    /// The configuration of a `Reload` is compiled, and waits for `Publish`.
+    Compiled {
+        /// As asked.
+        id: u64,
+    },
+    /// It cannot be compiled.
+    NotCompiled {
+        /// As asked.
+        id: u64,
+        /// Why, for people; short.
+        reason: String,
+    },
+    /// Every request that begins from now on takes it.
+    Published {
+        /// As asked.
+        id: u64,
+    },
     /// Asks for `ToDataPlane::SupervisorStatus`.
     AskStatus {
         /// Comes back in the answer.
@@ -86,6 +125,8 @@ pub struct Start {
     pub slot_generation: u32,
     /// Whether the data plane holds `guard.connections_per_ip`: no guarded interface does.
     pub limit_at_accept: bool,
+    /// Number of the configuration, from 1.
+    pub snapshot: u64,
     /// `log.level`, known before the configuration is resolved.
     pub log_level: String,
     /// Batches that follow.
@@ -146,7 +187,7 @@ pub enum Item {
     AccessLog,
 }
 
-/// What `sluice stop|drain|status|ban|unban|bans` asks over `control.sock`: one line of JSON.
+/// What `sluice stop|drain|reload|status|ban|unban|bans` asks over `control.sock`: one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -154,6 +195,8 @@ pub enum Request {
     Stop,
     /// Let exchanges end, then exit.
     Drain,
+    /// Read the configuration anew and go over to it.
+    Reload,
     /// Both halves of the status.
     Status,
     /// Drop a source's packets for a time.
@@ -205,6 +248,7 @@ mod tests {
             generation: 3,
             slot_generation: 1,
             limit_at_accept: false,
+            snapshot: 7,
             log_level: "info".into(),
             batches: 2,
             descriptors: 251,
@@ -217,7 +261,14 @@ mod tests {
             ToDataPlane::Start(read) => assert_eq!(*read, start),
             other => panic!("{other:?}"),
         }
-        for message in [ToSupervisor::Ready, ToSupervisor::Failed { reason: "x".into() }, ToSupervisor::Status { id: u64::MAX }] {
+        for message in [
+            ToSupervisor::Ready,
+            ToSupervisor::Failed { reason: "x".into() },
+            ToSupervisor::Status { id: u64::MAX },
+            ToSupervisor::Compiled { id: 1 },
+            ToSupervisor::NotCompiled { id: 2, reason: "y".into() },
+            ToSupervisor::Published { id: 3 },
+        ] {
             let text = serde_json::to_string(&message).expect("json");
             assert_eq!(serde_json::from_str::<ToSupervisor>(&text).expect("read"), message);
         }

@@ -119,6 +119,24 @@ pub struct SupervisorStatus {
     pub steering: SteeringStatus,
     /// What `auto` went on without, each with what it costs.
     pub degraded: Vec<String>,
+    /// The configuration and its reloads.
+    #[serde(default)]
+    pub reload: ReloadStatus,
+}
+
+/// The configuration and its reloads.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// Number of the configuration in force, from 1.
+    pub snapshot: u64,
+    /// Reloads by outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// When the configuration in force was read, or found to be what is in the files: seconds since 1970.
+    pub succeeded_at: u64,
+    /// Files whose changes take effect by themselves.
+    pub watched_files: usize,
+    /// Why the last reload failed, if it did.
+    pub failed: Option<String>,
 }
 
 /// The guard.

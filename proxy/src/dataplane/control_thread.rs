@@ -13,14 +13,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
+use super::reload::{Refusal, Reloader};
 use super::threads::{Crew, WorkerEvent};
 use super::view::{Question, View};
 use crate::control::commands::{Command, CommandSender};
-use crate::control::handoff::{Channel, ChannelError, Received};
+use crate::control::handoff::{Channel, ChannelError, DESCRIPTORS_MAX, Received};
 use crate::control::messages::{ToDataPlane, ToSupervisor};
 use crate::control::{now, sealed};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::admin::{self, AdminState, Sources};
+use crate::telemetry::logging;
 
 /// Questions to the supervisor that may wait for an answer; also the room of the queue that they come through.
 pub const QUESTIONS_MAX: usize = 32;
@@ -28,6 +30,8 @@ pub const QUESTIONS_MAX: usize = 32;
 const QUEUED_MAX: usize = 64;
 /// How often a drain looks whether the workers have stopped accepting.
 const DRAIN_TICK: Duration = Duration::from_millis(5);
+/// How often it looks whether the workers have let go of a replaced configuration.
+const RETIRED_TICK: Duration = Duration::from_secs(1);
 /// How long a last word to the supervisor may take.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -64,6 +68,7 @@ pub struct Control {
     /// The supervisor waits to hear that the workers drain.
     drain_unreported: bool,
     access_log: Option<AccessLog>,
+    reloader: Reloader,
 }
 
 impl Control {
@@ -90,6 +95,7 @@ impl Control {
             ended: 0,
             drain_unreported: false,
             access_log,
+            reloader: Reloader::default(),
         })
     }
 
@@ -113,9 +119,12 @@ impl Control {
                     Some(event) => self.take_event(event).await?,
                     None => return Err(ControlError::Worker(0, "all threads vanished".into())),
                 },
+                result = self.reloader.compiled(), if self.reloader.is_compiling() => self.say_compiled(result),
+                () = tokio::time::sleep(RETIRED_TICK), if self.reloader.holds_retired() => {}
                 () = tokio::time::sleep(DRAIN_TICK), if self.drain_unreported => {}
                 () = &mut admin, if admin_runs => admin_runs = false,
             }
+            self.reloader.release();
             if self.drain_unreported && self.view.is_drained() {
                 self.drain_unreported = false;
                 self.say(ToSupervisor::Drained, None);
@@ -129,7 +138,7 @@ impl Control {
 
     fn take_messages(&mut self) -> Result<(), ControlError> {
         loop {
-            match self.channel.get_ref().receive(1) {
+            match self.channel.get_ref().receive(DESCRIPTORS_MAX) {
                 Ok(Received { message, descriptors }) => self.take_message(message, descriptors),
                 Err(ChannelError::WouldBlock) => return Ok(()),
                 Err(ChannelError::Closed) => return Err(ControlError::Abandoned),
@@ -144,6 +153,22 @@ impl Control {
                 (Some(log), Some(file)) => log.reopen(file),
                 _ => warn!("the supervisor hands over a log that is not written; ignored"),
             },
+            ToDataPlane::Reload { id, snapshot, batches, descriptors } => {
+                if let Err(refusal) = self.reloader.begin(id, snapshot, batches, descriptors) {
+                    self.say_compiled(Err(refusal));
+                }
+            }
+            ToDataPlane::Batch { number, items } => {
+                let running = self.view.config.load_full();
+                match self.reloader.take(number, items, descriptors, &running) {
+                    Ok(()) => {}
+                    Err(Some(refusal)) => self.say_compiled(Err(refusal)),
+                    // The rest of one that was refused, or is forgotten.
+                    Err(None) => debug!(number, "a batch that belongs to nothing; ignored"),
+                }
+            }
+            ToDataPlane::Publish { id } => self.publish(id),
+            ToDataPlane::Forget { id } => self.reloader.forget(id),
             ToDataPlane::Drain { within_ms } => {
                 self.view.draining.store(true, Ordering::Relaxed);
                 self.drain_unreported = true;
@@ -160,8 +185,34 @@ impl Control {
                     let _ = question.send(*status);
                 }
             }
-            ToDataPlane::Start(_) | ToDataPlane::Batch { .. } => warn!("the supervisor repeats the handoff; ignored"),
+            ToDataPlane::Start(_) => warn!("the supervisor repeats the handoff; ignored"),
         }
+    }
+
+    fn say_compiled(&mut self, result: Result<u64, Refusal>) {
+        match result {
+            Ok(id) => self.say(ToSupervisor::Compiled { id }, None),
+            Err((id, reason)) => {
+                warn!("a new configuration cannot be taken: {reason}");
+                self.say(ToSupervisor::NotCompiled { id, reason }, None);
+            }
+        }
+    }
+
+    fn publish(&mut self, id: u64) {
+        let Some((config, snapshot)) = self.reloader.publish(id) else {
+            return warn!(id, "the supervisor publishes a configuration that is not here; ignored");
+        };
+        if let Err(error) = logging::set_level(&config.log.level) {
+            warn!("{error}");
+        }
+        let before = self.view.config.swap(config);
+        self.view.snapshot.store(snapshot, Ordering::Relaxed);
+        self.reloader.retire(before);
+        // Each takes it at its next request; an idle one shall not hold on to the old one, its connections and its keys.
+        self.commands.iter().for_each(CommandSender::nudge);
+        info!(snapshot, "a new configuration is in force");
+        self.say(ToSupervisor::Published { id }, None);
     }
 
     fn command(&self, command: Command) {
@@ -262,7 +313,7 @@ async fn serve_admin(listener: Option<OwnedFd>, view: Arc<View>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
 
     use arc_swap::ArcSwap;
     use tokio::sync::mpsc::Sender;
@@ -272,7 +323,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::control::commands::{self, CommandReceiver};
-    use crate::control::messages::{Address, PROTOCOL, Place, Start};
+    use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
     use crate::control::shared::{Counters, SteeringSlots};
     use crate::control::status::{DataPlaneStatus, SupervisorStatus};
     use crate::telemetry::counters::Plain;
@@ -305,6 +356,7 @@ endpoints = ["127.0.0.1:9000"]
             generation: 4,
             slot_generation: 1,
             limit_at_accept: false,
+            snapshot: 1,
             log_level: "info".into(),
             batches: 1,
             descriptors: 4,
@@ -324,6 +376,7 @@ endpoints = ["127.0.0.1:9000"]
         let view = Arc::new(View {
             start,
             config: Arc::new(ArcSwap::from_pointee(config)),
+            snapshot: AtomicU64::new(1),
             workers: (0..2).map(watched).collect(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -424,6 +477,100 @@ endpoints = ["127.0.0.1:9000"]
             stage.events.send(WorkerEvent::Ended(worker, Ok(()))).await.expect("alive");
         }
         stage.control.await.expect("no panic").expect("an orderly end");
+    }
+
+    /// Announces a reload and sends this text as its main file.
+    fn send_configuration(stage: &Stage, id: u64, text: &str) {
+        stage.say(&ToDataPlane::Reload { id, snapshot: 10 + id, batches: 1, descriptors: 1 });
+        let fd = sealed::seal("test", text.as_bytes()).expect("memfd");
+        let batch = ToDataPlane::Batch { number: 0, items: vec![Item::File { path: "proxy.toml".into() }] };
+        stage.supervisor.get_ref().send(&batch, &[fd.as_fd()]).expect("room");
+    }
+
+    #[tokio::test]
+    async fn a_new_configuration_is_compiled_beside_the_old_one_and_published_when_told() {
+        let stage = stage();
+        stage.make_ready().await;
+        send_configuration(&stage, 1, &TEXT.replace("9000", "9009"));
+        assert_eq!(stage.hear().await.message, ToSupervisor::Compiled { id: 1 });
+        let status = stage.status().await;
+        assert_eq!((status.snapshot, status.upstreams[0].endpoints[0].address.as_str()), (1, "127.0.0.1:9000"), "not yet");
+        // Somebody else's number publishes nothing.
+        stage.say(&ToDataPlane::Publish { id: 2 });
+        stage.say(&ToDataPlane::Publish { id: 1 });
+        assert_eq!(stage.hear().await.message, ToSupervisor::Published { id: 1 });
+        let status = stage.status().await;
+        assert_eq!((status.snapshot, status.upstreams[0].endpoints[0].address.as_str()), (11, "127.0.0.1:9009"));
+        // Once.
+        stage.say(&ToDataPlane::Publish { id: 1 });
+        assert_eq!(stage.status().await.snapshot, 11);
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_cannot_be_taken_changes_nothing() {
+        let stage = stage();
+        stage.make_ready().await;
+        for (id, text) in [(1, "[process]\nrun_dri = 1\n".to_owned()), (2, "x = 1\n".repeat(9_000))] {
+            send_configuration(&stage, id, &text);
+            let ToSupervisor::NotCompiled { id: refused, reason } = stage.hear().await.message else { panic!("another message") };
+            assert_eq!(refused, id);
+            assert!(!reason.is_empty() && reason.len() <= 4096, "{reason}");
+        }
+        // Announced without sense, or not as announced.
+        stage.say(&ToDataPlane::Reload { id: 3, snapshot: 9, batches: 0, descriptors: 1 });
+        assert!(matches!(stage.hear().await.message, ToSupervisor::NotCompiled { id: 3, .. }));
+        stage.say(&ToDataPlane::Reload { id: 4, snapshot: 9, batches: 2, descriptors: 2 });
+        stage.say(&ToDataPlane::Batch { number: 1, items: Vec::new() });
+        assert!(matches!(stage.hear().await.message, ToSupervisor::NotCompiled { id: 4, .. }));
+        // What still comes of it belongs to nothing.
+        stage.say(&ToDataPlane::Batch { number: 0, items: Vec::new() });
+        stage.say(&ToDataPlane::Publish { id: 4 });
+        let status = stage.status().await;
+        assert_eq!((status.snapshot, status.upstreams[0].endpoints[0].address.as_str()), (1, "127.0.0.1:9000"));
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_or_overtaken_is_never_published() {
+        let stage = stage();
+        stage.make_ready().await;
+        send_configuration(&stage, 1, &TEXT.replace("9000", "9001"));
+        assert_eq!(stage.hear().await.message, ToSupervisor::Compiled { id: 1 });
+        stage.say(&ToDataPlane::Forget { id: 1 });
+        stage.say(&ToDataPlane::Publish { id: 1 });
+        assert_eq!(stage.status().await.snapshot, 1);
+        send_configuration(&stage, 2, &TEXT.replace("9000", "9002"));
+        send_configuration(&stage, 3, &TEXT.replace("9000", "9003"));
+        // The second may have been compiled before the third overtook it.
+        let mut heard = stage.hear().await.message;
+        if heard == (ToSupervisor::Compiled { id: 2 }) {
+            heard = stage.hear().await.message;
+        }
+        assert_eq!(heard, ToSupervisor::Compiled { id: 3 });
+        stage.say(&ToDataPlane::Publish { id: 2 });
+        stage.say(&ToDataPlane::Publish { id: 3 });
+        assert_eq!(stage.hear().await.message, ToSupervisor::Published { id: 3 });
+        assert_eq!(stage.status().await.upstreams[0].endpoints[0].address, "127.0.0.1:9003");
+    }
+
+    #[tokio::test]
+    async fn a_replaced_configuration_is_freed_here_when_the_workers_let_go() {
+        let stage = stage();
+        stage.make_ready().await;
+        let held = stage.view.config.load_full();
+        let watcher = Arc::downgrade(&held);
+        send_configuration(&stage, 1, &TEXT.replace("9000", "9001"));
+        assert_eq!(stage.hear().await.message, ToSupervisor::Compiled { id: 1 });
+        stage.say(&ToDataPlane::Publish { id: 1 });
+        assert_eq!(stage.hear().await.message, ToSupervisor::Published { id: 1 });
+        assert_eq!(Arc::strong_count(&held), 2, "ours, and one that keeps the workers from freeing it");
+        drop(held);
+        for _ in 0..500 {
+            if watcher.upgrade().is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it stays");
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 pub mod control_thread;
 pub mod privileges;
 pub mod receive;
+pub mod reload;
 pub mod threads;
 pub mod view;
 
@@ -13,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit};
@@ -170,6 +171,7 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
     }
     let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
     let view = View {
+        snapshot: AtomicU64::new(start.snapshot),
         start,
         config,
         workers: watched,

@@ -1,7 +1,7 @@
 //! What the control thread can say about the data plane without asking any worker: all of it is read from shared memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use proxy_common::steer::{SLOT_DRAINING, SLOT_LIVE};
@@ -42,6 +42,8 @@ pub struct View {
     pub start: Start,
     /// The current configuration.
     pub config: Arc<ArcSwap<Config>>,
+    /// Its number.
+    pub snapshot: AtomicU64,
     /// Index = worker.
     pub workers: Vec<Watched>,
     /// Every worker accepts, or did.
@@ -126,8 +128,7 @@ impl Sources for View {
         DataPlaneStatus {
             pid: std::process::id(),
             generation: self.start.generation,
-            // Reloading is not built yet, so it is always the first.
-            snapshot: 1,
+            snapshot: self.snapshot.load(Ordering::Relaxed),
             ready: self.ready.load(Ordering::Relaxed) && !draining,
             draining,
             workers: self.workers.iter().enumerate().map(|(index, worker)| self.worker(index, worker)).collect(),

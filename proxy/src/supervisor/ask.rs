@@ -1,4 +1,4 @@
-//! The other end of the control socket: what `sluice stop`, `drain`, `status` and the ban commands send, and how long they wait for the outcome.
+//! The other end of the control socket: what `sluice stop`, `drain`, `reload`, `status` and the ban commands send, and how long they wait for the outcome.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,6 +15,8 @@ use crate::control::messages::{Request, Response};
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// A supervisor answers a status in a second, and anything else at once.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// A reload may wait for one that is in flight and for a data plane, each of which has its own deadline.
+const RELOAD_WAIT: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +47,11 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Response, AskError> {
     })?;
     // The supervisor bounds stop and drain by itself: it kills what does not end in time.
     let supervisor = getsockopt(&stream, PeerCredentials).map_err(|errno| AskError::Silent(errno.into()))?.pid();
-    let wait = (!request.ends()).then_some(ANSWER_WAIT);
+    let wait = match request {
+        Request::Stop | Request::Drain => None,
+        Request::Reload => Some(RELOAD_WAIT),
+        _ => Some(ANSWER_WAIT),
+    };
     stream.set_read_timeout(wait).map_err(AskError::Silent)?;
     let mut line = serde_json::to_vec(request).map_err(AskError::Malformed)?;
     line.push(b'\n');

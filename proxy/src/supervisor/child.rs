@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child as Process, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 
 use tracing::warn;
 
@@ -35,6 +36,7 @@ pub struct Child {
 enum Outgoing {
     Message(ToDataPlane),
     Batch { number: u32, items: Vec<Item> },
+    Carrying { message: ToDataPlane, descriptors: Vec<Arc<OwnedFd>> },
 }
 
 /// A worker frees what a whole batch of requests allocated, then allocates the same sizes again. glibc keeps 7 chunks of a size at hand
@@ -88,6 +90,11 @@ impl Child {
         self.queue.push_back(Outgoing::Message(message));
     }
 
+    /// The same, with descriptors, which the message names.
+    pub fn carry(&mut self, message: ToDataPlane, descriptors: Vec<Arc<OwnedFd>>) {
+        self.queue.push_back(Outgoing::Carrying { message, descriptors });
+    }
+
     /// Queues an answer or a question; drops it when too much waits already.
     pub fn tell(&mut self, message: ToDataPlane) {
         if self.queue.len() < QUEUED_MAX {
@@ -108,6 +115,9 @@ impl Child {
                     channel.send(message, &descriptors)
                 }
                 Outgoing::Message(message) => channel.send(message, &[]),
+                Outgoing::Carrying { message, descriptors } => {
+                    channel.send(message, &descriptors.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>())
+                }
                 Outgoing::Batch { number, items } => {
                     let descriptors: Vec<_> = items.iter().filter_map(|item| estate.descriptor(item)).collect();
                     channel.send(&ToDataPlane::Batch { number: *number, items: items.clone() }, &descriptors)

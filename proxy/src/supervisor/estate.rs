@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::net::if_::if_nametoindex;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -14,6 +15,7 @@ use tracing::{error, info, warn};
 use crate::config::Loaded;
 use crate::config::model::{Config, GuardMode};
 use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
+use crate::control::sealed::SealedError;
 use crate::control::shared::CountersMemory;
 use crate::control::status::{GuardStatus, SteeringStatus};
 use crate::control::{now, sealed};
@@ -83,13 +85,34 @@ pub struct Connections {
     pub cut: u64,
 }
 
+/// A file of the configuration, as it was read.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// Its path.
+    pub path: PathBuf,
+    /// A sealed memfd.
+    pub fd: Arc<OwnedFd>,
+}
+
+impl Sealed {
+    /// Seals a file's bytes.
+    ///
+    /// # Errors
+    /// When the kernel refuses memory or a descriptor.
+    pub fn new((path, bytes): &(PathBuf, Vec<u8>)) -> io::Result<Self> {
+        Ok(Self { path: path.clone(), fd: Arc::new(sealed::seal("sluice-config", bytes)?) })
+    }
+}
+
 /// All of it.
 #[derive(Debug)]
 pub struct Estate {
     /// The resolved configuration.
     pub config: Config,
-    /// Sealed, by path; the main file first.
-    files: Vec<(PathBuf, OwnedFd)>,
+    /// Counts configurations that were in force, from 1.
+    pub snapshot: u64,
+    /// The main file first.
+    files: Vec<Sealed>,
     topology: Topology,
     /// Index = address, as in `Start::addresses`.
     bound: Vec<Bound>,
@@ -144,10 +167,22 @@ impl Estate {
             info!(listener = config.listeners[bound.listener].name, address = %bound.address, "listening");
         }
         let admin = config.admin.address.map(sockets::bind_admin).transpose()?;
-        let files = seal_files(files)?;
+        let files = files.iter().map(Sealed::new).collect::<io::Result<_>>().map_err(|error| EstateError::Io("memfd", error))?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
-        let mut estate =
-            Self { config, files, topology, bound, admin, counters, programs: None, sysctls, identity, access_log, degraded };
+        let mut estate = Self {
+            config,
+            snapshot: 1,
+            files,
+            topology,
+            bound,
+            admin,
+            counters,
+            programs: None,
+            sysctls,
+            identity,
+            access_log,
+            degraded,
+        };
         if let Some(programs) = programs {
             estate.apply(programs)?;
         }
@@ -216,10 +251,35 @@ impl Estate {
         self.programs.as_ref().is_none_or(|programs| !programs.counts_connections() || programs.attached().next().is_none())
     }
 
+    /// This configuration is in force from now on: every data plane that starts gets it. It has the listeners of the one before.
+    pub fn adopt(&mut self, config: Config, files: Vec<Sealed>) {
+        for bound in &mut self.bound {
+            let name = &self.config.listeners[bound.listener].name;
+            bound.listener = config.listeners.iter().position(|listener| listener.name == *name).unwrap_or(bound.listener);
+        }
+        self.config = config;
+        self.snapshot += 1;
+        self.adopt_files(files);
+    }
+
+    /// Other files that say the same.
+    pub fn adopt_files(&mut self, files: Vec<Sealed>) {
+        self.files = files;
+    }
+
+    /// The bytes of the configuration in force, the main file first.
+    ///
+    /// # Errors
+    /// When there is no descriptor or memory left.
+    pub fn files_in_force(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, SealedError> {
+        let read = |file: &Sealed| Ok((file.path.clone(), sealed::open(file.fd.try_clone()?, sealed::BYTES_MAX)?));
+        self.files.iter().map(read).collect()
+    }
+
     /// What a data plane is told first, and everything that is handed over after.
     #[must_use]
     pub fn handoff(&self, generation: u32) -> (Start, Vec<Item>) {
-        let mut items: Vec<Item> = self.files.iter().map(|(path, _)| Item::File { path: path.clone() }).collect();
+        let mut items: Vec<Item> = self.files.iter().map(|file| Item::File { path: file.path.clone() }).collect();
         items.push(Item::Counters);
         items.extend(self.programs.as_ref().map(|_| Item::Slots));
         items.extend(self.admin.as_ref().map(|_| Item::Admin));
@@ -233,6 +293,7 @@ impl Estate {
             generation,
             slot_generation: SLOT_GENERATION,
             limit_at_accept: self.limits_at_accept(),
+            snapshot: self.snapshot,
             log_level: self.config.log.level.clone(),
             batches: 0,
             descriptors: u32::try_from(items.len()).unwrap_or(u32::MAX),
@@ -247,7 +308,7 @@ impl Estate {
     #[must_use]
     pub fn descriptor(&self, item: &Item) -> Option<BorrowedFd<'_>> {
         match item {
-            Item::File { path } => self.files.iter().find(|(known, _)| known == path).map(|(_, fd)| fd.as_fd()),
+            Item::File { path } => self.files.iter().find(|file| file.path == *path).map(|file| file.fd.as_fd()),
             Item::Listener { worker, address } => self.bound.get(*address)?.sockets.get(*worker).map(AsFd::as_fd),
             Item::Admin => self.admin.as_ref().map(|(_, fd)| fd.as_fd()),
             Item::Counters => Some(self.counters.fd()),
@@ -469,11 +530,6 @@ fn raise_descriptor_limit() {
         // Lowering nothing, so it cannot fail; were it to, bind says that descriptors are short.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-}
-
-fn seal_files(files: Vec<(PathBuf, Vec<u8>)>) -> Result<Vec<(PathBuf, OwnedFd)>, EstateError> {
-    let seal = |(path, bytes): (PathBuf, Vec<u8>)| Ok((path, sealed::seal("sluice-config", &bytes)?));
-    files.into_iter().map(seal).collect::<io::Result<_>>().map_err(|error| EstateError::Io("memfd", error))
 }
 
 #[cfg(test)]

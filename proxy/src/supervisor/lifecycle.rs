@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -13,17 +14,22 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{debug, error, info, warn};
 
+use self::reloading::Reloading;
 use super::bans;
 use super::child::Child;
 use super::clients::{ClientId, Clients};
 use super::estate::{Connections, Estate};
+use super::reload::Asker;
 use super::run_dir::RunDir;
+use super::watch::Watch;
 use crate::control::handoff::Received;
 use crate::control::messages::{Request, Response, ToDataPlane, ToSupervisor};
 use crate::control::state::{Action, Event, Life, Outcome, State};
 use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
 use crate::control::{now, sealed};
 use crate::time::Time;
+
+mod reloading;
 
 /// How long the data plane may take to answer for the status.
 const STATUS_WAIT: Duration = Duration::from_secs(1);
@@ -67,6 +73,8 @@ pub struct Supervisor {
     /// Who waits for a status, by question, and how long.
     asked: BTreeMap<u64, (ClientId, Time)>,
     next_question: u64,
+    reloading: Reloading,
+    watch: Watch,
     /// When bans that are over were taken out of the table.
     swept: Time,
     /// What was counted when the end was first asked for.
@@ -88,8 +96,10 @@ struct Ready {
 impl Supervisor {
     /// Everything is claimed; nothing runs yet.
     #[must_use]
-    pub fn new(estate: Estate, run_dir: RunDir, signals: SignalFd) -> Self {
+    pub fn new(estate: Estate, run_dir: RunDir, signals: SignalFd, watched: Vec<PathBuf>) -> Self {
         Self {
+            reloading: Reloading::new(),
+            watch: Watch::new(watched, now()),
             estate,
             run_dir,
             signals,
@@ -172,7 +182,8 @@ impl Supervisor {
         let hung_up = self.child.as_ref().and_then(|child| child.hung_up).map(|at| at + HANG_UP_WAIT);
         let asked = self.asked.values().map(|(_, deadline)| *deadline).min();
         let sweep = self.estate.next_sweep().map(|due| due.max(self.swept + SWEEP_PAUSE));
-        let deadlines = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked, sweep];
+        let (reload, look) = (self.reloading.next_deadline(), self.watch.next_look());
+        let deadlines = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked, sweep, reload, look];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
         let milliseconds = deadline.since(now()).as_micros().div_ceil(1000);
@@ -185,6 +196,9 @@ impl Supervisor {
             self.events.push_back(Event::Violation);
         }
         self.clients.expire(now);
+        if self.watch.look(now) {
+            self.ask_reload(Asker::Watch, now);
+        }
         if now >= self.swept + SWEEP_PAUSE && self.estate.next_sweep().is_some_and(|due| now >= due) {
             self.estate.sweep(now);
             self.swept = now;
@@ -212,6 +226,7 @@ impl Supervisor {
                 self.act(action);
             }
         }
+        self.advance_reloads();
         if let Some(child) = &mut self.child
             && let Err(error) = child.flush(&self.estate, now())
         {
@@ -247,6 +262,7 @@ impl Supervisor {
             Action::Clear => {
                 self.child = None;
                 self.estate.clear();
+                self.reload_lost_its_data_plane();
                 let unanswered: Vec<u64> = self.asked.keys().copied().collect();
                 for id in unanswered {
                     self.answer_status(id, None, now());
@@ -272,7 +288,10 @@ impl Supervisor {
                     info!("stopping");
                     self.begin_stop();
                 }
-                Some(Signal::SIGHUP) => warn!("reload (SIGHUP) is not built yet; the configuration in force stays"),
+                Some(Signal::SIGHUP) => {
+                    info!("reloading, as SIGHUP asked");
+                    self.ask_reload(Asker::Signal, now);
+                }
                 Some(Signal::SIGUSR2) => warn!("upgrade (SIGUSR2) is not built yet; this binary goes on"),
                 Some(Signal::SIGUSR1) => self.reopen_logs(),
                 other => debug!("signal {other:?}"),
@@ -357,6 +376,9 @@ impl Supervisor {
                 self.events.push_back(Event::StartFailed);
             }
             ToSupervisor::Drained => self.events.push_back(Event::Drained),
+            ToSupervisor::Compiled { id } => self.reload_compiled(id, now),
+            ToSupervisor::NotCompiled { id, reason } => self.reload_refused(id, &reason),
+            ToSupervisor::Published { id } => self.reload_published(id),
             ToSupervisor::AskStatus { id } => {
                 let status = Box::new(self.status());
                 if let Some(child) = &mut self.child {
@@ -385,6 +407,10 @@ impl Supervisor {
                 info!("draining, as `sluice drain` asked");
                 self.waiting.push(id);
                 self.begin_drain();
+            }
+            Request::Reload => {
+                info!("reloading, as `sluice reload` asked");
+                self.ask_reload(Asker::Client(id), now);
             }
             Request::Ban { address, for_ms } => {
                 let response = bans::ban(&mut self.estate, address, for_ms.map(Duration::from_millis), now);
@@ -428,6 +454,7 @@ impl Supervisor {
             guard: self.estate.guard_status(),
             steering: self.estate.steering_status(),
             degraded: self.estate.degraded.clone(),
+            reload: self.reload_status(),
         }
     }
 

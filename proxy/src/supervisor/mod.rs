@@ -10,8 +10,10 @@ pub mod lifecycle;
 pub mod logs;
 pub mod plan;
 pub mod privileges;
+pub mod reload;
 pub mod run_dir;
 pub mod topology;
+pub mod watch;
 
 use tracing::{info, warn};
 
@@ -46,9 +48,10 @@ pub fn run(loaded: Loaded) -> Result<Outcome, StartError> {
     let _log = logging::init(&loaded.config.log.level)?;
     let run_dir = run_dir::RunDir::claim(&loaded.config.process.run_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), instance = run_dir.instance(), pid = std::process::id(), "sluice starts");
+    let watched = loaded.watched.clone();
     let estate = estate::Estate::claim(loaded)?;
     if let Err(error) = privileges::reduce() {
         warn!("the supervisor keeps capabilities that it does not need: {error}");
     }
-    Ok(lifecycle::Supervisor::new(estate, run_dir, signals).run())
+    Ok(lifecycle::Supervisor::new(estate, run_dir, signals, watched).run())
 }

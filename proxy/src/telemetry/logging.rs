@@ -2,8 +2,8 @@
 //! or a failing disk loses lines, which are counted, and never delays a worker. aya-log speaks `log`, which tracing-log carries here.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::{Registry, reload};
 
 use super::join_within;
 
@@ -22,6 +23,11 @@ const QUEUE_LINES: usize = 4096;
 const LINE_BYTES: usize = 4096;
 /// How long dropping the guard waits for a slow stderr.
 const FLUSH_FOR: Duration = Duration::from_secs(1);
+
+/// Of the process: what lets lines through.
+static LEVEL: OnceLock<Level> = OnceLock::new();
+
+type Level = reload::Handle<Targets, Registry>;
 
 /// Of the process; the guard may be gone when metrics ask.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -62,7 +68,9 @@ pub fn init(level: &str) -> Result<LogGuard, LogError> {
     let format = if std::io::stderr().is_terminal() { Format::Text } else { Format::Json };
     let level = parse_level(level)?;
     let guard = LogGuard::start(std::io::stderr())?;
-    tracing::subscriber::set_global_default(subscriber(level, format, guard.sink.clone())).map_err(|_| LogError::Installed)?;
+    let (subscriber, handle) = subscriber(level, format, guard.sink.clone());
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Installed)?;
+    let _ = LEVEL.set(handle);
     // `log` asks before it formats, so a record of a disabled level costs one comparison.
     let _ = tracing_log::LogTracer::builder().with_max_level(log_level(level)).init();
     std::panic::set_hook(Box::new(|panic| {
@@ -72,6 +80,25 @@ pub fn init(level: &str) -> Result<LogGuard, LogError> {
         tracing::error!(location, thread, "panic: {message}");
     }));
     Ok(guard)
+}
+
+/// Another `log.level` from now on. Threads that log see it at their next line and wait for nothing: which lines are wanted is kept with the line.
+///
+/// # Errors
+/// When it is no level.
+pub fn set_level(level: &str) -> Result<(), LogError> {
+    let level = parse_level(level)?;
+    // Without a handle no logger of ours is installed, and then there is nothing to change.
+    if let Some(handle) = LEVEL.get() {
+        apply_level(handle, level);
+        log::set_max_level(log_level(level));
+    }
+    Ok(())
+}
+
+fn apply_level(handle: &Level, level: LevelFilter) {
+    // Fails only when the subscriber is gone.
+    let _ = handle.reload(targets(level));
 }
 
 /// Lines lost in this process: the queue was full, or stderr failed.
@@ -101,16 +128,19 @@ fn log_level(level: LevelFilter) -> log::LevelFilter {
     }
 }
 
-fn subscriber(level: LevelFilter, format: Format, sink: Sink) -> impl Subscriber + Send + Sync {
+fn targets(level: LevelFilter) -> Targets {
     // "proxy" is a prefix: it covers the eBPF side's crates too.
-    let targets =
-        Targets::new().with_default(level.min(LevelFilter::INFO)).with_target("proxy", level).with_target("sluice", level);
+    Targets::new().with_default(level.min(LevelFilter::INFO)).with_target("proxy", level).with_target("sluice", level)
+}
+
+fn subscriber(level: LevelFilter, format: Format, sink: Sink) -> (impl Subscriber + Send + Sync, Level) {
+    let (targets, handle) = reload::Layer::new(targets(level));
     let lines = tracing_subscriber::fmt::layer().with_writer(sink);
     let lines = match format {
         Format::Text => lines.with_ansi(true).with_target(false).boxed(),
         Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(targets))
+    (tracing_subscriber::registry().with(lines.with_filter(targets)), handle)
 }
 
 /// The queue's sending end: what the formatter writes to.
@@ -289,7 +319,7 @@ mod tests {
     fn events_are_one_json_object_per_line_and_are_flushed_on_drop() {
         let output = Output::default();
         let guard = LogGuard::start(output.clone()).expect("a thread");
-        tracing::subscriber::with_default(subscriber(LevelFilter::INFO, Format::Json, guard.sink.clone()), || {
+        tracing::subscriber::with_default(subscriber(LevelFilter::INFO, Format::Json, guard.sink.clone()).0, || {
             for worker in 0..100 {
                 tracing::info!(worker, "with \"quotes\"\nand a newline");
             }
@@ -308,13 +338,33 @@ mod tests {
     fn libraries_stay_at_info_when_sluice_speaks_finer() {
         let output = Output::default();
         let guard = LogGuard::start(output.clone()).expect("a thread");
-        tracing::subscriber::with_default(subscriber(LevelFilter::TRACE, Format::Text, guard.sink.clone()), || {
+        tracing::subscriber::with_default(subscriber(LevelFilter::TRACE, Format::Text, guard.sink.clone()).0, || {
             tracing::trace!(target: "proxy::worker", "ours");
             tracing::debug!(target: "hyper::proto", "theirs");
         });
         drop(guard);
         assert!(output.text().contains("ours"));
         assert!(!output.text().contains("theirs"));
+    }
+
+    #[test]
+    fn the_level_changes_while_lines_are_logged() {
+        let output = Output::default();
+        let guard = LogGuard::start(output.clone()).expect("a thread");
+        let (subscriber, level) = subscriber(LevelFilter::INFO, Format::Text, guard.sink.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            // The same place in the source each time: what is kept with it has to change.
+            let say = |what: &str| tracing::debug!(target: "proxy::test", "said {what}");
+            say("first");
+            apply_level(&level, LevelFilter::DEBUG);
+            say("second");
+            apply_level(&level, LevelFilter::WARN);
+            say("third");
+        });
+        drop(guard);
+        let text = output.text();
+        assert!(text.contains("said second") && !text.contains("said first") && !text.contains("said third"), "{text}");
+        assert!(matches!(set_level("loud"), Err(LogError::Level(_))));
     }
 
     #[test]

@@ -225,8 +225,14 @@ impl Collector for Supervisor {
         }
         let encoder = &mut encoder;
         let Self(status) = self;
+        let by_outcome = status.reload.outcomes.iter().map(|(outcome, count)| ([("outcome", outcome.as_str())], *count));
         family(encoder, "sluice_restarts", "Data planes restarted after a death").counter(u64::from(status.restarts))?;
         family(encoder, "sluice_uptime_seconds", "Since the supervisor started").gauge(status.uptime_seconds)?;
+        family(encoder, "sluice_reloads", "Reloads of the configuration, by outcome").counters(by_outcome)?;
+        family(encoder, "sluice_reload_last_success_timestamp_seconds", "When the configuration in force was read or confirmed")
+            .gauge(status.reload.succeeded_at)?;
+        family(encoder, "sluice_reload_watched_files", "Files whose changes take effect by themselves")
+            .gauge(status.reload.watched_files as u64)?;
         family(encoder, "sluice_degraded_findings", "What auto went on without; /status names it")
             .gauge(status.degraded.len() as u64)?;
         let interfaces =
@@ -297,7 +303,7 @@ fn open_descriptors() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::{GuardStatus, SteeringStatus, WorkerStatus};
+    use crate::control::status::{GuardStatus, ReloadStatus, SteeringStatus, WorkerStatus};
     use crate::telemetry::counters::CounterBlock;
 
     fn supervisor() -> SupervisorStatus {
@@ -314,6 +320,12 @@ mod tests {
                 policy: "least-loaded".to_owned(),
                 selected: BTreeMap::from([(0, 7), (1, 8)]),
                 fallback: BTreeMap::from([("no_worker".to_owned(), 1)]),
+            },
+            reload: ReloadStatus {
+                outcomes: BTreeMap::from([("applied".to_owned(), 2)]),
+                succeeded_at: 1_790_000_000,
+                watched_files: 4,
+                ..ReloadStatus::default()
             },
             ..SupervisorStatus::default()
         }
@@ -352,6 +364,9 @@ mod tests {
             "sluice_snapshot 9",
             "sluice_supervisor_up 1",
             "sluice_restarts_total 3",
+            "sluice_reloads_total{outcome=\"applied\"} 2",
+            "sluice_reload_last_success_timestamp_seconds 1790000000",
+            "sluice_reload_watched_files 4",
             "sluice_guard_interface_info{interface=\"lo\",mode=\"generic\"} 1",
             "sluice_guard_packets_total{reason=\"syn_rate\"} 4",
             "sluice_guard_bans 2",

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::control::bans::Ban;
-use crate::control::status::{DataPlaneStatus, LogStatus, ReasonStatus, Status, SupervisorStatus};
+use crate::control::status::{DataPlaneStatus, LogStatus, ReasonStatus, ReloadStatus, Status, SupervisorStatus};
 
 /// Rows of cells, printed in aligned columns.
 #[derive(Debug, Default)]
@@ -84,6 +84,22 @@ fn print_supervisor(text: &mut String, supervisor: &SupervisorStatus) {
     let _ = writeln!(text, "sluice {version}, instance {instance}, up {}", duration(*uptime_seconds));
     let _ =
         writeln!(text, "supervisor: pid {pid}, {restarts} data plane {}", if *restarts == 1 { "restart" } else { "restarts" });
+    print_reload(text, &supervisor.reload);
+}
+
+fn print_reload(text: &mut String, reload: &ReloadStatus) {
+    let counts = reload.outcomes.iter().filter(|(_, count)| **count > 0);
+    let counts = counts.map(|(outcome, count)| format!("{count} {outcome}")).collect::<Vec<_>>().join(", ");
+    let counts = if counts.is_empty() { "none" } else { &counts };
+    let watched = match reload.watched_files {
+        0 => String::new(),
+        1 => "; 1 file is watched".to_owned(),
+        count => format!("; {count} files are watched"),
+    };
+    let _ = writeln!(text, "configuration: snapshot {}; reloads: {counts}{watched}", reload.snapshot);
+    if let Some(failed) = &reload.failed {
+        let _ = writeln!(text, "last reload: {failed}");
+    }
 }
 
 fn print_data_plane(text: &mut String, data_plane: &DataPlaneStatus) {
@@ -240,6 +256,13 @@ mod tests {
                     fallback: BTreeMap::from([("no_worker".to_owned(), 1)]),
                 },
                 degraded: vec!["bpffs is not mounted: no pins".to_owned()],
+                reload: ReloadStatus {
+                    snapshot: 1,
+                    outcomes: BTreeMap::from([("applied".to_owned(), 0), ("invalid".to_owned(), 2)]),
+                    succeeded_at: 1_790_000_000,
+                    watched_files: 2,
+                    failed: Some("not reloaded, snapshot 1 stays in force: the configuration has an error".to_owned()),
+                },
             }),
             data_plane: Some(DataPlaneStatus {
                 pid: 101,
@@ -284,6 +307,8 @@ mod tests {
         let expected = "\
 sluice 0.1.0, instance sluice, up 1h 2m
 supervisor: pid 100, 1 data plane restart
+configuration: snapshot 1; reloads: 2 invalid; 2 files are watched
+last reload: not reloaded, snapshot 1 stays in force: the configuration has an error
 data plane: ready, pid 101, generation 2, snapshot 1
 
 listeners

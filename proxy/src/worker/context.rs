@@ -2,6 +2,7 @@
 //! sessions. Single-threaded; borrows never cross an await.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ pub struct Worker {
     /// `None`: the access log is off.
     pub access: Option<AccessSender>,
     current: RefCell<Current>,
-    states: RefCell<Vec<(String, Rc<State>)>>,
+    /// Of the current snapshot.
+    states: RefCell<Vec<Rc<State>>>,
     states_made: Cell<u16>,
     ids: RequestIds,
     /// Changes with every upstream that is new.
@@ -86,14 +88,14 @@ impl Worker {
             sessions: Sessions::new(connections_max),
             handshakes: Rc::default(),
             access,
-            current: RefCell::new(Current { cache, snapshot: empty }),
+            current: RefCell::new(Current { cache, snapshot: Rc::clone(&empty) }),
             states: RefCell::default(),
             states_made: Cell::new(0),
             ids: RequestIds::new(random),
             random: Cell::new(random),
             draining: Cell::new(false),
         });
-        let snapshot = worker.compile(config);
+        let snapshot = worker.compile(config, &empty);
         worker.current.borrow_mut().snapshot = snapshot;
         worker
     }
@@ -101,16 +103,16 @@ impl Worker {
     /// The snapshot that is current now. An exchange keeps the one it started with.
     #[must_use]
     pub fn snapshot(&self) -> Rc<Snapshot> {
-        let newer = {
+        let (newer, before) = {
             let mut current = self.current.borrow_mut();
             let Current { cache, snapshot } = &mut *current;
             let latest = cache.load();
             if Arc::ptr_eq(latest, &snapshot.config) {
                 return Rc::clone(snapshot);
             }
-            Arc::clone(latest)
+            (Arc::clone(latest), Rc::clone(snapshot))
         };
-        let snapshot = self.compile(newer);
+        let snapshot = self.compile(newer, &before);
         self.current.borrow_mut().snapshot = Rc::clone(&snapshot);
         snapshot
     }
@@ -118,12 +120,12 @@ impl Worker {
     /// An upstream's state by the id in its tags.
     #[must_use]
     pub fn upstream(&self, id: u16) -> Option<Rc<State>> {
-        self.states.borrow().iter().find(|(_, state)| state.id() == id).map(|(_, state)| Rc::clone(state))
+        self.states.borrow().iter().find(|state| state.id() == id).map(Rc::clone)
     }
 
     #[cfg(test)]
     pub(super) fn each_upstream(&self, each: impl FnMut(&Rc<State>)) {
-        self.states.borrow().iter().map(|(_, state)| state).for_each(each);
+        self.states.borrow().iter().for_each(each);
     }
 
     /// A request id that no other request of this data plane has.
@@ -141,38 +143,46 @@ impl Worker {
     /// Closes pooled connections; from now on nothing is kept open.
     pub fn start_draining(&self) {
         self.draining.set(true);
-        let states: Vec<_> = self.states.borrow().iter().map(|(_, state)| Rc::clone(state)).collect();
+        let states: Vec<_> = self.states.borrow().iter().map(Rc::clone).collect();
         states.iter().for_each(|state| state.drain());
     }
 
-    /// Upstreams keep their pools and balancers over snapshots, by name.
-    fn compile(&self, config: Arc<model::Config>) -> Rc<Snapshot> {
-        let mut states = self.states.borrow_mut();
-        let upstreams: Vec<_> = config
-            .upstreams
-            .iter()
-            .map(|upstream| {
-                let known = states.iter().find(|(name, _)| *name == upstream.name).map(|(_, state)| Rc::clone(state));
-                let state = known.inspect(|state| state.configure(upstream)).unwrap_or_else(|| {
-                    let id = self.states_made.get();
-                    self.states_made.set(id.wrapping_add(1));
-                    self.random.set(self.random.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
-                    let random = self.random.get() >> 16;
-                    let state = Rc::new(State::new(id, upstream, self.io.clone(), self.counters.clone(), random));
-                    states.push((upstream.name.clone(), Rc::clone(&state)));
-                    state
-                });
-                Upstream { config: Arc::clone(upstream), state }
-            })
-            .collect();
-        states.retain(|(name, state)| {
-            let keep = config.upstreams.iter().any(|upstream| upstream.name == *name);
-            if !keep {
-                state.drain();
-            }
-            keep
-        });
+    /// Upstreams keep their pools and balancers over snapshots, by name. What a new one shares with the one before costs nothing here.
+    fn compile(&self, config: Arc<model::Config>, before: &Snapshot) -> Rc<Snapshot> {
+        let mut known: HashMap<&str, &Upstream> =
+            before.upstreams.iter().map(|upstream| (upstream.config.name.as_str(), upstream)).collect();
+        let succeed = |upstream: &Arc<model::Upstream>| {
+            let state = match known.remove(upstream.name.as_str()) {
+                Some(before) => {
+                    if !Arc::ptr_eq(&before.config, upstream) {
+                        before.state.configure(upstream);
+                    }
+                    Rc::clone(&before.state)
+                }
+                None => self.new_state(upstream),
+            };
+            Upstream { config: Arc::clone(upstream), state }
+        };
+        let upstreams: Vec<_> = config.upstreams.iter().map(succeed).collect();
+        known.values().for_each(|gone| gone.state.drain());
+        *self.states.borrow_mut() = upstreams.iter().map(|upstream| Rc::clone(&upstream.state)).collect();
         Rc::new(Snapshot { upstreams, config })
+    }
+
+    fn new_state(&self, upstream: &model::Upstream) -> Rc<State> {
+        // After 65,536 of them the first ids come again, which some may have still.
+        let mut id = self.states_made.get();
+        while self.states.borrow().iter().any(|state| state.id() == id) {
+            id = id.wrapping_add(1);
+        }
+        self.states_made.set(id.wrapping_add(1));
+        self.random.set(self.random.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
+        let random = self.random.get() >> 16;
+        let state = Rc::new(State::new(id, upstream, self.io.clone(), self.counters.clone(), random));
+        if self.draining.get() {
+            state.drain();
+        }
+        state
     }
 }
 

@@ -124,6 +124,8 @@ fn serve<R: Ring>(engine: &mut Engine<R>, events: &mut Events, commands: &Comman
         engine.turn(events)?;
         events.publish(engine.stats());
         if events.take_commands() {
+            // It may have been woken for a new configuration, which an idle worker would not come to see.
+            drop(worker.snapshot());
             while let Some(command) = commands.try_next() {
                 phase.obey(command, &worker, engine, events.steering());
             }

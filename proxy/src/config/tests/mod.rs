@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::route::RouteTable;
 
+mod changes;
 mod errors;
 mod every_key;
 mod passthrough;

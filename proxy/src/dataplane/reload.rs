@@ -1,0 +1,142 @@
+//! A new configuration on its way to the workers: its files arrive in batches, a thread of its own resolves them beside the one that runs, and it
+//! waits until the supervisor has it published. Nothing of it is seen before that.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::receive;
+use crate::config::model::Config;
+use crate::control::batches::FileCollector;
+use crate::control::messages::Item;
+
+/// Bytes of a reason that travel to the supervisor; its messages are bounded.
+const REASON_BYTES_MAX: usize = 4096;
+
+/// The one reload that may be on its way.
+#[derive(Debug, Default)]
+pub struct Reloader {
+    current: Option<Reload>,
+    /// Replaced configurations, until the workers let go of them: freed here, since a large one takes a while.
+    retired: Vec<Arc<Config>>,
+}
+
+#[derive(Debug)]
+struct Reload {
+    id: u64,
+    snapshot: u64,
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    Collecting(FileCollector),
+    Compiling(JoinHandle<Result<Config, String>>),
+    Compiled(Arc<Config>),
+}
+
+/// Says which reload it is, and why it cannot be.
+pub type Refusal = (u64, String);
+
+impl Reloader {
+    /// Files of a new one follow. One that was on its way is forgotten.
+    ///
+    /// # Errors
+    /// When what is announced makes no sense.
+    pub fn begin(&mut self, id: u64, snapshot: u64, batches: u32, descriptors: u32) -> Result<(), Refusal> {
+        self.current = None;
+        let collector = FileCollector::new(batches, descriptors).map_err(|error| (id, error.to_string()))?;
+        self.current = Some(Reload { id, snapshot, step: Step::Collecting(collector) });
+        Ok(())
+    }
+
+    /// Takes a batch. After the last one it is being compiled, to succeed `running`. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// When a batch is not as announced; `None`: nothing was announced.
+    pub fn take(
+        &mut self,
+        number: u32,
+        items: Vec<Item>,
+        descriptors: Vec<OwnedFd>,
+        running: &Arc<Config>,
+    ) -> Result<(), Option<Refusal>> {
+        let Some(Reload { id, snapshot, step: Step::Collecting(mut collector) }) =
+            self.current.take_if(|reload| matches!(reload.step, Step::Collecting(_)))
+        else {
+            return Err(None);
+        };
+        let refused = |error: crate::control::batches::HandoffError| Some((id, error.to_string()));
+        let step = if collector.take(number, items, descriptors).map_err(refused)? {
+            let (files, running) = (collector.finish().map_err(refused)?, Arc::clone(running));
+            Step::Compiling(tokio::task::spawn_blocking(move || {
+                let config = receive::configuration(files).map_err(|error| error.to_string())?;
+                Ok(config.succeed(&running))
+            }))
+        } else {
+            Step::Collecting(collector)
+        };
+        self.current = Some(Reload { id, snapshot, step });
+        Ok(())
+    }
+
+    /// Whether `compiled` has something to wait for.
+    #[must_use]
+    pub fn is_compiling(&self) -> bool {
+        matches!(self.current, Some(Reload { step: Step::Compiling(_), .. }))
+    }
+
+    /// Waits until it is compiled; its number. Dropped before, it goes on at the next call.
+    ///
+    /// # Errors
+    /// When it does not resolve, or its thread panicked.
+    pub async fn compiled(&mut self) -> Result<u64, Refusal> {
+        let Some(Reload { id, step: step @ Step::Compiling(_), .. }) = &mut self.current else { std::future::pending().await };
+        let Step::Compiling(task) = step else { std::future::pending().await };
+        let result = task.await.unwrap_or_else(|error| Err(format!("it could not be compiled: {error}")));
+        let id = *id;
+        match result {
+            Ok(config) => {
+                *step = Step::Compiled(Arc::new(config));
+                Ok(id)
+            }
+            Err(mut reason) => {
+                self.current = None;
+                reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+                Err((id, reason))
+            }
+        }
+    }
+
+    /// What was compiled under this number, and the number of its snapshot; once.
+    pub fn publish(&mut self, id: u64) -> Option<(Arc<Config>, u64)> {
+        let is_this = |reload: &mut Reload| reload.id == id && matches!(reload.step, Step::Compiled(_));
+        match self.current.take_if(is_this) {
+            Some(Reload { snapshot, step: Step::Compiled(config), .. }) => Some((config, snapshot)),
+            _ => None,
+        }
+    }
+
+    /// It is not wanted any more. What a thread is at work on is thrown away when it is done.
+    pub fn forget(&mut self, id: u64) {
+        self.current.take_if(|reload| reload.id == id);
+    }
+
+    /// Keeps a replaced configuration until nobody else does.
+    pub fn retire(&mut self, config: Arc<Config>) {
+        self.retired.push(config);
+        self.release();
+    }
+
+    /// Whether `release` may have something to do.
+    #[must_use]
+    pub fn holds_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// Frees what nobody else holds any more.
+    pub fn release(&mut self) {
+        self.retired.retain(|config| Arc::strong_count(config) > 1);
+    }
+}

@@ -1,0 +1,240 @@
+//! Reloads: what `supervisor::reload` decides, turned into files read, messages sent and receipts.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tracing::{debug, error, info, warn};
+
+use super::super::clients::ClientId;
+use super::super::estate::Sealed;
+use super::super::reload::{Action, Asker, Finished, Plane, Read, Reloads, Scope};
+use super::Supervisor;
+use crate::config::changes::Changes;
+use crate::config::{self, Diagnostics, Loaded, model};
+use crate::control::batches;
+use crate::control::messages::{Item, Response, ToDataPlane};
+use crate::control::now;
+use crate::control::state::State;
+use crate::control::status::ReloadStatus;
+use crate::error::ReloadOutcome;
+use crate::time::Time;
+
+/// A configuration that can succeed the one in force.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    config: model::Config,
+    files: Vec<Sealed>,
+    watched: Vec<PathBuf>,
+}
+
+/// The supervisor's reloads and what became of them.
+#[derive(Debug)]
+pub(super) struct Reloading {
+    table: Reloads<Prepared, ClientId>,
+    outcomes: [u64; ReloadOutcome::ALL.len()],
+    /// Seconds since 1970, of the start at first.
+    succeeded_at: u64,
+    /// Of the last one.
+    failed: Option<String>,
+}
+
+impl Reloading {
+    pub(super) fn new() -> Self {
+        Self { table: Reloads::default(), outcomes: [0; ReloadOutcome::ALL.len()], succeeded_at: wall_clock(), failed: None }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.table.next_deadline()
+    }
+}
+
+impl Supervisor {
+    pub(super) fn ask_reload(&mut self, asker: Asker<ClientId>, now: Time) {
+        self.reloading.table.ask(asker, now);
+    }
+
+    pub(super) fn reload_compiled(&mut self, id: u64, now: Time) {
+        self.reloading.table.compiled(id, now);
+    }
+
+    pub(super) fn reload_refused(&mut self, id: u64, reason: &str) {
+        self.reloading.table.refused(id, reason);
+    }
+
+    pub(super) fn reload_published(&mut self, id: u64) {
+        self.reloading.table.published(id);
+    }
+
+    pub(super) fn reload_lost_its_data_plane(&mut self) {
+        self.reloading.table.died();
+    }
+
+    /// Does what there is to do for reloads.
+    pub(super) fn advance_reloads(&mut self) {
+        while let Some(action) = self.reloading.table.poll(self.plane(), now()) {
+            match action {
+                Action::Read(scope) => {
+                    let read = self.read(scope);
+                    self.reloading.table.read(read, now());
+                }
+                Action::Send { id } => self.send_prepared(id),
+                Action::Forget { id } => self.order(ToDataPlane::Forget { id }),
+                Action::Adopt { id, prepared } => {
+                    let Prepared { config, files, watched } = prepared;
+                    self.estate.adopt(config, files);
+                    self.watch.follow(watched);
+                    self.set_log_level();
+                    if let Some(id) = id {
+                        self.order(ToDataPlane::Publish { id });
+                    }
+                }
+                Action::Finish(finished) => self.finish(finished),
+            }
+        }
+    }
+
+    fn plane(&self) -> Plane {
+        match self.life.state() {
+            _ if self.life.is_ending() => Plane::Ending,
+            State::Ready { .. } => Plane::Serving,
+            State::Backoff { .. } => Plane::Absent,
+            State::Idle | State::Starting { .. } | State::Killing => Plane::Changing,
+            State::Draining { .. } | State::Stopping { .. } | State::Ended => Plane::Ending,
+        }
+    }
+
+    fn set_log_level(&self) {
+        if let Err(error) = crate::telemetry::logging::set_level(&self.estate.config.log.level) {
+            warn!("{error}");
+        }
+    }
+
+    /// Reads and compares. This holds the loop up: some milliseconds for thousands of routes, a fifth of a second for the largest lists.
+    fn read(&mut self, scope: Scope) -> Read<Prepared> {
+        // Before the files: whoever changes one while it is read is noticed at the next look.
+        let in_force = match self.estate.files_in_force() {
+            Ok(files) => files,
+            Err(error) => return ended(ReloadOutcome::NotSent, format!("the files in force cannot be read again: {error}")),
+        };
+        let loaded = match scope {
+            Scope::All => config::load(&in_force[0].0),
+            Scope::Watched => config::load_watched(&in_force),
+        };
+        match loaded {
+            Ok(loaded) => self.compare(loaded, scope),
+            Err(diagnostics) => {
+                diagnostics.iter().for_each(|diagnostic| error!("{diagnostic}"));
+                ended(ReloadOutcome::Invalid, format!("{}\n{}", count_errors(&diagnostics), diagnostics.render(false).trim_end()))
+            }
+        }
+    }
+
+    fn compare(&mut self, loaded: Loaded, scope: Scope) -> Read<Prepared> {
+        let Loaded { config, files, warnings, watched } = loaded;
+        let Changes { fixed, live } = Changes::between(&self.estate.config, &config);
+        if !fixed.is_empty() {
+            let text =
+                format!("these keys are taken at a start only: {}; restart sluice for them, or set them back", fixed.join(", "));
+            return ended(ReloadOutcome::NeedsRestart, text);
+        }
+        let files = match files.iter().map(Sealed::new).collect::<std::io::Result<Vec<_>>>() {
+            Ok(files) => files,
+            Err(error) => return ended(ReloadOutcome::NotSent, format!("memfd: {error}")),
+        };
+        let warned = if scope == Scope::All { warnings.to_string() } else { String::new() };
+        let warned = warned.trim_end();
+        let warned = if warned.is_empty() { String::new() } else { format!("\n{warned}") };
+        if config == self.estate.config {
+            // Other comments, say: whoever comes next shall read the same text as we did.
+            self.estate.adopt_files(files);
+            self.watch.follow(watched);
+            return ended(ReloadOutcome::Unchanged, format!("it says the same as the one in force{warned}"));
+        }
+        let live = if live.is_empty() { "details changed".to_owned() } else { live.join("; ") };
+        Read::Changed { prepared: Prepared { config, files, watched }, summary: live + &warned }
+    }
+
+    fn send_prepared(&mut self, id: u64) {
+        let (Some(Prepared { files, .. }), Some(child)) = (self.reloading.table.prepared(), &mut self.child) else { return };
+        let items = files.iter().map(|file| (Item::File { path: file.path.clone() }, Arc::clone(&file.fd))).collect();
+        let batches = batches::cut(items);
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let (snapshot, descriptors) = (self.estate.snapshot + 1, count(files.len()));
+        child.order(ToDataPlane::Reload { id, snapshot, batches: count(batches.len()), descriptors });
+        for (number, batch) in (0..).zip(batches) {
+            let (items, descriptors) = batch.into_iter().unzip();
+            child.carry(ToDataPlane::Batch { number, items }, descriptors);
+        }
+    }
+
+    fn finish(&mut self, finished: Finished<ClientId>) {
+        let Finished { askers, outcome, text, began } = finished;
+        self.reloading.outcomes[outcome.index()] += 1;
+        let (now, snapshot) = (now(), self.estate.snapshot);
+        let took = now.since(began).as_micros() as f64 / 1e3;
+        let by_watch = askers.iter().all(|asker| *asker == Asker::Watch);
+        let (response, line) = match outcome {
+            ReloadOutcome::Applied => {
+                let line = format!("reloaded in {took:.1} ms: snapshot {} -> {snapshot}; {text}", snapshot - 1);
+                (Response::Done(line.clone()), line)
+            }
+            ReloadOutcome::Unchanged => {
+                let line = format!("nothing to reload: snapshot {snapshot} stays; {text}");
+                (Response::Done(line.clone()), line)
+            }
+            _ => {
+                let line = format!("not reloaded, snapshot {snapshot} stays in force: {text}");
+                (Response::Failed(line.clone()), line)
+            }
+        };
+        let reason = outcome.label();
+        // Errors of a file were logged one by one.
+        let line = if outcome == ReloadOutcome::Invalid { line.lines().next().unwrap_or_default() } else { line.as_str() };
+        let succeeded = matches!(outcome, ReloadOutcome::Applied | ReloadOutcome::Unchanged);
+        if succeeded {
+            self.reloading.succeeded_at = wall_clock();
+        }
+        self.reloading.failed = (!succeeded).then(|| line.to_owned());
+        match outcome {
+            // A file that was touched.
+            ReloadOutcome::Unchanged if by_watch => debug!(reason, "{line}"),
+            _ if succeeded => info!(reason, "{line}"),
+            _ => error!(reason, "{line}"),
+        }
+        if askers.contains(&Asker::Watch) {
+            self.watch.finished(outcome, now);
+        }
+        for asker in askers {
+            if let Asker::Client(id) = asker {
+                self.clients.answer(id, &response, now);
+            }
+        }
+    }
+
+    /// For the status.
+    pub(super) fn reload_status(&self) -> ReloadStatus {
+        let outcomes = ReloadOutcome::ALL.iter().zip(self.reloading.outcomes);
+        ReloadStatus {
+            snapshot: self.estate.snapshot,
+            outcomes: outcomes.map(|(outcome, count)| (outcome.label().to_owned(), count)).collect(),
+            succeeded_at: self.reloading.succeeded_at,
+            watched_files: self.watch.len(),
+            failed: self.reloading.failed.clone(),
+        }
+    }
+}
+
+fn ended(outcome: ReloadOutcome, text: String) -> Read<Prepared> {
+    Read::Ended { outcome, text }
+}
+
+fn count_errors(diagnostics: &Diagnostics) -> String {
+    match diagnostics.len() {
+        1 => "the configuration has an error".to_owned(),
+        count => format!("the configuration has {count} errors"),
+    }
+}
+
+fn wall_clock() -> u64 {
+    u64::try_from(config::unix_now()).unwrap_or_default()
+}
