@@ -11,6 +11,7 @@ run_dir = "/run/sluice"
 [[listener]]
 name = "web"
 address = "127.0.0.1:8080"
+defer_accept = false
 [[listener]]
 name = "db"
 address = "127.0.0.1:5432"
@@ -85,7 +86,7 @@ fn each_key_that_takes_a_restart_is_named() {
         (log("query = true"), "log.query"),
         (with("127.0.0.1:8080", "127.0.0.1:8081"), "listener \"web\": address"),
         (web("backlog = 9"), "listener \"web\": backlog"),
-        (web("defer_accept = false"), "listener \"web\": defer_accept"),
+        (with("defer_accept = false", "defer_accept = true"), "listener \"web\": defer_accept"),
         (web("protocol = \"tcp\"\nupstream = \"app\""), "listener \"web\": protocol"),
     ];
     for (text, key) in cases {
@@ -104,7 +105,7 @@ fn all_of_them_are_named_at_once_beside_what_could_change() {
 
 #[test]
 fn what_can_change_is_told() {
-    let web = |lines: &str| with("address = \"127.0.0.1:8080\"", &format!("address = \"127.0.0.1:8080\"\n{lines}"));
+    let web = |lines: &str| with("defer_accept = false", &format!("defer_accept = false\n{lines}"));
     let upstream = "[[upstream]]\nname = \"new\"\nendpoints = [\"127.0.0.1:9002\"]\n";
     let cases = [
         (with("[log]", "[log]\nlevel = \"debug\""), vec!["log.level changed"]),
