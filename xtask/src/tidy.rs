@@ -271,10 +271,6 @@ fn reasons_are_given(sources: &[Source], into: &mut Vec<String>) {
         let is_name = |found: &&str| found.starts_with(char::is_uppercase) && !found.contains(' ');
         if let Some(found) = line.strip_suffix('{').map(str::trim).filter(is_name) {
             name = found;
-        if let Some(found) =
-            line.strip_suffix('{').map(str::trim).filter(|found| found.ends_with("Reason") || found.ends_with("Outcome"))
-        {
-            name = found.rsplit(' ').next().unwrap_or(found);
         }
         let Some((variant, _)) = line.split_once(" = \"").filter(|_| line.ends_with("\",")) else { continue };
         let used = format!("{name}::{variant}");
