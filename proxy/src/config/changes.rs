@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::model::{self, Action, Config, Protocol};
+use crate::tls::certificate::Certificate;
+use crate::tls::server::ServerTls;
 
 /// Names shown of what changed; more are counted.
 const NAMES_MAX: usize = 8;
@@ -111,7 +113,7 @@ impl Changes {
 
     /// Sockets belong to listeners: which there are, where they listen and how their sockets are set up stays.
     fn listeners(&mut self, old: &[Arc<model::Listener>], new: &[Arc<model::Listener>], pairs: &Pairs<'_>) {
-        let mut changed = Vec::new();
+        let (mut changed, mut taken, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for listener in old {
             let name = &listener.name;
             let Some(other) = new.iter().find(|other| other.name == *name) else {
@@ -122,7 +124,7 @@ impl Changes {
                 name: _,
                 addresses,
                 protocol,
-                tls: _,
+                tls,
                 proxy_protocol: _,
                 backlog,
                 defer_accept,
@@ -139,11 +141,16 @@ impl Changes {
             if renumbered != **listener || !pairs.same_protocol(*protocol, other.protocol) {
                 changed.push(name.as_str());
             }
+            let (before, after) = (certificates(tls.as_ref()), certificates(other.tls.as_ref()));
+            taken.extend(after.iter().filter(|one| !before.contains(one)).map(|one| one.name()));
+            gone.extend(before.iter().filter(|one| !after.contains(one)).map(|one| one.name()));
         }
         for listener in new.iter().filter(|listener| !old.iter().any(|known| known.name == listener.name)) {
             self.fixed(&format!("listener \"{}\" (new)", listener.name), true);
         }
         self.names("listeners changed", &changed);
+        self.names("certificates taken", &taken);
+        self.names("certificates let go", &gone);
     }
 
     fn routes(&mut self, old: &[Arc<model::Route>], new: &[Arc<model::Route>], pairs: &Pairs<'_>) {
@@ -198,6 +205,10 @@ impl Changes {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         self.live.push(format!("{what}: {}{more}", shown.join(", ")));
     }
+}
+
+fn certificates(tls: Option<&Arc<ServerTls>>) -> &[Arc<Certificate>] {
+    tls.map(|tls| tls.certificates.as_slice()).unwrap_or_default()
 }
 
 /// Upstreams are named by index, and the same index may be another one's in the other configuration.

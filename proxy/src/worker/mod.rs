@@ -9,6 +9,8 @@ pub mod handshakes;
 #[cfg(test)]
 mod patience_tests;
 #[cfg(test)]
+mod reload_tests;
+#[cfg(test)]
 mod secure_tests;
 pub mod sessions;
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A bench whose only origin answers every request at once.
-fn bench() -> Bench {
+pub(super) fn bench() -> Bench {
     let bench = Bench::new(1, Faults::mild(), testing::config(&[origin_address(1)]));
     serve(&bench, 1);
     bench
@@ -45,7 +45,7 @@ fn serve(bench: &Bench, origin: u8) {
 }
 
 /// One exchange; its connection stays open.
-fn fetch(bench: &mut Bench) -> Peer {
+pub(super) fn fetch(bench: &mut Bench) -> Peer {
     let client = bench.sim.connect(bench.listener);
     client.write(REQUEST);
     let answered = bench.value(Plain::Responses2xx) + 1;

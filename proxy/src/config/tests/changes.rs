@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::changes::Changes;
 use super::*;
+use crate::tls::testing::Authority;
 
 const MAIN: &str = r#"
 [process]
@@ -165,4 +166,45 @@ fn a_watched_reload_keeps_the_main_file_and_what_is_not_watched() {
     let again = load_watched(&loaded.files).expect("nothing that counts has changed");
     assert_eq!((again.config, again.files), (loaded.config, loaded.files));
     assert!(load(&main).is_err());
+}
+
+#[test]
+fn certificates_are_watched_and_a_renewed_one_is_named() {
+    let authority = Authority::new("CA");
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    let put = |file: &str, names: &[&str]| {
+        let pair = authority.leaf(names);
+        write(&format!("{file}.pem"), &pair.chain);
+        write(&format!("{file}.key"), &pair.key);
+    };
+    put("a", &["a.example"]);
+    put("b", &["b.example"]);
+    let certificate = |file: &str| format!("[[listener.certificate]]\nchain = \"{file}.pem\"\nkey = \"{file}.key\"\n");
+    let https = with("defer_accept = false", &format!("protocol = \"https\"\n{}{}", certificate("a"), certificate("b")));
+    write("proxy.toml", &https.replace("[guard]", "[guard]\ndeny_file = \"deny.txt\""));
+    write("deny.txt", "");
+    let loaded = load(&folder.path().join("proxy.toml")).unwrap_or_else(|errors| panic!("{errors}"));
+    let watched: Vec<PathBuf> = ["a.pem", "a.key", "b.pem", "b.key"].map(|name| folder.path().join(name)).to_vec();
+    assert_eq!(loaded.watched, watched);
+
+    // Renewed, while the main file and the list are being edited.
+    put("b", &["b.example", "www.b.example"]);
+    write("proxy.toml", "half a fi");
+    write("deny.txt", "half a li");
+    let again = load_watched(&loaded.files).unwrap_or_else(|errors| panic!("{errors}"));
+    let live = ["listeners changed: \"web\"", "certificates taken: \"b.example\"", "certificates let go: \"b.example\""];
+    assert_eq!(
+        Changes::between(&loaded.config, &again.config),
+        Changes { fixed: Vec::new(), live: live.map(str::to_owned).to_vec() }
+    );
+    let tls = |config: &model::Config| Arc::clone(config.listeners[0].tls.as_ref().expect("https"));
+    assert_eq!(tls(&again.config).certificates[0], tls(&loaded.config).certificates[0]);
+
+    // The chain without its key yet: an error, and the files in force are what they were.
+    write("a.pem", &authority.leaf(&["a.example"]).chain);
+    let errors = load_watched(&again.files).expect_err("it does not match").to_string();
+    assert!(errors.contains("a.key") || errors.contains("a.pem"), "{errors}");
+    std::fs::remove_file(folder.path().join("a.key")).expect("removed");
+    assert!(load_watched(&again.files).expect_err("gone").to_string().contains("no such file"));
 }

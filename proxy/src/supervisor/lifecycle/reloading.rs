@@ -34,8 +34,8 @@ pub(super) struct Reloading {
     outcomes: [u64; ReloadOutcome::ALL.len()],
     /// Seconds since 1970, of the start at first.
     succeeded_at: u64,
-    /// Of the last one.
-    failed: Option<String>,
+    /// Why the last one failed, and whether it was the watch's.
+    failed: Option<(String, bool)>,
 }
 
 impl Reloading {
@@ -121,7 +121,7 @@ impl Supervisor {
             Scope::Watched => config::load_watched(&in_force),
         };
         match loaded {
-            Ok(loaded) => self.compare(loaded, scope),
+            Ok(loaded) => self.compare(loaded),
             Err(diagnostics) => {
                 diagnostics.iter().for_each(|diagnostic| error!("{diagnostic}"));
                 ended(ReloadOutcome::Invalid, format!("{}\n{}", count_errors(&diagnostics), diagnostics.render(false).trim_end()))
@@ -129,7 +129,7 @@ impl Supervisor {
         }
     }
 
-    fn compare(&mut self, loaded: Loaded, scope: Scope) -> Read<Prepared> {
+    fn compare(&mut self, loaded: Loaded) -> Read<Prepared> {
         let Loaded { config, files, warnings, watched } = loaded;
         let Changes { fixed, live } = Changes::between(&self.estate.config, &config);
         if !fixed.is_empty() {
@@ -141,9 +141,8 @@ impl Supervisor {
             Ok(files) => files,
             Err(error) => return ended(ReloadOutcome::NotSent, format!("memfd: {error}")),
         };
-        let warned = if scope == Scope::All { warnings.to_string() } else { String::new() };
-        let warned = warned.trim_end();
-        let warned = if warned.is_empty() { String::new() } else { format!("\n{warned}") };
+        warnings.iter().for_each(|warning| warn!("{warning}"));
+        let warned: String = warnings.iter().map(|warning| format!("\n{warning}")).collect();
         if config == self.estate.config {
             // Other comments, say: whoever comes next shall read the same text as we did.
             self.estate.adopt_files(files);
@@ -169,10 +168,18 @@ impl Supervisor {
 
     fn finish(&mut self, finished: Finished<ClientId>) {
         let Finished { askers, outcome, text, began } = finished;
-        self.reloading.outcomes[outcome.index()] += 1;
         let (now, snapshot) = (now(), self.estate.snapshot);
         let took = now.since(began).as_micros() as f64 / 1e3;
         let by_watch = askers.iter().all(|asker| *asker == Asker::Watch);
+        if askers.contains(&Asker::Watch) {
+            self.watch.finished(outcome, now);
+        }
+        if by_watch && outcome == ReloadOutcome::Unchanged {
+            // A file was touched, or mended again.
+            self.reloading.failed.take_if(|(_, by_watch)| *by_watch);
+            return debug!("a watched file says what it said before");
+        }
+        self.reloading.outcomes[outcome.index()] += 1;
         let (response, line) = match outcome {
             ReloadOutcome::Applied => {
                 let line = format!("reloaded in {took:.1} ms: snapshot {} -> {snapshot}; {text}", snapshot - 1);
@@ -188,21 +195,17 @@ impl Supervisor {
             }
         };
         let reason = outcome.label();
-        // Errors of a file were logged one by one.
-        let line = if outcome == ReloadOutcome::Invalid { line.lines().next().unwrap_or_default() } else { line.as_str() };
+        // Errors and warnings were logged one by one.
+        let line = line.lines().next().unwrap_or_default();
         let succeeded = matches!(outcome, ReloadOutcome::Applied | ReloadOutcome::Unchanged);
         if succeeded {
             self.reloading.succeeded_at = wall_clock();
         }
-        self.reloading.failed = (!succeeded).then(|| line.to_owned());
-        match outcome {
-            // A file that was touched.
-            ReloadOutcome::Unchanged if by_watch => debug!(reason, "{line}"),
-            _ if succeeded => info!(reason, "{line}"),
-            _ => error!(reason, "{line}"),
-        }
-        if askers.contains(&Asker::Watch) {
-            self.watch.finished(outcome, now);
+        self.reloading.failed = (!succeeded).then(|| (line.to_owned(), by_watch));
+        if succeeded {
+            info!(reason, "{line}");
+        } else {
+            error!(reason, "{line}");
         }
         for asker in askers {
             if let Asker::Client(id) = asker {
@@ -219,7 +222,7 @@ impl Supervisor {
             outcomes: outcomes.map(|(outcome, count)| (outcome.label().to_owned(), count)).collect(),
             succeeded_at: self.reloading.succeeded_at,
             watched_files: self.watch.len(),
-            failed: self.reloading.failed.clone(),
+            failed: self.reloading.failed.as_ref().map(|(why, _)| why.clone()),
         }
     }
 }

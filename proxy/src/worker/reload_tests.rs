@@ -1,0 +1,114 @@
+//! A new configuration under a worker: who takes it when, what is kept, and what goes with the old one.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::simulated_tests::{bench, fetch};
+use super::testing::{self, Bench, origin_address};
+use crate::config::model;
+use crate::error::{CloseReason, PoolCloseReason};
+use crate::telemetry::counters::{Counter, Plain};
+use crate::upstream::connector::State;
+
+/// Publishes the configuration with this change, as the control thread does.
+fn publish(bench: &Bench, change: impl FnOnce(&mut model::Config)) {
+    let running = bench.config.load_full();
+    let mut config = (*running).clone();
+    change(&mut config);
+    bench.config.store(Arc::new(config.succeed(&running)));
+}
+
+fn upstream(name: &str, endpoint: u8) -> Arc<model::Upstream> {
+    let config = testing::config(&[origin_address(endpoint)]);
+    Arc::new(model::Upstream { name: name.to_owned(), ..(*config.upstreams[0]).clone() })
+}
+
+fn states(bench: &Bench) -> Vec<Rc<State>> {
+    bench.events.worker().snapshot().upstreams.iter().map(|upstream| Rc::clone(&upstream.state)).collect()
+}
+
+#[test]
+fn a_connection_is_accepted_by_the_newest_listener() {
+    let mut bench = bench();
+    let before = bench.events.worker().snapshot().config.listeners[0].timeouts.request_header;
+    publish(&bench, |config| {
+        Arc::make_mut(&mut config.listeners[0]).timeouts.request_header = before * 3;
+    });
+    let silent = bench.sim.connect(bench.listener);
+    let begun = bench.sim.now();
+    bench.run_until(|events| events.worker().counters.value(Counter::Closed(CloseReason::RequestHeaderTimeout)) == 1);
+    let took = bench.sim.now().since(begun);
+    assert!((before * 3..before * 3 + Duration::from_secs(1)).contains(&took), "{took:?}");
+    silent.close();
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn an_idle_worker_that_is_woken_lets_go_of_what_is_gone() {
+    let mut bench = bench();
+    let client = fetch(&mut bench);
+    assert_eq!(bench.value(Plain::UpstreamIdle), 1);
+    let old = Arc::downgrade(&bench.config.load_full());
+    publish(&bench, |config| config.upstreams = vec![upstream("app", 2)]);
+    // What the loop does when it is nudged.
+    drop(bench.events.worker().snapshot());
+    assert_eq!(bench.value(Plain::UpstreamIdle), 0);
+    assert_eq!(bench.value(Counter::PoolClosed(PoolCloseReason::EndpointRemoved)), 1);
+    assert!(old.upgrade().is_none(), "nobody holds the old one");
+    client.close();
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn upstreams_keep_their_pools_by_name_wherever_they_stand() {
+    let mut bench = bench();
+    let client = fetch(&mut bench);
+    let before = states(&bench);
+    publish(&bench, |config| {
+        config.upstreams.insert(0, upstream("first", 2));
+        let route = model::Route::new(model::Action::Upstream(1));
+        config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
+    });
+    let after = states(&bench);
+    assert!(Rc::ptr_eq(&before[0], &after[1]) && after[0].id() != after[1].id());
+    client.close();
+    drop(fetch(&mut bench));
+    assert_eq!(bench.value(Plain::UpstreamReuses), 1, "the connection from before");
+    // One that goes and comes again is another.
+    publish(&bench, |config| drop(config.upstreams.remove(0)));
+    let without = states(&bench);
+    publish(&bench, |config| config.upstreams.push(upstream("first", 2)));
+    let again = states(&bench);
+    assert!(Rc::ptr_eq(&without[0], &again[0]) && !Rc::ptr_eq(&after[0], &again[1]));
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn ids_of_upstreams_stay_unique_over_more_reloads_than_there_are_ids() {
+    let bench = bench();
+    let kept = states(&bench)[0].id();
+    for round in 0..70_000_u32 {
+        publish(&bench, |config| {
+            config.upstreams.truncate(1);
+            config.upstreams.push(upstream(&format!("new{round}"), 2));
+        });
+        let states = states(&bench);
+        assert!(states[0].id() == kept && states[1].id() != kept, "round {round}");
+    }
+}
+
+#[test]
+fn an_upstream_that_is_new_in_a_drain_keeps_nothing_open() {
+    let mut bench = bench();
+    bench.events.worker().start_draining();
+    publish(&bench, |config| config.upstreams = vec![upstream("other", 1)]);
+    let client = fetch(&mut bench);
+    assert_eq!(bench.value(Plain::UpstreamIdle), 0);
+    client.close();
+    bench.run_out();
+    bench.check_freed("");
+}
