@@ -61,6 +61,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
         endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string(), weight: 1 }],
         connect_timeout: timeout,
         send_proxy: false,
+        tls: None,
         pool: model::Pool { max_idle: 16, idle_timeout: timeout, max_lifetime: Duration::from_secs(u64::from(u32::MAX)) },
         retry: model::Retry { attempts: 2 },
     };

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use diagnostics::Source;
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
-use resolve::{Facts, Parsed};
+use resolve::{Facts, Parsed, SYSTEM_ROOTS};
 
 pub mod changes;
 pub mod diagnostics;
@@ -27,6 +27,9 @@ mod tests;
 
 /// The largest main file.
 const MAIN_BYTES_MAX: u64 = 4 << 20;
+
+/// The largest bundle of roots; those of distributions have some hundred KiB.
+const ROOTS_BYTES_MAX: u64 = 8 << 20;
 
 /// Files by path, the main one first: exactly the bytes that were read, so that supervisor and data plane resolve the same.
 pub type Files = [(PathBuf, Vec<u8>)];
@@ -107,10 +110,38 @@ fn load_main(main: (PathBuf, Vec<u8>), now: i64, read: impl Fn(&Path, u64) -> Re
             Err(reason) => drop(facts.unread.insert(reference, reason)),
         }
     }
+    if parsed.needs_system_roots() {
+        match system_roots() {
+            Ok(bytes) => files.push((SYSTEM_ROOTS.into(), bytes)),
+            Err(reason) => drop(facts.unread.insert(SYSTEM_ROOTS.into(), reason)),
+        }
+    }
     match parsed.resolve(&files, &facts) {
         (Some(config), _, warnings) => Ok(Loaded { config, files, warnings, watched }),
         (None, errors, _) => Err(errors),
     }
+}
+
+/// Whom this system trusts: `SSL_CERT_FILE` as OpenSSL knows it, else the first of the usual places that there is.
+fn system_roots() -> Result<Vec<u8>, String> {
+    const PLACES: [&str; 6] = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/pki/tls/cacert.pem",
+        "/etc/ssl/cert.pem",
+    ];
+    let told = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let places = told.map_or_else(|| PLACES.map(PathBuf::from).to_vec(), |path| vec![path]);
+    let mut reasons = Vec::new();
+    for place in places {
+        match read_file(&place, ROOTS_BYTES_MAX) {
+            Ok((bytes, _)) => return Ok(bytes),
+            Err(reason) => reasons.push(format!("{}: {reason}", place.display())),
+        }
+    }
+    Err(reasons.join(", "))
 }
 
 /// Resolves bytes that were read before. Pure: opens nothing.

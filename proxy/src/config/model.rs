@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::http::edit::Edits;
 use crate::http::redirect::Template;
 use crate::route::{Host, RouteTable};
+use crate::tls::client::ClientTls;
 use crate::tls::server::ServerTls;
 
 /// A whole configuration.
@@ -385,6 +386,8 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// Each connection begins with a PROXY header, version 2, and carries one exchange or one tunnel.
     pub send_proxy: bool,
+    /// `upstream.tls`; `None`: its endpoints speak none.
+    pub tls: Option<Arc<ClientTls>>,
     /// `upstream.pool`
     pub pool: Pool,
     /// `upstream.retry`

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::read::{At, Context, Table};
 use super::schema::{self, Schema};
 use super::{Files, model, units};
 use crate::route::RouteTable;
+use crate::tls::client::ClientTls;
 
 mod listener;
 mod passthrough;
@@ -29,6 +31,9 @@ const ADDRESSES_MAX: usize = 256;
 const LIST_BYTES_MAX: u64 = 32 << 20;
 /// The largest file of certificates or a key.
 const TLS_BYTES_MAX: u64 = 1 << 20;
+
+/// The name under which the bytes of the system's roots are among the files; no file is called that.
+pub(super) const SYSTEM_ROOTS: &str = "(the system's roots)";
 
 /// What `load` knows beside the files' bytes, and `resolve` reports at the key that names a file. The data plane knows none of it.
 #[derive(Debug, Default)]
@@ -77,7 +82,9 @@ impl Parsed {
     pub(super) fn references(&self) -> Vec<(PathBuf, u64)> {
         let Some(schema) = &self.schema else { return Vec::new() };
         let lists = schema.guard.deny_file.iter().map(|file| (file, LIST_BYTES_MAX));
-        let tls = schema.listeners.iter().flat_map(|listener| listener.tls.files()).map(|file| (file, TLS_BYTES_MAX));
+        let listeners = schema.listeners.iter().flat_map(|listener| listener.tls.files());
+        let upstreams = schema.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref()).flat_map(schema::ClientTls::files);
+        let tls = listeners.chain(upstreams).map(|file| (file, TLS_BYTES_MAX));
         let mut known = HashSet::new();
         let all = lists.chain(tls).map(|(file, bytes_max)| (beside(&self.main, &file.value), bytes_max));
         all.filter(|(path, _)| known.insert(path.clone())).collect()
@@ -88,6 +95,12 @@ impl Parsed {
         let deny_file = self.schema.as_ref().and_then(|schema| schema.guard.deny_file.as_ref());
         let fixed = deny_file.map(|file| beside(&self.main, &file.value));
         self.references().into_iter().map(|(path, _)| path).filter(|path| Some(path) != fixed.as_ref()).collect()
+    }
+
+    /// Whether the system's roots are to be read too.
+    pub(super) fn needs_system_roots(&self) -> bool {
+        let mut upstreams = self.schema.iter().flat_map(|schema| &schema.upstreams);
+        upstreams.any(|upstream| upstream.tls.as_ref().is_some_and(schema::ClientTls::needs_system_roots))
     }
 
     /// The model, and errors and warnings; `None` when there are errors.
@@ -143,6 +156,7 @@ impl Resolver<'_> {
         self.check_admin(admin.as_ref(), &listeners);
         self.check_upstreams(&upstreams, &routes, &listeners, admin.as_ref());
         let routes = self.routes(routes, &upstreams, &listeners, process.buffer_budget);
+        let tls: Vec<_> = upstreams.iter().map(|upstream| self.upstream_tls(upstream, &listeners)).collect();
         let names = index(&upstreams);
         let listeners: Vec<_> = listeners.into_iter().map(|listener| self.listener(listener, &names)).collect();
         let access = match log.access {
@@ -157,13 +171,17 @@ impl Resolver<'_> {
             guard,
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             routes: RouteTable::new(routes?),
-            upstreams: upstreams.into_iter().map(upstream).collect(),
+            upstreams: upstreams
+                .into_iter()
+                .zip(tls)
+                .map(|(upstream, tls)| Some(model_of(upstream, tls?)))
+                .collect::<Option<_>>()?,
             admin: model::Admin { address: admin.map(|at| at.value) },
             log: model::Log { access, ..log },
         })
     }
 
-    fn error(&self, key: &str, span: Option<&std::ops::Range<usize>>, message: String, expected: &str) {
+    fn error(&self, key: &str, span: Option<&Range<usize>>, message: String, expected: &str) {
         let expected = (!expected.is_empty()).then(|| expected.to_owned());
         self.context.error(key, span.cloned(), message, expected, None);
     }
@@ -268,12 +286,15 @@ impl Resolver<'_> {
 
     /// The bytes of a file that the main one refers to, and its path; reported if there are none.
     fn file(&self, key: &str, file: &At<PathBuf>) -> Option<(&Path, &[u8])> {
-        let path = beside(self.main, &file.value);
+        self.file_at(key, file.span.as_ref(), beside(self.main, &file.value))
+    }
+
+    fn file_at(&self, key: &str, span: Option<&Range<usize>>, path: PathBuf) -> Option<(&Path, &[u8])> {
         let found = self.files.iter().skip(1).find(|(name, _)| *name == path);
         if found.is_none() {
             let reason = self.facts.unread.get(&path).map_or("it was not passed on", String::as_str);
             let message = format!("\"{}\" cannot be read: {reason}", path.display());
-            self.error(key, file.span.as_ref(), message, "a file that exists");
+            self.error(key, span, message, "a file that exists");
         }
         found.map(|(path, bytes)| (path.as_path(), bytes.as_slice()))
     }
@@ -434,12 +455,13 @@ fn reaches(endpoint: SocketAddr, bound: SocketAddr) -> bool {
     endpoint == bound || (local && covers(bound, endpoint))
 }
 
-fn upstream(upstream: schema::Upstream) -> Arc<model::Upstream> {
+fn model_of(upstream: schema::Upstream, tls: Option<Arc<ClientTls>>) -> Arc<model::Upstream> {
     Arc::new(model::Upstream {
         name: upstream.name.value,
         endpoints: upstream.endpoints.into_iter().map(|at| at.value).collect(),
         connect_timeout: upstream.connect_timeout,
         send_proxy: upstream.send_proxy,
+        tls,
         pool: upstream.pool,
         retry: upstream.retry,
     })

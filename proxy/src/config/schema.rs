@@ -13,7 +13,7 @@ use super::model::{self, GuardMode, SteeringPolicy};
 use super::read::{At, Item, Literal, Table};
 use super::{hints, units};
 pub(super) use route::{Action, Route};
-pub(super) use tls::{Certificate, Tls};
+pub(super) use tls::{Certificate, ClientTls, Tls};
 
 mod route;
 mod tls;
@@ -143,6 +143,7 @@ pub(super) struct Upstream {
     pub(super) endpoints: Vec<At<model::Endpoint>>,
     pub(super) connect_timeout: Duration,
     pub(super) send_proxy: bool,
+    pub(super) tls: Option<ClientTls>,
     pub(super) pool: model::Pool,
     pub(super) retry: model::Retry,
 }
@@ -470,14 +471,14 @@ fn upstream(mut table: Table<'_, '_>) -> Upstream {
     table.choice("protocol", &[("http1", ())], &["h2", "auto"]);
     let connect_timeout = table.duration("connect_timeout", SECOND, MILLISECOND..=5 * MINUTE);
     let send_proxy = table.boolean("send_proxy", false);
-    table.not_built("tls", None);
+    let tls = tls::client_tls(&mut table);
     table.not_built("health", None);
     let pool = pool(table.table("pool"));
     passive(table.table("passive"));
     let retry = retry(table.table("retry"));
     fallback(table.table("fallback"));
     table.finish();
-    Upstream { name, endpoints, connect_timeout, send_proxy, pool, retry }
+    Upstream { name, endpoints, connect_timeout, send_proxy, tls, pool, retry }
 }
 
 fn endpoints(table: &mut Table<'_, '_>) -> Vec<At<model::Endpoint>> {

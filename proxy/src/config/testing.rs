@@ -87,6 +87,7 @@ pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
         endpoints,
         connect_timeout: Duration::from_secs(1),
         send_proxy: false,
+        tls: None,
         pool: model::Pool { max_idle: 16, idle_timeout: Duration::from_secs(30), max_lifetime: Duration::from_secs(3600) },
         retry: model::Retry { attempts: 2 },
     }

@@ -4,10 +4,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 
 pub mod alert;
 pub mod certificate;
+pub mod client;
 pub mod handshake;
 pub mod hello;
 pub mod ocsp;
@@ -34,6 +36,8 @@ pub enum Part {
     Ocsp,
     /// Certificates of those who may vouch for clients.
     ClientCa,
+    /// Certificates of those who may vouch for endpoints.
+    Ca,
 }
 
 /// What is wrong with a file; never what is in a key.
@@ -64,4 +68,15 @@ impl std::error::Error for TlsError {}
 /// aws-lc-rs with every suite and group that rustls holds sound, the hybrid X25519MLKEM768 first.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The certificates of a file as roots, each of which must be one.
+fn roots(part: Part, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in pem::certificates(part, bytes)?.into_iter().enumerate() {
+        roots.add(certificate).map_err(|error| {
+            TlsError::new(part, format!("certificate {} is not usable: {error}", index + 1), "certificates of CAs, in PEM")
+        })?;
+    }
+    Ok(roots)
 }

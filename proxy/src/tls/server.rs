@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate::Certificate;
 use super::resolver::Resolver;
 use super::tickets::Tickets;
-use super::{Part, TlsError, pem, provider};
+use super::{Part, TlsError, provider, roots};
 
 /// The oldest version that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,17 +110,6 @@ impl PartialEq for ServerTls {
     fn eq(&self, other: &Self) -> bool {
         self.settings == other.settings
     }
-}
-
-/// The certificates of a file as roots.
-fn roots(part: Part, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for (index, certificate) in pem::certificates(part, bytes)?.into_iter().enumerate() {
-        roots.add(certificate).map_err(|error| {
-            TlsError::new(part, format!("certificate {} is not usable: {error}", index + 1), "certificates of CAs, in PEM")
-        })?;
-    }
-    Ok(roots)
 }
 
 #[cfg(test)]

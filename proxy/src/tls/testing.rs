@@ -1,6 +1,11 @@
 //! Certificates for tests, made by rcgen.
 
+use std::sync::Arc;
+
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
 use super::certificate::{Certificate, Files};
 
@@ -22,7 +27,7 @@ impl Pair {
         Files { chain: self.chain.as_bytes(), key: self.key.as_bytes(), ocsp: None }
     }
 
-    pub(crate) fn compiled(&self) -> std::sync::Arc<Certificate> {
+    pub(crate) fn compiled(&self) -> Arc<Certificate> {
         Certificate::new(self.files()).map_err(|error| error.to_string()).expect("sound").into()
     }
 }
@@ -72,6 +77,35 @@ pub(crate) fn rsa_key() -> KeyPair {
     static PEM: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     let pem = PEM.get_or_init(|| key(&rcgen::PKCS_RSA_SHA256).serialize_pem());
     KeyPair::from_pem_and_sign_algo(pem, &rcgen::PKCS_RSA_SHA256).expect("a key")
+}
+
+/// Runs a handshake to its end in memory, and takes in what the server says after it.
+pub(crate) fn handshake(
+    client: impl Into<Arc<ClientConfig>>,
+    server: &Arc<ServerConfig>,
+    name: &str,
+) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let mut client = ClientConnection::new(client.into(), name)?;
+    let mut server = ServerConnection::new(Arc::clone(server))?;
+    while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).expect("to memory");
+        }
+        server.read_tls(&mut wire.as_slice()).expect("from memory");
+        server.process_new_packets()?;
+        wire.clear();
+        while server.wants_write() {
+            server.write_tls(&mut wire).expect("to memory");
+        }
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).expect("from memory");
+            client.process_new_packets()?;
+        }
+    }
+    Ok((client, server))
 }
 
 /// An OCSP response, unsigned, as `ocsp::read` reads it.

@@ -199,6 +199,11 @@ impl State {
 
     /// A new connection within `connect_timeout`.
     pub async fn connect(&self, address: SocketAddr, config: &model::Upstream) -> Result<Connection, RefusalReason> {
+        if config.tls.is_some() {
+            // Nothing may go out in plain that was to be encrypted.
+            self.counters.increment(Plain::UpstreamConnectFailures);
+            return Err(RefusalReason::ConnectFailed);
+        }
         let deadline = self.io.after(config.connect_timeout);
         let refusal = match self.io.timeout_at(deadline, self.io.connect(address)).await {
             Ok(Ok(stream)) => {

@@ -1,13 +1,14 @@
 //! TLS: files become certificates and settings, and what is wrong with one is reported at the key that names it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Resolver;
+use super::{Resolver, SYSTEM_ROOTS};
 use crate::config::read::At;
 use crate::config::schema;
 use crate::tls::certificate::{Certificate, Files, KeyKind};
+use crate::tls::client::{self, ClientTls, Trust};
 use crate::tls::review::{self, Remark};
 use crate::tls::server::{ServerTls, Settings};
 use crate::tls::{Part, TlsError};
@@ -16,6 +17,9 @@ const CHAIN: &str = "listener.certificate.chain";
 const KEY: &str = "listener.certificate.key";
 const OCSP: &str = "listener.certificate.ocsp";
 const CLIENT_CA: &str = "listener.tls.client_ca";
+const UPSTREAM_CA: &str = "upstream.tls.ca";
+const UPSTREAM_CERTIFICATE: &str = "upstream.tls.certificate";
+const UPSTREAM_KEY: &str = "upstream.tls.key";
 
 impl Resolver<'_> {
     /// `None` only after an error.
@@ -78,6 +82,89 @@ impl Resolver<'_> {
         }
     }
 
+    /// `None` only after an error.
+    pub(super) fn upstream_tls(
+        &self,
+        upstream: &schema::Upstream,
+        listeners: &[schema::Listener],
+    ) -> Option<Option<Arc<ClientTls>>> {
+        let Some(tls) = &upstream.tls else { return Some(None) };
+        let trust = self.trust(tls);
+        let certificate = tls.certificate.as_ref().map(|(certificate, key)| self.client_certificate(certificate, key));
+        // What carries bytes of any protocol offers none.
+        let is_tunnel = |listener: &&schema::Listener| {
+            !listener.protocol.is_http() && listener.upstream.as_ref().is_some_and(|name| name.value == upstream.name.value)
+        };
+        let is_tunnel = listeners.iter().any(|listener| is_tunnel(&listener));
+        let alpn = if is_tunnel { Vec::new() } else { vec!["http/1.1".into()] };
+        let certificate = certificate.map_or(Some(None), |found| Some(Some(found?)));
+        let settings = client::Settings { server_name: tls.server_name.clone(), trust: trust?, certificate: certificate?, alpn };
+        match ClientTls::new(settings) {
+            Ok(tls) => Some(Some(Arc::new(tls))),
+            Err(error) => {
+                match &tls.ca {
+                    Some(file) => self.tls_error(UPSTREAM_CA, file, error),
+                    None => self.no_system_roots(tls, &error.message),
+                }
+                None
+            }
+        }
+    }
+
+    fn trust(&self, tls: &schema::ClientTls) -> Option<Trust> {
+        match &tls.ca {
+            _ if !tls.verify => {
+                let message = "nobody is asked who the endpoints are: whoever is on the way can read and change everything";
+                self.context.warn("upstream.tls.verify", tls.verify_at.clone(), message.to_owned());
+                Some(Trust::Anyone)
+            }
+            Some(file) => Some(Trust::Ca(self.file(UPSTREAM_CA, file)?.1.into())),
+            None => {
+                let found = self.files.iter().skip(1).find(|(name, _)| name.as_os_str() == SYSTEM_ROOTS);
+                if found.is_none() {
+                    let reason = self.facts.unread.get(Path::new(SYSTEM_ROOTS));
+                    self.no_system_roots(tls, reason.map_or("they were not passed on", String::as_str));
+                }
+                Some(Trust::System(found?.1.as_slice().into()))
+            }
+        }
+    }
+
+    fn no_system_roots(&self, tls: &schema::ClientTls, reason: &str) {
+        let message = format!("has no ca, and the system's roots cannot be used: {reason}");
+        self.error("upstream.tls", tls.span.as_ref(), message, "ca, or the package ca-certificates installed");
+    }
+
+    fn client_certificate(&self, written: &At<PathBuf>, key: &At<PathBuf>) -> Option<Arc<Certificate>> {
+        let place = |part| match part {
+            Part::Key => (UPSTREAM_KEY, key),
+            _ => (UPSTREAM_CERTIFICATE, written),
+        };
+        let (chain, key_bytes) = (self.file(UPSTREAM_CERTIFICATE, written), self.file(UPSTREAM_KEY, key));
+        match Certificate::new(Files { chain: chain?.1, key: key_bytes?.1, ocsp: None }) {
+            Ok(certificate) => {
+                for Remark { part, message } in self.facts.now.map(|now| review::due(&certificate, now)).unwrap_or_default() {
+                    let (key, file) = place(part);
+                    self.tls_warning(key, file, &message.replace("clients", "endpoints"));
+                }
+                self.check_mode(UPSTREAM_KEY, key);
+                Some(Arc::new(certificate))
+            }
+            Err(error) => {
+                let (key, file) = place(error.part);
+                self.tls_error(key, file, error);
+                None
+            }
+        }
+    }
+
+    /// Warns of a private key that is none.
+    fn check_mode(&self, key: &str, file: &At<PathBuf>) {
+        if self.facts.open_to_all.contains(&super::beside(self.main, &file.value)) {
+            self.tls_warning(key, file, "may be read by every user of this machine; mode 0600 is enough");
+        }
+    }
+
     /// Warnings about a certificate by itself.
     fn review(&self, written: &schema::Certificate, certificate: &Certificate) {
         let due = self.facts.now.map(|now| review::due(certificate, now)).unwrap_or_default();
@@ -85,9 +172,7 @@ impl Resolver<'_> {
             let (key, file) = place(written, *part);
             self.tls_warning(key, file, message);
         }
-        if self.facts.open_to_all.contains(&super::beside(self.main, &written.key.value)) {
-            self.tls_warning(KEY, &written.key, "may be read by every user of this machine; mode 0600 is enough");
-        }
+        self.check_mode(KEY, &written.key);
     }
 
     /// Warnings about certificates beside each other: for the same name and of the same kind only one is ever chosen.

@@ -1,7 +1,10 @@
-//! `[[listener.certificate]]` and `[listener.tls]`.
+//! `[[listener.certificate]]`, `[listener.tls]` and `[upstream.tls]`.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use rustls::pki_types::ServerName;
 
 use super::{DAY, Protocol, SECOND, file_path, to_usize};
 use crate::config::read::{At, Literal, Table};
@@ -74,6 +77,71 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
     let max_handshakes = to_usize(table.integer("max_handshakes", 256, 1..=HANDSHAKES_MAX).value);
     table.finish();
     Tls { certificates, lacks_certificates, alpn, min_version, client_ca, session_tickets, handshake_timeout, max_handshakes }
+}
+
+/// `[upstream.tls]`
+#[derive(Debug)]
+pub(in crate::config) struct ClientTls {
+    pub(in crate::config) server_name: Option<ServerName<'static>>,
+    pub(in crate::config) ca: Option<At<PathBuf>>,
+    pub(in crate::config) certificate: Option<(At<PathBuf>, At<PathBuf>)>,
+    pub(in crate::config) verify: bool,
+    /// The table.
+    pub(in crate::config) span: Option<Range<usize>>,
+    /// Where `verify` is written.
+    pub(in crate::config) verify_at: Option<Range<usize>>,
+}
+
+impl ClientTls {
+    /// The files that it names.
+    pub(in crate::config) fn files(&self) -> impl Iterator<Item = &At<PathBuf>> {
+        self.ca.iter().chain(self.certificate.iter().flat_map(|(certificate, key)| [certificate, key]))
+    }
+
+    /// Whether it trusts whom the system trusts.
+    pub(in crate::config) const fn needs_system_roots(&self) -> bool {
+        self.verify && self.ca.is_none()
+    }
+}
+
+/// Absent: the upstream's endpoints speak no TLS.
+pub(super) fn client_tls(upstream: &mut Table<'_, '_>) -> Option<ClientTls> {
+    let mut table = upstream.table("tls");
+    if !table.is_present() {
+        return None;
+    }
+    let server_name = table.parsed("server_name", "a host name, or \"\" for the endpoint's address", server_name);
+    let ca = optional_file(&mut table, "ca");
+    let certificate = optional_file(&mut table, "certificate");
+    let key = optional_file(&mut table, "key");
+    let verify = table.boolean("verify", true);
+    if let (false, Some(ca)) = (verify, &ca) {
+        let message = "has no effect beside verify = false".to_owned();
+        table.error("ca", ca.span.clone(), message, "either of both");
+    }
+    let certificate = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (Some(_), None) => {
+            table.missing("key", "the certificate's private key, a PEM file");
+            None
+        }
+        (None, Some(_)) => {
+            table.missing("certificate", "the certificate that the key belongs to, a PEM file");
+            None
+        }
+        (None, None) => None,
+    };
+    let (span, verify_at) = (table.span(), table.value_span("verify"));
+    table.finish();
+    Some(ClientTls { server_name: server_name.and_then(|name| name.value), ca, certificate, verify, span, verify_at })
+}
+
+fn server_name(text: &str) -> Result<Option<ServerName<'static>>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let name = ServerName::try_from(text.to_owned());
+    name.map(Some).map_err(|_| format!("{} is not a host name", units::quote(text)))
 }
 
 fn certificate(mut table: Table<'_, '_>) -> Option<Certificate> {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::tls::client::Trust;
 use crate::tls::server::MinVersion;
 use crate::tls::testing::{Authority, Pair, Response, params};
 
@@ -219,4 +220,80 @@ fn a_staple_is_for_its_certificate() {
     }
     std::fs::remove_file(folder.folder.path().join("0.ocsp")).expect("removed");
     assert!(folder.errors()[0].contains("`listener.certificate.ocsp`: \"0.ocsp\" cannot be read: no such file"));
+}
+
+/// A folder whose one upstream has these lines in `[upstream.tls]`.
+fn with_upstream_tls(lines: &str) -> Folder {
+    let folder = Folder::new(&[&Authority::new("CA").leaf(&["a.example"])], "");
+    let text = folder.text.replace("[[route]]", &format!("[upstream.tls]\n{lines}[[route]]"));
+    folder.write("proxy.toml", &text);
+    Folder { text, ..folder }
+}
+
+fn upstream_tls(folder: &Folder) -> std::sync::Arc<crate::tls::client::ClientTls> {
+    let loaded = folder.load().map_err(|errors| errors.to_string()).expect("sound");
+    assert_eq!(resolve(&loaded.files), Ok(loaded.config.clone()));
+    loaded.config.upstreams[0].tls.clone().expect("its TLS")
+}
+
+#[test]
+fn tls_to_endpoints_is_read() {
+    let authority = Authority::new("CA");
+    let leaf = authority.leaf(&["client.example"]);
+    let folder = with_upstream_tls("server_name = \"app.example\"\nca = \"ca.pem\"\ncertificate = \"c.pem\"\nkey = \"c.key\"\n");
+    folder.write("ca.pem", authority.pem());
+    folder.write("c.pem", &leaf.chain);
+    folder.write("c.key", &leaf.key);
+    folder.allow("c.key", 0o600);
+    let tls = upstream_tls(&folder);
+    let settings = tls.settings();
+    assert_eq!(settings.server_name, Some("app.example".try_into().expect("a name")));
+    assert_eq!(settings.trust, Trust::Ca(authority.pem().as_bytes().into()));
+    assert_eq!(settings.certificate.as_deref(), Some(&*leaf.compiled()));
+    assert_eq!(settings.alpn, ["http/1.1".into()]);
+    assert_eq!(folder.warnings(TODAY), Vec::<String>::new());
+    let warnings = folder.warnings((2041, 1, 1));
+    let shown = "`upstream.tls.certificate`: \"c.pem\" has expired on 2040-01-01, 366 days ago: endpoints refuse it";
+    assert!(warnings.iter().any(|warning| warning.contains(shown)), "{warnings:?}");
+
+    for (file, bytes, key, words) in [
+        ("ca.pem", &*leaf.key, "ca", "\"ca.pem\" holds a private key and no certificate"),
+        ("c.pem", "", "certificate", "\"c.pem\" is empty"),
+        ("c.key", &*authority.leaf(&["x"]).key, "key", "\"c.key\" does not belong to the certificate"),
+    ] {
+        let before = std::fs::read(folder.folder.path().join(file)).expect("read");
+        folder.write(file, bytes);
+        let errors = folder.errors();
+        let start = format!("proxy.toml:{}:{}: error: `upstream.tls.{key}`: {words}", folder.line(key), key.len() + 4);
+        assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?} is not {start}");
+        folder.write(file, before);
+    }
+}
+
+#[test]
+fn without_a_ca_the_systems_roots_are_passed_on() {
+    let folder = with_upstream_tls("");
+    // A machine without ca-certificates says so; one with them passes their bytes to the data plane.
+    match system_roots() {
+        Ok(bytes) => assert_eq!(upstream_tls(&folder).settings().trust, Trust::System(bytes.into())),
+        Err(reason) => assert!(folder.errors()[0].contains(&reason)),
+    }
+}
+
+#[test]
+fn verification_off_is_warned_of() {
+    let folder = with_upstream_tls("verify = false\n");
+    assert_eq!(upstream_tls(&folder).settings().trust, Trust::Anyone);
+    let warnings = folder.warnings(TODAY);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with(&format!("proxy.toml:{}:10: warning: `upstream.tls.verify`: ", folder.line("verify"))));
+    assert!(warnings[0].contains("whoever is on the way can read and change everything"));
+}
+
+#[test]
+fn a_tunnel_offers_no_application_protocol() {
+    let folder = with_upstream_tls("verify = false\n");
+    let tcp = "[[listener]]\nname = \"t\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n";
+    folder.write("proxy.toml", format!("{}{tcp}", folder.text));
+    assert_eq!(upstream_tls(&folder).settings().alpn, []);
 }

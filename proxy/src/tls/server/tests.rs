@@ -3,40 +3,16 @@
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, NamedGroup, ProtocolVersion, ServerConnection,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, NamedGroup, ProtocolVersion};
 
 use super::*;
-use crate::tls::testing::Authority;
+use crate::tls::testing::{Authority, handshake};
 
 /// What a client needs to trust an authority.
 fn client(authority: &Authority) -> ClientConfig {
     let roots = roots(Part::ClientCa, authority.pem().as_bytes()).expect("a CA");
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().expect("versions");
     builder.with_root_certificates(roots).with_no_client_auth()
-}
-
-/// Runs a handshake to its end in memory.
-fn handshake(
-    client: ClientConfig,
-    server: &ServerTls,
-    name: &str,
-) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
-    let name = ServerName::try_from(name.to_owned()).expect("a name");
-    let mut client = ClientConnection::new(Arc::new(client), name)?;
-    let mut server = ServerConnection::new(Arc::clone(&server.config))?;
-    while client.is_handshaking() || server.is_handshaking() {
-        let mut wire = Vec::new();
-        client.write_tls(&mut wire).expect("to memory");
-        server.read_tls(&mut wire.as_slice()).expect("from memory");
-        server.process_new_packets()?;
-        wire.clear();
-        server.write_tls(&mut wire).expect("to memory");
-        client.read_tls(&mut wire.as_slice()).expect("from memory");
-        client.process_new_packets()?;
-    }
-    Ok((client, server))
 }
 
 fn settings(certificates: Vec<Arc<Certificate>>) -> Settings {
@@ -57,7 +33,7 @@ fn a_handshake_has_what_was_asked_for() {
     let server = ServerTls::new(settings(vec![authority.leaf(&["a.example"]).compiled()])).expect("sound");
     let mut config = client(&authority);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let (client, connection) = handshake(config, &server, "a.example").expect("a handshake");
+    let (client, connection) = handshake(config, &server.config, "a.example").expect("a handshake");
     assert_eq!(client.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     assert_eq!(connection.negotiated_key_exchange_group().expect("one").name(), NamedGroup::X25519MLKEM768);
     assert_eq!(client.alpn_protocol(), Some(&b"http/1.1"[..]));
@@ -75,8 +51,8 @@ fn an_unknown_application_protocol_is_refused() {
     let server = ServerTls::new(settings(vec![authority.leaf(&["a.example"]).compiled()])).expect("sound");
     let mut config = client(&authority);
     config.alpn_protocols = vec![b"h2".to_vec()];
-    assert_eq!(handshake(config, &server, "a.example").err(), Some(rustls::Error::NoApplicationProtocol));
-    assert!(handshake(client(&authority), &server, "a.example").is_ok(), "without ALPN");
+    assert_eq!(handshake(config, &server.config, "a.example").err(), Some(rustls::Error::NoApplicationProtocol));
+    assert!(handshake(client(&authority), &server.config, "a.example").is_ok(), "without ALPN");
 }
 
 #[test]
@@ -89,10 +65,10 @@ fn min_version_leaves_tls_1_2_out() {
         builder.with_root_certificates(roots).with_no_client_auth()
     };
     let server = ServerTls::new(settings(vec![certificate.clone()])).expect("sound");
-    let (client, _) = handshake(old(), &server, "a.example").expect("1.2");
+    let (client, _) = handshake(old(), &server.config, "a.example").expect("1.2");
     assert_eq!(client.protocol_version(), Some(ProtocolVersion::TLSv1_2));
     let server = ServerTls::new(Settings { min_version: MinVersion::Tls13, ..settings(vec![certificate]) }).expect("sound");
-    assert!(handshake(old(), &server, "a.example").is_err());
+    assert!(handshake(old(), &server.config, "a.example").is_err());
 }
 
 #[test]
@@ -101,9 +77,9 @@ fn the_name_that_a_client_sends_chooses_its_certificate() {
     let certificates = vec![authority.leaf(&["a.example"]).compiled(), authority.leaf(&["*.b.example"]).compiled()];
     let server = ServerTls::new(settings(certificates)).expect("sound");
     for name in ["a.example", "x.b.example"] {
-        handshake(client(&authority), &server, name).expect(name);
+        handshake(client(&authority), &server.config, name).expect(name);
     }
-    assert!(handshake(client(&authority), &server, "c.example").is_err(), "the default's name is not the client's");
+    assert!(handshake(client(&authority), &server.config, "c.example").is_err(), "the default's name is not the client's");
 }
 
 /// A client that takes whatever it is shown.
@@ -153,9 +129,9 @@ fn a_client_of_rsa_alone_gets_the_rsa_certificate() {
     let server = ServerTls::new(settings(vec![authority.leaf(&["a.example"]).compiled(), rsa.clone()])).expect("sound");
     let mut config = client(&authority);
     config.dangerous().set_certificate_verifier(Arc::new(Credulous));
-    let (connection, _) = handshake(config, &server, "a.example").expect("a handshake");
+    let (connection, _) = handshake(config, &server.config, "a.example").expect("a handshake");
     assert_eq!(connection.peer_certificates().expect("some")[0], rsa.certified(|| None).cert[0]);
-    let (connection, _) = handshake(client(&authority), &server, "a.example").expect("a handshake");
+    let (connection, _) = handshake(client(&authority), &server.config, "a.example").expect("a handshake");
     assert_ne!(connection.peer_certificates().expect("some")[0], rsa.certified(|| None).cert[0]);
 }
 
@@ -167,13 +143,13 @@ fn client_ca_requires_a_certificate_of_its_own() {
         ..settings(vec![authority.leaf(&["a.example"]).compiled()])
     };
     let server = ServerTls::new(settings).expect("sound");
-    assert!(handshake(client(&authority), &server, "a.example").is_err(), "without a certificate");
+    assert!(handshake(client(&authority), &server.config, "a.example").is_err(), "without a certificate");
     for (issuer, accepted) in [(&clients, true), (&authority, false)] {
         let certificate = issuer.leaf(&["client.example"]).compiled();
         let mut config = client(&authority);
         config.client_auth_cert_resolver =
             Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(certificate.certified(|| None))));
-        let done = handshake(config, &server, "a.example");
+        let done = handshake(config, &server.config, "a.example");
         assert_eq!(done.is_ok(), accepted, "{:?}", done.err());
         if let Ok((_, connection)) = done {
             assert_eq!(connection.peer_certificates().expect("some")[0], certificate.certified(|| None).cert[0]);
