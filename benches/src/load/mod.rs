@@ -5,6 +5,7 @@ pub mod histogram;
 pub mod hold;
 mod poll;
 mod response;
+pub mod tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

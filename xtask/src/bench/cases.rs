@@ -1,7 +1,7 @@
 //! What is measured: each case by name, its load, and who takes part.
 
 use super::load::Wrk;
-use super::measure::{CPU_MS_PER_GIB, CPU_US, IDLE_BYTES, P999};
+use super::measure::{CPU_MS_PER_GIB, CPU_US, IDLE_BYTES, P99, P999};
 use super::peers::Kind;
 
 /// Routes of the case with many.
@@ -10,6 +10,8 @@ const ROUTES: usize = 32;
 pub(super) const BESIDE: usize = 15_000;
 /// Idle connections whose memory is measured: what a limit of 20,000 descriptors leaves with room to spare.
 pub(super) const IDLE: usize = 18_500;
+/// The same over TLS: their clients' memory is on this machine too.
+pub(super) const IDLE_TLS: usize = 5_000;
 /// Arrivals a second of the latency cases: the last is below 60 % of what the slowest proxy carries here.
 pub(super) const RATES: [u64; 3] = [2_000, 5_000, 10_000];
 /// Files that the origin serves, and what is uploaded.
@@ -21,6 +23,8 @@ pub(super) struct Case {
     pub(super) name: String,
     pub(super) title: String,
     pub(super) what: What,
+    /// Clients speak TLS 1.3 with X25519 and AES-128-GCM, to a certificate on P-256.
+    pub(super) tls: bool,
     pub(super) entrants: Vec<Entrant>,
 }
 
@@ -41,6 +45,10 @@ pub(super) enum What {
     Beside { connections: usize },
     /// Memory of idle connections.
     Idle,
+    /// A connection with a handshake for each request.
+    Handshake { resumed: bool, connections: usize },
+    /// Latencies over established connections, beside a storm of handshakes or in peace.
+    Probe { storm: bool, connections: usize },
 }
 
 /// Who takes part, and in what state.
@@ -82,9 +90,10 @@ impl Case {
             What::Down { body, connections } => (connections, format!("/bodies/{}", BODIES[body].0), false, 0),
             What::Fresh { connections } => (connections, "/".to_owned(), true, 0),
             What::Beside { connections } => (connections, "/".to_owned(), false, 0),
-            What::Up { .. } | What::Rate { .. } | What::Idle => return None,
+            What::Handshake { resumed, connections } => return Some(Wrk::handshakes(connections, resumed)),
+            What::Up { .. } | What::Rate { .. } | What::Idle | What::Probe { .. } => return None,
         };
-        Some(Wrk { connections, path, close, routes })
+        Some(Wrk { connections, path, close, routes, tls: self.tls, handshakes: None })
     }
 
     /// Client connections that a proxy must be ready for.
@@ -94,6 +103,8 @@ impl Case {
             | What::Down { connections, .. }
             | What::Up { connections, .. }
             | What::Fresh { connections }
+            | What::Handshake { connections, .. }
+            | What::Probe { connections, .. }
             | What::Rate { connections, .. } => connections,
             What::Beside { connections } => connections + BESIDE,
             What::Idle => IDLE,
@@ -103,7 +114,8 @@ impl Case {
     /// The figure that the case is about.
     pub(super) const fn figure(&self) -> &'static str {
         match self.what {
-            What::Small { .. } | What::Fresh { .. } | What::Beside { .. } => CPU_US,
+            What::Small { .. } | What::Fresh { .. } | What::Handshake { .. } | What::Beside { .. } => CPU_US,
+            What::Probe { .. } => P99,
             What::Down { .. } | What::Up { .. } => CPU_MS_PER_GIB,
             What::Rate { .. } => P999,
             What::Idle => IDLE_BYTES,
@@ -128,6 +140,7 @@ pub(super) fn all() -> Vec<Case> {
             name: format!("small-{connections}"),
             title: format!("small response, {} connections", thousands(connections as u64)),
             what: What::Small { connections, routes: 0 },
+            tls: false,
             entrants: small_entrants(connections),
         });
     }
@@ -135,6 +148,7 @@ pub(super) fn all() -> Vec<Case> {
         name: "routes-32".into(),
         title: format!("small response, {ROUTES} routes in turn, 64 connections"),
         what: What::Small { connections: 64, routes: ROUTES },
+        tls: false,
         entrants: of(&[Kind::Sluice, Kind::Nginx, Kind::Haproxy]),
     });
     for (body, (name, shown, connections)) in
@@ -149,12 +163,14 @@ pub(super) fn all() -> Vec<Case> {
             name: format!("down-{name}"),
             title: format!("{shown} down, {connections} connections"),
             what: What::Down { body, connections },
+            tls: false,
             entrants: down,
         });
         cases.push(Case {
             name: format!("up-{name}"),
             title: format!("{shown} up, {connections} connections"),
             what: What::Up { body, connections },
+            tls: false,
             entrants: up,
         });
     }
@@ -164,6 +180,7 @@ pub(super) fn all() -> Vec<Case> {
             name: format!("rate-{rate}"),
             title: format!("{} arrivals/s over 64 connections", thousands(rate)),
             what: What::Rate { rate, connections: 64 },
+            tls: false,
             entrants: of(&[Kind::Sluice, Kind::Nginx, Kind::Haproxy]),
         });
     }
@@ -172,9 +189,30 @@ pub(super) fn all() -> Vec<Case> {
         name: "idle".into(),
         title: "memory of idle keep-alive connections".into(),
         what: What::Idle,
+        tls: false,
         entrants: of(&[Kind::Sluice, Kind::Nginx, Kind::Haproxy, Kind::Envoy, Kind::Pingora]),
     });
     cases
+}
+
+/// Those over TLS, and a plain connection for each request, of which handshakes are what is beyond.
+pub(super) fn tls() -> Vec<Case> {
+    let of_servers = || of(&[Kind::Sluice, Kind::Nginx, Kind::Haproxy]);
+    let case =
+        |name: &str, title: &str, what| Case { name: name.into(), title: title.into(), what, tls: true, entrants: of_servers() };
+    let handshake = |resumed| What::Handshake { resumed, connections: 16 };
+    let probe = |storm| What::Probe { storm, connections: 64 };
+    vec![
+        fresh(),
+        case("tls-full", "a full handshake for each request, 16 at a time", handshake(false)),
+        case("tls-resumed", "a resumed handshake for each request, 16 at a time", handshake(true)),
+        case("tls-small-64", "small response over TLS, 64 connections", What::Small { connections: 64, routes: 0 }),
+        case("tls-small-256", "small response over TLS, 256 connections", What::Small { connections: 256, routes: 0 }),
+        case("tls-down-1m", "1 MiB down over TLS, 16 connections", What::Down { body: 1, connections: 16 }),
+        case("tls-idle", "memory of idle connections over TLS", What::Idle),
+        case("tls-quiet", "1,000 requests/s over 64 established connections", probe(false)),
+        case("tls-storm", "the same beside a storm of handshakes", probe(true)),
+    ]
 }
 
 fn of(kinds: &[Kind]) -> Vec<Entrant> {
@@ -199,6 +237,7 @@ fn fresh() -> Case {
         name: "fresh".into(),
         title: "a connection for each request, 64 at a time".into(),
         what: What::Fresh { connections: 64 },
+        tls: false,
         entrants,
     }
 }
@@ -213,6 +252,7 @@ fn beside() -> Case {
         name: "beside-idle".into(),
         title: format!("small response, 64 connections, beside {} idle ones", thousands(BESIDE as u64)),
         what: What::Beside { connections: 64 },
+        tls: false,
         entrants,
     }
 }
@@ -238,7 +278,7 @@ pub(super) const fn turn(round: usize, turn: usize, count: usize) -> usize {
 
 /// Those asked for by name, in the report's order.
 pub(super) fn chosen(names: &[String]) -> Result<Vec<Case>, String> {
-    let all = all();
+    let all: Vec<Case> = all().into_iter().chain(tls().into_iter().filter(|case| case.tls)).collect();
     for name in names {
         if !all.iter().any(|case| case.name == *name) {
             let known: Vec<&str> = all.iter().map(|case| case.name.as_str()).collect();

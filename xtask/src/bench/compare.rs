@@ -38,7 +38,7 @@ fn measure_case(
     (rounds, seconds): (usize, f64),
     name: &str,
 ) -> Result<Vec<Vec<Figures>>, String> {
-    let setup = Setup { routes: wrk.routes, ..Setup::plain(origin.address) };
+    let setup = Setup { routes: wrk.routes, tls: wrk.tls, ..Setup::plain(origin.address) };
     let mut found = vec![Vec::new(); programs.len()];
     let mut proxies = Vec::new();
     for round in 0..rounds {

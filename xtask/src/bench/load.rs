@@ -26,6 +26,10 @@ pub(super) struct Wrk {
     pub(super) close: bool,
     /// Ask for this many prefixes in turn.
     pub(super) routes: usize,
+    /// With one version, suite and group alone.
+    pub(super) tls: bool,
+    /// Not wrk but `tlsload`, whose every request begins with a handshake: whether it goes on with an earlier session.
+    pub(super) handshakes: Option<bool>,
 }
 
 /// What benches/peers/wrk.lua prints at the end.
@@ -37,6 +41,8 @@ struct WrkReport {
     write: u64,
     status: u64,
     timeout: u64,
+    /// What `tlsload` says beside the rest.
+    resumed: Option<u64>,
 }
 
 impl WrkReport {
@@ -56,8 +62,21 @@ impl WrkReport {
 /// wrk ends when it is told to; this is how long it would go on should we forget.
 const WRK_SECONDS: u64 = 120;
 
+/// What OpenSSL is held to.
+const OPENSSL_CONF: &str = "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = only\n[only]\nMinProtocol = TLSv1.3\n\
+    Ciphersuites = TLS_AES_128_GCM_SHA256\nGroups = X25519\n";
+
 impl Wrk {
+    /// A handshake for each request.
+    pub(super) fn handshakes(connections: usize, resumed: bool) -> Self {
+        Self { connections, path: "/".into(), close: true, routes: 0, tls: true, handshakes: Some(resumed) }
+    }
+
     pub(super) fn start(&self, stage: &Stage, target: SocketAddr) -> Result<Process, String> {
+        if let Some(resumed) = self.handshakes {
+            let command = tlsload(target, "fresh", &["--connections", &self.connections.to_string()], resumed)?;
+            return Ok(stage.start("tlsload", LOAD_CPU, &command, Pipes::Out)?.ended_by(Signal::SIGINT));
+        }
         let mut command = Command::new("wrk");
         command
             .args(["-t1", &format!("-c{}", self.connections), &format!("-d{WRK_SECONDS}s"), "--timeout", "20s", "-s"])
@@ -66,16 +85,63 @@ impl Wrk {
         if self.close {
             command.args(["-H", "Connection: close"]);
         }
-        command.arg(format!("http://{target}{}", self.path));
+        if self.tls {
+            let file = stage.folder().join("openssl.cnf");
+            std::fs::write(&file, OPENSSL_CONF).map_err(|error| format!("{}: {error}", file.display()))?;
+            command.env("OPENSSL_CONF", file);
+        }
+        command.arg(format!("{}://{target}{}", if self.tls { "https" } else { "http" }, self.path));
         Ok(stage.start("wrk", LOAD_CPU, &command, Pipes::Out)?.ended_by(Signal::SIGINT))
     }
 
     /// Tells it to end and to report; how many requests were answered.
-    pub(super) fn finish(stage: &Stage, process: Process) -> Result<u64, String> {
+    pub(super) fn finish(&self, stage: &Stage, process: Process) -> Result<u64, String> {
         process.ask_to_end();
         let output = stage.finish(process, GRACE)?;
-        WrkReport::parse(&String::from_utf8_lossy(&output.stdout)).map(|report| report.requests)
+        let report = WrkReport::parse(&String::from_utf8_lossy(&output.stdout))?;
+        match (self.handshakes, report.resumed) {
+            // The first of each connection's slot is a full one.
+            (Some(true), Some(resumed)) if resumed + (self.connections as u64) < report.requests => {
+                Err(format!("of {} handshakes {resumed} were resumed", report.requests))
+            }
+            (Some(false), Some(resumed)) if resumed > 0 => Err(format!("{resumed} handshakes were resumed")),
+            _ => Ok(report.requests),
+        }
     }
+}
+
+fn tlsload(target: SocketAddr, mode: &str, more: &[&str], resume: bool) -> Result<Command, String> {
+    let mut command = Command::new(tool("tlsload")?);
+    command.args(["--target", &target.to_string(), mode]).args(more).args(resume.then_some("--resume"));
+    Ok(command)
+}
+
+/// Latencies over established TLS connections, in peace or beside a storm of full handshakes with what the probe leaves of the load's core.
+pub(super) fn probe(
+    stage: &Stage,
+    target: SocketAddr,
+    connections: usize,
+    storm: bool,
+    seconds: u64,
+) -> Result<Arrivals, String> {
+    let storming = if storm {
+        let load = tlsload(target, "fresh", &["--connections", "32"], false)?;
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(load.get_program()).args(load.get_args());
+        Some(stage.start("storm", LOAD_CPU, &command, Pipes::Out)?.ended_by(Signal::SIGINT))
+    } else {
+        None
+    };
+    let (connections, seconds_said) = (connections.to_string(), seconds.to_string());
+    let command = tlsload(target, "probe", &["--connections", &connections, "--seconds", &seconds_said], false)?;
+    let output = stage.run("probe", Duration::from_secs(seconds) + GRACE, &command)?;
+    if let Some(process) = storming {
+        process.ask_to_end();
+        let output = stage.finish(process, GRACE)?;
+        WrkReport::parse(&String::from_utf8_lossy(&output.stdout)).map_err(|error| format!("storm: {error}"))?;
+    }
+    parse_arrivals(&String::from_utf8_lossy(&output.stdout))
+        .map_err(|error| format!("{error}\n{}", String::from_utf8_lossy(&output.stderr).trim_end()))
 }
 
 /// What h2load is to do: upload a file again and again.
@@ -176,10 +242,15 @@ struct Holder {
 
 impl Holder {
     /// Each has a source address of its own: the ports of one would run out beyond 28,000 connections.
-    fn start(stage: &Stage, target: SocketAddr, count: usize, number: usize) -> Result<Self, String> {
-        let mut command = Command::new(tool("hold")?);
-        command.args(["--target", &target.to_string(), "--count", &count.to_string()]);
-        command.args(["--sources", &format!("127.1.0.{number}"), "--requests", "1"]);
+    fn start(stage: &Stage, target: SocketAddr, (count, tls): (usize, bool), number: usize) -> Result<Self, String> {
+        let command = if tls {
+            tlsload(target, "idle", &["--count", &count.to_string()], false)?
+        } else {
+            let mut command = Command::new(tool("hold")?);
+            command.args(["--target", &target.to_string(), "--count", &count.to_string()]);
+            command.args(["--sources", &format!("127.1.0.{number}"), "--requests", "1"]);
+            command
+        };
         let mut process = stage.start("hold", LOAD_CPU, &command, Pipes::InOut)?;
         let stdout = process.child.stdout.take().ok_or("hold has no output")?;
         let (sender, lines) = mpsc::sync_channel(4);
@@ -210,12 +281,12 @@ const PER_HOLDER: usize = 2_500;
 impl Held {
     /// Opens them, each with one request first; returns with how many are really open, which may be fewer: where the proxy refuses one, its
     /// holder gives up and all of that holder are missing.
-    pub(super) fn open(stage: &Stage, target: SocketAddr, count: usize) -> Result<(Self, usize), String> {
+    pub(super) fn open(stage: &Stage, target: SocketAddr, count: usize, tls: bool) -> Result<(Self, usize), String> {
         let mut held = Self { holders: Vec::new() };
         let mut open = 0;
         while open < count {
             let part = (count - open).min(PER_HOLDER);
-            held.holders.push(Holder::start(stage, target, part, held.holders.len() + 1)?);
+            held.holders.push(Holder::start(stage, target, (part, tls), held.holders.len() + 1)?);
             match held.next_line(stage, Duration::from_secs(60)) {
                 Ok(line) => {
                     let ready: Ready = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;

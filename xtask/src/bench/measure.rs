@@ -97,7 +97,7 @@ pub(super) fn requests(stage: &Stage, origin: &mut Origin, proxy: &Proxy, wrk: &
     stage.sleep(Duration::from_secs_f64(seconds))?;
     let last = Reading::take(&pids, || origin.requests())?;
     let ring_after = ring_counters(proxy)?;
-    let served = Wrk::finish(stage, process)?;
+    let served = wrk.finish(stage, process)?;
     let count = (last.count - first.count).saturating_sub(1) as f64; // less the question itself
     if count < 1.0 {
         return Err("no request was served".into());
@@ -161,7 +161,7 @@ pub(super) fn downloads(
     let pids = cpu::tree(proxy.process.pid());
     let process = wrk.start(stage, proxy.address)?;
     let carried = window(stage, &pids, settling(wrk.connections), seconds, || cpu::bytes_read(process.pid()))?;
-    Wrk::finish(stage, process)?;
+    wrk.finish(stage, process)?;
     bytes_figures(&carried)
 }
 
@@ -217,13 +217,24 @@ pub(super) fn latency(stage: &Stage, proxy: &Proxy, rate: u64, connections: usiz
     Ok(figures)
 }
 
+/// Latencies over established TLS connections.
+pub(super) fn probe(stage: &Stage, proxy: &Proxy, connections: usize, storm: bool, seconds: f64) -> Result<Figures, String> {
+    let pids = cpu::tree(proxy.process.pid());
+    let first = Reading::take(&pids, || Ok(0))?;
+    let report = load::probe(stage, proxy.address, connections, storm, seconds.ceil() as u64)?;
+    let last = Reading::take(&pids, || Ok(report.completed))?;
+    let (_, _, mut figures) = last.since(&first);
+    figures.extend([(P50, report.p50_us), (P99, report.p99_us), (P999, report.p999_us), (MAX, report.max_us)]);
+    Ok(figures)
+}
+
 /// Memory for each of `count` idle connections that have had one request. Where the proxy takes fewer, the number it takes; the
 /// refusing has left its traces then, and another try with a fresh process is due.
 pub(super) fn idle_memory(stage: &Stage, proxy: &Proxy, count: usize) -> Result<Result<Figures, usize>, String> {
     let pids = cpu::tree(proxy.process.pid());
     stage.sleep(Duration::from_millis(300))?;
     let before = cpu::pss(&pids)?;
-    let (held, open) = load::Held::open(stage, proxy.address, count)?;
+    let (held, open) = load::Held::open(stage, proxy.address, count, proxy.tls)?;
     if open < count {
         return Ok(Err(open));
     }

@@ -40,9 +40,19 @@ const SECONDS: f64 = 2.0;
 const QUICK: &[&str] = &["small-64", "small-256", "down-1m", "fresh", "rate-5000"];
 const QUICK_PEERS: &[Kind] = &[Kind::Nginx, Kind::Haproxy, Kind::Relay];
 
-/// What to measure; nothing said: everything, which takes about half an hour and renews benches/report.
+/// A part of what can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Subject {
+    /// Handshakes, requests and bodies over TLS.
+    Tls,
+}
+
+/// What to measure; nothing said: everything but TLS, which takes about half an hour and renews benches/report.
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// `tls`: what concerns TLS, which takes ten minutes and renews benches/report/tls.
+    #[arg(conflicts_with_all = ["quick", "cases", "compare", "xdp", "micro"])]
+    subject: Option<Subject>,
     /// A few cases in a few short rounds: two minutes.
     #[arg(long, conflicts_with_all = ["cases", "compare"])]
     quick: bool,
@@ -86,11 +96,14 @@ struct Plan {
 impl Options {
     fn plan(&self) -> Result<Plan, String> {
         let only_tools = (self.xdp || self.micro) && self.cases.is_empty() && !self.quick;
-        let is_whole = !self.quick && !only_tools && self.cases.is_empty() && self.peers.is_none();
+        let is_tls = self.subject == Some(Subject::Tls);
+        let is_whole = !self.quick && !only_tools && self.cases.is_empty() && self.peers.is_none() && !is_tls;
         let cases = if only_tools {
             Vec::new()
         } else if self.quick {
             cases::chosen(&owned(QUICK))?
+        } else if is_tls {
+            cases::tls()
         } else if self.cases.is_empty() {
             cases::all()
         } else {
@@ -103,8 +116,14 @@ impl Options {
         };
         let rounds = self.rounds.unwrap_or(if self.quick { 3 } else { ROUNDS }).max(1);
         let seconds = self.seconds.unwrap_or(if self.quick { 1.0 } else { SECONDS }).clamp(0.1, 60.0);
-        let is_report = is_whole && rounds >= ROUNDS && seconds >= SECONDS;
-        let default = if is_report { machine::root().join("benches/report") } else { machine::target_dir().join("bench-report") };
+        let is_report = rounds >= ROUNDS && seconds >= SECONDS;
+        let default = if is_report && is_whole {
+            machine::root().join("benches/report")
+        } else if is_report && is_tls && self.peers.is_none() {
+            machine::root().join("benches/report/tls")
+        } else {
+            machine::target_dir().join("bench-report")
+        };
         let report = self.report.clone().unwrap_or(default);
         Ok(Plan { cases, peers, rounds, seconds, xdp: self.xdp || is_whole, micro: self.micro || is_whole, report })
     }
@@ -116,6 +135,9 @@ impl Options {
             words.push(' ');
             words.push_str(&word);
         };
+        if self.subject.is_some() {
+            add("tls".into());
+        }
         for (is_set, flag) in [(self.quick, "--quick"), (self.xdp, "--xdp"), (self.micro, "--micro")] {
             if is_set {
                 add(flag.into());

@@ -61,11 +61,13 @@ pub(super) struct Setup {
     pub(super) guard: bool,
     /// Clients at a time, for who wants to know.
     pub(super) connections: usize,
+    /// Clients speak TLS.
+    pub(super) tls: bool,
 }
 
 impl Setup {
     pub(super) const fn plain(upstream: SocketAddr) -> Self {
-        Self { upstream, routes: 0, guard: false, connections: 64 }
+        Self { upstream, routes: 0, guard: false, connections: 64, tls: false }
     }
 
     /// Name and path prefix of each route.
@@ -82,6 +84,8 @@ pub(super) struct Proxy {
     pub(super) kind: Kind,
     pub(super) address: SocketAddr,
     pub(super) admin: SocketAddr,
+    /// Clients speak TLS.
+    pub(super) tls: bool,
     pub(super) process: Process,
 }
 
@@ -97,8 +101,8 @@ impl Proxy {
             process = process.ended_by(Signal::SIGINT);
         }
         let path = setup.routes()[0].1.clone();
-        wait_for(stage, &mut process, address, &path).map_err(|error| format!("{}: {error}", program.name))?;
-        Ok(Self { kind: program.kind, address, admin, process })
+        wait_for(stage, &mut process, (address, setup.tls), &path).map_err(|error| format!("{}: {error}", program.name))?;
+        Ok(Self { kind: program.kind, address, admin, tls: setup.tls, process })
     }
 
     /// Ends it and returns what it printed, to standard output or error.
@@ -131,6 +135,9 @@ fn command(
         ("CPU", PROXY_CPU.to_string()),
         ("CPU_MASK", cpu_mask(PROXY_CPU)),
     ];
+    if setup.tls {
+        make_certificate(&folder)?;
+    }
     let configure = |template: &str| configure(&folder, template, &values, setup);
     match program.kind {
         Kind::Sluice => command.args(["run", "--config"]).arg(configure("sluice.toml")?),
@@ -176,14 +183,35 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 fn configure(folder: &Path, template: &str, values: &[(&str, String)], setup: &Setup) -> Result<PathBuf, String> {
     let source = machine::root().join("benches/peers").join(template);
     let text = fs::read_to_string(&source).map_err(|error| format!("{}: {error}", source.display()))?;
-    let text = fill(&text, values, &setup.routes(), setup.guard).map_err(|error| format!("{}: {error}", source.display()))?;
+    let text = fill(&text, values, &setup.routes(), (setup.guard, setup.tls))
+        .map_err(|error| format!("{}: {error}", source.display()))?;
     let file = folder.join(template);
     write(&file, &text)?;
     Ok(file)
 }
 
-/// Puts values for their @NAME@, repeats what lies between EACH ROUTE and END ROUTE, and drops GUARD to END GUARD unless it is on.
-fn fill(template: &str, values: &[(&str, String)], routes: &[(String, String)], guard: bool) -> Result<String, String> {
+/// On P-256, with its key in the same file, as haproxy wants it.
+fn make_certificate(folder: &Path) -> Result<(), String> {
+    let file = folder.join("tls.pem");
+    let output = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"])
+        .args(["-subj", "/CN=bench.test", "-addext", "subjectAltName=DNS:bench.test", "-keyout", "-", "-out", "-"])
+        .output()
+        .map_err(|error| format!("openssl: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("openssl: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    fs::write(&file, output.stdout).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Puts values for their @NAME@, repeats what lies between EACH ROUTE and END ROUTE, and drops GUARD to END GUARD unless it is on, and TLS to
+/// END TLS or PLAIN to END PLAIN.
+fn fill(
+    template: &str,
+    values: &[(&str, String)],
+    routes: &[(String, String)],
+    (guard, tls): (bool, bool),
+) -> Result<String, String> {
     let mut text = String::new();
     let mut block: Option<String> = None;
     let mut dropping = false;
@@ -197,7 +225,9 @@ fn fill(template: &str, values: &[(&str, String)], routes: &[(String, String)], 
                 }
             }
             "# GUARD" => dropping = !guard,
-            "# END GUARD" => dropping = false,
+            "# TLS" => dropping = !tls,
+            "# PLAIN" => dropping = tls,
+            "# END GUARD" | "# END TLS" | "# END PLAIN" => dropping = false,
             comment if comment.starts_with('#') => {}
             _ if dropping => {}
             _ => {
@@ -225,18 +255,25 @@ fn has_placeholder(line: &str) -> bool {
             .any(|name| !name.is_empty() && name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_'))
 }
 
-fn wait_for(stage: &Stage, process: &mut Process, address: SocketAddr, path: &str) -> Result<(), String> {
+fn wait_for(stage: &Stage, process: &mut Process, (address, tls): (SocketAddr, bool), path: &str) -> Result<(), String> {
     let give_up = Instant::now() + READY_WITHIN;
     loop {
         process.check()?;
-        match http::get(address, path) {
-            Ok(_) => return Ok(()),
+        match if tls { get_over_tls(address, path) } else { http::get(address, path).map(drop) } {
+            Ok(()) => return Ok(()),
             Err(error) if Instant::now() > give_up => {
                 return Err(format!("no answer within {} s: {error}\n{}", READY_WITHIN.as_secs(), process.last_words()));
             }
             Err(_) => stage.sleep(Duration::from_millis(50))?,
         }
     }
+}
+
+fn get_over_tls(address: SocketAddr, path: &str) -> Result<(), String> {
+    let mut command = Command::new("curl");
+    command.args(["-sSfk", "--max-time", "5", "-o", "/dev/null"]).arg(format!("https://{address}{path}"));
+    let output = command.output().map_err(|error| format!("curl: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }
 
 /// The server behind all proxies.
@@ -271,7 +308,7 @@ impl Origin {
         let mut command = Command::new(nginx());
         command.arg("-p").arg(&folder).arg("-c").arg(conf).arg("-e").arg(folder.join("error.log"));
         let mut process = stage.start("origin", LOAD_CPU, &command, Pipes::None)?;
-        wait_for(stage, &mut process, address, "/").map_err(|error| format!("origin: {error}"))?;
+        wait_for(stage, &mut process, (address, false), "/").map_err(|error| format!("origin: {error}"))?;
         Ok(Self { address, client: http::Client::connect(address)?, sink: http::start_sink()?, files, process })
     }
 
@@ -312,10 +349,10 @@ mod tests {
             "# prose @X@\nport @PORT@;\n# GUARD\nguard\n# END GUARD\n# EACH ROUTE\nroute @ROUTE@ @PREFIX@\n# END ROUTE\n";
         let values = [("PORT", "80".to_owned())];
         let routes = [("a".to_owned(), "/a/".to_owned()), ("b".to_owned(), "/b/".to_owned())];
-        assert_eq!(fill(template, &values, &routes, false).unwrap(), "port 80;\nroute a /a/\nroute b /b/\n");
-        assert!(fill(template, &values, &routes, true).unwrap().contains("guard\n"));
-        assert!(fill("x @MISSING@\n", &values, &routes, false).unwrap_err().contains("@MISSING@"));
-        assert!(fill("# END ROUTE\n", &values, &routes, false).is_err());
+        assert_eq!(fill(template, &values, &routes, (false, false)).unwrap(), "port 80;\nroute a /a/\nroute b /b/\n");
+        assert!(fill(template, &values, &routes, (true, false)).unwrap().contains("guard\n"));
+        assert!(fill("x @MISSING@\n", &values, &routes, (false, false)).unwrap_err().contains("@MISSING@"));
+        assert!(fill("# END ROUTE\n", &values, &routes, (false, false)).is_err());
     }
 
     #[test]
@@ -332,7 +369,9 @@ mod tests {
             let text = fs::read_to_string(machine::root().join("benches/peers").join(template)).unwrap();
             for routes in [0, 32] {
                 let setup = Setup { routes, ..Setup::plain(([127, 0, 0, 1], 1).into()) };
-                let filled = fill(&text, &values, &setup.routes(), true).unwrap();
+                let filled = fill(&text, &values, &setup.routes(), (true, routes == 0)).unwrap();
+                let speaks_tls = filled.contains("tls.pem");
+                assert_eq!(speaks_tls, routes == 0 && template != "origin.conf", "{template}");
                 assert_eq!(filled.matches("service32").count() > 0, routes == 32 && template != "origin.conf", "{template}");
             }
         }

@@ -41,7 +41,7 @@ struct Slot<'a> {
 impl Runner<'_> {
     /// An error here is the run's: the user's wish to end, or the origin's death.
     pub(super) fn run(&mut self, case: &Case) -> Result<CaseResult, String> {
-        let mut slots: Vec<Slot<'_>> = case.entrants.iter().filter_map(|entrant| self.slot(entrant)).collect();
+        let mut slots: Vec<Slot<'_>> = case.entrants.iter().filter_map(|entrant| self.slot(entrant, case.tls)).collect();
         for round in 0..self.rounds {
             for turn in 0..slots.len() {
                 let at = cases::turn(round, turn, slots.len());
@@ -73,12 +73,12 @@ impl Runner<'_> {
         Ok(CaseResult { name: case.name.clone(), title: case.title.clone(), figure: case.figure(), entries })
     }
 
-    fn slot<'a>(&self, entrant: &'a Entrant) -> Option<Slot<'a>> {
+    fn slot<'a>(&self, entrant: &'a Entrant, tls: bool) -> Option<Slot<'a>> {
         let (program, failed) = match self.programs.get(&entrant.kind)? {
             Ok(program) => (Some(program.clone()), None),
             Err(reason) => (None, Some(format!("missing: {reason}"))),
         };
-        let (rounds, age, idle) = (Vec::new(), 0, cases::IDLE);
+        let (rounds, age, idle) = (Vec::new(), 0, if tls { cases::IDLE_TLS } else { cases::IDLE });
         Some(Slot { entrant, program, proxy: None, held: None, age, idle, rounds, failed })
     }
 
@@ -101,6 +101,9 @@ impl Runner<'_> {
             }
             (What::Rate { rate, connections }, _) => {
                 measure::latency(stage, proxy, *rate, *connections, (seconds * 2.0).max(2.0))
+            }
+            (What::Probe { storm, connections }, _) => {
+                measure::probe(stage, proxy, *connections, *storm, (seconds * 2.0).max(3.0))
             }
             (_, None) => return self.idle(case, slot),
         }?;
@@ -133,10 +136,10 @@ impl Runner<'_> {
         let Some(program) = &slot.program else { return Err("has no program".into()) };
         let upstream = if matches!(case.what, What::Up { .. }) { self.origin.sink } else { self.origin.address };
         let routes = case.wrk().map_or(0, |wrk| wrk.routes);
-        let setup = Setup { upstream, routes, guard: slot.entrant.guard, connections: case.connections() };
+        let setup = Setup { upstream, routes, guard: slot.entrant.guard, connections: case.connections(), tls: case.tls };
         let proxy = Proxy::start(self.stage, program, &setup)?;
         if slot.entrant.beside {
-            let (held, open) = Held::open(self.stage, proxy.address, cases::BESIDE)?;
+            let (held, open) = Held::open(self.stage, proxy.address, cases::BESIDE, case.tls)?;
             if open < cases::BESIDE {
                 let asked = cases::thousands(cases::BESIDE as u64);
                 return Err(format!("kept {} of {asked} idle connections", cases::thousands(open as u64)));
