@@ -13,13 +13,15 @@ use super::upgrade;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin {
+pub struct Origin<'a> {
     /// The client's address; an IPv4-mapped one is shown as IPv4.
     pub client: IpAddr,
     /// Whether the client is one of `trusted_proxies`, whose X-Forwarded-* are believed.
     pub is_trusted: bool,
     /// `http` or `https`: how the client reached us.
     pub scheme: &'static str,
+    /// Who the client proved to be by its certificate: X-Forwarded-Client-Cert. `None`: it was not asked.
+    pub identity: Option<&'a str>,
     /// Becomes X-Request-Id unless the client sent one that is fit to be kept.
     pub new_request_id: RequestId,
 }
@@ -58,7 +60,7 @@ const fn hexadecimal(word: u32) -> [u8; 8] {
 }
 
 /// Makes a client's request fit for an upstream. Afterwards `head.request_id()` is the one in effect.
-pub fn request(head: &mut RequestHead, origin: &Origin) {
+pub fn request(head: &mut RequestHead, origin: &Origin<'_>) {
     /// Nearly always there already.
     const ADDED_FIELDS: usize = 6;
     const ADDED_BYTES: usize = 192;
@@ -68,7 +70,7 @@ pub fn request(head: &mut RequestHead, origin: &Origin) {
         origin.is_trusted.then(|| joined(&head.fields, Name::ForwardedFor)).filter(|previous| !previous.is_empty());
     let offered = if head.fields.names().contains(Name::Upgrade) { upgrade::offered(head) } else { None };
     if head.fields.names().meets(LEAVES_REQUEST) {
-        remove_from_request(&mut head.fields, has_request_id, origin.is_trusted);
+        remove_from_request(&mut head.fields, has_request_id, origin);
     }
 
     let fields = &mut head.fields;
@@ -88,6 +90,9 @@ pub fn request(head: &mut RequestHead, origin: &Origin) {
     }
     if !head.authority.is_empty() && !fields.names().contains(Name::ForwardedHost) {
         fields.push_own(Name::ForwardedHost, b"X-Forwarded-Host: ", head.authority.as_bytes());
+    }
+    if let Some(identity) = origin.identity {
+        fields.push_own(Name::ClientCert, b"X-Forwarded-Client-Cert: ", identity.as_bytes());
     }
     if wants_trailers {
         fields.push_own(Name::Te, b"TE: ", b"trailers");
@@ -156,19 +161,22 @@ pub(super) const HOP_BY_HOP: NameSet = NameSet::of(&[
 ]);
 
 /// X-Forwarded-*, X-Real-IP or Forwarded: believed from trusted proxies only.
-const FORWARDED: NameSet = NameSet::of(&[Name::ForwardedFor, Name::ForwardedProto, Name::ForwardedHost, Name::Forwarded]);
+const FORWARDED: NameSet =
+    NameSet::of(&[Name::ForwardedFor, Name::ForwardedProto, Name::ForwardedHost, Name::ClientCert, Name::Forwarded]);
 
 /// What may have to go from a request. Expect: the session answers it itself.
 const LEAVES_REQUEST: NameSet = HOP_BY_HOP.or(FORWARDED).with(Name::Expect).with(Name::RequestId).with(Name::Spoof);
 
-fn remove_from_request(fields: &mut Fields, has_request_id: bool, is_trusted: bool) {
+fn remove_from_request(fields: &mut Fields, has_request_id: bool, origin: &Origin<'_>) {
     let mut kept_request_id = false;
     let named = NamedByConnection::collect(fields);
     fields.retain(|name, text| match name {
         Name::RequestId => has_request_id && !std::mem::replace(&mut kept_request_id, true),
         // X-Forwarded-For comes anew, with what a trusted proxy said in it.
         Name::ForwardedFor => false,
-        _ if FORWARDED.contains(name) => is_trusted,
+        // Who proved who it is may not speak for another, a trusted proxy neither.
+        Name::ClientCert => origin.is_trusted && origin.identity.is_none(),
+        _ if FORWARDED.contains(name) => origin.is_trusted,
         _ => !LEAVES_REQUEST.contains(name) && !named.contains(text),
     });
 }

@@ -43,6 +43,8 @@ pub enum Name {
     ForwardedProto,
     /// X-Forwarded-Host
     ForwardedHost,
+    /// X-Forwarded-Client-Cert
+    ClientCert,
     /// Any other X-Forwarded-*, X-Real-IP or Forwarded.
     Forwarded,
     /// A name that starts with `X` like one of the above, spelt with `_`: an application that maps names to variables could not tell
@@ -102,6 +104,7 @@ impl Name {
             15 if is_spelt(name, b"x-forwarded-for") => Self::ForwardedFor,
             16 if is_spelt(name, b"x-forwarded-host") => Self::ForwardedHost,
             17 if is_spelt(name, b"x-forwarded-proto") => Self::ForwardedProto,
+            23 if is_spelt(name, b"x-forwarded-client-cert") => Self::ClientCert,
             13.. if is_spelt(&name[..12], b"x-forwarded-") => Self::Forwarded,
             _ => return Self::Other,
         };
@@ -248,6 +251,7 @@ mod tests {
         ("x-forwarded-for", Name::ForwardedFor),
         ("x-forwarded-proto", Name::ForwardedProto),
         ("x-forwarded-host", Name::ForwardedHost),
+        ("x-forwarded-client-cert", Name::ClientCert),
         ("x-forwarded-port", Name::Forwarded),
         ("x-forwarded-x", Name::Forwarded),
         ("x-real-ip", Name::Forwarded),

@@ -63,8 +63,13 @@ mod tests {
     fn request(start: &str, fields: &str) -> RequestHead {
         let input = format!("{start}\r\nHost: app\r\n{fields}\r\n");
         let Ok(Parsed::Head { mut head, .. }) = RequestDecoder::new().parse(input.as_bytes(), &LIMITS) else { panic!("{input}") };
-        let origin =
-            Origin { client: [192, 0, 2, 7].into(), is_trusted: false, scheme: "http", new_request_id: RequestId::from_bits(1) };
+        let origin = Origin {
+            client: [192, 0, 2, 7].into(),
+            is_trusted: false,
+            scheme: "http",
+            identity: None,
+            new_request_id: RequestId::from_bits(1),
+        };
         forward::request(&mut head, &origin);
         head
     }

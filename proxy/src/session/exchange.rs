@@ -273,6 +273,7 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
         client,
         is_trusted: scene.listener.trusts(client),
         scheme: scene.scheme(),
+        identity: None,
         new_request_id: scene.worker.request_id(),
     };
     let body_expected = !head.expects_continue();

@@ -12,6 +12,7 @@ pub mod certificate;
 pub mod client;
 pub mod handshake;
 pub mod hello;
+pub mod identity;
 pub mod ocsp;
 pub mod pem;
 pub mod records;

@@ -23,11 +23,12 @@ fn response_head(fields: &str) -> ResponseHead {
     }
 }
 
-fn origin(is_trusted: bool) -> Origin {
+fn origin(is_trusted: bool) -> Origin<'static> {
     Origin {
         client: "::ffff:192.0.2.7".parse().expect("an address"),
         is_trusted,
         scheme: "http",
+        identity: None,
         new_request_id: RequestId::from_bits(0x0123_4567_89ab_cdef),
     }
 }
@@ -102,6 +103,24 @@ fn a_trusted_proxy_is_believed_and_appended_to() {
     ];
     assert_eq!(sent, expected);
     assert_eq!(forwarded("X-Forwarded-For:\r\n", true), [&["Host: App"][..], &ADDED[..]].concat());
+}
+
+#[test]
+fn only_who_proved_it_or_is_trusted_says_who_the_client_is() {
+    const WRITTEN: &str =
+        "X-Forwarded-Client-Cert: Hash=00\r\nx-forwarded-client-cert: Hash=01\r\nX_Forwarded_Client_Cert: Hash=02\r\n";
+    let who = |fields: &str, is_trusted, identity| {
+        let mut head = request_head(fields);
+        request(&mut head, &Origin { identity, ..origin(is_trusted) });
+        let said = |field: &String| field.contains("Hash=");
+        shown(&head.fields).into_iter().filter(said).collect::<Vec<_>>()
+    };
+    assert_eq!(who(WRITTEN, false, None), Vec::<String>::new());
+    assert_eq!(who(WRITTEN, true, None), ["X-Forwarded-Client-Cert: Hash=00", "x-forwarded-client-cert: Hash=01"]);
+    let hidden = format!("{WRITTEN}Connection: X-Forwarded-Client-Cert\r\n");
+    for (fields, is_trusted) in [(WRITTEN, false), (WRITTEN, true), (&hidden, false), (&hidden, true)] {
+        assert_eq!(who(fields, is_trusted, Some("Hash=03")), ["X-Forwarded-Client-Cert: Hash=03"]);
+    }
 }
 
 #[test]
