@@ -127,6 +127,8 @@ reasons! {
         UpstreamReset = "upstream_reset",
         /// 502: the upstream sent something that is not HTTP.
         UpstreamMalformed = "upstream_malformed",
+        /// 502: TLS with the endpoint failed: its certificate is not trusted, say.
+        UpstreamTls = "upstream_tls",
         /// 503: no endpoint is available.
         NoEndpoint = "no_endpoint",
         /// 503: a bound was reached (pool queue, buffer budget).
@@ -153,7 +155,7 @@ impl RefusalReason {
             Self::ExpectationFailed => 417,
             Self::HeadTooLarge => 431,
             Self::NotImplemented => 501,
-            Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamMalformed => 502,
+            Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamMalformed | Self::UpstreamTls => 502,
             Self::NoEndpoint | Self::Overloaded => 503,
             Self::ConnectTimeout | Self::UpstreamTimeout => 504,
             Self::VersionNotSupported => 505,

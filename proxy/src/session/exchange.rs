@@ -453,13 +453,13 @@ impl<'a> Tries<'a> {
                 let Some(index) = picked else { return Err(failed) };
                 self.index = index;
             }
-            let address = config.endpoints[self.index].address;
+            let endpoint = &config.endpoints[self.index];
             if let Some(trace) = scene.trace {
                 trace.attempt(config, self.index);
             }
             if self.may_reuse
                 && !self.replace
-                && let Some(connection) = state.reuse(address)
+                && let Some(connection) = state.reuse(endpoint.address)
             {
                 if let Some(trace) = scene.trace {
                     trace.connected(true);
@@ -469,17 +469,13 @@ impl<'a> Tries<'a> {
             if let Some(trace) = scene.trace {
                 trace.reached(Step::Pool);
             }
-            let connected = state.connect(address, config).await;
+            let introduction = config.send_proxy.then(|| scene.proxy_header());
+            let connected = state.connect(endpoint, config, introduction).await;
             if let Some(trace) = scene.trace {
                 trace.connected(false);
             }
             match connected {
-                Ok(mut connection) => {
-                    if config.send_proxy {
-                        connection.begin(scene.proxy_header());
-                    }
-                    return Ok(connection);
-                }
+                Ok(connection) => return Ok(connection),
                 Err(reason) => failed = reason,
             }
             self.failed();

@@ -67,6 +67,10 @@ plain! {
     UpstreamConnects = Counter "sluice_upstream_connects" "Upstream connections opened",
     /// Upstream connects that failed.
     UpstreamConnectFailures = Counter "sluice_upstream_connect_failures" "Upstream connects that failed or timed out",
+    /// TLS handshakes with endpoints.
+    UpstreamHandshakes = Counter "sluice_upstream_tls_handshakes" "TLS handshakes with endpoints",
+    /// TLS handshakes with endpoints that failed.
+    UpstreamHandshakeFailures = Counter "sluice_upstream_tls_handshake_failures" "TLS handshakes with endpoints that failed or timed out",
     /// Exchanges that found a pooled connection.
     UpstreamReuses = Counter "sluice_upstream_reuses" "Exchanges carried by a pooled connection",
     /// Requests sent again after a pooled connection turned out dead or an endpoint failed.

@@ -216,15 +216,21 @@ impl Handshake {
         }
     }
 
-    /// The alert that rustls has queued with an error.
+    /// The alert that rustls has queued with an error. It refers to what it has taken in, so that the input must be there still; and it may
+    /// be asked no further than that.
     fn say_last(&mut self, out: &mut Vec<u8>) {
         let mut connection = std::mem::replace(&mut self.connection, Connection::Over);
         loop {
-            let (_, step) = match &mut connection {
-                Connection::Server(connection) => step(connection.process_tls_records(&mut []), &mut self.data, out),
-                Connection::Client(connection) => step(connection.process_tls_records(&mut []), &mut self.data, out),
-                Connection::Over => return,
+            let (discard, step) = match &mut connection {
+                Connection::Server(connection) if connection.wants_write() => {
+                    step(connection.process_tls_records(&mut self.input), &mut self.data, out)
+                }
+                Connection::Client(connection) if connection.wants_write() => {
+                    step(connection.process_tls_records(&mut self.input), &mut self.data, out)
+                }
+                _ => return,
             };
+            self.input.drain(..discard);
             if !matches!(step, Ok(Step::Again)) {
                 return;
             }

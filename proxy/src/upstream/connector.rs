@@ -2,13 +2,18 @@
 //! by connecting.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use rustls::ClientConfig;
 
 use super::balance::RoundRobin;
 use super::pool::{IdleKey, Lease, Pool};
+use super::secure;
 use crate::config::model;
 use crate::control::shared::Counters;
 use crate::error::{PoolCloseReason, RefusalReason};
@@ -16,6 +21,7 @@ use crate::io::stream::Tag;
 use crate::io::{Chunk, Io, Stream};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
+use crate::tls::client::ClientTls;
 use crate::worker::tags;
 
 /// One upstream of one snapshot: its configuration and the worker's lasting state for it.
@@ -42,7 +48,22 @@ pub struct State {
     timer: Cell<Option<Time>>,
     /// No slot is kept any more.
     draining: Cell<bool>,
+    /// What the pooled connections were made with.
+    tls: RefCell<Option<Arc<ClientTls>>>,
+    sessions: RefCell<Sessions>,
+    /// When a failed handshake was last warned of.
+    warned: Cell<Option<Time>>,
 }
+
+/// Sessions with endpoints that may be resumed.
+#[derive(Debug, Default)]
+struct Sessions {
+    tls: Option<Arc<ClientTls>>,
+    endpoints: HashMap<SocketAddr, Arc<ClientConfig>>,
+}
+
+/// At most so often an upstream's failed handshakes are warned of; all are counted.
+const WARN_PAUSE: Duration = Duration::from_secs(10);
 
 /// A connection to an endpoint. Dropping it closes it and counts why.
 #[derive(Debug)]
@@ -77,12 +98,6 @@ impl Connection {
     #[must_use]
     pub fn sent_nothing(&self) -> bool {
         self.stream.progress().sent <= self.sent_before
-    }
-
-    /// Has the connection begin with these bytes, which belong to no exchange.
-    pub fn begin(&mut self, bytes: Vec<u8>) {
-        self.sent_before = bytes.len() as u64;
-        self.stream.write(Chunk::from_vec(bytes));
     }
 
     /// Closes it after an exchange that was answered whole but leaves it unusable.
@@ -144,6 +159,9 @@ impl State {
             random,
             timer: Cell::new(None),
             draining: Cell::new(false),
+            tls: RefCell::new(config.tls.clone()),
+            sessions: RefCell::default(),
+            warned: Cell::new(None),
         }
     }
 
@@ -155,6 +173,14 @@ impl State {
 
     /// Takes a new snapshot's limits and endpoints.
     pub fn configure(&self, config: &model::Upstream) {
+        // Connections made under another word about whom to trust serve nobody any more.
+        if self.tls.replace(config.tls.clone()) != config.tls {
+            let idle: Vec<_> = self.pool.borrow_mut().drain().collect();
+            for connection in idle {
+                self.counters.decrement(Plain::UpstreamIdle);
+                connection.close(PoolCloseReason::EndpointRemoved);
+            }
+        }
         let addresses: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.address).collect();
         self.balance.borrow_mut().configure(weights(config), self.random);
         let gone = self.pool.borrow_mut().configure(config.pool, &addresses);
@@ -197,13 +223,62 @@ impl State {
         }
     }
 
-    /// A new connection within `connect_timeout`.
-    pub async fn connect(&self, address: SocketAddr, config: &model::Upstream) -> Result<Connection, RefusalReason> {
-        if config.tls.is_some() {
-            // Nothing may go out in plain that was to be encrypted.
-            self.counters.increment(Plain::UpstreamConnectFailures);
-            return Err(RefusalReason::ConnectFailed);
+    /// A new connection within `connect_timeout`, and TLS over it within that time again. `introduction` goes out ahead of everything.
+    pub async fn connect(
+        &self,
+        endpoint: &model::Endpoint,
+        config: &model::Upstream,
+        introduction: Option<Vec<u8>>,
+    ) -> Result<Connection, RefusalReason> {
+        let mut connection = self.open(endpoint.address, config).await?;
+        if let Some(bytes) = introduction {
+            connection.stream.write(Chunk::from_vec(bytes));
         }
+        if let Some(tls) = &config.tls {
+            Box::pin(self.secure(&mut connection, endpoint, config, tls)).await?;
+        }
+        // All that belongs to no exchange.
+        connection.sent_before = connection.stream.progress().sent + connection.stream.unsent() as u64;
+        Ok(connection)
+    }
+
+    async fn secure(
+        &self,
+        connection: &mut Connection,
+        endpoint: &model::Endpoint,
+        config: &model::Upstream,
+        tls: &Arc<ClientTls>,
+    ) -> Result<(), RefusalReason> {
+        let (settings, name, due) =
+            (self.sessions_of(endpoint, tls), tls.server_name(endpoint), self.io.after(config.connect_timeout));
+        let error = match secure::shake_hands(&self.io, &connection.stream, &settings, name, due).await {
+            Ok(()) => {
+                self.counters.increment(Plain::UpstreamHandshakes);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        self.counters.increment(Plain::UpstreamHandshakeFailures);
+        if self.warned.get().is_none_or(|at| self.io.now().since(at) >= WARN_PAUSE) {
+            self.warned.set(Some(self.io.now()));
+            tracing::warn!(upstream = %config.name, endpoint = %endpoint.label, %error, "TLS with an endpoint failed");
+        }
+        // The alert that tells why goes out in order.
+        connection.clean = !matches!(error, secure::Error::Timeout);
+        Err(if connection.clean { RefusalReason::UpstreamTls } else { RefusalReason::ConnectTimeout })
+    }
+
+    /// What connections to this endpoint are made with: its sessions are this worker's alone.
+    fn sessions_of(&self, endpoint: &model::Endpoint, tls: &Arc<ClientTls>) -> Arc<ClientConfig> {
+        let mut known = self.sessions.borrow_mut();
+        if !known.tls.as_ref().is_some_and(|known| Arc::ptr_eq(known, tls)) {
+            known.endpoints.clear();
+            known.tls = Some(Arc::clone(tls));
+        }
+        Arc::clone(known.endpoints.entry(endpoint.address).or_insert_with(|| tls.with_own_sessions()))
+    }
+
+    async fn open(&self, address: SocketAddr, config: &model::Upstream) -> Result<Connection, RefusalReason> {
         let deadline = self.io.after(config.connect_timeout);
         let refusal = match self.io.timeout_at(deadline, self.io.connect(address)).await {
             Ok(Ok(stream)) => {
@@ -255,6 +330,10 @@ impl State {
     pub fn woken(&self, key: IdleKey) {
         let Some(connection) = self.pool.borrow_mut().remove(key) else { return };
         self.counters.decrement(Plain::UpstreamIdle);
+        // A ticket for later, say, which is TLS' own business.
+        if connection.stream.is_secure() && connection.stream.is_reusable() {
+            return self.release(connection);
+        }
         let reason = connection.unfit();
         connection.close(reason);
     }

@@ -7,4 +7,5 @@ pub mod connector;
 pub mod endpoint;
 pub mod h1;
 pub mod pool;
+mod secure;
 pub mod slot;

@@ -20,6 +20,8 @@ pub mod tags;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upstream_tls_tests;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
