@@ -1,6 +1,7 @@
 //! The configuration after resolution: defaults filled in, names resolved to indices, values in plain units. Every other
 //! module reads this and never TOML. Supervisor and data plane run the same `resolve` on the same bytes, so both hold equal models.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use crate::http::edit::Edits;
 use crate::http::redirect::Template;
 use crate::route::{Host, RouteTable};
+use crate::tls::certificate::Certificate;
 use crate::tls::client::ClientTls;
 use crate::tls::server::ServerTls;
 
@@ -38,6 +40,39 @@ pub struct Config {
     pub admin: Admin,
     /// `[log]`
     pub log: Log,
+}
+
+impl Config {
+    /// Every certificate with a key of ours, and whose it is.
+    pub fn certificates(&self) -> impl Iterator<Item = (Holder<'_>, &Certificate)> {
+        let listeners = self.listeners.iter().flat_map(|listener| {
+            let certificates = listener.tls.iter().flat_map(|tls| &tls.certificates);
+            certificates.map(|certificate| (Holder::Listener(&listener.name), &**certificate))
+        });
+        let upstreams = self.upstreams.iter().filter_map(|upstream| {
+            let certificate = upstream.tls.as_ref()?.settings().certificate.as_deref()?;
+            Some((Holder::Upstream(&upstream.name), certificate))
+        });
+        listeners.chain(upstreams)
+    }
+}
+
+/// Who shows a certificate, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder<'a> {
+    /// To clients.
+    Listener(&'a str),
+    /// To endpoints.
+    Upstream(&'a str),
+}
+
+impl fmt::Display for Holder<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listener(name) => write!(formatter, "listener \"{name}\""),
+            Self::Upstream(name) => write!(formatter, "upstream \"{name}\""),
+        }
+    }
 }
 
 /// `[process]`

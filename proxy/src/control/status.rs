@@ -24,6 +24,9 @@ pub struct DataPlaneStatus {
     pub listeners: Vec<ListenerStatus>,
     /// One per upstream.
     pub upstreams: Vec<UpstreamStatus>,
+    /// One per certificate with a key of ours.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
     /// What ended connections, refused requests and shed connections, over all workers; only what happened.
     pub reasons: ReasonStatus,
     /// The logs.
@@ -80,6 +83,25 @@ pub struct ListenerStatus {
     pub name: String,
     /// The bound address.
     pub address: String,
+}
+
+/// A certificate that is shown to clients, or to endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The listener that shows it; empty for an upstream's.
+    pub listener: String,
+    /// The upstream whose endpoints it is shown to; empty for a listener's.
+    pub upstream: String,
+    /// The first name that it is for.
+    pub name: String,
+    /// What it signs with: `ECDSA P-256`, `RSA`.
+    pub key: String,
+    /// The last day on which it is valid, in UTC, as 2026-01-31.
+    pub not_after: String,
+    /// Its last moment, seconds since 1970.
+    pub not_after_seconds: i64,
+    /// How long it is valid from now on, in seconds; below zero: since when it is not.
+    pub remaining_seconds: i64,
 }
 
 /// An upstream.

@@ -7,17 +7,20 @@ use arc_swap::ArcSwap;
 use proxy_common::steer::{SLOT_DRAINING, SLOT_LIVE};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::model::{AccessLog, Config};
+use crate::config::model::{AccessLog, Config, Holder};
 use crate::control::messages::{Place, Start};
 use crate::control::now;
 use crate::control::shared::{Counters, SteeringSlot};
 use crate::control::status::{
-    DataPlaneStatus, EndpointStatus, ListenerStatus, LogStatus, ReasonStatus, SupervisorStatus, UpstreamStatus, WorkerStatus,
+    CertificateStatus, DataPlaneStatus, EndpointStatus, ListenerStatus, LogStatus, ReasonStatus, SupervisorStatus,
+    UpstreamStatus, WorkerStatus,
 };
 use crate::error::{CloseReason, LogLossReason, RefusalReason, ShedReason};
 use crate::telemetry::admin::{Sources, SupervisorAnswer};
 use crate::telemetry::counters::{Cells, Counter, Plain};
 use crate::telemetry::{access, logging};
+use crate::tls::certificate::Certificate;
+use crate::tls::review;
 
 /// A question to the supervisor, with where its answer goes.
 pub type Question = oneshot::Sender<SupervisorStatus>;
@@ -95,6 +98,22 @@ impl View {
     }
 }
 
+fn certificate((holder, certificate): (Holder<'_>, &Certificate), now: i64) -> CertificateStatus {
+    let (listener, upstream) = match holder {
+        Holder::Listener(name) => (name, ""),
+        Holder::Upstream(name) => ("", name),
+    };
+    CertificateStatus {
+        listener: listener.to_owned(),
+        upstream: upstream.to_owned(),
+        name: certificate.name().to_owned(),
+        key: certificate.kind().label().to_owned(),
+        not_after: review::date(certificate.not_after()),
+        not_after_seconds: certificate.not_after(),
+        remaining_seconds: certificate.not_after() - now,
+    }
+}
+
 fn logs(access: &AccessLog) -> LogStatus {
     let lost = LogLossReason::ALL.iter().map(|&reason| (reason.label().to_owned(), access::lost(reason)));
     LogStatus {
@@ -112,6 +131,7 @@ fn logs(access: &AccessLog) -> LogStatus {
 impl Sources for View {
     fn data_plane(&self) -> DataPlaneStatus {
         let config = self.config.load();
+        let unix_now = crate::config::unix_now();
         let draining = self.draining.load(Ordering::Relaxed);
         let listener = |address: &crate::control::messages::Address| ListenerStatus {
             name: config.listeners.get(address.listener).map(|listener| listener.name.clone()).unwrap_or_default(),
@@ -134,6 +154,7 @@ impl Sources for View {
             workers: self.workers.iter().enumerate().map(|(index, worker)| self.worker(index, worker)).collect(),
             listeners: self.start.addresses.iter().map(listener).collect(),
             upstreams: config.upstreams.iter().map(upstream).collect(),
+            certificates: config.certificates().map(|held| certificate(held, unix_now)).collect(),
             reasons: self.reasons(),
             logs: logs(&config.log.access),
         }

@@ -19,9 +19,11 @@ use super::bans;
 use super::child::Child;
 use super::clients::{ClientId, Clients};
 use super::estate::{Connections, Estate};
+use super::expiry::Expiry;
 use super::reload::Asker;
 use super::run_dir::RunDir;
 use super::watch::Watch;
+use crate::config::unix_now;
 use crate::control::handoff::Received;
 use crate::control::messages::{Request, Response, ToDataPlane, ToSupervisor};
 use crate::control::state::{Action, Event, Life, Outcome, State};
@@ -75,6 +77,7 @@ pub struct Supervisor {
     next_question: u64,
     reloading: Reloading,
     watch: Watch,
+    expiry: Expiry,
     /// When bans that are over were taken out of the table.
     swept: Time,
     /// What was counted when the end was first asked for.
@@ -100,6 +103,7 @@ impl Supervisor {
         Self {
             reloading: Reloading::new(),
             watch: Watch::new(watched, now()),
+            expiry: Expiry::new(now()),
             estate,
             run_dir,
             signals,
@@ -183,7 +187,8 @@ impl Supervisor {
         let asked = self.asked.values().map(|(_, deadline)| *deadline).min();
         let sweep = self.estate.next_sweep().map(|due| due.max(self.swept + SWEEP_PAUSE));
         let (reload, look) = (self.reloading.next_deadline(), self.watch.next_look());
-        let deadlines = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked, sweep, reload, look];
+        let expiry = Some(self.expiry.next_look());
+        let deadlines = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked, sweep, reload, look, expiry];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
         let milliseconds = deadline.since(now()).as_micros().div_ceil(1000);
@@ -198,6 +203,9 @@ impl Supervisor {
         self.clients.expire(now);
         if self.watch.look(now) {
             self.ask_reload(Asker::Watch, now);
+        }
+        for remark in self.expiry.look(now, &self.estate.config, unix_now()) {
+            warn!("{remark}");
         }
         if now >= self.swept + SWEEP_PAUSE && self.estate.next_sweep().is_some_and(|due| now >= due) {
             self.estate.sweep(now);

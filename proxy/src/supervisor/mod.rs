@@ -5,6 +5,7 @@ pub mod bans;
 pub mod child;
 pub mod clients;
 pub mod estate;
+pub mod expiry;
 pub mod leftovers;
 pub mod lifecycle;
 pub mod logs;

@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet}
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::control::status::{DataPlaneStatus, SupervisorStatus};
+use crate::control::status::{CertificateStatus, DataPlaneStatus, SupervisorStatus};
 use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::telemetry::counters::{Cells, Counter, DURATION_BOUNDS_MICROS, Kind, Plain};
 use crate::telemetry::{access, logging};
@@ -206,12 +206,27 @@ impl Collector for DataPlane {
             )
         });
         family(encoder, "sluice_worker_info", "Always 1; where each worker runs and how it is").gauges(workers)?;
+        certificates(encoder, &status.certificates)?;
         family(encoder, "sluice_log_lines_lost", "Log lines lost to a full queue or a failing output")
             .counter(logging::lines_lost())?;
         family(encoder, "sluice_access_log_records", "Records written to the access log").counter(access::written())?;
         let lost = LogLossReason::ALL.iter().map(|&reason| ([("reason", reason.label())], access::lost(reason)));
         family(encoder, "sluice_access_log_records_lost", "Records of the access log that were lost, by reason").counters(lost)
     }
+}
+
+/// When certificates end. Of several that stand for the same only one is ever shown: that which is valid for longest.
+fn certificates(encoder: &mut DescriptorEncoder<'_>, certificates: &[CertificateStatus]) -> fmt::Result {
+    let mut ends: BTreeMap<[(&str, &str); 4], i64> = BTreeMap::new();
+    for CertificateStatus { listener, upstream, name, key, not_after_seconds, .. } in certificates {
+        let labels = [("listener", &**listener), ("upstream", upstream), ("name", name), ("key", key)];
+        let end = ends.entry(labels).or_insert(*not_after_seconds);
+        *end = (*end).max(*not_after_seconds);
+    }
+    let samples = ends.into_iter().map(|(labels, end)| (labels, u64::try_from(end).unwrap_or_default()));
+    let help =
+        "The last moment of each certificate that clients (listener) or endpoints (upstream) are shown, in seconds since 1970";
+    family(encoder, "sluice_certificate_not_after_timestamp_seconds", help).gauges(samples)
 }
 
 /// What the supervisor answered.
@@ -341,7 +356,16 @@ mod tests {
         blocks[0].increment(Counter::Shed(ShedReason::MaxConnections));
         blocks[0].increment(Counter::PoolClosed(PoolCloseReason::IdleTimeout));
         let workers = vec![WorkerStatus { worker: 1, cpu: Some(4), state: "live".to_owned(), ..WorkerStatus::default() }];
-        let data_plane = DataPlaneStatus { ready: true, generation: 2, snapshot: 9, workers, ..DataPlaneStatus::default() };
+        let certificate = |not_after_seconds| CertificateStatus {
+            listener: "web".to_owned(),
+            name: "*.a.example".to_owned(),
+            key: "RSA".to_owned(),
+            not_after_seconds,
+            ..CertificateStatus::default()
+        };
+        let certificates = vec![certificate(1_790_000_000), certificate(1_800_000_000), certificate(-1)];
+        let data_plane =
+            DataPlaneStatus { ready: true, generation: 2, snapshot: 9, workers, certificates, ..DataPlaneStatus::default() };
         encode(Scrape { workers: blocks.iter().map(CounterBlock::cells).collect(), data_plane, supervisor })
     }
 
@@ -362,6 +386,8 @@ mod tests {
             "sluice_ready 1",
             "sluice_generation 2",
             "sluice_snapshot 9",
+            "# TYPE sluice_certificate_not_after_timestamp_seconds gauge",
+            "sluice_certificate_not_after_timestamp_seconds{listener=\"web\",upstream=\"\",name=\"*.a.example\",key=\"RSA\"} 1800000000",
             "sluice_supervisor_up 1",
             "sluice_restarts_total 3",
             "sluice_reloads_total{outcome=\"applied\"} 2",

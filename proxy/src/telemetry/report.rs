@@ -4,7 +4,9 @@
 use std::fmt::Write;
 
 use crate::control::bans::Ban;
-use crate::control::status::{DataPlaneStatus, LogStatus, ReasonStatus, ReloadStatus, Status, SupervisorStatus};
+use crate::control::status::{
+    CertificateStatus, DataPlaneStatus, LogStatus, ReasonStatus, ReloadStatus, Status, SupervisorStatus,
+};
 
 /// Rows of cells, printed in aligned columns.
 #[derive(Debug, Default)]
@@ -142,8 +144,24 @@ fn print_data_plane(text: &mut String, data_plane: &DataPlaneStatus) {
         }
     }
     upstreams.print(text);
+    print_certificates(text, &data_plane.certificates);
     print_reasons(text, &data_plane.reasons);
     print_logs(text, &data_plane.logs);
+}
+
+fn print_certificates(text: &mut String, certificates: &[CertificateStatus]) {
+    if certificates.is_empty() {
+        return;
+    }
+    let mut table = Table::new(["certificate", "of", "key", "valid until", "left"]);
+    for certificate in certificates {
+        let CertificateStatus { listener, upstream, name, key, not_after, remaining_seconds, .. } = certificate;
+        let holder = if upstream.is_empty() { format!("listener {listener}") } else { format!("upstream {upstream}") };
+        let left = u64::try_from(*remaining_seconds).map_or_else(|_| "expired".to_owned(), duration);
+        table.row([name.clone(), holder, key.clone(), not_after.clone(), left]);
+    }
+    text.push('\n');
+    table.print(text);
 }
 
 fn print_reasons(text: &mut String, reasons: &ReasonStatus) {
@@ -287,6 +305,25 @@ mod tests {
                     name: "app".to_owned(),
                     endpoints: vec![EndpointStatus { address: "127.0.0.1:9000".to_owned(), health: "unchecked".to_owned() }],
                 }],
+                certificates: vec![
+                    CertificateStatus {
+                        listener: "https".to_owned(),
+                        name: "*.a.example".to_owned(),
+                        key: "ECDSA P-256".to_owned(),
+                        not_after: "2026-03-01".to_owned(),
+                        not_after_seconds: 1_772_366_400,
+                        remaining_seconds: 20 * 86_400 + 7_300,
+                        ..CertificateStatus::default()
+                    },
+                    CertificateStatus {
+                        upstream: "app".to_owned(),
+                        name: "sluice".to_owned(),
+                        key: "RSA".to_owned(),
+                        not_after: "2026-01-01".to_owned(),
+                        remaining_seconds: -1,
+                        ..CertificateStatus::default()
+                    },
+                ],
                 reasons: ReasonStatus {
                     closed: BTreeMap::from([("client_closed".to_owned(), 11_990), ("keep_alive_timeout".to_owned(), 7)]),
                     refused: BTreeMap::from([("no_route".to_owned(), 5)]),
@@ -323,6 +360,10 @@ workers
 upstreams
   upstream  endpoint        health
   app       127.0.0.1:9000  unchecked
+
+  certificate  of              key          valid until  left
+  *.a.example  listener https  ECDSA P-256  2026-03-01   20d 2h
+  sluice       upstream app    RSA          2026-01-01   expired
 
   connections ended   count
   client_closed       11990

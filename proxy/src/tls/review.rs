@@ -99,8 +99,9 @@ pub fn due(certificate: &Certificate, now: i64) -> Vec<Remark> {
     remarks
 }
 
-/// A day, as 2026-01-31.
-fn date(seconds: i64) -> String {
+/// The day of a moment, in seconds since 1970 and UTC, as 2026-01-31.
+#[must_use]
+pub fn date(seconds: i64) -> String {
     let Ok(time) = ASN1Time::from_timestamp(seconds) else { return "a day out of this calendar".to_owned() };
     let time = time.to_datetime();
     let mut text = String::new();
