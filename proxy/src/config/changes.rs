@@ -244,7 +244,7 @@ impl Pairs<'_> {
 
 impl Config {
     /// Puts listeners into the order of the configuration that runs, since accepted connections name theirs by index, and shares what is the same, so
-    /// that whoever compares pointers sees what is not. Both have the same listeners.
+    /// that whoever compares pointers sees what is not: pools, ticket keys and sessions to resume go on with it. Both have the same listeners.
     #[must_use]
     pub fn succeed(mut self, running: &Self) -> Self {
         let place = |name: &str| running.listeners.iter().position(|listener| listener.name == name);
@@ -252,13 +252,18 @@ impl Config {
         for (listener, before) in self.listeners.iter_mut().zip(&running.listeners) {
             if listener == before {
                 *listener = Arc::clone(before);
+            } else if listener.tls == before.tls {
+                Arc::make_mut(listener).tls.clone_from(&before.tls);
             }
         }
         let known: HashMap<&str, &Arc<model::Upstream>> =
             running.upstreams.iter().map(|upstream| (upstream.name.as_str(), upstream)).collect();
         for upstream in &mut self.upstreams {
-            if let Some(before) = known.get(upstream.name.as_str()).filter(|before| **before == upstream) {
+            let Some(before) = known.get(upstream.name.as_str()) else { continue };
+            if upstream == *before {
                 *upstream = Arc::clone(before);
+            } else if upstream.tls == before.tls {
+                Arc::make_mut(upstream).tls.clone_from(&before.tls);
             }
         }
         self

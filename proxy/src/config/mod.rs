@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use diagnostics::Source;
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
 use resolve::{Facts, Parsed, SYSTEM_ROOTS};
+use zeroize::Zeroize as _;
 
 pub mod changes;
 pub mod diagnostics;
@@ -54,6 +55,11 @@ impl fmt::Debug for Loaded {
         let mut shown = formatter.debug_struct("Loaded");
         shown.field("config", &self.config).field("files", &names).field("warnings", &self.warnings).finish()
     }
+}
+
+/// Overwrites files' bytes that are needed no more: some are private keys.
+pub fn wipe(mut files: Vec<(PathBuf, Vec<u8>)>) {
+    files.iter_mut().for_each(|(_, bytes)| bytes.zeroize());
 }
 
 /// Reads the file and whatever it refers to, each once, and resolves it.

@@ -92,7 +92,9 @@ pub fn configuration(files: Vec<(PathBuf, std::os::fd::OwnedFd)>) -> Result<Conf
         Err(reason) => Err(ReceiveError::Sealed { path, reason }),
     };
     let files = files.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    config::resolve(&files).map_err(ReceiveError::Resolve)
+    let config = config::resolve(&files).map_err(ReceiveError::Resolve);
+    config::wipe(files);
+    config
 }
 
 #[cfg(test)]

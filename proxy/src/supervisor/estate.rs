@@ -12,8 +12,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_common::steer::WORKERS_MAX;
 use tracing::{error, info, warn};
 
-use crate::config::Loaded;
 use crate::config::model::{Config, GuardMode};
+use crate::config::{self, Loaded};
 use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
 use crate::control::sealed::SealedError;
 use crate::control::shared::CountersMemory;
@@ -167,7 +167,9 @@ impl Estate {
             info!(listener = config.listeners[bound.listener].name, address = %bound.address, "listening");
         }
         let admin = config.admin.address.map(sockets::bind_admin).transpose()?;
-        let files = files.iter().map(Sealed::new).collect::<io::Result<_>>().map_err(|error| EstateError::Io("memfd", error))?;
+        let sealed = files.iter().map(Sealed::new).collect::<io::Result<_>>();
+        config::wipe(files);
+        let files = sealed.map_err(|error| EstateError::Io("memfd", error))?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
         let mut estate = Self {
             config,

@@ -152,8 +152,11 @@ impl Worker {
         let mut known: HashMap<&str, &Upstream> =
             before.upstreams.iter().map(|upstream| (upstream.config.name.as_str(), upstream)).collect();
         let succeed = |upstream: &Arc<model::Upstream>| {
-            let state = match known.remove(upstream.name.as_str()) {
+            // What was connected under other TLS carries nothing more: such an upstream begins anew.
+            let before = known.get(upstream.name.as_str()).filter(|before| is_same_tls(&before.config, upstream)).copied();
+            let state = match before {
                 Some(before) => {
+                    known.remove(upstream.name.as_str());
                     if !Arc::ptr_eq(&before.config, upstream) {
                         before.state.configure(upstream);
                     }
@@ -183,6 +186,15 @@ impl Worker {
             state.drain();
         }
         state
+    }
+}
+
+/// A new configuration shares with the one before what is equal.
+fn is_same_tls(before: &model::Upstream, after: &model::Upstream) -> bool {
+    match (&before.tls, &after.tls) {
+        (None, None) => true,
+        (Some(before), Some(after)) => Arc::ptr_eq(before, after),
+        _ => false,
     }
 }
 

@@ -4,11 +4,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+
 use super::simulated_tests::{bench, fetch};
 use super::testing::{self, Bench, origin_address};
 use crate::config::model;
 use crate::error::{CloseReason, PoolCloseReason};
 use crate::telemetry::counters::{Counter, Plain};
+use crate::tls::client::{ClientTls, Settings, Trust};
 use crate::upstream::connector::State;
 
 /// Publishes the configuration with this change, as the control thread does.
@@ -108,6 +111,37 @@ fn an_upstream_that_is_new_in_a_drain_keeps_nothing_open() {
     publish(&bench, |config| config.upstreams = vec![upstream("other", 1)]);
     let client = fetch(&mut bench);
     assert_eq!(bench.value(Plain::UpstreamIdle), 0);
+    client.close();
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn what_was_connected_under_other_tls_carries_nothing_more() {
+    let mut bench = bench();
+    let client = fetch(&mut bench);
+    let settings = |name: Option<&str>| Settings {
+        server_name: name.map(|name| ServerName::try_from(name.to_owned()).expect("a name")),
+        trust: Trust::Anyone,
+        certificate: None,
+        alpn: Vec::new(),
+    };
+    let with = |name: Option<&str>| {
+        let tls = ClientTls::new(settings(name)).map_err(|error| error.to_string()).expect("sound");
+        move |config: &mut model::Config| Arc::make_mut(&mut config.upstreams[0]).tls = Some(Arc::new(tls))
+    };
+    let plain = states(&bench);
+    publish(&bench, with(Some("a.test")));
+    let first = states(&bench);
+    assert!(!Rc::ptr_eq(&plain[0], &first[0]));
+    assert_eq!((bench.value(Plain::UpstreamIdle), bench.value(Counter::PoolClosed(PoolCloseReason::Draining))), (0, 1));
+    // Made anew of the same settings it is the same.
+    publish(&bench, with(Some("a.test")));
+    assert!(Rc::ptr_eq(&first[0], &states(&bench)[0]));
+    publish(&bench, |config| Arc::make_mut(&mut config.upstreams[0]).send_proxy = true);
+    assert!(Rc::ptr_eq(&first[0], &states(&bench)[0]));
+    publish(&bench, with(None));
+    assert!(!Rc::ptr_eq(&first[0], &states(&bench)[0]));
     client.close();
     bench.run_out();
     bench.check_freed("");

@@ -201,6 +201,13 @@ fn certificates_are_watched_and_a_renewed_one_is_named() {
     let tls = |config: &model::Config| Arc::clone(config.listeners[0].tls.as_ref().expect("https"));
     assert_eq!(tls(&again.config).certificates[0], tls(&loaded.config).certificates[0]);
 
+    // With other limits it is the same TLS, whose tickets go on.
+    write("proxy.toml", &https.replacen("[[listener.certificate]]", "limits = { headers = 9 }\n[[listener.certificate]]", 1));
+    let limited =
+        load(&folder.path().join("proxy.toml")).unwrap_or_else(|errors| panic!("{errors}")).config.succeed(&again.config);
+    assert_eq!(limited.listeners[0].limits.headers, 9);
+    assert!(Arc::ptr_eq(&tls(&limited), &tls(&again.config)));
+
     // The chain without its key yet: an error, and the files in force are what they were.
     write("a.pem", &authority.leaf(&["a.example"]).chain);
     let errors = load_watched(&again.files).expect_err("it does not match").to_string();
