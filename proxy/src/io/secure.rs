@@ -26,6 +26,8 @@ pub(super) struct Secure {
     is_closed: bool,
     /// An end without that is a truncation: nothing else says where the peer's message ends.
     must_end: bool,
+    /// Who the peer proved to be.
+    identity: Option<Rc<str>>,
 }
 
 impl Secure {
@@ -34,7 +36,7 @@ impl Secure {
         if !data.is_empty() {
             plain.push_back(Chunk::from_vec(data), spares);
         }
-        Self { records, plain, is_ended: false, is_closed: false, must_end }
+        Self { records, plain, is_ended: false, is_closed: false, must_end, identity: None }
     }
 
     /// Opens records until there is something for the session, or until more has to come. What is to be sent goes to `out`.
@@ -174,6 +176,19 @@ impl Stream {
         let inner = &mut *self.state().inner.borrow_mut();
         inner.secure = Some(Box::new(Secure::new(records, data, must_end, &self.state().shared.spares)));
         inner.wake_reader();
+    }
+
+    /// Remembers who the peer proved to be.
+    pub fn identify(&self, identity: &str) {
+        if let Some(secure) = &mut self.state().inner.borrow_mut().secure {
+            secure.identity = Some(identity.into());
+        }
+    }
+
+    /// Who the peer proved to be.
+    #[must_use]
+    pub fn identity(&self) -> Option<Rc<str>> {
+        self.state().inner.borrow().secure.as_ref()?.identity.clone()
     }
 
     /// Whether it carries records.

@@ -224,7 +224,16 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
     let recipient = Recipient { keep_alive: close_reason.is_none(), ..Recipient::of(head) };
     let mut sink = Sink::new(&worker, &seat.stream, &listener.timeouts, recipient, &flags, trace);
-    let scene = Scene { worker: &worker, snapshot: &snapshot, listener, peer: seat.client(), local: seat.local(), trace };
+    let identity = seat.stream.identity();
+    let scene = Scene {
+        worker: &worker,
+        snapshot: &snapshot,
+        listener,
+        peer: seat.client(),
+        local: seat.local(),
+        identity: identity.as_deref(),
+        trace,
+    };
     let mut source = Source {
         worker: &worker,
         stream: &seat.stream,

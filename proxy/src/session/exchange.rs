@@ -177,6 +177,8 @@ pub struct Scene<'a> {
     pub trace: Option<&'a Trace>,
     /// Where the client connected to.
     pub local: Local<'a>,
+    /// Who it proved to be, for X-Forwarded-Client-Cert.
+    pub identity: Option<&'a str>,
 }
 
 /// An address that is asked of the kernel only where somebody wants to know.
@@ -273,7 +275,7 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
         client,
         is_trusted: scene.listener.trusts(client),
         scheme: scene.scheme(),
-        identity: None,
+        identity: scene.identity,
         new_request_id: scene.worker.request_id(),
     };
     let body_expected = !head.expects_continue();

@@ -8,6 +8,7 @@ use crate::telemetry::counters::Counter;
 use crate::time::Time;
 use crate::tls::alert::Alert;
 use crate::tls::handshake::{Established, Failure, Handshake, Progress};
+use crate::tls::identity;
 use crate::tls::server::ServerTls;
 use crate::worker::handshakes::Underway;
 use crate::worker::sessions::Seat;
@@ -40,6 +41,10 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
     seat.stream.unread(Chunk::from_vec(rest));
     seat.stream.secure(records, data, false);
+    if let Some(leaf) = &agreed.peer {
+        seat.stream.identify(&identity::forwarded(leaf));
+    }
+    drop(agreed);
     // The first head is due since the handshake.
     let due = seat.worker.first_head_due(&seat.listener);
     if !seat.stream.is_readable() {

@@ -548,8 +548,15 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
         let snapshot = worker_.snapshot();
         let listener = Arc::clone(&snapshot.config.listeners[0]);
         let peer = SocketAddr::from(([192, 0, 2, 1], 1234));
-        let scene =
-            Scene { worker: &worker_, snapshot: &snapshot, listener: &listener, peer, local: Local::Known(peer), trace: None };
+        let scene = Scene {
+            worker: &worker_,
+            snapshot: &snapshot,
+            listener: &listener,
+            peer,
+            local: Local::Known(peer),
+            identity: None,
+            trace: None,
+        };
         let ended = exchange(&mut head, &mut source, &mut sink, &cancel, &scene).await;
         *outcome.borrow_mut() = Some(ended);
     });
