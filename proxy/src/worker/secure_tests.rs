@@ -75,8 +75,8 @@ struct Seen {
     is_announced: bool,
 }
 
-/// A client that says this, reads, and closes once it has seen so many bytes.
-fn converse(peer: &Peer, config: &Arc<ClientConfig>, mut bytes: Vec<u8>, until: usize) -> Rc<RefCell<Seen>> {
+/// A client that says this, reads, and closes once it has seen so many bytes, and last the body `last`.
+fn converse(peer: &Peer, config: &Arc<ClientConfig>, mut bytes: Vec<u8>, until: usize, last: &'static [u8]) -> Rc<RefCell<Seen>> {
     let mut tls = ClientConnection::new(Arc::clone(config), ServerName::try_from(NAME).expect("name")).expect("client");
     let seen = Rc::new(RefCell::new(Seen::default()));
     let shared = Rc::clone(&seen);
@@ -96,7 +96,7 @@ fn converse(peer: &Peer, config: &Arc<ClientConfig>, mut bytes: Vec<u8>, until: 
             let n = tls.writer().write(&bytes).expect("memory");
             bytes.drain(..n);
         }
-        if seen.plain.len() >= until && !seen.is_over {
+        if seen.plain.len() >= until && seen.plain.ends_with(last) && !seen.is_over {
             seen.is_over = true;
             tls.send_close_notify();
         }
@@ -125,8 +125,13 @@ fn requests_and_bodies_pass_whatever_the_pieces() {
         let (mut bench, config) = bench(seed, faults, 4);
         let body: Vec<u8> = (0..100_000 + seed as usize * 1000).map(|index| (index * 31 + index / 255) as u8).collect();
         let small = post(b"small");
-        let seen =
-            converse(&bench.sim.connect(bench.listener), &config, [&small[..], &post(&body), &small].concat(), body.len() + 300);
+        let seen = converse(
+            &bench.sim.connect(bench.listener),
+            &config,
+            [&small[..], &post(&body), &small].concat(),
+            body.len() + 300,
+            b"\r\n\r\nsmall",
+        );
         bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 3);
         bench.run_out();
         let seen = seen.borrow();
@@ -140,7 +145,7 @@ fn requests_and_bodies_pass_whatever_the_pieces() {
 #[test]
 fn a_connection_that_idles_is_ended_with_a_word() {
     let (mut bench, config) = bench(1, Faults::mild(), 4);
-    let seen = converse(&bench.sim.connect(bench.listener), &config, post(b"x"), usize::MAX);
+    let seen = converse(&bench.sim.connect(bench.listener), &config, post(b"x"), usize::MAX, b"");
     bench.run_out();
     assert_eq!(bench.value(Counter::Closed(CloseReason::KeepAliveTimeout)), 1);
     assert!(seen.borrow().is_announced);
@@ -177,7 +182,7 @@ fn no_more_handshakes_than_max_handshakes_are_under_way() {
     bench.run_out();
     assert_eq!(slow.iter().filter(|client| client.is_reset()).count(), 3);
     assert_eq!(bench.value(Counter::HandshakeFailed(HandshakeFailure::Timeout)), 2);
-    let seen = converse(&bench.sim.connect(bench.listener), &config, post(b"x"), 20);
+    let seen = converse(&bench.sim.connect(bench.listener), &config, post(b"x"), 20, b"\r\n\r\nx");
     bench.run_out();
     assert!(seen.borrow().plain.ends_with(b"x"), "there is room again");
     bench.check_freed("");
@@ -186,7 +191,8 @@ fn no_more_handshakes_than_max_handshakes_are_under_way() {
 #[test]
 fn a_crowd_of_handshakes_takes_turns_and_all_get_through() {
     let (mut bench, config) = bench(3, Faults { short: false, ..Faults::mild() }, 40);
-    let seen: Vec<_> = (0..40).map(|_| converse(&bench.sim.connect(bench.listener), &config, post(b"x"), 20)).collect();
+    let seen: Vec<_> =
+        (0..40).map(|_| converse(&bench.sim.connect(bench.listener), &config, post(b"x"), 20, b"\r\n\r\nx")).collect();
     bench.run_out();
     assert!(seen.iter().all(|seen| seen.borrow().plain.ends_with(b"x")));
     assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Full13)), 40);
