@@ -4,70 +4,19 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tests::curl::Curl;
 use tests::nginx::Nginx;
 use tests::origin::{Body, Origin, Response};
 use tests::pattern::{self, Pattern};
+use tests::skip;
 use tests::sluice::Setup;
-use tests::{process, skip};
 
 const SMALL: [u64; 7] = [0, 1, 4095, 16 << 10, 65_537, 1 << 20, (8 << 20) + 1];
 const GIGABYTE: u64 = 1 << 30;
 /// What a gigabyte may take, one way.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// A curl that is killed with the test.
-struct Curl(Child);
-
-impl Curl {
-    fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--fail", "--max-time", "60"]).args(arguments);
-        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl"))
-    }
-
-    /// Length and checksum of what it gets.
-    fn download(url: &str) -> (u64, String) {
-        let mut curl = Self::start(&[url]);
-        drop(curl.0.stdin.take());
-        let sum = pattern::digest(curl.0.stdout.take().unwrap()).unwrap();
-        curl.finish();
-        sum
-    }
-
-    /// Sends the pattern of this length and returns the response body.
-    fn upload(url: &str, length: u64, chunked: bool) -> String {
-        // curl chunks what it reads from a pipe, unless that field is taken out.
-        let coding = if chunked { "Transfer-Encoding: chunked" } else { "Transfer-Encoding:" };
-        let sized = if chunked { "X-Sized: no".to_owned() } else { format!("Content-Length: {length}") };
-        let mut curl = Self::start(&["--upload-file", "-", "--header", coding, "--header", &sized, url]);
-        let mut stdin = curl.0.stdin.take().unwrap();
-        let feed =
-            std::thread::spawn(move || io::copy(&mut io::BufReader::with_capacity(256 << 10, Pattern::new(length)), &mut stdin));
-        let mut answer = String::new();
-        io::Read::read_to_string(&mut curl.0.stdout.take().unwrap(), &mut answer).unwrap();
-        let fed = feed.join().unwrap();
-        curl.finish();
-        assert_eq!(fed.unwrap(), length);
-        answer
-    }
-
-    fn finish(mut self) {
-        let status = process::wait(&mut self.0, Duration::from_secs(10)).expect("curl ends");
-        let mut errors = String::new();
-        io::Read::read_to_string(&mut self.0.stderr.take().unwrap(), &mut errors).unwrap();
-        assert!(status.success(), "{status}: {errors}");
-    }
-}
-
-impl Drop for Curl {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn without_tools() -> bool {
     skip::without_tool("curl") || skip::without_tool("nginx")
@@ -84,10 +33,10 @@ fn curl_and_nginx_exchange_bodies_of_every_size() {
     for length in SMALL {
         for chunked in [false, true] {
             let name = format!("body-{length}-{chunked}");
-            Curl::upload(&sluice.url(&format!("/{name}")), length, chunked);
+            Curl::upload(&[], &sluice.url(&format!("/{name}")), length, chunked);
             let stored = pattern::digest(File::open(nginx.file(&name)).unwrap()).unwrap();
             assert_eq!(stored, (length, pattern::expected(length)), "up {name}");
-            assert_eq!(Curl::download(&sluice.url(&format!("/{name}"))), stored, "down {name}");
+            assert_eq!(Curl::download(&[], &sluice.url(&format!("/{name}"))), stored, "down {name}");
         }
     }
     sluice.expect_back_to(before);
@@ -103,7 +52,7 @@ fn curl_gets_a_gigabyte_from_nginx() {
         .unwrap();
     let sluice = Setup::to(nginx.address()).start();
     let start = Instant::now();
-    assert_eq!(Curl::download(&sluice.url("/big")), (GIGABYTE, pattern::expected(GIGABYTE)));
+    assert_eq!(Curl::download(&[], &sluice.url("/big")), (GIGABYTE, pattern::expected(GIGABYTE)));
     assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
 }
 
@@ -115,7 +64,7 @@ fn curl_puts_a_gigabyte_on_nginx() {
     let nginx = Nginx::start();
     let sluice = Setup::to(nginx.address()).start();
     let start = Instant::now();
-    Curl::upload(&sluice.url("/big"), GIGABYTE, false);
+    Curl::upload(&[], &sluice.url("/big"), GIGABYTE, false);
     assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
     assert_eq!(pattern::digest(File::open(nginx.file("big")).unwrap()).unwrap(), (GIGABYTE, pattern::expected(GIGABYTE)));
 }
@@ -131,8 +80,8 @@ fn a_chunked_gigabyte_streams_both_ways_in_little_memory() {
     });
     let sluice = Setup::to(origin.address()).start();
     let expected = pattern::expected(GIGABYTE);
-    assert_eq!(Curl::download(&sluice.url("/")), (GIGABYTE, expected.clone()));
-    assert_eq!(Curl::upload(&sluice.url("/"), GIGABYTE, true), format!("{GIGABYTE} {expected}"));
+    assert_eq!(Curl::download(&[], &sluice.url("/")), (GIGABYTE, expected.clone()));
+    assert_eq!(Curl::upload(&[], &sluice.url("/"), GIGABYTE, true), format!("{GIGABYTE} {expected}"));
     // 64 MiB of budget and 16 MiB of ring buffers, and a little for everything else: never the body.
     let peak = tests::threads::status_field(sluice.data_plane_pid(), "VmHWM").unwrap();
     let peak: u64 = peak.trim_end_matches(" kB").parse().unwrap();

@@ -53,8 +53,8 @@ impl Response {
 
 /// A connection to Sluice.
 #[derive(Debug)]
-pub struct Client {
-    stream: BufReader<TcpStream>,
+pub struct Client<S: Read = TcpStream> {
+    stream: BufReader<S>,
 }
 
 impl Client {
@@ -74,13 +74,44 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream: BufReader::new(stream) })
+        Ok(Self::new(stream))
     }
 
     /// The socket, for what a test does to it directly.
     #[must_use]
     pub fn socket(&self) -> &TcpStream {
         self.stream.get_ref()
+    }
+
+    /// Whether the peer has neither sent anything nor closed within `time`.
+    pub fn stays_silent(&mut self, time: Duration) -> bool {
+        self.socket().set_read_timeout(Some(time)).expect("timeout");
+        let silent = self.stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        self.socket().set_read_timeout(Some(PATIENCE)).expect("timeout");
+        silent
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish(&self) {
+        self.socket().shutdown(Shutdown::Write).expect("shutdown");
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(self.socket(), sockopt::Linger, &linger).expect("SO_LINGER");
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// On a stream that is ready.
+    pub fn new(stream: S) -> Self {
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// The stream, for what a test does to it directly.
+    pub fn stream(&mut self) -> &mut S {
+        self.stream.get_mut()
     }
 
     /// Writes bytes; panics when that fails.
@@ -144,25 +175,6 @@ impl Client {
             Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("still open: {error}"),
             _ => rest,
         }
-    }
-
-    /// Whether the peer has neither sent anything nor closed within `time`.
-    pub fn stays_silent(&mut self, time: Duration) -> bool {
-        self.socket().set_read_timeout(Some(time)).expect("timeout");
-        let silent = self.stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        self.socket().set_read_timeout(Some(PATIENCE)).expect("timeout");
-        silent
-    }
-
-    /// Says that nothing more will be sent.
-    pub fn finish(&self) {
-        self.socket().shutdown(Shutdown::Write).expect("shutdown");
-    }
-
-    /// Closes with a reset.
-    pub fn reset(self) {
-        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-        setsockopt(self.socket(), sockopt::Linger, &linger).expect("SO_LINGER");
     }
 }
 

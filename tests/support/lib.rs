@@ -8,6 +8,7 @@
 pub mod bpf;
 pub mod cable;
 pub mod client;
+pub mod curl;
 pub mod flood;
 pub mod message;
 pub mod metrics;
@@ -23,6 +24,7 @@ pub mod skip;
 pub mod slow;
 pub mod sluice;
 pub mod threads;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

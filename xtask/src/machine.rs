@@ -29,6 +29,7 @@ pub(crate) const TEST: &[Package] = &[
     Package::new("haproxy", &["sh", "-c", "command -v haproxy || test -x /usr/sbin/haproxy"]),
     Package::new("curl", &["curl", "--version"]),
     Package::new("openssl", &["openssl", "version"]),
+    Package::new("gnutls-bin", &["gnutls-cli", "--version"]),
     Package::new("slowhttptest", &["sh", "-c", "command -v slowhttptest"]),
     Package::new("iproute2", &["sh", "-c", "command -v ip || test -x /sbin/ip"]),
 ];

@@ -9,11 +9,15 @@ use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{AlertDescription, ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig};
 
 use super::alert::{self, Alert};
-use super::records::{HEADER_BYTES, Records, Violation};
+use super::records::{ALERT, CHANGE_CIPHER_SPEC, HEADER_BYTES, Records, Violation};
 use crate::error::{HandshakeFailure, HandshakeKind};
 
 /// Bytes of a handshake that may wait for the rest of their message: a chain of client certificates is the largest.
 pub const INPUT_BYTES_MAX: usize = 64 << 10;
+
+/// What rustls takes for too long a record, beyond RFC 5246 §6.2.3.
+const BODY_BYTES_MAX: usize = (16 << 10) + 2048;
+const HEARTBEAT: u8 = 24;
 
 /// Why a handshake failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -24,21 +28,26 @@ pub enum Failure {
     /// The peer gave up, with this alert.
     #[error("the peer sent the alert {}", alert::name(*.0))]
     Alert(u8),
-    /// We did.
+    /// We did, and the peer was told so with this alert, if it was.
     #[error("{0}")]
-    Refused(Error),
+    Refused(Error, Option<Alert>),
     /// It sent more than any handshake needs.
     #[error("more than {INPUT_BYTES_MAX} bytes within one message")]
     TooLarge,
 }
 
 impl Failure {
+    /// One that the peer was not told of.
+    const fn ours(error: Error) -> Self {
+        Self::Refused(error, None)
+    }
+
     /// The alert that we tell it with.
     #[must_use]
     pub fn sent(&self) -> Option<Alert> {
         match self {
             Self::PlainHttp | Self::Alert(_) | Self::TooLarge => None,
-            Self::Refused(error) => Some(Alert::of(u8::from(alert_for(error)))),
+            Self::Refused(_, alert) => *alert,
         }
     }
 
@@ -49,11 +58,9 @@ impl Failure {
             Self::PlainHttp => HandshakeFailure::NotTls,
             Self::Alert(_) => HandshakeFailure::Alert,
             Self::TooLarge => HandshakeFailure::Malformed,
-            Self::Refused(error) => match error {
+            Self::Refused(error, _) => match error {
                 Error::NoCertificatesPresented | Error::InvalidCertificate(_) => HandshakeFailure::ClientCertificate,
                 Error::PeerIncompatible(_) | Error::NoApplicationProtocol => HandshakeFailure::Incompatible,
-                // Of ours among others: no certificate for the client's signature schemes.
-                Error::General(_) => HandshakeFailure::Incompatible,
                 Error::InvalidMessage(_)
                 | Error::PeerMisbehaved(_)
                 | Error::InappropriateMessage { .. }
@@ -66,7 +73,16 @@ impl Failure {
     }
 }
 
-/// The alert that rustls sends for an error.
+/// What `out` says to the peer: an alert, or what rustls means to say with one that is sealed already.
+fn told(out: &[u8], error: &Error) -> Option<Alert> {
+    match *out {
+        [] => None,
+        [ALERT, 3, _, 0, 2, _, description] => Some(Alert::of(description)),
+        _ => Some(Alert::of(u8::from(alert_for(error)))),
+    }
+}
+
+/// The alert that rustls sends for an error once keys are agreed.
 fn alert_for(error: &Error) -> AlertDescription {
     match error {
         Error::InvalidMessage(error) => (*error).into(),
@@ -77,7 +93,7 @@ fn alert_for(error: &Error) -> AlertDescription {
         Error::DecryptError => AlertDescription::BadRecordMac,
         Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
         Error::PeerMisbehaved(_) => AlertDescription::IllegalParameter,
-        Error::PeerIncompatible(_) | Error::General(_) => AlertDescription::HandshakeFailure,
+        Error::PeerIncompatible(_) => AlertDescription::HandshakeFailure,
         _ => AlertDescription::InternalError,
     }
 }
@@ -122,6 +138,8 @@ pub struct Handshake {
     connection: Connection,
     /// Received and not taken yet.
     input: Vec<u8>,
+    /// Bytes of it that rustls has seen: whole records.
+    shown: usize,
     data: Vec<u8>,
     is_first: bool,
 }
@@ -146,7 +164,7 @@ impl Handshake {
     /// # Errors
     /// When rustls takes no connection with this configuration.
     pub fn server(config: &Arc<ServerConfig>) -> Result<Self, Failure> {
-        let connection = UnbufferedServerConnection::new(Arc::clone(config)).map_err(Failure::Refused)?;
+        let connection = UnbufferedServerConnection::new(Arc::clone(config)).map_err(Failure::ours)?;
         Ok(Self::new(Connection::Server(Box::new(connection)), true))
     }
 
@@ -155,12 +173,12 @@ impl Handshake {
     /// # Errors
     /// As `server`.
     pub fn client(config: &Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Failure> {
-        let connection = UnbufferedClientConnection::new(Arc::clone(config), name).map_err(Failure::Refused)?;
+        let connection = UnbufferedClientConnection::new(Arc::clone(config), name).map_err(Failure::ours)?;
         Ok(Self::new(Connection::Client(Box::new(connection)), false))
     }
 
     const fn new(connection: Connection, is_first: bool) -> Self {
-        Self { connection, input: Vec::new(), data: Vec::new(), is_first }
+        Self { connection, input: Vec::new(), shown: 0, data: Vec::new(), is_first }
     }
 
     /// Takes what was received.
@@ -179,13 +197,17 @@ impl Handshake {
         Ok(())
     }
 
-    /// Whether a whole record waits: anything less is not worth a step.
+    /// Whether a whole record waits, or what can be none: anything less is not worth a step.
     #[must_use]
     pub fn has_record(&self) -> bool {
-        match *self.input {
-            [_, _, _, high, low, ..] => self.input.len() >= HEADER_BYTES + usize::from(u16::from_be_bytes([high, low])),
-            _ => false,
-        }
+        record_at(&self.input[self.shown..]).is_some()
+    }
+
+    /// Shows rustls one record more. What comes right behind the last of the handshake is for `Records`, which alone may open it.
+    fn show(&mut self) -> bool {
+        let length = record_at(&self.input[self.shown..]);
+        self.shown += length.unwrap_or(0);
+        length.is_some()
     }
 
     /// Goes as far as it can. What is to be sent is appended to `out`, also beside an error.
@@ -193,23 +215,33 @@ impl Handshake {
     /// # Errors
     /// When it fails.
     pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Progress, Failure> {
+        self.show();
         loop {
-            let step = match &mut self.connection {
-                Connection::Server(connection) => step(connection.process_tls_records(&mut self.input), &mut self.data, out),
-                Connection::Client(connection) => step(connection.process_tls_records(&mut self.input), &mut self.data, out),
-                Connection::Over => return Err(Failure::Refused(Error::HandshakeNotComplete)),
+            let input = &mut self.input[..self.shown];
+            let (discard, step) = match &mut self.connection {
+                Connection::Server(connection) => step(connection.process_tls_records(input), &mut self.data, out),
+                Connection::Client(connection) => step(connection.process_tls_records(input), &mut self.data, out),
+                Connection::Over => return Err(Failure::ours(Error::HandshakeNotComplete)),
             };
-            let (discard, step) = step;
             self.input.drain(..discard);
+            self.shown -= discard;
             match step {
                 Ok(Step::Again) => {}
-                Ok(Step::NeedMore) => return Ok(Progress::NeedMore),
+                Ok(Step::NeedMore) => {
+                    if !self.show() {
+                        return Ok(Progress::NeedMore);
+                    }
+                }
                 Ok(Step::Established) => return self.establish().map(|established| Progress::Done(Box::new(established))),
                 Err(error) => {
+                    let start = out.len();
                     self.say_last(out);
                     return Err(match error {
                         Error::AlertReceived(description) => Failure::Alert(u8::from(description)),
-                        error => Failure::Refused(error),
+                        error => {
+                            let alert = told(&out[start..], &error);
+                            Failure::Refused(error, alert)
+                        }
                     });
                 }
             }
@@ -241,17 +273,17 @@ impl Handshake {
         let (records, agreed) = match std::mem::replace(&mut self.connection, Connection::Over) {
             Connection::Server(connection) => {
                 let agreed = Agreed::of(&connection);
-                let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(Failure::Refused)?;
+                let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(Failure::ours)?;
                 (Records::server(secrets, kernel), agreed)
             }
             Connection::Client(connection) => {
                 let agreed = Agreed::of(&connection);
-                let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(Failure::Refused)?;
+                let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(Failure::ours)?;
                 (Records::client(secrets, kernel), agreed)
             }
-            Connection::Over => return Err(Failure::Refused(Error::HandshakeNotComplete)),
+            Connection::Over => return Err(Failure::ours(Error::HandshakeNotComplete)),
         };
-        let records = records.map_err(|_: Violation| Failure::Refused(Error::EncryptError))?;
+        let records = records.map_err(|_: Violation| Failure::ours(Error::EncryptError))?;
         Ok(Established {
             records: Box::new(records),
             data: std::mem::take(&mut self.data),
@@ -259,6 +291,17 @@ impl Handshake {
             agreed,
         })
     }
+}
+
+/// Bytes of the first record, once it is there; or of its header, once that is of none, which rustls refuses.
+fn record_at(bytes: &[u8]) -> Option<usize> {
+    let [kind, major, _, high, low, ..] = *bytes else { return None };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    // Heartbeats, SSL 2 and DTLS are names to rustls.
+    if !(CHANGE_CIPHER_SPEC..=HEARTBEAT).contains(&kind) || !matches!(major, 2 | 3 | 0xfe) || length >= BODY_BYTES_MAX {
+        return Some(HEADER_BYTES);
+    }
+    (bytes.len() >= HEADER_BYTES + length).then_some(HEADER_BYTES + length)
 }
 
 /// Handles one state: what to throw away of the input, and what follows.
@@ -302,7 +345,7 @@ fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, data: &mut Vec<u8>, out: &
             }
             result
         }
-        // An end right behind the handshake; or early data, which no configuration of ours offers to such a connection.
+        // An end instead of it; or early data, which no configuration of ours offers to such a connection.
         Ok(_) => Err(Error::AlertReceived(AlertDescription::CloseNotify)),
     };
     (discard, result)

@@ -36,8 +36,8 @@ const SMALL_BYTES: usize = 10 * SMALL_RECORD;
 /// The congestion window may be small again after this.
 const PAUSE: Duration = Duration::from_secs(1);
 
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const ALERT: u8 = 21;
+pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
+pub(super) const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 

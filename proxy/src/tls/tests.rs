@@ -202,17 +202,22 @@ fn data_right_behind_the_handshake_is_not_lost() {
     ours.receive(&drain(&mut theirs)).expect("fits");
     assert!(matches!(ours.advance(&mut to_them), Ok(Progress::NeedMore)));
     feed(&mut theirs, &to_them).expect("accepted");
+    let heard = to_them.len();
     theirs.writer().write_all(b"first").expect("memory");
+    // An answer to this belongs between the keys that it is about.
+    theirs.refresh_traffic_keys().expect("1.3");
     theirs.writer().write_all(b"second").expect("memory");
+    theirs.send_close_notify();
     let mut bytes = drain(&mut theirs);
     // And half of a record.
     let half = bytes.split_off(bytes.len() - 3);
     ours.receive(&bytes).expect("fits");
     let Ok(Progress::Done(mut established)) = ours.advance(&mut to_them) else { panic!("not over") };
-    assert_eq!(established.data, b"first");
-    let whole = [established.rest, half].concat();
-    let opened = open(&mut established.records, &whole, false, &mut Vec::new());
-    assert_eq!(opened, Ok((b"second".to_vec(), false)));
+    let (whole, mut out) = ([established.rest, half].concat(), to_them.split_off(heard));
+    let opened = open(&mut established.records, &whole, false, &mut out);
+    assert_eq!(opened, Ok((b"firstsecond".to_vec(), true)));
+    established.records.seal(b"answer", Time::from_nanos(1), &mut out).expect("sealed");
+    assert_eq!(feed(&mut theirs, &out).expect("accepted"), b"answer");
 }
 
 fn established(version: &'static SupportedProtocolVersion) -> (Box<Records>, rustls::Connection) {
@@ -419,12 +424,14 @@ fn what_is_no_handshake_says_what_it_is() {
     let mut out = Vec::new();
     assert_eq!(server().receive(b"GET / HTTP/1.1\r\n"), Err(Failure::PlainHttp));
     assert_eq!(server().receive(&vec![22; INPUT_BYTES_MAX + 1]), Err(Failure::TooLarge));
-    for garbage in [&[22, 3, 1, 0, 4, 1, 0, 0, 0][..], &[0; 100], &[22, 3, 3, 0xff, 0xff], &[23, 3, 3, 0, 1, 0]] {
+    for garbage in
+        [&[22, 3, 1, 0, 4, 1, 0, 0, 0][..], &[0; 100], &[22, 3, 3, 0xff, 0xff], &[23, 3, 3, 0, 1, 0], &[128, 46, 1, 0, 2]]
+    {
         let mut handshake = server();
         handshake.receive(garbage).expect("fits");
         out.clear();
         let failure = handshake.advance(&mut out).expect_err("garbage");
-        assert!(matches!(failure, Failure::Refused(_)), "{failure:?}");
+        assert!(matches!(failure, Failure::Refused(..)), "{failure:?}");
         assert_eq!(out.len(), 7, "an alert in plain");
         assert_eq!(Some(alert::Alert::of(out[6])), failure.sent(), "{failure:?}");
     }
