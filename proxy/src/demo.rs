@@ -1,12 +1,15 @@
 //! The built-in demo upstream: `sluice demo-upstream`, hidden, so that `cargo xtask run` has something to answer behind the proxy and tests an
 //! origin that needs nothing installed. It shows what it received, and streams in both directions.
 
-use std::fmt::Write;
-use std::io;
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path as Folder;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -18,6 +21,7 @@ use axum::serve::ListenerExt;
 use http_body::{Frame, SizeHint};
 use nix::sys::{prctl, signal::Signal};
 use nix::unistd::getppid;
+use rcgen::{CertificateParams, DnType, KeyPair};
 
 /// The longest `/slow` waits.
 const SLOW_MS_MAX: u64 = 600_000;
@@ -46,6 +50,31 @@ pub fn run(address: SocketAddr) -> io::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { serve(tokio::net::TcpListener::bind(address).await?).await })
+}
+
+/// Makes `localhost.pem` and `localhost.key` in a folder, for this machine's own names and for 30 days, unless they are there and hold for
+/// another day. Clients that are to believe it take the certificate itself as their CA.
+///
+/// # Errors
+/// When the folder or the files cannot be written.
+pub fn certificate(folder: &Folder, now: SystemTime) -> io::Result<()> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let (chain, key) = (folder.join("localhost.pem"), folder.join("localhost.key"));
+    let made = std::fs::metadata(&chain).and_then(|metadata| metadata.modified());
+    if made.is_ok_and(|made| now < made + 29 * DAY) && key.exists() {
+        return Ok(());
+    }
+    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let mut params = CertificateParams::new(names).map_err(io::Error::other)?;
+    params.distinguished_name.push(DnType::CommonName, "Sluice demo");
+    (params.not_before, params.not_after) = ((now - DAY).into(), (now + 30 * DAY).into());
+    let pair = KeyPair::generate().map_err(io::Error::other)?;
+    let certificate = params.self_signed(&pair).map_err(io::Error::other)?;
+    std::fs::create_dir_all(folder)?;
+    // The key first, so that whoever sees the certificate finds its key; nobody else's to read.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(key)?;
+    file.write_all(pair.serialize_pem().as_bytes())?;
+    std::fs::write(chain, certificate.pem())
 }
 
 async fn serve(listener: tokio::net::TcpListener) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 use nix::unistd::{Gid, Pid, Uid};
@@ -108,6 +108,9 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9000")]
         address: SocketAddr,
     },
+    /// The demo's certificate: makes it in this folder, unless one is there that still holds for a day
+    #[command(hide = true)]
+    DemoCertificate { folder: PathBuf },
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +157,10 @@ fn main() -> ExitCode {
         Command::DemoUpstream { address } => match demo::run(address) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format!("demo upstream on {address}: {error}")),
+        },
+        Command::DemoCertificate { folder } => match demo::certificate(&folder, SystemTime::now()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("demo certificate in {}: {error}", folder.display())),
         },
     }
 }

@@ -13,6 +13,8 @@ use crate::machine;
 const DEMO_CONFIG: &str = "config/dev.toml";
 const DEMO_RUN_DIR: &str = "/run/sluice-dev";
 const DEMO_UPSTREAM: &str = "127.0.0.1:9000";
+/// Where the demo's certificate is made, beside its configuration.
+const DEMO_CERTIFICATE: &str = "config/dev-tls";
 /// How long the proxy may take to answer `sluice status`.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -24,6 +26,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     command.current_dir(machine::root()).arg("run").args(arguments);
     if demo {
         command.args(["--config", DEMO_CONFIG]);
+        let folder = machine::root().join(DEMO_CERTIFICATE);
+        machine::step(Command::new(&sluice).arg("demo-certificate").arg(folder))?;
         upstream = Some(start(Command::new(&sluice).args(["demo-upstream", "--address", DEMO_UPSTREAM]))?);
     }
     let mut proxy = match start(&mut command) {
@@ -84,6 +88,7 @@ fn introduce(sluice: &Path, proxy: &mut Child) {
         {
             println!("\n{}", String::from_utf8_lossy(&output.stdout));
             println!("try:   curl -i http://127.0.0.1:8080/");
+            println!("       curl -i --cacert {DEMO_CERTIFICATE}/localhost.pem https://localhost:8443/");
             println!("       curl -s http://127.0.0.1:8080/bytes/1048576 | wc -c");
             println!("       curl -s http://127.0.0.1:9901/metrics | grep sluice_guard");
             println!("stop:  Ctrl-C\n");
