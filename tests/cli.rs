@@ -102,7 +102,6 @@ fn check_refuses_what_is_not_built_yet() {
     let good = Setup::to(nowhere()).text();
     for (right, instead, key) in [
         ("name = \"main\"", "name = \"main\"\nalpn = [\"h2\"]", "alpn"),
-        ("name = \"main\"", "name = \"main\"\nprotocol = \"https\"", "protocol"),
         ("name = \"app\"", "name = \"app\"\nbalance = \"maglev\"", "balance"),
     ] {
         let checked = check(&good.replacen(right, instead, 1));

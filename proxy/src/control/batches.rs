@@ -140,6 +140,8 @@ pub struct Handoff {
     pub slots: Option<OwnedFd>,
     /// The access log's file; absent while it is off.
     pub access_log: Option<OwnedFd>,
+    /// The keys of session tickets.
+    pub ticket_keys: OwnedFd,
 }
 
 /// Puts a handoff together.
@@ -155,6 +157,7 @@ pub struct Collector {
     counters: Option<OwnedFd>,
     slots: Option<OwnedFd>,
     access_log: Option<OwnedFd>,
+    ticket_keys: Option<OwnedFd>,
 }
 
 impl Collector {
@@ -184,6 +187,7 @@ impl Collector {
             counters: None,
             slots: None,
             access_log: None,
+            ticket_keys: None,
         })
     }
 
@@ -227,6 +231,7 @@ impl Collector {
             Item::Counters => Some(&mut self.counters),
             Item::Slots => Some(&mut self.slots),
             Item::AccessLog => Some(&mut self.access_log),
+            Item::TicketKeys => Some(&mut self.ticket_keys),
         };
         match slot {
             Some(slot @ None) => {
@@ -259,6 +264,7 @@ impl Collector {
             counters: self.counters.ok_or(HandoffError::Missing("the counters"))?,
             slots: self.slots,
             access_log: self.access_log,
+            ticket_keys: self.ticket_keys.ok_or(HandoffError::Missing("the keys of session tickets"))?,
         })
     }
 }
@@ -294,7 +300,8 @@ mod tests {
     }
 
     fn items(workers: usize, addresses: usize) -> Vec<Item> {
-        let mut items = vec![Item::File { path: "/etc/sluice.toml".into() }, Item::Counters, Item::Admin, Item::Slots];
+        let mut items =
+            vec![Item::File { path: "/etc/sluice.toml".into() }, Item::Counters, Item::Admin, Item::Slots, Item::TicketKeys];
         items.extend((0..workers).flat_map(|worker| (0..addresses).map(move |address| Item::Listener { worker, address })));
         items
     }

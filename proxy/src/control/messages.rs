@@ -10,7 +10,7 @@ use super::bans::{Ban, BanSource};
 use super::status::{Status, SupervisorStatus};
 
 /// Raised when a message changes its meaning: a data plane only takes what it understands.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// From the supervisor to the data plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ pub enum ToDataPlane {
     Stop,
     /// The access log goes on in the file that comes with this message.
     AccessLog,
+    /// Session tickets go on with the keys that come with this message, in a sealed memfd.
+    TicketKeys,
     /// Asks for `ToSupervisor::Status`.
     AskStatus {
         /// Comes back in the answer.
@@ -185,6 +187,8 @@ pub enum Item {
     Slots,
     /// Where the access log goes.
     AccessLog,
+    /// A sealed memfd with the keys of session tickets.
+    TicketKeys,
 }
 
 /// What `sluice stop|drain|reload|status|ban|unban|bans` asks over `control.sock`: one line of JSON.

@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::reload::{Refusal, Reloader};
 use super::threads::{Crew, WorkerEvent};
+use super::tickets;
 use super::view::{Question, View};
 use crate::control::commands::{Command, CommandSender};
 use crate::control::handoff::{Channel, ChannelError, DESCRIPTORS_MAX, Received};
@@ -23,6 +24,7 @@ use crate::control::{now, sealed};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::admin::{self, AdminState, Sources};
 use crate::telemetry::logging;
+use crate::tls::tickets::Keys;
 
 /// Questions to the supervisor that may wait for an answer; also the room of the queue that they come through.
 pub const QUESTIONS_MAX: usize = 32;
@@ -68,6 +70,8 @@ pub struct Control {
     /// The supervisor waits to hear that the workers drain.
     drain_unreported: bool,
     access_log: Option<AccessLog>,
+    /// Of session tickets, for configurations to come.
+    ticket_keys: Arc<Keys>,
     reloader: Reloader,
 }
 
@@ -82,6 +86,7 @@ impl Control {
         commands: Vec<CommandSender>,
         questions: mpsc::Receiver<Question>,
         access_log: Option<AccessLog>,
+        ticket_keys: Arc<Keys>,
     ) -> io::Result<Self> {
         Ok(Self {
             channel: channel.into_async()?,
@@ -95,6 +100,7 @@ impl Control {
             ended: 0,
             drain_unreported: false,
             access_log,
+            ticket_keys,
             reloader: Reloader::default(),
         })
     }
@@ -153,6 +159,15 @@ impl Control {
                 (Some(log), Some(file)) => log.reopen(file),
                 _ => warn!("the supervisor hands over a log that is not written; ignored"),
             },
+            ToDataPlane::TicketKeys => match descriptors.pop().map(tickets::read) {
+                Some(Ok(keys)) => {
+                    tickets::install(&self.view.config.load(), &keys);
+                    self.ticket_keys = keys;
+                    info!("session tickets have a new key");
+                }
+                Some(Err(error)) => warn!("{error}; the old ones stay in use"),
+                None => warn!("the supervisor hands over no keys of session tickets; the old ones stay in use"),
+            },
             ToDataPlane::Reload { id, snapshot, batches, descriptors } => {
                 if let Err(refusal) = self.reloader.begin(id, snapshot, batches, descriptors) {
                     self.say_compiled(Err(refusal));
@@ -206,6 +221,7 @@ impl Control {
         if let Err(error) = logging::set_level(&config.log.level) {
             warn!("{error}");
         }
+        tickets::install(&config, &self.ticket_keys);
         let before = self.view.config.swap(config);
         self.view.snapshot.store(snapshot, Ordering::Relaxed);
         self.reloader.retire(before);
@@ -350,6 +366,10 @@ endpoints = ["127.0.0.1:9000"]
     }
 
     fn stage() -> Stage {
+        stage_of(config::resolve(&[("proxy.toml".into(), TEXT.into())]).expect("valid"), Arc::new(Keys::new(&[])))
+    }
+
+    fn stage_of(config: config::model::Config, ticket_keys: Arc<Keys>) -> Stage {
         let place = Place { cpu: 3, node: 1, memory_node: Some(1) };
         let start = Start {
             protocol: PROTOCOL,
@@ -364,7 +384,6 @@ endpoints = ["127.0.0.1:9000"]
             control_cpus: Vec::new(),
             addresses: vec![Address { listener: 0, address: "127.0.0.1:8080".parse().expect("address") }],
         };
-        let config = config::resolve(&[("proxy.toml".into(), TEXT.into())]).expect("valid");
         let slots = SteeringSlots::private().expect("memory");
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let watched = |index| Watched {
@@ -385,7 +404,7 @@ endpoints = ["127.0.0.1:9000"]
         let (senders, workers) = (0..2).map(|_| commands::channel().expect("eventfd")).unzip();
         let (events, receiver) = mpsc::channel(8);
         let (ours, theirs) = Channel::pair().expect("pair");
-        let control = Control::new(theirs, Arc::clone(&view), senders, questions, None).expect("reactor");
+        let control = Control::new(theirs, Arc::clone(&view), senders, questions, None, ticket_keys).expect("reactor");
         let control = tokio::spawn(async move {
             let mut control = control;
             control.run(&mut Crew::played(receiver), None).await
@@ -504,6 +523,54 @@ endpoints = ["127.0.0.1:9000"]
         // Once.
         stage.say(&ToDataPlane::Publish { id: 1 });
         assert_eq!(stage.status().await.snapshot, 11);
+    }
+
+    #[tokio::test]
+    async fn new_keys_of_tickets_are_installed_here_and_in_configurations_to_come() {
+        use rustls::server::ProducesTickets as _;
+
+        use crate::tls::testing::Authority;
+        use crate::tls::tickets::{TicketKey, Tickets};
+
+        let text =
+            TEXT.replace("address =", "protocol = \"https\"\ncertificate = [{ chain = \"a.pem\", key = \"a.key\" }]\naddress =");
+        let pair = Authority::new("CA").leaf(&["a.example"]);
+        let files = |text: &str| {
+            let files = [("proxy.toml", text), ("a.pem", &pair.chain), ("a.key", &pair.key)];
+            files.map(|(path, text)| (std::path::PathBuf::from(path), text.as_bytes().to_vec()))
+        };
+        let resolved = |text: &str| config::resolve(&files(text)).map_err(|errors| errors.to_string()).expect("valid");
+        let stage = stage_of(resolved(&text), Arc::new(Keys::new(&[])));
+        stage.make_ready().await;
+        let key = TicketKey::random().expect("randomness");
+        let elsewhere = Tickets::new(std::slice::from_ref(&key), None);
+        let opens = |stage: &Stage| {
+            let ticket = elsewhere.encrypt(b"state").expect("a ticket");
+            let config = stage.view.config.load();
+            config.listeners[0].tls.as_ref().is_some_and(|tls| tls.tickets.decrypt(&ticket).is_some())
+        };
+        assert!(!opens(&stage));
+        let fd = sealed::seal("test", &TicketKey::concat(&[TicketKey::random().expect("randomness"), key])).expect("memfd");
+        stage.supervisor.get_ref().send(&ToDataPlane::TicketKeys, &[fd.as_fd()]).expect("room");
+        stage.status().await;
+        assert!(opens(&stage));
+        // What is no key changes nothing.
+        let wrong = sealed::seal("test", b"keys").expect("memfd");
+        stage.supervisor.get_ref().send(&ToDataPlane::TicketKeys, &[wrong.as_fd()]).expect("room");
+        stage.say(&ToDataPlane::TicketKeys);
+        stage.status().await;
+        assert!(opens(&stage));
+        // Another handshake_timeout is another ServerTls.
+        let text = text.replace("address =", "tls.handshake_timeout = \"9s\"\naddress =");
+        stage.say(&ToDataPlane::Reload { id: 1, snapshot: 9, batches: 1, descriptors: 3 });
+        let items = files(&text).map(|(path, _)| Item::File { path });
+        let fds = files(&text).map(|(_, bytes)| sealed::seal("test", &bytes).expect("memfd"));
+        let batch = ToDataPlane::Batch { number: 0, items: items.to_vec() };
+        stage.supervisor.get_ref().send(&batch, &fds.each_ref().map(AsFd::as_fd)).expect("room");
+        assert_eq!(stage.hear().await.message, ToSupervisor::Compiled { id: 1 });
+        stage.say(&ToDataPlane::Publish { id: 1 });
+        assert_eq!(stage.hear().await.message, ToSupervisor::Published { id: 1 });
+        assert!(opens(&stage));
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ pub mod privileges;
 pub mod receive;
 pub mod reload;
 pub mod threads;
+pub mod tickets;
 pub mod view;
 
 use std::fs::File;
@@ -34,6 +35,7 @@ use crate::listen::sources::Sources;
 use crate::supervisor::plan;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::logging;
+use crate::tls::tickets::Keys;
 use crate::worker::WorkerSeed;
 use crate::{config, placement};
 
@@ -44,6 +46,8 @@ enum DataPlaneError {
     Privileges(#[from] privileges::PrivilegeError),
     #[error(transparent)]
     Receive(#[from] receive::ReceiveError),
+    #[error(transparent)]
+    Tickets(#[from] tickets::TicketsError),
     #[error(transparent)]
     Log(#[from] logging::LogError),
     #[error("{0}: {1}")]
@@ -107,7 +111,7 @@ fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| DataPlaneError::Io("tokio", error))?;
     let _entered = runtime.enter();
-    let control = Control::new(channel, plane.view, plane.commands, plane.questions, plane.access_log);
+    let control = Control::new(channel, plane.view, plane.commands, plane.questions, plane.access_log, plane.ticket_keys);
     let mut control = control.map_err(|error| DataPlaneError::Io("channel", error))?;
     let mut crew = Crew::start(seeds).map_err(|error| DataPlaneError::Io("worker threads", error))?;
     runtime.block_on(control.run(&mut crew, plane.admin))?;
@@ -124,11 +128,14 @@ struct Plane {
     questions: mpsc::Receiver<view::Question>,
     admin: Option<OwnedFd>,
     access_log: Option<AccessLog>,
+    ticket_keys: Arc<Keys>,
 }
 
 fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlaneError> {
-    let Handoff { start, files, listeners, admin, counters, slots, access_log } = handoff;
+    let Handoff { start, files, listeners, admin, counters, slots, access_log, ticket_keys } = handoff;
     let config: Arc<config::model::Config> = Arc::new(receive::configuration(files)?);
+    let ticket_keys = tickets::read(ticket_keys)?;
+    tickets::install(&config, &ticket_keys);
     let workers = start.workers.len();
     let connections_max = connections_per_worker(&config, workers);
     info!(generation = start.generation, workers, connections_max, "data plane starts");
@@ -179,7 +186,7 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
         draining: AtomicBool::new(false),
         questions: sender,
     };
-    Ok((Plane { view: Arc::new(view), commands, questions, admin, access_log }, seeds))
+    Ok((Plane { view: Arc::new(view), commands, questions, admin, access_log, ticket_keys }, seeds))
 }
 
 /// Connections per source, where the kernel side does not count them.

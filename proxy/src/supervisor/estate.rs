@@ -26,6 +26,7 @@ use crate::listen::sockets::{self, BindError, Bound};
 use crate::supervisor::leftovers;
 use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
+use crate::supervisor::tickets::TicketRing;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
@@ -127,6 +128,8 @@ pub struct Estate {
     pub identity: Option<Identity>,
     /// Where the access log goes; `None` while it is off.
     access_log: Option<OwnedFd>,
+    /// Of session tickets.
+    pub ticket_keys: TicketRing,
     /// What `auto` went on without, each with what it costs.
     pub degraded: Vec<String>,
 }
@@ -171,6 +174,7 @@ impl Estate {
         config::wipe(files);
         let files = sealed.map_err(|error| EstateError::Io("memfd", error))?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
+        let ticket_keys = TicketRing::new(now()).map_err(|error| EstateError::Io("keys of session tickets", error))?;
         let mut estate = Self {
             config,
             snapshot: 1,
@@ -183,6 +187,7 @@ impl Estate {
             sysctls,
             identity,
             access_log,
+            ticket_keys,
             degraded,
         };
         if let Some(programs) = programs {
@@ -282,7 +287,7 @@ impl Estate {
     #[must_use]
     pub fn handoff(&self, generation: u32) -> (Start, Vec<Item>) {
         let mut items: Vec<Item> = self.files.iter().map(|file| Item::File { path: file.path.clone() }).collect();
-        items.push(Item::Counters);
+        items.extend([Item::Counters, Item::TicketKeys]);
         items.extend(self.programs.as_ref().map(|_| Item::Slots));
         items.extend(self.admin.as_ref().map(|_| Item::Admin));
         items.extend(self.access_log.as_ref().map(|_| Item::AccessLog));
@@ -314,6 +319,7 @@ impl Estate {
             Item::Listener { worker, address } => self.bound.get(*address)?.sockets.get(*worker).map(AsFd::as_fd),
             Item::Admin => self.admin.as_ref().map(|(_, fd)| fd.as_fd()),
             Item::Counters => Some(self.counters.fd()),
+            Item::TicketKeys => Some(self.ticket_keys.fd()),
             Item::Slots => self.programs.as_ref().map(Programs::slots),
             Item::AccessLog => self.access_log.as_ref().map(AsFd::as_fd),
         }

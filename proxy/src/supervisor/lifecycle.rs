@@ -187,9 +187,10 @@ impl Supervisor {
         let asked = self.asked.values().map(|(_, deadline)| *deadline).min();
         let sweep = self.estate.next_sweep().map(|due| due.max(self.swept + SWEEP_PAUSE));
         let (reload, look) = (self.reloading.next_deadline(), self.watch.next_look());
-        let expiry = Some(self.expiry.next_look());
-        let deadlines = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked, sweep, reload, look, expiry];
-        let Some(deadline) = deadlines.into_iter().flatten().min() else { return PollTimeout::NONE };
+        let (expiry, rotation) = (Some(self.expiry.next_look()), Some(self.estate.ticket_keys.next_rotation()));
+        let ours = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked, sweep];
+        let deadlines = ours.into_iter().chain([reload, look, expiry, rotation]);
+        let Some(deadline) = deadlines.flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
         let milliseconds = deadline.since(now()).as_micros().div_ceil(1000);
         PollTimeout::try_from(i32::try_from(milliseconds).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
@@ -211,9 +212,22 @@ impl Supervisor {
             self.estate.sweep(now);
             self.swept = now;
         }
+        self.rotate_ticket_keys(now);
         let due: Vec<u64> = self.asked.iter().filter(|(_, (_, deadline))| now >= *deadline).map(|(id, _)| *id).collect();
         for id in due {
             self.answer_status(id, None, now);
+        }
+    }
+
+    fn rotate_ticket_keys(&mut self, now: Time) {
+        match self.estate.ticket_keys.rotate(now) {
+            Ok(true) => {
+                if let Some(child) = &mut self.child {
+                    child.carry(ToDataPlane::TicketKeys, vec![self.estate.ticket_keys.share()]);
+                }
+            }
+            Ok(false) => {}
+            Err(error) => error!("session tickets get no new key, the last one goes on: {error}"),
         }
     }
 

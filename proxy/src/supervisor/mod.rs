@@ -13,6 +13,7 @@ pub mod plan;
 pub mod privileges;
 pub mod reload;
 pub mod run_dir;
+pub mod tickets;
 pub mod topology;
 pub mod watch;
 
@@ -44,6 +45,8 @@ pub enum StartError {
 /// # Errors
 /// When it cannot start; nothing was started then.
 pub fn run(loaded: Loaded) -> Result<Outcome, StartError> {
+    // Private keys and those of session tickets are in our memory: no core dump, and nobody without CAP_SYS_PTRACE looks into it.
+    nix::sys::prctl::set_dumpable(false)?;
     // Before the first thread, which inherits the mask.
     let signals = lifecycle::signals()?;
     let _log = logging::init(&loaded.config.log.level)?;

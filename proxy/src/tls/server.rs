@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::{TLS12, TLS13};
 
 use super::certificate::Certificate;
 use super::resolver::Resolver;
-use super::tickets::Tickets;
+use super::tickets::{TicketKey, Tickets};
 use super::{Part, TlsError, provider, roots};
 
 /// The oldest version that is spoken.
@@ -35,6 +35,8 @@ pub struct Settings {
     pub client_ca: Option<Box<[u8]>>,
     /// `listener.tls.session_tickets`
     pub session_tickets: bool,
+    /// `listener.tls.ticket_keys`, the first makes tickets; empty: those of the process.
+    pub ticket_keys: Vec<TicketKey>,
     /// `listener.tls.handshake_timeout`
     pub handshake_timeout: Duration,
     /// `listener.tls.max_handshakes`
@@ -48,7 +50,7 @@ pub struct ServerTls {
     pub config: Arc<ServerConfig>,
     /// One at least; the first is the default.
     pub certificates: Vec<Arc<Certificate>>,
-    /// Without keys until the data plane installs some.
+    /// Without keys until the data plane installs some, unless there are files.
     pub tickets: Arc<Tickets>,
     /// From accept until the handshake is done.
     pub handshake_timeout: Duration,
@@ -87,10 +89,14 @@ impl ServerTls {
         config.max_early_data_size = 0;
         // The default is a cache of this process behind a lock.
         config.session_storage = Arc::new(NoServerSessionStorage {});
+        let tickets = Arc::new(Tickets::new(&settings.ticket_keys, settings.client_ca.as_deref()));
+        if settings.session_tickets {
+            config.ticketer = Arc::clone(&tickets) as Arc<dyn ProducesTickets>;
+        }
         Ok(Self {
             config: Arc::new(config),
             certificates: settings.certificates.clone(),
-            tickets: Arc::default(),
+            tickets,
             handshake_timeout: settings.handshake_timeout,
             max_handshakes: settings.max_handshakes,
             settings,

@@ -31,6 +31,7 @@ fn bench(seed: u64, faults: Faults, max_handshakes: usize) -> (Bench, Arc<Client
         alpn: vec!["http/1.1".into()],
         client_ca: None,
         session_tickets: false,
+        ticket_keys: vec![],
         handshake_timeout: TIMEOUT,
         max_handshakes,
     });

@@ -11,12 +11,14 @@ use crate::tls::certificate::{Certificate, Files, KeyKind};
 use crate::tls::client::{self, ClientTls, Trust};
 use crate::tls::review::{self, Remark};
 use crate::tls::server::{ServerTls, Settings};
+use crate::tls::tickets::TicketKey;
 use crate::tls::{Part, TlsError};
 
 const CHAIN: &str = "listener.certificate.chain";
 const KEY: &str = "listener.certificate.key";
 const OCSP: &str = "listener.certificate.ocsp";
 const CLIENT_CA: &str = "listener.tls.client_ca";
+const TICKET_KEYS: &str = "listener.tls.ticket_keys";
 const UPSTREAM_CA: &str = "upstream.tls.ca";
 const UPSTREAM_CERTIFICATE: &str = "upstream.tls.certificate";
 const UPSTREAM_KEY: &str = "upstream.tls.key";
@@ -43,12 +45,14 @@ impl Resolver<'_> {
         let certificates: Vec<_> = tls.certificates.iter().map(|certificate| self.certificate(certificate)).collect();
         let certificates: Vec<_> = certificates.into_iter().collect::<Option<_>>()?;
         self.check_same_names(&tls.certificates, &certificates);
+        let ticket_keys = self.ticket_keys(&tls.ticket_keys)?;
         let settings = Settings {
             certificates,
             min_version: tls.min_version,
             alpn: tls.alpn.clone(),
             client_ca,
             session_tickets: tls.session_tickets,
+            ticket_keys,
             handshake_timeout: tls.handshake_timeout,
             max_handshakes: tls.max_handshakes,
         };
@@ -61,6 +65,36 @@ impl Resolver<'_> {
                 None
             }
         }
+    }
+
+    /// `None` only after an error.
+    fn ticket_keys(&self, written: &[At<PathBuf>]) -> Option<Vec<TicketKey>> {
+        let mut keys: Vec<TicketKey> = Vec::with_capacity(written.len());
+        let mut is_sound = true;
+        for file in written {
+            let Some((_, bytes)) = self.file(TICKET_KEYS, file) else {
+                is_sound = false;
+                continue;
+            };
+            let wrong = match TicketKey::from_file(bytes) {
+                None => Some((format!("has {} bytes", bytes.len()), "48 or 80 random bytes, as `openssl rand 80` makes them")),
+                Some(key) if keys.iter().any(|other| other.is_named_as(&key)) => Some((
+                    "begins with the same 16 bytes as one before, by which keys are told apart".to_owned(),
+                    "each key once",
+                )),
+                Some(key) => {
+                    keys.push(key);
+                    self.check_mode(TICKET_KEYS, file);
+                    None
+                }
+            };
+            if let Some((message, expected)) = wrong {
+                is_sound = false;
+                let path = super::beside(self.main, &file.value);
+                self.error(TICKET_KEYS, file.span.as_ref(), format!("\"{}\" {message}", path.display()), expected);
+            }
+        }
+        is_sound.then_some(keys)
     }
 
     fn certificate(&self, written: &schema::Certificate) -> Option<Arc<Certificate>> {

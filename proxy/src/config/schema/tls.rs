@@ -10,6 +10,7 @@ use super::{DAY, Protocol, SECOND, file_path, to_usize};
 use crate::config::read::{At, Literal, Table};
 use crate::config::units;
 use crate::tls::server::MinVersion;
+use crate::tls::tickets::KEYS_MAX;
 
 const FILE_FORM: &str = "a file's path";
 /// Handshakes in progress on a worker, at most: each holds some ten KiB.
@@ -33,6 +34,7 @@ pub(in crate::config) struct Tls {
     pub(in crate::config) min_version: MinVersion,
     pub(in crate::config) client_ca: Option<At<PathBuf>>,
     pub(in crate::config) session_tickets: bool,
+    pub(in crate::config) ticket_keys: Vec<At<PathBuf>>,
     pub(in crate::config) handshake_timeout: Duration,
     pub(in crate::config) max_handshakes: usize,
 }
@@ -44,7 +46,7 @@ impl Tls {
             let Certificate { chain, key, ocsp } = certificate;
             [chain, key].into_iter().chain(ocsp)
         });
-        certificates.chain(&self.client_ca)
+        certificates.chain(&self.client_ca).chain(&self.ticket_keys)
     }
 }
 
@@ -71,12 +73,43 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
     let min_version = table.choice("min_version", &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)], &[]);
     let client_ca = optional_file(&mut table, "client_ca");
     let session_tickets = table.boolean("session_tickets", true);
-    table.not_built("ticket_keys", Some(Literal::List(&[])));
+    let ticket_keys = ticket_keys(&mut table, session_tickets);
     table.not_built("early_data", Some(Literal::Boolean(false)));
     let handshake_timeout = table.duration("handshake_timeout", 10 * SECOND, super::MILLISECOND..=DAY);
     let max_handshakes = to_usize(table.integer("max_handshakes", 256, 1..=HANDSHAKES_MAX).value);
     table.finish();
-    Tls { certificates, lacks_certificates, alpn, min_version, client_ca, session_tickets, handshake_timeout, max_handshakes }
+    Tls {
+        certificates,
+        lacks_certificates,
+        alpn,
+        min_version,
+        client_ca,
+        session_tickets,
+        ticket_keys,
+        handshake_timeout,
+        max_handshakes,
+    }
+}
+
+/// Files, the first of which makes tickets.
+fn ticket_keys(table: &mut Table<'_, '_>, session_tickets: bool) -> Vec<At<PathBuf>> {
+    const KEY: &str = "ticket_keys";
+    let written = table.strings(KEY, false);
+    if written.len() > KEYS_MAX {
+        table.error(KEY, table.value_span(KEY), format!("has {} files", written.len()), &format!("at most {KEYS_MAX}"));
+    }
+    if !session_tickets && !written.is_empty() {
+        let message = "has no effect with session_tickets = false".to_owned();
+        table.error(KEY, table.value_span(KEY), message, "session_tickets = true, or no ticket_keys");
+    }
+    let path = |At { value, span }: At<String>| match file_path(&value) {
+        Ok(path) => Some(At { value: path, span }),
+        Err(message) => {
+            table.error(KEY, span, format!("{} {message}", units::quote(&value)), "paths of files");
+            None
+        }
+    };
+    written.into_iter().filter_map(path).collect()
 }
 
 /// `[upstream.tls]`

@@ -163,6 +163,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("listener.certificate.key", "\"\"", "is not a path"),
     ("listener.certificate.ocsp", "\"a\\u0000b\"", "is not a path"),
     ("listener.tls.client_ca", "\"a\\u0000b\"", "is not a path"),
+    ("listener.tls.ticket_keys", "[\"\"]", "is not a path"),
     ("route.host", "\"a.example:80\"", "has a port"),
     ("route.path_prefix", "\"x\"", "does not begin with '/'"),
     ("route.path", "\"/a/../b\"", "dot segment"),

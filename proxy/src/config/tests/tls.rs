@@ -135,6 +135,56 @@ fn each_wrong_file_is_reported_at_its_key() {
 }
 
 #[test]
+fn files_of_ticket_keys_are_told_apart_and_have_48_or_80_bytes() {
+    let pair = Authority::new("CA").leaf(&["a.example"]);
+    let folder = Folder::new(&[&pair], "[listener.tls]\nticket_keys = [\"new\", \"old\"]\n");
+    folder.write("new", [1; 80]);
+    folder.write("old", [2; 48]);
+    let loaded = folder.load().map_err(|errors| errors.to_string()).expect("sound");
+    assert_eq!(loaded.config.listeners[0].tls.as_ref().expect("its TLS").settings().ticket_keys.len(), 2);
+    assert_eq!(resolve(&loaded.files), Ok(loaded.config.clone()));
+    assert!(!format!("{loaded:?}").contains("1, 1, 1"), "nothing of a key is shown");
+    folder.write("old", [3; 48]);
+    assert_ne!(folder.load().expect("sound").config, loaded.config);
+    let line = folder.line("ticket_keys");
+    for (bytes, words) in [
+        (&[0; 79][..], "\"old\" has 79 bytes; expected 48 or 80 random bytes, as `openssl rand 80` makes them"),
+        (&[], "\"old\" has 0 bytes"),
+        (&[1; 48], "\"old\" begins with the same 16 bytes as one before"),
+    ] {
+        folder.write("old", bytes);
+        let errors = folder.errors();
+        let start = format!("proxy.toml:{line}:23: error: `listener.tls.ticket_keys`: {words}");
+        assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?} is not {start}");
+    }
+    std::fs::remove_file(folder.folder.path().join("old")).expect("removed");
+    assert!(folder.errors()[0].contains("`listener.tls.ticket_keys`: \"old\" cannot be read: no such file"));
+}
+
+#[test]
+fn ticket_keys_that_cannot_be_say_why() {
+    let pair = Authority::new("CA").leaf(&["a.example"]);
+    let many = format!("[\"{}\"]", vec!["a"; 17].join("\", \""));
+    for (lines, words) in [
+        (
+            "ticket_keys = [\"new\"]\nsession_tickets = false",
+            "has no effect with session_tickets = false; expected session_tickets = true",
+        ),
+        ("ticket_keys = [\"\"]", "\"\" is not a path; expected paths of files"),
+        (&format!("ticket_keys = {many}"), "has 17 files; expected at most 16"),
+        ("ticket_keys = \"new\"", "is a string"),
+        ("ticket_keys = [1]", "is an integer"),
+    ] {
+        let folder = Folder::new(&[&pair], &format!("[listener.tls]\n{lines}\n"));
+        folder.write("new", [1; 80]);
+        let errors = folder.errors();
+        let start = format!("proxy.toml:{}:", folder.line("ticket_keys"));
+        assert!(errors[0].starts_with(&start) && errors[0].contains("`listener.tls.ticket_keys`"), "{errors:?}");
+        assert!(errors[0].contains(words), "{errors:?} lacks {words}");
+    }
+}
+
+#[test]
 fn min_version_is_taken() {
     let settings = |text: &str| Folder::new(&[&Authority::new("CA").leaf(&["a.example"])], text).load().expect("sound");
     let loaded = settings("[listener.tls]\nmin_version = \"1.3\"\n");

@@ -1,0 +1,126 @@
+//! Session tickets with the released binary and openssl: a session goes on with whichever worker, data plane or instance has the keys.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tests::origin::{Origin, Response};
+use tests::sluice::{Setup, Sluice};
+use tests::{eventually, process, skip};
+
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Instances with one certificate, for openssl in one folder.
+struct Stage {
+    origin: Origin,
+    folder: tempfile::TempDir,
+}
+
+impl Stage {
+    /// `None`: no openssl here.
+    fn new() -> Option<Self> {
+        if skip::without_tool("openssl") {
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("sluice-test-tickets-").tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("a.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("a.key"), made.signing_key.serialize_pem()).unwrap();
+        Some(Self { origin: Origin::http(|_| Response::ok("hello")), folder })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// With these keys in its `[listener.tls]`.
+    fn start(&self, workers: usize, tls: &str) -> Sluice {
+        let shown = |name| self.path(name).display().to_string();
+        let certificate = format!("certificate = [{{ chain = \"{}\", key = \"{}\" }}]", shown("a.pem"), shown("a.key"));
+        let lines = format!("protocol = \"https\"\n{certificate}\ntls = {{ {tls} }}");
+        Setup::to(self.origin.address()).workers(workers).with("listener", &lines).start()
+    }
+
+    /// A request over a session that is kept in `session`, which goes on if there is one; whether it was resumed.
+    fn ask(&self, address: SocketAddr, version: &str, session: &Path) -> bool {
+        let resume = if session.exists() { format!("-sess_in {}", session.display()) } else { String::new() };
+        let script = format!(
+            "printf 'GET / HTTP/1.1\\r\\nHost: a.example\\r\\nConnection: close\\r\\n\\r\\n' | openssl s_client -connect {address} \
+             -servername a.example -{version} -ign_eof -CAfile {} -verify_return_error {resume} -sess_out {}",
+            self.path("a.pem").display(),
+            session.display()
+        );
+        let output = process::run(Command::new("sh").args(["-c", &script]), LIMIT);
+        let text = output.text();
+        assert!(text.contains("HTTP/1.1 200 ") && session.exists(), "{}", output.all());
+        let resumed = text.contains("\nReused, ");
+        assert!(resumed || text.contains("\nNew, "), "{text}");
+        resumed
+    }
+}
+
+#[test]
+fn a_session_goes_on_with_any_worker_after_a_crash_and_after_a_reload() {
+    let Some(stage) = Stage::new() else { return };
+    let sluice = stage.start(2, "");
+    for version in ["tls1_3", "tls1_2"] {
+        let session = stage.path(version);
+        assert!(!stage.ask(sluice.address(), version, &session), "the first is new");
+        let before = sluice.per_worker("accepted");
+        eventually(LIMIT, "both workers had one", || {
+            assert!(stage.ask(sluice.address(), version, &session), "{version}");
+            sluice.per_worker("accepted").iter().zip(&before).all(|(now, before)| now > before).then_some(())
+        });
+        let old = sluice.data_plane_pid();
+        sluice.kill_data_plane();
+        eventually(LIMIT, "a new data plane", || sluice.data_plane().filter(|pid| *pid != old));
+        assert!(stage.ask(sluice.address(), version, &session), "{version} after a crash");
+        // Another limit is another configuration of TLS.
+        let text = std::fs::read_to_string(sluice.config_path()).unwrap();
+        let limit = if version == "tls1_3" { "tls = { max_handshakes = 77 }" } else { "tls = { max_handshakes = 78 }" };
+        let changed: Vec<&str> = text.lines().map(|line| if line.starts_with("tls = {") { limit } else { line }).collect();
+        std::fs::write(sluice.config_path(), changed.join("\n")).unwrap();
+        assert_eq!(sluice.command("reload").code(), 0);
+        assert!(stage.ask(sluice.address(), version, &session), "{version} after a reload");
+    }
+}
+
+#[test]
+fn instances_that_share_files_of_keys_share_sessions() {
+    let Some(stage) = Stage::new() else { return };
+    let file = |name: &str, bytes: usize, seed: u8| {
+        let bytes: Vec<u8> = (0..bytes).map(|at| (at as u8).wrapping_mul(31) ^ seed).collect();
+        std::fs::write(stage.path(name), bytes).unwrap();
+        stage.path(name).display().to_string()
+    };
+    let (old, new) = (file("old", 48, 1), file("new", 80, 2));
+    let keys = |keys: &[&str]| format!("ticket_keys = [\"{}\"]", keys.join("\", \""));
+    let (one, other) = (stage.start(1, &keys(&[&old])), stage.start(1, &keys(&[&new, &old])));
+    for version in ["tls1_3", "tls1_2"] {
+        let session = stage.path(version);
+        assert!(!stage.ask(one.address(), version, &session));
+        assert!(stage.ask(other.address(), version, &session), "{version}: the old key is still accepted there");
+        // The new ticket that came with it is of the new key, which is not known here.
+        assert_eq!(stage.ask(one.address(), version, &session), version == "tls1_2", "{version}");
+        assert!(stage.ask(one.address(), version, &session));
+    }
+    // An instance that makes its own knows neither.
+    let alone = stage.start(1, "");
+    assert!(!stage.ask(alone.address(), "tls1_3", &stage.path("tls1_3")));
+}
+
+#[test]
+fn without_tickets_each_handshake_is_a_full_one() {
+    let Some(stage) = Stage::new() else { return };
+    let sluice = stage.start(1, "session_tickets = false");
+    let count = |_: &Sluice| {
+        let script =
+            format!("openssl s_client -connect {} -servername a.example -tls1_2 -reconnect </dev/null", sluice.address());
+        let output = process::run(Command::new("sh").args(["-c", &script]), LIMIT);
+        (output.text().matches("\nNew, ").count(), output.text().matches("\nReused, ").count())
+    };
+    assert_eq!(count(&sluice), (6, 0));
+}
