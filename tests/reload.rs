@@ -4,17 +4,24 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tests::client::Client;
 use tests::eventually;
 use tests::origin::{Origin, Response};
 use tests::ports::Port;
 use tests::process::Output;
 use tests::sluice::{Setup, Sluice};
+use tests::tls::{Authority, Kind, Leaf, https};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -324,4 +331,80 @@ fn a_drain_takes_no_new_configuration_but_the_drain_timeout_of_the_last_one() {
     sluice.wait_end(LIMIT);
     let done = sluice.command("reload");
     assert!(done.code() == 1 && done.errors().contains("no sluice runs"), "{}", done.all());
+}
+
+/// The certificate that a new client gets.
+fn shown(sluice: &Sluice, config: &Arc<ClientConfig>) -> Vec<u8> {
+    let mut client = sluice.secured(config, "a.test");
+    assert_eq!(client.get("/").text(), "app");
+    let certificates = client.stream().conn.peer_certificates().unwrap();
+    certificates[0].to_vec()
+}
+
+fn der(leaf: &Leaf) -> Vec<u8> {
+    CertificateDer::from_pem_slice(leaf.chain.as_bytes()).unwrap().to_vec()
+}
+
+/// Replaces a file as most programs do: written beside it, then renamed.
+fn replace(sluice: &Sluice, name: &str, text: &str) {
+    let beside = sluice.run_dir().join("beside");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(beside, sluice.run_dir().join(name)).unwrap();
+}
+
+#[test]
+fn a_renewed_certificate_is_taken_at_a_reload_and_connections_stay() {
+    let (authority, origin) = (Authority::default(), named("app"));
+    let (old, new) = (authority.leaf(Kind::P256, &["a.test"]), authority.leaf(Kind::P384, &["a.test"]));
+    let sluice = https(Setup::to(origin.address()), &authority, std::slice::from_ref(&old), "").start();
+    let config = Arc::new(authority.config(rustls::ALL_VERSIONS));
+    let mut stays = sluice.secured(&config, "a.test");
+    assert_eq!((stays.get("/").text().as_str(), shown(&sluice, &config)), ("app", der(&old)));
+    // Of two files one is there already.
+    replace(&sluice, "0.pem", &new.chain);
+    let done = sluice.command("reload");
+    assert_eq!(done.code(), 1, "{}", done.all());
+    assert!(done.errors().contains("does not belong to the certificate"), "{}", done.errors());
+    assert!(!done.all().contains("PRIVATE KEY") && !sluice.log().contains("PRIVATE KEY"));
+    assert_eq!(shown(&sluice, &config), der(&old));
+    replace(&sluice, "0.key", &new.key);
+    let receipt = reload(&sluice);
+    assert!(receipt.contains("certificates taken: \"a.test\""), "{receipt}");
+    assert_eq!(shown(&sluice, &config), der(&new));
+    assert_eq!(stays.get("/").text(), "app");
+}
+
+#[test]
+fn a_renewed_certificate_is_taken_by_itself_once_it_is_whole() {
+    let (authority, origin) = (Authority::default(), named("app"));
+    let leaves: Vec<Leaf> = (0..3).map(|_| authority.leaf(Kind::P256, &["a.test"])).collect();
+    let sluice = https(Setup::to(origin.address()), &authority, &leaves[..1], "").start();
+    let config = Arc::new(authority.config(rustls::ALL_VERSIONS));
+    let mut stays = sluice.secured(&config, "a.test");
+    assert_eq!(stays.get("/").text(), "app");
+    // The main file is being edited, which is nobody's business.
+    std::fs::write(sluice.config_path(), "half a fi").unwrap();
+    replace(&sluice, "0.pem", &leaves[1].chain);
+    eventually(LIMIT, "half of it is refused", || (outcomes(&sluice, "invalid") == 1).then_some(()));
+    assert_eq!(shown(&sluice, &config), der(&leaves[0]));
+    replace(&sluice, "0.key", &leaves[1].key);
+    eventually(LIMIT, "the new one is served", || (shown(&sluice, &config) == der(&leaves[1])).then_some(()));
+    // As a volume of Kubernetes: what the paths lead to is swapped by a link.
+    let path = |name: &str| sluice.run_dir().join(name);
+    for (folder, leaf) in [("..1", &leaves[1]), ("..2", &leaves[2])] {
+        std::fs::create_dir(path(folder)).unwrap();
+        std::fs::write(path(folder).join("0.pem"), &leaf.chain).unwrap();
+        std::fs::write(path(folder).join("0.key"), &leaf.key).unwrap();
+    }
+    symlink("..2", path("..data")).unwrap();
+    for name in ["0.pem", "0.key"] {
+        symlink(Path::new("..data").join(name), path("link")).unwrap();
+        std::fs::rename(path("link"), path(name)).unwrap();
+    }
+    eventually(LIMIT, "the next one is served", || (shown(&sluice, &config) == der(&leaves[2])).then_some(()));
+    assert_eq!((outcomes(&sluice, "invalid"), outcomes(&sluice, "applied")), (1, 2), "each state was tried once");
+    assert_eq!(stays.get("/").text(), "app");
+    let status = sluice.status();
+    assert_eq!(status["supervisor"]["reload"]["watched_files"], 2);
+    assert!(status["supervisor"]["reload"]["failed"].is_null(), "{status}");
 }

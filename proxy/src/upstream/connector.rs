@@ -48,8 +48,6 @@ pub struct State {
     timer: Cell<Option<Time>>,
     /// No slot is kept any more.
     draining: Cell<bool>,
-    /// What the pooled connections were made with.
-    tls: RefCell<Option<Arc<ClientTls>>>,
     sessions: RefCell<Sessions>,
     /// When a failed handshake was last warned of.
     warned: Cell<Option<Time>>,
@@ -159,7 +157,6 @@ impl State {
             random,
             timer: Cell::new(None),
             draining: Cell::new(false),
-            tls: RefCell::new(config.tls.clone()),
             sessions: RefCell::default(),
             warned: Cell::new(None),
         }
@@ -171,17 +168,11 @@ impl State {
         self.id
     }
 
-    /// Takes a new snapshot's limits and endpoints.
+    /// Takes a new snapshot's limits and endpoints. An upstream with other TLS has another state instead: connections made under another word about
+    /// whom to trust serve nobody any more, those in use included.
     pub fn configure(&self, config: &model::Upstream) {
-        // Connections made under another word about whom to trust serve nobody any more.
-        if self.tls.replace(config.tls.clone()) != config.tls {
-            let idle: Vec<_> = self.pool.borrow_mut().drain().collect();
-            for connection in idle {
-                self.counters.decrement(Plain::UpstreamIdle);
-                connection.close(PoolCloseReason::EndpointRemoved);
-            }
-        }
         let addresses: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.address).collect();
+        self.sessions.borrow_mut().endpoints.retain(|address, _| addresses.contains(address));
         self.balance.borrow_mut().configure(weights(config), self.random);
         let gone = self.pool.borrow_mut().configure(config.pool, &addresses);
         for connection in gone {

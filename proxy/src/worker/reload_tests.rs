@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::simulated_tests::{bench, fetch};
+use super::simulated_tests::{REQUEST, RESPONSE, bench, fetch};
 use super::testing::{self, Bench, origin_address};
 use crate::config::model;
 use crate::error::{CloseReason, PoolCloseReason};
+use crate::io::simulated::Faults;
 use crate::telemetry::counters::{Counter, Plain};
 use crate::tls::client::{ClientTls, Settings, Trust};
 use crate::upstream::connector::State;
@@ -116,20 +117,40 @@ fn an_upstream_that_is_new_in_a_drain_keeps_nothing_open() {
     bench.check_freed("");
 }
 
+/// Has the first upstream speak TLS, to endpoints of this name.
+fn with(name: Option<&str>) -> impl FnOnce(&mut model::Config) {
+    let server_name = name.map(|name| ServerName::try_from(name.to_owned()).expect("a name"));
+    let settings = Settings { server_name, trust: Trust::Anyone, certificate: None, alpn: Vec::new() };
+    let tls = ClientTls::new(settings).map_err(|error| error.to_string()).expect("sound");
+    move |config| Arc::make_mut(&mut config.upstreams[0]).tls = Some(Arc::new(tls))
+}
+
+#[test]
+fn a_connection_in_use_while_its_upstream_gets_other_tls_ends_with_its_exchange() {
+    let mut bench = Bench::new(1, Faults { short: false, ..Faults::mild() }, testing::config(&[origin_address(1)]));
+    bench.sim.origin(origin_address(1));
+    let client = bench.sim.connect(bench.listener);
+    client.write(REQUEST);
+    bench.run_until(|events| events.worker().counters.value(Plain::UpstreamConnects) == 1);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+    publish(&bench, with(None));
+    drop(bench.events.worker().snapshot());
+    let origin = bench.sim.accept(origin_address(1)).expect("a connection");
+    origin.write(RESPONSE);
+    bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 1);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+    assert!(client.read().ends_with(b"ok"), "what was begun is ended");
+    assert_eq!((bench.value(Plain::UpstreamIdle), bench.value(Plain::UpstreamOpen)), (0, 0));
+    client.close();
+    origin.close();
+    bench.run_out();
+    bench.check_freed("");
+}
+
 #[test]
 fn what_was_connected_under_other_tls_carries_nothing_more() {
     let mut bench = bench();
     let client = fetch(&mut bench);
-    let settings = |name: Option<&str>| Settings {
-        server_name: name.map(|name| ServerName::try_from(name.to_owned()).expect("a name")),
-        trust: Trust::Anyone,
-        certificate: None,
-        alpn: Vec::new(),
-    };
-    let with = |name: Option<&str>| {
-        let tls = ClientTls::new(settings(name)).map_err(|error| error.to_string()).expect("sound");
-        move |config: &mut model::Config| Arc::make_mut(&mut config.upstreams[0]).tls = Some(Arc::new(tls))
-    };
     let plain = states(&bench);
     publish(&bench, with(Some("a.test")));
     let first = states(&bench);

@@ -18,7 +18,7 @@ use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
 pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+pub(super) const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A bench whose only origin answers every request at once.
 pub(super) fn bench() -> Bench {
