@@ -113,10 +113,22 @@ impl Secure {
     }
 }
 
+/// Whether TLS ended it, ours or theirs.
+const fn is_broken(end: Option<Result<(), StreamError>>) -> bool {
+    matches!(end, Some(Err(StreamError::Tls(_))))
+}
+
 impl Inner {
     /// What was received broke the rules, and the peer is to hear it.
     pub(super) const fn has_last_word(&self) -> bool {
         matches!((self.phase, self.end), (Phase::Open, Some(Err(StreamError::Tls(Violation::Ours(_))))))
+    }
+
+    /// Nothing more comes. What broke the rules before stays the reason.
+    pub(super) fn ended(&mut self, how: Result<(), StreamError>) {
+        if !is_broken(self.end) {
+            self.end = Some(how);
+        }
     }
 
     /// Whether something waits for the session.
@@ -129,6 +141,10 @@ impl State {
     /// Opens what was received, as far as the session can take it.
     pub(super) fn open_records(self: &Rc<Self>, inner: &mut Inner) {
         let Some(secure) = &mut inner.secure else { return };
+        // What came after the end, or after what broke it, is nobody's: it is not opened, and no second alert tells of it.
+        if secure.is_ended() || is_broken(inner.end) {
+            inner.inbound.clear();
+        }
         let mut out = Vec::new();
         let pumped = secure.pump(&mut inner.inbound, &mut out, &self.shared.spares);
         if secure.has_plain() {
@@ -146,7 +162,8 @@ impl State {
     /// Seals bytes and queues them.
     pub(super) fn seal(self: &Rc<Self>, inner: &mut Inner, plain: &[u8]) {
         let Some(secure) = &mut inner.secure else { return };
-        if plain.is_empty() || inner.fin != Fin::No || inner.write_error.is_some() {
+        // A fatal alert is the last that is said (RFC 8446 §6.2).
+        if plain.is_empty() || inner.fin != Fin::No || inner.write_error.is_some() || is_broken(inner.end) {
             return;
         }
         match secure.seal(plain, self.shared.now.get(), &self.shared.pool) {
@@ -162,6 +179,7 @@ impl State {
     pub(super) fn say_end(self: &Rc<Self>, inner: &mut Inner) {
         if let Some(secure) = &mut inner.secure
             && inner.write_error.is_none()
+            && !is_broken(inner.end)
         {
             let bytes = secure.close();
             self.queue(inner, Chunk::from_vec(bytes));

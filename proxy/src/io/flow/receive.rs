@@ -138,7 +138,7 @@ impl Flow {
                 }
                 self.admit(state, inner, loan);
             }
-            0 => inner.end = Some(inner.write_error.map_or(Ok(()), Err)),
+            0 => inner.ended(inner.write_error.map_or(Ok(()), Err)),
             result => match -result {
                 libc::ECANCELED | libc::EINTR => return,
                 libc::ENOBUFS if inner.armed == Class::Block => {
@@ -157,7 +157,7 @@ impl Flow {
                 }
                 errno => {
                     let error = StreamError::from_errno(errno);
-                    inner.end = Some(Err(error));
+                    inner.ended(Err(error));
                     // The connection is gone both ways.
                     inner.write_error.get_or_insert(error);
                     if !inner.sending {
