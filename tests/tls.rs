@@ -69,7 +69,7 @@ fn curl_openssl_and_gnutls_are_served_with_each_kind_of_certificate_in_both_vers
             assert!(shown.contains("\"X-Forwarded-Proto\",\"https\""), "{shown}");
             let options = [option, "-servername", name, "-verify_return_error", "-verify_hostname", name];
             let shown = sluice.openssl(&options, &[(LAST, "")]);
-            for wanted in ["Verification: OK", &format!("Peer signature type: {signature}"), version, "HTTP/1.1 200", "}closed\n"]
+            for wanted in ["Verification: OK", &format!("Peer signature type: {signature}"), version, "HTTP/1.1 200", "closed\n"]
             {
                 assert!(shown.contains(wanted), "{name}: no {wanted} in\n{shown}");
             }
@@ -343,7 +343,8 @@ fn a_client_that_half_closes_is_answered_and_one_that_vanishes_is_not_believed()
                 stream.conn.send_close_notify();
                 stream.conn.complete_io(&mut stream.sock).unwrap();
             }
-            stream.sock.shutdown(Shutdown::Write).unwrap();
+            // Our reset may be here already.
+            let _ = stream.sock.shutdown(Shutdown::Write);
             let mut rest = Vec::new();
             let _ = client.stream().read_to_end(&mut rest);
             assert!(!rest.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&rest));
