@@ -204,6 +204,8 @@ fn show_plan(path: &Path, root: &Path) -> ExitCode {
 
 /// Loads a configuration and prints what is wrong with it, or doubtful.
 fn load(path: &Path) -> Result<Loaded, ExitCode> {
+    // No core dump with the private keys that are read now; where it fails, none was to be had anyway.
+    let _ = nix::sys::prctl::set_dumpable(false);
     let render = |diagnostics: &Diagnostics| diagnostics.render(std::io::stderr().is_terminal());
     match config::load(path) {
         Ok(loaded) => {

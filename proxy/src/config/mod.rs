@@ -7,10 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use zeroize::Zeroizing;
+
 use diagnostics::Source;
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
 use resolve::{Facts, Parsed, SYSTEM_ROOTS};
-use zeroize::Zeroize as _;
 
 pub mod changes;
 pub mod diagnostics;
@@ -33,7 +34,10 @@ const MAIN_BYTES_MAX: u64 = 4 << 20;
 const ROOTS_BYTES_MAX: u64 = 8 << 20;
 
 /// Files by path, the main one first: exactly the bytes that were read, so that supervisor and data plane resolve the same.
-pub type Files = [(PathBuf, Vec<u8>)];
+pub type Files = [(PathBuf, Bytes)];
+
+/// A file's bytes. Some files are private keys, of which no copy is to stay in freed memory.
+pub type Bytes = Zeroizing<Vec<u8>>;
 
 /// A configuration and all the bytes it was made of.
 #[derive(Clone)]
@@ -41,7 +45,7 @@ pub struct Loaded {
     /// What the rest of Sluice reads.
     pub config: model::Config,
     /// For `resolve` in another process; the main file is first.
-    pub files: Vec<(PathBuf, Vec<u8>)>,
+    pub files: Vec<(PathBuf, Bytes)>,
     /// Legal, but probably not what was meant. May be empty.
     pub warnings: Diagnostics,
     /// Files whose changes take effect by themselves.
@@ -55,11 +59,6 @@ impl fmt::Debug for Loaded {
         let mut shown = formatter.debug_struct("Loaded");
         shown.field("config", &self.config).field("files", &names).field("warnings", &self.warnings).finish()
     }
-}
-
-/// Overwrites files' bytes that are needed no more: some are private keys.
-pub fn wipe(mut files: Vec<(PathBuf, Vec<u8>)>) {
-    files.iter_mut().for_each(|(_, bytes)| bytes.zeroize());
 }
 
 /// Reads the file and whatever it refers to, each once, and resolves it.
@@ -98,9 +97,9 @@ pub fn load_watched(files: &Files) -> Result<Loaded, Diagnostics> {
 }
 
 /// What `read_file` returns: bytes and mode.
-type ReadFile = Result<(Vec<u8>, u32), String>;
+type ReadFile = Result<(Bytes, u32), String>;
 
-fn load_main(main: (PathBuf, Vec<u8>), now: i64, read: impl Fn(&Path, u64) -> ReadFile) -> Result<Loaded, Diagnostics> {
+fn load_main(main: (PathBuf, Bytes), now: i64, read: impl Fn(&Path, u64) -> ReadFile) -> Result<Loaded, Diagnostics> {
     let parsed = Parsed::new(&main.0, &main.1);
     let (references, watched) = (parsed.references(), parsed.watched());
     let mut files = vec![main];
@@ -129,7 +128,7 @@ fn load_main(main: (PathBuf, Vec<u8>), now: i64, read: impl Fn(&Path, u64) -> Re
 }
 
 /// Whom this system trusts: `SSL_CERT_FILE` as OpenSSL knows it, else the first of the usual places that there is.
-fn system_roots() -> Result<Vec<u8>, String> {
+fn system_roots() -> Result<Bytes, String> {
     const PLACES: [&str; 6] = [
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -171,14 +170,16 @@ fn read_file(path: &Path, bytes_max: u64) -> ReadFile {
     if !std::fs::metadata(path).map_err(say)?.is_file() {
         return Err("not a regular file".to_owned());
     }
-    let mut bytes = Vec::new();
     let file = File::open(path).map_err(say)?;
-    let mode = file.metadata().map_err(say)?.permissions().mode();
+    let metadata = file.metadata().map_err(say)?;
+    // Room for all of it: growing would leave copies behind.
+    let room = usize::try_from(metadata.len().min(bytes_max) + 1).unwrap_or_default();
+    let mut bytes = Bytes::new(Vec::with_capacity(room));
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(say)?;
     if bytes.len() as u64 > bytes_max {
         return Err(format!("larger than {}", units::show_size(bytes_max)));
     }
-    Ok((bytes, mode))
+    Ok((bytes, metadata.permissions().mode()))
 }
 
 fn unreadable(path: &Path, reason: &str) -> Diagnostics {

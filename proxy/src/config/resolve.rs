@@ -153,6 +153,7 @@ impl Resolver<'_> {
             self.error("listener", None, "there is none".to_owned(), "at least one [[listener]] with a name and an address");
         }
         self.check_listeners(&listeners, process.buffer_budget);
+        self.check_certificate_count(&listeners);
         self.check_admin(admin.as_ref(), &listeners);
         self.check_upstreams(&upstreams, &routes, &listeners, admin.as_ref());
         let routes = self.routes(routes, &upstreams, &listeners, process.buffer_budget);

@@ -366,7 +366,10 @@ endpoints = ["127.0.0.1:9000"]
     }
 
     fn stage() -> Stage {
-        stage_of(config::resolve(&[("proxy.toml".into(), TEXT.into())]).expect("valid"), Arc::new(Keys::new(&[])))
+        stage_of(
+            config::resolve(&[("proxy.toml".into(), TEXT.as_bytes().to_vec().into())]).expect("valid"),
+            Arc::new(Keys::new(&[])),
+        )
     }
 
     fn stage_of(config: config::model::Config, ticket_keys: Arc<Keys>) -> Stage {
@@ -537,7 +540,7 @@ endpoints = ["127.0.0.1:9000"]
         let pair = Authority::new("CA").leaf(&["a.example"]);
         let files = |text: &str| {
             let files = [("proxy.toml", text), ("a.pem", &pair.chain), ("a.key", &pair.key)];
-            files.map(|(path, text)| (std::path::PathBuf::from(path), text.as_bytes().to_vec()))
+            files.map(|(path, text)| (std::path::PathBuf::from(path), config::Bytes::new(text.as_bytes().to_vec())))
         };
         let resolved = |text: &str| config::resolve(&files(text)).map_err(|errors| errors.to_string()).expect("valid");
         let stage = stage_of(resolved(&text), Arc::new(Keys::new(&[])));

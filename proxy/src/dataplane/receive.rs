@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::config::model::Config;
-use crate::config::{self, Diagnostics};
+use crate::config::{self, Bytes, Diagnostics};
 use crate::control::batches::{Collector, Handoff, HandoffError};
 use crate::control::handoff::{Channel, ChannelError, DESCRIPTORS_MAX, Received};
 use crate::control::messages::ToDataPlane;
@@ -88,13 +88,11 @@ fn next(channel: &Channel, descriptors_max: usize, deadline: Time) -> Result<Rec
 /// When a file is not sealed, or when it does not resolve.
 pub fn configuration(files: Vec<(PathBuf, std::os::fd::OwnedFd)>) -> Result<Config, ReceiveError> {
     let open = |(path, fd): (PathBuf, _)| match sealed::open(fd, sealed::BYTES_MAX) {
-        Ok(bytes) => Ok((path, bytes)),
+        Ok(bytes) => Ok((path, Bytes::new(bytes))),
         Err(reason) => Err(ReceiveError::Sealed { path, reason }),
     };
     let files = files.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let config = config::resolve(&files).map_err(ReceiveError::Resolve);
-    config::wipe(files);
-    config
+    config::resolve(&files).map_err(ReceiveError::Resolve)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use proxy_common::steer::WORKERS_MAX;
 use tracing::{error, info, warn};
 
 use crate::config::model::{Config, GuardMode};
-use crate::config::{self, Loaded};
+use crate::config::{Bytes, Loaded};
 use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
 use crate::control::sealed::SealedError;
 use crate::control::shared::CountersMemory;
@@ -100,7 +100,7 @@ impl Sealed {
     ///
     /// # Errors
     /// When the kernel refuses memory or a descriptor.
-    pub fn new((path, bytes): &(PathBuf, Vec<u8>)) -> io::Result<Self> {
+    pub fn new((path, bytes): &(PathBuf, Bytes)) -> io::Result<Self> {
         Ok(Self { path: path.clone(), fd: Arc::new(sealed::seal("sluice-config", bytes)?) })
     }
 }
@@ -170,9 +170,7 @@ impl Estate {
             info!(listener = config.listeners[bound.listener].name, address = %bound.address, "listening");
         }
         let admin = config.admin.address.map(sockets::bind_admin).transpose()?;
-        let sealed = files.iter().map(Sealed::new).collect::<io::Result<_>>();
-        config::wipe(files);
-        let files = sealed.map_err(|error| EstateError::Io("memfd", error))?;
+        let files = files.iter().map(Sealed::new).collect::<io::Result<_>>().map_err(|error| EstateError::Io("memfd", error))?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
         let ticket_keys = TicketRing::new(now()).map_err(|error| EstateError::Io("keys of session tickets", error))?;
         let mut estate = Self {
@@ -278,8 +276,8 @@ impl Estate {
     ///
     /// # Errors
     /// When there is no descriptor or memory left.
-    pub fn files_in_force(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, SealedError> {
-        let read = |file: &Sealed| Ok((file.path.clone(), sealed::open(file.fd.try_clone()?, sealed::BYTES_MAX)?));
+    pub fn files_in_force(&self) -> Result<Vec<(PathBuf, Bytes)>, SealedError> {
+        let read = |file: &Sealed| Ok((file.path.clone(), Bytes::new(sealed::open(file.fd.try_clone()?, sealed::BYTES_MAX)?)));
         self.files.iter().map(read).collect()
     }
 

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
-    match proxy::config::resolve(&[("fuzz.toml".into(), input.to_vec())]) {
+    match proxy::config::resolve(&[("fuzz.toml".into(), input.to_vec().into())]) {
         Ok(config) => assert!(!config.listeners.is_empty()),
         Err(diagnostics) => {
             assert!(!diagnostics.is_empty());

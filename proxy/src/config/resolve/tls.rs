@@ -23,7 +23,19 @@ const UPSTREAM_CA: &str = "upstream.tls.ca";
 const UPSTREAM_CERTIFICATE: &str = "upstream.tls.certificate";
 const UPSTREAM_KEY: &str = "upstream.tls.key";
 
+/// The most certificates of all listeners: each is two or three files, which travel to every data plane as descriptors.
+const CERTIFICATES_MAX: usize = 1024;
+
 impl Resolver<'_> {
+    pub(super) fn check_certificate_count(&self, listeners: &[schema::Listener]) {
+        let mut all = listeners.iter().flat_map(|listener| &listener.tls.certificates);
+        let count = all.clone().count();
+        if let Some(first_beyond) = all.nth(CERTIFICATES_MAX) {
+            let message = format!("{count} certificates in all");
+            self.error(CHAIN, first_beyond.chain.span.as_ref(), message, &format!("at most {CERTIFICATES_MAX}"));
+        }
+    }
+
     /// `None` only after an error.
     pub(super) fn server_tls(&self, listener: &schema::Listener) -> Option<Arc<ServerTls>> {
         let tls = &listener.tls;

@@ -93,7 +93,7 @@ fn shipped() -> String {
 /// On a system that trusts somebody: what else is wrong with `[upstream.tls]` is to be the only error.
 fn resolve_where_roots_are(text: &str) -> Result<model::Config, Diagnostics> {
     let roots = crate::tls::testing::Authority::new("CA").pem().as_bytes().to_vec();
-    resolve(&[(PathBuf::from("etc/test.toml"), text.as_bytes().to_vec()), (SYSTEM_ROOTS.into(), roots)])
+    resolve(&[(PathBuf::from("etc/test.toml"), text.as_bytes().to_vec().into()), (SYSTEM_ROOTS.into(), roots.into())])
 }
 
 /// The one error that a file has; at the value of `key`, with its words, and shown with the value marked.

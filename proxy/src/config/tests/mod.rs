@@ -28,7 +28,7 @@ endpoints = ["127.0.0.1:9000"]
 "#;
 
 fn resolve_text(text: &str) -> Result<model::Config, Diagnostics> {
-    resolve(&[(PathBuf::from("etc/test.toml"), text.as_bytes().to_vec())])
+    resolve(&[(PathBuf::from("etc/test.toml"), text.as_bytes().to_vec().into())])
 }
 
 fn warnings(text: &str) -> Vec<String> {
@@ -327,7 +327,7 @@ fn columns_count_characters() {
 
 #[test]
 fn a_file_that_is_not_utf8_is_refused_where_it_is_not() {
-    let errors = resolve(&[(PathBuf::from("a.toml"), b"[log]\nlevel = \"\xff\"\n".to_vec())]).expect_err("not UTF-8");
+    let errors = resolve(&[(PathBuf::from("a.toml"), b"[log]\nlevel = \"\xff\"\n".to_vec().into())]).expect_err("not UTF-8");
     assert_eq!(errors.to_string(), "a.toml:2:10: error: is not UTF-8 here; expected a TOML file");
     assert!(resolve(&[]).is_err());
 }

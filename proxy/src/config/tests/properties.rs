@@ -93,7 +93,7 @@ fn toml_like() -> impl Strategy<Value = String> {
 
 /// Resolves and shows whatever comes out of it.
 fn exercise(bytes: Vec<u8>) {
-    let files = [(PathBuf::from("a.toml"), bytes)];
+    let files = [(PathBuf::from("a.toml"), Bytes::new(bytes))];
     let parsed = Parsed::new(&files[0].0, &files[0].1);
     parsed.references();
     let (config, errors, warnings) = parsed.resolve(&files, &Facts::default());

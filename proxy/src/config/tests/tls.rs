@@ -325,7 +325,7 @@ fn without_a_ca_the_systems_roots_are_passed_on() {
     let folder = with_upstream_tls("");
     // A machine without ca-certificates says so; one with them passes their bytes to the data plane.
     match system_roots() {
-        Ok(bytes) => assert_eq!(upstream_tls(&folder).settings().trust, Trust::System(bytes.into())),
+        Ok(bytes) => assert_eq!(upstream_tls(&folder).settings().trust, Trust::System(bytes.as_slice().into())),
         Err(reason) => assert!(folder.errors()[0].contains(&reason)),
     }
 }

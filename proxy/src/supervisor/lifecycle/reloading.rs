@@ -119,7 +119,6 @@ impl Supervisor {
             Scope::All => config::load(&in_force[0].0),
             Scope::Watched => config::load_watched(&in_force),
         };
-        config::wipe(in_force);
         match loaded {
             Ok(loaded) => self.compare(loaded),
             Err(diagnostics) => {
@@ -132,7 +131,7 @@ impl Supervisor {
     fn compare(&mut self, loaded: Loaded) -> Read<Prepared> {
         let Loaded { config, files, warnings, watched } = loaded;
         let sealed = files.iter().map(Sealed::new).collect::<std::io::Result<Vec<_>>>();
-        config::wipe(files);
+        drop(files);
         let Changes { fixed, live } = Changes::between(&self.estate.config, &config);
         if !fixed.is_empty() {
             let text =
