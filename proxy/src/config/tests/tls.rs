@@ -185,6 +185,20 @@ fn ticket_keys_that_cannot_be_say_why() {
 }
 
 #[test]
+fn the_number_of_certificates_has_a_bound() {
+    let pair = Authority::new("CA").leaf(&["a.example"]);
+    let beyond = |message: &str| message.contains("1025 certificates in all; expected at most 1024");
+    for count in [1023, 1024] {
+        let more = "[[listener.certificate]]\nchain = \"0.pem\"\nkey = \"0.key\"\n".repeat(count);
+        let folder = Folder::new(&[&pair], &more);
+        let errors = folder.load().err().map(|errors| errors.to_string()).unwrap_or_default();
+        assert_eq!(beyond(&errors), count == 1024, "{errors}");
+        let errors = errors.replace(&format!("{}/", folder.folder.path().display()), "");
+        assert!(errors.is_empty() || errors.starts_with(&format!("proxy.toml:{}:9: error: ", folder.text.lines().count() - 1)));
+    }
+}
+
+#[test]
 fn min_version_is_taken() {
     let settings = |text: &str| Folder::new(&[&Authority::new("CA").leaf(&["a.example"])], text).load().expect("sound");
     let loaded = settings("[listener.tls]\nmin_version = \"1.3\"\n");
