@@ -103,6 +103,35 @@ pub struct Records {
 enum Kernel {
     Server(KernelConnection<ServerConnectionData>),
     Client(KernelConnection<ClientConnectionData>),
+    #[cfg(fuzzing)]
+    Fixed(fixed::Schedule),
+}
+
+impl Kernel {
+    fn update_receive(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Violation> {
+        match self {
+            Self::Server(kernel) => kernel.update_rx_secret(),
+            Self::Client(kernel) => kernel.update_rx_secret(),
+            #[cfg(fuzzing)]
+            Self::Fixed(schedule) => Ok((0, schedule.next_receive())),
+        }
+        .map_err(|_| Violation::INTERNAL)
+    }
+
+    fn update_send(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Violation> {
+        match self {
+            Self::Server(kernel) => kernel.update_tx_secret(),
+            Self::Client(kernel) => kernel.update_tx_secret(),
+            #[cfg(fuzzing)]
+            Self::Fixed(schedule) => Ok((0, schedule.next_send())),
+        }
+        .map_err(|_| Violation::INTERNAL)
+    }
+
+    /// What the peer begins a renegotiation with.
+    const fn renegotiation(&self) -> u8 {
+        if matches!(self, Self::Client(_)) { HELLO_REQUEST } else { CLIENT_HELLO }
+    }
 }
 
 /// One direction.
@@ -227,11 +256,7 @@ impl Records {
                 // The last of its record (RFC 8446 §5.1), since the next ones are under another key.
                 (KEY_UPDATE, _) if self.is_13 && rest.len() == length => {
                     let &[wanted @ 0..=1] = body else { return Err(Violation::MALFORMED) };
-                    let (sequence, secrets) = match &mut self.kernel {
-                        Kernel::Server(kernel) => kernel.update_rx_secret(),
-                        Kernel::Client(kernel) => kernel.update_rx_secret(),
-                    }
-                    .map_err(|_| Violation::INTERNAL)?;
+                    let (sequence, secrets) = self.kernel.update_receive()?;
                     self.receive = Half::new(sequence, secrets, true, self.receive.limit)?;
                     if wanted == 1 {
                         self.update_send_key(out)?;
@@ -241,7 +266,7 @@ impl Records {
                     kernel.handle_new_session_ticket(body).map_err(|_| Violation::MALFORMED)?;
                 }
                 // A renegotiation is refused and the connection goes on (RFC 5746 §4.5, RFC 5246 §7.2.2).
-                (CLIENT_HELLO, Kernel::Server(_)) | (HELLO_REQUEST, Kernel::Client(_)) if !self.is_13 => {
+                (kind, kernel) if !self.is_13 && kind == kernel.renegotiation() => {
                     self.send.seal(ALERT, &[alert::WARNING, alert::NO_RENEGOTIATION], false, out)?;
                 }
                 _ => return Err(Violation::UNEXPECTED),
@@ -260,11 +285,7 @@ impl Records {
     fn update_send_key(&mut self, out: &mut Vec<u8>) -> Result<(), Violation> {
         // `update_not_requested`
         self.send.seal(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0], true, out)?;
-        let (sequence, secrets) = match &mut self.kernel {
-            Kernel::Server(kernel) => kernel.update_tx_secret(),
-            Kernel::Client(kernel) => kernel.update_tx_secret(),
-        }
-        .map_err(|_| Violation::INTERNAL)?;
+        let (sequence, secrets) = self.kernel.update_send()?;
         self.send = Half::new(sequence, secrets, true, self.send.limit)?;
         Ok(())
     }
@@ -439,3 +460,6 @@ impl Records {
         self.send.limit = self.send.sequence;
     }
 }
+
+#[cfg(fuzzing)]
+pub mod fixed;
