@@ -335,7 +335,10 @@ fn a_drain_takes_no_new_configuration_but_the_drain_timeout_of_the_last_one() {
 
 /// The certificate that a new client gets.
 fn shown(sluice: &Sluice, config: &Arc<ClientConfig>) -> Vec<u8> {
-    let mut client = sluice.secured(config, "a.test");
+    // One that resumes a session is shown none.
+    let mut fresh = ClientConfig::clone(config);
+    fresh.resumption = rustls::client::Resumption::disabled();
+    let mut client = sluice.secured(&Arc::new(fresh), "a.test");
     assert_eq!(client.get("/").text(), "app");
     let certificates = client.stream().conn.peer_certificates().unwrap();
     certificates[0].to_vec()
