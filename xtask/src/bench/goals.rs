@@ -2,7 +2,7 @@
 //! measured.
 
 use super::cases::{AGAIN, GUARDED, RATES, beside_idle, thousands};
-use super::measure::{CPU_MS_PER_GIB, CPU_US, IDLE_BYTES, P999};
+use super::measure::{CPU_MS_PER_GIB, CPU_US, IDLE_BYTES, P99, P999};
 use super::peers::Kind;
 use super::results::{CaseResult, Results};
 use super::table::Table;
@@ -89,7 +89,45 @@ pub(super) fn judge(results: &Results) -> Vec<Goal> {
     goals.push(idle(results));
     xdp(results, &mut goals);
     goals.push(beside(results));
+    tls(results, &mut goals);
     goals
+}
+
+/// Over TLS; a handshake is what a connection with one costs beyond a plain one.
+fn tls(results: &Results, goals: &mut Vec<Goal>) {
+    for (name, shown, factor) in [("tls-full", "full", 0.65), ("tls-resumed", "resumed", 0.5)] {
+        let goal = format!("≤ {factor:.2} × the best of nginx and haproxy");
+        goals.push(Goal::new(&format!("CPU of a {shown} handshake"), &goal, handshake(results, name, factor)));
+    }
+    for connections in [64, 256] {
+        let measured = by_best(results, &format!("tls-small-{connections}"), "sluice", CPU_US, 0.8);
+        let figure = format!("CPU per request over TLS, {connections} connections");
+        goals.push(Goal::new(&figure, "≤ 0.80 × the best of nginx and haproxy", measured));
+    }
+    let measured = by_best(results, "tls-down-1m", "sluice", CPU_MS_PER_GIB, 1.0);
+    goals.push(Goal::new("CPU per GiB over TLS, 1 MiB down", "≤ the best peer", measured));
+    let measured = case(results, "tls-idle").and_then(|case| {
+        let value = median(case, "sluice", IDLE_BYTES)?;
+        Ok(Measured { shown: format!("{value:.0} bytes"), value, limit: 5120.0 })
+    });
+    goals.push(Goal::new("idle connection over TLS, memory of ours", "≤ 5 KiB", measured));
+    let measured = case(results, "tls-quiet").and_then(|quiet| {
+        let (quiet, storm) = (median(quiet, "sluice", P99)?, median(case(results, "tls-storm")?, "sluice", P99)?);
+        let value = storm / quiet;
+        Ok(Measured { shown: format!("{storm:.0} / {quiet:.0} µs = {value:.2}"), value, limit: 3.0 })
+    });
+    goals.push(Goal::new("p99 of 64 established sessions in a storm of handshakes", "≤ 3 × without it", measured));
+}
+
+fn handshake(results: &Results, name: &str, factor: f64) -> Result<Measured, String> {
+    let (plain, tls) = (case(results, "fresh")?, case(results, name)?);
+    let cost = |who: &str| Ok::<_, String>(median(tls, who, CPU_US)? - median(plain, who, CPU_US)?);
+    let ours = cost("sluice")?;
+    let theirs = DEBIANS.iter().filter_map(|peer| Some((cost(peer).ok()?, *peer)));
+    let best = theirs.min_by(|one, other| one.0.total_cmp(&other.0));
+    let (theirs, peer) = best.ok_or("neither nginx nor haproxy has a figure")?;
+    let value = ours / theirs;
+    Ok(Measured { shown: format!("{} / {} µs ({peer}) = {value:.3}", short(ours), short(theirs)), value, limit: factor })
 }
 
 fn case<'a>(results: &'a Results, name: &str) -> Result<&'a CaseResult, String> {
@@ -192,6 +230,18 @@ mod tests {
     use super::super::measure::Figures;
     use super::super::results::{Entry, Machine, Tool, XdpLine};
     use super::*;
+
+    #[test]
+    fn a_handshake_is_what_is_beyond_a_plain_connection() {
+        let of = |name, ours: f64, nginx: f64, haproxy: f64| {
+            case(name, CPU_US, &[("sluice", &[ours]), ("nginx", &[nginx]), ("haproxy", &[haproxy])])
+        };
+        let results = results(vec![of("fresh", 20.0, 30.0, 10.0), of("tls-full", 70.0, 130.0, 100.0)]);
+        let measured = handshake(&results, "tls-full", 0.65).unwrap_or_else(|error| panic!("{error}"));
+        // 50 against nginx' 100 and haproxy's 90.
+        assert!((measured.value - 50.0 / 90.0).abs() < 1e-9 && measured.shown.contains("haproxy"), "{}", measured.shown);
+        assert!(handshake(&results, "tls-resumed", 0.5).is_err_and(|reason| reason.ends_with(NOT_RUN)));
+    }
 
     fn results(cases: Vec<CaseResult>) -> Results {
         let none = String::new;

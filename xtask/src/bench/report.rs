@@ -7,7 +7,7 @@ use std::path::Path;
 use super::cases::thousands;
 use super::chart::{Bar, Chart, Group};
 use super::goals;
-use super::measure::{BASE_BYTES, IDLE_BYTES, IDLE_COUNT, LOAD_CORE, OTHERS, P999};
+use super::measure::{BASE_BYTES, IDLE_BYTES, IDLE_COUNT, LOAD_CORE, OTHERS, P99, P999};
 use super::results::{CaseResult, Results};
 use super::table::{self, Table};
 
@@ -132,7 +132,7 @@ pub(super) fn notes(text: &mut String, case: &CaseResult) {
     let busiest = case.entries.iter().filter_map(|entry| Some((entry.spread(LOAD_CORE)?.median, &entry.name)));
     if let Some((part, name)) = busiest.max_by(|one, other| one.0.total_cmp(&other.0))
         && part > 0.95
-        && case.figure != P999
+        && !matches!(case.figure, P99 | P999)
     {
         let _ = writeln!(
             text,
@@ -149,9 +149,10 @@ pub(super) fn notes(text: &mut String, case: &CaseResult) {
         );
     }
     if case.figure == IDLE_BYTES {
-        let asked = thousands(super::cases::IDLE as u64);
+        let all = if case.name.starts_with("tls-") { super::cases::IDLE_TLS } else { super::cases::IDLE } as u64;
+        let asked = thousands(all);
         let fewer = case.entries.iter().filter_map(|entry| Some((entry, entry.spread(IDLE_COUNT)?.median as u64)));
-        for (entry, count) in fewer.filter(|(_, count)| *count < super::cases::IDLE as u64) {
+        for (entry, count) in fewer.filter(|(_, count)| *count < all) {
             let _ = writeln!(
                 text,
                 "\n{} took about {} of {asked} connections under this descriptor limit.",

@@ -36,7 +36,7 @@ fn columns(case: &CaseResult) -> Vec<Column> {
             column(IDLE_COUNT, "connections", |value| format!("{value:.0}"), false),
             column(BASE_BYTES, "MiB without them", |value| format!("{:.1}", value / f64::from(1 << 20)), false),
         ],
-        P999 => vec![
+        P99 | P999 => vec![
             column(P50, "p50 µs", micros, false),
             column(P99, "p99 µs", micros, true),
             column(P999, "p99.9 µs", micros, true),
