@@ -121,5 +121,8 @@ fn an_expired_certificate_is_warned_of_and_the_others_serve() {
     let shown = sluice.command("status").success().text();
     let line =
         |name: &str| shown.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no {name} in\n{shown}")).to_owned();
-    assert!(line("old.example").ends_with("expired") && line("soon.example").contains("5d 0h"), "{shown}");
+    assert!(line("old.example").ends_with("expired"), "{shown}");
+    // A moment has passed since it was made.
+    let soon = line("soon.example");
+    assert!(soon.contains("5d 0h") || soon.contains("4d 23h"), "{shown}");
 }
