@@ -20,11 +20,23 @@ enum Act<'a> {
     Alert([u8; 2]),
     Handshake(&'a [u8]),
     /// Asks for an answer or not, in parts or whole; the client does as it says, or not.
-    Update { wanted: bool, is_cut: bool, is_done: bool },
+    Update {
+        wanted: bool,
+        is_cut: bool,
+        is_done: bool,
+    },
     /// Of any kind, with zeros behind.
-    Record { kind: u8, content: &'a [u8], padding: u8 },
+    Record {
+        kind: u8,
+        content: &'a [u8],
+        padding: u8,
+    },
     /// A sealed record with a bit changed.
-    Altered { content: &'a [u8], at: u16, bit: u8 },
+    Altered {
+        content: &'a [u8],
+        at: u16,
+        bit: u8,
+    },
     /// A sealed record that is left out.
     Lost(&'a [u8]),
     Raw(&'a [u8]),

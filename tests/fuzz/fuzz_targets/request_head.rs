@@ -49,7 +49,13 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
     if &*head.path_and_query != "*" {
         assert_eq!(path::normalise(head.path_and_query.as_bytes()).as_deref(), Ok(&*head.path_and_query));
     }
-    let origin = Origin { client: [192, 0, 2, 1].into(), is_trusted, scheme: "http", new_request_id: RequestId::from_bits(7) };
+    let origin = Origin {
+        client: [192, 0, 2, 1].into(),
+        is_trusted,
+        scheme: "http",
+        identity: None,
+        new_request_id: RequestId::from_bits(7),
+    };
     forward::request(&mut head, &origin);
     assert!(head.request_id().is_some());
     if head.authority.is_empty() {
