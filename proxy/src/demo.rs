@@ -6,7 +6,6 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path as Folder;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -57,7 +56,7 @@ pub fn run(address: SocketAddr) -> io::Result<()> {
 ///
 /// # Errors
 /// When the folder or the files cannot be written.
-pub fn certificate(folder: &Folder, now: SystemTime) -> io::Result<()> {
+pub fn certificate(folder: &std::path::Path, now: SystemTime) -> io::Result<()> {
     const DAY: Duration = Duration::from_secs(86_400);
     let (chain, key) = (folder.join("localhost.pem"), folder.join("localhost.key"));
     let made = std::fs::metadata(&chain).and_then(|metadata| metadata.modified());

@@ -31,12 +31,8 @@ pub(super) struct Secure {
 }
 
 impl Secure {
-    pub(super) fn new(records: Box<Records>, data: Vec<u8>, must_end: bool, spares: &Spares) -> Self {
-        let mut plain = Queue::default();
-        if !data.is_empty() {
-            plain.push_back(Chunk::from_vec(data), spares);
-        }
-        Self { records, plain, is_ended: false, is_closed: false, must_end, identity: None }
+    fn new(records: Box<Records>, must_end: bool) -> Self {
+        Self { records, plain: Queue::default(), is_ended: false, is_closed: false, must_end, identity: None }
     }
 
     /// Opens records until there is something for the session, or until more has to come. What is to be sent goes to `out`.
@@ -147,13 +143,13 @@ impl State {
         }
         let mut out = Vec::new();
         let pumped = secure.pump(&mut inner.inbound, &mut out, &self.shared.spares);
-        if secure.has_plain() {
-        } else if let Err(error) = pumped {
+        if let Err(error) = pumped {
             inner.inbound.clear();
             inner.end = Some(Err(error));
         } else if secure.is_ended() {
             inner.end.get_or_insert(Ok(()));
-        } else if inner.end == Some(Ok(())) {
+        } else if inner.end == Some(Ok(())) && !secure.has_plain() {
+            // All was opened that can be.
             inner.end = Some(secure.end(&inner.inbound));
         }
         self.queue(inner, Chunk::from_vec(out));
@@ -188,12 +184,11 @@ impl State {
 }
 
 impl Stream {
-    /// From now on the stream carries records: reads open them, writes seal. `data` was opened already. `must_end`: an end that nobody
+    /// From now on the stream carries records: reads open them, writes seal. `rest` was received already. `must_end`: an end that nobody
     /// announced is a truncation.
-    pub fn secure(&self, records: Box<Records>, data: Vec<u8>, must_end: bool) {
-        let inner = &mut *self.state().inner.borrow_mut();
-        inner.secure = Some(Box::new(Secure::new(records, data, must_end, &self.state().shared.spares)));
-        inner.wake_reader();
+    pub fn secure(&self, records: Box<Records>, rest: Vec<u8>, must_end: bool) {
+        self.unread(Chunk::from_vec(rest));
+        self.state().inner.borrow_mut().secure = Some(Box::new(Secure::new(records, must_end)));
     }
 
     /// Remembers who the peer proved to be.

@@ -10,8 +10,7 @@ use crate::tls::alert::Alert;
 use crate::tls::handshake::{Established, Failure, Handshake, Progress};
 use crate::tls::identity;
 use crate::tls::server::ServerTls;
-use crate::worker::handshakes::Underway;
-use crate::worker::sessions::Seat;
+use crate::worker::sessions::{self, Seat};
 
 /// Why there is no connection to serve.
 enum End {
@@ -33,14 +32,13 @@ impl From<Failure> for End {
 pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     // A configuration without it has no such listener; the connection is older then.
     let Some(tls) = seat.listener.tls.clone() else { return refuse(seat, End::Cancelled).await };
-    let Established { records, data, rest, agreed } = match Box::pin(shake_hands(&seat, &tls, first, due)).await {
+    let Established { records, rest, agreed } = match Box::pin(shake_hands(&seat, &tls, first, due)).await {
         Ok(established) => *established,
         Err(end) => return refuse(seat, end).await,
     };
     drop(tls);
     seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
-    seat.stream.unread(Chunk::from_vec(rest));
-    seat.stream.secure(records, data, false);
+    seat.stream.secure(records, rest, false);
     if let Some(leaf) = &agreed.peer {
         seat.stream.identify(&identity::forwarded(leaf));
     }
@@ -61,14 +59,14 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
         Err(error) => {
             seat.count_received();
             seat.stream.close();
-            seat.end(crate::worker::sessions::broken(error, CloseReason::ClientClosed));
+            seat.end(sessions::broken(error, CloseReason::ClientClosed));
         }
     }
 }
 
 async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> Result<Box<Established>, End> {
     let (worker, stream) = (&seat.worker, &seat.stream);
-    let underway: Underway = worker.handshakes.begin(tls.max_handshakes).ok_or(End::TooMany)?;
+    let underway = worker.handshakes.begin(tls.max_handshakes).ok_or(End::TooMany)?;
     let mut handshake = Handshake::server(&tls.config)?;
     let mut received = first;
     loop {

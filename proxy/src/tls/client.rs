@@ -13,9 +13,6 @@ use super::certificate::Certificate;
 use super::{Part, TlsError, pem, provider, roots};
 use crate::config::model::Endpoint;
 
-/// Servers whose sessions one cache keeps; of each, rustls keeps eight tickets.
-const SESSIONS_MAX: usize = 64;
-
 /// Whom an endpoint's certificate must come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Trust {
@@ -43,8 +40,8 @@ pub struct Settings {
 /// An upstream's TLS.
 #[derive(Debug)]
 pub struct ClientTls {
-    /// For every connection. Its sessions are resumed whoever made them, behind a lock of rustls.
-    pub config: Arc<ClientConfig>,
+    /// Without sessions: `with_own_sessions`.
+    config: ClientConfig,
     settings: Settings,
 }
 
@@ -73,15 +70,15 @@ impl ClientTls {
         // The codec takes the traffic keys over when the handshake is done.
         config.enable_secret_extraction = true;
         config.enable_early_data = false;
-        config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-        Ok(Self { config: Arc::new(config), settings })
+        config.resumption = Resumption::disabled();
+        Ok(Self { config, settings })
     }
 
-    /// The same with a cache of sessions of its own: for one worker and one endpoint, which needs no lock that another holds, and never
-    /// shows one endpoint the ticket of another.
+    /// What connections are made with, and a cache of sessions of its own: for one worker and one endpoint, which needs no lock that another
+    /// holds, and never shows one endpoint the ticket of another.
     #[must_use]
     pub fn with_own_sessions(&self) -> Arc<ClientConfig> {
-        let mut config = ClientConfig::clone(&self.config);
+        let mut config = self.config.clone();
         // The key is the server's name, which is one here.
         config.resumption = Resumption::in_memory_sessions(1);
         Arc::new(config)
@@ -126,7 +123,7 @@ fn usable_roots(bytes: &[u8]) -> Result<RootCertStore, TlsError> {
 
 /// Believes every certificate, but not that somebody has its key who has not.
 #[derive(Debug)]
-struct Credulous(Arc<CryptoProvider>);
+pub struct Credulous(pub Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Credulous {
     fn verify_server_cert(

@@ -103,9 +103,7 @@ fn alert_for(error: &Error) -> AlertDescription {
 pub struct Established {
     /// Both directions from now on.
     pub records: Box<Records>,
-    /// Data that came with the end of the handshake.
-    pub data: Vec<u8>,
-    /// The beginning of a record of which more is to come.
+    /// What came behind the handshake: records, and the beginning of one.
     pub rest: Vec<u8>,
     /// What was agreed.
     pub agreed: Agreed,
@@ -116,8 +114,6 @@ pub struct Established {
 pub struct Agreed {
     /// `TLSv1.3` or `TLSv1.2`.
     pub version: &'static str,
-    /// The application protocol.
-    pub alpn: Option<Box<[u8]>>,
     /// The peer's certificate, DER.
     pub peer: Option<Box<[u8]>>,
     /// Whether an earlier session went on.
@@ -140,7 +136,6 @@ pub struct Handshake {
     input: Vec<u8>,
     /// Bytes of it that rustls has seen: whole records.
     shown: usize,
-    data: Vec<u8>,
     is_first: bool,
 }
 
@@ -178,7 +173,7 @@ impl Handshake {
     }
 
     const fn new(connection: Connection, is_first: bool) -> Self {
-        Self { connection, input: Vec::new(), shown: 0, data: Vec::new(), is_first }
+        Self { connection, input: Vec::new(), shown: 0, is_first }
     }
 
     /// Takes what was received.
@@ -219,8 +214,8 @@ impl Handshake {
         loop {
             let input = &mut self.input[..self.shown];
             let (discard, step) = match &mut self.connection {
-                Connection::Server(connection) => step(connection.process_tls_records(input), &mut self.data, out),
-                Connection::Client(connection) => step(connection.process_tls_records(input), &mut self.data, out),
+                Connection::Server(connection) => step(connection.process_tls_records(input), out),
+                Connection::Client(connection) => step(connection.process_tls_records(input), out),
                 Connection::Over => return Err(Failure::ours(Error::HandshakeNotComplete)),
             };
             self.input.drain(..discard);
@@ -255,10 +250,10 @@ impl Handshake {
         loop {
             let (discard, step) = match &mut connection {
                 Connection::Server(connection) if connection.wants_write() => {
-                    step(connection.process_tls_records(&mut self.input), &mut self.data, out)
+                    step(connection.process_tls_records(&mut self.input), out)
                 }
                 Connection::Client(connection) if connection.wants_write() => {
-                    step(connection.process_tls_records(&mut self.input), &mut self.data, out)
+                    step(connection.process_tls_records(&mut self.input), out)
                 }
                 _ => return,
             };
@@ -284,12 +279,7 @@ impl Handshake {
             Connection::Over => return Err(Failure::ours(Error::HandshakeNotComplete)),
         };
         let records = records.map_err(|_: Violation| Failure::ours(Error::EncryptError))?;
-        Ok(Established {
-            records: Box::new(records),
-            data: std::mem::take(&mut self.data),
-            rest: std::mem::take(&mut self.input),
-            agreed,
-        })
+        Ok(Established { records: Box::new(records), rest: std::mem::take(&mut self.input), agreed })
     }
 }
 
@@ -305,8 +295,8 @@ fn record_at(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Handles one state: what to throw away of the input, and what follows.
-fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, data: &mut Vec<u8>, out: &mut Vec<u8>) -> (usize, Result<Step, Error>) {
-    let UnbufferedStatus { mut discard, state } = status;
+fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut Vec<u8>) -> (usize, Result<Step, Error>) {
+    let UnbufferedStatus { discard, state } = status;
     let result = match state {
         Err(error) => Err(error),
         Ok(ConnectionState::EncodeTlsData(mut encode)) => {
@@ -332,21 +322,9 @@ fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, data: &mut Vec<u8>, out: &
         }
         Ok(ConnectionState::BlockedHandshake) => Ok(Step::NeedMore),
         Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Established),
-        Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-            let mut result = Ok(Step::Again);
-            while let Some(record) = traffic.next_record() {
-                match record {
-                    Ok(record) => {
-                        discard += record.discard;
-                        data.extend_from_slice(record.payload);
-                    }
-                    Err(error) => result = Err(error),
-                }
-            }
-            result
-        }
-        // An end instead of it; or early data, which no configuration of ours offers to such a connection.
-        Ok(_) => Err(Error::AlertReceived(AlertDescription::CloseNotify)),
+        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Err(Error::AlertReceived(AlertDescription::CloseNotify)),
+        // Data: rustls is shown nothing behind the handshake, and no configuration of ours offers early data.
+        Ok(_) => Err(Error::HandshakeNotComplete),
     };
     (discard, result)
 }
@@ -370,7 +348,6 @@ impl Agreed {
         };
         Self {
             version,
-            alpn: connection.alpn_protocol().map(Into::into),
             peer: connection.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.as_ref().into()),
             is_resumed: connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         }

@@ -38,9 +38,8 @@ pub(super) async fn shake_hands(
         // Also beside an error: the alert.
         stream.write(Chunk::from_vec(out));
         if let Progress::Done(established) = progress? {
-            stream.unread(Chunk::from_vec(established.rest));
             // Where nothing else says where a response ends, only the endpoint's word tells its end from a cut.
-            stream.secure(established.records, established.data, true);
+            stream.secure(established.records, established.rest, true);
             return Ok(());
         }
         let received = io.timeout_at(due, stream.read()).await.map_err(|_| Error::Timeout)?;

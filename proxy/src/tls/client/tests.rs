@@ -35,7 +35,7 @@ fn endpoint(address: &str) -> Endpoint {
 fn reaches(settings: Settings, server: &ServerTls) -> Result<(), rustls::Error> {
     let client = ClientTls::new(settings).expect("sound");
     let name = client.server_name(&endpoint("192.0.2.1:443"));
-    handshake(Arc::clone(&client.config), &server.config, &name.to_str()).map(drop)
+    handshake(client.with_own_sessions(), &server.config, &name.to_str()).map(drop)
 }
 
 #[test]
@@ -58,8 +58,8 @@ fn without_verification_anybody_who_has_a_key_is_believed() {
     for certificate in [authority.leaf(&["other.example"]), Authority::new("Stranger").leaf(&["192.0.2.1"])] {
         assert_eq!(reaches(settings(), &server(certificate.compiled(), None)), Ok(()));
     }
-    let tls = ClientTls::new(settings()).expect("sound");
-    assert!(tls.config.enable_secret_extraction && !tls.config.enable_early_data);
+    let config = ClientTls::new(settings()).expect("sound").with_own_sessions();
+    assert!(config.enable_secret_extraction && !config.enable_early_data);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn sessions_are_resumed_where_they_were_made() {
     };
     let full = |kind| matches!(kind, HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest);
     let (one, other) = (client.with_own_sessions(), client.with_own_sessions());
-    for config in [&client.config, &one, &other] {
+    for config in [&one, &other] {
         assert!(full(kind(config)));
         assert_eq!(kind(config), HandshakeKind::Resumed);
     }
