@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use nix::sys::socket::{Backlog, setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use proxy::config::model::{Guard, GuardMode};
 use proxy::kernel::Programs;
 use proxy_common::guard::Verdict;
@@ -46,7 +48,7 @@ impl Bench {
         }
         let mut programs = bpf::programs();
         programs.count_connections().expect("a cgroup v2");
-        let listener = server.run(|| TcpListener::bind((bind, 0)).expect("a listener"));
+        let listener = server.run(|| listen(bind));
         let bound = listener.local_addr().expect("an address");
         let address = SocketAddr::new(reached_at.parse().expect("an address"), bound.port());
         let mut bench = Self { server, client, programs, listener, address };
@@ -95,6 +97,16 @@ impl Bench {
         let labels = Verdict::ALL.iter().map(|verdict| verdict.label());
         (ran.action, labels.filter(|label| before[*label] != after[*label]).collect())
     }
+}
+
+/// With room for every connection of a test at once: an ACK that finds the queue full is dropped, and where a RST follows it
+/// the connection is never accepted. An accept that waits for what never comes ends with an error.
+fn listen(bind: &str) -> TcpListener {
+    let listener = TcpListener::bind((bind, 0)).expect("a listener");
+    nix::sys::socket::listen(&listener, Backlog::new(4096).expect("a backlog")).expect("listening");
+    let limit = TimeVal::seconds(LIMIT.as_secs().cast_signed());
+    setsockopt(&listener, sockopt::ReceiveTimeout, &limit).expect("SO_RCVTIMEO");
+    listener
 }
 
 fn limited(limit: u32) -> Guard {
