@@ -22,6 +22,7 @@ use crate::io::{Chunk, Io, Stream};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 use crate::tls::client::ClientTls;
+use crate::worker::handshakes::Handshakes;
 use crate::worker::tags;
 
 /// One upstream of one snapshot: its configuration and the worker's lasting state for it.
@@ -40,6 +41,8 @@ pub struct State {
     id: u16,
     io: Io,
     counters: Counters,
+    /// The worker's: what a loop turn has time for.
+    handshakes: Rc<Handshakes>,
     pool: RefCell<Pool<Connection>>,
     balance: RefCell<RoundRobin>,
     /// Places the balancer's start.
@@ -146,12 +149,13 @@ impl Drop for Connection {
 impl State {
     /// Nothing connected yet. `random` places the balancer's start.
     #[must_use]
-    pub fn new(id: u16, config: &model::Upstream, io: Io, counters: Counters, random: u64) -> Self {
+    pub fn new(id: u16, config: &model::Upstream, io: Io, counters: Counters, handshakes: Rc<Handshakes>, random: u64) -> Self {
         let addresses = config.endpoints.iter().map(|endpoint| endpoint.address);
         Self {
             id,
             io,
             counters,
+            handshakes,
             pool: RefCell::new(Pool::new(config.pool, addresses)),
             balance: RefCell::new(RoundRobin::new(weights(config), random)),
             random,
@@ -242,7 +246,8 @@ impl State {
     ) -> Result<(), RefusalReason> {
         let (settings, name, due) =
             (self.sessions_of(endpoint, tls), tls.server_name(endpoint), self.io.after(config.connect_timeout));
-        let error = match secure::shake_hands(&self.io, &connection.stream, &settings, name, due).await {
+        let made = secure::shake_hands(&self.io, &self.handshakes, &connection.stream, &settings, name, due).await;
+        let error = match made {
             Ok(()) => {
                 self.counters.increment(Plain::UpstreamHandshakes);
                 return Ok(());

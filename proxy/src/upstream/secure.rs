@@ -1,4 +1,4 @@
-//! TLS with an endpoint: the handshake, after which the connection's stream carries records.
+//! TLS with an endpoint: the handshake, step by step when a loop turn has time for it, after which the connection's stream carries records.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use rustls::pki_types::ServerName;
 use crate::io::{Chunk, Io, Stream};
 use crate::time::Time;
 use crate::tls::handshake::{Failure, Handshake, Progress};
+use crate::worker::handshakes::{Handshakes, With};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -26,24 +27,37 @@ pub(super) enum Error {
 /// Makes the handshake, which is to be over at `due`.
 pub(super) async fn shake_hands(
     io: &Io,
+    handshakes: &Handshakes,
     stream: &Stream,
     config: &Arc<ClientConfig>,
     name: ServerName<'static>,
     due: Time,
 ) -> Result<(), Error> {
-    let mut handshake = Handshake::client(config, name)?;
+    // Making the keys of the hello is most of its work.
+    let hello = || {
+        let (mut handshake, mut hello) = (Handshake::client(config, name)?, Vec::new());
+        handshake.advance(&mut hello)?;
+        Ok::<_, Failure>((handshake, hello))
+    };
+    let hello = io.timeout_at(due, handshakes.step(With::Endpoint, hello)).await;
+    let (mut handshake, hello) = hello.map_err(|_| Error::Timeout)??;
+    stream.write(Chunk::from_vec(hello));
     loop {
+        let received = io.timeout_at(due, stream.read()).await.map_err(|_| Error::Timeout)?;
+        let Ok(Some(chunk)) = received else { return Err(Error::Closed) };
+        handshake.receive(&chunk)?;
+        drop(chunk);
+        if !handshake.has_record() {
+            continue;
+        }
         let mut out = Vec::new();
-        let progress = handshake.advance(&mut out);
+        let step = io.timeout_at(due, handshakes.step(With::Endpoint, || handshake.advance(&mut out))).await;
         // Also beside an error: the alert.
         stream.write(Chunk::from_vec(out));
-        if let Progress::Done(established) = progress? {
+        if let Progress::Done(established) = step.map_err(|_| Error::Timeout)?? {
             // Where nothing else says where a response ends, only the endpoint's word tells its end from a cut.
             stream.secure(established.records, established.rest, true);
             return Ok(());
         }
-        let received = io.timeout_at(due, stream.read()).await.map_err(|_| Error::Timeout)?;
-        let Ok(Some(chunk)) = received else { return Err(Error::Closed) };
-        handshake.receive(&chunk)?;
     }
 }

@@ -36,7 +36,7 @@ pub struct Worker {
     pub counters: Counters,
     /// Its downstream connections.
     pub sessions: Sessions,
-    /// TLS handshakes with its clients.
+    /// TLS handshakes with its clients and endpoints.
     pub handshakes: Rc<Handshakes>,
     /// `None`: the access log is off.
     pub access: Option<AccessSender>,
@@ -181,7 +181,8 @@ impl Worker {
         self.states_made.set(id.wrapping_add(1));
         self.random.set(self.random.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
         let random = self.random.get() >> 16;
-        let state = Rc::new(State::new(id, upstream, self.io.clone(), self.counters.clone(), random));
+        let (io, counters, handshakes) = (self.io.clone(), self.counters.clone(), Rc::clone(&self.handshakes));
+        let state = Rc::new(State::new(id, upstream, io, counters, handshakes, random));
         if self.draining.get() {
             state.drain();
         }

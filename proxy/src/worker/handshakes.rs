@@ -1,5 +1,5 @@
-//! TLS handshakes under way on one worker: how many, and how much of a loop turn they may take. A handshake costs as much as dozens of
-//! requests, and whoever asks for many must not make those wait that have theirs.
+//! TLS handshakes under way on one worker: how many with clients, and how much of a loop turn all may take. A handshake costs as much as
+//! dozens of requests, and whoever asks for many must not make those wait that have theirs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,14 +12,69 @@ use std::time::{Duration, Instant};
 /// With 200 µs, two or three of them, the p99 of established sessions beside a storm was 684 µs, with this 401, and a handshake cost the same.
 const TURN_TIME: Duration = Duration::from_micros(40);
 
+/// Whom a handshake is with. While both kinds wait they take turns, step by step: an exchange that needs a connection to its endpoint does
+/// not queue behind thousands of new clients, nor does a new client behind as many such exchanges.
+#[derive(Clone, Copy, Debug)]
+pub enum With {
+    /// One that connected to us.
+    Client,
+    /// One that we connected to.
+    Endpoint,
+}
+
+impl With {
+    const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Endpoint,
+            Self::Endpoint => Self::Client,
+        }
+    }
+}
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Handshakes {
+    /// With clients.
     open: Cell<usize>,
     /// Spent in this turn.
     spent: Cell<Duration>,
-    /// Whose next step waits for a later turn, in order.
-    waiting: RefCell<VecDeque<Rc<Place>>>,
+    waiting: RefCell<Waiting>,
+}
+
+/// Those whose next step waits for a later turn, each kind in its order.
+#[derive(Debug)]
+struct Waiting {
+    clients: VecDeque<Rc<Place>>,
+    endpoints: VecDeque<Rc<Place>>,
+    /// Whose turn it is when both wait.
+    next: With,
+}
+
+impl Waiting {
+    fn queue(&mut self, with: With) -> &mut VecDeque<Rc<Place>> {
+        match with {
+            With::Client => &mut self.clients,
+            With::Endpoint => &mut self.endpoints,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.endpoints.is_empty()
+    }
+
+    /// Takes the first off a queue and tells it; `false`: it has nobody to tell.
+    fn call(&mut self, with: With) -> bool {
+        // One that was dropped has nobody to wake.
+        while let Some(place) = self.queue(with).pop_front() {
+            place.is_called.set(true);
+            if let Some(waker) = place.waker.borrow_mut().take() {
+                waker.wake();
+                self.next = with.other();
+                return true;
+            }
+        }
+        false
+    }
 }
 
 #[derive(Debug)]
@@ -28,7 +83,7 @@ struct Place {
     is_called: Cell<bool>,
 }
 
-/// One handshake's place among them.
+/// The place among them of a handshake with a client.
 #[derive(Debug)]
 pub struct Underway(Rc<Handshakes>);
 
@@ -38,8 +93,15 @@ impl Drop for Underway {
     }
 }
 
+impl Default for Handshakes {
+    fn default() -> Self {
+        let waiting = Waiting { clients: VecDeque::new(), endpoints: VecDeque::new(), next: With::Endpoint };
+        Self { open: Cell::new(0), spent: Cell::default(), waiting: RefCell::new(waiting) }
+    }
+}
+
 impl Handshakes {
-    /// Begins one; `None`: `max` are under way.
+    /// Begins one with a client; `None`: `max` are under way. Those with endpoints are bounded by the exchanges that wait for them.
     #[must_use]
     pub fn begin(self: &Rc<Self>, max: usize) -> Option<Underway> {
         if self.open.get() >= max {
@@ -49,7 +111,7 @@ impl Handshakes {
         Some(Underway(Rc::clone(self)))
     }
 
-    /// Under way now.
+    /// Under way now with clients.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.get()
@@ -63,25 +125,16 @@ impl Handshakes {
 
     fn call_next(&self) {
         let mut waiting = self.waiting.borrow_mut();
-        // One that was dropped has nobody to wake.
-        while let Some(place) = waiting.pop_front() {
-            place.is_called.set(true);
-            if let Some(waker) = place.waker.borrow_mut().take() {
-                waker.wake();
-                return;
-            }
-        }
+        let next = waiting.next;
+        let _ = waiting.call(next) || waiting.call(next.other());
     }
-}
 
-impl Underway {
     /// Runs one step, when a loop turn has time for it.
-    pub async fn step<T>(&self, step: impl FnOnce() -> T) -> T {
-        let handshakes = &*self.0;
-        let is_free = handshakes.spent.get() < TURN_TIME && handshakes.waiting.borrow().is_empty();
+    pub async fn step<T>(&self, with: With, step: impl FnOnce() -> T) -> T {
+        let is_free = self.spent.get() < TURN_TIME && self.waiting.borrow().is_empty();
         if !is_free {
             let place = Rc::new(Place { waker: RefCell::new(None), is_called: Cell::new(false) });
-            handshakes.waiting.borrow_mut().push_back(Rc::clone(&place));
+            self.waiting.borrow_mut().queue(with).push_back(Rc::clone(&place));
             // Whoever gives up leaves no waker, so that its turn goes to the next.
             let _left = Left(&place);
             poll_fn(|cx| {
@@ -95,11 +148,18 @@ impl Underway {
         }
         let begun = Instant::now();
         let result = step();
-        handshakes.spent.set(handshakes.spent.get() + begun.elapsed());
-        if handshakes.spent.get() < TURN_TIME {
-            handshakes.call_next();
+        self.spent.set(self.spent.get() + begun.elapsed());
+        if self.spent.get() < TURN_TIME {
+            self.call_next();
         }
         result
+    }
+}
+
+impl Underway {
+    /// Runs one step, when a loop turn has time for it.
+    pub async fn step<T>(&self, step: impl FnOnce() -> T) -> T {
+        self.0.step(With::Client, step).await
     }
 }
 
@@ -168,5 +228,32 @@ mod tests {
         assert!(is_done(a.as_mut()) && !is_done(b.as_mut()) && !is_done(c.as_mut()));
         handshakes.begin_turn();
         assert!(is_done(b.as_mut()) && is_done(c.as_mut()), "the first calls the next");
+    }
+
+    #[test]
+    fn clients_and_endpoints_take_turns_however_many_of_the_others_wait() {
+        for (many, one) in [(With::Client, With::Endpoint), (With::Endpoint, With::Client)] {
+            let handshakes = Handshakes::default();
+            assert!(is_done(pin!(handshakes.step(many, long))));
+            let mut crowd: Vec<_> = (0..100).map(|_| Box::pin(handshakes.step(many, long))).collect();
+            assert!(crowd.iter_mut().all(|step| !is_done(step.as_mut())));
+            // Each of these comes to a crowd that has been waiting, is let through in the second turn at the latest, and holds up one of it.
+            let mut through = 0;
+            for _ in 0..10 {
+                let mut step = pin!(handshakes.step(one, long));
+                assert!(!is_done(step.as_mut()), "the crowd waits already");
+                let turns = (1..=2).find(|_| {
+                    handshakes.begin_turn();
+                    let of_crowd = crowd.iter_mut().filter_map(|step| is_done(step.as_mut()).then_some(())).count();
+                    crowd.drain(..of_crowd);
+                    let is_through = is_done(step.as_mut());
+                    assert_eq!(of_crowd + usize::from(is_through), 1, "a turn has time for one long step");
+                    through += of_crowd;
+                    is_through
+                });
+                assert!(turns.is_some(), "{one:?} queues behind the others");
+            }
+            assert!(through >= 5, "the crowd goes on: {through}");
+        }
     }
 }

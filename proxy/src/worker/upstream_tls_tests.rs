@@ -138,6 +138,26 @@ fn exchanges_share_a_pooled_connection_and_later_ones_resume() {
 }
 
 #[test]
+fn a_loop_turn_completes_one_handshake_with_an_endpoint_and_a_crowd_takes_turns() {
+    let authority = Authority::new("Test CA");
+    let faults = Faults { short: false, delay: 0, ..Faults::mild() };
+    let (mut bench, heard) = bench(faults, &authority, &authority, Manner::Ends { is_announced: true });
+    let clients: Vec<_> = (0..20).map(|_| bench.sim.connect(bench.listener)).collect();
+    clients.iter().for_each(|client| client.write(REQUEST));
+    let (mut before, mut most) = (0, 0);
+    bench.run_until(|events| {
+        let now = events.worker().counters.value(Plain::UpstreamHandshakes);
+        most = most.max(now - std::mem::replace(&mut before, now));
+        events.worker().counters.value(Plain::Responses2xx) == 20
+    });
+    // The last step of each verifies a signature, which takes what a turn has.
+    assert_eq!((most, heard.borrow().handshakes), (1, 20));
+    bench.run_out();
+    assert!(clients.iter().all(|client| client.read().ends_with(b"\r\n0\r\n\r\n")));
+    bench.check_freed("");
+}
+
+#[test]
 fn an_endpoint_that_is_not_believed_is_502_and_told_why() {
     let (mut bench, heard) = bench(Faults::mild(), &Authority::new("Test CA"), &Authority::new("Another CA"), Manner::Keeps);
     let client = bench.sim.connect(bench.listener);
