@@ -216,9 +216,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
     let worker = seat.worker.clone();
     worker.counters.increment(Plain::Requests);
     let snapshot = worker.snapshot();
-    if let Some(listener) = snapshot.config.listeners.iter().find(|listener| listener.name == seat.listener.name) {
-        seat.listener.clone_from(listener);
-    }
+    seat.follow(&snapshot.config);
     let listener = &*seat.listener;
     let close_reason = reason_to_close(seat, head, &listener.limits);
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());

@@ -30,6 +30,10 @@ impl From<Failure> for End {
 
 /// Serves a connection from its first byte. `first` was received already; the handshake is to be over at `due`.
 pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
+    // It may have been silent since another configuration, whose certificates are not shown any more.
+    let snapshot = seat.worker.snapshot();
+    seat.follow(&snapshot.config);
+    drop(snapshot);
     // A configuration without it has no such listener; the connection is older then.
     let Some(tls) = seat.listener.tls.clone() else { return refuse(seat, End::Cancelled).await };
     let Established { records, rest, agreed } = match Box::pin(shake_hands(&seat, &tls, first, due)).await {

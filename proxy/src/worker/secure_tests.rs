@@ -25,20 +25,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker whose listener speaks https, and what its clients trust.
 fn bench(seed: u64, faults: Faults, max_handshakes: usize) -> (Bench, Arc<ClientConfig>) {
     let authority = Authority::new("Test CA");
-    let tls = ServerTls::new(Settings {
-        certificates: vec![authority.leaf(&[NAME]).compiled()],
-        min_version: MinVersion::Tls12,
-        alpn: vec!["http/1.1".into()],
-        client_ca: None,
-        session_tickets: false,
-        ticket_keys: vec![],
-        handshake_timeout: TIMEOUT,
-        max_handshakes,
-    });
     let mut config = testing::config(&[origin_address(1)]);
     let listener = Arc::make_mut(&mut config.listeners[0]);
     listener.protocol = model::Protocol::Https;
-    listener.tls = Some(Arc::new(tls.expect("settings")));
+    listener.tls = Some(server(&authority, max_handshakes));
     let bench = Bench::new(seed, faults, config);
     // Echoes bodies.
     bench.sim.serve(origin_address(1), || {
@@ -61,11 +51,31 @@ fn bench(seed: u64, faults: Faults, max_handshakes: usize) -> (Bench, Arc<Client
             }
         })
     });
+    (bench, trust(&authority))
+}
+
+/// A server with a certificate of this authority.
+fn server(authority: &Authority, max_handshakes: usize) -> Arc<ServerTls> {
+    let tls = ServerTls::new(Settings {
+        certificates: vec![authority.leaf(&[NAME]).compiled()],
+        min_version: MinVersion::Tls12,
+        alpn: vec!["http/1.1".into()],
+        client_ca: None,
+        session_tickets: false,
+        ticket_keys: vec![],
+        handshake_timeout: TIMEOUT,
+        max_handshakes,
+    });
+    Arc::new(tls.expect("settings"))
+}
+
+/// A client that believes this authority.
+fn trust(authority: &Authority) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("a CA")).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-    (bench, Arc::new(client.with_root_certificates(roots).with_no_client_auth()))
+    Arc::new(client.with_root_certificates(roots).with_no_client_auth())
 }
 
 #[derive(Default)]
@@ -197,6 +207,21 @@ fn a_crowd_of_handshakes_takes_turns_and_all_get_through() {
     bench.run_out();
     assert!(seen.iter().all(|seen| seen.borrow().plain.ends_with(b"x")));
     assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Full13)), 40);
+    bench.check_freed("");
+}
+
+#[test]
+fn who_was_silent_over_a_reload_is_shown_the_new_certificate() {
+    let (mut bench, _) = bench(1, Faults::mild(), 4);
+    let client = bench.sim.connect(bench.listener);
+    bench.run_until(|events| events.worker().sessions.open() == 1);
+    let mut config = (*bench.config.load_full()).clone();
+    let authority = Authority::new("Another CA");
+    Arc::make_mut(&mut config.listeners[0]).tls = Some(server(&authority, 4));
+    bench.config.store(Arc::new(config));
+    let seen = converse(&client, &trust(&authority), post(b"x"), 20, b"\r\n\r\nx");
+    bench.run_out();
+    assert!(seen.borrow().plain.ends_with(b"x"));
     bench.check_freed("");
 }
 

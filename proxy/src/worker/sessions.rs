@@ -512,6 +512,13 @@ impl Seat {
         self.proxied.as_ref().map_or_else(|| self.stream.peer(), |proxied| proxied.source)
     }
 
+    /// Goes by what this configuration says of its listener, if it has it still.
+    pub fn follow(&mut self, config: &model::Config) {
+        if let Some(listener) = config.listeners.iter().find(|listener| listener.name == self.listener.name) {
+            self.listener.clone_from(listener);
+        }
+    }
+
     /// Where it connected to.
     #[must_use]
     pub fn local(&self) -> Local<'_> {
