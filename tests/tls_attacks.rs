@@ -306,6 +306,55 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
     edge.serves();
 }
 
+/// Sends for a while without a look at what comes, more than the buffers of both ends hold.
+fn send_on(socket: &mut TcpStream) {
+    for _ in 0..60 {
+        socket.write_all(&[9; 64 << 10]).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn who_goes_on_sending_after_it_broke_the_rules_reads_the_alert_and_no_reset() {
+    let edge = Edge::start("");
+    for version in [&TLS13, &TLS12] {
+        let mut forger = edge.forger(version);
+        forger.send([&[23, 3, 3, 0, 64][..], &[7; 64]].concat());
+        send_on(&mut forger.socket);
+        let (kind, alert) = forger.record().expect("an alert");
+        assert_eq!((kind, &*alert), (21, &[2, BAD_RECORD_MAC][..]));
+        assert_eq!(forger.socket.read(&mut [0]).unwrap(), 0, "an end in order");
+    }
+    // In place of a hello.
+    let mut socket = edge.socket();
+    socket.write_all(&[0; 64]).unwrap();
+    send_on(&mut socket);
+    let mut heard = Vec::new();
+    socket.read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, [21, 3, 3, 0, 2, 2, DECODE_ERROR]);
+    edge.serves();
+}
+
+#[test]
+fn who_never_stops_sending_after_it_broke_the_rules_is_cut() {
+    let edge = Edge::start("");
+    // A byte from time to time, and all that is taken.
+    for (size, pause) in [(1, Duration::from_millis(200)), (256 << 10, Duration::ZERO)] {
+        let mut forger = edge.forger(&TLS13);
+        let begun = Instant::now();
+        forger.send([&[23, 3, 3, 0, 64][..], &[7; 64]].concat());
+        let mut sent = 0;
+        while begun.elapsed() < Duration::from_secs(20) && forger.socket.write_all(&vec![9; size]).is_ok() {
+            sent += size;
+            std::thread::sleep(pause);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{sent} bytes in {:?}", begun.elapsed());
+        // Beside what is taken the kernel's buffers fill, here and there.
+        assert!(sent < 32 << 20, "{sent} bytes");
+    }
+    edge.serves();
+}
+
 #[test]
 fn floods_of_records_that_say_nothing_end() {
     let edge = Edge::start("");

@@ -311,9 +311,12 @@ impl Flow {
             matches!(inner.end, Some(Err(error)) if !matches!(error, StreamError::Tls(_) | StreamError::Truncated));
         let broken = inner.write_error.is_some() || is_of_socket;
         let flushed = inner.queued == 0;
-        let over = inner.end.is_some()
+        let settings = &self.shared.settings;
+        let (discarded, is_refused) =
+            inner.closing.as_ref().map_or((0, false), |closing| (closing.discarded, closing.is_refused));
+        let over = inner.is_over()
             || (inner.is_last && inner.receive == Receive::Idle)
-            || inner.closing.as_ref().is_some_and(|closing| closing.discarded > self.shared.settings.linger_bytes);
+            || discarded > if is_refused { settings.refused_bytes } else { settings.linger_bytes };
         if broken || (flushed && over && inner.fin != Fin::InFlight) {
             return inner.end(false);
         }
@@ -323,17 +326,21 @@ impl Flow {
             // From now on the timer bounds the linger.
             self.disarm_close(inner);
         }
-        if inner.receive == Receive::Idle && inner.end.is_none() && !inner.is_last {
+        if inner.receive == Receive::Idle && !inner.is_over() && !inner.is_last {
             self.arm_receive(state, inner, ring);
         }
         let closing = inner.closing.get_or_insert_default();
         if closing.timer.is_none() {
-            let settings = &self.shared.settings;
+            let (flush, linger) = if is_refused {
+                (settings.close_timeout.min(settings.refused_max), settings.refused_max)
+            } else {
+                (settings.close_timeout, settings.linger_max)
+            };
             closing.mark = inner.progress.sent;
             if flushed && closing.until == Time::default() {
-                closing.until = self.shared.now.get() + settings.linger_max;
+                closing.until = self.shared.now.get() + linger;
             }
-            let wait = if flushed { settings.linger } else { settings.close_timeout };
+            let wait = if flushed { settings.linger } else { flush };
             let alarm = Alarm::Stream(state.slot, state.generation);
             closing.timer = Some(self.shared.arm(self.shared.now.get() + wait, alarm));
         }

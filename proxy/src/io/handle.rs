@@ -81,6 +81,11 @@ pub struct Settings {
     pub linger_max: Duration,
     /// Bytes thrown away while it waits, at most.
     pub linger_bytes: usize,
+    /// How long a closed stream whose peer broke the rules may flush without progress, and how long in all it waits after that. What it
+    /// holds meanwhile is less than a session does for longer: no keys, no future, no bytes.
+    pub refused_max: Duration,
+    /// Bytes thrown away of such a peer, at most: as much as a receive window lets it have under way when it is told (tcp_rmem: 6 MiB).
+    pub refused_bytes: usize,
     /// Task polls in one loop turn.
     pub polls_max: usize,
 }
@@ -101,6 +106,8 @@ impl Default for Settings {
             linger: Duration::from_secs(1),
             linger_max: Duration::from_secs(30),
             linger_bytes: 64 << 20,
+            refused_max: Duration::from_secs(3),
+            refused_bytes: 8 << 20,
             polls_max: 4096,
         }
     }

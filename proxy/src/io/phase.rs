@@ -50,6 +50,10 @@ pub(super) struct Closing {
     /// Bytes thrown away while lingering, and how many they were when the timer was armed.
     pub(super) discarded: usize,
     pub(super) seen: usize,
+    /// The peer broke the rules: it gets less of both. See `Settings::refused_max`.
+    pub(super) is_refused: bool,
+    /// The peer's end came, though what it had done before stays the reason.
+    pub(super) is_ended: bool,
     /// When the linger is over however much still comes; set with our FIN.
     pub(super) until: Time,
 }

@@ -120,11 +120,23 @@ impl Inner {
         matches!((self.phase, self.end), (Phase::Open, Some(Err(StreamError::Tls(Violation::Ours(_))))))
     }
 
+    /// TLS broke it.
+    pub(super) const fn is_broken(&self) -> bool {
+        is_broken(self.end)
+    }
+
     /// Nothing more comes. What broke the rules before stays the reason.
     pub(super) fn ended(&mut self, how: Result<(), StreamError>) {
         if !is_broken(self.end) {
             self.end = Some(how);
+        } else if let Some(closing) = &mut self.closing {
+            closing.is_ended = true;
         }
+    }
+
+    /// Whether the peer can send nothing more: one that broke the rules may be sending still.
+    pub(super) fn is_over(&self) -> bool {
+        if is_broken(self.end) { self.closing.as_ref().is_some_and(|closing| closing.is_ended) } else { self.end.is_some() }
     }
 
     /// Whether something waits for the session.

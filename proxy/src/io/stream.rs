@@ -481,12 +481,14 @@ impl Stream {
         match inner.phase {
             Phase::Open => {
                 self.0.say_end(inner);
+                if inner.is_broken() {
+                    inner.closing.get_or_insert_default().is_refused = true;
+                }
                 inner.phase = Phase::Closing;
                 inner.parked = None;
                 inner.inbound.clear();
-                if let Some(secure) = &mut inner.secure {
-                    secure.drop_plain();
-                }
+                // Nothing is opened or sealed any more.
+                inner.secure = None;
                 if inner.receive == Receive::Held {
                     inner.receive = Receive::Idle;
                 }
@@ -502,6 +504,12 @@ impl Stream {
     /// nothing to wait for after the flush.
     pub fn finish(&self) {
         self.0.inner.borrow_mut().is_last = true;
+        self.close();
+    }
+
+    /// Like `close`, for a peer that broke the rules: it gets a moment to read what it was told, however much it still sends, and no more.
+    pub fn refuse(&self) {
+        self.0.inner.borrow_mut().closing.get_or_insert_default().is_refused = true;
         self.close();
     }
 

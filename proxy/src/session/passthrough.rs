@@ -87,7 +87,7 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     if let Some(trace) = trace {
         trace.finish(&seat, None, Some(refusal.reason));
     }
-    seat.stream.close();
+    seat.stream.refuse();
     seat.end(refusal.reason);
 }
 

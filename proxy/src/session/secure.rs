@@ -98,13 +98,12 @@ async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> R
 /// Ends a connection that came to nothing.
 async fn refuse(mut seat: Seat, end: End) {
     let counters = &seat.worker.counters;
-    let (failure, is_told) = match &end {
-        End::Closed => (HandshakeFailure::ClientClosed, true),
-        End::Broken => (HandshakeFailure::ClientClosed, false),
-        End::Timeout => (HandshakeFailure::Timeout, false),
-        End::TooMany => (HandshakeFailure::TooMany, false),
-        End::Cancelled => (HandshakeFailure::Draining, false),
-        End::Failed(failure) => (failure.reason(), true),
+    let failure = match &end {
+        End::Closed | End::Broken => HandshakeFailure::ClientClosed,
+        End::Timeout => HandshakeFailure::Timeout,
+        End::TooMany => HandshakeFailure::TooMany,
+        End::Cancelled => HandshakeFailure::Draining,
+        End::Failed(failure) => failure.reason(),
     };
     counters.increment(Counter::HandshakeFailed(failure));
     match &end {
@@ -121,10 +120,11 @@ async fn refuse(mut seat: Seat, end: End) {
         downstream::refuse_plainly(&seat, RefusalReason::PlainHttp).await;
     }
     seat.count_received();
-    if is_told {
-        seat.stream.close();
-    } else {
-        seat.stream.abort();
+    match end {
+        End::Closed => seat.stream.close(),
+        // It was told, and may be sending still.
+        End::Failed(_) => seat.stream.refuse(),
+        End::Broken | End::Timeout | End::TooMany | End::Cancelled => seat.stream.abort(),
     }
     seat.end(CloseReason::TlsHandshake);
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 
 use super::testing::{self, Bench, origin_address};
 use crate::config::model;
 use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, RefusalReason};
 use crate::io::simulated::{Faults, Peer};
 use crate::telemetry::counters::{Counter, Plain};
+use crate::time::Time;
 use crate::tls::alert::Alert;
 use crate::tls::server::{MinVersion, ServerTls, Settings};
 use crate::tls::testing::Authority;
@@ -245,25 +246,25 @@ fn what_is_not_tls_is_told_so() {
     bench.check_freed("");
 }
 
-#[test]
-fn a_broken_record_ends_the_connection_with_an_alert() {
-    let (mut bench, config) = bench(1, Faults { short: false, ..Faults::mild() }, 4);
-    let client = bench.sim.connect(bench.listener);
+/// A client that shakes hands and then breaks a record; `then` is called whenever the world moves after that, and says whether it reads. The
+/// alert it has read.
+fn offend(
+    client: &Peer,
+    config: Arc<ClientConfig>,
+    mut then: impl FnMut(&Peer) -> bool + 'static,
+) -> Rc<Cell<Option<AlertDescription>>> {
     let mut tls = ClientConnection::new(config, ServerName::try_from(NAME).expect("name")).expect("client");
-    let (error, shared) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
-    let (error_seen, mut is_sent) = (Rc::clone(&error), false);
+    let heard = Rc::new(Cell::new(None));
+    let shared = Rc::clone(&heard);
     // Not with the end of the handshake.
-    let mut due = None;
-    let done = Rc::clone(&shared);
+    let (mut due, mut is_sent) = (None, false);
     client.script(move |peer| {
-        let received = peer.read();
+        let received = if is_sent && !then(peer) { Vec::new() } else { peer.read() };
         let mut rest = &received[..];
         while !rest.is_empty() {
             tls.read_tls(&mut rest).expect("memory");
             if let Err(rustls::Error::AlertReceived(alert)) = tls.process_new_packets() {
-                error_seen.set(alert == rustls::AlertDescription::BadRecordMac);
-                peer.close();
-                return;
+                shared.set(Some(alert));
             }
         }
         let mut out = Vec::new();
@@ -276,7 +277,6 @@ fn a_broken_record_ends_the_connection_with_an_alert() {
         }
         if due.is_some_and(|due| due <= peer.now()) && !is_sent {
             is_sent = true;
-            done.set(true);
             out.extend_from_slice(&[23, 3, 3, 0, 20]);
             out.extend_from_slice(&[7; 20]);
         }
@@ -285,9 +285,101 @@ fn a_broken_record_ends_the_connection_with_an_alert() {
             peer.close();
         }
     });
+    heard
+}
+
+/// Sends so many bytes again and again, at most so often, once the last were taken.
+fn send_on(sent: &Rc<Cell<usize>>, size: usize, pause: Duration) -> impl FnMut(&Peer) + use<> {
+    let (sent, mut due) = (Rc::clone(sent), Time::default());
+    move |peer| {
+        if peer.unsent() == 0 && peer.now() >= due {
+            peer.write(&vec![9; size]);
+            sent.set(sent.get() + size);
+            due = peer.now() + pause;
+            peer.wake_at(due);
+        }
+    }
+}
+
+#[test]
+fn a_broken_record_ends_the_connection_with_an_alert() {
+    let (mut bench, config) = bench(1, Faults { short: false, ..Faults::mild() }, 4);
+    let client = bench.sim.connect(bench.listener);
+    let heard = offend(&client, config, |_| true);
     bench.run_out();
-    assert!(shared.get() && error.get(), "they were told");
+    assert_eq!(heard.get(), Some(AlertDescription::BadRecordMac), "they were told");
     assert_eq!(bench.value(Counter::Closed(CloseReason::TlsBroken)), 1, "{}", bench.counted());
     assert_eq!(bench.value(Counter::AlertSent(Alert::of(20))), 1);
     bench.check_freed("");
+}
+
+#[test]
+fn who_goes_on_sending_after_it_broke_the_rules_still_reads_the_alert() {
+    for seed in 0..10 {
+        let (mut bench, config) = bench(seed, Faults::mild(), 4);
+        let begun = bench.sim.now();
+        // For a while they only send, both after the handshake and in place of one.
+        let sending = || {
+            let mut send = send_on(&Rc::default(), 500, Duration::from_millis(50));
+            move |peer: &Peer| {
+                let is_over = peer.now().since(begun) > Duration::from_millis(1500);
+                if !is_over {
+                    send(peer);
+                }
+                is_over
+            }
+        };
+        let offender = bench.sim.connect(bench.listener);
+        let heard = offend(&offender, config, sending());
+        let stranger = bench.sim.connect(bench.listener);
+        stranger.write(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
+        let said = Rc::new(RefCell::new(Vec::new()));
+        let (shared, mut send) = (Rc::clone(&said), sending());
+        stranger.script(move |peer| {
+            if send(peer) {
+                shared.borrow_mut().extend(peer.read());
+            }
+            if peer.is_ended() {
+                peer.close();
+            }
+        });
+        bench.run_out();
+        assert_eq!(heard.get(), Some(AlertDescription::BadRecordMac), "seed {seed}");
+        assert_eq!(said.borrow()[..2], [21, 3], "an alert, seed {seed}");
+        assert!(!offender.is_reset() && !stranger.is_reset(), "seed {seed}");
+        assert_eq!(bench.value(Counter::Closed(CloseReason::TlsBroken)), 1);
+        assert_eq!(bench.value(Counter::Closed(CloseReason::TlsHandshake)), 1);
+        bench.check_freed("");
+    }
+}
+
+#[test]
+fn who_never_stops_after_it_broke_the_rules_is_cut_soon() {
+    let settings = crate::io::Settings::default();
+    // Little by little, and as much as we take.
+    for (size, pause) in [(1, Duration::from_millis(300)), (1 << 20, Duration::from_millis(10))] {
+        let (mut bench, config) = bench(2, Faults { short: false, delay: 0, ..Faults::mild() }, 4);
+        let begun = bench.sim.now();
+        let sent = Rc::new(Cell::new(0));
+        let offender = bench.sim.connect(bench.listener);
+        let mut send = send_on(&sent, size, pause);
+        let _heard = offend(&offender, config, move |peer| {
+            send(peer);
+            true
+        });
+        let stranger = bench.sim.connect(bench.listener);
+        stranger.write(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
+        stranger.script(send_on(&sent, size, pause));
+        // A session is over at once; what lingers of it is bounded.
+        bench.run_until(|events| {
+            events.worker().counters.value(Plain::Open) == 0 && events.worker().counters.value(Plain::Accepted) == 2
+        });
+        bench.sim.run(&mut bench.engine, &mut bench.events, |_| offender.is_closed() && stranger.is_closed());
+        let took = bench.sim.now().since(begun);
+        assert!(took < settings.refused_max + Duration::from_millis(1500), "{took:?}");
+        assert!(sent.get() < 2 * settings.refused_bytes + (2 << 20), "{} bytes were taken", sent.get());
+        assert!(size == 1 || sent.get() > settings.refused_bytes, "the bound was reached: {} bytes", sent.get());
+        bench.run_out();
+        bench.check_freed("");
+    }
 }
