@@ -68,17 +68,23 @@ pub struct Leaf {
 
 impl Default for Authority {
     fn default() -> Self {
+        Self::named("Test CA")
+    }
+}
+
+impl Authority {
+    /// One that calls itself so.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Test CA");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("signed").pem();
         let text = key.serialize_pem();
         Self { issuer: Issuer::new(params, key), pem, key: text }
     }
-}
 
-impl Authority {
     /// A certificate for these names.
     #[must_use]
     pub fn leaf(&self, kind: Kind, names: &[&str]) -> Leaf {
@@ -86,8 +92,13 @@ impl Authority {
         let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("names");
         params.distinguished_name.push(DnType::CommonName, names[0]);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
-        Leaf { chain: certificate.pem(), key: key.serialize_pem(), ocsp: None }
+        Leaf { chain: self.sign(params, &key), key: key.serialize_pem(), ocsp: None }
+    }
+
+    /// Any certificate, PEM.
+    #[must_use]
+    pub fn sign(&self, params: CertificateParams, key: &KeyPair) -> String {
+        params.signed_by(key, &self.issuer).expect("signed").pem()
     }
 
     /// Its OCSP response that a certificate is good, as openssl makes it.

@@ -1,0 +1,224 @@
+//! `client_ca` with the released binary: whose certificates are accepted, what is said of them behind us, and how the others hear no.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+use tests::client::PATIENCE;
+use tests::origin::Origin;
+use tests::ports::Port;
+use tests::sluice::{Setup, Sluice};
+use tests::tls::{Authority, Kind, converse, https};
+use tests::{eventually, process, skip};
+
+const NAME: &str = "edge.example";
+/// A request that ends the connection.
+const LAST: &str = "GET / HTTP/1.1\r\nHost: edge.example\r\nConnection: close\r\n\r\n";
+/// Each version, as openssl and as curl are told it.
+const VERSIONS: [(&str, &[&str]); 2] = [("-tls1_3", &["--tlsv1.3"]), ("-tls1_2", &["--tlsv1.2", "--tls-max", "1.2"])];
+
+/// A Sluice whose listener asks for certificates of an authority of its own, and files of clients beside its configuration.
+struct Stage {
+    sluice: Sluice,
+    origin: Origin,
+    /// A second listener with the same certificate, which asks for none.
+    open: Port,
+}
+
+/// What a client's certificate is to be like.
+fn params(valid: bool) -> CertificateParams {
+    let mut params = CertificateParams::new(["client.example".to_owned(), "alias.example".to_owned()]).unwrap();
+    params.subject_alt_names.push(SanType::URI("spiffe://edge.example/billing;v=1".try_into().unwrap()));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CountryName, "AT");
+    params.distinguished_name.push(DnType::OrganizationName, "Billing, \"EU\"");
+    params.distinguished_name.push(DnType::CommonName, "client");
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let now = SystemTime::now();
+    let hour = Duration::from_secs(3600);
+    params.not_before = (now - 48 * hour).into();
+    params.not_after = (if valid { now + 48 * hour } else { now - hour }).into();
+    params
+}
+
+impl Stage {
+    /// `None`: without curl or openssl.
+    fn start() -> Option<Self> {
+        if ["curl", "openssl"].into_iter().any(skip::without_tool) {
+            return None;
+        }
+        let origin = Origin::echo();
+        let (servers, clients) = (Authority::default(), Authority::default());
+        // One of another name, and one that only calls itself like ours.
+        let (strangers, impostors) = (Authority::named("Another CA"), Authority::default());
+        let open = Port::lease();
+        let setup = Setup::to(origin.address());
+        let folder = setup.run_dir().to_owned();
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+        for (name, authority, valid) in [
+            ("good", &clients, true),
+            ("stranger", &strangers, true),
+            ("impostor", &impostors, true),
+            ("expired", &clients, false),
+        ] {
+            let key = KeyPair::generate().unwrap();
+            write(&format!("{name}.pem"), &authority.sign(params(valid), &key));
+            write(&format!("{name}.key"), &key.serialize_pem());
+        }
+        write("clients.pem", &clients.pem);
+        let tables = format!(
+            "[[listener]]\nname = \"open\"\naddress = \"{}\"\nprotocol = \"https\"\n\
+             certificate = [{{ chain = \"0.pem\", key = \"0.key\" }}]\n",
+            open.loopback()
+        );
+        let leaf = servers.leaf(Kind::P256, &[NAME]);
+        let setup = https(setup, &servers, &[leaf], "client_ca = \"clients.pem\"").append(&tables);
+        Some(Self { sluice: setup.start(), origin, open })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.sluice.file(name)
+    }
+
+    /// The options of openssl or curl that name a client's certificate.
+    fn certificate(&self, option: &str, name: &str) -> [String; 4] {
+        let path = |end: &str| self.path(&format!("{name}.{end}")).display().to_string();
+        [format!("{option}cert"), path("pem"), format!("{option}key"), path("key")]
+    }
+
+    /// What openssl says of a certificate of ours.
+    fn described(&self, name: &str, options: &[&str]) -> String {
+        let mut command = Command::new("openssl");
+        command.args(["x509", "-noout", "-in"]).arg(self.path(&format!("{name}.pem"))).args(options);
+        let text = process::run(&mut command, PATIENCE).success().text();
+        text.trim().split_once('=').unwrap().1.to_owned()
+    }
+
+    /// Counts of failed handshakes for client certificates, and of an alert that was sent.
+    fn refused(&self, alert: &str) -> (f64, f64) {
+        let metrics = self.sluice.metrics();
+        let failed = metrics.labelled("sluice_tls_handshakes_failed_total", "reason", "client_certificate");
+        (failed, metrics.labelled("sluice_tls_alerts_sent_total", "alert", alert))
+    }
+
+    /// One request by openssl to a port, with a session kept in a file, resumed if it is there; all that openssl printed.
+    fn ask(&self, port: u16, options: &[String], session: &Path) -> String {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", NAME, "-CAfile"]);
+        command.arg(self.path("ca.pem")).args(options);
+        if session.exists() {
+            command.arg("-sess_in").arg(session);
+        }
+        converse(command.arg("-sess_out").arg(session), &[(LAST, "")])
+    }
+}
+
+#[test]
+fn a_good_certificate_reaches_the_origin_and_a_forged_field_does_not() {
+    let Some(stage) = Stage::start() else { return };
+    let hash = stage.described("good", &["-fingerprint", "-sha256"]).replace(':', "").to_lowercase();
+    // openssl writes RFC 2253 with the characters themselves behind a backslash, Sluice with their numbers (both RFC 4514).
+    let subject = stage.described("good", &["-subject", "-nameopt", "RFC2253"]);
+    let subject = subject.replace("\\,", "\\2C").replace("\\\"", "\\22");
+    assert_eq!(subject, "CN=client,O=Billing\\2C \\22EU\\22,C=AT");
+    let wanted = format!(
+        "Hash={hash};Subject=\"{subject}\";URI=\"spiffe://edge.example/billing;v=1\";DNS=client.example;DNS=alias.example"
+    );
+    let check = |shown: &str| {
+        let start = shown.find("{\"").unwrap_or_else(|| panic!("{shown}"));
+        let echoed = serde_json::Deserializer::from_str(&shown[start..]).into_iter().next();
+        let echoed: serde_json::Value = echoed.unwrap().unwrap();
+        let fields = echoed["fields"].as_array().unwrap_or_else(|| panic!("{shown}"));
+        let named = fields.iter().filter(|field| field[0].as_str().unwrap().eq_ignore_ascii_case("x-forwarded-client-cert"));
+        let values: Vec<&str> = named.map(|field| field[1].as_str().unwrap()).collect();
+        assert_eq!(values, [wanted.as_str()], "{shown}");
+    };
+    for (version, curl) in VERSIONS {
+        let certificate = stage.certificate("--", "good");
+        let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
+        let forged = [
+            "-H",
+            "X-Forwarded-Client-Cert: Hash=00;Subject=\"CN=root\"",
+            "-H",
+            "x-forwarded-client-cert: Hash=11",
+            "-H",
+            "Via: 1",
+        ];
+        check(&stage.sluice.curl(NAME, "/", &[curl, &certificate, &forged].concat()).success().text());
+        // Over a connection that is kept, each request has it.
+        let certificate = stage.certificate("-", "good");
+        let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
+        let forged = LAST.replace("Connection", "X-FORWARDED-CLIENT-CERT: Hash=22\r\nConnection");
+        let first = forged.replace("Connection: close\r\n", "");
+        let options = [&[version, "-servername", NAME], &certificate[..]].concat();
+        let shown = stage.sluice.openssl(&options, &[(&first, "---"), (&forged, "\"trailers\":[]")]);
+        assert!(shown.contains("Verification: OK"), "{shown}");
+        let (first, second) = shown.rsplit_once("HTTP/1.1 200").unwrap();
+        check(first.rsplit_once("HTTP/1.1 200").unwrap().1);
+        check(second);
+    }
+    let metrics = stage.sluice.metrics();
+    assert_eq!((metrics.sum("sluice_tls_handshakes_failed_total"), stage.origin.requests()), (0.0, 6));
+}
+
+#[test]
+fn no_certificate_a_strangers_and_an_expired_one_are_refused_by_name() {
+    let Some(stage) = Stage::start() else { return };
+    for (name, alert, number) in [
+        (None, "certificate_required", 116),
+        (Some("stranger"), "unknown_ca", 48),
+        (Some("impostor"), "decrypt_error", 51),
+        (Some("expired"), "certificate_expired", 45),
+    ] {
+        for (version, curl) in VERSIONS {
+            let before = stage.refused(alert);
+            let certificate = name.map_or_else(Vec::new, |name| stage.certificate("-", name).to_vec());
+            let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
+            let shown = stage.sluice.openssl(&[&[version, "-servername", NAME], &certificate[..]].concat(), &[]);
+            assert!(shown.contains(&format!("SSL alert number {number}\n")), "{name:?} {version}: {shown}");
+            let certificate = name.map_or_else(Vec::new, |name| stage.certificate("--", name).to_vec());
+            let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
+            let output = stage.sluice.curl(NAME, "/", &[curl, &certificate].concat());
+            // By which of its codes curl fails depends on the alert; it does not wait for its time to pass (28).
+            assert!(![0, 28].contains(&output.code()) && output.stdout.is_empty(), "{name:?} {version}: {}", output.all());
+            eventually(PATIENCE, &format!("{alert} is counted twice: {:?}", stage.refused(alert)), || {
+                (stage.refused(alert) == (before.0 + 2.0, before.1 + 2.0)).then_some(())
+            });
+        }
+    }
+    let metrics = stage.sluice.metrics();
+    assert_eq!(metrics.sum("sluice_tls_handshakes_failed_total"), 16.0, "each once, and for no other reason");
+    assert_eq!(metrics.sum("sluice_tls_alerts_sent_total"), 16.0);
+    assert_eq!((stage.origin.requests(), metrics.sum("sluice_tls_handshakes_total")), (0, 0.0));
+}
+
+#[test]
+fn a_session_without_a_certificate_is_no_way_in_where_one_is_asked_for() {
+    let Some(stage) = Stage::start() else { return };
+    let (guarded, open) = (stage.sluice.address().port(), stage.open.number());
+    for (version, _) in VERSIONS {
+        let anonymous = [version.to_owned()];
+        let named = [&anonymous[..], &stage.certificate("-", "good")].concat();
+        let session = stage.path(&format!("session{version}"));
+        let copy = stage.path(&format!("copy{version}"));
+        let shown = stage.ask(open, &anonymous, &session);
+        assert!(shown.contains("HTTP/1.1 200") && shown.contains("\nNew, "), "{shown}");
+        std::fs::copy(&session, &copy).unwrap();
+        let shown = stage.ask(open, &anonymous, &copy);
+        assert!(shown.contains("HTTP/1.1 200") && shown.contains("\nReused, "), "it can be resumed where it began: {shown}");
+        // There it is none: who shows nothing is refused, who shows a certificate makes a new one.
+        std::fs::copy(&session, &copy).unwrap();
+        let shown = stage.ask(guarded, &anonymous, &copy);
+        assert!(!shown.contains("HTTP/1.1 200") && shown.contains("SSL alert number 116\n"), "{shown}");
+        let shown = stage.ask(guarded, &named, &session);
+        assert!(shown.contains("HTTP/1.1 200") && shown.contains("\nNew, "), "{shown}");
+        // That one goes on, and says whose it is.
+        let shown = stage.ask(guarded, &named, &session);
+        assert!(shown.contains("\nReused, ") && shown.contains("Subject=\\\"CN=client,"), "{shown}");
+    }
+    let metrics = stage.sluice.metrics();
+    assert_eq!(metrics.sum("sluice_tls_handshakes_failed_total"), 2.0);
+}
