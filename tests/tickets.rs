@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,10 +39,14 @@ impl Stage {
 
     /// With these keys in its `[listener.tls]`.
     fn start(&self, workers: usize, tls: &str) -> Sluice {
+        self.setup(workers, tls).start()
+    }
+
+    fn setup(&self, workers: usize, tls: &str) -> Setup {
         let shown = |name| self.path(name).display().to_string();
         let certificate = format!("certificate = [{{ chain = \"{}\", key = \"{}\" }}]", shown("a.pem"), shown("a.key"));
         let lines = format!("protocol = \"https\"\n{certificate}\ntls = {{ {tls} }}");
-        Setup::to(self.origin.address()).workers(workers).with("listener", &lines).start()
+        Setup::to(self.origin.address()).workers(workers).with("listener", &lines)
     }
 
     /// A request over a session that is kept in `session`, which goes on if there is one; whether it was resumed.
@@ -123,4 +128,103 @@ fn without_tickets_each_handshake_is_a_full_one() {
         (output.text().matches("\nNew, ").count(), output.text().matches("\nReused, ").count())
     };
     assert_eq!(count(&sluice), (6, 0));
+}
+
+/// Puts CLOCK_MONOTONIC forward by the seconds in a file, for the one process that loads it: the supervisor, which hands no variable on to
+/// its data planes.
+const CLOCK: &str = r#"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile long *forward;
+
+__attribute__((constructor)) static void load(void) {
+    int file = open(getenv("SLUICE_TEST_CLOCK"), O_RDONLY | O_CLOEXEC);
+    void *mapped = mmap(NULL, sizeof(long), PROT_READ, MAP_SHARED, file, 0);
+    if (file < 0 || mapped == MAP_FAILED) abort();
+    forward = mapped;
+    close(file);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *at) {
+    int result = (int)syscall(SYS_clock_gettime, clock, at);
+    if (result == 0 && clock == CLOCK_MONOTONIC && forward) at->tv_sec += *forward;
+    return result;
+}
+"#;
+
+#[test]
+fn a_key_is_replaced_after_twelve_hours_and_accepted_for_twelve_more() {
+    let Some(stage) = Stage::new() else { return };
+    if skip::without_tool("cc") {
+        return;
+    }
+    let (source, library, clock) = (stage.path("clock.c"), stage.path("clock.so"), stage.path("clock"));
+    std::fs::write(&source, CLOCK).unwrap();
+    let mut compile = Command::new("cc");
+    let _ = process::run(compile.args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]), LIMIT).success();
+    // In place, since it is mapped.
+    std::fs::write(&clock, 0_i64.to_ne_bytes()).unwrap();
+    let put = |hours: i64| {
+        let mut file = std::fs::OpenOptions::new().write(true).open(&clock).unwrap();
+        file.write_all(&(hours * 3600).to_ne_bytes()).unwrap();
+    };
+    let setup = stage.setup(1, "").environment("LD_PRELOAD", &library).environment("SLUICE_TEST_CLOCK", &clock);
+    let sluice = setup.start();
+    let new_keys = || sluice.log().matches("session tickets have a new key").count();
+    // A question wakes the supervisor, which looks at its clock then.
+    let wait_new_keys = |count| {
+        eventually(LIMIT, "a new key", || {
+            let _ = sluice.command("status").success();
+            (new_keys() == count).then_some(())
+        });
+    };
+    let versions = ["tls1_3", "tls1_2"];
+    let ask = |version: &str, session: &str| {
+        // A copy, since a new ticket takes the old one's place.
+        let copy = stage.path("copy");
+        let _ = std::fs::remove_file(&copy);
+        let _ = std::fs::copy(stage.path(session), &copy);
+        let resumed = stage.ask(sluice.address(), version, &copy);
+        (resumed, copy)
+    };
+    let keep = |(resumed, copy): (bool, PathBuf), session: &str| {
+        std::fs::copy(copy, stage.path(session)).unwrap();
+        resumed
+    };
+    for version in versions {
+        assert!(!keep(ask(version, "none"), &format!("{version}-first")));
+        assert!(ask(version, &format!("{version}-first")).0);
+    }
+    put(11);
+    let _ = sluice.command("status").success();
+    assert_eq!(new_keys(), 0, "not yet");
+    put(13);
+    wait_new_keys(1);
+    for version in versions {
+        assert!(ask(version, &format!("{version}-first")).0, "{version}: the key before is accepted");
+        assert!(!keep(ask(version, "none"), &format!("{version}-second")));
+        assert!(ask(version, &format!("{version}-second")).0, "{version}: the new key makes tickets");
+    }
+    put(26);
+    wait_new_keys(2);
+    // A data plane that starts now gets the same keys.
+    for crashed in [false, true] {
+        if crashed {
+            let old = sluice.data_plane_pid();
+            sluice.kill_data_plane();
+            eventually(LIMIT, "a new data plane", || sluice.data_plane().filter(|pid| *pid != old));
+            eventually(LIMIT, "it is ready", || sluice.admin("/readyz").is_ok_and(|answer| answer.status == 200).then_some(()));
+        }
+        for version in versions {
+            assert!(!ask(version, &format!("{version}-first")).0, "{version}: two keys are accepted, not three");
+            assert!(ask(version, &format!("{version}-second")).0, "{version}");
+        }
+    }
+    // Nothing that waited for a moment took hours for a failure of the data plane.
+    assert_eq!(sluice.status()["supervisor"]["restarts"], 1);
 }

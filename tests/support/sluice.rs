@@ -1,6 +1,7 @@
 //! A running Sluice: its configuration built from parts, started, asked and stopped, with its log shown when a test fails.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
@@ -56,6 +57,8 @@ pub struct Setup {
     namespace: Option<Arc<Netns>>,
     port: Port,
     admin: Port,
+    arguments: Vec<&'static str>,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Setup {
@@ -78,6 +81,8 @@ impl Setup {
             namespace: None,
             port: Port::lease(),
             admin: Port::lease(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -116,6 +121,20 @@ impl Setup {
     pub fn inside(mut self, namespace: &Arc<Netns>, address: IpAddr) -> Self {
         self.namespace = Some(Arc::clone(namespace));
         self.address = Some(address);
+        self
+    }
+
+    /// One more argument of `sluice run`.
+    #[must_use]
+    pub fn argument(mut self, argument: &'static str) -> Self {
+        self.arguments.push(argument);
+        self
+    }
+
+    /// One more variable that it starts with.
+    #[must_use]
+    pub fn environment(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
         self
     }
 
@@ -188,6 +207,7 @@ impl Setup {
         let output = File::create(&log).expect("the log is made");
         let mut command = Command::new(binary());
         command.arg("run").arg("--config").arg(self.folder.path().join("proxy.toml")).env("RUST_BACKTRACE", "1");
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("dup")).stderr(output);
         let mut spawn = || command.spawn().expect("sluice starts");
         let child = match &self.namespace {
