@@ -3,15 +3,21 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rustls::version::{TLS12, TLS13};
 use serde_json::Value;
-use tests::eventually;
+use tests::client::Client;
 use tests::origin::{Origin, Response as Answer};
 use tests::ports::Port;
 use tests::sluice::{Setup, Sluice};
+use tests::tls::{Authority, Kind, https};
+use tests::{eventually, skip};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -82,6 +88,7 @@ fn every_exchange_leaves_one_record_with_what_happened() {
         "GET /app/%2e/a?token=secret HTTP/1.1\r\nHost: Example.com\r\nX-Request-Id: mine\r\n\r\n".len()
     );
     assert!(first["bytes_sent"].as_u64().unwrap() > 5);
+    assert_eq!((&first["tls"], &first["micros"]["handshake"]), (&Value::Null, &Value::Null), "plain: {first}");
     for record in &records {
         let micros = &record["micros"];
         let phase = |name: &str| micros[name].as_u64().unwrap_or(0);
@@ -264,4 +271,65 @@ fn the_last_records_are_written_at_a_stop() {
     sluice.signal(Signal::SIGINT);
     assert!(sluice.wait_end(LIMIT).success());
     assert_eq!(records(&path).len(), 50);
+}
+
+#[test]
+fn a_record_says_which_tls_its_client_has() {
+    if skip::without_tool("openssl") {
+        return;
+    }
+    const NAME: &str = "edge.example";
+    let origin = Origin::http(|_| Answer::ok("hello"));
+    let authority = Authority::default();
+    let leaf = authority.leaf(Kind::P256, &[NAME, "127.0.0.1"]);
+    let sluice = https(Setup::to(origin.address()).with("log", ACCESS), &authority, &[leaf], "").start();
+    let mut count = 0;
+    for (version, versions) in [("TLSv1.3", [&TLS13]), ("TLSv1.2", [&TLS12])] {
+        let config = Arc::new(authority.config(&versions));
+        // The second goes on with the session of the first; who looks for an address names nobody.
+        for (name, resumed) in [(NAME, false), (NAME, true), ("127.0.0.1", false)] {
+            let mut client = sluice.secured(&config, name);
+            assert_eq!((client.get("/first").status, client.get("/second").status), (200, 200));
+            let suite = client.stream().conn.negotiated_cipher_suite().unwrap().suite();
+            let suite = suite.as_str().unwrap().replace("TLS13_", "TLS_");
+            count += 2;
+            let records = &wait_records(&sluice, count)[count - 2..];
+            for record in records {
+                let tls = &record["tls"];
+                assert_eq!((&tls["version"], &tls["cipher"]), (&version.into(), &suite.clone().into()), "{record}");
+                let named = if name == NAME { NAME.into() } else { Value::Null };
+                assert_eq!((&tls["server_name"], &tls["resumed"]), (&named, &resumed.into()), "{record}");
+                assert_eq!(record["protocol"], "HTTP/1.1");
+            }
+            assert!(records[0]["micros"]["handshake"].as_u64() > Some(0), "{}", records[0]);
+            assert!(records[0]["micros"]["accept"].is_u64(), "{}", records[0]);
+            assert_eq!(records[1]["micros"]["handshake"], Value::Null, "only the first request of a connection has one");
+        }
+    }
+    // The time of a hello that comes slowly, and of the pause after the handshake.
+    let config = Arc::new(authority.config(&[&TLS13]));
+    let mut socket = TcpStream::connect(sluice.address()).unwrap();
+    let mut connection = rustls::ClientConnection::new(config, NAME.try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    socket.write_all(&hello[..100]).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    socket.write_all(&hello[100..]).unwrap();
+    while connection.is_handshaking() || connection.wants_write() {
+        connection.complete_io(&mut socket).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(Client::new(rustls::StreamOwned::new(connection, socket)).get("/").status, 200);
+    count += 1;
+    let micros = wait_records(&sluice, count)[count - 1]["micros"].clone();
+    let phase = |name: &str| micros[name].as_u64().unwrap();
+    // Less than the pauses, since a busy machine wakes either end late.
+    assert!(phase("handshake") >= 100_000 && phase("accept") >= 100_000, "{micros}");
+    // A name is as long as names may be; what is none is refused by the handshake.
+    let long = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
+    let last = "GET / HTTP/1.1\r\nHost: edge.example\r\nConnection: close\r\n\r\n";
+    assert!(!sluice.openssl(&["-servername", "a\"b\u{1}"], &[(last, "")]).contains("HTTP/1.1"));
+    let shown = sluice.openssl(&["-servername", &long], &[(last, "")]);
+    assert!(shown.contains("HTTP/1.1 200"), "{shown}");
+    assert_eq!(wait_records(&sluice, count + 1)[count]["tls"]["server_name"], long.as_str());
 }

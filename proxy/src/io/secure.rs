@@ -9,6 +9,7 @@ use super::stream::{Fin, Inner, Phase, State, StreamError};
 use super::{Chunk, Stream};
 use crate::time::Time;
 use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
+use crate::tls::summary::Summary;
 
 /// The largest record with its header: as much a stream may always have outstanding, or a record would never be whole.
 pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES + (1 << 14) + 2048;
@@ -26,13 +27,26 @@ pub(super) struct Secure {
     is_closed: bool,
     /// An end without that is a truncation: nothing else says where the peer's message ends.
     must_end: bool,
+    /// For the log.
+    summary: Summary,
+    /// The name that the client looked for, while there is a log to tell it.
+    server_name: Option<Box<str>>,
     /// Who the peer proved to be.
     identity: Option<Rc<str>>,
 }
 
 impl Secure {
     fn new(records: Box<Records>, must_end: bool) -> Self {
-        Self { records, plain: Queue::default(), is_ended: false, is_closed: false, must_end, identity: None }
+        Self {
+            records,
+            plain: Queue::default(),
+            is_ended: false,
+            is_closed: false,
+            must_end,
+            summary: Summary::default(),
+            server_name: None,
+            identity: None,
+        }
     }
 
     /// Opens records until there is something for the session, or until more has to come. What is to be sent goes to `out`.
@@ -216,6 +230,21 @@ impl Stream {
         self.state().inner.borrow().secure.as_ref()?.identity.clone()
     }
 
+    /// Remembers what the log is to say of its TLS.
+    pub fn summarize(&self, summary: Summary, server_name: Option<Box<str>>) {
+        if let Some(secure) = &mut self.state().inner.borrow_mut().secure {
+            (secure.summary, secure.server_name) = (summary, server_name);
+        }
+    }
+
+    /// Says what was remembered, and the name that the client looked for; `None`: it carries no records.
+    pub fn summary<T>(&self, say: impl FnOnce(Option<(Summary, Option<&str>)>) -> T) -> T {
+        // A panic within the stream may have its exchange's record written.
+        let inner = self.state().inner.try_borrow();
+        let secure = inner.as_ref().ok().and_then(|inner| inner.secure.as_deref());
+        say(secure.map(|secure| (secure.summary, secure.server_name.as_deref())))
+    }
+
     /// Whether it carries records.
     #[must_use]
     pub fn is_secure(&self) -> bool {
@@ -266,5 +295,16 @@ impl Queue {
             }
         }
         Some(Taken::Joined(joined))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_keeps_little_for_its_log() {
+        // Two pointers, three flags beside the summary, two strings.
+        assert_eq!(size_of::<Secure>(), 56);
     }
 }

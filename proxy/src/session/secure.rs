@@ -7,7 +7,7 @@ use crate::io::Chunk;
 use crate::telemetry::counters::Counter;
 use crate::time::Time;
 use crate::tls::alert::Alert;
-use crate::tls::handshake::{Established, Failure, Handshake, Progress};
+use crate::tls::handshake::{Agreed, Established, Failure, Handshake, Progress};
 use crate::tls::identity;
 use crate::tls::server::ServerTls;
 use crate::worker::sessions::{self, Seat};
@@ -36,6 +36,7 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     drop(snapshot);
     // A configuration without it has no such listener; the connection is older then.
     let Some(tls) = seat.listener.tls.clone() else { return refuse(seat, End::Cancelled).await };
+    let began = seat.worker.io.now();
     let Established { records, rest, agreed } = match Box::pin(shake_hands(&seat, &tls, first, due)).await {
         Ok(established) => *established,
         Err(end) => return refuse(seat, end).await,
@@ -43,10 +44,12 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     drop(tls);
     seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
     seat.stream.secure(records, rest, false);
+    let took = seat.worker.io.now().since(began);
     if let Some(leaf) = &agreed.peer {
         seat.stream.identify(&identity::forwarded(leaf));
     }
-    drop(agreed);
+    let Agreed { summary, server_name, .. } = agreed;
+    seat.stream.summarize(summary.took(took), server_name);
     // The first head is due since the handshake.
     let due = seat.worker.first_head_due(&seat.listener);
     if !seat.stream.is_readable() {
@@ -72,6 +75,9 @@ async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> R
     let (worker, stream) = (&seat.worker, &seat.stream);
     let underway = worker.handshakes.begin(tls.max_handshakes).ok_or(End::TooMany)?;
     let mut handshake = Handshake::server(&tls.config)?;
+    if worker.access.is_some() {
+        handshake = handshake.with_name();
+    }
     let mut received = first;
     loop {
         handshake.receive(&received)?;

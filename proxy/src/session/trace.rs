@@ -11,6 +11,7 @@ use crate::config::model;
 use crate::error::{CloseReason, RefusalReason};
 use crate::http::forward::RequestId;
 use crate::http::message::RequestHead;
+use crate::io::Stream;
 use crate::telemetry::access::Record;
 use crate::telemetry::access::record::Phases;
 use crate::time::Time;
@@ -27,6 +28,8 @@ struct Inner {
     done: Cell<bool>,
     worker: Rc<Worker>,
     listener: Arc<model::Listener>,
+    /// Knows of its TLS.
+    stream: Stream,
     client: std::net::SocketAddr,
     started: Time,
     accept: Option<u32>,
@@ -79,6 +82,7 @@ impl Trace {
             done: Cell::new(false),
             worker: Rc::clone(&seat.worker),
             listener: Arc::clone(&seat.listener),
+            stream: seat.stream.clone(),
             client: seat.client(),
             started: now,
             accept: first.map(|(due, given)| saturated(given.saturating_sub(due.since(now)))),
@@ -217,26 +221,34 @@ impl Inner {
         let request_id = head.and_then(RequestHead::request_id).or(made.as_ref().map(RequestId::as_str));
         let upstream = self.upstream.borrow();
         let upstream = upstream.as_deref();
-        log.send(&Record {
-            unix_micros: super::unix_micros().saturating_sub(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
-            request_id: request_id.unwrap_or_default(),
-            client: self.client,
-            listener: &self.listener.name,
-            protocol: self.protocol.get(),
-            request: head,
-            server_name: self.server_name.borrow().as_deref(),
-            status: self.status.get(),
-            refused: self.refused.get(),
-            closed,
-            received: self.received.get(),
-            sent: self.sent.get(),
-            route: self.route.borrow().as_deref(),
-            upstream: upstream.map(|upstream| upstream.name.as_str()),
-            endpoint: upstream.and_then(|upstream| Some(upstream.endpoints.get(self.endpoint.get())?.label.as_str())),
-            attempts: self.attempts.get(),
-            upstream_reused: self.reused.get(),
-            connection_request: self.connection_request,
-            phases: Phases { accept: self.accept, total: saturated(took), ..self.phases.get() },
+        self.stream.summary(|tls| {
+            log.send(&Record {
+                unix_micros: super::unix_micros().saturating_sub(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+                request_id: request_id.unwrap_or_default(),
+                client: self.client,
+                listener: &self.listener.name,
+                protocol: self.protocol.get(),
+                request: head,
+                tls,
+                server_name: self.server_name.borrow().as_deref(),
+                status: self.status.get(),
+                refused: self.refused.get(),
+                closed,
+                received: self.received.get(),
+                sent: self.sent.get(),
+                route: self.route.borrow().as_deref(),
+                upstream: upstream.map(|upstream| upstream.name.as_str()),
+                endpoint: upstream.and_then(|upstream| Some(upstream.endpoints.get(self.endpoint.get())?.label.as_str())),
+                attempts: self.attempts.get(),
+                upstream_reused: self.reused.get(),
+                connection_request: self.connection_request,
+                phases: Phases {
+                    handshake: tls.filter(|_| self.connection_request == 1).map(|(tls, _)| tls.micros()),
+                    accept: self.accept,
+                    total: saturated(took),
+                    ..self.phases.get()
+                },
+            })
         });
     }
 }

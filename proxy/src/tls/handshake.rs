@@ -9,7 +9,9 @@ use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{AlertDescription, ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig};
 
 use super::alert::{self, Alert};
+use super::hello::Reader;
 use super::records::{ALERT, CHANGE_CIPHER_SPEC, HEADER_BYTES, Records, Violation};
+use super::summary::Summary;
 use crate::error::{HandshakeFailure, HandshakeKind};
 
 /// Bytes of a handshake that may wait for the rest of their message: a chain of client certificates is the largest.
@@ -112,12 +114,12 @@ pub struct Established {
 /// What client and server agreed upon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
-    /// `TLSv1.3` or `TLSv1.2`.
-    pub version: &'static str,
+    /// Version, suite, and whether an earlier session went on.
+    pub summary: Summary,
     /// The peer's certificate, DER.
     pub peer: Option<Box<[u8]>>,
-    /// Whether an earlier session went on.
-    pub is_resumed: bool,
+    /// The name that the client looks for, where that is remembered.
+    pub server_name: Option<Box<str>>,
 }
 
 /// Where a handshake stands.
@@ -137,6 +139,9 @@ pub struct Handshake {
     /// Bytes of it that rustls has seen: whole records.
     shown: usize,
     is_first: bool,
+    /// Reads the client's hello for its name, until it has it: rustls keeps that from whoever has an unbuffered connection.
+    reader: Option<Box<Reader>>,
+    server_name: Option<Box<str>>,
 }
 
 enum Connection {
@@ -173,7 +178,14 @@ impl Handshake {
     }
 
     const fn new(connection: Connection, is_first: bool) -> Self {
-        Self { connection, input: Vec::new(), shown: 0, is_first }
+        Self { connection, input: Vec::new(), shown: 0, is_first, reader: None, server_name: None }
+    }
+
+    /// Remembers the name that a client looks for.
+    #[must_use]
+    pub fn with_name(mut self) -> Self {
+        self.reader = Some(Box::default());
+        self
     }
 
     /// Takes what was received.
@@ -189,6 +201,14 @@ impl Handshake {
             return Err(Failure::TooLarge);
         }
         self.input.extend_from_slice(bytes);
+        if let Some(reader) = &mut self.reader {
+            match reader.read(bytes) {
+                Ok(None) => {}
+                Ok(Some(hello)) => (self.server_name, self.reader) = (hello.server_name, None),
+                // Whether that can be a handshake is rustls' to judge.
+                Err(_) => self.reader = None,
+            }
+        }
         Ok(())
     }
 
@@ -265,7 +285,7 @@ impl Handshake {
     }
 
     fn establish(&mut self) -> Result<Established, Failure> {
-        let (records, agreed) = match std::mem::replace(&mut self.connection, Connection::Over) {
+        let (records, mut agreed) = match std::mem::replace(&mut self.connection, Connection::Over) {
             Connection::Server(connection) => {
                 let agreed = Agreed::of(&connection);
                 let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(Failure::ours)?;
@@ -279,6 +299,7 @@ impl Handshake {
             Connection::Over => return Err(Failure::ours(Error::HandshakeNotComplete)),
         };
         let records = records.map_err(|_: Violation| Failure::ours(Error::EncryptError))?;
+        agreed.server_name = self.server_name.take();
         Ok(Established { records: Box::new(records), rest: std::mem::take(&mut self.input), agreed })
     }
 }
@@ -333,7 +354,7 @@ impl Agreed {
     /// How it went, as that is counted.
     #[must_use]
     pub fn kind(&self) -> HandshakeKind {
-        match (self.version == "TLSv1.3", self.is_resumed) {
+        match (self.summary.is_13(), self.summary.is_resumed()) {
             (true, false) => HandshakeKind::Full13,
             (true, true) => HandshakeKind::Resumed13,
             (false, false) => HandshakeKind::Full12,
@@ -342,14 +363,13 @@ impl Agreed {
     }
 
     fn of(connection: &CommonState) -> Self {
-        let version = match connection.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            _ => "TLSv1.2",
-        };
+        let is_13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let suite = connection.negotiated_cipher_suite().map(|suite| suite.suite());
+        let is_resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         Self {
-            version,
+            summary: Summary::new(is_13, suite, is_resumed),
             peer: connection.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.as_ref().into()),
-            is_resumed: connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+            server_name: None,
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod records;
 pub mod resolver;
 pub mod review;
 pub mod server;
+pub mod summary;
 pub mod tickets;
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ fn every_suite_carries_data_both_ways_with_their_clients() {
                     .expect("handshake");
             let Established { mut records, rest, agreed } = established;
             assert!(rest.is_empty());
-            assert_eq!(agreed.version, if version == &TLS13 { "TLSv1.3" } else { "TLSv1.2" });
+            assert_eq!(agreed.summary.version(), if version == &TLS13 { "TLSv1.3" } else { "TLSv1.2" });
             for length in [1, 100, 1360, 1361, 16_384, 16_385, 100_000] {
                 let plain = pattern(length);
                 assert_eq!(feed(&mut theirs, &seal(&mut records, &plain)).expect("accepted"), plain, "{suite:?} {length}");
@@ -148,6 +148,20 @@ fn every_suite_carries_data_both_ways_with_their_clients() {
             assert_eq!(theirs.reader().read(&mut nothing).expect("an orderly end"), 0);
             theirs.send_close_notify();
             assert_eq!(open(&mut records, &drain(&mut theirs), own, &mut out), Ok((vec![], true)));
+        }
+    }
+}
+
+#[test]
+fn the_name_that_a_client_looks_for_is_remembered_where_that_is_wanted() {
+    for version in [&TLS13, &TLS12] {
+        for (wanted, piece) in [(true, 1), (true, 4096), (false, 4096)] {
+            let pki = pki(version, None);
+            let mut theirs = rustls::Connection::from(client_of(&pki));
+            let ours = Handshake::server(&pki.server).expect("server");
+            let ours = if wanted { ours.with_name() } else { ours };
+            let (established, _) = establish(ours, &mut theirs, piece).expect("handshake");
+            assert_eq!(established.agreed.server_name.as_deref(), wanted.then_some(NAME), "{version:?} {piece}");
         }
     }
 }
@@ -181,14 +195,14 @@ fn tickets_that_come_after_the_handshake_resume_the_next() {
             let mut theirs = rustls::Connection::from(ServerConnection::new(Arc::clone(&pki.server)).expect("server"));
             let ours = Handshake::client(&pki.client, ServerName::try_from(NAME).expect("name")).expect("client");
             let (Established { mut records, rest, agreed, .. }, _) = establish(ours, &mut theirs, 100_000).expect("handshake");
-            assert_eq!(agreed.is_resumed, is_resumed, "{version:?}");
+            assert_eq!(agreed.summary.is_resumed(), is_resumed, "{version:?}");
             assert_eq!(open(&mut records, &[rest, drain(&mut theirs)].concat(), false, &mut Vec::new()), Ok((vec![], false)));
         }
         // And the other way round.
         for is_resumed in [true, true] {
             let mut theirs = rustls::Connection::from(client_of(&pki));
             let (established, _) = establish(Handshake::server(&pki.server).expect("server"), &mut theirs, 7).expect("handshake");
-            assert_eq!(established.agreed.is_resumed, is_resumed, "{version:?}");
+            assert_eq!(established.agreed.summary.is_resumed(), is_resumed, "{version:?}");
         }
     }
 }

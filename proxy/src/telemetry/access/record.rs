@@ -7,12 +7,15 @@ use super::json::Object;
 use crate::error::{CloseReason, RefusalReason};
 use crate::http::date;
 use crate::http::message::{RequestHead, Version};
+use crate::tls::summary::Summary;
 
-/// How long each phase took, in microseconds; they add up to the whole. The worker looks at the clock once per loop turn, so what
+/// How long each phase took, in microseconds; those from `head` on add up to the whole. The worker looks at the clock once per loop turn, so what
 /// is done within one turn takes 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
-    /// From the accept to the first byte; only of a connection's first request.
+    /// From the first byte of the hello until TLS was agreed upon; only of a connection's first request.
+    pub handshake: Option<u32>,
+    /// From the accept, or from the handshake's end, to the first byte; only of a connection's first request.
     pub accept: Option<u32>,
     /// Until the head was whole.
     pub head: Option<u32>,
@@ -45,6 +48,8 @@ pub struct Record<'a> {
     pub protocol: Option<&'static str>,
     /// The request as it is forwarded; `None`: its head was never whole.
     pub request: Option<&'a RequestHead>,
+    /// The client's TLS, and the name it looked for; `None`: it is plain, or not ended here.
+    pub tls: Option<(Summary, Option<&'a str>)>,
     /// What the hello named of a connection whose TLS is passed through.
     pub server_name: Option<&'a str>,
     /// The status that the client got; `None`: none.
@@ -84,6 +89,17 @@ impl Record<'_> {
         object.string("listener", self.listener.as_bytes());
         let protocol = self.protocol.or_else(|| request.map(|request| version(request.version)));
         object.string("protocol", protocol.map(str::as_bytes));
+        match self.tls {
+            Some((summary, server_name)) => {
+                let mut tls = object.object("tls");
+                tls.string("version", summary.version().as_bytes());
+                tls.string("cipher", summary.cipher().map(str::as_bytes));
+                tls.string("server_name", server_name.map(str::as_bytes));
+                tls.boolean("resumed", Some(summary.is_resumed()));
+                tls.close();
+            }
+            None => object.string("tls", None),
+        }
         object.string("method", request.map(|request| request.method.as_str().as_bytes()));
         let host = request.map(|request| request.authority.as_bytes()).or(self.server_name.map(str::as_bytes));
         object.string("host", host);
@@ -100,9 +116,10 @@ impl Record<'_> {
         object.number("attempts", u64::from(self.attempts));
         object.boolean("upstream_reused", self.upstream_reused);
         object.number("connection_request", self.connection_request);
-        let Phases { accept, head, route, pool, connect, first_byte, last_byte, total } = self.phases;
+        let Phases { handshake, accept, head, route, pool, connect, first_byte, last_byte, total } = self.phases;
         let mut phases = object.object("micros");
         for (key, phase) in [
+            ("handshake", handshake),
             ("accept", accept),
             ("head", head),
             ("route", route),
@@ -165,6 +182,7 @@ mod tests {
             listener: "main",
             protocol: None,
             request,
+            tls: None,
             server_name: None,
             status: Some(200),
             refused: None,
@@ -194,10 +212,10 @@ mod tests {
         let request = head("GET", "example.com", "/a/b?token=secret");
         let expected = json!({
             "time": "2024-02-29T23:59:59.000042Z", "request_id": "abc", "client": "192.0.2.1:4711", "listener": "main",
-            "protocol": "HTTP/1.1", "method": "GET", "host": "example.com", "path": "/a/b", "status": 200, "refused": null,
+            "protocol": "HTTP/1.1", "tls": null, "method": "GET", "host": "example.com", "path": "/a/b", "status": 200, "refused": null,
             "closed": "not_kept_alive", "bytes_received": 100, "bytes_sent": 200, "route": "/a", "upstream": "app",
             "endpoint": "10.0.0.1:80", "attempts": 2, "upstream_reused": true, "connection_request": 3,
-            "micros": {"accept": null, "head": 1, "route": 2, "pool": null, "connect": null, "first_byte": null,
+            "micros": {"handshake": null, "accept": null, "head": 1, "route": 2, "pool": null, "connect": null, "first_byte": null,
                        "last_byte": null, "total": 3},
         });
         assert_eq!(read(&record(Some(&request)), false), expected);
@@ -210,7 +228,18 @@ mod tests {
         let read = read(&refused, true);
         assert_eq!((&read["method"], &read["path"], &read["request_id"]), (&Value::Null, &Value::Null, &Value::Null));
         assert_eq!((&read["refused"], &read["protocol"]), (&json!("malformed"), &json!("tcp")));
-        assert_eq!(read.as_object().expect("object").len(), 20);
+        assert_eq!(read.as_object().expect("object").len(), 21);
+    }
+
+    #[test]
+    fn tls_is_told_with_a_name_of_any_characters() {
+        let summary = Summary::new(true, Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256), true);
+        for name in [None, Some("a.example"), Some("\"\\\n\u{85}é")] {
+            let read = read(&Record { tls: Some((summary, name)), ..record(None) }, false);
+            let expected =
+                json!({"version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "server_name": name, "resumed": true});
+            assert_eq!(read["tls"], expected);
+        }
     }
 
     proptest! {
