@@ -53,7 +53,14 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\n\
 
 fn origin() -> Origin<'static> {
     let new_request_id = RequestId::from_bits(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
-    Origin { client: Ipv4Addr::new(198, 51, 100, 7).into(), is_trusted: false, scheme: "http", identity: None, new_request_id }
+    Origin {
+        client: Ipv4Addr::new(198, 51, 100, 7).into(),
+        is_trusted: false,
+        scheme: "http",
+        identity: None,
+        is_early: false,
+        new_request_id,
+    }
 }
 
 fn request(bytes: &[u8]) -> RequestHead {

@@ -113,7 +113,6 @@ pub(super) enum Literal {
     Text(&'static str),
     Number(u64),
     Float(f64),
-    Boolean(bool),
     /// However it is written.
     Duration(Duration),
     /// Exactly these strings.
@@ -129,7 +128,6 @@ impl Literal {
             (Self::Float(number), DeValue::Float(written)) => {
                 written.as_str().parse::<f64>().is_ok_and(|written| written == *number)
             }
-            (Self::Boolean(flag), DeValue::Boolean(written)) => flag == written,
             (Self::Duration(duration), DeValue::String(written)) => units::duration(written).as_ref() == Ok(duration),
             (Self::List(list), DeValue::Array(written)) => {
                 list.len() == written.len()

@@ -22,6 +22,8 @@ pub struct Origin<'a> {
     pub scheme: &'static str,
     /// Who the client proved to be by its certificate: X-Forwarded-Client-Cert. `None`: it was not asked.
     pub identity: Option<&'a str>,
+    /// It came before the client's handshake was over, and may be somebody's who recorded it: Early-Data (RFC 8470 §5.1).
+    pub is_early: bool,
     /// Becomes X-Request-Id unless the client sent one that is fit to be kept.
     pub new_request_id: RequestId,
 }
@@ -93,6 +95,10 @@ pub fn request(head: &mut RequestHead, origin: &Origin<'_>) {
     }
     if let Some(identity) = origin.identity {
         fields.push_own(Name::ClientCert, b"X-Forwarded-Client-Cert: ", identity.as_bytes());
+    }
+    if origin.is_early {
+        fields.retain(|_, name| !name.eq_ignore_ascii_case(b"Early-Data") && !name.eq_ignore_ascii_case(b"Early_Data"));
+        fields.push(b"Early-Data", b"1");
     }
     if wants_trailers {
         fields.push_own(Name::Te, b"TE: ", b"trailers");

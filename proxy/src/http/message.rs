@@ -77,6 +77,12 @@ impl Method {
         }
     }
 
+    /// Whether the client asks for nothing but an answer (RFC 9110 §9.2.1).
+    #[must_use]
+    pub const fn is_safe(&self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::Options | Self::Trace)
+    }
+
     /// Whether repeating the request has the effect of sending it once (RFC 9110 §9.2.2), so that it may be retried.
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {

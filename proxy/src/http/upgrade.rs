@@ -11,7 +11,7 @@ const KEPT_FROM_UPSTREAMS: &[&[u8]] = &[b"h2c", b"h2", b"h3", b"http", b"tls"];
 
 /// The protocols of a request that are forwarded: what becomes its Upgrade field. None for HTTP/1.0, where the field is ignored, and beside
 /// a body, since the protocol could not change before it was sent whole.
-pub(super) fn offered(head: &RequestHead) -> Option<Vec<u8>> {
+pub fn offered(head: &RequestHead) -> Option<Vec<u8>> {
     let is_asked = head.version == Version::Http11
         && matches!(head.body, BodyLength::None | BodyLength::Known(0))
         && head.fields.all_known(Name::Connection).flat_map(list).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
@@ -68,6 +68,7 @@ mod tests {
             is_trusted: false,
             scheme: "http",
             identity: None,
+            is_early: false,
             new_request_id: RequestId::from_bits(1),
         };
         forward::request(&mut head, &origin);

@@ -2,12 +2,15 @@
 //! sealed. Part of a record waits in the inbound queue, counted like everything that was received.
 
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use super::buffers::Pool;
 use super::queue::{Queue, Spares};
 use super::stream::{Fin, Inner, Phase, State, StreamError};
 use super::{Chunk, Stream};
 use crate::time::Time;
+use crate::tls::alert;
+use crate::tls::handshake::{self, Failure, Handshake, Progress};
 use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
 use crate::tls::summary::Summary;
 
@@ -18,7 +21,7 @@ const COUNTED_BYTES: usize = 2048;
 
 /// What a stream has beside its queues while it carries records.
 pub(super) struct Secure {
-    records: Box<Records>,
+    layer: Layer,
     /// Opened, and not taken yet.
     plain: Queue,
     /// The peer said that it sends nothing more.
@@ -35,10 +38,25 @@ pub(super) struct Secure {
     identity: Option<Rc<str>>,
 }
 
+/// What opens and seals.
+enum Layer {
+    Records(Box<Records>),
+    /// The client asks already, and the handshake goes on beside it.
+    Early(Box<Handshake>),
+}
+
+/// What of a handshake's failure the client was told.
+fn violation(failure: &Failure) -> Violation {
+    match failure {
+        Failure::Alert(description) => Violation::Alert(*description),
+        failure => Violation::Ours(failure.sent().map_or(alert::INTERNAL_ERROR, alert::Alert::number)),
+    }
+}
+
 impl Secure {
-    fn new(records: Box<Records>, must_end: bool) -> Self {
+    fn new(layer: Layer, must_end: bool) -> Self {
         Self {
-            records,
+            layer,
             plain: Queue::default(),
             is_ended: false,
             is_closed: false,
@@ -51,13 +69,20 @@ impl Secure {
 
     /// Opens records until there is something for the session, or until more has to come. What is to be sent goes to `out`.
     pub(super) fn pump(&mut self, inbound: &mut Queue, out: &mut Vec<u8>, spares: &Spares) -> Result<(), StreamError> {
+        if let Layer::Early(handshake) = &mut self.layer {
+            let Some(records) = go_on(handshake, &mut self.plain, inbound, out, spares).map_err(StreamError::Tls)? else {
+                return Ok(());
+            };
+            self.layer = Layer::Records(records);
+        }
+        let Layer::Records(records) = &mut self.layer else { return Ok(()) };
         while self.plain.is_empty() && !self.is_ended {
             let Some(header) = inbound.peek() else { break };
-            let length = self.records.length(header, out).map_err(StreamError::Tls)?;
+            let length = records.length(header, out).map_err(StreamError::Tls)?;
             let Some(record) = inbound.take(length) else { break };
             let opened = match record {
-                Taken::Piece(chunk) => self.records.open(Sealed::Shared(&chunk), out),
-                Taken::Joined(bytes) => self.records.open(Sealed::Own(bytes), out),
+                Taken::Piece(chunk) => records.open(Sealed::Shared(&chunk), out),
+                Taken::Joined(bytes) => records.open(Sealed::Own(bytes), out),
             };
             match opened.map_err(StreamError::Tls)? {
                 Opened::Data(bytes, at) => {
@@ -109,7 +134,12 @@ impl Secure {
 
     pub(super) fn seal(&mut self, plain: &[u8], now: Time, pool: &Rc<Pool>) -> Result<Chunk, StreamError> {
         let mut out = Vec::new();
-        self.records.seal(plain, now, &mut out).map_err(StreamError::Tls)?;
+        match &mut self.layer {
+            Layer::Records(records) => records.seal(plain, now, &mut out).map_err(StreamError::Tls)?,
+            Layer::Early(handshake) => {
+                handshake.seal(plain, &mut out).map_err(|failure| StreamError::Tls(violation(&failure)))?
+            }
+        }
         Ok(if out.len() < COUNTED_BYTES { Chunk::from_vec(out) } else { pool.counted(out) })
     }
 
@@ -117,10 +147,44 @@ impl Secure {
     pub(super) fn close(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         if !std::mem::replace(&mut self.is_closed, true) {
-            self.records.close(&mut out);
+            match &mut self.layer {
+                Layer::Records(records) => records.close(&mut out),
+                // One that failed has said its last word.
+                Layer::Early(handshake) => drop(handshake.close(&mut out)),
+            }
         }
         out
     }
+
+    const fn is_early(&self) -> bool {
+        matches!(self.layer, Layer::Early(_))
+    }
+}
+
+/// Goes on with a handshake beside early data, which is bounded by what the client was granted: taking it all in lets the handshake end.
+fn go_on(
+    handshake: &mut Handshake,
+    plain: &mut Queue,
+    inbound: &mut Queue,
+    out: &mut Vec<u8>,
+    spares: &Spares,
+) -> Result<Option<Box<Records>>, Violation> {
+    while let Some(header) = inbound.peek() {
+        let Some(record) = inbound.take(handshake::record_length(header)) else { break };
+        let received = match &record {
+            Taken::Piece(chunk) => handshake.receive(chunk),
+            Taken::Joined(bytes) => handshake.receive(bytes),
+        };
+        let progress = received.and_then(|()| handshake.advance(out));
+        let said = handshake.take_early();
+        if !said.is_empty() {
+            plain.push_back(Chunk::from_vec(said), spares);
+        }
+        if let Progress::Done(established) = progress.map_err(|failure| violation(&failure))? {
+            return Ok(Some(established.records));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether TLS ended it, ours or theirs.
@@ -214,7 +278,44 @@ impl Stream {
     /// announced is a truncation.
     pub fn secure(&self, records: Box<Records>, rest: Vec<u8>, must_end: bool) {
         self.unread(Chunk::from_vec(rest));
-        self.state().inner.borrow_mut().secure = Some(Box::new(Secure::new(records, must_end)));
+        self.state().inner.borrow_mut().secure = Some(Box::new(Secure::new(Layer::Records(records), must_end)));
+    }
+
+    /// The same for a client that asks before the handshake is over: it goes on beside what is read and written. Its end must be awaited.
+    pub fn secure_early(&self, mut handshake: Box<Handshake>) {
+        let (said, rest) = (handshake.take_early(), handshake.take_rest());
+        self.unread(Chunk::from_vec(rest));
+        self.state().inner.borrow_mut().secure = Some(Box::new(Secure::new(Layer::Early(handshake), false)));
+        self.unread(Chunk::from_vec(said));
+    }
+
+    /// Whether the handshake of `secure_early` still goes on. Whatever it says meanwhile may be somebody's who recorded it before.
+    #[must_use]
+    pub fn is_early(&self) -> bool {
+        let inner = &mut *self.state().inner.borrow_mut();
+        self.state().open_records(inner);
+        inner.secure.as_ref().is_some_and(|secure| secure.is_early())
+    }
+
+    /// Ready once it is over.
+    pub fn poll_established(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        if !self.is_early() {
+            return Poll::Ready(Ok(()));
+        }
+        let inner = &mut *self.state().inner.borrow_mut();
+        match (inner.end, inner.phase) {
+            (None, Phase::Open) => {
+                self.state().await_bytes(inner, cx);
+                Poll::Pending
+            }
+            (Some(Err(error)), _) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Err(StreamError::Truncated)),
+        }
+    }
+
+    /// Like `poll_established`, awaited.
+    pub async fn established(&self) -> Result<(), StreamError> {
+        std::future::poll_fn(|cx| self.poll_established(cx)).await
     }
 
     /// Remembers who the peer proved to be.
@@ -304,7 +405,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_keeps_little_for_its_log() {
-        // Two pointers, three flags beside the summary, two strings.
-        assert_eq!(size_of::<Secure>(), 56);
+        // What opens and seals, its queue, three flags beside the summary, two strings.
+        assert_eq!(size_of::<Secure>(), 64);
     }
 }

@@ -293,6 +293,14 @@ impl State {
         }
     }
 
+    /// Has the task woken when something was received, or reading ended.
+    pub(super) fn await_bytes(self: &Rc<Self>, inner: &mut Inner, cx: &Context<'_>) {
+        register(&mut inner.read_waker, cx);
+        if inner.on_demand && inner.receive == Receive::Idle {
+            self.mark(inner);
+        }
+    }
+
     /// Has the engine look at the stream in this loop turn.
     pub(super) fn mark(self: &Rc<Self>, inner: &mut Inner) {
         if !inner.dirty && inner.phase != Phase::Closed {
@@ -338,10 +346,7 @@ impl Stream {
             (Some(Err(error)), _) => Poll::Ready(Err(error)),
             (None, Phase::Ending { .. } | Phase::Closed) => Poll::Ready(Err(StreamError::Reset)),
             (None, Phase::Connecting | Phase::Open) => {
-                register(&mut inner.read_waker, cx);
-                if inner.on_demand && inner.receive == Receive::Idle {
-                    self.0.mark(inner);
-                }
+                self.0.await_bytes(inner, cx);
                 Poll::Pending
             }
         }
@@ -359,10 +364,7 @@ impl Stream {
             return Poll::Ready(());
         }
         if inner.end.is_none() {
-            register(&mut inner.read_waker, cx);
-            if inner.on_demand && inner.receive == Receive::Idle {
-                self.0.mark(inner);
-            }
+            self.0.await_bytes(inner, cx);
         }
         Poll::Pending
     }

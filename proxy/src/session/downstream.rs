@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::early;
 use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, SinkError, SourceError};
 use super::flow::{self, Outbound, ReadError, Taking, WriteError};
 use super::pace::Pace;
@@ -83,6 +84,15 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                 }
                 next
             }
+        };
+        // The next request is none of those that come early, and an end is one of the handshake too.
+        let next = match next {
+            Next::Request | Next::Close(_) | Next::Finish
+                if seat.early.is_some() && !Box::pin(early::settle(&mut seat)).await =>
+            {
+                Next::Close(CloseReason::TlsHandshake)
+            }
+            next => next,
         };
         seat.count_received();
         match next {
@@ -213,6 +223,14 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         trace.reached(Step::Head);
     }
     seat.requests += 1;
+    let is_early = if seat.early.is_some() {
+        match Box::pin(early::admit(seat, head)).await {
+            Some(is_early) => is_early,
+            None => return Next::Close(CloseReason::TlsHandshake),
+        }
+    } else {
+        false
+    };
     let worker = seat.worker.clone();
     worker.counters.increment(Plain::Requests);
     let snapshot = worker.snapshot();
@@ -230,6 +248,7 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         peer: seat.client(),
         local: seat.local(),
         identity: identity.as_deref(),
+        is_early,
         trace,
     };
     let mut source = Source {

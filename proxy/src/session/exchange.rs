@@ -179,6 +179,8 @@ pub struct Scene<'a> {
     pub local: Local<'a>,
     /// Who it proved to be, for X-Forwarded-Client-Cert.
     pub identity: Option<&'a str>,
+    /// The client's handshake is not over.
+    pub is_early: bool,
 }
 
 /// An address that is asked of the kernel only where somebody wants to know.
@@ -276,6 +278,7 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
         is_trusted: scene.listener.trusts(client),
         scheme: scene.scheme(),
         identity: scene.identity,
+        is_early: scene.is_early,
         new_request_id: scene.worker.request_id(),
     };
     let body_expected = !head.expects_continue();

@@ -6,6 +6,7 @@ mod body;
 pub mod downstream;
 #[cfg(test)]
 mod downstream_tests;
+pub(crate) mod early;
 pub mod exchange;
 pub(crate) mod flow;
 pub(crate) mod pace;

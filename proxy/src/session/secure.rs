@@ -1,7 +1,8 @@
 //! The start of an `https` connection: its handshake, within the listener's time and the worker's share of a loop turn for such. What
-//! follows is served like any other connection, over a stream that carries records.
+//! follows is served like any other connection, over a stream that carries records; where early data is allowed, beside the handshake's end.
 
 use super::downstream;
+use super::early::Early;
 use crate::error::{CloseReason, HandshakeFailure, RefusalReason};
 use crate::io::Chunk;
 use crate::telemetry::counters::Counter;
@@ -10,6 +11,7 @@ use crate::tls::alert::Alert;
 use crate::tls::handshake::{Agreed, Established, Failure, Handshake, Progress};
 use crate::tls::identity;
 use crate::tls::server::ServerTls;
+use crate::worker::handshakes::Underway;
 use crate::worker::sessions::{self, Seat};
 
 /// Why there is no connection to serve.
@@ -37,21 +39,33 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     // A configuration without it has no such listener; the connection is older then.
     let Some(tls) = seat.listener.tls.clone() else { return refuse(seat, End::Cancelled).await };
     let began = seat.worker.io.now();
-    let Established { records, rest, agreed } = match Box::pin(shake_hands(&seat, &tls, first, due)).await {
-        Ok(established) => *established,
+    let greeted = match Box::pin(shake_hands(&seat, &tls, first, due)).await {
+        Ok(greeted) => greeted,
         Err(end) => return refuse(seat, end).await,
     };
     drop(tls);
-    seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
-    seat.stream.secure(records, rest, false);
+    let (agreed, due) = match greeted {
+        Greeted::Established(established) => {
+            let Established { records, rest, agreed } = *established;
+            seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
+            seat.stream.secure(records, rest, false);
+            // The first head is due since the handshake.
+            (agreed, seat.worker.first_head_due(&seat.listener))
+        }
+        Greeted::Early(mut handshake, underway) => {
+            let agreed = handshake.agreed();
+            seat.stream.secure_early(handshake);
+            seat.early = Some(Box::new(Early::new(underway, due)));
+            (agreed, due)
+        }
+    };
     let took = seat.worker.io.now().since(began);
-    if let Some(leaf) = &agreed.peer {
+    let Agreed { summary, server_name, peer } = agreed;
+    if let Some(leaf) = &peer {
         seat.stream.identify(&identity::forwarded(leaf));
     }
-    let Agreed { summary, server_name, .. } = agreed;
+    drop(peer);
     seat.stream.summarize(summary.took(took), server_name);
-    // The first head is due since the handshake.
-    let due = seat.worker.first_head_due(&seat.listener);
     if !seat.stream.is_readable() {
         seat.count_received();
         return seat.park_fresh(due);
@@ -71,7 +85,14 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     }
 }
 
-async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> Result<Box<Established>, End> {
+/// How far a handshake came.
+enum Greeted {
+    Established(Box<Established>),
+    /// The client asks already.
+    Early(Box<Handshake>, Underway),
+}
+
+async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> Result<Greeted, End> {
     let (worker, stream) = (&seat.worker, &seat.stream);
     let underway = worker.handshakes.begin(tls.max_handshakes).ok_or(End::TooMany)?;
     let mut handshake = Handshake::server(&tls.config)?;
@@ -88,7 +109,10 @@ async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> R
             // Also beside an error: the alert.
             stream.write(Chunk::from_vec(out));
             if let Progress::Done(established) = step.map_err(|_| End::Timeout)?? {
-                return Ok(established);
+                return Ok(Greeted::Established(established));
+            }
+            if handshake.is_early() {
+                return Ok(Greeted::Early(Box::new(handshake), underway));
             }
         }
         received = match worker.io.timeout_at(due, stream.read()).await {

@@ -555,6 +555,7 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
             peer,
             local: Local::Known(peer),
             identity: None,
+            is_early: false,
             trace: None,
         };
         let ended = exchange(&mut head, &mut source, &mut sink, &cancel, &scene).await;

@@ -47,7 +47,8 @@ pub(super) async fn connect(seat: Seat, snapshot: &Snapshot, upstream: usize, tr
     let worker = Rc::clone(&seat.worker);
     let connected = {
         let (peer, local, trace) = (seat.client(), seat.local(), trace.as_ref());
-        let scene = Scene { worker: &worker, snapshot, listener: &seat.listener, peer, local, identity: None, trace };
+        let scene =
+            Scene { worker: &worker, snapshot, listener: &seat.listener, peer, local, identity: None, is_early: false, trace };
         let mut tries = Tries::of_new_connections(&snapshot.upstreams[upstream]);
         let mut connecting = pin!(tries.connection(&scene));
         poll_fn(|cx| match seat.cancel.poll(cx) {

@@ -66,6 +66,7 @@ mod tests {
             alpn: Vec::new(),
             client_ca: None,
             session_tickets: true,
+            early_data: false,
             ticket_keys: vec![],
             handshake_timeout: DAY,
             max_handshakes: 1,

@@ -67,6 +67,8 @@ plain! {
     UpstreamConnects = Counter "sluice_upstream_connects" "Upstream connections opened",
     /// Upstream connects that failed.
     UpstreamConnectFailures = Counter "sluice_upstream_connect_failures" "Upstream connects that failed or timed out",
+    /// Requests served before their client's handshake was over.
+    EarlyRequests = Counter "sluice_tls_early_requests" "Requests served from early data, before their client's handshake was over",
     /// TLS handshakes with endpoints.
     UpstreamHandshakes = Counter "sluice_upstream_tls_handshakes" "TLS handshakes with endpoints",
     /// TLS handshakes with endpoints that failed.

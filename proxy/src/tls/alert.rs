@@ -8,7 +8,7 @@ pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
 pub(super) const BAD_RECORD_MAC: u8 = 20;
 pub(super) const RECORD_OVERFLOW: u8 = 22;
 pub(super) const DECODE_ERROR: u8 = 50;
-pub(super) const INTERNAL_ERROR: u8 = 80;
+pub(crate) const INTERNAL_ERROR: u8 = 80;
 pub(super) const USER_CANCELED: u8 = 90;
 pub(super) const NO_RENEGOTIATION: u8 = 100;
 
@@ -69,6 +69,12 @@ impl Alert {
     #[must_use]
     pub const fn label(self) -> &'static str {
         NAMED[self.0 as usize].1
+    }
+
+    /// Its number in the registry.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        NAMED[self.0 as usize].0
     }
 
     /// Position in `ALL`.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic};
 use rustls::{AlertDescription, ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig};
 
 use super::alert::{self, Alert};
@@ -112,7 +112,7 @@ pub struct Established {
 }
 
 /// What client and server agreed upon.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Agreed {
     /// Version, suite, and whether an earlier session went on.
     pub summary: Summary,
@@ -125,7 +125,7 @@ pub struct Agreed {
 /// Where a handshake stands.
 #[derive(Debug)]
 pub enum Progress {
-    /// More has to be received.
+    /// More has to be received. Early data may be there already.
     NeedMore,
     /// It is over.
     Done(Box<Established>),
@@ -142,6 +142,9 @@ pub struct Handshake {
     /// Reads the client's hello for its name, until it has it: rustls keeps that from whoever has an unbuffered connection.
     reader: Option<Box<Reader>>,
     server_name: Option<Box<str>>,
+    /// Early data came, and what of it was not taken.
+    is_early: bool,
+    early: Vec<u8>,
 }
 
 enum Connection {
@@ -178,7 +181,16 @@ impl Handshake {
     }
 
     const fn new(connection: Connection, is_first: bool) -> Self {
-        Self { connection, input: Vec::new(), shown: 0, is_first, reader: None, server_name: None }
+        Self {
+            connection,
+            input: Vec::new(),
+            shown: 0,
+            is_first,
+            reader: None,
+            server_name: None,
+            is_early: false,
+            early: Vec::new(),
+        }
     }
 
     /// Remembers the name that a client looks for.
@@ -234,10 +246,18 @@ impl Handshake {
         loop {
             let input = &mut self.input[..self.shown];
             let (discard, step) = match &mut self.connection {
-                Connection::Server(connection) => step(connection.process_tls_records(input), out),
+                Connection::Server(connection) => {
+                    let taken = take_early(connection.process_tls_records(input), out, &mut self.early);
+                    // Our half of it is over, and theirs is not.
+                    match taken {
+                        (discard, Ok(Step::Established)) if connection.is_handshaking() => (discard, Ok(Step::NeedMore)),
+                        taken => taken,
+                    }
+                }
                 Connection::Client(connection) => step(connection.process_tls_records(input), out),
                 Connection::Over => return Err(Failure::ours(Error::HandshakeNotComplete)),
             };
+            self.is_early |= !self.early.is_empty();
             self.input.drain(..discard);
             self.shown -= discard;
             match step {
@@ -261,6 +281,69 @@ impl Handshake {
                 }
             }
         }
+    }
+
+    /// Whether a client that resumes asked something before the handshake was over (RFC 8446 §2.3). It may be answered before, too.
+    #[must_use]
+    pub const fn is_early(&self) -> bool {
+        self.is_early
+    }
+
+    /// What it said until now.
+    pub fn take_early(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.early)
+    }
+
+    /// What was received and nobody has looked at.
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        self.input.split_off(self.shown)
+    }
+
+    /// What was agreed upon before it is over; once.
+    pub fn agreed(&mut self) -> Agreed {
+        let mut agreed = match &self.connection {
+            Connection::Server(connection) => Agreed::of(connection),
+            Connection::Client(connection) => Agreed::of(connection),
+            Connection::Over => Agreed::default(),
+        };
+        agreed.server_name = self.server_name.take();
+        agreed
+    }
+
+    /// Seals an answer to early data and appends it to `out`.
+    ///
+    /// # Errors
+    /// Where no such data has come, or the handshake failed.
+    pub fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+        self.write(out, |traffic, room| traffic.encrypt(plain, room))
+    }
+
+    /// Tells the client that nothing more comes.
+    ///
+    /// # Errors
+    /// As `seal`.
+    pub fn close(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+        self.write(out, |traffic, room| traffic.queue_close_notify(room))
+    }
+
+    fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        write: impl Fn(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
+    ) -> Result<(), Failure> {
+        let Connection::Server(connection) = &mut self.connection else { return Err(Failure::ours(Error::EncryptError)) };
+        let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.input[..self.shown]);
+        let written = match state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => append(out, |room| match write(&mut traffic, room) {
+                Err(EncryptError::InsufficientSize(needed)) => Err(Some(needed)),
+                other => other.map_err(|_| None),
+            }),
+            Ok(_) => Err(Error::EncryptError),
+            Err(error) => Err(error),
+        };
+        self.input.drain(..discard);
+        self.shown -= discard;
+        written.map_err(Failure::ours)
     }
 
     /// The alert that rustls has queued with an error. It refers to what it has taken in, so that the input must be there still; and it may
@@ -304,15 +387,57 @@ impl Handshake {
     }
 }
 
-/// Bytes of the first record, once it is there; or of its header, once that is of none, which rustls refuses.
-fn record_at(bytes: &[u8]) -> Option<usize> {
-    let [kind, major, _, high, low, ..] = *bytes else { return None };
+/// Lets `write` append to `out`; it says how much room it needs.
+fn append(
+    out: &mut Vec<u8>,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<InsufficientSizeError>>,
+) -> Result<(), Error> {
+    let start = out.len();
+    let written = match write(&mut []) {
+        Err(Some(needed)) => {
+            out.resize(start + needed.required_size, 0);
+            write(&mut out[start..])
+        }
+        other => other,
+    };
+    out.truncate(start + written.as_ref().unwrap_or(&0));
+    written.map(drop).map_err(|_| Error::EncryptError)
+}
+
+/// As `step`, where early data may come.
+fn take_early(
+    status: UnbufferedStatus<'_, '_, ServerConnectionData>,
+    out: &mut Vec<u8>,
+    early: &mut Vec<u8>,
+) -> (usize, Result<Step, Error>) {
+    let UnbufferedStatus { mut discard, state } = status;
+    let Ok(ConnectionState::ReadEarlyData(mut read)) = state else { return step(UnbufferedStatus { discard, state }, out) };
+    while let Some(record) = read.next_record() {
+        match record {
+            Ok(record) => {
+                discard += record.discard;
+                early.extend_from_slice(record.payload);
+            }
+            Err(error) => return (discard, Err(error)),
+        }
+    }
+    (discard, Ok(Step::Again))
+}
+
+/// Bytes of the record that begins so; of its header, where that is of none, which rustls refuses.
+#[must_use]
+pub fn record_length(header: [u8; HEADER_BYTES]) -> usize {
+    let [kind, major, _, high, low] = header;
     let length = usize::from(u16::from_be_bytes([high, low]));
     // Heartbeats, SSL 2 and DTLS are names to rustls.
-    if !(CHANGE_CIPHER_SPEC..=HEARTBEAT).contains(&kind) || !matches!(major, 2 | 3 | 0xfe) || length >= BODY_BYTES_MAX {
-        return Some(HEADER_BYTES);
-    }
-    (bytes.len() >= HEADER_BYTES + length).then_some(HEADER_BYTES + length)
+    let is_none = !(CHANGE_CIPHER_SPEC..=HEARTBEAT).contains(&kind) || !matches!(major, 2 | 3 | 0xfe) || length >= BODY_BYTES_MAX;
+    if is_none { HEADER_BYTES } else { HEADER_BYTES + length }
+}
+
+/// Bytes of the first record, once it is there; or of its header, once that is of none, which rustls refuses.
+fn record_at(bytes: &[u8]) -> Option<usize> {
+    let length = record_length(*bytes.first_chunk()?);
+    (bytes.len() >= length).then_some(length)
 }
 
 /// Handles one state: what to throw away of the input, and what follows.
@@ -321,21 +446,11 @@ fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut Vec<u8>) -> (usi
     let result = match state {
         Err(error) => Err(error),
         Ok(ConnectionState::EncodeTlsData(mut encode)) => {
-            let start = out.len();
-            let written = match encode.encode(&mut []) {
-                Err(EncodeError::InsufficientSize(needed)) => {
-                    out.resize(start + needed.required_size, 0);
-                    encode.encode(&mut out[start..])
-                }
-                other => other,
-            };
-            match written {
-                Ok(written) => {
-                    out.truncate(start + written);
-                    Ok(Step::Again)
-                }
-                Err(_) => Err(Error::EncryptError),
-            }
+            let written = append(out, |room| match encode.encode(room) {
+                Err(EncodeError::InsufficientSize(needed)) => Err(Some(needed)),
+                other => other.map_err(|_| None),
+            });
+            written.map(|()| Step::Again)
         }
         Ok(ConnectionState::TransmitTlsData(transmit)) => {
             transmit.done();
@@ -344,7 +459,7 @@ fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut Vec<u8>) -> (usi
         Ok(ConnectionState::BlockedHandshake) => Ok(Step::NeedMore),
         Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Established),
         Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Err(Error::AlertReceived(AlertDescription::CloseNotify)),
-        // Data: rustls is shown nothing behind the handshake, and no configuration of ours offers early data.
+        // Data behind the handshake: rustls is shown none. Early data was taken before.
         Ok(_) => Err(Error::HandshakeNotComplete),
     };
     (discard, result)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::{TLS12, TLS13};
 
@@ -12,6 +12,11 @@ use super::certificate::Certificate;
 use super::resolver::Resolver;
 use super::tickets::{TicketKey, Tickets};
 use super::{Part, TlsError, provider, roots};
+
+/// Early data of a connection, RFC 8446 §4.2.10. Where it is refused, rustls skips so much, and counts a record once more with each that follows.
+const EARLY_BYTES_MAX: u32 = 48 << 10;
+/// Sessions that a listener keeps for early data: 300 bytes each, beside clients' certificates. The oldest leave.
+const SESSIONS_MAX: usize = 16_384;
 
 /// The oldest version that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub struct Settings {
     pub client_ca: Option<Box<[u8]>>,
     /// `listener.tls.session_tickets`
     pub session_tickets: bool,
+    /// `listener.tls.early_data`; never beside tickets, which could be played back.
+    pub early_data: bool,
     /// `listener.tls.ticket_keys`, the first makes tickets; empty: those of the process.
     pub ticket_keys: Vec<TicketKey>,
     /// `listener.tls.handshake_timeout`
@@ -86,9 +93,16 @@ impl ServerTls {
         config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // The codec takes the traffic keys over when the handshake is done.
         config.enable_secret_extraction = true;
-        config.max_early_data_size = 0;
-        // The default is a cache of this process behind a lock.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
+        if settings.early_data {
+            config.max_early_data_size = EARLY_BYTES_MAX;
+            // Each session of 1.3 is taken out as it is resumed, so that early data is accepted once (RFC 8446 §8.1).
+            config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+            config.send_half_rtt_data = true;
+        } else {
+            config.max_early_data_size = 0;
+            // The default is a cache of this process behind a lock.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+        }
         let tickets = Arc::new(Tickets::new(&settings.ticket_keys, settings.client_ca.as_deref()));
         if settings.session_tickets {
             config.ticketer = Arc::clone(&tickets) as Arc<dyn ProducesTickets>;

@@ -63,6 +63,7 @@ fn server(authority: &Authority, max_handshakes: usize) -> Arc<ServerTls> {
         alpn: vec!["http/1.1".into()],
         client_ca: None,
         session_tickets: false,
+        early_data: false,
         ticket_keys: vec![],
         handshake_timeout: TIMEOUT,
         max_handshakes,

@@ -21,6 +21,7 @@ use crate::io::stream::Tag;
 use crate::io::{Chunk, Stream, StreamError};
 use crate::listen::admission::{Admission, Admitted, Note};
 use crate::listen::sources::{Sources, Ticket};
+use crate::session::early::Early;
 use crate::session::exchange::{Cancel, Local};
 use crate::session::{downstream, passthrough, proxied, secure, tunnel};
 use crate::telemetry::counters::{Counter, Plain};
@@ -281,6 +282,7 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
             requests: row.requests,
             proxied: row.proxied.clone(),
             cancel,
+            early: None,
             end: None,
             counted: row.counted,
         };
@@ -496,6 +498,8 @@ pub struct Seat {
     pub requests: u64,
     /// Told when the worker gives the session up.
     pub cancel: Cancel,
+    /// Its client's handshake is not over.
+    pub(crate) early: Option<Box<Early>>,
     proxied: Option<Rc<Proxied>>,
     key: SessionKey,
     /// Its requests come soon one after the other.
@@ -619,6 +623,11 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if self.early.is_some() {
+            let is_given_up = self.cancel.is_cancelled() || self.end.is_none();
+            let failure = if is_given_up { HandshakeFailure::Draining } else { HandshakeFailure::ClientClosed };
+            self.worker.counters.increment(Counter::HandshakeFailed(failure));
+        }
         // `None`: the row is gone, or the table is in use while a panic unwinds.
         let live = self.worker.sessions.table.try_borrow_mut().ok().and_then(|mut table| {
             let table = &mut *table;
@@ -665,6 +674,7 @@ pub(super) fn panic_within_only_session(worker: &Rc<Worker>) {
         requests: 0,
         proxied: None,
         cancel,
+        early: None,
         key,
         is_busy: false,
         end: None,

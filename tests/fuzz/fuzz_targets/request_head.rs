@@ -54,6 +54,7 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
         is_trusted,
         scheme: "http",
         identity: None,
+        is_early: false,
         new_request_id: RequestId::from_bits(7),
     };
     forward::request(&mut head, &origin);

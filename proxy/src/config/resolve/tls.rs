@@ -64,6 +64,7 @@ impl Resolver<'_> {
             alpn: tls.alpn.clone(),
             client_ca,
             session_tickets: tls.session_tickets,
+            early_data: tls.early_data,
             ticket_keys,
             handshake_timeout: tls.handshake_timeout,
             max_handshakes: tls.max_handshakes,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::{DAY, Protocol, SECOND, file_path, to_usize};
-use crate::config::read::{At, Literal, Table};
+use crate::config::read::{At, Table};
 use crate::config::units;
 use crate::tls::server::MinVersion;
 use crate::tls::tickets::KEYS_MAX;
@@ -34,6 +34,7 @@ pub(in crate::config) struct Tls {
     pub(in crate::config) min_version: MinVersion,
     pub(in crate::config) client_ca: Option<At<PathBuf>>,
     pub(in crate::config) session_tickets: bool,
+    pub(in crate::config) early_data: bool,
     pub(in crate::config) ticket_keys: Vec<At<PathBuf>>,
     pub(in crate::config) handshake_timeout: Duration,
     pub(in crate::config) max_handshakes: usize,
@@ -74,7 +75,16 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
     let client_ca = optional_file(&mut table, "client_ca");
     let session_tickets = table.boolean("session_tickets", true);
     let ticket_keys = ticket_keys(&mut table, session_tickets);
-    table.not_built("early_data", Some(Literal::Boolean(false)));
+    let early_data = table.boolean("early_data", false);
+    if early_data && session_tickets {
+        let message = "needs session_tickets = false, since a ticket can be played back and its early data with it".to_owned();
+        table.error(
+            "early_data",
+            table.value_span("early_data"),
+            message,
+            "session_tickets = false beside it, or early_data = false",
+        );
+    }
     let handshake_timeout = table.duration("handshake_timeout", 10 * SECOND, super::MILLISECOND..=DAY);
     let max_handshakes = to_usize(table.integer("max_handshakes", 256, 1..=HANDSHAKES_MAX).value);
     table.finish();
@@ -85,6 +95,7 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
         min_version,
         client_ca,
         session_tickets,
+        early_data,
         ticket_keys,
         handshake_timeout,
         max_handshakes,

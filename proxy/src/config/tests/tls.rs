@@ -95,9 +95,10 @@ fn certificates_are_read_beside_the_main_file_and_resolved_from_bytes_alike() {
 fn defaults_of_tls_are_those_of_the_interface() {
     let pair = Authority::new("CA").leaf(&["a.example"]);
     let plain = Folder::new(&[&pair], "").load().expect("sound").config;
-    let written = "[listener.tls]\nmin_version = \"1.2\"\nclient_ca = \"\"\nsession_tickets = true\nhandshake_timeout = \"10s\"\nmax_handshakes = 256\n";
+    let written = "[listener.tls]\nmin_version = \"1.2\"\nclient_ca = \"\"\nsession_tickets = true\nhandshake_timeout = \"10s\"\nmax_handshakes = 256\nearly_data = false\n";
     assert_eq!(plain, Folder::new(&[&pair], written).load().expect("sound").config);
-    for changed in [written.replace("1.2", "1.3"), written.replace("10s", "9s"), written.replace("true", "false")] {
+    let early = written.replace("true", "false").replace("early_data = false", "early_data = true");
+    for changed in [written.replace("1.2", "1.3"), written.replace("10s", "9s"), written.replace("true", "false"), early] {
         assert_ne!(plain, Folder::new(&[&pair], &changed).load().expect("sound").config, "{changed}");
     }
 }
@@ -360,4 +361,21 @@ fn a_tunnel_offers_no_application_protocol() {
     let tcp = "[[listener]]\nname = \"t\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n";
     folder.write("proxy.toml", format!("{}{tcp}", folder.text));
     assert_eq!(upstream_tls(&folder).settings().alpn, []);
+}
+
+#[test]
+fn early_data_beside_tickets_is_an_error() {
+    let pair = Authority::new("CA").leaf(&["a.example"]);
+    for (line, words) in [
+        (
+            "early_data = true",
+            ": needs session_tickets = false, since a ticket can be played back and its early data with it; expected session_tickets = false",
+        ),
+        ("early_data = 1", " is an integer"),
+    ] {
+        let folder = Folder::new(&[&pair], &format!("[listener.tls]\n{line}\n"));
+        let (errors, at) = (folder.errors(), folder.line("early_data"));
+        let start = format!("proxy.toml:{at}:14: error: `listener.tls.early_data`{words}");
+        assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?} is not {start}");
+    }
 }

@@ -29,6 +29,7 @@ fn origin(is_trusted: bool) -> Origin<'static> {
         is_trusted,
         scheme: "http",
         identity: None,
+        is_early: false,
         new_request_id: RequestId::from_bits(0x0123_4567_89ab_cdef),
     }
 }
@@ -121,6 +122,21 @@ fn only_who_proved_it_or_is_trusted_says_who_the_client_is() {
     for (fields, is_trusted) in [(WRITTEN, false), (WRITTEN, true), (&hidden, false), (&hidden, true)] {
         assert_eq!(who(fields, is_trusted, Some("Hash=03")), ["X-Forwarded-Client-Cert: Hash=03"]);
     }
+}
+
+#[test]
+fn what_comes_early_says_so_once_whatever_the_client_says() {
+    let said = |fields: &str, is_early| {
+        let mut head = request_head(fields);
+        request(&mut head, &Origin { is_early, ..origin(false) });
+        shown(&head.fields).into_iter().filter(|field| field.to_ascii_lowercase().starts_with("early")).collect::<Vec<_>>()
+    };
+    let hidden = "early-data: 0\r\nEarly_Data: 0\r\nEarly-Data: 1\r\nConnection: Early-Data\r\n";
+    for fields in ["", hidden] {
+        assert_eq!(said(fields, true), ["Early-Data: 1"]);
+    }
+    // Of another hop (RFC 8470 §5.1).
+    assert_eq!(said("Early-Data: 1\r\n", false), ["Early-Data: 1"]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ fn server(certificate: Arc<Certificate>, client_ca: Option<&Authority>) -> Serve
         alpn: vec!["http/1.1".into()],
         client_ca: client_ca.map(|authority| authority.pem().as_bytes().into()),
         session_tickets: true,
+        early_data: false,
         ticket_keys: vec![],
         handshake_timeout: Duration::from_secs(10),
         max_handshakes: 256,

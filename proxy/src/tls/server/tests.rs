@@ -22,6 +22,7 @@ fn settings(certificates: Vec<Arc<Certificate>>) -> Settings {
         alpn: vec!["http/1.1".into()],
         client_ca: None,
         session_tickets: true,
+        early_data: false,
         ticket_keys: vec![],
         handshake_timeout: Duration::from_secs(10),
         max_handshakes: 256,

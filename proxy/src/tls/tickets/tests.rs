@@ -140,6 +140,7 @@ fn server(pair: &Pair, own: &[TicketKey], session_tickets: bool) -> ServerTls {
         alpn: vec!["http/1.1".into()],
         client_ca: None,
         session_tickets,
+        early_data: false,
         ticket_keys: own.to_vec(),
         handshake_timeout: Duration::from_secs(10),
         max_handshakes: 16,

@@ -1,0 +1,57 @@
+//! Requests that come before their client's handshake is over (RFC 8446 §2.3). Somebody may have recorded them and say them again, so that
+//! only those are served then that are safe to repeat, and their endpoint is told (RFC 8470 §5); others wait for the handshake's end.
+
+use crate::error::{HandshakeFailure, HandshakeKind};
+use crate::http::message::{BodyLength, RequestHead};
+use crate::http::upgrade;
+use crate::io::StreamError;
+use crate::telemetry::counters::{Counter, Plain};
+use crate::time::Time;
+use crate::tls::records::Violation;
+use crate::worker::handshakes::Underway;
+use crate::worker::sessions::Seat;
+
+/// A handshake that is not over while its connection is served.
+#[derive(Debug)]
+pub(crate) struct Early {
+    /// Its place among those under way.
+    _underway: Underway,
+    /// When it is to be over.
+    due: Time,
+}
+
+impl Early {
+    pub(super) const fn new(underway: Underway, due: Time) -> Self {
+        Self { _underway: underway, due }
+    }
+}
+
+/// Whether a request may be served before its client's handshake is over.
+fn is_repeatable(head: &RequestHead) -> bool {
+    head.method.is_safe() && head.body == BodyLength::None && !head.expects_continue() && upgrade::offered(head).is_none()
+}
+
+/// Waits, unless the request may be served now. Whether it is an early one; `None`: the handshake came to nothing.
+pub(super) async fn admit(seat: &mut Seat, head: &RequestHead) -> Option<bool> {
+    if seat.stream.is_early() && is_repeatable(head) {
+        seat.worker.counters.increment(Plain::EarlyRequests);
+        return Some(true);
+    }
+    settle(seat).await.then_some(false)
+}
+
+/// Waits until the handshake is over. `false`: it came to nothing.
+pub(super) async fn settle(seat: &mut Seat) -> bool {
+    let Some(early) = &seat.early else { return true };
+    let ended = seat.worker.io.timeout_at(early.due, seat.stream.established()).await;
+    seat.early = None;
+    seat.worker.counters.increment(match ended {
+        Ok(Ok(())) => Counter::Handshake(HandshakeKind::Resumed13),
+        Ok(Err(_)) if seat.cancel.is_cancelled() => Counter::HandshakeFailed(HandshakeFailure::Draining),
+        Ok(Err(StreamError::Tls(Violation::Alert(_)))) => Counter::HandshakeFailed(HandshakeFailure::Alert),
+        Ok(Err(StreamError::Tls(Violation::Ours(_)))) => Counter::HandshakeFailed(HandshakeFailure::Malformed),
+        Ok(Err(_)) => Counter::HandshakeFailed(HandshakeFailure::ClientClosed),
+        Err(_) => Counter::HandshakeFailed(HandshakeFailure::Timeout),
+    });
+    matches!(ended, Ok(Ok(())))
+}

@@ -1,0 +1,265 @@
+//! Early data through the released binary: what is served before a handshake is over, what waits for its end, and what a recording of it is
+//! worth.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::version::TLS13;
+use tests::client::PATIENCE;
+use tests::origin::{Origin, Response};
+use tests::sluice::{Setup, Sluice};
+use tests::tls::{Authority, Kind, https};
+use tests::{eventually, process, skip};
+
+const NAME: &str = "edge.example";
+const LINES: &str = "session_tickets = false\nearly_data = true\n";
+/// Within which a loopback answers what it answers at all.
+const MOMENT: Duration = Duration::from_millis(300);
+
+struct Edge {
+    sluice: Sluice,
+    origin: Origin,
+    config: Arc<ClientConfig>,
+}
+
+impl Edge {
+    fn start(lines: &str) -> Self {
+        let origin = Origin::http(|request| {
+            let answer = Response::ok(format!("early: {}", request.field("Early-Data").unwrap_or("no")));
+            if request.field("Early-Data").is_some() && request.target.starts_with("/later") {
+                answer.status("425 Too Early")
+            } else {
+                answer
+            }
+        });
+        let authority = Authority::default();
+        let leaf = authority.leaf(Kind::P256, &[NAME]);
+        let setup = Setup::to(origin.address()).with("guard", "connections_per_ip = 0");
+        let sluice = https(setup, &authority, &[leaf], lines).start();
+        let mut config = authority.config(&[&TLS13]);
+        config.enable_early_data = true;
+        let edge = Self { sluice, origin, config: Arc::new(config) };
+        edge.learn();
+        edge
+    }
+
+    /// Makes a whole handshake, from which sessions are kept.
+    fn learn(&self) {
+        assert_eq!(self.sluice.secured(&self.config, NAME).get("/").body, b"early: no");
+    }
+
+    fn greet(&self, early: &[u8]) -> Asker {
+        let name = ServerName::try_from(NAME).unwrap();
+        let mut tls = ClientConnection::new(Arc::clone(&self.config), name).unwrap();
+        tls.early_data().expect("a session that allows it").write_all(early).unwrap();
+        let mut flight = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut flight).unwrap();
+        }
+        let mut socket = TcpStream::connect(self.sluice.address()).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.write_all(&flight).unwrap();
+        Asker { tls, socket, flight, plain: Vec::new() }
+    }
+
+    fn handshakes(&self, kind: &str) -> f64 {
+        self.sluice.metrics().labelled("sluice_tls_handshakes_total", "kind", kind)
+    }
+
+    fn failures(&self, reason: &str) -> f64 {
+        self.sluice.metrics().labelled("sluice_tls_handshakes_failed_total", "reason", reason)
+    }
+
+    fn early_requests(&self) -> f64 {
+        self.sluice.metrics().sum("sluice_tls_early_requests_total")
+    }
+}
+
+/// A client that has asked in its first flight and may keep the rest of its handshake back.
+struct Asker {
+    tls: ClientConnection,
+    socket: TcpStream,
+    flight: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl Asker {
+    /// Reads until the plaintext ends so, or nothing comes for a while. Nothing is written.
+    fn read_until(&mut self, end: &str, limit: Duration) -> bool {
+        let due = Instant::now() + limit;
+        while !self.plain.ends_with(end.as_bytes()) {
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.socket.set_read_timeout(Some(left)).unwrap();
+            match self.tls.read_tls(&mut self.socket) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return false,
+                Err(error) => panic!("{error}"),
+            }
+            let state = self.tls.process_new_packets().unwrap();
+            let mut plain = vec![0; state.plaintext_bytes_to_read()];
+            self.tls.reader().read_exact(&mut plain).unwrap();
+            self.plain.extend(plain);
+        }
+        true
+    }
+
+    /// Says what the handshake still needs, and this.
+    fn say(&mut self, plain: &str) {
+        self.tls.writer().write_all(plain.as_bytes()).unwrap();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut self.socket).unwrap();
+        }
+    }
+}
+
+fn request(method: &str, target: &str, rest: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: {NAME}\r\n{rest}\r\n")
+}
+
+#[test]
+fn a_safe_request_is_answered_before_the_handshake_is_over_and_says_so_upstream() {
+    let edge = Edge::start(LINES);
+    // Whatever the client says of it itself.
+    for rest in ["", "Early-Data: 0\r\n", "Early-Data: 1\r\nConnection: early-data\r\n"] {
+        let mut asker = edge.greet(request("GET", "/", rest).as_bytes());
+        assert!(asker.read_until("early: 1", PATIENCE), "{:?}", String::from_utf8_lossy(&asker.plain));
+        assert!(asker.tls.is_early_data_accepted());
+        // Nothing of ours has gone out since the first flight; what follows comes over an established connection.
+        asker.say(&request("GET", "/", ""));
+        assert!(asker.read_until("early: no", PATIENCE), "{:?}", String::from_utf8_lossy(&asker.plain));
+    }
+    assert_eq!(edge.origin.recorded_text().to_ascii_lowercase().matches("early-data").count(), 3);
+    assert_eq!((edge.handshakes("1.3"), edge.handshakes("1.3_resumed"), edge.early_requests()), (1.0, 3.0, 3.0));
+}
+
+#[test]
+fn what_must_not_be_repeated_waits_for_the_handshake() {
+    let edge = Edge::start(LINES);
+    for (asked, body) in [
+        (request("POST", "/", "Content-Length: 2\r\n"), "hi"),
+        (request("DELETE", "/", ""), ""),
+        (request("GET", "/", "Content-Length: 2\r\n"), "hi"),
+        (request("GET", "/", "Connection: upgrade\r\nUpgrade: websocket\r\n"), ""),
+    ] {
+        let before = edge.origin.requests();
+        let mut asker = edge.greet((asked.clone() + body).as_bytes());
+        assert!(!asker.read_until("early: no", MOMENT), "{asked}");
+        assert!(asker.tls.is_early_data_accepted());
+        assert_eq!(edge.origin.requests(), before, "{asked}");
+        asker.say("");
+        assert!(asker.read_until("early: no", PATIENCE), "{asked}");
+        assert_eq!(edge.origin.requests(), before + 1);
+    }
+    assert_eq!((edge.handshakes("1.3_resumed"), edge.early_requests()), (4.0, 0.0));
+}
+
+#[test]
+fn a_recording_is_worth_nothing() {
+    let edge = Edge::start(LINES);
+    let mut asker = edge.greet(request("GET", "/", "").as_bytes());
+    assert!(asker.read_until("early: 1", PATIENCE));
+    asker.say("");
+    let before = edge.origin.requests();
+    // The session was taken out: what is said again begins a handshake that whoever says it cannot end.
+    let mut again = TcpStream::connect(edge.sluice.address()).unwrap();
+    again.set_read_timeout(Some(MOMENT)).unwrap();
+    again.write_all(&asker.flight).unwrap();
+    let mut answer = Vec::new();
+    let _ = again.read_to_end(&mut answer);
+    assert!(answer.len() > 500, "a certificate, not an answer: {} bytes", answer.len());
+    drop(again);
+    eventually(PATIENCE, "the failure is counted", || (edge.failures("client_closed") == 1.0).then_some(()));
+    assert_eq!((edge.origin.requests(), edge.early_requests()), (before, 1.0));
+}
+
+#[test]
+fn a_handshake_that_does_not_end_is_given_up_in_its_time() {
+    let edge = Edge::start(&format!("{LINES}handshake_timeout = \"700ms\"\n"));
+    // Answered, begun, and one that waits for the end.
+    for (asked, answer) in [(request("GET", "/", ""), "early: 1"), ("GET / HT".to_owned(), ""), (request("DELETE", "/", ""), "")]
+    {
+        let begun = Instant::now();
+        let mut asker = edge.greet(asked.as_bytes());
+        assert!(asker.read_until(answer, PATIENCE));
+        assert!(!asker.read_until("never", PATIENCE));
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(650) && took < PATIENCE / 2, "{asked}: {took:?}");
+        edge.learn();
+    }
+    eventually(PATIENCE, "three failures", || (edge.failures("timeout") == 3.0).then_some(()));
+    assert_eq!(edge.early_requests(), 1.0);
+    assert_eq!(edge.sluice.metrics().sum("sluice_connections_open"), 0.0);
+}
+
+#[test]
+fn refused_early_data_is_skipped_and_the_request_comes_again() {
+    let edge = Edge::start(LINES);
+    // As much as one record holds.
+    let long = request("GET", "/", &format!("X-Long: {}\r\n", "x".repeat(15_000)));
+    for early in [request("GET", "/", ""), long] {
+        // Sessions are of one data plane.
+        edge.sluice.kill_data_plane();
+        let mut asker = eventually(PATIENCE, "the next data plane", || {
+            edge.sluice.admin("/readyz").ok().filter(|response| response.status == 200)?;
+            Some(edge.greet(early.as_bytes()))
+        });
+        assert!(!asker.read_until("early: 1", MOMENT));
+        assert!(!asker.tls.is_early_data_accepted());
+        asker.say(&early);
+        assert!(asker.read_until("early: no", PATIENCE), "{:?}", String::from_utf8_lossy(&asker.plain));
+    }
+}
+
+#[test]
+fn an_endpoint_that_will_not_serve_early_is_understood() {
+    let edge = Edge::start(LINES);
+    let mut asker = edge.greet(request("GET", "/later", "").as_bytes());
+    assert!(asker.read_until("early: 1", PATIENCE));
+    assert!(asker.plain.starts_with(b"HTTP/1.1 425 Too Early\r\n"));
+    asker.say(&request("GET", "/later", ""));
+    assert!(asker.read_until("early: no", PATIENCE));
+}
+
+#[test]
+fn sessions_for_early_data_outlive_a_reload_that_leaves_the_listener_alone() {
+    let edge = Edge::start(LINES);
+    let _ = edge.sluice.command("reload").success();
+    let mut asker = edge.greet(request("GET", "/", "").as_bytes());
+    assert!(asker.read_until("early: 1", PATIENCE));
+    asker.say("");
+}
+
+#[test]
+fn openssl_asks_early_too() {
+    if skip::without_tool("openssl") {
+        return;
+    }
+    let edge = Edge::start(LINES);
+    let (session, early) = (edge.sluice.file("session"), edge.sluice.file("early"));
+    std::fs::write(&early, request("GET", "/", "Connection: close\r\n")).unwrap();
+    let ask = |more: &str, said: &str| {
+        let script = format!(
+            "printf '{said}' | openssl s_client -connect {} -servername {NAME} -tls1_3 -ign_eof -CAfile {} {more}",
+            edge.sluice.address(),
+            edge.sluice.file("ca.pem").display()
+        );
+        process::run(Command::new("sh").args(["-c", &script]), PATIENCE).text()
+    };
+    let get = format!("GET / HTTP/1.1\\r\\nHost: {NAME}\\r\\nConnection: close\\r\\n\\r\\n");
+    let first = ask(&format!("-sess_out {}", session.display()), &get);
+    assert!(first.contains("early: no") && first.contains("Max Early Data: 49152"), "{first}");
+    let second = ask(&format!("-sess_in {} -early_data {}", session.display(), early.display()), "");
+    assert!(second.contains("Early data was accepted") && second.contains("early: 1"), "{second}");
+}
