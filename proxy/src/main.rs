@@ -14,7 +14,7 @@ use proxy::control::bans::BanSource;
 use proxy::control::messages::{Request, Response};
 use proxy::control::state::Outcome;
 use proxy::supervisor::ask::AskError;
-use proxy::supervisor::{ask, leftovers, plan};
+use proxy::supervisor::{ask, key_log, leftovers, plan};
 use proxy::telemetry::report;
 use proxy::{dataplane, demo, supervisor};
 
@@ -32,7 +32,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run supervisor and data plane in the foreground
-    Run(Config),
+    Run {
+        #[command(flatten)]
+        config: Config,
+        /// Append the secrets of every TLS connection, to clients and upstreams, to the file that SSLKEYLOGFILE names: whoever reads that
+        /// file can read their traffic. For debugging; without this the variable is ignored
+        #[arg(long)]
+        allow_key_log: bool,
+    },
     /// Validate a configuration: exit 0 or 1
     Check(Config),
     /// Show what would run here, what is missing, and what each absence costs
@@ -135,7 +142,7 @@ struct Unbuilt {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(Config { config }) => run(&config),
+        Command::Run { config, allow_key_log } => run(&config.config, allow_key_log),
         Command::Check(Config { config }) => check(&config),
         Command::Plan { config, root } => show_plan(&config.config, &root),
         Command::Status { run_dir, json } => status(&run_dir.run_dir, json),
@@ -165,12 +172,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(path: &Path) -> ExitCode {
+fn run(path: &Path, allow_key_log: bool) -> ExitCode {
     let loaded = match load(path) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    match supervisor::run(loaded) {
+    match supervisor::run(loaded, allow_key_log) {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
         // Logged already.
         Ok(Outcome::Forced | Outcome::NeverReady) => ExitCode::FAILURE,
@@ -196,6 +203,12 @@ fn show_plan(path: &Path, root: &Path) -> ExitCode {
     match plan::plan(&loaded.config, root) {
         Ok(text) => {
             say(&text);
+            if std::env::var_os(key_log::VARIABLE).is_some_and(|name| !name.is_empty()) {
+                say(&format!(
+                    "\n{} is set: `sluice run --allow-key-log` would write the secrets of all TLS connections there; without that it is ignored\n",
+                    key_log::VARIABLE
+                ));
+            }
             ExitCode::SUCCESS
         }
         Err(error) => fail(&error.to_string()),

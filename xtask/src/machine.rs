@@ -31,6 +31,7 @@ pub(crate) const TEST: &[Package] = &[
     Package::new("openssl", &["openssl", "version"]),
     Package::new("gnutls-bin", &["gnutls-cli", "--version"]),
     Package::new("slowhttptest", &["sh", "-c", "command -v slowhttptest"]),
+    Package::new("util-linux", &["setpriv", "--version"]),
     Package::new("iproute2", &["sh", "-c", "command -v ip || test -x /sbin/ip"]),
 ];
 

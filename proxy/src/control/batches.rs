@@ -142,6 +142,8 @@ pub struct Handoff {
     pub access_log: Option<OwnedFd>,
     /// The keys of session tickets.
     pub ticket_keys: OwnedFd,
+    /// Where secrets of handshakes go; absent: nowhere.
+    pub key_log: Option<OwnedFd>,
 }
 
 /// Puts a handoff together.
@@ -158,6 +160,7 @@ pub struct Collector {
     slots: Option<OwnedFd>,
     access_log: Option<OwnedFd>,
     ticket_keys: Option<OwnedFd>,
+    key_log: Option<OwnedFd>,
 }
 
 impl Collector {
@@ -188,6 +191,7 @@ impl Collector {
             slots: None,
             access_log: None,
             ticket_keys: None,
+            key_log: None,
         })
     }
 
@@ -232,6 +236,7 @@ impl Collector {
             Item::Slots => Some(&mut self.slots),
             Item::AccessLog => Some(&mut self.access_log),
             Item::TicketKeys => Some(&mut self.ticket_keys),
+            Item::KeyLog => Some(&mut self.key_log),
         };
         match slot {
             Some(slot @ None) => {
@@ -265,6 +270,7 @@ impl Collector {
             slots: self.slots,
             access_log: self.access_log,
             ticket_keys: self.ticket_keys.ok_or(HandoffError::Missing("the keys of session tickets"))?,
+            key_log: self.key_log,
         })
     }
 }

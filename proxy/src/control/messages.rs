@@ -10,7 +10,7 @@ use super::bans::{Ban, BanSource};
 use super::status::{Status, SupervisorStatus};
 
 /// Raised when a message changes its meaning: a data plane only takes what it understands.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// From the supervisor to the data plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -189,6 +189,8 @@ pub enum Item {
     AccessLog,
     /// A sealed memfd with the keys of session tickets.
     TicketKeys,
+    /// Where secrets of handshakes go.
+    KeyLog,
 }
 
 /// What `sluice stop|drain|reload|status|ban|unban|bans` asks over `control.sock`: one line of JSON.

@@ -141,6 +141,9 @@ pub struct SupervisorStatus {
     pub steering: SteeringStatus,
     /// What `auto` went on without, each with what it costs.
     pub degraded: Vec<String>,
+    /// Where the secrets of all TLS connections are written to, if they are.
+    #[serde(default)]
+    pub key_log: Option<String>,
     /// The configuration and its reloads.
     #[serde(default)]
     pub reload: ReloadStatus,

@@ -34,6 +34,7 @@ use crate::control::shared::{CountersMemory, SteeringSlots};
 use crate::listen::sources::Sources;
 use crate::supervisor::plan;
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::key_log::KeyLogGuard;
 use crate::telemetry::logging;
 use crate::tls::tickets::Keys;
 use crate::worker::WorkerSeed;
@@ -99,7 +100,7 @@ fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<
     privileges::drop_all(identity, parent)?;
     // Re-executed through /proc/self/exe, it would be called `exe`.
     let _ = nix::sys::prctl::set_name(c"sluice-control");
-    let handoff = receive::handoff(&channel)?;
+    let mut handoff = receive::handoff(&channel)?;
     // Threads inherit it: the log thread stays there, workers pin themselves elsewhere.
     let control_cpus = handoff.start.control_cpus.clone();
     let pinned = if control_cpus.is_empty() { Ok(()) } else { placement::pin_current_to(&control_cpus) };
@@ -107,6 +108,9 @@ fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<
     if let Err(error) = pinned {
         warn!("control thread: {error}");
     }
+    // Before the first handshake, and until after the last.
+    let key_log = handoff.key_log.take().map(KeyLogGuard::start).transpose();
+    let key_log = key_log.map_err(|error| DataPlaneError::Io("key log", error))?;
     let (plane, seeds) = build(handoff)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| DataPlaneError::Io("tokio", error))?;
@@ -118,6 +122,7 @@ fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<
     // The workers' last records are in the queues then; dropping the control thread's state writes them.
     crew.join();
     drop(control);
+    drop(key_log);
     Ok(())
 }
 
@@ -132,7 +137,7 @@ struct Plane {
 }
 
 fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlaneError> {
-    let Handoff { start, files, listeners, admin, counters, slots, access_log, ticket_keys } = handoff;
+    let Handoff { start, files, listeners, admin, counters, slots, access_log, ticket_keys, key_log: _ } = handoff;
     let config: Arc<config::model::Config> = Arc::new(receive::configuration(files)?);
     let ticket_keys = tickets::read(ticket_keys)?;
     tickets::install(&config, &ticket_keys);

@@ -23,6 +23,7 @@ use crate::error::CloseReason;
 use crate::kernel::pins::{PinError, Pins};
 use crate::kernel::{KernelError, Programs, Sysctls, XdpMode};
 use crate::listen::sockets::{self, BindError, Bound};
+use crate::supervisor::key_log::KeyLog;
 use crate::supervisor::leftovers;
 use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
@@ -130,6 +131,8 @@ pub struct Estate {
     access_log: Option<OwnedFd>,
     /// Of session tickets.
     pub ticket_keys: TicketRing,
+    /// Where secrets of handshakes go; `None`: nowhere.
+    pub key_log: Option<KeyLog>,
     /// What `auto` went on without, each with what it costs.
     pub degraded: Vec<String>,
 }
@@ -186,6 +189,7 @@ impl Estate {
             identity,
             access_log,
             ticket_keys,
+            key_log: None,
             degraded,
         };
         if let Some(programs) = programs {
@@ -289,6 +293,7 @@ impl Estate {
         items.extend(self.programs.as_ref().map(|_| Item::Slots));
         items.extend(self.admin.as_ref().map(|_| Item::Admin));
         items.extend(self.access_log.as_ref().map(|_| Item::AccessLog));
+        items.extend(self.key_log.as_ref().map(|_| Item::KeyLog));
         let workers = self.topology.workers.len();
         items
             .extend((0..workers).flat_map(|worker| (0..self.bound.len()).map(move |address| Item::Listener { worker, address })));
@@ -320,6 +325,7 @@ impl Estate {
             Item::TicketKeys => Some(self.ticket_keys.fd()),
             Item::Slots => self.programs.as_ref().map(Programs::slots),
             Item::AccessLog => self.access_log.as_ref().map(AsFd::as_fd),
+            Item::KeyLog => self.key_log.as_ref().map(KeyLog::fd),
         }
     }
 

@@ -476,6 +476,7 @@ impl Supervisor {
             guard: self.estate.guard_status(),
             steering: self.estate.steering_status(),
             degraded: self.estate.degraded.clone(),
+            key_log: self.estate.key_log.as_ref().map(|log| log.path().display().to_string()),
             reload: self.reload_status(),
         }
     }

@@ -6,6 +6,7 @@ pub mod child;
 pub mod clients;
 pub mod estate;
 pub mod expiry;
+pub mod key_log;
 pub mod leftovers;
 pub mod lifecycle;
 pub mod logs;
@@ -35,16 +36,19 @@ pub enum StartError {
     /// The logger.
     #[error(transparent)]
     Log(#[from] logging::LogError),
+    /// The key log.
+    #[error(transparent)]
+    KeyLog(#[from] key_log::OpenError),
     /// signalfd(2).
     #[error("signals: {0}")]
     Signals(#[from] nix::Error),
 }
 
-/// `sluice run`: supervises data planes until the end is asked for.
+/// `sluice run`: supervises data planes until the end is asked for. `allow_key_log`: secrets may be written to where SSLKEYLOGFILE says.
 ///
 /// # Errors
 /// When it cannot start; nothing was started then.
-pub fn run(loaded: Loaded) -> Result<Outcome, StartError> {
+pub fn run(loaded: Loaded, allow_key_log: bool) -> Result<Outcome, StartError> {
     // Private keys and those of session tickets are in our memory: no core dump, and nobody without CAP_SYS_PTRACE looks into it.
     nix::sys::prctl::set_dumpable(false)?;
     // Before the first thread, which inherits the mask.
@@ -53,7 +57,9 @@ pub fn run(loaded: Loaded) -> Result<Outcome, StartError> {
     let run_dir = run_dir::RunDir::claim(&loaded.config.process.run_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), instance = run_dir.instance(), pid = std::process::id(), "sluice starts");
     let watched = loaded.watched.clone();
-    let estate = estate::Estate::claim(loaded)?;
+    let key_log = key_log::KeyLog::open(allow_key_log, std::env::var_os(key_log::VARIABLE))?;
+    let mut estate = estate::Estate::claim(loaded)?;
+    estate.key_log = key_log;
     if let Err(error) = privileges::reduce() {
         warn!("the supervisor keeps capabilities that it does not need: {error}");
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 pub mod access;
 pub mod admin;
 pub mod counters;
+pub mod key_log;
 pub mod logging;
 pub mod metrics;
 pub mod report;

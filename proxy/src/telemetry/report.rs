@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use super::key_log;
 use crate::control::bans::Ban;
 use crate::control::status::{
     CertificateStatus, DataPlaneStatus, LogStatus, ReasonStatus, ReloadStatus, Status, SupervisorStatus,
@@ -87,6 +88,9 @@ fn print_supervisor(text: &mut String, supervisor: &SupervisorStatus) {
     let _ =
         writeln!(text, "supervisor: pid {pid}, {restarts} data plane {}", if *restarts == 1 { "restart" } else { "restarts" });
     print_reload(text, &supervisor.reload);
+    if let Some(path) = &supervisor.key_log {
+        let _ = writeln!(text, "{}", key_log::warning(path));
+    }
 }
 
 fn print_reload(text: &mut String, reload: &ReloadStatus) {
@@ -274,6 +278,7 @@ mod tests {
                     fallback: BTreeMap::from([("no_worker".to_owned(), 1)]),
                 },
                 degraded: vec!["bpffs is not mounted: no pins".to_owned()],
+                key_log: None,
                 reload: ReloadStatus {
                     snapshot: 1,
                     outcomes: BTreeMap::from([("applied".to_owned(), 0), ("invalid".to_owned(), 2)]),
@@ -398,6 +403,9 @@ going on without
         let status = Status { data_plane: None, ..whole() };
         let text = render(&status);
         assert!(text.contains("data plane: not running") && text.contains("guard: XDP on lo"));
+        let logged = SupervisorStatus { key_log: Some("/tmp/keys".to_owned()), ..SupervisorStatus::default() };
+        let text = render(&Status { supervisor: Some(logged), data_plane: None });
+        assert!(text.contains("THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO /tmp/keys"), "{text}");
         let status = Status { supervisor: None, ..whole() };
         let text = render(&status);
         assert!(text.contains("supervisor: does not answer") && text.contains("workers\n") && !text.contains("guard"));

@@ -10,6 +10,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::certificate::Certificate;
+use super::key_log::Secrets;
 use super::{Part, TlsError, pem, provider, roots};
 use crate::config::model::Endpoint;
 
@@ -69,6 +70,7 @@ impl ClientTls {
         config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // The codec takes the traffic keys over when the handshake is done.
         config.enable_secret_extraction = true;
+        config.key_log = Arc::new(Secrets);
         config.enable_early_data = false;
         config.resumption = Resumption::disabled();
         Ok(Self { config, settings })

@@ -13,6 +13,7 @@ pub mod client;
 pub mod handshake;
 pub mod hello;
 pub mod identity;
+pub mod key_log;
 pub mod ocsp;
 pub mod pem;
 pub mod records;

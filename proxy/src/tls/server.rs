@@ -9,6 +9,7 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::{TLS12, TLS13};
 
 use super::certificate::Certificate;
+use super::key_log::Secrets;
 use super::resolver::Resolver;
 use super::tickets::{TicketKey, Tickets};
 use super::{Part, TlsError, provider, roots};
@@ -93,6 +94,7 @@ impl ServerTls {
         config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // The codec takes the traffic keys over when the handshake is done.
         config.enable_secret_extraction = true;
+        config.key_log = Arc::new(Secrets);
         if settings.early_data {
             config.max_early_data_size = EARLY_BYTES_MAX;
             // Each session of 1.3 is taken out as it is resumed, so that early data is accepted once (RFC 8446 §8.1).

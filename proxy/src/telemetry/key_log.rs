@@ -1,0 +1,226 @@
+//! Secrets of handshakes in the format that NSS gave key logs: a bounded queue between the threads that shake hands, which never wait, and one
+//! that writes to the file that the supervisor opened. Both are there only where that was asked for. A disk that is full or too slow costs lines,
+//! which is said, and nothing else.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use rustls::KeyLog;
+use tracing::warn;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::join_within;
+use crate::tls::key_log;
+
+/// Lines that may wait: five for a handshake of TLS 1.3, of at most 200 bytes.
+const LINES_MAX: usize = 4096;
+/// About what is written at a time.
+const WRITE_BYTES: usize = 16 << 10;
+/// How long the end waits for a slow disk.
+const FLUSH_FOR: Duration = Duration::from_secs(1);
+
+/// What is said wherever somebody looks.
+#[must_use]
+pub fn warning(path: &str) -> String {
+    format!("THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO {path}: whoever reads it can read their traffic")
+}
+
+/// Keeps the thread; dropping it writes what is queued, for at most a second.
+#[derive(Debug)]
+pub struct KeyLogGuard {
+    queue: Arc<Queue>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The lines that wait for being written.
+#[derive(Debug)]
+struct Queue {
+    lines: ArrayQueue<Zeroizing<Vec<u8>>>,
+    lost: AtomicU64,
+    closing: AtomicBool,
+    /// Who writes them; set before anything is queued.
+    writer: OnceLock<Thread>,
+}
+
+impl KeyLogGuard {
+    /// Starts the thread; every handshake of the process tells its secrets from now on.
+    ///
+    /// # Errors
+    /// When the kernel has no thread left, or when the process has such a thread.
+    pub fn start(output: OwnedFd) -> io::Result<Self> {
+        let queue = Arc::new(Queue::new(LINES_MAX));
+        let theirs = Arc::clone(&queue);
+        let name = "sluice-key-log".to_owned();
+        let thread = std::thread::Builder::new().name(name).spawn(move || theirs.write_out(&mut File::from(output)))?;
+        let _ = queue.writer.set(thread.thread().clone());
+        let guard = Self { queue: Arc::clone(&queue), thread: Some(thread) };
+        if key_log::tell(queue) { Ok(guard) } else { Err(io::ErrorKind::AlreadyExists.into()) }
+    }
+}
+
+impl Drop for KeyLogGuard {
+    fn drop(&mut self) {
+        self.queue.closing.store(true, Ordering::Release);
+        self.queue.wake();
+        if let Some(thread) = self.thread.take() {
+            join_within(thread, FLUSH_FOR);
+        }
+    }
+}
+
+impl KeyLog for Queue {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        if self.lines.push(line(label, client_random, secret)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        self.wake();
+    }
+}
+
+impl Queue {
+    fn new(lines_max: usize) -> Self {
+        Self {
+            lines: ArrayQueue::new(lines_max),
+            lost: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            writer: OnceLock::new(),
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
+    }
+
+    fn write_out(&self, output: &mut impl Write) {
+        let mut failed = false;
+        // Never grown: secrets would stay in what it grew out of.
+        let mut batch = Zeroizing::new(Vec::with_capacity(2 * WRITE_BYTES));
+        loop {
+            // Read before the queue is drained: what was queued before is then still written.
+            let closing = self.closing.load(Ordering::Acquire);
+            while batch.len() < WRITE_BYTES
+                && let Some(line) = self.lines.pop()
+            {
+                batch.extend_from_slice(&line);
+            }
+            let is_empty = batch.is_empty();
+            match output.write_all(&batch) {
+                Ok(()) => failed &= is_empty,
+                // Once, until it works again.
+                Err(error) if !std::mem::replace(&mut failed, true) => warn!("the key log cannot be written: {error}"),
+                Err(_) => {}
+            }
+            batch.zeroize();
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                warn!("{lost} lines of the key log were lost: more came than its disk takes");
+            }
+            if is_empty {
+                if closing {
+                    return;
+                }
+                std::thread::park();
+            }
+        }
+    }
+}
+
+/// `<label> <client_random> <secret>`, both in hexadecimal.
+fn line(label: &str, client_random: &[u8], secret: &[u8]) -> Zeroizing<Vec<u8>> {
+    // Never grown, as the batch.
+    let mut line = String::with_capacity(label.len() + 2 * (client_random.len() + secret.len()) + 3);
+    line.push_str(label);
+    for bytes in [client_random, secret] {
+        line.push(' ');
+        for byte in bytes {
+            let _ = write!(line, "{byte:02x}");
+        }
+    }
+    line.push('\n');
+    Zeroizing::new(line.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_as_nss_has_it() {
+        let written = line("CLIENT_RANDOM", &[0, 0xab, 0xff], &[1, 2]);
+        assert_eq!(written.as_slice(), b"CLIENT_RANDOM 00abff 0102\n");
+        assert_eq!(written.capacity(), written.len());
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_nobody_waits() {
+        let queue = Queue::new(2);
+        for number in 0..5 {
+            queue.log("X", &[], &[number]);
+        }
+        assert_eq!(queue.lost.load(Ordering::Relaxed), 3);
+        queue.closing.store(true, Ordering::Relaxed);
+        let mut written = Vec::new();
+        queue.write_out(&mut written);
+        assert_eq!(written, b"X  00\nX  01\n");
+        assert_eq!(queue.lost.load(Ordering::Relaxed), 0, "it was said");
+    }
+
+    /// Fails as long as it is told so.
+    struct Disk {
+        is_full: Arc<AtomicBool>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.is_full.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.written.lock().expect("not poisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_the_rest_is_written_to_the_end() {
+        let is_full = Arc::new(AtomicBool::new(true));
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let mut disk = Disk { is_full: Arc::clone(&is_full), written: Arc::clone(&written) };
+        let queue = Arc::new(Queue::new(64));
+        let theirs = Arc::clone(&queue);
+        let thread = std::thread::spawn(move || theirs.write_out(&mut disk));
+        let _ = queue.writer.set(thread.thread().clone());
+        let guard = KeyLogGuard { queue: Arc::clone(&queue), thread: Some(thread) };
+        queue.log("LOST", &[], &[]);
+        let start = Instant::now();
+        while !queue.lines.is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(10), "it is taken");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // It may be at it still.
+        std::thread::sleep(Duration::from_millis(50));
+        is_full.store(false, Ordering::Release);
+        for number in 0..50 {
+            queue.log("KEPT", &[number], &[]);
+        }
+        drop(guard);
+        let wanted: String = (0..50).map(|number| format!("KEPT {number:02x} \n")).collect();
+        assert_eq!(String::from_utf8_lossy(&written.lock().expect("not poisoned")), wanted);
+    }
+}
