@@ -30,6 +30,8 @@ pub(crate) const TEST: &[Package] = &[
     Package::new("curl", &["curl", "--version"]),
     Package::new("openssl", &["openssl", "version"]),
     Package::new("gnutls-bin", &["gnutls-cli", "--version"]),
+    Package::new("testssl.sh", &["sh", "-c", "command -v testssl || command -v testssl.sh"]),
+    Package::new("python3-venv", &["python3", "-c", "import ensurepip, venv"]),
     Package::new("slowhttptest", &["sh", "-c", "command -v slowhttptest"]),
     Package::new("util-linux", &["setpriv", "--version"]),
     Package::new("iproute2", &["sh", "-c", "command -v ip || test -x /sbin/ip"]),
@@ -83,6 +85,20 @@ pub(crate) fn install(names: &[&str]) -> Result<(), String> {
             .args(names)
             .stdout(Stdio::null()),
     )
+}
+
+/// A program of PyPI in a folder of its own beside what cargo builds, installed by name where it is missing.
+pub(crate) fn python_program(name: &str, version: &str) -> Result<PathBuf, String> {
+    let folder = target_dir().join("python").join(format!("{name}-{version}"));
+    let program = folder.join("bin").join(name);
+    if succeeds(&[&program.to_string_lossy(), "--help"]) {
+        return Ok(program);
+    }
+    eprintln!("installing {name} {version}");
+    step(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    let pip = folder.join("bin/pip");
+    step(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", &format!("{name}=={version}")]))?;
+    Ok(program)
 }
 
 /// Whether a command runs and exits with success, quietly.

@@ -19,6 +19,11 @@ pub(crate) fn test(ebpf_object: Option<&Path>, arguments: &[String]) -> Result<(
         command.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]);
     }
     command.args(arguments).env("SLUICE_BIN", &sluice);
+    match machine::python_program("sslyze", "6.3.1") {
+        Ok(sslyze) => drop(command.env("SLUICE_SSLYZE", sslyze)),
+        // Its test says so, and fails where root runs it.
+        Err(error) => eprintln!("sslyze cannot be installed: {error}"),
+    }
     if let Some(object) = ebpf_object {
         let object = object.canonicalize().map_err(|error| format!("{}: {error}", object.display()))?;
         command.env("SLUICE_TEST_EBPF_OBJECT", object);
