@@ -503,6 +503,15 @@ impl Charge {
         }
         true
     }
+
+    /// Holds `less` bytes no more.
+    pub(super) fn shrink(&mut self, less: usize) {
+        self.pool.budget_used.set(self.pool.budget_used.get() - less);
+        self.bytes -= less;
+        if let Some(account) = self.account {
+            self.pool.release(account, less);
+        }
+    }
 }
 
 impl Drop for Charge {
@@ -596,7 +605,14 @@ mod tests {
         assert_eq!((pool.budget_used(), pool.outstanding(account)), (10 + FRAGMENT_COST, 10));
         let head = chunk.split_to(2);
         assert!(!chunk.try_append(b"c", 100), "shared bytes are left alone");
-        drop((head, chunk));
+        chunk.compact();
+        assert_eq!(pool.budget_used(), 10 + FRAGMENT_COST, "nor are they given up");
+        drop(head);
+        chunk.truncate(7);
+        chunk.compact();
+        assert_eq!((&*chunk, pool.budget_used(), pool.outstanding(account)), (&b"bbbbbbb"[..], 7 + FRAGMENT_COST, 7));
+        assert!(chunk.try_append(b"d", 10) && *chunk == *b"bbbbbbbd");
+        drop(chunk);
         assert_eq!((pool.budget_used(), pool.outstanding(account)), (0, 0));
     }
 }

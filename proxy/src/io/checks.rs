@@ -76,7 +76,7 @@ impl<R: Ring> Engine<R> {
             Phase::Closed => panic!("slot {slot}: closed, and still there"),
         }
         if inner.receive == Receive::Held {
-            let queued = inner.in_starved || inner.in_throttled || inner.in_lowered;
+            let queued = inner.in_starved || inner.in_throttled || inner.in_lowered || inner.in_parts;
             assert!(queued || self.pool().awaits_relief(state.account()), "slot {slot}: held for ever");
         }
         let outstanding = self.pool().outstanding(state.account());

@@ -136,6 +136,23 @@ impl Chunk {
     }
 }
 
+impl Chunk {
+    /// Gives up copied-out bytes around its own that nobody shares.
+    pub(super) fn compact(&mut self) {
+        let Backing::Shared(shared) = &mut self.backing else { return };
+        let Some(copied) = Rc::get_mut(shared) else { return };
+        let (start, before) = (self.data.as_ptr().addr() - copied.bytes.as_ptr().addr(), copied.bytes.len());
+        copied.bytes.truncate(start + self.len);
+        copied.bytes.drain(..start);
+        copied.bytes.shrink_to_fit();
+        if let Some(charge) = &mut copied.charge {
+            charge.shrink(before - self.len);
+        }
+        // They may have moved.
+        self.data = NonNull::from(copied.bytes.as_slice()).cast();
+    }
+}
+
 impl Default for Chunk {
     fn default() -> Self {
         Self::from_static(b"")

@@ -13,6 +13,7 @@ use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
 use super::token::{Kind, Token};
 use crate::time::Time;
 
+mod parts;
 mod receive;
 
 /// How often streams that wait for buffers or budget are looked at when nothing else happens.
@@ -41,6 +42,7 @@ pub(super) struct Flow {
     throttled: VecDeque<(u32, u32)>,
     /// Streams held by a limit that was lowered. They may keep what they have until more comes, so a higher limit must reach them too.
     lowered: VecDeque<(u32, u32)>,
+    parts: parts::Parts,
     /// The limit when `resume` last looked, and how many of `lowered` it has to look at since it grew.
     limit: usize,
     recheck: usize,
@@ -65,6 +67,7 @@ impl Flow {
             evict_at: None,
             throttled: VecDeque::new(),
             lowered: VecDeque::new(),
+            parts: VecDeque::new(),
             limit: 0,
             recheck: 0,
             unsure: VecDeque::new(),
@@ -86,7 +89,7 @@ impl Flow {
 
     /// When to look again although nothing happened.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        let short = (!self.starved.is_empty() || !self.throttled.is_empty()).then_some(RETRY);
+        let short = (!self.starved.is_empty() || !self.throttled.is_empty() || !self.parts.is_empty()).then_some(RETRY);
         let look = self.unsure.front().map(|&(_, _, at)| at.since(self.shared.now.get()).max(Duration::from_millis(1)));
         [short, look].into_iter().flatten().min()
     }
@@ -432,6 +435,7 @@ impl Flow {
             let Some((slot, generation)) = self.throttled.pop_front() else { break };
             self.release_hold(slot, generation, |inner| (inner.in_throttled, inner.throttled) = (false, false));
         }
+        self.resume_parts();
         self.recheck_lowered();
     }
 
@@ -527,18 +531,21 @@ impl Flow {
                 .map(|(_, state)| Rc::clone(state))
         };
         if let Some(state) = largest.filter(|_| !self.starved.is_empty()) {
-            self.evicted += 1;
-            let inner = &mut *state.inner.borrow_mut();
-            inner.write_error.get_or_insert(StreamError::Evicted);
-            inner.end = Some(Err(StreamError::Evicted));
-            let parked = inner.parked;
-            inner.end(true);
-            state.mark(inner);
-            if parked.is_some() {
-                // Unlike the session's own abort this is news to it.
-                inner.parked = parked;
-                shared.push_parked(&state);
-            }
+            self.reset_for_memory(&state, &mut state.inner.borrow_mut());
+        }
+    }
+
+    fn reset_for_memory(&mut self, state: &Rc<State>, inner: &mut Inner) {
+        self.evicted += 1;
+        inner.write_error.get_or_insert(StreamError::Evicted);
+        inner.end = Some(Err(StreamError::Evicted));
+        let parked = inner.parked;
+        inner.end(true);
+        state.mark(inner);
+        if parked.is_some() {
+            // Unlike the session's own abort this is news to it.
+            inner.parked = parked;
+            self.shared.push_parked(state);
         }
     }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use super::buffers::Pool;
 use super::queue::{Queue, Spares};
-use super::stream::{Fin, Inner, Phase, State, StreamError};
+use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
 use super::{Chunk, Stream};
 use crate::time::Time;
 use crate::tls::alert;
@@ -217,6 +217,15 @@ impl Inner {
         if is_broken(self.end) { self.closing.as_ref().is_some_and(|closing| closing.is_ended) } else { self.end.is_some() }
     }
 
+    /// Whether what was received and not opened is part of a record.
+    pub(super) fn is_within_record(&self) -> bool {
+        let Some(secure) = &self.secure else { return false };
+        let length = |header: [u8; HEADER_BYTES]| HEADER_BYTES + usize::from(u16::from_be_bytes([header[3], header[4]]));
+        !secure.is_ended
+            && !self.inbound.is_empty()
+            && self.inbound.peek().is_none_or(|header| self.inbound.bytes() < length(header))
+    }
+
     /// Whether something waits for the session.
     pub(super) fn has_input(&self) -> bool {
         self.secure.as_ref().map_or_else(|| !self.inbound.is_empty(), |secure| secure.has_plain())
@@ -243,6 +252,11 @@ impl State {
             inner.end = Some(secure.end(&inner.inbound));
         }
         self.queue(inner, Chunk::from_vec(out));
+        // What was opened may have been less than what it is held for.
+        if inner.receive == Receive::Held && !inner.in_starved && !inner.in_parts && inner.is_within_record() {
+            inner.receive = Receive::Idle;
+            self.mark(inner);
+        }
     }
 
     /// Seals bytes and queues them.

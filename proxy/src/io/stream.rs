@@ -78,6 +78,8 @@ pub(super) struct Inner {
     pub(super) in_throttled: bool,
     pub(super) in_lowered: bool,
     pub(super) in_starved: bool,
+    /// In that of streams that hold part of a record.
+    pub(super) in_parts: bool,
     /// Whether it waits for a second look, since its last bytes may have hidden its end.
     pub(super) unsure: bool,
     /// The class of buffers it should receive into, that of the receive in flight (or the last one), and how many receives in a row
@@ -142,6 +144,7 @@ impl Inner {
             in_throttled: false,
             in_lowered: false,
             in_starved: false,
+            in_parts: false,
             unsure: false,
             class: Class::Small,
             armed: Class::Small,

@@ -13,7 +13,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 use super::testing::{self, Bench, origin_address};
 use crate::config::model;
 use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, RefusalReason};
-use crate::io::simulated::{Faults, Peer};
+use crate::io::simulated::{Faults, Memory, Peer};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 use crate::tls::alert::Alert;
@@ -25,12 +25,16 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A worker whose listener speaks https, and what its clients trust.
 fn bench(seed: u64, faults: Faults, max_handshakes: usize) -> (Bench, Arc<ClientConfig>) {
+    bench_with_memory(seed, faults, max_handshakes, Memory::default())
+}
+
+fn bench_with_memory(seed: u64, faults: Faults, max_handshakes: usize, memory: Memory) -> (Bench, Arc<ClientConfig>) {
     let authority = Authority::new("Test CA");
     let mut config = testing::config(&[origin_address(1)]);
     let listener = Arc::make_mut(&mut config.listeners[0]);
     listener.protocol = model::Protocol::Https;
     listener.tls = Some(server(&authority, max_handshakes));
-    let bench = Bench::new(seed, faults, config);
+    let bench = Bench::with_memory(seed, faults, config, memory);
     // Echoes bodies.
     bench.sim.serve(origin_address(1), || {
         let mut received = Vec::new();
@@ -89,10 +93,23 @@ struct Seen {
 }
 
 /// A client that says this, reads, and closes once it has seen so many bytes, and last the body `last`.
-fn converse(peer: &Peer, config: &Arc<ClientConfig>, mut bytes: Vec<u8>, until: usize, last: &'static [u8]) -> Rc<RefCell<Seen>> {
+fn converse(peer: &Peer, config: &Arc<ClientConfig>, bytes: Vec<u8>, until: usize, last: &'static [u8]) -> Rc<RefCell<Seen>> {
+    converse_in_pieces(peer, config, bytes, until, last, usize::MAX)
+}
+
+/// The same, of what is sealed so many bytes a millisecond.
+fn converse_in_pieces(
+    peer: &Peer,
+    config: &Arc<ClientConfig>,
+    mut bytes: Vec<u8>,
+    until: usize,
+    last: &'static [u8],
+    piece: usize,
+) -> Rc<RefCell<Seen>> {
     let mut tls = ClientConnection::new(Arc::clone(config), ServerName::try_from(NAME).expect("name")).expect("client");
     let seen = Rc::new(RefCell::new(Seen::default()));
     let shared = Rc::clone(&seen);
+    let (mut out, mut due) = (Vec::new(), peer.now());
     peer.script(move |peer| {
         let mut seen = shared.borrow_mut();
         let received = peer.read();
@@ -113,14 +130,18 @@ fn converse(peer: &Peer, config: &Arc<ClientConfig>, mut bytes: Vec<u8>, until: 
             seen.is_over = true;
             tls.send_close_notify();
         }
-        let mut out = Vec::new();
         while tls.wants_write() {
             tls.write_tls(&mut out).expect("memory");
         }
-        peer.write(&out);
+        if peer.now() >= due {
+            let n = piece.min(out.len());
+            peer.write(&out[..n]);
+            out.drain(..n);
+            due = peer.now() + Duration::from_millis(u64::from(piece != usize::MAX));
+        }
         if seen.is_over || peer.is_ended() {
             peer.close();
-        } else if !bytes.is_empty() {
+        } else if !bytes.is_empty() || !out.is_empty() {
             peer.wake_at(peer.now() + Duration::from_millis(1));
         }
     });
@@ -381,6 +402,28 @@ fn who_never_stops_after_it_broke_the_rules_is_cut_soon() {
         assert!(sent.get() < 2 * settings.refused_bytes + (2 << 20), "{} bytes were taken", sent.get());
         assert!(size == 1 || sent.get() > settings.refused_bytes, "the bound was reached: {} bytes", sent.get());
         bench.run_out();
+        bench.check_freed("");
+    }
+}
+
+#[test]
+fn part_of_a_record_keeps_nobody_from_the_rest() {
+    // So little comes at a time that a record would need all buffers several times over; without budget for copies there is no way.
+    for (budget, is_served) in [(4 << 10, false), (24 << 10, true), (64 << 10, true)] {
+        let memory = Memory { buffers: 16, buffer_size: 4096, budget };
+        let (mut bench, config) = bench_with_memory(1, Faults { short: false, ..Faults::mild() }, 4, memory);
+        let client = bench.sim.connect(bench.listener);
+        let seen = converse_in_pieces(&client, &config, post(&[7; 40_000]), 40_000, b"7", 300);
+        let begun = bench.sim.now();
+        bench.run_until(|events| {
+            let counters = &events.worker().counters;
+            counters.value(Plain::Responses2xx) == 1 || counters.value(Counter::Closed(CloseReason::Overloaded)) == 1
+        });
+        assert_eq!(bench.value(Plain::Responses2xx) == 1, is_served, "budget {budget}: {}", bench.counted());
+        let took = bench.sim.now().since(begun);
+        assert!(is_served || took < Duration::from_secs(3), "{took:?}");
+        bench.run_out();
+        assert!(!is_served || seen.borrow().plain.ends_with(&[7; 40_000]));
         bench.check_freed("");
     }
 }

@@ -12,7 +12,7 @@ use crate::io::stream::{Inner, Phase, Receive, State, StreamError};
 use crate::io::token::Kind;
 
 /// Fragments of one stream are copied together up to this size.
-const COALESCE_MAX: usize = 16 << 10;
+pub(super) const COALESCE_MAX: usize = 16 << 10;
 /// The part of what is free that one stream may hold while memory is tight.
 const SHARE: usize = 64;
 /// When a stream went quiet after its last bytes, its receive is armed anew after this time. Where bytes and the end (or a reset) come
@@ -53,6 +53,10 @@ impl Flow {
         let outstanding = self.shared.pool.outstanding(state.account());
         let limit = self.limit_of(inner);
         let full = outstanding >= limit;
+        let is_wanted = inner.receive == Receive::Idle && (!inner.on_demand || inner.is_read());
+        if is_wanted && (full || inner.throttled) && self.go_on_within_record(state, inner, ring) {
+            return;
+        }
         match inner.receive {
             Receive::Armed if full || inner.throttled || inner.armed != inner.class => self.cancel_receive(state, inner, ring),
             // The request has come, and nobody knows yet whether more is wanted.

@@ -1,0 +1,80 @@
+//! Part of a TLS record is of use to nobody before the rest has come, so that a stream must not be kept from receiving by holding that. Its
+//! buffers are exchanged for copies, which count for no more than their bytes; without budget for those it is reset after a while.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::receive::COALESCE_MAX;
+use super::{Flow, STARVED_MAX};
+use crate::io::seam::Ring;
+use crate::io::stream::{Inner, Phase, Receive, State};
+use crate::time::Time;
+
+/// Streams that hold part of a record and found no budget: slot, generation, and when they are reset.
+pub(super) type Parts = VecDeque<(u32, u32, Time)>;
+
+impl Flow {
+    /// For a stream that holds as much as it may and has no receive in flight. `false`: it does not wait for the rest of a record.
+    pub(super) fn go_on_within_record<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) -> bool {
+        if !inner.is_within_record() {
+            return false;
+        }
+        self.copy_inbound(state, inner);
+        if self.shared.pool.outstanding(state.account()) < self.limit_of(inner) {
+            self.arm_receive(state, inner, ring);
+        } else {
+            inner.receive = Receive::Held;
+            if !std::mem::replace(&mut inner.in_parts, true) {
+                self.parts.push_back((state.slot, state.generation, self.shared.now.get() + STARVED_MAX));
+            }
+        }
+        true
+    }
+
+    /// Exchanges what is on loan for copies, as far as the budget goes, and gives up what was opened already of those that there are.
+    fn copy_inbound(&mut self, state: &Rc<State>, inner: &mut Inner) {
+        let mut held = std::mem::take(&mut inner.inbound);
+        let spares = &self.shared.spares;
+        while let Some(mut chunk) = held.pop_front() {
+            chunk.compact();
+            let copied = chunk.is_loan() && {
+                inner.inbound.back_mut().is_some_and(|last| last.try_append(&chunk, COALESCE_MAX)) || {
+                    let copy = self.shared.pool.copy(&chunk, Some(state.account()), 0);
+                    copy.map(|copy| inner.inbound.push_back(copy, spares)).is_some()
+                }
+            };
+            if copied {
+                self.copied_bytes += chunk.len() as u64;
+            } else {
+                inner.inbound.push_back(chunk, spares);
+            }
+        }
+        held.shrink(spares);
+    }
+
+    /// Looks again at those that found no budget, and resets those that waited for too long.
+    pub(super) fn resume_parts(&mut self) {
+        let shared = Rc::clone(&self.shared);
+        for _ in 0..self.parts.len() {
+            let Some((slot, generation, until)) = self.parts.pop_front() else { break };
+            let Some(state) = shared.find(slot, generation) else { continue };
+            let inner = &mut *state.inner.borrow_mut();
+            let waits = inner.phase == Phase::Open && inner.receive == Receive::Held && inner.is_within_record();
+            if waits {
+                self.copy_inbound(&state, inner);
+            }
+            let is_over = waits && shared.pool.outstanding(state.account()) >= self.limit_of(inner);
+            if is_over && shared.now.get() < until {
+                self.parts.push_back((slot, generation, until));
+                continue;
+            }
+            inner.in_parts = false;
+            if is_over {
+                self.reset_for_memory(&state, inner);
+            } else if inner.receive == Receive::Held {
+                inner.receive = Receive::Idle;
+                state.mark(inner);
+            }
+        }
+    }
+}
