@@ -1,10 +1,11 @@
 //! What has been seen of each exchange, by clients and origins: the place where one hand knows what the other did.
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{LazyCell, Ref, RefCell, RefMut};
 use std::fmt;
 use std::rc::Rc;
 
 use super::plan::Plan;
+use super::tls::Parties;
 use super::trace::Trace;
 use crate::time::Time;
 
@@ -12,8 +13,10 @@ use crate::time::Time;
 #[derive(Clone)]
 pub(super) struct Book {
     pub(super) plan: Rc<Plan>,
+    pub(super) parties: Rc<LazyCell<Parties>>,
     pub(super) trace: Trace,
     records: Rc<RefCell<Vec<Record>>>,
+    passages: Rc<RefCell<Vec<Passage>>>,
     tally: Rc<RefCell<Tally>>,
 }
 
@@ -33,6 +36,15 @@ pub(super) struct Record {
     pub(super) met_poison: bool,
 }
 
+/// One connection whose bytes go through.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Passage {
+    /// An endpoint has its first bytes.
+    pub(super) has_come: bool,
+    /// Its client left on its own account, or is slow enough to be given up.
+    pub(super) left: bool,
+}
+
 /// What all clients saw.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
@@ -42,7 +54,7 @@ pub(super) struct Tally {
     pub(super) cut: u64,
     pub(super) unanswered: u64,
     pub(super) connected: u64,
-    /// Bytes clients wrote and read.
+    /// Bytes clients wrote, and read without what TLS adds.
     pub(super) written: u64,
     pub(super) read: u64,
     /// Something a client or origin waits for may have come.
@@ -52,11 +64,23 @@ pub(super) struct Tally {
 impl Book {
     pub(super) fn new(plan: Rc<Plan>, trace: Trace) -> Self {
         let records = vec![Record::default(); plan.exchanges.len()];
-        Self { plan, trace, records: Rc::new(RefCell::new(records)), tally: Rc::default() }
+        let passages = vec![Passage::default(); plan.throughs.len()];
+        Self {
+            plan,
+            parties: Rc::new(LazyCell::new(Parties::new)),
+            passages: Rc::new(RefCell::new(passages)),
+            trace,
+            records: Rc::new(RefCell::new(records)),
+            tally: Rc::default(),
+        }
     }
 
     pub(super) fn record(&self, id: usize) -> RefMut<'_, Record> {
         RefMut::map(self.records.borrow_mut(), |records| &mut records[id])
+    }
+
+    pub(super) fn passage(&self, number: usize) -> RefMut<'_, Passage> {
+        RefMut::map(self.passages.borrow_mut(), |passages| &mut passages[number])
     }
 
     pub(super) fn records(&self) -> Ref<'_, Vec<Record>> {

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use super::book::Book;
+use super::line::Line;
 use super::plan::{Answer, Client, Exchange, Fate, Framing, Leave, Pace};
+use super::tls::{self, NAME};
 use super::wire::{Event, Head, Length, Reader};
 use crate::io::simulated::{Peer, Script};
 use crate::time::Time;
@@ -26,6 +28,7 @@ struct Connection {
     book: Book,
     number: usize,
     plan: Client,
+    line: Line,
     reader: Reader,
     /// The request being sent, its bytes and where its head ends.
     sending: Option<(usize, Vec<u8>, usize)>,
@@ -63,10 +66,18 @@ struct Connection {
 pub(super) fn script(book: &Book, number: usize, now: Time) -> Script {
     let plan = book.plan.clients[number].clone();
     let start = Time::default();
+    let mut line = match plan.secure {
+        Some(secure) => Line::client(book.parties.client(secure.dialect), &tls::name(NAME)),
+        None => Line::default(),
+    };
+    if let Fate::Garbles(at) = plan.fate {
+        line.flip(Some(at));
+    }
     let mut connection = Connection {
         book: book.clone(),
         number,
         smooth: plan.brisk,
+        line,
         reader: Reader::default(),
         sending: None,
         at: 0,
@@ -159,15 +170,12 @@ impl Connection {
             let bytes = peer.read_at_most(piece.min(room));
             if !bytes.is_empty() {
                 self.received += bytes.len();
-                self.book.tally().read += bytes.len() as u64;
                 self.next_read = now + pause;
                 self.moved = now;
                 self.note(peer, format_args!("reads {} bytes", bytes.len()));
-                if self.tunnelled.is_some() {
-                    self.take_tunnel(&bytes);
-                } else {
-                    self.reader.feed(&bytes);
-                    self.take_events(peer);
+                match self.line.open(&bytes) {
+                    Ok(bytes) => self.take(peer, &bytes),
+                    Err(error) => return self.fail(peer, &error),
                 }
             }
         }
@@ -178,6 +186,24 @@ impl Connection {
         if peer.is_reset() || peer.is_ended() || (self.stops_reading && peer.is_closed()) {
             self.ended(peer);
         }
+    }
+
+    fn take(&mut self, peer: &Peer, bytes: &[u8]) {
+        self.book.tally().read += bytes.len() as u64;
+        if self.tunnelled.is_some() {
+            self.take_tunnel(bytes);
+        } else {
+            self.reader.feed(bytes);
+            self.take_events(peer);
+        }
+    }
+
+    /// Its TLS ended with an error, ours or theirs.
+    fn fail(&mut self, peer: &Peer, error: &rustls::Error) {
+        assert!(self.left, "client {}: its TLS broke: {error}", self.number);
+        self.note(peer, format_args!("its TLS broke: {error}"));
+        self.left_unanswered();
+        self.finish(peer);
     }
 
     fn take_events(&mut self, peer: &Peer) {
@@ -379,6 +405,9 @@ impl Connection {
 
     fn send_tunnel(&mut self, peer: &Peer) {
         let Some((taken, at)) = self.tunnelled else { return };
+        if self.line.is_unwritten() {
+            return self.write(peer);
+        }
         if self.stops_writing {
             return;
         }
@@ -387,17 +416,58 @@ impl Connection {
         }
         let up = std::rc::Rc::clone(&self.tunnel().up);
         let n = self.plan.writes.piece.max(up.len() / 40 + 1).min(up.len() - at);
-        peer.write(&up[at..at + n]);
-        self.book.tally().written += n as u64;
+        self.line.seal(&up[at..at + n]);
         self.tunnelled = Some((taken, at + n));
-        self.moved = peer.now();
-        self.next_write = peer.now() + self.plan.writes.pause;
+        self.next_write = peer.now();
         self.note(peer, format_args!("sends {n} bytes up the tunnel, {} of {}", at + n, up.len()));
         if at + n == up.len() {
             self.stops_writing = true;
-            peer.shutdown_write();
+            self.end();
         }
+        self.write(peer);
+        self.moved = peer.now();
+        self.next_write = peer.now() + self.plan.writes.pause;
         peer.wake_at(self.next_write);
+    }
+
+    /// Nothing more is said behind what is queued.
+    fn end(&mut self) {
+        if self.plan.secure.is_none_or(|secure| secure.is_polite) {
+            self.line.part();
+        }
+        self.line.end();
+    }
+
+    /// Writes of what is queued: all of it, or, of what is sealed, a piece.
+    fn write(&mut self, peer: &Peer) {
+        let now = peer.now();
+        let mut most = usize::MAX;
+        if self.line.is_secure() {
+            if now < self.next_write {
+                return peer.wake_at(self.next_write);
+            }
+            // With room for what sealing adds.
+            most = self.plan.writes.piece + self.plan.writes.piece / 8 + 32;
+            if let (Fate::AtSent(at, _), false) = (self.plan.fate, self.left) {
+                most = most.min(at.saturating_sub(self.sent));
+            }
+        }
+        let n = self.line.write(peer, most);
+        self.sent += n;
+        if n > 0 {
+            self.book.tally().written += n as u64;
+            self.moved = now;
+            self.next_write = now + self.plan.writes.pause;
+        }
+        if self.line.is_garbled() && !self.left {
+            self.note(peer, format_args!("has garbled its byte {}", self.sent));
+            self.left();
+        }
+        if self.line.is_secure() {
+            self.note(peer, format_args!("has sent {} bytes", self.sent));
+            self.check_fate(peer);
+            peer.wake_at(self.next_write);
+        }
     }
 
     /// The proxy's direction is over.
@@ -409,6 +479,7 @@ impl Connection {
                 return;
             }
             let whole = !reset && taken == self.tunnel().down.len();
+            assert!(reset || self.left || self.line.is_parted(), "client {}: the tunnel's end was not announced", self.number);
             assert!(
                 whole || self.left || !self.smooth || !self.book.plan.calm,
                 "client {}: the tunnel ended at {taken}",
@@ -419,7 +490,9 @@ impl Connection {
         }
         self.note(peer, format_args!("{}", if reset { "was reset" } else { "sees the end" }));
         let book = self.book.clone();
-        if self.reader.ends_with_connection() && peer.is_ended() && self.current.is_some() {
+        let is_announced = self.line.is_parted() || !self.line.is_ready() || self.left;
+        assert!(reset || is_announced || !peer.is_ended(), "client {}: an end that nobody announced", self.number);
+        if self.reader.ends_with_connection() && peer.is_ended() && self.current.is_some() && self.line.is_parted() {
             self.whole(peer, &[]);
         }
         let cut = self.current.is_some() || self.reader.is_within();
@@ -433,11 +506,13 @@ impl Connection {
                 cut_later || !self.smooth || !book.plan.is_smooth(exchange) || self.is_strange(exchange) || !book.plan.calm;
             assert!(excused, "client {}: its connection ended without an answer to {}", self.number, exchange.id);
         }
-        let mut tally = book.tally();
-        tally.cut += u64::from(cut);
-        tally.unanswered += left as u64;
-        drop(tally);
+        self.book.tally().cut += u64::from(cut);
+        self.left_unanswered();
         self.finish(peer);
+    }
+
+    fn left_unanswered(&self) {
+        self.book.tally().unanswered += (self.plan.exchanges.len() - self.answered) as u64;
     }
 
     fn finish(&mut self, peer: &Peer) {
@@ -448,8 +523,14 @@ impl Connection {
 
     fn send(&mut self, peer: &Peer) {
         let now = peer.now();
+        if self.line.is_unwritten() {
+            return self.write(peer);
+        }
         if self.stops_writing || (self.closing && !self.plan.stubborn) {
             return;
+        }
+        if !self.line.is_ready() {
+            return self.check_fate(peer);
         }
         if self.sending.is_none() && !self.begin(peer) {
             return self.check_fate(peer);
@@ -479,34 +560,32 @@ impl Connection {
                 stop = head;
             }
         }
-        if let Fate::AtSent(at, _) = self.plan.fate {
+        if let (Fate::AtSent(at, _), false) = (self.plan.fate, self.line.is_secure()) {
             stop = stop.min(self.at + (at - self.sent.min(at)));
         }
-        let Pace { piece, pause } = self.plan.writes;
+        let Pace { piece, .. } = self.plan.writes;
         let n = piece.min(stop - self.at);
         let piece = bytes[self.at..self.at + n].to_vec();
         let total = bytes.len();
         self.at += n;
-        self.sent += n;
         let mut record = self.book.record(id);
         record.head_sent |= self.at >= head;
         record.sent |= self.at == total;
         drop(record);
+        let is_tunnel = exchange.tunnel.is_some();
         if n > 0 {
-            peer.write(&piece);
-            self.book.tally().written += n as u64;
-            self.moved = now;
-            self.next_write = now + pause;
+            self.line.seal(&piece);
             self.note(peer, format_args!("sends {n} bytes of {id}, {} of {total}", self.at));
         }
         if self.at == total {
             self.sending = None;
-            if self.begun == self.plan.exchanges.len() && self.plan.fate == Fate::HalfCloses && exchange.tunnel.is_none() {
+            if self.begun == self.plan.exchanges.len() && self.plan.fate == Fate::HalfCloses && !is_tunnel {
                 self.note(peer, format_args!("half-closes"));
                 self.stops_writing = true;
-                peer.shutdown_write();
+                self.end();
             }
         }
+        self.write(peer);
         self.check_fate(peer);
         if self.next_write > now {
             peer.wake_at(self.next_write);
@@ -547,11 +626,15 @@ impl Connection {
         }
     }
 
-    fn leave(&mut self, peer: &Peer, leave: Leave) {
+    fn left(&mut self) {
         self.left = true;
         for id in self.plan.exchanges.clone() {
             self.book.record(id).left = true;
         }
+    }
+
+    fn leave(&mut self, peer: &Peer, leave: Leave) {
+        self.left();
         self.note(peer, format_args!("{leave:?} at {} sent, {} received", self.sent, self.received));
         match leave {
             Leave::Close => self.finish(peer),
@@ -565,10 +648,12 @@ impl Connection {
             }
             Leave::Fin => {
                 self.stops_writing = true;
+                self.line.cut();
                 peer.shutdown_write();
             }
             Leave::Stall => {
                 self.stops_writing = true;
+                self.line.cut();
                 self.stops_reading |= matches!(self.plan.fate, Fate::AtReceived(..));
             }
         }
@@ -579,9 +664,14 @@ impl Connection {
             && self.plan.fate == Fate::ClosesWhenDone
             && self.sending.is_none()
             && self.tunnelled.is_none()
+            && !self.line.is_unwritten()
         {
             self.note(peer, format_args!("closes"));
             self.left = true;
+            if self.plan.secure.is_some_and(|secure| secure.is_polite) {
+                self.line.part();
+                self.book.tally().written += self.line.write(peer, usize::MAX) as u64;
+            }
             self.finish(peer);
         }
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::book::Book;
-use super::plan::{Endpoint, Exchange, POISON, Pace, Trouble, When};
+use super::line::Line;
+use super::plan::{Endpoint, Exchange, Manner, POISON, Pace, Trouble, When};
 use super::wire::{Event, Head, Length, Reader};
 use crate::io::simulated::{Peer, Script};
 use crate::time::Time;
@@ -28,6 +29,11 @@ struct Connection {
     name: String,
     endpoint: usize,
     idle: Option<Duration>,
+    line: Line,
+    /// How it speaks TLS, if it does.
+    manner: Option<Manner>,
+    /// Says of every end that it is one.
+    is_polite: bool,
     reader: Reader,
     current: Option<Current>,
     idle_since: Time,
@@ -46,11 +52,19 @@ const UNDER_WAY: Duration = Duration::from_millis(500);
 
 pub(super) fn script(book: &Book, endpoint: usize, number: usize) -> Script {
     let Endpoint::Serves { idle } = book.plan.endpoints[endpoint] else { panic!("endpoint {endpoint} does not serve") };
+    let manner = book.plan.manners[endpoint];
+    let mut line = manner.map_or_else(Line::default, |manner| Line::server(book.parties.origin(manner != Manner::Stray)));
+    if let Some(Manner::Stops(at)) = manner {
+        line.stop(Some(at));
+    }
     let mut connection = Connection {
         book: book.clone(),
         name: format!("origin {endpoint}.{number}"),
         endpoint,
         idle,
+        line,
+        manner,
+        is_polite: number.is_multiple_of(2),
         reader: Reader::default(),
         current: None,
         idle_since: Time::default(),
@@ -83,11 +97,15 @@ impl Connection {
         }
         if peer.is_ended() {
             self.book.note(peer.now(), format_args!("{}: ended by the proxy", self.name));
+            assert!(self.line.is_parted() || !self.line.is_ready(), "{}: an end that nobody announced", self.name);
             return peer.close();
         }
         if let (None, Some(idle)) = (&self.current, self.idle) {
             if peer.now() >= self.idle_since + idle {
                 self.book.note(peer.now(), format_args!("{}: closes, idle", self.name));
+                if self.is_polite {
+                    self.part(peer);
+                }
                 return peer.close();
             }
             peer.wake_at(self.idle_since + idle);
@@ -121,6 +139,19 @@ impl Connection {
             peer.wake_at(self.next_read);
         }
         self.book.note(peer.now(), format_args!("{}: reads {} bytes", self.name, bytes.len()));
+        if self.manner == Some(Manner::Garbage) {
+            // As a port does that speaks no TLS.
+            self.book.note(peer.now(), format_args!("{}: answers in plain", self.name));
+            return peer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+        let opened = self.line.open(&bytes);
+        self.line.write(peer, usize::MAX);
+        let bytes = opened.unwrap_or_else(|error| {
+            assert!(self.manner == Some(Manner::Stray), "{}: its TLS broke: {error}", self.name);
+            self.book.note(peer.now(), format_args!("{}: its TLS broke: {error}", self.name));
+            peer.close();
+            Vec::new()
+        });
         if let Some(Current { id, tunnelled: Some(at), .. }) = &mut self.current {
             let tunnel = self.book.plan.exchanges[*id].tunnel.as_ref().expect("a tunnel");
             let end = *at + bytes.len();
@@ -141,6 +172,12 @@ impl Connection {
         if self.current.is_none() && self.reader.is_within() {
             assert!(!self.over, "{}: a request after the connection's last response", self.name);
         }
+    }
+
+    /// Says that nothing more comes.
+    fn part(&mut self, peer: &Peer) {
+        self.line.part();
+        self.line.write(peer, usize::MAX);
     }
 
     fn begin(&mut self, peer: &Peer, head: &Head) {
@@ -194,6 +231,7 @@ impl Connection {
         assert_eq!(upstream, usize::from(is_second), "{name}: {path} has another upstream");
         assert_eq!(head.field("host"), Some("sim.example"), "{name}");
         assert_eq!(head.field("x-forwarded-for"), Some("192.0.2.1"), "{name}");
+        assert_eq!(head.field("x-forwarded-proto"), Some(if exchange.is_secure { "https" } else { "http" }), "{name}");
         assert!(head.field("x-request-id").is_some() && head.field("via").is_some(), "{name}: {head:?}");
         assert_eq!(head.field("upgrade"), exchange.tunnel.as_ref().map(|_| "sim"), "{name}");
         for gone in ["x-hop", "keep-alive", "proxy-connection"] {
@@ -278,8 +316,13 @@ impl Connection {
             // Right behind the answer: the connection may be another exchange's at once.
             n = stop - current.written;
         }
-        peer.write(&current.out[current.written..current.written + n]);
+        self.line.seal(&current.out[current.written..current.written + n]);
         current.written += n;
+        if current.written == stop && stop < current.out.len() {
+            // Of what is sealed a part may be the last that comes.
+            self.line.seal_half(&current.out[stop..=stop]);
+        }
+        self.line.write(peer, usize::MAX);
         if n > 0 {
             self.next_write = now + pace.pause;
             self.book.note(now, format_args!("{}: writes {n} bytes, {} of {stop}", self.name, current.written));
@@ -297,6 +340,7 @@ impl Connection {
             } else if !self.stalls {
                 self.stalls = true;
                 self.book.note(now, format_args!("{}: ends its side of the tunnel", self.name));
+                self.part(peer);
                 peer.shutdown_write();
             }
             return;
@@ -317,9 +361,14 @@ impl Connection {
                 current.early = true;
                 (self.over, self.stalls) = (true, true);
                 self.book.note(now, format_args!("{}: half-closes after {id}", self.name));
+                self.part(peer);
                 peer.shutdown_write();
             }
-            _ if exchange.answer(current.attempt).closes => self.leave(peer, "closes after", id, Peer::close),
+            Some(Trouble::Truncates) => self.leave(peer, "closes without a word after", id, Peer::close),
+            _ if exchange.answer(current.attempt).closes => {
+                self.part(peer);
+                self.leave(peer, "closes after", id, Peer::close);
+            }
             _ => {
                 self.poisoned |= trouble == Some(Trouble::Poison);
                 self.book.note(now, format_args!("{}: has answered {id}", self.name));

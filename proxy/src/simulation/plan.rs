@@ -10,7 +10,10 @@ use crate::config::model;
 use crate::io::Settings;
 use crate::io::simulated::{Faults, Memory};
 
+mod secure;
 mod world;
+
+pub(super) use self::secure::{Manner, Secure, Through, Way};
 
 pub(super) struct Plan {
     pub(super) seed: u64,
@@ -20,7 +23,11 @@ pub(super) struct Plan {
     pub(super) connections_max: usize,
     pub(super) config: model::Config,
     pub(super) endpoints: Vec<Endpoint>,
+    /// How they speak TLS, those that do.
+    pub(super) manners: Vec<Option<Manner>>,
     pub(super) clients: Vec<Client>,
+    /// Connections whose bytes go through as they are.
+    pub(super) throughs: Vec<Through>,
     pub(super) exchanges: Vec<Exchange>,
     /// Nothing breaks that is not planned for an exchange: whoever behaves gets the answer that the origin gave.
     pub(super) calm: bool,
@@ -81,6 +88,8 @@ pub(super) enum Fate {
     AtSent(usize, Leave),
     /// At this byte of what it receives.
     AtReceived(usize, Leave),
+    /// Waits, and a bit of this byte of what it sends is another.
+    Garbles(usize),
 }
 
 /// One connection.
@@ -100,6 +109,8 @@ pub(super) struct Client {
     pub(super) stubborn: bool,
     /// In reading and writing fast enough for every time limit.
     pub(super) brisk: bool,
+    /// Speaks TLS.
+    pub(super) secure: Option<Secure>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +141,8 @@ pub(super) struct Exchange {
     pub(super) body: Body,
     pub(super) expects: bool,
     pub(super) broken: Option<Broken>,
+    /// Its client speaks TLS.
+    pub(super) is_secure: bool,
     /// Asks for another protocol, and speaks it: the last on its connection.
     pub(super) tunnel: Option<Tunnel>,
     /// By attempt; the last for all that follow.
@@ -168,6 +181,8 @@ pub(super) enum Trouble {
     Poison,
     /// Reads nothing more of the request's body until it has answered.
     StopsReading,
+    /// Closes TLS after its answer without saying so, where that is the answer's end.
+    Truncates,
 }
 
 #[derive(Clone, Debug)]
@@ -269,6 +284,7 @@ impl Answer {
             None | Some(Trouble::Poison | Trouble::StopsReading) => true,
             Some(Trouble::Garbage(_) | Trouble::Unasked) => false,
             Some(Trouble::BadChunk) => !has_body,
+            Some(Trouble::Truncates) => !has_body,
             Some(Trouble::Resets(_)) if has_body && self.body.framing == Framing::UntilClose => false,
             Some(Trouble::Stalls(at) | Trouble::Closes(at) | Trouble::Resets(at)) => at >= self.response(exchange, attempt).len(),
         }
@@ -338,8 +354,10 @@ impl Plan {
         let connect = self.config.upstreams.iter().map(|upstream| upstream.connect_timeout).max().unwrap_or_default();
         let attempts = self.config.upstreams.iter().map(|upstream| upstream.retry.attempts).max().unwrap_or_default();
         let think = self.clients.iter().map(|client| client.think).max().unwrap_or_default();
+        let throughs = self.config.listeners.iter().map(|listener| listener.patience()).max().unwrap_or_default();
         client
-            + attempts * (connect + route)
+            + throughs
+            + attempts * (2 * connect + route)
             + think
             + self.settings.close_timeout
             + self.settings.linger

@@ -10,13 +10,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::book::{Book, Tally};
-use super::plan::{Endpoint, Plan, Turn};
+use super::plan::{Endpoint, Plan, Turn, Way};
 use super::trace::Trace;
-use super::{client, origin};
+use super::{client, origin, through};
 use crate::config::model;
 use crate::control::commands::Command;
 use crate::control::shared::{Counters, SteeringSlot};
-use crate::error::RefusalReason;
+use crate::error::{HandshakeFailure, HandshakeKind, RefusalReason};
 use crate::io::Engine;
 use crate::io::simulated::{Sim, SimListener, SimRing};
 use crate::telemetry::counters::{Counter, Plain};
@@ -37,6 +37,8 @@ pub(super) struct Report {
     pub(super) hash: u64,
     pub(super) events: u64,
     pub(super) tally: Tally,
+    /// Handshakes made and failed: with clients, with endpoints.
+    pub(super) handshakes: [[u64; 2]; 2],
 }
 
 thread_local! {
@@ -79,13 +81,20 @@ fn text(payload: &dyn Any) -> String {
     payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a text".into())
 }
 
+/// Somebody who connects.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Party {
+    Client(usize),
+    Through(usize),
+}
+
 struct World {
     plan: Rc<Plan>,
     book: Book,
     sim: Sim,
     engine: Engine<SimRing>,
     events: Events,
-    listener: SimListener,
+    listeners: Vec<SimListener>,
     config: Arc<ArcSwap<model::Config>>,
     phase: Phase,
     start: Time,
@@ -101,12 +110,14 @@ impl World {
         sim.observe(Box::new(move |now, what| observed.note(now, what)));
         let config = Arc::new(ArcSwap::from_pointee(plan.config.clone()));
         let worker = Worker::with_random(engine.io(), Counters::private(), Arc::clone(&config), plan.connections_max, None, seed);
-        let listener = sim.listener();
-        engine.add_listener(listener, 0);
+        // A step of a handshake takes as much of a turn every time.
+        worker.handshakes.step_time.set(Some(Duration::from_micros(30)));
+        let listeners: Vec<_> = plan.config.listeners.iter().map(|_| sim.listener()).collect();
+        listeners.iter().enumerate().for_each(|(index, &listener)| engine.add_listener(listener, index));
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(u64::from(u32::MAX)));
         let book = Book::new(Rc::clone(&plan), trace);
         let start = sim.now();
-        let mut world = Self { plan, book, sim, engine, events, listener, config, phase: Phase::Serving, start, done: false };
+        let mut world = Self { plan, book, sim, engine, events, listeners, config, phase: Phase::Serving, start, done: false };
         world.open_endpoints();
         world
     }
@@ -127,6 +138,23 @@ impl World {
                 }
             }
         }
+        if !self.plan.throughs.is_empty() {
+            for endpoint in Way::ENDPOINTS {
+                let book = self.book.clone();
+                self.sim.serve(origin_address(endpoint), move || through::origin(&book, endpoint));
+            }
+        }
+    }
+
+    fn connect(&self, party: Party, now: Time) {
+        let plan = &self.plan;
+        let (listener, script) = match party {
+            Party::Client(number) => {
+                (usize::from(plan.clients[number].secure.is_some()), client::script(&self.book, number, now))
+            }
+            Party::Through(number) => (plan.throughs[number].way.listener(), through::client(&self.book, number, now)),
+        };
+        self.sim.connect(self.listeners[listener]).script(script);
     }
 
     fn run(mut self) -> Report {
@@ -137,15 +165,16 @@ impl World {
             self.start,
             format_args!("listener: {:?}, {:?}", plan.config.listeners[0].timeouts, plan.config.listeners[0].limits),
         );
-        let mut clients: Vec<_> = plan.clients.iter().enumerate().map(|(number, client)| (client.connects, number)).collect();
+        let clients = plan.clients.iter().enumerate().map(|(number, client)| (client.connects, Party::Client(number)));
+        let throughs = plan.throughs.iter().enumerate().map(|(number, through)| (through.connects, Party::Through(number)));
+        let mut clients: Vec<_> = clients.chain(throughs).collect();
         clients.sort_unstable();
         let mut clients = clients.into_iter().peekable();
         let mut turns = plan.turns.iter().peekable();
         for _ in 0..TURNS_MAX {
             let now = self.sim.now();
-            while let Some((_, number)) = clients.next_if(|(at, _)| self.start + *at <= now) {
-                let peer = self.sim.connect(self.listener);
-                peer.script(client::script(&self.book, number, now));
+            while let Some((_, party)) = clients.next_if(|(at, _)| self.start + *at <= now) {
+                self.connect(party, now);
             }
             while let Some((_, turn)) = turns.next_if(|(at, _)| self.start + *at <= now) {
                 self.obey(turn);
@@ -167,6 +196,8 @@ impl World {
         let worker = Rc::clone(self.events.worker());
         self.sim.check_invariants();
         worker.check_invariants(&self.engine);
+        let limits = self.plan.config.listeners.iter().filter_map(|listener| Some(listener.tls.as_ref()?.max_handshakes));
+        assert!(worker.handshakes.open() <= limits.max().unwrap_or(0), "more handshakes than may be under way");
         if self.phase.advance(&worker, &mut self.engine) {
             self.done = true;
         }
@@ -202,6 +233,7 @@ impl World {
             assert!(engine.is_memory_free(), "buffers or budget at the end: {:?}", engine.stats());
         }
         assert_eq!(worker.sessions.open(), 0, "sessions at the end");
+        assert_eq!(worker.handshakes.open(), 0, "handshakes at the end");
         let value = |counter: Plain| worker.counters.value(counter);
         for gauge in [Plain::Open, Plain::Active, Plain::UpstreamOpen, Plain::UpstreamIdle] {
             assert_eq!(value(gauge), 0, "{gauge:?} at the end");
@@ -223,9 +255,12 @@ impl World {
         assert!(answered <= requests + refused, "{answered} answers to {requests} requests, {refused} refused");
         assert!(value(Plain::ReceivedBytes) <= tally.written, "more bytes received than clients sent");
         assert!(value(Plain::SentBytes) >= tally.read, "fewer bytes sent than clients have");
-        self.book.note(self.sim.now(), format_args!("the end: {tally:?}"));
+        let made = HandshakeKind::ALL.iter().map(|&kind| worker.counters.value(Counter::Handshake(kind))).sum();
+        let failed = HandshakeFailure::ALL.iter().map(|&reason| worker.counters.value(Counter::HandshakeFailed(reason))).sum();
+        let handshakes = [[made, failed], [value(Plain::UpstreamHandshakes), value(Plain::UpstreamHandshakeFailures)]];
+        self.book.note(self.sim.now(), format_args!("the end: {tally:?}, {handshakes:?}"));
         drop(self.engine);
         assert_eq!(self.sim.open_sockets(), 0, "sockets when the engine is gone");
-        Report { hash: self.book.trace.hash(), events: self.book.trace.events(), tally }
+        Report { hash: self.book.trace.hash(), events: self.book.trace.events(), tally, handshakes }
     }
 }

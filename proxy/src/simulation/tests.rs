@@ -29,6 +29,7 @@ fn every_seed_keeps_the_invariants() {
     let started = Instant::now();
     let (next, failures) = (AtomicU64::new(from), Mutex::new(Vec::new()));
     let (answered, cut, unanswered) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let handshakes = Mutex::new([[0; 2]; 2]);
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -40,6 +41,8 @@ fn every_seed_keeps_the_invariants() {
                     answered.fetch_add(report.tally.responses.iter().sum(), Ordering::Relaxed);
                     cut.fetch_add(report.tally.cut, Ordering::Relaxed);
                     unanswered.fetch_add(report.tally.unanswered, Ordering::Relaxed);
+                    let mut sums = handshakes.lock().expect("no panic holds it");
+                    sums.iter_mut().flatten().zip(report.handshakes.iter().flatten()).for_each(|(sum, more)| *sum += more);
                 }
                 Err(broken) => failures.lock().expect("no panic holds it").push((seed, broken)),
             }
@@ -58,8 +61,12 @@ fn every_seed_keeps_the_invariants() {
         "{count} seeds in {:.1} s: {answered} answers, {cut} visibly cut, {unanswered} requests without one",
         started.elapsed().as_secs_f64()
     );
+    let [clients, endpoints] = handshakes.into_inner().expect("no panic holds it");
+    println!("TLS handshakes made and failed: {clients:?} with clients, {endpoints:?} with endpoints");
     assert!(failures.is_empty(), "{} seeds failed", failures.len());
     assert!(count < 100 || answered > count, "{answered} answers: the simulation does nothing");
+    let least = clients.into_iter().chain(endpoints).min().unwrap_or_default();
+    assert!(count < 300 || least > 0, "{clients:?}, {endpoints:?}: handshakes of every kind");
 }
 
 #[test]

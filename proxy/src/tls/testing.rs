@@ -42,6 +42,16 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    /// The same in every process, also in the lengths of what it signs.
+    pub(crate) fn fixed(name: &str, number: u8) -> Self {
+        let mut params = params(&[]);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = fixed_key(number);
+        let pem = params.self_signed(&key).expect("signed").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
     /// Its own certificate.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
@@ -65,6 +75,14 @@ pub(crate) fn params(names: &[&str]) -> CertificateParams {
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2040, 1, 1);
     params
+}
+
+/// An Ed25519 key, the same in every process. What it signs has one length, where that of ECDSA varies.
+pub(crate) fn fixed_key(number: u8) -> KeyPair {
+    // PKCS #8 (RFC 8410 §7) around a seed.
+    let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    der.extend_from_slice(&[number; 32]);
+    KeyPair::from_pkcs8_der_and_sign_algo(&der.as_slice().into(), &rcgen::PKCS_ED25519).expect("a key")
 }
 
 /// A key of another kind than P-256.

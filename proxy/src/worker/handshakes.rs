@@ -39,6 +39,9 @@ pub struct Handshakes {
     /// Spent in this turn.
     spent: Cell<Duration>,
     waiting: RefCell<Waiting>,
+    /// What every step is held to take, where time is simulated.
+    #[cfg(test)]
+    pub(crate) step_time: Cell<Option<Duration>>,
 }
 
 /// Those whose next step waits for a later turn, each kind in its order.
@@ -96,7 +99,13 @@ impl Drop for Underway {
 impl Default for Handshakes {
     fn default() -> Self {
         let waiting = Waiting { clients: VecDeque::new(), endpoints: VecDeque::new(), next: With::Endpoint };
-        Self { open: Cell::new(0), spent: Cell::default(), waiting: RefCell::new(waiting) }
+        Self {
+            open: Cell::new(0),
+            spent: Cell::default(),
+            waiting: RefCell::new(waiting),
+            #[cfg(test)]
+            step_time: Cell::new(None),
+        }
     }
 }
 
@@ -121,6 +130,14 @@ impl Handshakes {
     pub fn begin_turn(&self) {
         self.spent.set(Duration::ZERO);
         self.call_next();
+    }
+
+    fn took(&self, begun: Instant) -> Duration {
+        #[cfg(test)]
+        if let Some(time) = self.step_time.get() {
+            return time;
+        }
+        begun.elapsed()
     }
 
     fn call_next(&self) {
@@ -148,7 +165,7 @@ impl Handshakes {
         }
         let begun = Instant::now();
         let result = step();
-        self.spent.set(self.spent.get() + begun.elapsed());
+        self.spent.set(self.spent.get() + self.took(begun));
         if self.spent.get() < TURN_TIME {
             self.call_next();
         }

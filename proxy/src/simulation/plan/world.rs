@@ -10,7 +10,7 @@ use crate::route::RouteTable;
 use crate::worker::testing::{self, origin_address};
 
 /// Time limits are drawn from seconds; whoever is brisk stays far below them.
-const BRISK: usize = 40;
+pub(super) const BRISK: usize = 40;
 
 impl Plan {
     pub(in crate::simulation) fn new(seed: u64) -> Self {
@@ -27,8 +27,10 @@ impl Plan {
             settings: Settings { linger: Duration::from_secs(1), ..Settings::default() },
             connections_max: if calm || random.percent(80) { 100 } else { random.within(1..=4) },
             config,
+            manners: vec![None; endpoints.len()],
             endpoints,
             clients: Vec::new(),
+            throughs: Vec::new(),
             exchanges: Vec::new(),
             calm,
             turns: turns(&mut random, calm),
@@ -39,6 +41,7 @@ impl Plan {
             let mut random = shape.fork();
             plan.add_client(&mut random, large);
         }
+        plan.bring_tls();
         plan
     }
 
@@ -90,6 +93,7 @@ impl Plan {
             fate,
             stubborn: random.percent(30),
             brisk,
+            secure: None,
         });
     }
 
@@ -119,6 +123,7 @@ impl Plan {
             path: format!("/{area}/{id}{query}"),
             expects: !is_http10 && !body.bytes.is_empty() && random.percent(15),
             broken,
+            is_secure: false,
             tunnel: None,
             answers: (0..if is_certain { 1 } else { 2 })
                 .map(|_| self.answer(random, id, is_certain, large, body.bytes.len()))
@@ -163,6 +168,7 @@ impl Plan {
             body: none,
             expects: false,
             broken: None,
+            is_secure: false,
             tunnel: Some(tunnel),
             answers: vec![answer],
         }
@@ -228,14 +234,14 @@ impl Plan {
 }
 
 /// At most so many pieces, with pauses that add up to a second or so at most.
-fn pace(random: &mut Random, bytes: usize, pieces: usize) -> Pace {
+pub(super) fn pace(random: &mut Random, bytes: usize, pieces: usize) -> Pace {
     let pieces = random.within(1..=pieces);
     let pause = if random.percent(50) { Duration::ZERO } else { random.millis(1..=20) };
     Pace { piece: (bytes + 300) / pieces + 1, pause }
 }
 
 /// Slow enough for some time limit, now and then.
-fn slow_pace(random: &mut Random, bytes: usize) -> Pace {
+pub(super) fn slow_pace(random: &mut Random, bytes: usize) -> Pace {
     Pace { piece: bytes / random.within(1..=10) + 1, pause: random.millis(200..=4000) }
 }
 
