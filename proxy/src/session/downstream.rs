@@ -64,7 +64,8 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
         let accepted = (seat.requests == 0).then_some((due, seat.listener.timeouts.request_header));
         let trace = Trace::begin(&seat, accepted);
         let mut kept = None;
-        let next = match read_head(&seat, &mut decoder, &mut input, due).await {
+        let head_due = seat.early.as_ref().map_or(due, |early| early.due().min(due));
+        let next = match read_head(&seat, &mut decoder, &mut input, head_due).await {
             Ok(mut head) => {
                 let next = serve_request(&mut seat, &mut head, &mut input, trace.as_ref()).await;
                 match (trace, &next) {
@@ -87,12 +88,11 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
         };
         // The next request is none of those that come early, and an end is one of the handshake too.
         let next = match next {
-            Next::Request | Next::Close(_) | Next::Finish
-                if seat.early.is_some() && !Box::pin(early::settle(&mut seat)).await =>
-            {
-                Next::Close(CloseReason::TlsHandshake)
-            }
-            next => next,
+            Next::Abort(reason) if reason != CloseReason::TlsHandshake => next,
+            next if seat.early.is_none() || Box::pin(early::settle(&mut seat)).await => next,
+            // Its response is cut.
+            Next::Abort(reason) => Next::Abort(reason),
+            _ => Next::Close(CloseReason::TlsHandshake),
         };
         seat.count_received();
         match next {
@@ -279,7 +279,8 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         exchange::count(&worker.counters, refused);
         refused
     } else {
-        exchange::exchange(head, &mut source, &mut sink, &seat.cancel, &scene).await
+        let exchange = exchange::exchange(head, &mut source, &mut sink, &seat.cancel, &scene);
+        if is_early { early::within(seat, exchange).await } else { exchange.await }
     };
     sink.flush();
     if let Some(trace) = trace {
@@ -307,7 +308,9 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTooSlow)) => cut(CloseReason::MinRate),
         Outcome::CutBySource(SourceError::Refused(_)) => cut(CloseReason::BadRequest),
         Outcome::Undeliverable(error) => Next::Abort(undeliverable(error)),
-        Outcome::Cancelled => Next::Abort(CloseReason::Stopped),
+        Outcome::Cancelled if seat.cancel.is_cancelled() => Next::Abort(CloseReason::Stopped),
+        // Its handshake was not over in time.
+        Outcome::Cancelled => Next::Abort(CloseReason::TlsHandshake),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests that come before their client's handshake is over (RFC 8446 §2.3). Somebody may have recorded them and say them again, so that
 //! only those are served then that are safe to repeat, and their endpoint is told (RFC 8470 §5); others wait for the handshake's end.
 
+use super::exchange::Outcome;
 use crate::error::{HandshakeFailure, HandshakeKind};
 use crate::http::message::{BodyLength, RequestHead};
 use crate::http::upgrade;
@@ -16,13 +17,17 @@ use crate::worker::sessions::Seat;
 pub(crate) struct Early {
     /// Its place among those under way.
     _underway: Underway,
-    /// When it is to be over.
     due: Time,
 }
 
 impl Early {
     pub(super) const fn new(underway: Underway, due: Time) -> Self {
         Self { _underway: underway, due }
+    }
+
+    /// When the handshake is to be over.
+    pub(super) const fn due(&self) -> Time {
+        self.due
     }
 }
 
@@ -38,6 +43,18 @@ pub(super) async fn admit(seat: &mut Seat, head: &RequestHead) -> Option<bool> {
         return Some(true);
     }
     settle(seat).await.then_some(false)
+}
+
+/// Runs an exchange that began early; it is cancelled when the handshake is due and not over, whatever of the response is still to come: the
+/// place among those under way is another's then.
+pub(super) async fn within(seat: &Seat, exchange: impl Future<Output = Outcome>) -> Outcome {
+    let mut exchange = Box::pin(exchange);
+    let Some(early) = &seat.early else { return exchange.await };
+    match seat.worker.io.timeout_at(early.due, exchange.as_mut()).await {
+        Ok(outcome) => outcome,
+        Err(_) if seat.stream.is_early() => Outcome::Cancelled,
+        Err(_) => exchange.await,
+    }
 }
 
 /// Waits until the handshake is over. `false`: it came to nothing.

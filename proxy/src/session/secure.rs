@@ -44,19 +44,18 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
         Err(end) => return refuse(seat, end).await,
     };
     drop(tls);
-    let (agreed, due) = match greeted {
+    let agreed = match greeted {
         Greeted::Established(established) => {
             let Established { records, rest, agreed } = *established;
             seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
             seat.stream.secure(records, rest, false);
-            // The first head is due since the handshake.
-            (agreed, seat.worker.first_head_due(&seat.listener))
+            agreed
         }
         Greeted::Early(mut handshake, underway) => {
             let agreed = handshake.agreed();
             seat.stream.secure_early(handshake);
             seat.early = Some(Box::new(Early::new(underway, due)));
-            (agreed, due)
+            agreed
         }
     };
     let took = seat.worker.io.now().since(began);
@@ -66,6 +65,8 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     }
     drop(peer);
     seat.stream.summarize(summary.took(took), server_name);
+    // The first head is due since the handshake.
+    let due = seat.worker.first_head_due(&seat.listener);
     if !seat.stream.is_readable() {
         seat.count_received();
         return seat.park_fresh(due);
