@@ -7,17 +7,19 @@ pub(super) const CLOSE_NOTIFY: u8 = 0;
 pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
 pub(super) const BAD_RECORD_MAC: u8 = 20;
 pub(super) const RECORD_OVERFLOW: u8 = 22;
+pub(super) const HANDSHAKE_FAILURE: u8 = 40;
 pub(super) const DECODE_ERROR: u8 = 50;
 pub(crate) const INTERNAL_ERROR: u8 = 80;
 pub(super) const USER_CANCELED: u8 = 90;
 pub(super) const NO_RENEGOTIATION: u8 = 100;
+pub(super) const CERTIFICATE_REQUIRED: u8 = 116;
 
 /// Those that are counted by name; the last stands for any other.
 const NAMED: [(u8, &str); 27] = [
     (UNEXPECTED_MESSAGE, "unexpected_message"),
     (BAD_RECORD_MAC, "bad_record_mac"),
     (RECORD_OVERFLOW, "record_overflow"),
-    (40, "handshake_failure"),
+    (HANDSHAKE_FAILURE, "handshake_failure"),
     (42, "bad_certificate"),
     (43, "unsupported_certificate"),
     (44, "certificate_revoked"),
@@ -38,7 +40,7 @@ const NAMED: [(u8, &str); 27] = [
     (110, "unsupported_extension"),
     (112, "unrecognized_name"),
     (115, "unknown_psk_identity"),
-    (116, "certificate_required"),
+    (CERTIFICATE_REQUIRED, "certificate_required"),
     (120, "no_application_protocol"),
     (255, "other"),
 ];

@@ -75,6 +75,16 @@ impl Failure {
     }
 }
 
+/// rustls tells a client of TLS 1.2 that a certificate is required in the words of 1.3; its own has another for that (RFC 5246 §7.4.6). In 1.3
+/// the alert is sealed.
+fn in_words_of_1_2(out: &mut [u8]) {
+    if let [ALERT, 3, _, 0, 2, _, description] = out
+        && *description == alert::CERTIFICATE_REQUIRED
+    {
+        *description = alert::HANDSHAKE_FAILURE;
+    }
+}
+
 /// What `out` says to the peer: an alert, or what rustls means to say with one that is sealed already.
 fn told(out: &[u8], error: &Error) -> Option<Alert> {
     match *out {
@@ -271,6 +281,7 @@ impl Handshake {
                 Err(error) => {
                     let start = out.len();
                     self.say_last(out);
+                    in_words_of_1_2(&mut out[start..]);
                     return Err(match error {
                         Error::AlertReceived(description) => Failure::Alert(u8::from(description)),
                         error => {

@@ -9,9 +9,9 @@ use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
-use super::alert;
 use super::handshake::{Established, Failure, Handshake, INPUT_BYTES_MAX, Progress};
 use super::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
+use super::{alert, client, provider, server, testing};
 use crate::time::Time;
 
 const NAME: &str = "edge.test";
@@ -163,6 +163,32 @@ fn the_name_that_a_client_looks_for_is_remembered_where_that_is_wanted() {
             let (established, _) = establish(ours, &mut theirs, piece).expect("handshake");
             assert_eq!(established.agreed.server_name.as_deref(), wanted.then_some(NAME), "{version:?} {piece}");
         }
+    }
+}
+
+#[test]
+fn who_shows_no_certificate_is_told_so_in_the_words_of_its_version() {
+    let authority = testing::Authority::new("CA");
+    let settings = server::Settings {
+        certificates: vec![authority.leaf(&[NAME]).compiled()],
+        min_version: server::MinVersion::Tls12,
+        alpn: vec![],
+        client_ca: Some(authority.pem().as_bytes().into()),
+        session_tickets: false,
+        early_data: false,
+        ticket_keys: vec![],
+        handshake_timeout: Duration::from_secs(10),
+        max_handshakes: 1,
+    };
+    let tls = server::ServerTls::new(settings).expect("settings");
+    for (version, alert) in [(&TLS13, alert::CERTIFICATE_REQUIRED), (&TLS12, alert::HANDSHAKE_FAILURE)] {
+        let client = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]).expect("version");
+        let client = client.dangerous().with_custom_certificate_verifier(Arc::new(client::Credulous(provider())));
+        let name = ServerName::try_from(NAME).expect("name");
+        let theirs = ClientConnection::new(Arc::new(client.with_no_client_auth()), name).expect("client");
+        let ours = Handshake::server(&tls.config).expect("server");
+        let failure = establish(ours, &mut theirs.into(), 4096).expect_err("no certificate");
+        assert_eq!(failure, Failure::Refused(rustls::Error::NoCertificatesPresented, Some(alert::Alert::of(alert))));
     }
 }
 
