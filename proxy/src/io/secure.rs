@@ -175,13 +175,16 @@ fn go_on(
             Taken::Piece(chunk) => handshake.receive(chunk),
             Taken::Joined(bytes) => handshake.receive(bytes),
         };
-        let progress = received.and_then(|()| handshake.advance(out));
-        let said = handshake.take_early();
+        let (said, progress) = match received.and_then(|()| handshake.advance(out)) {
+            Ok(Progress::Done(established)) => (established.early, Ok(Some(established.records))),
+            Ok(Progress::NeedMore) => (handshake.take_early(), Ok(None)),
+            Err(failure) => (handshake.take_early(), Err(violation(&failure))),
+        };
         if !said.is_empty() {
             plain.push_back(Chunk::from_vec(said), spares);
         }
-        if let Progress::Done(established) = progress.map_err(|failure| violation(&failure))? {
-            return Ok(Some(established.records));
+        if let Some(records) = progress? {
+            return Ok(Some(records));
         }
     }
     Ok(None)

@@ -46,9 +46,10 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     drop(tls);
     let agreed = match greeted {
         Greeted::Established(established) => {
-            let Established { records, rest, agreed } = *established;
+            let Established { records, rest, early, agreed } = *established;
             seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
             seat.stream.secure(records, rest, false);
+            seat.stream.unread(Chunk::from_vec(early));
             agreed
         }
         Greeted::Early(mut handshake, underway) => {
@@ -102,20 +103,31 @@ async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> R
     }
     let mut received = first;
     loop {
-        handshake.receive(&received)?;
-        drop(received);
+        // Behind early data there may be more than a handshake ever needs.
+        let taken = received.split_to(received.len().min(handshake.room().max(1)));
+        handshake.receive(&taken)?;
+        drop(taken);
         if handshake.has_record() {
             let mut out = Vec::new();
             let step = worker.io.timeout_at(due, underway.step(|| handshake.advance(&mut out))).await;
             // Also beside an error: the alert.
             stream.write(Chunk::from_vec(out));
-            if let Progress::Done(established) = step.map_err(|_| End::Timeout)?? {
-                return Ok(Greeted::Established(established));
-            }
-            if handshake.is_early() {
-                return Ok(Greeted::Early(Box::new(handshake), underway));
+            match step.map_err(|_| End::Timeout)?? {
+                Progress::Done(established) => {
+                    stream.unread(received);
+                    return Ok(Greeted::Established(established));
+                }
+                Progress::NeedMore if handshake.is_early() => {
+                    stream.unread(received);
+                    return Ok(Greeted::Early(Box::new(handshake), underway));
+                }
+                Progress::NeedMore => {}
             }
         }
+        if !received.is_empty() {
+            continue;
+        }
+        drop(received);
         received = match worker.io.timeout_at(due, stream.read()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return Err(End::Closed),

@@ -117,6 +117,8 @@ pub struct Established {
     pub records: Box<Records>,
     /// What came behind the handshake: records, and the beginning of one.
     pub rest: Vec<u8>,
+    /// Early data that nobody took: what came before the handshake's end is this client's by now.
+    pub early: Vec<u8>,
     /// What was agreed.
     pub agreed: Agreed,
 }
@@ -210,6 +212,12 @@ impl Handshake {
         self
     }
 
+    /// Bytes that it takes at once.
+    #[must_use]
+    pub const fn room(&self) -> usize {
+        INPUT_BYTES_MAX - self.input.len()
+    }
+
     /// Takes what was received.
     ///
     /// # Errors
@@ -219,7 +227,7 @@ impl Handshake {
         if std::mem::take(&mut self.is_first) && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
             return Err(Failure::PlainHttp);
         }
-        if self.input.len() + bytes.len() > INPUT_BYTES_MAX {
+        if bytes.len() > self.room() {
             return Err(Failure::TooLarge);
         }
         self.input.extend_from_slice(bytes);
@@ -394,7 +402,8 @@ impl Handshake {
         };
         let records = records.map_err(|_: Violation| Failure::ours(Error::EncryptError))?;
         agreed.server_name = self.server_name.take();
-        Ok(Established { records: Box::new(records), rest: std::mem::take(&mut self.input), agreed })
+        let (rest, early) = (std::mem::take(&mut self.input), std::mem::take(&mut self.early));
+        Ok(Established { records: Box::new(records), rest, early, agreed })
     }
 }
 

@@ -130,7 +130,7 @@ fn every_suite_carries_data_both_ways_with_their_clients() {
             let (established, _) =
                 establish(Handshake::server(&pki.server).expect("server"), &mut theirs, if own { 1 } else { 4096 })
                     .expect("handshake");
-            let Established { mut records, rest, agreed } = established;
+            let Established { mut records, rest, agreed, .. } = established;
             assert!(rest.is_empty());
             assert_eq!(agreed.summary.version(), if version == &TLS13 { "TLSv1.3" } else { "TLSv1.2" });
             for length in [1, 100, 1360, 1361, 16_384, 16_385, 100_000] {

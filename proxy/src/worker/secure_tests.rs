@@ -67,7 +67,7 @@ fn server(authority: &Authority, max_handshakes: usize) -> Arc<ServerTls> {
         alpn: vec!["http/1.1".into()],
         client_ca: None,
         session_tickets: false,
-        early_data: false,
+        early_data: true,
         ticket_keys: vec![],
         handshake_timeout: TIMEOUT,
         max_handshakes,
@@ -107,6 +107,11 @@ fn converse_in_pieces(
     piece: usize,
 ) -> Rc<RefCell<Seen>> {
     let mut tls = ClientConnection::new(Arc::clone(config), ServerName::try_from(NAME).expect("name")).expect("client");
+    // Where an earlier session allows it, as much as may be of it at once.
+    if let Some(mut early) = tls.early_data() {
+        let n = early.write(&bytes).expect("memory");
+        bytes.drain(..n);
+    }
     let seen = Rc::new(RefCell::new(Seen::default()));
     let shared = Rc::clone(&seen);
     let (mut out, mut due) = (Vec::new(), peer.now());
@@ -172,6 +177,33 @@ fn requests_and_bodies_pass_whatever_the_pieces() {
         assert!(seen.plain.ends_with(b"\r\n\r\nsmall"), "seed {seed}");
         assert!(seen.plain.windows(body.len()).any(|window| window == body), "seed {seed}");
         assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Full13)), 1);
+        bench.check_freed("");
+    }
+}
+
+#[test]
+fn early_data_passes_whatever_the_pieces() {
+    for seed in 0..20 {
+        let faults = if seed % 2 == 0 { Faults::mild() } else { Faults { short: false, delay: 0, ..Faults::mild() } };
+        let (mut bench, mut config) = bench(seed, faults, 4);
+        Arc::make_mut(&mut config).enable_early_data = true;
+        let body: Vec<u8> = (0..60_000 + seed as usize * 1000).map(|index| (index * 31 + index / 255) as u8).collect();
+        let get = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n").into_bytes();
+        let _whole = converse(&bench.sim.connect(bench.listener), &config, post(b"first"), 5, b"first");
+        bench.run_until(|events| {
+            events.worker().counters.value(Plain::Open) == 0 && events.worker().counters.value(Plain::Requests) == 1
+        });
+        // One that may be served early, then one that may not, of whose body a part comes early too.
+        let bytes =
+            if seed % 4 < 2 { [&get[..], &post(&body), &post(b"last")].concat() } else { [post(&body), post(b"last")].concat() };
+        let seen = converse(&bench.sim.connect(bench.listener), &config, bytes, body.len() + 100, b"\r\n\r\nlast");
+        bench.run_out();
+        let seen = seen.borrow();
+        assert!(seen.plain.ends_with(b"\r\n\r\nlast"), "seed {seed}: {}", bench.counted());
+        assert!(seen.plain.windows(body.len()).any(|window| window == body), "seed {seed}");
+        assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Full13)), 1);
+        assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Resumed13)), 1, "seed {seed}");
+        assert!(bench.value(Plain::EarlyRequests) <= u64::from(seed % 4 < 2), "seed {seed}");
         bench.check_freed("");
     }
 }
