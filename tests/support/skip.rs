@@ -16,11 +16,14 @@ pub enum Reason {
     DescriptorLimit,
     /// A program that the test drives is not installed.
     ToolMissing,
+    /// A program of another registry than Debian's could not be had from there.
+    PackageMissing,
 }
 
 impl Reason {
     /// The whole list.
-    pub const ALL: [Self; 5] = [Self::NotRoot, Self::OneCpu, Self::ManyNodes, Self::DescriptorLimit, Self::ToolMissing];
+    pub const ALL: [Self; 6] =
+        [Self::NotRoot, Self::OneCpu, Self::ManyNodes, Self::DescriptorLimit, Self::ToolMissing, Self::PackageMissing];
 
     /// As printed, and as `cargo xtask test` lists it.
     #[must_use]
@@ -31,6 +34,7 @@ impl Reason {
             Self::ManyNodes => "needs a machine with one NUMA node",
             Self::DescriptorLimit => "needs a higher hard descriptor limit",
             Self::ToolMissing => "needs a program that is not installed",
+            Self::PackageMissing => "needs a package that could not be installed",
         }
     }
 
@@ -39,7 +43,7 @@ impl Reason {
     pub const fn stands_as_root(self) -> bool {
         match self {
             Self::NotRoot | Self::ToolMissing => false,
-            Self::OneCpu | Self::ManyNodes | Self::DescriptorLimit => true,
+            Self::OneCpu | Self::ManyNodes | Self::DescriptorLimit | Self::PackageMissing => true,
         }
     }
 }
