@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tests::client::Client;
+use rustls::version::TLS13;
+use tests::client::{Client, Dial, PATIENCE};
 use tests::origin::{Body, Origin, Response};
 use tests::slow::{Crowd, Habit};
 use tests::sluice::{Setup, Sluice};
+use tests::tls::{self, Authority, Kind, https};
 use tests::{eventually, skip, threads};
 
 const IDLE: usize = 5_000;
@@ -119,6 +123,54 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     drop(fast);
     sluice.expect_back_to(before);
     eventually(Duration::from_secs(15), "the origin is let go", || (origin.open() <= 256).then_some(()));
+}
+
+/// KiB of the data plane's own.
+fn memory(sluice: &Sluice) -> u64 {
+    let field = threads::status_field(sluice.data_plane_pid(), "RssAnon").unwrap();
+    field.trim_end_matches(" kB").parse().unwrap()
+}
+
+/// What was sealed for a slow client is memory too: the budget and the receive buffers bound it as they do without TLS.
+#[test]
+fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
+    if skip::without_descriptors(DESCRIPTORS) {
+        return;
+    }
+    let origin = Origin::http(|request| match request.target.as_str() {
+        "/big" => Response::with(Body::Pattern(4 << 20)),
+        _ => Response::ok("small"),
+    })
+    .send_buffer(64 << 10);
+    let authority = Authority::default();
+    let leaf = authority.leaf(Kind::P256, &["edge.example"]);
+    let config = Arc::new(authority.config(&[&TLS13]));
+    let setup = Setup::to(origin.address()).with("process", "max_connections = 4000\nbuffer_budget = \"16MiB\"");
+    let setup = setup.with("ring", "buffers = 4096").with("guard", UNLIMITED);
+    // The first ones wait for the last without reading.
+    let sluice = https(setup, &authority, &[leaf], "").with("listener.timeouts", "min_rate = \"off\"").start();
+    let mut fast = sluice.secured(&config, "edge.example");
+    assert_eq!(fast.get("/small").status, 200);
+    let at_first = memory(&sluice);
+
+    let slow = |_| {
+        let dial = Dial { source: None, receive_buffer: Some(4096) };
+        let socket = dial.connect(sluice.address(), PATIENCE).unwrap();
+        let mut secured = tls::handshake(socket, &config, "edge.example").unwrap();
+        secured.write_all(b"GET /big HTTP/1.1\r\nHost: slow.example\r\n\r\n").unwrap();
+        secured.sock
+    };
+    let crowd = Crowd::of((0..SLOW).map(slow).collect(), Habit::Read { step: 500 }, Duration::from_millis(100));
+    let moved = crowd.moved();
+    eventually(PATIENCE, "all of them are served, and move", || (crowd.moved() > moved + SLOW as u64 * 1000).then_some(()));
+    assert_eq!(fast.get("/small").status, 200, "the fast one is served beside them");
+    let (held, grown) = (sluice.holdings(), memory(&sluice) - at_first);
+    eprintln!("{grown} KiB for {SLOW} slow readers; {held:?}");
+    // The budget; buffers, once as such and once as what was made of them, but no blocks in a time like that; 24 KiB of each connection's own.
+    assert!(held.budget <= f64::from(16 << 20), "{held:?}");
+    assert!(grown < (16 + 2 * 16 + 24) << 10, "{grown} KiB for {SLOW} slow readers; {held:?}");
+    // As without TLS, where some may be: of those who hold the most without having moved for a second.
+    assert!(held.connections > SLOW as f64 * 0.9, "too many were thrown out: {held:?}");
 }
 
 #[test]

@@ -55,10 +55,16 @@ impl Crowd {
         let connect = |_| {
             let mut stream = dial.connect(address, Duration::from_secs(10)).expect("a slow client connects");
             stream.write_all(head.as_bytes()).expect("a slow client asks");
-            stream.set_nonblocking(true).expect("non-blocking");
-            Some(stream)
+            stream
         };
-        let mut streams: Vec<Option<TcpStream>> = (0..count).map(connect).collect();
+        Self::of((0..count).map(connect).collect(), habit, tick)
+    }
+
+    /// Clients that have asked already, over whatever they speak: a reader need not understand what it takes.
+    #[must_use]
+    pub fn of(streams: Vec<TcpStream>, habit: Habit, tick: Duration) -> Self {
+        let quiet = |stream: TcpStream| stream.set_nonblocking(true).map(|()| Some(stream)).expect("non-blocking");
+        let mut streams: Vec<Option<TcpStream>> = streams.into_iter().map(quiet).collect();
         let shared = Arc::new(Shared::default());
         let state = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {

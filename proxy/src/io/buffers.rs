@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use super::chunk::{Chunk, Copied};
+use super::chunk::{Chunk, Hold};
 use crate::config::model::{BLOCK_BYTES, Ring};
 
 /// What a separately copied fragment costs beside its bytes.
@@ -221,18 +221,43 @@ impl Pool {
 
     /// Copies bytes to the heap under the budget, leaving `reserve` of it to others. `account` goes on counting them.
     pub(super) fn copy(self: &Rc<Self>, bytes: &[u8], account: Option<Account>, reserve: usize) -> Option<Chunk> {
-        if self.budget_used.get() + bytes.len() + FRAGMENT_COST + reserve > self.budget_max {
-            return None;
-        }
-        let charge = Charge::new(self, account, bytes.len());
-        Some(Chunk::from_copied(Copied { bytes: bytes.to_vec(), charge: Some(charge) }))
+        let charge = self.charge_for(bytes.len(), account, reserve)?;
+        Some(Chunk::from_copy(bytes.to_vec(), Hold::Charge(charge)))
     }
 
-    /// Counts bytes that are there already against the budget, as far as it has room.
-    pub(super) fn counted(self: &Rc<Self>, bytes: Vec<u8>) -> Chunk {
-        let fits = self.budget_used.get() + bytes.len() + FRAGMENT_COST <= self.budget_max;
-        let charge = fits.then(|| Charge::new(self, None, bytes.len()));
-        Chunk::from_copied(Copied { bytes, charge })
+    /// Holds bytes against the budget if it has room for them, leaving `reserve` of it to others.
+    pub(super) fn charge_for(self: &Rc<Self>, bytes: usize, account: Option<Account>, reserve: usize) -> Option<Charge> {
+        self.has_room(bytes, reserve).then(|| Charge::new(self, account, bytes))
+    }
+
+    /// Whether the budget has room for so many bytes beside `reserve`.
+    pub(super) const fn has_room(&self, bytes: usize, reserve: usize) -> bool {
+        self.budget_used.get() + bytes + FRAGMENT_COST + reserve <= self.budget_max
+    }
+
+    /// Counts bytes that were made of `source`, and go on for the same stream: against the budget like a copy, and where that has no room the
+    /// source stays with them. So whatever becomes of received bytes, they hold budget or receive buffers.
+    pub(super) fn made_of(self: &Rc<Self>, source: Chunk, bytes: Vec<u8>, reserve: usize) -> Chunk {
+        let (account, released) = (source.account(), source.releases());
+        // What the source held already is nobody else's.
+        let reserve = if released > 0 { 0 } else { reserve };
+        let hold = if self.budget_used.get() - released + bytes.len() + FRAGMENT_COST + reserve <= self.budget_max {
+            drop(source);
+            Hold::Charge(Charge::new(self, account, bytes.len()))
+        } else {
+            source.into_hold()
+        };
+        Chunk::from_copy(bytes, hold)
+    }
+
+    /// The same for bytes that were made of several chunks: no chunks where the budget had room.
+    pub(super) fn made_of_all(self: &Rc<Self>, sources: Vec<Chunk>, bytes: Vec<u8>, account: Account) -> Chunk {
+        let hold = if sources.is_empty() {
+            self.charge_for(bytes.len(), Some(account), 0).map_or(Hold::Nothing, Hold::Charge)
+        } else {
+            Hold::Sources(Rc::new(sources))
+        };
+        Chunk::from_copy(bytes, hold)
     }
 
     /// Less than a quarter of the buffers are free.
@@ -325,6 +350,11 @@ impl Loan {
         self.pool.charge(account, self.pool.shelf_of(self.buffer).size);
         let before = self.state().account.replace(Some(account));
         debug_assert!(before.is_none(), "a buffer is charged once");
+    }
+
+    /// Bytes of the whole buffer.
+    pub(super) fn size(&self) -> usize {
+        self.pool.shelf_of(self.buffer).size
     }
 
     /// The stream it is charged to.
@@ -489,6 +519,21 @@ impl Charge {
             pool.charge(account, bytes);
         }
         Self { pool: Rc::clone(pool), account, bytes }
+    }
+
+    /// The stream that they were received for.
+    pub(super) const fn account(&self) -> Option<Account> {
+        self.account
+    }
+
+    /// Bytes held.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What it takes of the budget.
+    pub(super) const fn cost(&self) -> usize {
+        self.bytes + FRAGMENT_COST
     }
 
     /// Holds `more` bytes; `false` when the budget has no room.

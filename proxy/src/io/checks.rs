@@ -1,15 +1,23 @@
 //! What must hold of an engine after every turn, beyond `Engine::check_invariants`: for tests. Nothing waits without a deadline, nothing is
 //! forgotten, nothing holds more than its bound.
 
-use super::Engine;
 use super::engine::Accept;
 use super::executor::TaskKey;
 use super::handle::Alarm;
 use super::seam::Ring;
 use super::stream::{Inner, Phase, Receive, State, Tag};
+use super::{Engine, Io};
 
 /// What a stream may have outstanding beyond its limit: a multishot receive goes on until its cancel is seen.
 const OVERSHOOT: usize = 1 << 20;
+
+impl Io {
+    /// Bytes that wait in streams to be sent.
+    pub(crate) fn unsent(&self) -> usize {
+        let slots = self.shared().slots.borrow();
+        slots.entries.iter().filter_map(|entry| entry.state.as_ref()).map(|state| state.inner.borrow().queued).sum()
+    }
+}
 
 impl<R: Ring> Engine<R> {
     /// Tasks that no wake-up is due for and no timer will wake.

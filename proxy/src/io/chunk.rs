@@ -2,10 +2,11 @@
 //! keeps them alive, since they are looked at many times for each request.
 #![allow(unsafe_code, reason = "a pointer into what the chunk itself keeps alive")]
 
+use std::cell::Cell;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use super::buffers::{Charge, Loan};
+use super::buffers::{Account, Charge, Loan, Pool};
 
 /// A run of bytes. Dropping a loan gives its buffer back to the ring.
 pub struct Chunk {
@@ -23,10 +24,41 @@ enum Backing {
     Loan(Loan),
 }
 
-/// Owned bytes that several chunks may share, with what they are charged to.
+/// Owned bytes that several chunks may share.
 pub(super) struct Copied {
-    pub(super) bytes: Vec<u8>,
-    pub(super) charge: Option<Charge>,
+    bytes: Vec<u8>,
+    hold: Cell<Hold>,
+}
+
+/// What owned bytes are counted by.
+#[derive(Default)]
+pub(super) enum Hold {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// They are held against the budget.
+    Charge(Charge),
+    /// For want of budget, by what they were made of: that stays, and what it holds of the ring or the budget goes on counting.
+    Sources(Rc<Vec<Chunk>>),
+}
+
+impl Copied {
+    fn with_hold<R>(&self, look: impl FnOnce(&Hold) -> R) -> R {
+        let hold = self.hold.take();
+        let seen = look(&hold);
+        self.hold.set(hold);
+        seen
+    }
+}
+
+impl Hold {
+    fn account(&self) -> Option<Account> {
+        match self {
+            Self::Nothing => None,
+            Self::Charge(charge) => charge.account(),
+            Self::Sources(sources) => sources.first().and_then(Chunk::account),
+        }
+    }
 }
 
 impl Chunk {
@@ -51,8 +83,9 @@ impl Chunk {
         Self::new(NonNull::from(loan.bytes()), Backing::Loan(loan))
     }
 
-    pub(super) fn from_copied(copied: Copied) -> Self {
-        Self::new(NonNull::from(copied.bytes.as_slice()), Backing::Shared(Rc::new(copied)))
+    pub(super) fn from_copy(bytes: Vec<u8>, hold: Hold) -> Self {
+        let data = NonNull::from(bytes.as_slice());
+        Self::new(data, Backing::Shared(Rc::new(Copied { bytes, hold: Cell::new(hold) })))
     }
 
     /// Splits off the first `at` bytes (`at` <= len) and leaves the rest in `self`. No copy: both share the loan.
@@ -64,7 +97,7 @@ impl Chunk {
         assert!(at <= self.len, "split beyond the end");
         if let Backing::Owned(bytes) = &mut self.backing {
             let bytes = std::mem::take(bytes);
-            self.backing = Backing::Shared(Rc::new(Copied { bytes, charge: None }));
+            self.backing = Backing::Shared(Rc::new(Copied { bytes, hold: Cell::default() }));
         }
         let backing = match &self.backing {
             Backing::Static => Backing::Static,
@@ -108,6 +141,77 @@ impl Chunk {
         matches!(self.backing, Backing::Loan(_))
     }
 
+    /// Whether it keeps receive buffers from the ring.
+    pub(super) fn pins(&self) -> bool {
+        match &self.backing {
+            Backing::Shared(copied) => copied.with_hold(|hold| matches!(hold, Hold::Sources(_))),
+            _ => self.is_loan(),
+        }
+    }
+
+    /// The stream that its bytes are counted against.
+    pub(super) fn account(&self) -> Option<Account> {
+        match &self.backing {
+            Backing::Loan(loan) => loan.account(),
+            Backing::Shared(copied) => copied.with_hold(Hold::account),
+            _ => None,
+        }
+    }
+
+    /// Bytes that are counted against its stream for it, if nobody shares it.
+    pub(super) fn outstanding(&self) -> usize {
+        match &self.backing {
+            Backing::Loan(loan) => loan.size(),
+            Backing::Shared(copied) => copied.with_hold(|hold| match hold {
+                Hold::Nothing => 0,
+                Hold::Charge(charge) => charge.bytes(),
+                Hold::Sources(sources) => sources.iter().map(Self::outstanding).sum(),
+            }),
+            _ => 0,
+        }
+    }
+
+    /// Bytes of the budget that come free with it.
+    pub(super) fn releases(&self) -> usize {
+        match &self.backing {
+            Backing::Shared(copied) if Rc::strong_count(copied) == 1 => copied.with_hold(|hold| match hold {
+                Hold::Charge(charge) => charge.cost(),
+                _ => 0,
+            }),
+            _ => 0,
+        }
+    }
+
+    /// What counts for bytes that were made of these.
+    pub(super) fn into_hold(self) -> Hold {
+        let counted = match &self.backing {
+            Backing::Loan(_) => true,
+            Backing::Shared(copied) => {
+                // One of these is enough, however often they are transformed.
+                let sources = copied.with_hold(|hold| match hold {
+                    Hold::Sources(sources) => Some(Rc::clone(sources)),
+                    _ => None,
+                });
+                if let Some(sources) = sources {
+                    return Hold::Sources(sources);
+                }
+                copied.with_hold(|hold| matches!(hold, Hold::Charge(_)))
+            }
+            _ => false,
+        };
+        if counted { Hold::Sources(Rc::new(vec![self])) } else { Hold::Nothing }
+    }
+
+    /// Lets go of the sources that count in its place, if the budget has room for it now.
+    pub(super) fn settle(&self, pool: &Rc<Pool>, reserve: usize) {
+        if self.pins()
+            && let Backing::Shared(copied) = &self.backing
+            && let Some(charge) = pool.charge_for(copied.bytes.len(), self.account(), reserve)
+        {
+            copied.hold.set(Hold::Charge(charge));
+        }
+    }
+
     pub(super) const fn loan(&self) -> Option<&Loan> {
         match &self.backing {
             Backing::Loan(loan) => Some(loan),
@@ -124,7 +228,7 @@ impl Chunk {
         if start + self.len != copied.bytes.len() || copied.bytes.len() + more.len() > bytes_max {
             return false;
         }
-        let Some(charge) = &mut copied.charge else { return false };
+        let Hold::Charge(charge) = copied.hold.get_mut() else { return false };
         if !charge.grow(more.len()) {
             return false;
         }
@@ -145,7 +249,7 @@ impl Chunk {
         copied.bytes.truncate(start + self.len);
         copied.bytes.drain(..start);
         copied.bytes.shrink_to_fit();
-        if let Some(charge) = &mut copied.charge {
+        if let Hold::Charge(charge) = copied.hold.get_mut() {
             charge.shrink(before - self.len);
         }
         // They may have moved.

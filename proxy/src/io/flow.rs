@@ -244,7 +244,7 @@ impl Flow {
             if pressed {
                 self.copy_out(&mut chunk);
             }
-            pins += if chunk.is_loan() { chunk.len() + FRAGMENT_COST } else { 0 };
+            pins += if chunk.pins() { chunk.len() + FRAGMENT_COST } else { 0 };
             chunks.push(chunk);
         }
         inner.sending = true;
@@ -481,7 +481,8 @@ impl Flow {
             self.reclaim_at = (self.reclaim_at + 1) % count;
             let Some(state) = &slots.entries[self.reclaim_at].state else { continue };
             let inner = &mut *state.inner.borrow_mut();
-            for chunk in inner.outbound.iter_mut().chain(inner.inbound.iter_mut()) {
+            let opened = inner.secure.iter_mut().flat_map(|secure| secure.plain_mut());
+            for chunk in inner.outbound.iter_mut().chain(inner.inbound.iter_mut()).chain(opened) {
                 self.copy_out(chunk);
             }
             let stuck = inner.sending && inner.send_pins > 0 && shared.now.get().since(inner.send_started) > PIN_MAX;
@@ -549,10 +550,10 @@ impl Flow {
         }
     }
 
-    /// Replaces a loan by a copy if the budget has room.
+    /// Has a chunk let go of its receive buffers if the budget has room: a loan becomes a copy.
     fn copy_out(&mut self, chunk: &mut Chunk) {
-        let Some(loan) = chunk.loan() else { return };
         let pool = &self.shared.pool;
+        let Some(loan) = chunk.loan() else { return chunk.settle(pool, pool.budget_reserve()) };
         if let Some(copy) = pool.copy(chunk, loan.account(), pool.budget_reserve()) {
             self.copied_bytes += copy.len() as u64;
             *chunk = copy;

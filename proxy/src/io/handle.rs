@@ -291,6 +291,11 @@ impl Io {
         Self(shared)
     }
 
+    #[cfg(test)]
+    pub(super) const fn shared(&self) -> &Rc<Shared> {
+        &self.0
+    }
+
     /// The time of this loop turn.
     #[must_use]
     pub fn now(&self) -> Time {

@@ -1,10 +1,12 @@
 //! Streams that carry TLS: between the queues that the engine fills and empties and those that a session sees, records are opened and
-//! sealed. Part of a record waits in the inbound queue, counted like everything that was received.
+//! sealed. Part of a record waits in the inbound queue, counted like everything that was received; what was opened or sealed counts for the
+//! stream that received it, and against the budget, or keeps the buffers it came from.
 
+use std::collections::vec_deque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::buffers::Pool;
+use super::buffers::{Account, Pool};
 use super::queue::{Queue, Spares};
 use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
 use super::{Chunk, Stream};
@@ -16,7 +18,7 @@ use crate::tls::summary::Summary;
 
 /// The largest record with its header: as much a stream may always have outstanding, or a record would never be whole.
 pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES + (1 << 14) + 2048;
-/// Sealed bytes below this are not counted against the budget: less than what an idle connection costs.
+/// Opened and sealed bytes below this are not counted: less than what an idle connection costs.
 const COUNTED_BYTES: usize = 2048;
 
 /// What a stream has beside its queues while it carries records.
@@ -68,7 +70,14 @@ impl Secure {
     }
 
     /// Opens records until there is something for the session, or until more has to come. What is to be sent goes to `out`.
-    pub(super) fn pump(&mut self, inbound: &mut Queue, out: &mut Vec<u8>, spares: &Spares) -> Result<(), StreamError> {
+    fn pump(
+        &mut self,
+        inbound: &mut Queue,
+        out: &mut Vec<u8>,
+        spares: &Spares,
+        pool: &Rc<Pool>,
+        account: Account,
+    ) -> Result<(), StreamError> {
         if let Layer::Early(handshake) = &mut self.layer {
             let Some(records) = go_on(handshake, &mut self.plain, inbound, out, spares).map_err(StreamError::Tls)? else {
                 return Ok(());
@@ -79,14 +88,16 @@ impl Secure {
         while self.plain.is_empty() && !self.is_ended {
             let Some(header) = inbound.peek() else { break };
             let length = records.length(header, out).map_err(StreamError::Tls)?;
-            let Some(record) = inbound.take(length) else { break };
-            let opened = match record {
-                Taken::Piece(chunk) => records.open(Sealed::Shared(&chunk), out),
-                Taken::Joined(bytes) => records.open(Sealed::Own(bytes), out),
+            let keeps = !pool.has_room(length, pool.budget_reserve());
+            let Some(record) = inbound.take(length, keeps) else { break };
+            let (opened, sources) = match record {
+                Taken::Piece(chunk) => (records.open(Sealed::Shared(&chunk), out), if keeps { vec![chunk] } else { Vec::new() }),
+                Taken::Joined(bytes, sources) => (records.open(Sealed::Own(bytes), out), sources),
             };
             match opened.map_err(StreamError::Tls)? {
                 Opened::Data(bytes, at) => {
-                    let mut chunk = Chunk::from_vec(bytes);
+                    let is_counted = at.len() >= COUNTED_BYTES;
+                    let mut chunk = if is_counted { pool.made_of_all(sources, bytes, account) } else { Chunk::from_vec(bytes) };
                     chunk.truncate(at.end);
                     chunk.advance(at.start);
                     self.plain.push_back(chunk, spares);
@@ -124,6 +135,11 @@ impl Secure {
         self.plain.push_front(chunk, spares);
     }
 
+    /// What was opened and not taken yet.
+    pub(super) fn plain_mut(&mut self) -> vec_deque::IterMut<'_, Chunk> {
+        self.plain.iter_mut()
+    }
+
     pub(super) fn drop_plain(&mut self) {
         self.plain.clear();
     }
@@ -132,15 +148,15 @@ impl Secure {
         self.plain.shrink(spares);
     }
 
-    pub(super) fn seal(&mut self, plain: &[u8], now: Time, pool: &Rc<Pool>) -> Result<Chunk, StreamError> {
+    fn seal(&mut self, plain: Chunk, now: Time, pool: &Rc<Pool>, reserve: usize) -> Result<Chunk, StreamError> {
         let mut out = Vec::new();
         match &mut self.layer {
-            Layer::Records(records) => records.seal(plain, now, &mut out).map_err(StreamError::Tls)?,
+            Layer::Records(records) => records.seal(&plain, now, &mut out).map_err(StreamError::Tls)?,
             Layer::Early(handshake) => {
-                handshake.seal(plain, &mut out).map_err(|failure| StreamError::Tls(violation(&failure)))?
+                handshake.seal(&plain, &mut out).map_err(|failure| StreamError::Tls(violation(&failure)))?
             }
         }
-        Ok(if out.len() < COUNTED_BYTES { Chunk::from_vec(out) } else { pool.counted(out) })
+        Ok(if out.len() < COUNTED_BYTES { Chunk::from_vec(out) } else { pool.made_of(plain, out, reserve) })
     }
 
     /// Says that we send nothing more; nothing the second time.
@@ -170,10 +186,10 @@ fn go_on(
     spares: &Spares,
 ) -> Result<Option<Box<Records>>, Violation> {
     while let Some(header) = inbound.peek() {
-        let Some(record) = inbound.take(handshake::record_length(header)) else { break };
+        let Some(record) = inbound.take(handshake::record_length(header), false) else { break };
         let received = match &record {
             Taken::Piece(chunk) => handshake.receive(chunk),
-            Taken::Joined(bytes) => handshake.receive(bytes),
+            Taken::Joined(bytes, _) => handshake.receive(bytes),
         };
         let (said, progress) = match received.and_then(|()| handshake.advance(out)) {
             Ok(Progress::Done(established)) => (established.early, Ok(Some(established.records))),
@@ -244,7 +260,8 @@ impl State {
             inner.inbound.clear();
         }
         let mut out = Vec::new();
-        let pumped = secure.pump(&mut inner.inbound, &mut out, &self.shared.spares);
+        let shared = &self.shared;
+        let pumped = secure.pump(&mut inner.inbound, &mut out, &shared.spares, &shared.pool, self.account());
         if let Err(error) = pumped {
             inner.inbound.clear();
             inner.end = Some(Err(error));
@@ -263,13 +280,16 @@ impl State {
     }
 
     /// Seals bytes and queues them.
-    pub(super) fn seal(self: &Rc<Self>, inner: &mut Inner, plain: &[u8]) {
+    pub(super) fn seal(self: &Rc<Self>, inner: &mut Inner, plain: Chunk) {
         let Some(secure) = &mut inner.secure else { return };
         // A fatal alert is the last that is said (RFC 8446 §6.2).
         if plain.is_empty() || inner.fin != Fin::No || inner.write_error.is_some() || is_broken(inner.end) {
             return;
         }
-        match secure.seal(plain, self.shared.now.get(), &self.shared.pool) {
+        let pool = &self.shared.pool;
+        // Who has nothing waiting finds room when others have taken theirs.
+        let reserve = if inner.queued == 0 { 0 } else { pool.budget_reserve() };
+        match secure.seal(plain, self.shared.now.get(), pool, reserve) {
             Ok(sealed) => self.queue(inner, sealed),
             Err(error) => {
                 inner.write_error = Some(error);
@@ -374,8 +394,8 @@ impl Stream {
 pub(super) enum Taken {
     /// It lay in one chunk.
     Piece(Chunk),
-    /// It lay in several.
-    Joined(Vec<u8>),
+    /// It lay in several, these if they were to be kept.
+    Joined(Vec<u8>, Vec<Chunk>),
 }
 
 impl Queue {
@@ -389,8 +409,13 @@ impl Queue {
         Some(header)
     }
 
-    /// Takes `length` bytes off the front, if they are there.
-    pub(super) fn take(&mut self, length: usize) -> Option<Taken> {
+    /// Bytes that are counted against the stream for what waits here.
+    pub(super) fn outstanding(&self) -> usize {
+        self.iter().map(Chunk::outstanding).sum()
+    }
+
+    /// Takes `length` bytes off the front, if they are there. `keeps`: what they lay in is wanted too, where they were joined.
+    fn take(&mut self, length: usize, keeps: bool) -> Option<Taken> {
         let front = self.front_mut()?;
         if front.len() > length {
             return Some(Taken::Piece(front.split_to(length)));
@@ -401,18 +426,21 @@ impl Queue {
         if self.bytes() < length {
             return None;
         }
-        let mut joined = Vec::with_capacity(length);
+        let (mut joined, mut sources) = (Vec::with_capacity(length), Vec::new());
         while joined.len() < length {
             let front = self.front_mut()?;
             let n = front.len().min(length - joined.len());
             joined.extend_from_slice(&front[..n]);
-            if n == front.len() {
-                drop(self.pop_front());
+            if keeps {
+                sources.push(front.split_to(n));
             } else {
                 front.advance(n);
             }
+            if front.is_empty() {
+                drop(self.pop_front());
+            }
         }
-        Some(Taken::Joined(joined))
+        Some(Taken::Joined(joined, sources))
     }
 }
 

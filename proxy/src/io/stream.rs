@@ -419,7 +419,7 @@ impl Stream {
     pub fn write(&self, chunk: Chunk) {
         let inner = &mut *self.0.inner.borrow_mut();
         if inner.secure.is_some() {
-            self.0.seal(inner, &chunk);
+            self.0.seal(inner, chunk);
         } else {
             self.0.queue(inner, chunk);
         }

@@ -11,6 +11,8 @@ mod patience_tests;
 #[cfg(test)]
 mod reload_tests;
 #[cfg(test)]
+mod secure_memory_tests;
+#[cfg(test)]
 mod secure_tests;
 pub mod sessions;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::tls::alert::Alert;
 use crate::tls::server::{MinVersion, ServerTls, Settings};
 use crate::tls::testing::Authority;
 
-const NAME: &str = "edge.test";
+pub(super) const NAME: &str = "edge.test";
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A worker whose listener speaks https, and what its clients trust.
@@ -60,7 +60,7 @@ fn bench_with_memory(seed: u64, faults: Faults, max_handshakes: usize, memory: M
 }
 
 /// A server with a certificate of this authority.
-fn server(authority: &Authority, max_handshakes: usize) -> Arc<ServerTls> {
+pub(super) fn server(authority: &Authority, max_handshakes: usize) -> Arc<ServerTls> {
     let tls = ServerTls::new(Settings {
         certificates: vec![authority.leaf(&[NAME]).compiled()],
         min_version: MinVersion::Tls12,
@@ -76,7 +76,7 @@ fn server(authority: &Authority, max_handshakes: usize) -> Arc<ServerTls> {
 }
 
 /// A client that believes this authority.
-fn trust(authority: &Authority) -> Arc<ClientConfig> {
+pub(super) fn trust(authority: &Authority) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("a CA")).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

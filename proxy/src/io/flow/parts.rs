@@ -13,6 +13,16 @@ use crate::time::Time;
 /// Streams that hold part of a record and found no budget: slot, generation, and when they are reset.
 pub(super) type Parts = VecDeque<(u32, u32, Time)>;
 
+/// What keeps a stream from receiving the rest of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    None,
+    /// The buffers of its first part.
+    Part,
+    /// Everything else that was received for it.
+    Others,
+}
+
 impl Flow {
     /// For a stream that holds as much as it may and has no receive in flight. `false`: it does not wait for the rest of a record.
     pub(super) fn go_on_within_record<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) -> bool {
@@ -20,15 +30,36 @@ impl Flow {
             return false;
         }
         self.copy_inbound(state, inner);
-        if self.shared.pool.outstanding(state.account()) < self.limit_of(inner) {
-            self.arm_receive(state, inner, ring);
-        } else {
-            inner.receive = Receive::Held;
-            if !std::mem::replace(&mut inner.in_parts, true) {
-                self.parts.push_back((state.slot, state.generation, self.shared.now.get() + STARVED_MAX));
+        match self.hold_of(state, inner) {
+            Hold::None => self.arm_receive(state, inner, ring),
+            // What was opened before, and will be taken.
+            Hold::Others => return false,
+            Hold::Part => {
+                inner.receive = Receive::Held;
+                if !std::mem::replace(&mut inner.in_parts, true) {
+                    self.parts.push_back((state.slot, state.generation, self.shared.now.get() + STARVED_MAX));
+                }
             }
         }
         true
+    }
+
+    /// What is outstanding of a record that has not come whole.
+    pub(super) fn part(&self, inner: &Inner) -> usize {
+        if inner.is_within_record() { inner.inbound.outstanding() } else { 0 }
+    }
+
+    fn hold_of(&self, state: &State, inner: &Inner) -> Hold {
+        let (outstanding, limit, part) = (self.shared.pool.outstanding(state.account()), self.limit_of(inner), self.part(inner));
+        if outstanding < limit {
+            Hold::None
+        } else if outstanding.saturating_sub(part) >= limit {
+            Hold::Others
+        } else if part > self.little(inner) {
+            Hold::Part
+        } else {
+            Hold::None
+        }
     }
 
     /// Exchanges what is on loan for copies, as far as the budget goes, and gives up what was opened already of those that there are.
@@ -63,7 +94,7 @@ impl Flow {
             if waits {
                 self.copy_inbound(&state, inner);
             }
-            let is_over = waits && shared.pool.outstanding(state.account()) >= self.limit_of(inner);
+            let is_over = waits && self.hold_of(&state, inner) == Hold::Part;
             if is_over && shared.now.get() < until {
                 self.parts.push_back((slot, generation, until));
                 continue;

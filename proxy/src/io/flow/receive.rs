@@ -57,6 +57,7 @@ impl Flow {
         if is_wanted && (full || inner.throttled) && self.go_on_within_record(state, inner, ring) {
             return;
         }
+        let low = if limit == self.shared.settings.receive_high { self.shared.settings.receive_low } else { limit / 2 };
         match inner.receive {
             Receive::Armed if full || inner.throttled || inner.armed != inner.class => self.cancel_receive(state, inner, ring),
             // The request has come, and nobody knows yet whether more is wanted.
@@ -70,10 +71,8 @@ impl Flow {
             }
             Receive::Idle if full => {
                 inner.receive = Receive::Held;
-                let settings = &self.shared.settings;
-                let is_lowered = limit < settings.receive_high;
-                let mark = if limit == settings.receive_high { settings.receive_low } else { limit / 2 };
-                self.shared.pool.await_relief(state.account(), mark.min(outstanding - 1));
+                let is_lowered = limit < self.shared.settings.receive_high;
+                self.shared.pool.await_relief(state.account(), (self.part(inner) + low).min(outstanding - 1));
                 // `resume` may have seen a higher one in this turn already.
                 self.limit = self.limit.min(limit);
                 if is_lowered && !std::mem::replace(&mut inner.in_lowered, true) {
