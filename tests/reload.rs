@@ -378,6 +378,21 @@ fn a_renewed_certificate_is_taken_at_a_reload_and_connections_stay() {
 }
 
 #[test]
+fn whom_the_system_trusts_from_now_on_is_trusted_by_itself() {
+    let (before, after, origin) = (Authority::default(), Authority::default(), named("app"));
+    let endpoint = https(Setup::to(origin.address()), &after, &[after.leaf(Kind::P256, &["a.test"])], "").start();
+    let setup = Setup::to(endpoint.address()).with("upstream", "tls = { server_name = \"a.test\" }");
+    let roots = setup.run_dir().join("roots.pem");
+    std::fs::write(&roots, &before.pem).unwrap();
+    let sluice = setup.environment("SSL_CERT_FILE", &roots).start();
+    assert_eq!(sluice.get("/").status, 502);
+    // As update-ca-certificates does it.
+    replace(&sluice, "roots.pem", &format!("{}{}", before.pem, after.pem));
+    eventually(LIMIT, "the endpoint is believed", || (sluice.get("/").status == 200).then_some(()));
+    assert_eq!((outcomes(&sluice, "applied"), outcomes(&sluice, "invalid")), (1, 0));
+}
+
+#[test]
 fn a_renewed_certificate_is_taken_by_itself_once_it_is_whole() {
     let (authority, origin) = (Authority::default(), named("app"));
     let leaves: Vec<Leaf> = (0..3).map(|_| authority.leaf(Kind::P256, &["a.test"])).collect();

@@ -101,7 +101,7 @@ type ReadFile = Result<(Bytes, u32), String>;
 
 fn load_main(main: (PathBuf, Bytes), now: i64, read: impl Fn(&Path, u64) -> ReadFile) -> Result<Loaded, Diagnostics> {
     let parsed = Parsed::new(&main.0, &main.1);
-    let (references, watched) = (parsed.references(), parsed.watched());
+    let (references, mut watched) = (parsed.references(), parsed.watched());
     let mut files = vec![main];
     let mut facts = Facts { now: Some(now), ..Facts::default() };
     for (reference, bytes_max) in references {
@@ -117,7 +117,10 @@ fn load_main(main: (PathBuf, Bytes), now: i64, read: impl Fn(&Path, u64) -> Read
     }
     if parsed.needs_system_roots() {
         match system_roots() {
-            Ok(bytes) => files.push((SYSTEM_ROOTS.into(), bytes)),
+            Ok((place, bytes)) => {
+                files.push((SYSTEM_ROOTS.into(), bytes));
+                watched.push(place);
+            }
             Err(reason) => drop(facts.unread.insert(SYSTEM_ROOTS.into(), reason)),
         }
     }
@@ -127,8 +130,8 @@ fn load_main(main: (PathBuf, Bytes), now: i64, read: impl Fn(&Path, u64) -> Read
     }
 }
 
-/// Whom this system trusts: `SSL_CERT_FILE` as OpenSSL knows it, else the first of the usual places that there is.
-fn system_roots() -> Result<Bytes, String> {
+/// Whom this system trusts, and where that stands: `SSL_CERT_FILE` as OpenSSL knows it, else the first of the usual places that there is.
+fn system_roots() -> Result<(PathBuf, Bytes), String> {
     const PLACES: [&str; 6] = [
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -142,7 +145,7 @@ fn system_roots() -> Result<Bytes, String> {
     let mut reasons = Vec::new();
     for place in places {
         match read_file(&place, ROOTS_BYTES_MAX) {
-            Ok((bytes, _)) => return Ok(bytes),
+            Ok((bytes, _)) => return Ok((place, bytes)),
             Err(reason) => reasons.push(format!("{}: {reason}", place.display())),
         }
     }

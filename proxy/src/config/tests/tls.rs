@@ -340,7 +340,11 @@ fn without_a_ca_the_systems_roots_are_passed_on() {
     let folder = with_upstream_tls("");
     // A machine without ca-certificates says so; one with them passes their bytes to the data plane.
     match system_roots() {
-        Ok(bytes) => assert_eq!(upstream_tls(&folder).settings().trust, Trust::System(bytes.as_slice().into())),
+        Ok((place, bytes)) => {
+            assert_eq!(upstream_tls(&folder).settings().trust, Trust::System(bytes.as_slice().into()));
+            let loaded = load(&folder.folder.path().join("proxy.toml")).expect("valid");
+            assert_eq!(loaded.watched.last(), Some(&place));
+        }
         Err(reason) => assert!(folder.errors()[0].contains(&reason)),
     }
 }
