@@ -26,6 +26,9 @@ pub(super) struct Record {
     /// The client has sent its head, and all of it.
     pub(super) head_sent: bool,
     pub(super) sent: bool,
+    /// Its first bytes went ahead of the handshake's end, and what has to come before others are served: that end.
+    pub(super) is_early: bool,
+    pub(super) is_settled: bool,
     /// Origins that saw a byte of it, and whether they saw it whole.
     pub(super) attempts: Vec<bool>,
     /// An answer came whole, by its status.

@@ -11,6 +11,8 @@ use super::wire::{Event, Head, Length, Reader};
 use crate::io::simulated::{Peer, Script};
 use crate::time::Time;
 
+mod writing;
+
 /// How long it waits for "100 Continue" before it sends the body all the same.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
@@ -44,6 +46,8 @@ struct Connection {
     waits_until: Option<Time>,
     sent: usize,
     received: usize,
+    /// Bytes of the first request that went ahead of the handshake's end, until it is known what became of them.
+    early: usize,
     next_read: Time,
     next_write: Time,
     next_request: Time,
@@ -89,6 +93,7 @@ pub(super) fn script(book: &Book, number: usize, now: Time) -> Script {
         waits_until: None,
         sent: 0,
         received: 0,
+        early: 0,
         next_read: start,
         next_write: start,
         next_request: start,
@@ -196,14 +201,6 @@ impl Connection {
             self.reader.feed(bytes);
             self.take_events(peer);
         }
-    }
-
-    /// Its TLS ended with an error, ours or theirs.
-    fn fail(&mut self, peer: &Peer, error: &rustls::Error) {
-        assert!(self.left, "client {}: its TLS broke: {error}", self.number);
-        self.note(peer, format_args!("its TLS broke: {error}"));
-        self.left_unanswered();
-        self.finish(peer);
     }
 
     fn take_events(&mut self, peer: &Peer) {
@@ -430,46 +427,6 @@ impl Connection {
         peer.wake_at(self.next_write);
     }
 
-    /// Nothing more is said behind what is queued.
-    fn end(&mut self) {
-        if self.plan.secure.is_none_or(|secure| secure.is_polite) {
-            self.line.part();
-        }
-        self.line.end();
-    }
-
-    /// Writes of what is queued: all of it, or, of what is sealed, a piece.
-    fn write(&mut self, peer: &Peer) {
-        let now = peer.now();
-        let mut most = usize::MAX;
-        if self.line.is_secure() {
-            if now < self.next_write {
-                return peer.wake_at(self.next_write);
-            }
-            // With room for what sealing adds.
-            most = self.plan.writes.piece + self.plan.writes.piece / 8 + 32;
-            if let (Fate::AtSent(at, _), false) = (self.plan.fate, self.left) {
-                most = most.min(at.saturating_sub(self.sent));
-            }
-        }
-        let n = self.line.write(peer, most);
-        self.sent += n;
-        if n > 0 {
-            self.book.tally().written += n as u64;
-            self.moved = now;
-            self.next_write = now + self.plan.writes.pause;
-        }
-        if self.line.is_garbled() && !self.left {
-            self.note(peer, format_args!("has garbled its byte {}", self.sent));
-            self.left();
-        }
-        if self.line.is_secure() {
-            self.note(peer, format_args!("has sent {} bytes", self.sent));
-            self.check_fate(peer);
-            peer.wake_at(self.next_write);
-        }
-    }
-
     /// The proxy's direction is over.
     fn ended(&mut self, peer: &Peer) {
         let reset = peer.is_reset();
@@ -530,7 +487,14 @@ impl Connection {
             return;
         }
         if !self.line.is_ready() {
+            if self.plan.secure.is_some_and(|secure| secure.is_early) && self.begun == 0 {
+                self.send_early(peer);
+            }
             return self.check_fate(peer);
+        }
+        self.note_settled();
+        if std::mem::take(&mut self.early) > 0 && !self.line.is_early_accepted() {
+            self.say_again(peer);
         }
         if self.sending.is_none() && !self.begin(peer) {
             return self.check_fate(peer);

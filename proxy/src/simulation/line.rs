@@ -98,6 +98,20 @@ impl Line {
         self.collect();
     }
 
+    /// Queues what may go ahead of the handshake's end; how much that is.
+    pub(super) fn seal_early(&mut self, bytes: &[u8]) -> usize {
+        let Some(Connection::Client(client)) = self.tls.as_deref_mut() else { return 0 };
+        let Some(mut early) = client.early_data() else { return 0 };
+        let taken = early.write(bytes).unwrap_or(0);
+        self.collect();
+        taken
+    }
+
+    /// Whether the other side took that.
+    pub(super) fn is_early_accepted(&self) -> bool {
+        matches!(self.tls.as_deref(), Some(Connection::Client(client)) if client.is_early_data_accepted())
+    }
+
     /// Queues the first half of a record, of which nothing more comes.
     pub(super) fn seal_half(&mut self, bytes: &[u8]) {
         let before = self.out.len();

@@ -195,6 +195,11 @@ impl Connection {
         assert!(record.head_sent, "{name}: request {id} came before its client sent its head");
         let earlier = record.attempts.len();
         assert!(earlier == 0 || exchange.is_idempotent(), "{name}: {method} {path} came {} times", earlier + 1);
+        match head.field("early-data") {
+            None => assert!(record.is_settled || !exchange.is_secure, "{name}: {id} came before its client's handshake was over"),
+            Some("1") => assert!(record.is_early && exchange.is_safe(), "{name}: {method} {path} is early"),
+            Some(other) => panic!("{name}: Early-Data: {other}"),
+        }
         record.attempts.push(false);
         if let Some(taken) = self.poison_taken.filter(|_| self.poisoned) {
             assert!(peer.now() < taken + UNDER_WAY, "{name}: request {id} came though the connection had spoken out of turn");

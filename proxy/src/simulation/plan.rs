@@ -207,6 +207,11 @@ impl Exchange {
         &self.answers[attempt.min(self.answers.len() - 1)]
     }
 
+    /// Whether it may be served before its client's handshake is over (RFC 8470 §4).
+    pub(super) fn is_safe(&self) -> bool {
+        matches!(self.method, "GET" | "HEAD" | "OPTIONS") && self.body.bytes.is_empty() && self.tunnel.is_none()
+    }
+
     /// Whether the client asks for the connection's end.
     pub(super) fn asks_for_close(&self) -> bool {
         self.is_http10 != self.says_connection

@@ -39,6 +39,8 @@ pub(super) struct Report {
     pub(super) tally: Tally,
     /// Handshakes made and failed: with clients, with endpoints.
     pub(super) handshakes: [[u64; 2]; 2],
+    /// Requests served before their client's handshake was over.
+    pub(super) early: u64,
 }
 
 thread_local! {
@@ -258,9 +260,10 @@ impl World {
         let made = HandshakeKind::ALL.iter().map(|&kind| worker.counters.value(Counter::Handshake(kind))).sum();
         let failed = HandshakeFailure::ALL.iter().map(|&reason| worker.counters.value(Counter::HandshakeFailed(reason))).sum();
         let handshakes = [[made, failed], [value(Plain::UpstreamHandshakes), value(Plain::UpstreamHandshakeFailures)]];
-        self.book.note(self.sim.now(), format_args!("the end: {tally:?}, {handshakes:?}"));
+        let early = value(Plain::EarlyRequests);
+        self.book.note(self.sim.now(), format_args!("the end: {tally:?}, {handshakes:?}, {early} early"));
         drop(self.engine);
         assert_eq!(self.sim.open_sockets(), 0, "sockets when the engine is gone");
-        Report { hash: self.book.trace.hash(), events: self.book.trace.events(), tally, handshakes }
+        Report { hash: self.book.trace.hash(), events: self.book.trace.events(), tally, handshakes, early }
     }
 }

@@ -28,7 +28,7 @@ fn every_seed_keeps_the_invariants() {
     let count = number("SLUICE_SIMULATE_SEEDS").unwrap_or(SEEDS);
     let started = Instant::now();
     let (next, failures) = (AtomicU64::new(from), Mutex::new(Vec::new()));
-    let (answered, cut, unanswered) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let [answered, cut, unanswered, early] = [const { AtomicU64::new(0) }; 4];
     let handshakes = Mutex::new([[0; 2]; 2]);
     let work = || {
         loop {
@@ -41,6 +41,7 @@ fn every_seed_keeps_the_invariants() {
                     answered.fetch_add(report.tally.responses.iter().sum(), Ordering::Relaxed);
                     cut.fetch_add(report.tally.cut, Ordering::Relaxed);
                     unanswered.fetch_add(report.tally.unanswered, Ordering::Relaxed);
+                    early.fetch_add(report.early, Ordering::Relaxed);
                     let mut sums = handshakes.lock().expect("no panic holds it");
                     sums.iter_mut().flatten().zip(report.handshakes.iter().flatten()).for_each(|(sum, more)| *sum += more);
                 }
@@ -56,17 +57,18 @@ fn every_seed_keeps_the_invariants() {
         eprintln!("seed {seed:#x} (number {} of this run): {broken}", seed - from + 1);
         eprintln!("    cargo xtask simulate --seed {seed:#x} --trace");
     }
-    let [answered, cut, unanswered] = [answered, cut, unanswered].map(AtomicU64::into_inner);
+    let [answered, cut, unanswered, early] = [answered, cut, unanswered, early].map(AtomicU64::into_inner);
     println!(
         "{count} seeds in {:.1} s: {answered} answers, {cut} visibly cut, {unanswered} requests without one",
         started.elapsed().as_secs_f64()
     );
     let [clients, endpoints] = handshakes.into_inner().expect("no panic holds it");
-    println!("TLS handshakes made and failed: {clients:?} with clients, {endpoints:?} with endpoints");
+    println!("TLS handshakes made and failed: {clients:?} with clients, {endpoints:?} with endpoints; {early} early requests");
     assert!(failures.is_empty(), "{} seeds failed", failures.len());
     assert!(count < 100 || answered > count, "{answered} answers: the simulation does nothing");
     let least = clients.into_iter().chain(endpoints).min().unwrap_or_default();
     assert!(count < 300 || least > 0, "{clients:?}, {endpoints:?}: handshakes of every kind");
+    assert!(count < 3000 || early > 0, "requests that come early");
 }
 
 #[test]

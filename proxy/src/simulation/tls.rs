@@ -55,6 +55,19 @@ impl Dialect {
     pub(super) const ALL: [Self; 3] = [Self::Tls12, Self::Tls13, Self::PostQuantum];
 }
 
+/// How a listener's sessions can be resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeps {
+    Nothing,
+    Tickets,
+    /// Sessions, with early data.
+    Sessions,
+}
+
+impl Keeps {
+    pub(super) const ALL: [Self; 3] = [Self::Nothing, Self::Tickets, Self::Sessions];
+}
+
 /// What clients and origins of one world make their connections with. They keep sessions, which no other world knows.
 pub(super) struct Parties {
     clients: [Arc<ClientConfig>; 3],
@@ -75,6 +88,7 @@ impl Parties {
             let builder = ClientConfig::builder_with_provider(provider.into()).with_protocol_versions(versions);
             let mut config = builder.expect("versions").with_root_certificates(roots.clone()).with_no_client_auth();
             config.resumption = Resumption::in_memory_sessions(8);
+            config.enable_early_data = true;
             Arc::new(config)
         };
         let origin = |pair: &Pair| {
@@ -99,14 +113,14 @@ pub(super) fn name(name: &'static str) -> ServerName<'static> {
     ServerName::try_from(name).expect("a name")
 }
 
-pub(super) fn listener(handshake_timeout: Duration, max_handshakes: usize, session_tickets: bool) -> Arc<ServerTls> {
+pub(super) fn listener(handshake_timeout: Duration, max_handshakes: usize, keeps: Keeps) -> Arc<ServerTls> {
     let settings = server::Settings {
         certificates: vec![Arc::clone(&FILES.certificate)],
         min_version: MinVersion::Tls12,
         alpn: vec!["http/1.1".into()],
         client_ca: None,
-        session_tickets,
-        early_data: false,
+        session_tickets: keeps == Keeps::Tickets,
+        early_data: keeps == Keeps::Sessions,
         ticket_keys: vec![TicketKey::from_file(&[7; 48]).expect("a key")],
         handshake_timeout,
         max_handshakes,

@@ -7,7 +7,7 @@ use super::world::{BRISK, pace, slow_pace};
 use super::*;
 use crate::config::model::{Action, Listener, Protocol, Route, RoutePath};
 use crate::route::{Host, RouteTable};
-use crate::simulation::tls::{self, Dialect};
+use crate::simulation::tls::{self, Dialect, Keeps};
 use crate::worker::testing::{self, origin_address};
 
 /// What a handshake adds to what a client sends or gets; bytes.
@@ -19,6 +19,8 @@ pub(in crate::simulation) struct Secure {
     pub(in crate::simulation) dialect: Dialect,
     /// Says that it sends nothing more before it ends.
     pub(in crate::simulation) is_polite: bool,
+    /// Asks before its handshake is over, if it may.
+    pub(in crate::simulation) is_early: bool,
 }
 
 /// How an endpoint speaks TLS.
@@ -96,15 +98,21 @@ impl Plan {
         if !random.percent(20) {
             return;
         }
-        self.add_listeners(&mut random);
+        let keeps = random.pick(&Keeps::ALL);
+        self.add_listeners(&mut random, keeps);
         for upstream in 0..2 {
             if random.percent(50) {
                 self.secure_upstream(&mut random, upstream);
             }
         }
         for client in 0..self.clients.len() {
-            if random.percent(60) {
-                self.secure_client(&mut random, client);
+            // Clients that are to resume each other's sessions speak alike.
+            let (chance, dialect) = match keeps {
+                Keeps::Sessions => (90, Dialect::Tls13),
+                _ => (60, random.pick(&Dialect::ALL)),
+            };
+            if random.percent(chance) {
+                self.secure_client(&mut random, client, dialect);
             }
         }
         for number in 0..random.below(3) {
@@ -114,10 +122,10 @@ impl Plan {
     }
 
     /// For HTTP over TLS, for anything, and for TLS that is passed through, with the upstreams of both.
-    fn add_listeners(&mut self, random: &mut Random) {
+    fn add_listeners(&mut self, random: &mut Random, keeps: Keeps) {
         let handshake_timeout = random.millis(2000..=5000);
         let max_handshakes = if self.calm || random.percent(80) { 64 } else { random.within(1..=2) };
-        let secure = tls::listener(handshake_timeout, max_handshakes, random.percent(50));
+        let secure = tls::listener(handshake_timeout, max_handshakes, keeps);
         let passed = Protocol::TlsPassthrough { upstream: random.percent(60).then_some(4), handshake_timeout };
         let main = Arc::clone(&self.config.listeners[0]);
         let listener = |name: &str, protocol| Listener { name: name.into(), protocol, ..(*main).clone() };
@@ -164,9 +172,9 @@ impl Plan {
         }
     }
 
-    fn secure_client(&mut self, random: &mut Random, number: usize) {
+    fn secure_client(&mut self, random: &mut Random, number: usize, dialect: Dialect) {
         let client = &mut self.clients[number];
-        client.secure = Some(Secure { dialect: random.pick(&Dialect::ALL), is_polite: random.percent(70) });
+        client.secure = Some(Secure { dialect, is_polite: random.percent(70), is_early: random.percent(70) });
         let exchanges = &mut self.exchanges[client.exchanges.clone()];
         exchanges.iter_mut().for_each(|exchange| exchange.is_secure = true);
         let bytes: usize = HANDSHAKE + exchanges.iter().map(|exchange| exchange.request().0.len()).sum::<usize>();
