@@ -16,7 +16,7 @@ pub(crate) enum Bound {
 /// Bytes of an input: the targets' limits are within it.
 fn input_bytes_max(target: &str) -> usize {
     // With a post-quantum key share a hello has some 1,500.
-    if target == "hello" { 2400 } else { 600 }
+    if matches!(target, "handshake" | "hello") { 2400 } else { 600 }
 }
 
 pub(crate) fn fuzz(bound: Bound, only: Option<&str>) -> Result<(), String> {
