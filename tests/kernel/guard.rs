@@ -71,6 +71,25 @@ fn denied_sources_are_dropped_and_allowed_ones_never_judged() {
 }
 
 #[test]
+fn a_deny_file_that_changes_is_taken_by_itself_and_bans_stay() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Cable::new();
+    let list = tempfile::NamedTempFile::new().unwrap();
+    let sluice = net.setup(&format!("deny_file = \"{}\"", list.path().display())).start();
+    assert!(net.is_served(ONE, &sluice));
+    let _ = sluice.command_with("ban", &[&OTHER.to_string()]).success();
+    std::fs::write(list.path(), format!("{ONE}\n")).unwrap();
+    eventually(LIMIT, "it is denied", || (!net.is_served(ONE, &sluice)).then_some(()));
+    assert!(verdict(&sluice, "denied") >= 1, "{:?}", sluice.verdicts());
+    std::fs::write(list.path(), "# nobody\n").unwrap();
+    eventually(LIMIT, "it is served again", || net.is_served(ONE, &sluice).then_some(()));
+    assert!(!net.is_served(OTHER, &sluice), "a ban is none of the list's");
+    assert!(verdict(&sluice, "banned") >= 1, "{:?}", sluice.verdicts());
+}
+
+#[test]
 fn only_our_listeners_are_judged() {
     if skip::without_root() {
         return;

@@ -96,7 +96,7 @@ impl Changes {
         self.fixed("guard.mode", *mode != new.mode);
         self.fixed("guard.dry_run", *dry_run != new.dry_run);
         self.fixed("guard.allow", *allow != new.allow);
-        self.fixed("guard.deny (guard.deny_file is part of it)", *deny != new.deny);
+        self.live(&format!("guard.deny changed ({} networks now, guard.deny_file included)", new.deny.len()), *deny != new.deny);
         self.fixed("guard.syn_rate_per_ip", *syn_rate_per_ip != new.syn_rate_per_ip);
         self.fixed("guard.syn_burst_per_ip", *syn_burst_per_ip != new.syn_burst_per_ip);
         self.fixed("guard.ban_for", *ban_for != new.ban_for);

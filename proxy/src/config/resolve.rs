@@ -90,11 +90,9 @@ impl Parsed {
         all.filter(|(path, _)| known.insert(path.clone())).collect()
     }
 
-    /// Those of the references whose changes take effect by themselves: all but what a running Sluice cannot take.
+    /// Those of the references whose changes take effect by themselves: all of them.
     pub(super) fn watched(&self) -> Vec<PathBuf> {
-        let deny_file = self.schema.as_ref().and_then(|schema| schema.guard.deny_file.as_ref());
-        let fixed = deny_file.map(|file| beside(&self.main, &file.value));
-        self.references().into_iter().map(|(path, _)| path).filter(|path| Some(path) != fixed.as_ref()).collect()
+        self.references().into_iter().map(|(path, _)| path).collect()
     }
 
     /// Whether the system's roots are to be read too.

@@ -262,6 +262,7 @@ impl Estate {
 
     /// This configuration is in force from now on: every data plane that starts gets it. It has the listeners of the one before.
     pub fn adopt(&mut self, config: Config, files: Vec<Sealed>) {
+        let is_guard_same = config.guard == self.config.guard;
         for bound in &mut self.bound {
             let name = &self.config.listeners[bound.listener].name;
             bound.listener = config.listeners.iter().position(|listener| listener.name == *name).unwrap_or(bound.listener);
@@ -269,6 +270,18 @@ impl Estate {
         self.config = config;
         self.snapshot += 1;
         self.adopt_files(files);
+        if !is_guard_same {
+            self.follow_guard();
+        }
+    }
+
+    /// Tells the program, where it is there, what of the guard has changed: its list of the denied.
+    fn follow_guard(&mut self) {
+        let addresses: Vec<SocketAddr> = self.addresses().collect();
+        let Some(programs) = self.programs.as_mut().filter(|programs| programs.attached().next().is_some()) else { return };
+        if let Err(error) = programs.apply_guard(&self.config.guard, &addresses) {
+            error!("guard.deny: the kernel took it in part only, and what was denied before is denied still: {error}");
+        }
     }
 
     /// Other files that say the same.

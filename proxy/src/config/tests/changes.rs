@@ -76,7 +76,6 @@ fn each_key_that_takes_a_restart_is_named() {
         (guard("mode = \"generic\""), "guard.mode"),
         (guard("dry_run = true"), "guard.dry_run"),
         (guard("allow = [\"10.0.0.0/8\"]"), "guard.allow"),
-        (guard("deny = [\"10.0.0.0/8\"]"), "guard.deny (guard.deny_file is part of it)"),
         (guard("syn_rate_per_ip = \"off\""), "guard.syn_rate_per_ip"),
         (guard("syn_burst_per_ip = 3"), "guard.syn_burst_per_ip"),
         (guard("connections_per_ip = 0"), "guard.connections_per_ip"),
@@ -110,6 +109,10 @@ fn what_can_change_is_told() {
     let upstream = "[[upstream]]\nname = \"new\"\nendpoints = [\"127.0.0.1:9002\"]\n";
     let cases = [
         (with("[log]", "[log]\nlevel = \"debug\""), vec!["log.level changed"]),
+        (
+            with("[guard]", "[guard]\ndeny = [\"10.0.0.0/8\"]"),
+            vec!["guard.deny changed (1 networks now, guard.deny_file included)"],
+        ),
         (with("/run/sluice\"", "/run/sluice\"\ndrain_timeout = \"1s\""), vec!["process.drain_timeout changed"]),
         (web("[listener.timeouts]\nsend = \"1s\""), vec!["listeners changed: \"web\""]),
         (web("[listener.limits]\nheaders = 7"), vec!["listeners changed: \"web\""]),
@@ -153,18 +156,25 @@ fn a_successor_keeps_the_order_of_listeners_and_shares_what_is_the_same() {
 }
 
 #[test]
-fn a_watched_reload_keeps_the_main_file_and_what_is_not_watched() {
+fn a_watched_reload_keeps_the_main_file_and_reads_the_guards_list() {
     let folder = tempfile::tempdir().expect("a folder");
     let (main, list) = (folder.path().join("proxy.toml"), folder.path().join("deny.txt"));
     let write = |path: &Path, text: &str| std::fs::write(path, text).expect("written");
     write(&main, &with("[guard]", "[guard]\ndeny_file = \"deny.txt\""));
     write(&list, "192.0.2.0/24\n");
     let loaded = load(&main).expect("valid");
-    assert!(loaded.watched.is_empty(), "the guard's list takes a restart");
+    assert_eq!(loaded.watched, std::slice::from_ref(&list));
     write(&main, "half a fi");
-    write(&list, "not a network\n");
     let again = load_watched(&loaded.files).expect("nothing that counts has changed");
-    assert_eq!((again.config, again.files), (loaded.config, loaded.files));
+    assert_eq!((&again.config, &again.files), (&loaded.config, &loaded.files));
+    write(&list, "192.0.2.0/24\n198.51.100.0/24\n");
+    let again = load_watched(&loaded.files).expect("a list");
+    assert_eq!(
+        Changes::between(&loaded.config, &again.config).live,
+        ["guard.deny changed (2 networks now, guard.deny_file included)"]
+    );
+    write(&list, "not a network\n");
+    assert!(load_watched(&loaded.files).is_err());
     assert!(load(&main).is_err());
 }
 
@@ -185,13 +195,12 @@ fn certificates_are_watched_and_a_renewed_one_is_named() {
     write("proxy.toml", &https.replace("[guard]", "[guard]\ndeny_file = \"deny.txt\""));
     write("deny.txt", "");
     let loaded = load(&folder.path().join("proxy.toml")).unwrap_or_else(|errors| panic!("{errors}"));
-    let watched: Vec<PathBuf> = ["a.pem", "a.key", "b.pem", "b.key"].map(|name| folder.path().join(name)).to_vec();
+    let watched: Vec<PathBuf> = ["deny.txt", "a.pem", "a.key", "b.pem", "b.key"].map(|name| folder.path().join(name)).to_vec();
     assert_eq!(loaded.watched, watched);
 
-    // Renewed, while the main file and the list are being edited.
+    // Renewed, while the main file is being edited.
     put("b", &["b.example", "www.b.example"]);
     write("proxy.toml", "half a fi");
-    write("deny.txt", "half a li");
     let again = load_watched(&loaded.files).unwrap_or_else(|errors| panic!("{errors}"));
     let live = ["listeners changed: \"web\"", "certificates taken: \"b.example\"", "certificates let go: \"b.example\""];
     assert_eq!(
