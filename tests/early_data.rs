@@ -219,6 +219,33 @@ fn a_handshake_that_does_not_end_is_given_up_in_its_time() {
 }
 
 #[test]
+fn how_a_handshake_ended_is_counted_whatever_ends_the_exchange_beside_it() {
+    let edge = Edge::start(LINES);
+    // Over before its client gave the answer up.
+    let mut asker = edge.greet(request("GET", "/slow", "").as_bytes());
+    assert!(!asker.read_until("early: 1", MOMENT));
+    asker.say("");
+    std::thread::sleep(MOMENT);
+    reset(&asker.socket);
+    drop(asker);
+    eventually(PATIENCE, "success", || (edge.handshakes("1.3_resumed") == 1.0).then_some(()));
+    // Not over, and a client that broke it within a head.
+    edge.learn();
+    let mut asker = edge.greet(b"GET / HT");
+    assert!(!asker.read_until("never", MOMENT));
+    asker.socket.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat()).unwrap();
+    eventually(PATIENCE, "a failure", || (edge.failures("malformed") == 1.0).then_some(()));
+    assert_eq!(edge.sluice.metrics().sum("sluice_tls_handshakes_failed_total"), 1.0);
+    assert_eq!(edge.sluice.metrics().sum("sluice_tls_handshakes_total"), 3.0);
+}
+
+/// Has the socket reset its connection when it is closed.
+fn reset(socket: &TcpStream) {
+    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+}
+
+#[test]
 fn refused_early_data_is_skipped_and_the_request_comes_again() {
     let edge = Edge::start(LINES);
     // As much as one record holds.

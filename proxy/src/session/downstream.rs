@@ -88,7 +88,10 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
         };
         // The next request is none of those that come early, and an end is one of the handshake too.
         let next = match next {
-            Next::Abort(reason) if reason != CloseReason::TlsHandshake => next,
+            Next::Abort(reason) if reason != CloseReason::TlsHandshake => {
+                early::give_up(&mut seat);
+                next
+            }
             next if seat.early.is_none() || Box::pin(early::settle(&mut seat)).await => next,
             // Its response is cut.
             Next::Abort(reason) => Next::Abort(reason),

@@ -1,6 +1,8 @@
 //! Requests that come before their client's handshake is over (RFC 8446 §2.3). Somebody may have recorded them and say them again, so that
 //! only those are served then that are safe to repeat, and their endpoint is told (RFC 8470 §5); others wait for the handshake's end.
 
+use std::task::{Context, Poll, Waker};
+
 use super::exchange::Outcome;
 use crate::error::{HandshakeFailure, HandshakeKind};
 use crate::http::message::{BodyLength, RequestHead};
@@ -61,14 +63,30 @@ pub(super) async fn within(seat: &Seat, exchange: impl Future<Output = Outcome>)
 pub(super) async fn settle(seat: &mut Seat) -> bool {
     let Some(early) = &seat.early else { return true };
     let ended = seat.worker.io.timeout_at(early.due, seat.stream.established()).await;
+    count(seat, ended.ok());
+    matches!(ended, Ok(Ok(())))
+}
+
+/// Ends the wait for the handshake of a connection that is about to be reset: its client may have ended it within the exchange.
+pub(super) fn give_up(seat: &mut Seat) {
+    if seat.early.is_some() {
+        let ended = match seat.stream.poll_established(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(ended) => ended,
+            Poll::Pending => Err(StreamError::Reset),
+        };
+        count(seat, Some(ended));
+    }
+}
+
+/// Counts how it ended; `None`: not in its time.
+fn count(seat: &mut Seat, ended: Option<Result<(), StreamError>>) {
     seat.early = None;
     seat.worker.counters.increment(match ended {
-        Ok(Ok(())) => Counter::Handshake(HandshakeKind::Resumed13),
-        Ok(Err(_)) if seat.cancel.is_cancelled() => Counter::HandshakeFailed(HandshakeFailure::Draining),
-        Ok(Err(StreamError::Tls(Violation::Alert(_)))) => Counter::HandshakeFailed(HandshakeFailure::Alert),
-        Ok(Err(StreamError::Tls(Violation::Ours(_)))) => Counter::HandshakeFailed(HandshakeFailure::Malformed),
-        Ok(Err(_)) => Counter::HandshakeFailed(HandshakeFailure::ClientClosed),
-        Err(_) => Counter::HandshakeFailed(HandshakeFailure::Timeout),
+        Some(Ok(())) => Counter::Handshake(HandshakeKind::Resumed13),
+        Some(Err(_)) if seat.cancel.is_cancelled() => Counter::HandshakeFailed(HandshakeFailure::Draining),
+        Some(Err(StreamError::Tls(Violation::Alert(_)))) => Counter::HandshakeFailed(HandshakeFailure::Alert),
+        Some(Err(StreamError::Tls(Violation::Ours(_)))) => Counter::HandshakeFailed(HandshakeFailure::Malformed),
+        Some(Err(_)) => Counter::HandshakeFailed(HandshakeFailure::ClientClosed),
+        None => Counter::HandshakeFailed(HandshakeFailure::Timeout),
     });
-    matches!(ended, Ok(Ok(())))
 }
