@@ -20,6 +20,7 @@ pub mod records;
 pub mod resolver;
 pub mod review;
 pub mod server;
+pub mod sessions;
 pub mod summary;
 pub mod tickets;
 

@@ -4,20 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::{TLS12, TLS13};
 
 use super::certificate::Certificate;
 use super::key_log::Secrets;
 use super::resolver::Resolver;
+use super::sessions::Sessions;
 use super::tickets::{TicketKey, Tickets};
 use super::{Part, TlsError, provider, roots};
 
 /// Early data of a connection, RFC 8446 §4.2.10. Where it is refused, rustls skips so much, and counts a record once more with each that follows.
 const EARLY_BYTES_MAX: u32 = 48 << 10;
-/// Sessions that a listener keeps for early data: 300 bytes each, beside clients' certificates. The oldest leave.
-const SESSIONS_MAX: usize = 16_384;
 
 /// The oldest version that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,15 +89,14 @@ impl ServerTls {
             }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(Resolver::new(&settings.certificates, clock)));
+        let mut config = builder.with_cert_resolver(Arc::new(Resolver::new(&settings.certificates, Arc::clone(&clock))));
         config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // The codec takes the traffic keys over when the handshake is done.
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(Secrets);
         if settings.early_data {
             config.max_early_data_size = EARLY_BYTES_MAX;
-            // Each session of 1.3 is taken out as it is resumed, so that early data is accepted once (RFC 8446 §8.1).
-            config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+            config.session_storage = Arc::new(Sessions::new(Arc::clone(&clock)));
             config.send_half_rtt_data = true;
         } else {
             config.max_early_data_size = 0;

@@ -1,0 +1,131 @@
+//! Sessions that stay with the listener instead of travelling in tickets. One of TLS 1.3 is taken out as it is resumed, so that early data is
+//! accepted once (RFC 8446 §8.1); one of 1.2 stays. Each has an age and a size, since a client's certificates are among what is kept.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::server::{ServerSessionMemoryCache, StoresServerSessions};
+use rustls::time_provider::TimeProvider;
+
+/// Held at once, about; the oldest leave. One has 300 bytes beside its client's certificates.
+const SESSIONS_MAX: usize = 16_384;
+/// Caches that they are in, by a byte of their random names: rustls' searches all that it has for what is taken out, and has a lock.
+const SHELVES: usize = 64;
+/// The longest that is kept: what a client shows beside its certificate is up to the client.
+const STATE_BYTES_MAX: usize = 4 << 10;
+/// Seconds that each is good for, as rustls tells clients of 1.3.
+const LIFETIME: u64 = 24 * 3600;
+
+/// See the module.
+pub struct Sessions {
+    clock: Arc<dyn TimeProvider>,
+    shelves: Vec<Arc<ServerSessionMemoryCache>>,
+}
+
+impl Sessions {
+    /// None yet.
+    #[must_use]
+    pub fn new(clock: Arc<dyn TimeProvider>) -> Self {
+        Self { clock, shelves: (0..SHELVES).map(|_| ServerSessionMemoryCache::new(SESSIONS_MAX / SHELVES)).collect() }
+    }
+
+    fn now(&self) -> Option<u64> {
+        self.clock.current_time().map(|time| time.as_secs())
+    }
+
+    fn shelf(&self, id: &[u8]) -> &ServerSessionMemoryCache {
+        &self.shelves[usize::from(id.last().copied().unwrap_or_default()) % SHELVES]
+    }
+
+    /// The session's own bytes, if it is good still.
+    fn good(&self, mut kept: Vec<u8>) -> Option<Vec<u8>> {
+        let made_at = u64::from_be_bytes(*kept.last_chunk()?);
+        kept.truncate(kept.len() - size_of::<u64>());
+        // A clock that was set back makes none last.
+        let age = self.now()?.checked_sub(made_at)?;
+        (age <= LIFETIME).then_some(kept)
+    }
+}
+
+impl StoresServerSessions for Sessions {
+    fn put(&self, id: Vec<u8>, mut state: Vec<u8>) -> bool {
+        let Some(made_at) = self.now().filter(|_| state.len() <= STATE_BYTES_MAX) else { return false };
+        state.extend(made_at.to_be_bytes());
+        self.shelf(&id).put(id, state)
+    }
+
+    fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
+        self.good(self.shelf(id).get(id)?)
+    }
+
+    fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
+        self.good(self.shelf(id).take(id)?)
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Sessions")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use rustls::pki_types::UnixTime;
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Clock(AtomicU64);
+
+    impl TimeProvider for Clock {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.load(Ordering::Relaxed))))
+        }
+    }
+
+    fn sessions() -> (Arc<Clock>, Sessions) {
+        let clock = Arc::new(Clock::default());
+        (Arc::clone(&clock), Sessions::new(clock))
+    }
+
+    fn id(number: usize) -> Vec<u8> {
+        number.to_be_bytes().to_vec()
+    }
+
+    #[test]
+    fn one_of_1_3_is_good_once_and_one_of_1_2_again() {
+        let (_, sessions) = sessions();
+        assert!(sessions.can_cache() && sessions.put(id(1), vec![1]));
+        assert_eq!((sessions.get(&id(1)), sessions.get(&id(1))), (Some(vec![1]), Some(vec![1])));
+        assert_eq!((sessions.take(&id(1)), sessions.take(&id(1)), sessions.get(&id(1))), (Some(vec![1]), None, None));
+    }
+
+    #[test]
+    fn the_oldest_leave_and_none_is_long() {
+        let (_, sessions) = sessions();
+        (0..2 * SESSIONS_MAX).for_each(|number| assert!(sessions.put(id(number), vec![7; 300])));
+        let kept: Vec<usize> = (0..2 * SESSIONS_MAX).filter(|&number| sessions.get(&id(number)).is_some()).collect();
+        assert_eq!(kept, (SESSIONS_MAX..2 * SESSIONS_MAX).collect::<Vec<_>>());
+        assert!(sessions.put(id(0), vec![7; STATE_BYTES_MAX]) && !sessions.put(id(1), vec![7; STATE_BYTES_MAX + 1]));
+        assert_eq!((sessions.get(&id(0)), sessions.get(&id(1))), (Some(vec![7; STATE_BYTES_MAX]), None));
+    }
+
+    #[test]
+    fn none_outlives_what_its_client_was_told() {
+        let (clock, sessions) = sessions();
+        for (at, is_good) in [(1_000_000 + LIFETIME, true), (1_000_000 + LIFETIME + 1, false), (999_999, false)] {
+            clock.0.store(1_000_000, Ordering::Relaxed);
+            assert!(sessions.put(id(1), vec![1]));
+            clock.0.store(at, Ordering::Relaxed);
+            assert_eq!((sessions.get(&id(1)).is_some(), sessions.take(&id(1)).is_some()), (is_good, is_good), "{at}");
+        }
+    }
+}
