@@ -239,6 +239,25 @@ fn how_a_handshake_ended_is_counted_whatever_ends_the_exchange_beside_it() {
     assert_eq!(edge.sluice.metrics().sum("sluice_tls_handshakes_total"), 3.0);
 }
 
+#[test]
+fn what_was_asked_early_counts_once_the_handshake_is_over() {
+    let edge = Edge::start(LINES);
+    let held = || edge.sluice.holdings().budget;
+    let one = request("GET", "/", &format!("X-Long: {}\r\n", "x".repeat(900)));
+    let mut asker = edge.greet((request("DELETE", "/slow", "") + &one.repeat(45)).as_bytes());
+    assert!(!asker.read_until("early: no", MOMENT));
+    // As many as may shake hands hold so much, and the data must be taken in for their handshakes to end.
+    assert_eq!(held(), 0.0);
+    asker.say("");
+    eventually(PATIENCE, "it is held against the budget", || (held() > 30_000.0).then_some(()));
+    let answers = |asker: &Asker| String::from_utf8_lossy(&asker.plain).matches("early: no").count();
+    eventually(PATIENCE, "all answers", || {
+        let _ = asker.read_until("never", MOMENT / 3);
+        (answers(&asker) == 46).then_some(())
+    });
+    eventually(PATIENCE, "nothing is held", || (held() == 0.0).then_some(()));
+}
+
 /// Has the socket reset its connection when it is closed.
 fn reset(socket: &TcpStream) {
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };

@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::buffers::{Account, Pool};
+use super::chunk::Hold;
 use super::queue::{Queue, Spares};
 use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
 use super::{Chunk, Stream};
 use crate::time::Time;
 use crate::tls::alert;
-use crate::tls::handshake::{self, Failure, Handshake, Progress};
+use crate::tls::handshake::{self, Established, Failure, Handshake, Progress};
 use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
 use crate::tls::summary::Summary;
 
@@ -79,10 +80,24 @@ impl Secure {
         account: Account,
     ) -> Result<(), StreamError> {
         if let Layer::Early(handshake) = &mut self.layer {
-            let Some(records) = go_on(handshake, &mut self.plain, inbound, out, spares).map_err(StreamError::Tls)? else {
+            let progress = go_on(handshake, inbound, out);
+            let Some(established) = progress.map_err(StreamError::Tls)? else {
+                // No more at a time than goes uncounted.
+                let early = if self.plain.is_empty() { handshake.take_early(COUNTED_BYTES) } else { Vec::new() };
+                if !early.is_empty() {
+                    self.plain.push_back(Chunk::from_vec(early), spares);
+                }
                 return Ok(());
             };
-            self.layer = Layer::Records(records);
+            self.layer = Layer::Records(established.records);
+            // It was let in so that the handshake could end, whatever the stream held. From now on it counts like everything else.
+            let early = established.early;
+            if early.len() >= COUNTED_BYTES {
+                let charge = pool.charge_for(early.len(), Some(account), 0).ok_or(StreamError::Evicted)?;
+                self.plain.push_back(Chunk::from_copy(early, Hold::Charge(charge)), spares);
+            } else if !early.is_empty() {
+                self.plain.push_back(Chunk::from_vec(early), spares);
+            }
         }
         let Layer::Records(records) = &mut self.layer else { return Ok(()) };
         while self.plain.is_empty() && !self.is_ended {
@@ -178,29 +193,17 @@ impl Secure {
 }
 
 /// Goes on with a handshake beside early data, which is bounded by what the client was granted: taking it all in lets the handshake end.
-fn go_on(
-    handshake: &mut Handshake,
-    plain: &mut Queue,
-    inbound: &mut Queue,
-    out: &mut Vec<u8>,
-    spares: &Spares,
-) -> Result<Option<Box<Records>>, Violation> {
+fn go_on(handshake: &mut Handshake, inbound: &mut Queue, out: &mut Vec<u8>) -> Result<Option<Box<Established>>, Violation> {
     while let Some(header) = inbound.peek() {
         let Some(record) = inbound.take(handshake::record_length(header), false) else { break };
         let received = match &record {
             Taken::Piece(chunk) => handshake.receive(chunk),
             Taken::Joined(bytes, _) => handshake.receive(bytes),
         };
-        let (said, progress) = match received.and_then(|()| handshake.advance(out)) {
-            Ok(Progress::Done(established)) => (established.early, Ok(Some(established.records))),
-            Ok(Progress::NeedMore) => (handshake.take_early(), Ok(None)),
-            Err(failure) => (handshake.take_early(), Err(violation(&failure))),
-        };
-        if !said.is_empty() {
-            plain.push_back(Chunk::from_vec(said), spares);
-        }
-        if let Some(records) = progress? {
-            return Ok(Some(records));
+        match received.and_then(|()| handshake.advance(out)) {
+            Ok(Progress::Done(established)) => return Ok(Some(established)),
+            Ok(Progress::NeedMore) => {}
+            Err(failure) => return Err(violation(&failure)),
         }
     }
     Ok(None)
@@ -320,10 +323,8 @@ impl Stream {
 
     /// The same for a client that asks before the handshake is over: it goes on beside what is read and written. Its end must be awaited.
     pub fn secure_early(&self, mut handshake: Box<Handshake>) {
-        let (said, rest) = (handshake.take_early(), handshake.take_rest());
-        self.unread(Chunk::from_vec(rest));
+        self.unread(Chunk::from_vec(handshake.take_rest()));
         self.state().inner.borrow_mut().secure = Some(Box::new(Secure::new(Layer::Early(handshake), false)));
-        self.unread(Chunk::from_vec(said));
     }
 
     /// Whether the handshake of `secure_early` still goes on. Whatever it says meanwhile may be somebody's who recorded it before.

@@ -308,9 +308,10 @@ impl Handshake {
         self.is_early
     }
 
-    /// What it said until now.
-    pub fn take_early(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.early)
+    /// The first bytes, so many at most, of what it said until now.
+    pub fn take_early(&mut self, most: usize) -> Vec<u8> {
+        let rest = self.early.split_off(self.early.len().min(most));
+        std::mem::replace(&mut self.early, rest)
     }
 
     /// What was received and nobody has looked at.
