@@ -96,11 +96,59 @@ impl<B: BodySource> BodySource for Replay<'_, B> {
         if let Some(trailers) = &self.ended {
             return Ok(BodyPart::End(trailers.clone()));
         }
-        let part = self.source.next().await?;
+        // What the source took before it failed is given to nobody: there is no beginning again behind that.
+        let part = self.source.next().await.inspect_err(|_| self.lost = true)?;
         match &part {
             BodyPart::Data(chunk) => self.keep(chunk),
             BodyPart::End(trailers) => self.ended = Some(trailers.clone()),
         }
         Ok(part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::error::RefusalReason;
+
+    /// Gives a part, fails, and would go on behind what it took then.
+    struct Failing(u8);
+
+    impl BodySource for Failing {
+        fn is_whole(&self, _: u64) -> bool {
+            false
+        }
+
+        fn awaits_continue(&self) -> bool {
+            false
+        }
+
+        fn poll_arrived(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        async fn next(&mut self) -> Result<BodyPart, SourceError> {
+            self.0 += 1;
+            match self.0 {
+                2 => Err(SourceError::Refused(RefusalReason::BodyTooLarge)),
+                _ => Ok(BodyPart::Data(Chunk::from_static(b"part"))),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_begins_again_behind_a_source_that_failed() {
+        let mut failing = Failing(0);
+        let mut source = Replay::new(&mut failing, 100);
+        let mut next = |is_fine| {
+            let polled = pin!(source.next()).poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(polled, Poll::Ready(result) if result.is_ok() == is_fine));
+        };
+        next(true);
+        next(false);
+        assert!(!source.rewind());
     }
 }
