@@ -75,7 +75,7 @@ pub(super) fn script(book: &Book, number: usize, now: Time) -> Script {
         None => Line::default(),
     };
     if let Fate::Garbles(at) = plan.fate {
-        line.flip(Some(at));
+        line.flip(at);
     }
     let mut connection = Connection {
         book: book.clone(),

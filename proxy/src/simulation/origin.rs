@@ -361,7 +361,11 @@ impl Connection {
                 self.stalls = true;
                 self.over = true;
             }
-            _ if exchange.answer(current.attempt).closes && !whole && self.book.plan.calm => {
+            _ if trouble != Some(Trouble::Truncates)
+                && exchange.answer(current.attempt).closes
+                && !whole
+                && self.book.plan.calm =>
+            {
                 // As servers do whose answer is to arrive: a close with unread bytes would reset it.
                 current.early = true;
                 (self.over, self.stalls) = (true, true);

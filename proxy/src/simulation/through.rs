@@ -42,7 +42,7 @@ pub(super) fn client(book: &Book, number: usize, now: Time) -> Script {
     let config = plan.way.dialect().map(|dialect| book.parties.client(dialect));
     let mut line = config.map_or_else(Line::default, |config| Line::client(config, &name));
     if let Fate::Garbles(at) = plan.fate {
-        line.flip(Some(at));
+        line.flip(at);
     }
     book.note(now, format_args!("through {number}: connects, {:?}", plan.way));
     book.tally().connected += 1;
@@ -136,7 +136,8 @@ impl Client {
         let is_cut = peer.is_reset() || !is_parted || self.taken < self.plan.down.len();
         let is_excused = self.left || !self.book.plan.calm || !self.book.plan.leads(self.plan.way);
         assert!(!is_cut || is_excused, "through {}: cut at {}", self.number, self.taken);
-        if !is_cut && !self.has_ended && !self.stalls {
+        // One whose hello was garbled may never get to say something.
+        if !is_cut && !self.has_ended && !self.stalls && self.line.is_ready() {
             return;
         }
         self.note(peer, format_args!("has ended, cut: {is_cut}"));

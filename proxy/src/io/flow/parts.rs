@@ -100,11 +100,12 @@ impl Flow {
                 continue;
             }
             inner.in_parts = false;
-            if is_over {
-                self.reset_for_memory(&state, inner);
-            } else if inner.receive == Receive::Held {
+            if inner.receive == Receive::Held {
                 inner.receive = Receive::Idle;
                 state.mark(inner);
+            }
+            if is_over {
+                self.reset_for_memory(&state, inner);
             }
         }
     }
