@@ -12,7 +12,6 @@ use super::queue::{Queue, Spares};
 use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
 use super::{Chunk, Stream};
 use crate::time::Time;
-use crate::tls::alert;
 use crate::tls::handshake::{self, Established, Failure, Handshake, Progress};
 use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
 use crate::tls::summary::Summary;
@@ -52,7 +51,7 @@ enum Layer {
 fn violation(failure: &Failure) -> Violation {
     match failure {
         Failure::Alert(description) => Violation::Alert(*description),
-        failure => Violation::Ours(failure.sent().map_or(alert::INTERNAL_ERROR, alert::Alert::number)),
+        failure => failure.sent().map_or(Violation::Unsaid, |alert| Violation::Ours(alert.number())),
     }
 }
 

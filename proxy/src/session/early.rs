@@ -85,7 +85,9 @@ fn count(seat: &mut Seat, ended: Option<Result<(), StreamError>>) {
         Some(Ok(())) => Counter::Handshake(HandshakeKind::Resumed13),
         Some(Err(_)) if seat.cancel.is_cancelled() => Counter::HandshakeFailed(HandshakeFailure::Draining),
         Some(Err(StreamError::Tls(Violation::Alert(_)))) => Counter::HandshakeFailed(HandshakeFailure::Alert),
-        Some(Err(StreamError::Tls(Violation::Ours(_)))) => Counter::HandshakeFailed(HandshakeFailure::Malformed),
+        Some(Err(StreamError::Tls(Violation::Ours(_) | Violation::Unsaid))) => {
+            Counter::HandshakeFailed(HandshakeFailure::Malformed)
+        }
         Some(Err(_)) => Counter::HandshakeFailed(HandshakeFailure::ClientClosed),
         None => Counter::HandshakeFailed(HandshakeFailure::Timeout),
     });

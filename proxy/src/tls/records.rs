@@ -55,6 +55,9 @@ pub enum Violation {
     /// Not a record as agreed.
     #[error("{}", alert::name(*.0))]
     Ours(u8),
+    /// Nothing that a handshake has place for, and the peer is not told so.
+    #[error("no part of a handshake")]
+    Unsaid,
 }
 
 impl Violation {

@@ -432,10 +432,11 @@ fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
         worker.counters.decrement(Plain::Open);
         worker.counters.increment(Counter::Closed(reason));
         if let Some(StreamError::Tls(violation)) = row.stream.error() {
-            worker.counters.increment(match violation {
-                Violation::Alert(alert) => Counter::AlertReceived(Alert::of(alert)),
-                Violation::Ours(alert) => Counter::AlertSent(Alert::of(alert)),
-            });
+            match violation {
+                Violation::Alert(alert) => worker.counters.increment(Counter::AlertReceived(Alert::of(alert))),
+                Violation::Ours(alert) => worker.counters.increment(Counter::AlertSent(Alert::of(alert))),
+                Violation::Unsaid => {}
+            }
         }
         // One comparison while nobody asks for it.
         tracing::debug!(reason = reason.label(), client = %row.stream.peer(), listener = %row.listener.name, "connection ended");
