@@ -174,6 +174,7 @@ fuzz_target!(|input: Input<'_>| {
             assert_eq!((alerts, last), (vec![(2, description)], Some(ALERT)));
         }
         Some(Violation::Alert(_)) => assert!(alerts.is_empty()),
+        Some(Violation::Unsaid) => panic!("that is no handshake's"),
         None => assert!(alerts.is_empty() && (whole.is_ended || last == Some(DATA))),
     }
 });
