@@ -321,7 +321,8 @@ impl Flow {
             || (inner.is_last && inner.receive == Receive::Idle)
             || discarded > if is_refused { settings.refused_bytes } else { settings.linger_bytes };
         if broken || (flushed && over && inner.fin != Fin::InFlight) {
-            return inner.end(false);
+            // What is cut for want of memory must not look whole.
+            return inner.end(inner.end == Some(Err(StreamError::Evicted)));
         }
         if flushed && inner.fin == Fin::No {
             inner.fin = Fin::InFlight;
