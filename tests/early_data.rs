@@ -21,7 +21,7 @@ use tests::{eventually, process, skip};
 
 const NAME: &str = "edge.example";
 const LINES: &str = "session_tickets = false\nearly_data = true\n";
-/// Within which a loopback answers what it answers at all.
+/// Within which an answer comes that comes at all.
 const MOMENT: Duration = Duration::from_millis(300);
 
 struct Edge {
@@ -94,8 +94,18 @@ struct Asker {
 impl Asker {
     /// Reads until the plaintext ends so, the connection ends, or nothing comes for a while. Nothing is written.
     fn read_until(&mut self, end: &str, limit: Duration) -> bool {
+        self.read_while(limit, |asker| !asker.plain.ends_with(end.as_bytes()))
+    }
+
+    /// Reads what the server says to the first flight, and no answer for a moment after that.
+    fn hears_no(&mut self, end: &str) -> bool {
+        assert!(self.read_while(PATIENCE, |asker| asker.tls.is_handshaking()), "a flight");
+        !self.read_until(end, MOMENT)
+    }
+
+    fn read_while(&mut self, limit: Duration, wants: impl Fn(&Self) -> bool) -> bool {
         let due = Instant::now() + limit;
-        while !self.plain.ends_with(end.as_bytes()) {
+        while wants(self) {
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -159,7 +169,7 @@ fn what_must_not_be_repeated_waits_for_the_handshake() {
     ] {
         let before = edge.origin.requests();
         let mut asker = edge.greet((asked.clone() + body).as_bytes());
-        assert!(!asker.read_until("early: no", MOMENT), "{asked}");
+        assert!(asker.hears_no("early: no"), "{asked}");
         assert!(asker.tls.is_early_data_accepted());
         assert_eq!(edge.origin.requests(), before, "{asked}");
         asker.say("");
@@ -178,11 +188,9 @@ fn a_recording_is_worth_nothing() {
     let before = edge.origin.requests();
     // The session was taken out: what is said again begins a handshake that whoever says it cannot end.
     let mut again = TcpStream::connect(edge.sluice.address()).unwrap();
-    again.set_read_timeout(Some(MOMENT)).unwrap();
+    again.set_read_timeout(Some(PATIENCE)).unwrap();
     again.write_all(&asker.flight).unwrap();
-    let mut answer = Vec::new();
-    let _ = again.read_to_end(&mut answer);
-    assert!(answer.len() > 500, "a certificate, not an answer: {} bytes", answer.len());
+    again.read_exact(&mut [0; 500]).expect("a certificate, not an answer");
     drop(again);
     eventually(PATIENCE, "the failure is counted", || (edge.failures("client_closed") == 1.0).then_some(()));
     assert_eq!((edge.origin.requests(), edge.early_requests()), (before, 1.0));
@@ -190,7 +198,7 @@ fn a_recording_is_worth_nothing() {
 
 #[test]
 fn a_handshake_that_does_not_end_is_given_up_in_its_time() {
-    let edge = Edge::start(&format!("{LINES}handshake_timeout = \"700ms\"\n"));
+    let edge = Edge::start(&format!("{LINES}handshake_timeout = \"1500ms\"\n"));
     // Answered, begun, one that waits for the end, and one whose answer would come later.
     let asked = [
         (request("GET", "/", ""), "early: 1"),
@@ -204,14 +212,14 @@ fn a_handshake_that_does_not_end_is_given_up_in_its_time() {
         assert!(asker.read_until(answer, PATIENCE));
         assert!(!asker.read_until("never", PATIENCE));
         let took = begun.elapsed();
-        assert!(took >= Duration::from_millis(650) && took < PATIENCE / 2, "{asked}: {took:?}");
+        assert!(took >= Duration::from_millis(1400) && took < PATIENCE / 2, "{asked}: {took:?}");
         edge.learn();
     }
     eventually(PATIENCE, "four failures", || (edge.failures("timeout") == 4.0).then_some(()));
     assert_eq!(edge.early_requests(), 2.0);
     // One whose handshake ends meanwhile gets it all the same.
     let mut asker = edge.greet(request("GET", "/slow", "").as_bytes());
-    assert!(!asker.read_until("early: 1", MOMENT));
+    assert!(asker.hears_no("early: 1"));
     asker.say("");
     assert!(asker.read_until("early: 1", PATIENCE));
     drop(asker);
@@ -223,16 +231,16 @@ fn how_a_handshake_ended_is_counted_whatever_ends_the_exchange_beside_it() {
     let edge = Edge::start(LINES);
     // Over before its client gave the answer up.
     let mut asker = edge.greet(request("GET", "/slow", "").as_bytes());
-    assert!(!asker.read_until("early: 1", MOMENT));
+    assert!(asker.hears_no("early: 1"));
     asker.say("");
-    std::thread::sleep(MOMENT);
+    std::thread::sleep(3 * MOMENT);
     reset(&asker.socket);
     drop(asker);
     eventually(PATIENCE, "success", || (edge.handshakes("1.3_resumed") == 1.0).then_some(()));
     // Not over, and a client that broke it within a head.
     edge.learn();
     let mut asker = edge.greet(b"GET / HT");
-    assert!(!asker.read_until("never", MOMENT));
+    assert!(asker.hears_no("never"));
     asker.socket.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat()).unwrap();
     eventually(PATIENCE, "a failure", || (edge.failures("malformed") == 1.0).then_some(()));
     let alerts = || edge.sluice.metrics().sum("sluice_tls_alerts_sent_total");
@@ -255,7 +263,7 @@ fn what_was_asked_early_counts_once_the_handshake_is_over() {
     let held = || edge.sluice.holdings().budget;
     let one = request("GET", "/", &format!("X-Long: {}\r\n", "x".repeat(900)));
     let mut asker = edge.greet((request("DELETE", "/slow", "") + &one.repeat(45)).as_bytes());
-    assert!(!asker.read_until("early: no", MOMENT));
+    assert!(asker.hears_no("early: no"));
     // As many as may shake hands hold so much, and the data must be taken in for their handshakes to end.
     assert_eq!(held(), 0.0);
     asker.say("");
@@ -286,7 +294,7 @@ fn refused_early_data_is_skipped_and_the_request_comes_again() {
             edge.sluice.admin("/readyz").ok().filter(|response| response.status == 200)?;
             Some(edge.greet(early.as_bytes()))
         });
-        assert!(!asker.read_until("early: 1", MOMENT));
+        assert!(asker.hears_no("early: 1"));
         assert!(!asker.tls.is_early_data_accepted());
         asker.say(&early);
         assert!(asker.read_until("early: no", PATIENCE), "{:?}", String::from_utf8_lossy(&asker.plain));

@@ -464,8 +464,8 @@ fn hellos_in_pieces_of_any_size_are_understood() {
 }
 
 #[test]
-fn slow_handshakes_are_cut_and_no_more_than_max_handshakes_are_under_way() {
-    let edge = Edge::start("handshake_timeout = \"700ms\"\nmax_handshakes = 8");
+fn slow_handshakes_are_cut() {
+    let edge = Edge::start("handshake_timeout = \"700ms\"");
     let hello = edge.hello();
     // Said nothing, a byte, half a hello, a hello.
     let tally = Tally::of(&edge.sluice);
@@ -493,22 +493,30 @@ fn slow_handshakes_are_cut_and_no_more_than_max_handshakes_are_under_way() {
     let grown =
         |metric, value: &str| edge.sluice.metrics().labelled(metric, "reason", value) - tally.0.labelled(metric, "reason", value);
     eventually(PATIENCE, "each was counted", || (grown(FAILED, "timeout") + grown(FAILED, "malformed") == 4.0).then_some(()));
+    edge.serves();
+}
+
+#[test]
+fn no_more_than_max_handshakes_are_under_way() {
+    // As long as the default, so that none of the waiting goes meanwhile.
+    let edge = Edge::start("max_handshakes = 8");
+    let hello = edge.hello();
     // Eight may wait, the others go at once, and who is done is not among the eight.
     let mut done = edge.sluice.secured(&edge.config, NAME);
     let mut waiting: Vec<TcpStream> = (0..8).map(|_| edge.socket()).collect();
     for socket in &mut waiting {
         socket.write_all(&hello[..90]).unwrap();
     }
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(500));
     for _ in 0..5 {
         let mut socket = edge.socket();
         let begun = Instant::now();
         socket.write_all(&hello).unwrap();
         assert!(rest(&mut socket).is_empty());
-        assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     }
     assert_eq!(done.get("/").status, 200);
-    assert_eq!(grown(FAILED, "too_many"), 5.0);
+    assert_eq!(edge.sluice.metrics().labelled(FAILED, "reason", "too_many"), 5.0);
     drop((waiting, done));
     edge.serves();
 }
@@ -626,10 +634,13 @@ fn a_storm_of_aborted_handshakes_disturbs_nobody() {
                 }
             });
         }
-        for _ in 0..2000 {
+        // Longer where the machine is slow.
+        let mut aborted = 0;
+        while aborted < 2000 || (served.load(Ordering::Relaxed) < 40 && aborted < 20_000) {
             let mut socket = edge.socket();
             socket.write_all(&hello).unwrap();
             Client::over(socket).unwrap().reset();
+            aborted += 1;
         }
         stop.store(true, Ordering::Relaxed);
     });
