@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::version::TLS13;
 use tests::client::{Client, Dial, PATIENCE};
-use tests::origin::{Body, Origin, Response};
+use tests::origin::{Body, Origin, Request, Response};
 use tests::slow::{Crowd, Habit};
 use tests::sluice::{Setup, Sluice};
 use tests::tls::{self, Authority, Kind, https};
@@ -82,16 +82,21 @@ fn thousands_of_idle_clients_cost_the_busy_ones_nothing() {
     sluice.expect_back_to(before);
 }
 
+/// 4 MiB at `/big`, of which the origin's socket holds little.
+fn big_and_small() -> Origin {
+    let answer = |request: &Request| match request.target.as_str() {
+        "/big" => Response::with(Body::Pattern(4 << 20)),
+        _ => Response::ok("small"),
+    };
+    Origin::http(answer).send_buffer(64 << 10)
+}
+
 #[test]
 fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     if skip::without_descriptors(DESCRIPTORS) {
         return;
     }
-    let origin = Origin::http(|request| match request.target.as_str() {
-        "/big" => Response::with(Body::Pattern(4 << 20)),
-        _ => Response::ok("small"),
-    })
-    .send_buffer(64 << 10);
+    let origin = big_and_small();
     // One worker: whoever it waits for, everybody waits for.
     let sluice = Setup::to(origin.address()).with("process", "max_connections = 4000").with("guard", UNLIMITED).start();
     let before = warmed(&sluice);
@@ -125,23 +130,13 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     eventually(Duration::from_secs(15), "the origin is let go", || (origin.open() <= 256).then_some(()));
 }
 
-/// KiB of the data plane's own.
-fn memory(sluice: &Sluice) -> u64 {
-    let field = threads::status_field(sluice.data_plane_pid(), "RssAnon").unwrap();
-    field.trim_end_matches(" kB").parse().unwrap()
-}
-
 /// What was sealed for a slow client is memory too: the budget and the receive buffers bound it as they do without TLS.
 #[test]
 fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
     if skip::without_descriptors(DESCRIPTORS) {
         return;
     }
-    let origin = Origin::http(|request| match request.target.as_str() {
-        "/big" => Response::with(Body::Pattern(4 << 20)),
-        _ => Response::ok("small"),
-    })
-    .send_buffer(64 << 10);
+    let origin = big_and_small();
     let authority = Authority::default();
     let leaf = authority.leaf(Kind::P256, &["edge.example"]);
     let config = Arc::new(authority.config(&[&TLS13]));
@@ -151,7 +146,7 @@ fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
     let sluice = https(setup, &authority, &[leaf], "").with("listener.timeouts", "min_rate = \"off\"").start();
     let mut fast = sluice.secured(&config, "edge.example");
     assert_eq!(fast.get("/small").status, 200);
-    let at_first = memory(&sluice);
+    let at_first = sluice.memory();
 
     let slow = |_| {
         let dial = Dial { source: None, receive_buffer: Some(4096) };
@@ -164,7 +159,7 @@ fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
     let moved = crowd.moved();
     eventually(PATIENCE, "all of them are served, and move", || (crowd.moved() > moved + SLOW as u64 * 1000).then_some(()));
     assert_eq!(fast.get("/small").status, 200, "the fast one is served beside them");
-    let (held, grown) = (sluice.holdings(), memory(&sluice) - at_first);
+    let (held, grown) = (sluice.holdings(), (sluice.memory() - at_first) >> 10);
     eprintln!("{grown} KiB for {SLOW} slow readers; {held:?}");
     // The budget; buffers, once as such and once as what was made of them, but no blocks in a time like that; 24 KiB of each connection's own.
     assert!(held.budget <= f64::from(16 << 20), "{held:?}");

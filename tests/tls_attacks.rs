@@ -16,7 +16,7 @@ use tests::metrics::Metrics;
 use tests::origin::Origin;
 use tests::sluice::{Setup, Sluice};
 use tests::tls::{self, Authority, Ending, Forger, Kind, https};
-use tests::{eventually, skip, threads};
+use tests::{eventually, skip};
 
 const NAME: &str = "edge.example";
 const GET: &str = "GET / HTTP/1.1\r\nHost: edge.example\r\n\r\n";
@@ -530,7 +530,7 @@ fn thousands_that_stop_after_their_hello_are_bounded_and_leave_nothing() {
     let edge = Edge::start("handshake_timeout = \"20s\"\nmax_handshakes = 4096");
     edge.serves();
     let before = edge.sluice.holdings();
-    let (hello, at_first) = (edge.hello(), memory(&edge.sluice));
+    let (hello, at_first) = (edge.hello(), edge.sluice.memory());
     let mut crowd: Vec<TcpStream> = (0..CROWD).map(|_| edge.socket()).collect();
     for socket in &mut crowd {
         socket.write_all(&hello).unwrap();
@@ -541,17 +541,11 @@ fn thousands_that_stop_after_their_hello_are_bounded_and_leave_nothing() {
         assert_eq!(client.get("/").status, 200);
     }
     drop(client);
-    let each = memory(&edge.sluice).saturating_sub(at_first) / CROWD as u64;
+    let each = edge.sluice.memory().saturating_sub(at_first) / CROWD as u64;
     eprintln!("{each} bytes for a handshake under way");
     assert!(each < 40 << 10, "{each} bytes for a handshake under way");
     drop(crowd);
     edge.sluice.expect_back_to(before);
-}
-
-/// Bytes of a data plane's own.
-fn memory(sluice: &Sluice) -> u64 {
-    let field = threads::status_field(sluice.data_plane_pid(), "RssAnon").unwrap();
-    field.trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 /// Handshakes of which every second fails, in one of several ways, from this many threads.
@@ -604,13 +598,13 @@ fn handshakes_of_which_half_fail_leave_nothing_behind() {
     let edge = Edge::start("");
     shake(&edge, 1000);
     edge.serves();
-    let (before, at_first) = (edge.sluice.holdings(), memory(&edge.sluice));
+    let (before, at_first) = (edge.sluice.holdings(), edge.sluice.memory());
     let count = handshakes().unwrap_or(3000);
     let metrics = edge.sluice.metrics();
     shake(&edge, count);
     edge.serves();
     edge.sluice.expect_back_to(before);
-    let now = memory(&edge.sluice);
+    let now = edge.sluice.memory();
     eprintln!("{count} handshakes: {} KiB before, {} KiB after", at_first >> 10, now >> 10);
     assert!(now < at_first + (2 << 20), "grown from {at_first} to {now} bytes by {count} handshakes");
     let grown = |metric| edge.sluice.metrics().sum(metric) - metrics.sum(metric);

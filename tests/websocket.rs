@@ -130,15 +130,10 @@ fn a_thousand_websockets_at_once_echo_and_cost_little() {
     let open = || sluice.metrics().sum("sluice_tunnels_open");
     eventually(PATIENCE, "the first is gone", || (open() == 0.0).then_some(()));
     let before = sluice.holdings();
-    let memory = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", sluice.data_plane_pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-    };
-    let at_first = memory();
+    let at_first = sluice.memory();
     let mut sockets: Vec<_> = (0..CROWD).map(|_| connect(&sluice)).collect();
     assert_eq!(open(), CROWD as f64);
-    let each = memory().saturating_sub(at_first) / CROWD as u64;
+    let each = sluice.memory().saturating_sub(at_first) / CROWD as u64;
     eprintln!("{each} bytes for an idle WebSocket");
     assert!(each <= IDLE_BYTES_MAX, "{each} bytes for an idle WebSocket");
     for (number, socket) in sockets.iter_mut().enumerate() {

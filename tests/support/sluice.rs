@@ -350,6 +350,13 @@ impl Sluice {
         Metrics::parse(&self.admin("/metrics").expect("/metrics").text())
     }
 
+    /// Anonymous memory of the data plane, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let field = threads::status_field(self.data_plane_pid(), "RssAnon").expect("RssAnon");
+        field.trim_end_matches(" kB").parse::<u64>().expect("KiB") << 10
+    }
+
     /// `/status`.
     #[must_use]
     pub fn status(&self) -> Value {

@@ -89,14 +89,7 @@ impl Secure {
                 return Ok(());
             };
             self.layer = Layer::Records(established.records);
-            // It was let in so that the handshake could end, whatever the stream held. From now on it counts like everything else.
-            let early = established.early;
-            if early.len() >= COUNTED_BYTES {
-                let charge = pool.charge_for(early.len(), Some(account), 0).ok_or(StreamError::Evicted)?;
-                self.plain.push_back(Chunk::from_copy(early, Hold::Charge(charge)), spares);
-            } else if !early.is_empty() {
-                self.plain.push_back(Chunk::from_vec(early), spares);
-            }
+            self.admit(established.early, spares, pool, account)?;
         }
         let Layer::Records(records) = &mut self.layer else { return Ok(()) };
         while self.plain.is_empty() && !self.is_ended {
@@ -123,6 +116,17 @@ impl Secure {
                     inbound.clear();
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Early data was let in so that its handshake could end, whatever the stream held. From now on it counts like everything else.
+    fn admit(&mut self, early: Vec<u8>, spares: &Spares, pool: &Rc<Pool>, account: Account) -> Result<(), StreamError> {
+        if early.len() >= COUNTED_BYTES {
+            let charge = pool.charge_for(early.len(), Some(account), 0).ok_or(StreamError::Evicted)?;
+            self.plain.push_back(Chunk::from_copy(early, Hold::Charge(charge)), spares);
+        } else if !early.is_empty() {
+            self.plain.push_back(Chunk::from_vec(early), spares);
         }
         Ok(())
     }
@@ -318,6 +322,16 @@ impl Stream {
     pub fn secure(&self, records: Box<Records>, rest: Vec<u8>, must_end: bool) {
         self.unread(Chunk::from_vec(rest));
         self.state().inner.borrow_mut().secure = Some(Box::new(Secure::new(Layer::Records(records), must_end)));
+    }
+
+    /// Early data that came with the handshake's end, before anything is read.
+    pub fn admit_early(&self, early: Vec<u8>) {
+        let state = self.state();
+        let inner = &mut *state.inner.borrow_mut();
+        let Some(secure) = &mut inner.secure else { return };
+        if let Err(error) = secure.admit(early, &state.shared.spares, &state.shared.pool, state.account()) {
+            inner.end = Some(Err(error));
+        }
     }
 
     /// The same for a client that asks before the handshake is over: it goes on beside what is read and written. Its end must be awaited.

@@ -49,7 +49,7 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
             let Established { records, rest, early, agreed } = *established;
             seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
             seat.stream.secure(records, rest, false);
-            seat.stream.unread(Chunk::from_vec(early));
+            seat.stream.admit_early(early);
             agreed
         }
         Greeted::Early(mut handshake, underway) => {

@@ -462,19 +462,23 @@ fn part_of_a_record_keeps_nobody_from_the_rest() {
 
 #[test]
 fn what_memory_runs_out_for_at_the_handshakes_end_is_reset() {
-    let memory = Memory { buffers: 64, buffer_size: 4096, budget: 8 << 10 };
-    let (mut bench, mut config) = bench_with_memory(1, Faults { short: false, delay: 0, ..Faults::mild() }, 4, memory);
-    Arc::make_mut(&mut config).enable_early_data = true;
-    let _whole = converse(&bench.sim.connect(bench.listener), &config, post(b"first"), 5, b"first");
-    bench.run_until(|events| {
-        events.worker().counters.value(Plain::Open) == 0 && events.worker().counters.value(Plain::Requests) == 1
-    });
-    // Answered without its body, which finds no room once it counts.
-    let refused = format!("OPTIONS * HTTP/1.1\r\nHost: {NAME}\r\nMax-Forwards: 0\r\nContent-Length: 30000\r\n\r\n");
-    let client = bench.sim.connect(bench.listener);
-    let seen = converse_in_pieces(&client, &config, [refused.as_bytes(), &[7; 30_000]].concat(), usize::MAX, b"", 4000);
-    bench.run_out();
-    assert!(client.is_reset() && !seen.borrow().is_announced, "{}", bench.counted());
-    assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Resumed13)), 1, "{}", bench.counted());
-    bench.check_freed("");
+    // A record after the other, and the only one together with the end.
+    for (length, piece, buffer_size) in [(30_000, 4000, 4096), (14_000, 8000, 64 << 10)] {
+        let memory = Memory { buffers: 64, buffer_size, budget: 8 << 10 };
+        let (mut bench, mut config) = bench_with_memory(1, Faults { short: false, delay: 0, ..Faults::mild() }, 4, memory);
+        Arc::make_mut(&mut config).enable_early_data = true;
+        let _whole = converse(&bench.sim.connect(bench.listener), &config, post(b"first"), 5, b"first");
+        bench.run_until(|events| {
+            events.worker().counters.value(Plain::Open) == 0 && events.worker().counters.value(Plain::Requests) == 1
+        });
+        // Answered without its body, which finds no room once it counts.
+        let refused = format!("OPTIONS * HTTP/1.1\r\nHost: {NAME}\r\nMax-Forwards: 0\r\nContent-Length: {length}\r\n\r\n");
+        let client = bench.sim.connect(bench.listener);
+        let bytes = [refused.as_bytes(), &vec![7; length]].concat();
+        let seen = converse_in_pieces(&client, &config, bytes, usize::MAX, b"", piece);
+        bench.run_out();
+        assert!(client.is_reset() && !seen.borrow().is_announced, "{length}: {}", bench.counted());
+        assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Resumed13)), 1);
+        bench.check_freed("");
+    }
 }
