@@ -16,6 +16,16 @@ fn number(name: &str) -> Option<u64> {
     Some(number.unwrap_or_else(|| panic!("{name}: {value} is no number")))
 }
 
+/// One number for all that happened in a range of seeds (FNV-1a over each seed's hash and count of events): two builds that behave alike
+/// print the same.
+fn digest(mut traces: Vec<(u64, u64, u64)>) -> u64 {
+    traces.sort_unstable();
+    let numbers = traces.into_iter().flat_map(|(seed, hash, events)| [seed, hash, events]);
+    numbers
+        .flat_map(u64::to_le_bytes)
+        .fold(0xcbf2_9ce4_8422_2325, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 #[test]
 fn every_seed_keeps_the_invariants() {
     if let Some(seed) = number("SLUICE_SIMULATE_TRACE") {
@@ -29,7 +39,7 @@ fn every_seed_keeps_the_invariants() {
     let started = Instant::now();
     let (next, failures) = (AtomicU64::new(from), Mutex::new(Vec::new()));
     let [answered, cut, unanswered, early] = [const { AtomicU64::new(0) }; 4];
-    let handshakes = Mutex::new([[0; 2]; 2]);
+    let (handshakes, traces) = (Mutex::new([[0; 2]; 2]), Mutex::new(Vec::new()));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -38,6 +48,7 @@ fn every_seed_keeps_the_invariants() {
             }
             match run(seed, false) {
                 Ok(report) => {
+                    traces.lock().expect("no panic holds it").push((seed, report.hash, report.events));
                     answered.fetch_add(report.tally.responses.iter().sum(), Ordering::Relaxed);
                     cut.fetch_add(report.tally.cut, Ordering::Relaxed);
                     unanswered.fetch_add(report.tally.unanswered, Ordering::Relaxed);
@@ -63,6 +74,7 @@ fn every_seed_keeps_the_invariants() {
         started.elapsed().as_secs_f64()
     );
     let [clients, endpoints] = handshakes.into_inner().expect("no panic holds it");
+    println!("digest of their traces: {:#018x}", digest(traces.into_inner().expect("no panic holds it")));
     println!("TLS handshakes made and failed: {clients:?} with clients, {endpoints:?} with endpoints; {early} early requests");
     assert!(failures.is_empty(), "{} seeds failed", failures.len());
     assert!(count < 100 || answered > count, "{answered} answers: the simulation does nothing");
