@@ -1,4 +1,5 @@
-//! Bodies from nothing to a gigabyte between curl and nginx, both ways, with their checksums taken outside of Sluice.
+//! Bodies from nothing to a gigabyte between curl and nginx, both ways, with their checksums taken outside of
+//! Sluice.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -48,8 +49,11 @@ fn curl_gets_a_gigabyte_from_nginx() {
         return;
     }
     let nginx = Nginx::start();
-    io::copy(&mut io::BufReader::with_capacity(256 << 10, Pattern::new(GIGABYTE)), &mut File::create(nginx.file("big")).unwrap())
-        .unwrap();
+    io::copy(
+        &mut io::BufReader::with_capacity(256 << 10, Pattern::new(GIGABYTE)),
+        &mut File::create(nginx.file("big")).unwrap(),
+    )
+    .unwrap();
     let sluice = Setup::to(nginx.address()).start();
     let start = Instant::now();
     assert_eq!(Curl::download(&[], &sluice.url("/big")), (GIGABYTE, pattern::expected(GIGABYTE)));
@@ -66,7 +70,10 @@ fn curl_puts_a_gigabyte_on_nginx() {
     let start = Instant::now();
     Curl::upload(&[], &sluice.url("/big"), GIGABYTE, false);
     assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
-    assert_eq!(pattern::digest(File::open(nginx.file("big")).unwrap()).unwrap(), (GIGABYTE, pattern::expected(GIGABYTE)));
+    assert_eq!(
+        pattern::digest(File::open(nginx.file("big")).unwrap()).unwrap(),
+        (GIGABYTE, pattern::expected(GIGABYTE))
+    );
 }
 
 #[test]
@@ -93,7 +100,11 @@ fn many_bodies_at_once_stay_apart() {
     let origin = Origin::http(|request| {
         let length: u64 = request.target.trim_start_matches('/').parse().unwrap();
         assert_eq!((request.length, request.sha256.as_str()), (length, pattern::expected(length).as_str()));
-        Response::with(if length.is_multiple_of(2) { Body::Pattern(length) } else { Body::ChunkedPattern(length) })
+        Response::with(if length.is_multiple_of(2) {
+            Body::Pattern(length)
+        } else {
+            Body::ChunkedPattern(length)
+        })
     });
     let sluice = Setup::to(origin.address()).workers(2).start();
     let before = sluice.holdings();
@@ -106,7 +117,9 @@ fn many_bodies_at_once_stay_apart() {
                     let length = (thread * 7919 + round * 104_729) % 700_000;
                     let mut body = Vec::new();
                     io::copy(&mut Pattern::new(length), &mut body).unwrap();
-                    client.send(format!("POST /{length} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n"));
+                    client.send(format!(
+                        "POST /{length} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n"
+                    ));
                     client.socket().write_all(&body).unwrap();
                     let response = client.response("POST");
                     assert_eq!((response.status, response.body == body), (200, true), "length {length}");

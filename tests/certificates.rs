@@ -1,4 +1,5 @@
-//! Certificates as an operator meets them, with the released binary: what `check` says of wrong and doubtful ones, and where their ends are shown.
+//! Certificates as an operator meets them, with the released binary: what `check` says of wrong and doubtful
+//! ones, and where their ends are shown.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -68,7 +69,9 @@ fn check_says_what_is_wrong_with_a_file_and_where_it_is_named() {
         let (kind, said) = (if file.ends_with("pem") { "chain" } else { "key" }, output.errors());
         let text = setup.text();
         let line = text.lines().position(|line| line == format!("{kind} = \"{file}\"")).unwrap() + 1;
-        for words in [format!("`listener.certificate.{kind}`"), words.to_owned(), format!("proxy.toml:{line}:")] {
+        for words in
+            [format!("`listener.certificate.{kind}`"), words.to_owned(), format!("proxy.toml:{line}:")]
+        {
             // Long lines are wrapped for the terminal.
             let said = said.replace("\n  │ ", " ");
             assert!(said.contains(&words), "no {words:?} in\n{said}");
@@ -87,7 +90,10 @@ fn an_expired_certificate_is_warned_of_and_the_others_serve() {
     }
     let origin = Origin::echo();
     let good = certificate("a.example", -1, 90);
-    let setup = setup(&origin, &[certificate("old.example", -30, -3), good.clone(), certificate("soon.example", -30, 5)]);
+    let setup = setup(
+        &origin,
+        &[certificate("old.example", -30, -3), good.clone(), certificate("soon.example", -30, 5)],
+    );
     write(&setup, "ca.pem", &good.0);
     let ca = setup.run_dir().join("ca.pem");
     let sluice = setup.start();
@@ -99,11 +105,10 @@ fn an_expired_certificate_is_warned_of_and_the_others_serve() {
     let resolve = format!("a.example:{0}:{1}", sluice.address().port(), sluice.address().ip());
     let url = format!("https://a.example:{}/", sluice.address().port());
     let curl = process::run(
-        Command::new("curl").args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]).arg(ca).args([
-            "--resolve",
-            &resolve,
-            &url,
-        ]),
+        Command::new("curl")
+            .args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"])
+            .arg(ca)
+            .args(["--resolve", &resolve, &url]),
         LIMIT,
     );
     assert_eq!(curl.success().text(), "200");
@@ -116,11 +121,19 @@ fn an_expired_certificate_is_warned_of_and_the_others_serve() {
     }
     let certificates = sluice.status()["data_plane"]["certificates"].clone();
     assert_eq!(certificates.as_array().unwrap().len(), 3);
-    assert_eq!((&certificates[0]["name"], &certificates[0]["listener"]), (&"old.example".into(), &"main".into()));
+    assert_eq!(
+        (&certificates[0]["name"], &certificates[0]["listener"]),
+        (&"old.example".into(), &"main".into())
+    );
     assert!(certificates[0]["remaining_seconds"].as_i64().unwrap() < 0);
     let shown = sluice.command("status").success().text();
-    let line =
-        |name: &str| shown.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no {name} in\n{shown}")).to_owned();
+    let line = |name: &str| {
+        shown
+            .lines()
+            .find(|line| line.contains(name))
+            .unwrap_or_else(|| panic!("no {name} in\n{shown}"))
+            .to_owned()
+    };
     assert!(line("old.example").ends_with("expired"), "{shown}");
     // A moment has passed since it was made.
     let soon = line("soon.example");

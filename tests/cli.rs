@@ -64,7 +64,11 @@ fn check_names_file_line_key_and_what_to_write() {
         ("[log]", "[lgo]", &["lgo", "log"]),
         ("level = \"info\"", "level = \"loud\"", &["level", "loud", "warn"]),
         ("level = \"info\"", "level = 3", &["level"]),
-        ("[listener.limits]", "[listener.limits]\nheader_bytes = \"32 parsecs\"", &["header_bytes", "32 parsecs"]),
+        (
+            "[listener.limits]",
+            "[listener.limits]\nheader_bytes = \"32 parsecs\"",
+            &["header_bytes", "32 parsecs"],
+        ),
         ("[listener.timeouts]", "[listener.timeouts]\nkeep_alive = \"soon\"", &["keep_alive", "soon"]),
         ("[listener.timeouts]", "[listener.timeouts]\nkeepalive = \"5s\"", &["keepalive", "keep_alive"]),
         ("upstream = \"app\"", "upstream = \"ap\"", &["ap", "app"]),
@@ -83,7 +87,10 @@ fn check_names_file_line_key_and_what_to_write() {
         assert_eq!(checked.code(), 1, "{instead}: {said}");
         assert!(said.contains("checked.toml"), "{instead}: the file: {said}");
         let line = line_of(&text, instead.lines().last().unwrap());
-        assert!(said.contains(&format!(":{line}")) || said.contains(&format!("{line} │")), "{instead}: line {line}: {said}");
+        assert!(
+            said.contains(&format!(":{line}")) || said.contains(&format!("{line} │")),
+            "{instead}: line {line}: {said}"
+        );
         for word in *words {
             assert!(said.contains(word), "{instead}: {word:?}: {said}");
         }
@@ -92,7 +99,10 @@ fn check_names_file_line_key_and_what_to_write() {
 
 #[test]
 fn check_reports_every_mistake_it_finds() {
-    let text = Setup::to(nowhere()).text().replace("count = 1", "coutn = 1").replace("level = \"info\"", "levle = \"info\"");
+    let text = Setup::to(nowhere())
+        .text()
+        .replace("count = 1", "coutn = 1")
+        .replace("level = \"info\"", "levle = \"info\"");
     let said = check(&text).all();
     assert!(said.contains("coutn") && said.contains("levle"), "{said}");
 }
@@ -220,8 +230,11 @@ fn plan_places_workers_on_a_big_machine() {
     assert_eq!(plan.code(), 0, "{}", plan.all());
     let said = plan.text();
     // The table below "workers", up to the next line that has no number: worker, CPU, core, node.
-    let rows = said.lines().map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<usize>>());
-    let rows: Vec<Vec<usize>> = rows.skip_while(|row| row.len() < 4).take_while(|row| row.len() >= 4).collect();
+    let rows = said
+        .lines()
+        .map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<usize>>());
+    let rows: Vec<Vec<usize>> =
+        rows.skip_while(|row| row.len() < 4).take_while(|row| row.len() >= 4).collect();
     assert_eq!(rows.len(), 31, "32 cores: a worker on each but one, which the control thread has: {said}");
     let cores: BTreeSet<usize> = rows.iter().map(|row| row[2]).collect();
     assert_eq!(cores.len(), rows.len(), "a physical core each: {said}");
@@ -234,11 +247,14 @@ fn plan_places_workers_on_a_big_machine() {
 
 /// The rows of the table below "workers": worker, CPU, core, node.
 fn placed(plan: &str) -> Vec<Vec<usize>> {
-    let rows = plan.lines().map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<usize>>());
+    let rows = plan
+        .lines()
+        .map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<usize>>());
     rows.skip_while(|row| row.len() < 4).take_while(|row| row.len() >= 4).collect()
 }
 
-/// Machines that are not here: each with workers' keys, how many workers it gets on each node, and the control threads' CPUs.
+/// Machines that are not here: each with workers' keys, how many workers it gets on each node, and the
+/// control threads' CPUs.
 #[test]
 fn plan_fits_machines_of_every_shape() {
     for (machine, workers, per_node, control) in [
@@ -263,9 +279,16 @@ fn plan_fits_machines_of_every_shape() {
         let on = |node| rows.iter().filter(|row| row[3] == node).count();
         let found: Vec<usize> = (0..per_node.len()).map(on).collect();
         assert_eq!(found, per_node, "{machine} {workers}: {said}");
-        assert!(said.contains(&format!("control and log threads: CPUs {control}\n")), "{machine} {workers}: {said}");
+        assert!(
+            said.contains(&format!("control and log threads: CPUs {control}\n")),
+            "{machine} {workers}: {said}"
+        );
         let bound = said.matches("not bound").count();
-        assert_eq!(bound, if workers.contains("off") { rows.len() } else { 0 }, "{machine} {workers}: {said}");
+        assert_eq!(
+            bound,
+            if workers.contains("off") { rows.len() } else { 0 },
+            "{machine} {workers}: {said}"
+        );
     }
 }
 
@@ -291,7 +314,9 @@ fn plan_shows_a_cards_interrupts_and_what_to_change() {
         write(&format!("{net}/queues/rx-{queue}/rps_cpus"), "00000000,00000000\n");
         write(&format!("{net}/queues/tx-{queue}/tx_timeout"), "0\n");
         write(&format!("proc/irq/{number}/effective_affinity_list"), &format!("{cpu}\n"));
-        interrupts.push_str(&format!(" {number}:     17     0   IR-PCI-MSI 1-edge      mlx5_comp{queue}@pci:0000:81:00.0\n"));
+        interrupts.push_str(&format!(
+            " {number}:     17     0   IR-PCI-MSI 1-edge      mlx5_comp{queue}@pci:0000:81:00.0\n"
+        ));
     }
     write("proc/interrupts", &interrupts);
     std::os::unix::fs::symlink("../../../0000:81:00.0", root.path().join(&net).join("device")).unwrap();
@@ -325,7 +350,8 @@ fn status_shows_both_halves() {
     let shown = sluice.command("status");
     assert_eq!(shown.code(), 0, "{}", shown.all());
     let said = shown.text();
-    for word in [sluice.pid().to_string(), sluice.data_plane_pid().to_string(), sluice.address().to_string()] {
+    for word in [sluice.pid().to_string(), sluice.data_plane_pid().to_string(), sluice.address().to_string()]
+    {
         assert!(said.contains(&word), "{word}: {said}");
     }
     let status = sluice.status();
@@ -373,7 +399,9 @@ fn the_metrics_keep_the_rules_of_their_format() {
     malformed.send("NONSENSE\r\n\r\n");
     assert_eq!(malformed.response("GET").status, 400);
     malformed.until_closed();
-    tests::eventually(LIMIT, "they are counted", || (sluice.metrics().sum("sluice_connections_open") < 0.5).then_some(()));
+    tests::eventually(LIMIT, "they are counted", || {
+        (sluice.metrics().sum("sluice_connections_open") < 0.5).then_some(())
+    });
     let text = sluice.admin("/metrics").unwrap().text();
     assert_eq!(tests::openmetrics::complaints(&text), Vec::<String>::new(), "{text}");
     let metrics = sluice.metrics();
@@ -383,7 +411,11 @@ fn the_metrics_keep_the_rules_of_their_format() {
     // The same numbers, for people.
     let status = sluice.status();
     let reasons = &status["data_plane"]["reasons"];
-    assert_eq!((&reasons["closed"]["bad_request"], &reasons["refused"]["malformed"]), (&1.into(), &1.into()), "{status}");
+    assert_eq!(
+        (&reasons["closed"]["bad_request"], &reasons["refused"]["malformed"]),
+        (&1.into(), &1.into()),
+        "{status}"
+    );
     assert_eq!(status["data_plane"]["logs"]["access"], "stdout");
     assert_eq!(status["data_plane"]["snapshot"], 1);
     // The log's thread naps between two looks.

@@ -1,4 +1,5 @@
-//! `client_ca` with the released binary: whose certificates are accepted, what is said of them behind us, and how the others hear no.
+//! `client_ca` with the released binary: whose certificates are accepted, what is said of them behind us, and
+//! how the others hear no.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -18,9 +19,11 @@ const NAME: &str = "edge.example";
 /// A request that ends the connection.
 const LAST: &str = "GET / HTTP/1.1\r\nHost: edge.example\r\nConnection: close\r\n\r\n";
 /// Each version, as openssl and as curl are told it.
-const VERSIONS: [(&str, &[&str]); 2] = [("-tls1_3", &["--tlsv1.3"]), ("-tls1_2", &["--tlsv1.2", "--tls-max", "1.2"])];
+const VERSIONS: [(&str, &[&str]); 2] =
+    [("-tls1_3", &["--tlsv1.3"]), ("-tls1_2", &["--tlsv1.2", "--tls-max", "1.2"])];
 
-/// A Sluice whose listener asks for certificates of an authority of its own, and files of clients beside its configuration.
+/// A Sluice whose listener asks for certificates of an authority of its own, and files of clients beside its
+/// configuration.
 struct Stage {
     sluice: Sluice,
     origin: Origin,
@@ -35,7 +38,8 @@ fn missing(version: &str) -> (&'static str, u8) {
 
 /// What a client's certificate is to be like.
 fn params(valid: bool) -> CertificateParams {
-    let mut params = CertificateParams::new(["client.example".to_owned(), "alias.example".to_owned()]).unwrap();
+    let mut params =
+        CertificateParams::new(["client.example".to_owned(), "alias.example".to_owned()]).unwrap();
     params.subject_alt_names.push(SanType::URI("spiffe://edge.example/billing;v=1".try_into().unwrap()));
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CountryName, "AT");
@@ -109,7 +113,8 @@ impl Stage {
         (failed, metrics.labelled("sluice_tls_alerts_sent_total", "alert", alert))
     }
 
-    /// One request by openssl to a port, with a session kept in a file, resumed if it is there; all that openssl printed.
+    /// One request by openssl to a port, with a session kept in a file, resumed if it is there; all that
+    /// openssl printed.
     fn ask(&self, port: u16, options: &[String], session: &Path) -> String {
         let mut command = Command::new("openssl");
         command.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", NAME, "-CAfile"]);
@@ -125,7 +130,8 @@ impl Stage {
 fn a_good_certificate_reaches_the_origin_and_a_forged_field_does_not() {
     let Some(stage) = Stage::start() else { return };
     let hash = stage.described("good", &["-fingerprint", "-sha256"]).replace(':', "").to_lowercase();
-    // openssl writes RFC 2253 with the characters themselves behind a backslash, Sluice with their numbers (both RFC 4514).
+    // openssl writes RFC 2253 with the characters themselves behind a backslash, Sluice with their numbers
+    // (both RFC 4514).
     let subject = stage.described("good", &["-subject", "-nameopt", "RFC2253"]);
     let subject = subject.replace("\\,", "\\2C").replace("\\\"", "\\22");
     assert_eq!(subject, "CN=client,O=Billing\\2C \\22EU\\22,C=AT");
@@ -137,7 +143,9 @@ fn a_good_certificate_reaches_the_origin_and_a_forged_field_does_not() {
         let echoed = serde_json::Deserializer::from_str(&shown[start..]).into_iter().next();
         let echoed: serde_json::Value = echoed.unwrap().unwrap();
         let fields = echoed["fields"].as_array().unwrap_or_else(|| panic!("{shown}"));
-        let named = fields.iter().filter(|field| field[0].as_str().unwrap().eq_ignore_ascii_case("x-forwarded-client-cert"));
+        let named = fields
+            .iter()
+            .filter(|field| field[0].as_str().unwrap().eq_ignore_ascii_case("x-forwarded-client-cert"));
         let values: Vec<&str> = named.map(|field| field[1].as_str().unwrap()).collect();
         assert_eq!(values, [wanted.as_str()], "{shown}");
     };
@@ -183,13 +191,19 @@ fn no_certificate_a_strangers_and_an_expired_one_are_refused_by_name() {
             let before = stage.refused(alert);
             let certificate = name.map_or_else(Vec::new, |name| stage.certificate("-", name).to_vec());
             let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
-            let shown = stage.sluice.openssl(&[&[version, "-servername", NAME], &certificate[..]].concat(), &[]);
+            let shown =
+                stage.sluice.openssl(&[&[version, "-servername", NAME], &certificate[..]].concat(), &[]);
             assert!(shown.contains(&format!("SSL alert number {number}\n")), "{name:?} {version}: {shown}");
             let certificate = name.map_or_else(Vec::new, |name| stage.certificate("--", name).to_vec());
             let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
             let output = stage.sluice.curl(NAME, "/", &[curl, &certificate].concat());
-            // By which of its codes curl fails depends on the alert; it does not wait for its time to pass (28).
-            assert!(![0, 28].contains(&output.code()) && output.stdout.is_empty(), "{name:?} {version}: {}", output.all());
+            // By which of its codes curl fails depends on the alert; it does not wait for its time to pass
+            // (28).
+            assert!(
+                ![0, 28].contains(&output.code()) && output.stdout.is_empty(),
+                "{name:?} {version}: {}",
+                output.all()
+            );
             eventually(PATIENCE, &format!("{alert} is counted twice: {:?}", stage.refused(alert)), || {
                 (stage.refused(alert) == (before.0 + 2.0, before.1 + 2.0)).then_some(())
             });
@@ -214,12 +228,16 @@ fn a_session_without_a_certificate_is_no_way_in_where_one_is_asked_for() {
         assert!(shown.contains("HTTP/1.1 200") && shown.contains("\nNew, "), "{shown}");
         std::fs::copy(&session, &copy).unwrap();
         let shown = stage.ask(open, &anonymous, &copy);
-        assert!(shown.contains("HTTP/1.1 200") && shown.contains("\nReused, "), "it can be resumed where it began: {shown}");
+        assert!(
+            shown.contains("HTTP/1.1 200") && shown.contains("\nReused, "),
+            "it can be resumed where it began: {shown}"
+        );
         // There it is none: who shows nothing is refused, who shows a certificate makes a new one.
         std::fs::copy(&session, &copy).unwrap();
         let shown = stage.ask(guarded, &anonymous, &copy);
         assert!(
-            !shown.contains("HTTP/1.1 200") && shown.contains(&format!("SSL alert number {}\n", missing(version).1)),
+            !shown.contains("HTTP/1.1 200")
+                && shown.contains(&format!("SSL alert number {}\n", missing(version).1)),
             "{shown}"
         );
         let shown = stage.ask(guarded, &named, &session);

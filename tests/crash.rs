@@ -1,5 +1,5 @@
-//! Deaths and ends: the data plane killed under load, the supervisor told to stop or drain, a second instance, and the rights
-//! that the data plane keeps.
+//! Deaths and ends: the data plane killed under load, the supervisor told to stop or drain, a second
+//! instance, and the rights that the data plane keeps.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -19,7 +19,9 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 fn origin() -> Origin {
     Origin::http(|request| match request.target.strip_prefix("/after/") {
-        Some(milliseconds) => Response::ok("late").after(Duration::from_millis(milliseconds.parse().unwrap())),
+        Some(milliseconds) => {
+            Response::ok("late").after(Duration::from_millis(milliseconds.parse().unwrap()))
+        }
         None => Response::ok("ok"),
     })
 }
@@ -42,12 +44,15 @@ fn nobody_is_refused_while_the_data_plane_dies() {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
                     // This is the promise: to connect never fails.
-                    let mut client = Client::try_connect(address).unwrap_or_else(|error| panic!("refused: {error}"));
+                    let mut client =
+                        Client::try_connect(address).unwrap_or_else(|error| panic!("refused: {error}"));
                     match client.try_get("/") {
                         Ok(response) if response.status == 200 => served.fetch_add(1, Ordering::SeqCst),
                         Ok(response) => panic!("{response:?}"),
                         // A connection that the dead process had accepted dies with it.
-                        Err(error) if error.kind() != ErrorKind::WouldBlock => broken.fetch_add(1, Ordering::SeqCst),
+                        Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                            broken.fetch_add(1, Ordering::SeqCst)
+                        }
                         Err(error) => panic!("left hanging: {error}"),
                     };
                 }
@@ -63,7 +68,8 @@ fn nobody_is_refused_while_the_data_plane_dies() {
         stop.store(true, Ordering::SeqCst);
     });
     let (served, broken) = (served.load(Ordering::SeqCst), broken.load(Ordering::SeqCst));
-    // Six clients, three deaths: each can lose what it had in hand, and what was accepted but not answered, no more.
+    // Six clients, three deaths: each can lose what it had in hand, and what was accepted but not answered,
+    // no more.
     assert!(broken <= 18, "{broken} broke, {served} were served");
     let status = sluice.status();
     assert_eq!(status["supervisor"]["restarts"], 3);
@@ -108,8 +114,14 @@ fn counters_survive_a_death_and_gauges_do_not() {
     sluice.kill_data_plane();
     wait_for_successor(&mut sluice, old);
     let after = sluice.metrics();
-    assert!((after.sum("sluice_requests_total") - requests).abs() < f64::EPSILON, "{}", after.sum("sluice_requests_total"));
-    assert!(after.sum("sluice_connections_open") < 0.5 && after.sum("sluice_upstream_connections_open") < 0.5);
+    assert!(
+        (after.sum("sluice_requests_total") - requests).abs() < f64::EPSILON,
+        "{}",
+        after.sum("sluice_requests_total")
+    );
+    assert!(
+        after.sum("sluice_connections_open") < 0.5 && after.sum("sluice_upstream_connections_open") < 0.5
+    );
     assert_eq!(sluice.get("/").status, 200);
     assert!(sluice.metrics().sum("sluice_requests_total") > requests);
 }
@@ -127,7 +139,10 @@ fn a_data_plane_that_keeps_dying_is_restarted_ever_later() {
         gaps.push(start.elapsed());
     }
     assert!(gaps[0] < Duration::from_secs(2), "the first restart is prompt: {gaps:?}");
-    assert!(gaps[4] >= Duration::from_millis(800), "the fifth waits for 100 ms, doubled three times: {gaps:?}");
+    assert!(
+        gaps[4] >= Duration::from_millis(800),
+        "the fifth waits for 100 ms, doubled three times: {gaps:?}"
+    );
     assert!(sluice.runs());
     assert_eq!(sluice.get("/").status, 200);
 }
@@ -153,7 +168,11 @@ fn sigterm_drains() {
     assert!(busy.until_closed().is_empty());
     let status = sluice.wait_end(LIMIT);
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(start.elapsed() < Duration::from_secs(8), "it does not wait for its whole drain_timeout: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "it does not wait for its whole drain_timeout: {:?}",
+        start.elapsed()
+    );
     assert!(TcpStream::connect(sluice.address()).is_err());
 }
 
@@ -181,7 +200,11 @@ fn the_drain_command_waits_for_the_drain() {
     eventually(LIMIT, "the request is at the origin", || (origin.requests() == 1).then_some(()));
     let drained = sluice.command("drain");
     assert_eq!(drained.code(), 0, "{}", drained.all());
-    assert!(start.elapsed() >= Duration::from_millis(1000), "it waits for the outcome: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(1000),
+        "it waits for the outcome: {:?}",
+        start.elapsed()
+    );
     assert!(!drained.text().trim().is_empty(), "a receipt");
     assert_eq!(busy.response("GET").text(), "late");
     assert_eq!(sluice.wait_end(LIMIT).code(), Some(0));
@@ -234,7 +257,10 @@ fn a_second_instance_on_the_same_run_dir_is_refused() {
     assert_ne!(second.code(), 0);
     let said = second.all();
     let holder = sluice.pid().to_string();
-    assert!(said.contains(sluice.run_dir().to_str().unwrap()) || said.contains(&holder), "it says what is taken: {said}");
+    assert!(
+        said.contains(sluice.run_dir().to_str().unwrap()) || said.contains(&holder),
+        "it says what is taken: {said}"
+    );
     assert!(sluice.runs());
     assert_eq!(sluice.get("/").status, 200);
 }
@@ -250,7 +276,11 @@ fn the_data_plane_has_no_rights() {
         let pid = sluice.data_plane_pid();
         let field = |name: &str| threads::status_field(pid, name).unwrap();
         let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
-        assert_eq!(field("Uid").split_whitespace().next(), Some(nobody.uid.to_string().as_str()), "round {round}");
+        assert_eq!(
+            field("Uid").split_whitespace().next(),
+            Some(nobody.uid.to_string().as_str()),
+            "round {round}"
+        );
         assert!(field("Uid").split_whitespace().all(|uid| uid == nobody.uid.to_string()), "{}", field("Uid"));
         assert!(field("Gid").split_whitespace().all(|gid| gid == nobody.gid.to_string()), "{}", field("Gid"));
         assert!(!field("Groups").split_whitespace().any(|group| group == "0"), "{}", field("Groups"));
@@ -271,7 +301,8 @@ fn the_data_plane_ends_with_its_supervisor() {
     sluice.signal(Signal::SIGKILL);
     sluice.wait_end(LIMIT);
     let gone = || threads::status_field(data_plane, "State").is_none_or(|state| state.starts_with('Z'));
-    let ended = std::panic::catch_unwind(|| eventually(LIMIT, "the data plane ends", || gone().then_some(())));
+    let ended =
+        std::panic::catch_unwind(|| eventually(LIMIT, "the data plane ends", || gone().then_some(())));
     if ended.is_err() {
         let _ = kill(Pid::from_raw(data_plane.cast_signed()), Signal::SIGKILL);
         panic!("a data plane without its supervisor serves nobody and holds the ports");

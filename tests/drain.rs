@@ -1,4 +1,5 @@
-//! How Sluice ends: under load nobody who was let in is cut before his time, the receipt counts who was, and signals may come twice.
+//! How Sluice ends: under load nobody who was let in is cut before his time, the receipt counts who was, and
+//! signals may come twice.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -17,7 +18,9 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 fn origin() -> Origin {
     Origin::http(|request| match request.target.strip_prefix("/after/") {
-        Some(milliseconds) => Response::ok("late").after(Duration::from_millis(milliseconds.parse().unwrap())),
+        Some(milliseconds) => {
+            Response::ok("late").after(Duration::from_millis(milliseconds.parse().unwrap()))
+        }
         None => Response::ok("ok"),
     })
 }
@@ -37,7 +40,8 @@ fn counted(receipt: &str) -> (u64, u64) {
 #[test]
 fn under_load_a_drain_breaks_no_connection_that_it_took() {
     let origin = origin();
-    let mut sluice = Setup::to(origin.address()).workers(2).with("process", "drain_timeout = \"10s\"").start();
+    let mut sluice =
+        Setup::to(origin.address()).workers(2).with("process", "drain_timeout = \"10s\"").start();
     let address = sluice.address();
     let (served, refused, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let broken = std::thread::scope(|scope| {
@@ -75,8 +79,8 @@ fn under_load_a_drain_breaks_no_connection_that_it_took() {
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
     });
     assert_eq!(refused.load(Ordering::SeqCst), 6, "each client went on until nobody listened");
-    // Between the handshake and its first bytes a connection belongs to the kernel's listening socket, and goes with it: a client that was
-    // there in the very moment is reset. All others are served.
+    // Between the handshake and its first bytes a connection belongs to the kernel's listening socket, and
+    // goes with it: a client that was there in the very moment is reset. All others are served.
     assert!(broken.len() <= 6, "{broken:?}");
     assert!(sluice.log().contains(", 0 were cut"), "{}", sluice.log());
 }
@@ -123,12 +127,15 @@ fn a_stop_cuts_and_says_so() {
 
 fn draining(drain_timeout: &str) -> (Origin, Sluice, Client) {
     let origin = origin();
-    let sluice = Setup::to(origin.address()).with("process", &format!("drain_timeout = \"{drain_timeout}\"")).start();
+    let sluice =
+        Setup::to(origin.address()).with("process", &format!("drain_timeout = \"{drain_timeout}\"")).start();
     let mut busy = sluice.client();
     busy.send("GET /after/1500 HTTP/1.1\r\nHost: h\r\n\r\n");
     wait_for_requests(&origin, 1);
     sluice.signal(Signal::SIGTERM);
-    eventually(LIMIT, "nobody listens any more", || TcpStream::connect(sluice.address()).is_err().then_some(()));
+    eventually(LIMIT, "nobody listens any more", || {
+        TcpStream::connect(sluice.address()).is_err().then_some(())
+    });
     (origin, sluice, busy)
 }
 

@@ -1,5 +1,5 @@
-//! Early data through the released binary: what is served before a handshake is over, what waits for its end, and what a recording of it is
-//! worth.
+//! Early data through the released binary: what is served before a handshake is over, what waits for its end,
+//! and what a recording of it is worth.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -92,7 +92,8 @@ struct Asker {
 }
 
 impl Asker {
-    /// Reads until the plaintext ends so, the connection ends, or nothing comes for a while. Nothing is written.
+    /// Reads until the plaintext ends so, the connection ends, or nothing comes for a while. Nothing is
+    /// written.
     fn read_until(&mut self, end: &str, limit: Duration) -> bool {
         self.read_while(limit, |asker| !asker.plain.ends_with(end.as_bytes()))
     }
@@ -115,7 +116,10 @@ impl Asker {
                 Ok(0) => return false,
                 Ok(_) => {}
                 Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionReset) =>
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionReset
+                    ) =>
                 {
                     return false;
                 }
@@ -150,12 +154,16 @@ fn a_safe_request_is_answered_before_the_handshake_is_over_and_says_so_upstream(
         let mut asker = edge.greet(request("GET", "/", rest).as_bytes());
         assert!(asker.read_until("early: 1", PATIENCE), "{:?}", String::from_utf8_lossy(&asker.plain));
         assert!(asker.tls.is_early_data_accepted());
-        // Nothing of ours has gone out since the first flight; what follows comes over an established connection.
+        // Nothing of ours has gone out since the first flight; what follows comes over an established
+        // connection.
         asker.say(&request("GET", "/", ""));
         assert!(asker.read_until("early: no", PATIENCE), "{:?}", String::from_utf8_lossy(&asker.plain));
     }
     assert_eq!(edge.origin.recorded_text().to_ascii_lowercase().matches("early-data").count(), 3);
-    assert_eq!((edge.handshakes("1.3"), edge.handshakes("1.3_resumed"), edge.early_requests()), (1.0, 3.0, 3.0));
+    assert_eq!(
+        (edge.handshakes("1.3"), edge.handshakes("1.3_resumed"), edge.early_requests()),
+        (1.0, 3.0, 3.0)
+    );
 }
 
 #[test]
@@ -223,7 +231,9 @@ fn a_handshake_that_does_not_end_is_given_up_in_its_time() {
     asker.say("");
     assert!(asker.read_until("early: 1", PATIENCE));
     drop(asker);
-    eventually(PATIENCE, "nothing is left", || (edge.sluice.metrics().sum("sluice_connections_open") == 0.0).then_some(()));
+    eventually(PATIENCE, "nothing is left", || {
+        (edge.sluice.metrics().sum("sluice_connections_open") == 0.0).then_some(())
+    });
 }
 
 #[test]
@@ -330,7 +340,8 @@ fn openssl_asks_early_too() {
     std::fs::write(&early, request("GET", "/", "Connection: close\r\n")).unwrap();
     let ask = |more: &str, said: &str| {
         let script = format!(
-            "printf '{said}' | openssl s_client -connect {} -servername {NAME} -tls1_3 -ign_eof -CAfile {} {more}",
+            "printf '{said}' | openssl s_client -connect {} -servername {NAME} -tls1_3 -ign_eof -CAfile {} \
+             {more}",
             edge.sluice.address(),
             edge.sluice.file("ca.pem").display()
         );

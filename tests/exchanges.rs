@@ -1,5 +1,6 @@
-//! What client, Sluice and endpoint owe each other while an exchange runs, through the built binary: interim responses, trailers, answers
-//! that come early, bodies that are read whole, clients and endpoints that end their half, reset, or are too slow (RFC 9110, 9112).
+//! What client, Sluice and endpoint owe each other while an exchange runs, through the built binary: interim
+//! responses, trailers, answers that come early, bodies that are read whole, clients and endpoints that end
+//! their half, reset, or are too slow (RFC 9110, 9112).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -50,7 +51,11 @@ fn an_endpoint_asks_for_a_streamed_body() {
     assert_eq!(client.try_any_response("POST").unwrap().status, 100);
     client.send("hello");
     let response = client.try_any_response("POST").unwrap();
-    assert_eq!((response.status, response.json()["body"].as_str()), (200, Some("hello")), "one 100 and no more");
+    assert_eq!(
+        (response.status, response.json()["body"].as_str()),
+        (200, Some("hello")),
+        "one 100 and no more"
+    );
 }
 
 #[test]
@@ -82,7 +87,8 @@ fn curl_waits_for_100_continue_and_is_asked() {
 
 #[test]
 fn an_interim_response_after_a_long_one_does_not_stop_the_receive() {
-    // The endpoint's connection receives into blocks after a long response: what is left of one must not stand for all it may hold.
+    // The endpoint's connection receives into blocks after a long response: what is left of one must not
+    // stand for all it may hold.
     let origin = Origin::http(|request| match request.method.as_str() {
         "GET" => Response::with(Body::Pattern(1 << 20)),
         _ => Response::ok(request.length.to_string()),
@@ -91,7 +97,8 @@ fn an_interim_response_after_a_long_one_does_not_stop_the_receive() {
     let mut client = sluice.client();
     for _ in 0..5 {
         assert_eq!(client.get("/").body.len(), 1 << 20);
-        client.send("PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
+        client
+            .send("PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
         assert_eq!(client.try_any_response("PUT").unwrap().status, 100);
         client.send("5\r\nhello\r\n0\r\n\r\n");
         let response = client.response("PUT");
@@ -102,7 +109,8 @@ fn an_interim_response_after_a_long_one_does_not_stop_the_receive() {
 
 #[test]
 fn every_interim_response_is_passed_on_but_none_to_http_1_0() {
-    let answer = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n\
+    let answer = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
+        HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n\
                   HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let origin = Origin::scripted(answer);
     let sluice = Setup::to(origin.address()).start();
@@ -121,16 +129,24 @@ fn every_interim_response_is_passed_on_but_none_to_http_1_0() {
 #[test]
 fn trailers_pass_both_ways_without_what_they_must_not_carry() {
     let origin = Origin::http(|request| {
-        let came: Vec<String> = request.trailers.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let trailers = [("X-Sum", "1"), ("Content-Length", "3"), ("Set-Cookie", "a=b"), ("Transfer-Encoding", "chunked")];
+        let came: Vec<String> =
+            request.trailers.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let trailers = [
+            ("X-Sum", "1"),
+            ("Content-Length", "3"),
+            ("Set-Cookie", "a=b"),
+            ("Transfer-Encoding", "chunked"),
+        ];
         let trailers = trailers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         Response::with(Body::Chunks(vec![came.join(" ").into_bytes()], trailers)).field("Trailer", "X-Sum")
     });
     let sluice = Setup::to(origin.address()).start();
     let mut client = sluice.client();
     client.send(
-        "POST / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-Checksum: 7\r\nHost: evil\r\n\
-         Content-Length: 9\r\nTransfer-Encoding: gzip\r\nX-Forwarded-For: 6.6.6.6\r\nAuthorization: root\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\
+         X-Checksum: 7\r\nHost: evil\r\n\
+         Content-Length: 9\r\nTransfer-Encoding: gzip\r\nX-Forwarded-For: 6.6.6.6\r\nAuthorization: root\r\n\
+         \r\n",
     );
     let response = client.response("POST");
     assert_eq!(response.text(), "X-Checksum=7");
@@ -185,21 +201,28 @@ fn an_early_answer_is_seen_by_a_client_that_writes_a_lot_before_it_reads() {
         connection.close();
         Ok(())
     };
-    // Ours before anything is forwarded, ours within a body that shows its length as it comes, and an endpoint's.
+    // Ours before anything is forwarded, ours within a body that shows its length as it comes, and an
+    // endpoint's.
     for case in ["known", "chunked", "endpoint"] {
         let origin = Origin::raw(refuse);
         let limit = if case == "endpoint" { "0" } else { "1MiB" };
-        let sluice = Setup::to(origin.address()).with("listener.limits", &format!("body_bytes = \"{limit}\"")).start();
+        let sluice =
+            Setup::to(origin.address()).with("listener.limits", &format!("body_bytes = \"{limit}\"")).start();
         let mut client = sluice.client();
         let length: usize = 40 << 20;
         if case == "chunked" {
-            client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n"));
+            client.send(format!(
+                "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n"
+            ));
         } else {
             client.send(post(length, ""));
         }
         let part = vec![b'x'; 64 << 10];
         for number in 0..length / part.len() {
-            client.socket().write_all(&part).unwrap_or_else(|error| panic!("{case}: after {number} parts: {error}"));
+            client
+                .socket()
+                .write_all(&part)
+                .unwrap_or_else(|error| panic!("{case}: after {number} parts: {error}"));
         }
         let response = client.response("POST");
         assert_eq!(response.status, 413, "{case}: {response:?}");
@@ -227,8 +250,22 @@ fn curl_sees_an_early_413() {
     std::fs::write(&file, vec![b'x'; 30 << 20]).unwrap();
     for chunked in [false, true] {
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--max-time", "20", "--header", "Expect:", "--write-out", "%{http_code}"]);
-        curl.args(["--header", if chunked { "Transfer-Encoding: chunked" } else { "X: y" }, "--output", "/dev/null"]);
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "20",
+            "--header",
+            "Expect:",
+            "--write-out",
+            "%{http_code}",
+        ]);
+        curl.args([
+            "--header",
+            if chunked { "Transfer-Encoding: chunked" } else { "X: y" },
+            "--output",
+            "/dev/null",
+        ]);
         curl.arg("--data-binary").arg(format!("@{}", file.display())).arg(sluice.url("/"));
         let output = process::run(&mut curl, LIMIT);
         assert_eq!(output.text(), "413", "chunked {chunked}: {}", output.errors());
@@ -251,7 +288,9 @@ fn short_bodies_are_read_whole_before_an_endpoint_is_asked() {
     // Longer ones stream.
     let mut long = sluice.client();
     long.send(post(10_241, ""));
-    eventually(LIMIT, "the endpoint gets the head", || (origin.recorded_text().matches("10241").count() == 1).then_some(()));
+    eventually(LIMIT, "the endpoint gets the head", || {
+        (origin.recorded_text().matches("10241").count() == 1).then_some(())
+    });
     long.send("x".repeat(10_241));
     assert_eq!(long.response("POST").json()["length"], 10_241);
 }
@@ -268,7 +307,9 @@ fn bodies_beyond_the_budget_stream() {
         client.send(post(length, ""));
         client.send(&part);
     }
-    eventually(LIMIT, "some stream", || (sluice.metrics().sum("sluice_request_bodies_unbuffered_total") >= 1.0).then_some(()));
+    eventually(LIMIT, "some stream", || {
+        (sluice.metrics().sum("sluice_request_bodies_unbuffered_total") >= 1.0).then_some(())
+    });
     assert!(sluice.holdings().budget <= f64::from(4 << 20));
     for client in &mut clients {
         client.send("x");
@@ -324,13 +365,16 @@ fn either_end_may_end_its_half() {
     client.send(post(10, ""));
     assert_eq!(client.response("POST").text(), "half");
     // A client that has sent its body says so, and is answered later.
-    let origin = Origin::http(|request| Response::ok(request.length.to_string()).after(Duration::from_millis(400)));
+    let origin =
+        Origin::http(|request| Response::ok(request.length.to_string()).after(Duration::from_millis(400)));
     let sluice = Setup::to(origin.address()).start();
     for body in ["3\r\nabc\r\n0\r\n\r\n", ""] {
         let mut client = sluice.client();
         match body {
             "" => client.send(post(3, "") + "abc"),
-            body => client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}")),
+            body => {
+                client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}"))
+            }
         }
         client.finish();
         assert_eq!(client.response("POST").text(), "3");
@@ -369,11 +413,14 @@ fn clients_below_the_rate_are_let_go_with_a_reason() {
             client.send(post(100_000, "") + "x");
             let response = client.response("POST");
             assert_eq!(response.status, 408, "{response:?}");
-            assert!(response.text().ends_with("request_too_slow\n") && response.field("x-request-id").is_some());
+            assert!(
+                response.text().ends_with("request_too_slow\n") && response.field("x-request-id").is_some()
+            );
         });
         // A few bytes of a response now and then.
         scope.spawn(move || {
-            let mut stream = Dial { source: None, receive_buffer: Some(4096) }.connect(address, LIMIT).unwrap();
+            let mut stream =
+                Dial { source: None, receive_buffer: Some(4096) }.connect(address, LIMIT).unwrap();
             stream.write_all(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
             while start.elapsed() < Duration::from_secs(25) && matches!(stream.read(&mut [0; 64]), Ok(1..)) {
                 std::thread::sleep(Duration::from_millis(100));
@@ -395,7 +442,8 @@ fn clients_below_the_rate_are_let_go_with_a_reason() {
             assert_eq!(client.response("POST").text(), (8192 * 13).to_string());
         });
         scope.spawn(move || {
-            let mut stream = Dial { source: None, receive_buffer: Some(4096) }.connect(address, LIMIT).unwrap();
+            let mut stream =
+                Dial { source: None, receive_buffer: Some(4096) }.connect(address, LIMIT).unwrap();
             stream.write_all(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
             for _ in 0..130 {
                 assert!(matches!(stream.read(&mut [0; 1024]), Ok(1..)));

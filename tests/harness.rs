@@ -1,5 +1,5 @@
-//! The harness itself: what the other tests stand on is tried here without Sluice, so that a fault of theirs is not taken for
-//! one of the proxy.
+//! The harness itself: what the other tests stand on is tried here without Sluice, so that a fault of theirs
+//! is not taken for one of the proxy.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -23,7 +23,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 fn origins_answer_count_and_record() {
     let origin = Origin::echo();
     let mut client = Client::connect(origin.address());
-    client.send("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: v\r\n\r\n");
+    client.send(
+        "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: v\r\n\r\n",
+    );
     let shown = client.response("POST").json();
     assert_eq!((shown["method"].as_str(), shown["body"].as_str()), (Some("POST"), Some("abc")));
     assert_eq!(shown["trailers"][0][1], "v");
@@ -44,7 +46,10 @@ fn origins_send_every_kind_of_body() {
     });
     let mut client = Client::connect(origin.address());
     for target in ["/pattern", "/chunked"] {
-        assert_eq!(pattern::digest(client.get(target).body.as_slice()).unwrap().1, pattern::expected(100_000));
+        assert_eq!(
+            pattern::digest(client.get(target).body.as_slice()).unwrap().1,
+            pattern::expected(100_000)
+        );
     }
     assert_eq!(client.get("/none").status, 304);
     assert_eq!(client.get("/close").body, b"end");
@@ -95,7 +100,8 @@ fn namespaces_are_apart_and_joined_by_veth() {
 fn a_crowd_is_slow_but_moves() {
     let origin = Origin::http(|_| Response::with(Body::Pattern(64 << 10)));
     let tick = Duration::from_millis(10);
-    let uploaders = Crowd::start(origin.address(), 20, "/", Habit::Upload { length: 1 << 20, step: 10 }, tick);
+    let uploaders =
+        Crowd::start(origin.address(), 20, "/", Habit::Upload { length: 1 << 20, step: 10 }, tick);
     let readers = Crowd::start(origin.address(), 20, "/", Habit::Read { step: 10 }, tick);
     eventually(LIMIT, "both move", || (uploaders.moved() > 1000 && readers.moved() > 1000).then_some(()));
     assert_eq!((uploaders.ended(), readers.ended(), origin.open()), (0, 0, 40));
@@ -129,7 +135,8 @@ fn metrics_are_read() {
 
 #[test]
 fn a_program_past_its_time_is_killed() {
-    let sleep = std::panic::catch_unwind(|| process::run(Command::new("sleep").arg("60"), Duration::from_millis(50)));
+    let sleep =
+        std::panic::catch_unwind(|| process::run(Command::new("sleep").arg("60"), Duration::from_millis(50)));
     assert!(sleep.is_err());
 }
 
@@ -138,7 +145,8 @@ fn skips_that_root_must_not_meet_fail() {
     if skip::without_root() {
         return;
     }
-    let skipped = std::panic::catch_unwind(|| skip::skip(skip::Reason::ToolMissing, "the harness tries itself"));
+    let skipped =
+        std::panic::catch_unwind(|| skip::skip(skip::Reason::ToolMissing, "the harness tries itself"));
     assert!(skipped.is_err());
 }
 

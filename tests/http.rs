@@ -1,4 +1,5 @@
-//! HTTP/1.1 through the built binary, between curl or a raw client and origins that show what reached them (RFC 9110, 9112).
+//! HTTP/1.1 through the built binary, between curl or a raw client and origins that show what reached them
+//! (RFC 9110, 9112).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -18,13 +19,17 @@ use tests::{eventually, skip};
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn curl(arguments: &[&str]) -> Output {
-    process::run(Command::new("curl").args(["--silent", "--show-error", "--max-time", "20"]).args(arguments), LIMIT)
+    process::run(
+        Command::new("curl").args(["--silent", "--show-error", "--max-time", "20"]).args(arguments),
+        LIMIT,
+    )
 }
 
 /// The values of a field in what an echo origin saw.
 fn seen(shown: &Value, name: &str) -> Vec<String> {
     let fields = shown["fields"].as_array().expect("fields");
-    let named = fields.iter().filter(|field| field[0].as_str().is_some_and(|found| found.eq_ignore_ascii_case(name)));
+    let named =
+        fields.iter().filter(|field| field[0].as_str().is_some_and(|found| found.eq_ignore_ascii_case(name)));
     named.map(|field| field[1].as_str().expect("a value").to_owned()).collect()
 }
 
@@ -37,7 +42,8 @@ fn curl_gets_posts_and_asks_for_heads() {
     let sluice = Setup::to(origin.address()).start();
     let got: Value = serde_json::from_str(&curl(&[&sluice.url("/a/b?c=d")]).success().text()).unwrap();
     assert_eq!((got["method"].as_str(), got["target"].as_str()), (Some("GET"), Some("/a/b?c=d")));
-    let posted: Value = serde_json::from_str(&curl(&["--data", "x=1&y=2", &sluice.url("/form")]).success().text()).unwrap();
+    let posted: Value =
+        serde_json::from_str(&curl(&["--data", "x=1&y=2", &sluice.url("/form")]).success().text()).unwrap();
     assert_eq!((posted["body"].as_str(), posted["framing"].as_str()), (Some("x=1&y=2"), Some("Length(7)")));
     let chunked = ["--header", "Transfer-Encoding: chunked", "--data", "in chunks"];
     let chunked = curl(&[&chunked[..], &[&sluice.url("/chunked")]].concat()).success();
@@ -56,12 +62,18 @@ fn every_framing_comes_back_whole() {
     let origin = Origin::http(|request| match request.target.as_str() {
         "/chunks" => {
             let trailers = vec![("X-Sum".to_owned(), "abc".to_owned())];
-            Response::with(Body::Chunks(vec![b"one ".to_vec(), b"two ".to_vec(), b"three".to_vec()], trailers))
-                .field("Trailer", "X-Sum")
+            Response::with(Body::Chunks(
+                vec![b"one ".to_vec(), b"two ".to_vec(), b"three".to_vec()],
+                trailers,
+            ))
+            .field("Trailer", "X-Sum")
         }
         "/close" => Response::with(Body::UntilClose(b"until the end".to_vec())),
         "/204" => Response::with(Body::None).status("204 No Content"),
-        "/304" => Response::with(Body::None).status("304 Not Modified").field("ETag", "\"v\"").field("Content-Length", "1234"),
+        "/304" => Response::with(Body::None)
+            .status("304 Not Modified")
+            .field("ETag", "\"v\"")
+            .field("Content-Length", "1234"),
         "/empty" => Response::ok(""),
         _ => Response::ok("sized"),
     });
@@ -74,11 +86,17 @@ fn every_framing_comes_back_whole() {
         assert_eq!(message::field(&chunks.trailers, "x-sum"), Some("abc"), "trailers are passed on");
         assert_eq!(client.get("/close").text(), "until the end");
         let none = client.get("/204");
-        assert_eq!((none.status, none.field("content-length"), none.field("transfer-encoding")), (204, None, None));
+        assert_eq!(
+            (none.status, none.field("content-length"), none.field("transfer-encoding")),
+            (204, None, None)
+        );
         let unmodified = client.get("/304");
         assert_eq!((unmodified.status, unmodified.field("etag")), (304, Some("\"v\"")));
         assert_eq!(client.get("/empty").framing, Framing::Length(0));
-        assert_eq!((client.get("/sized").text().as_str(), client.get("/sized").framing), ("sized", Framing::Length(5)));
+        assert_eq!(
+            (client.get("/sized").text().as_str(), client.get("/sized").framing),
+            ("sized", Framing::Length(5))
+        );
         client.send("HEAD /sized HTTP/1.1\r\nHost: h\r\n\r\n");
         let head = client.response("HEAD");
         assert_eq!((head.status, head.field("content-length")), (200, Some("5")));
@@ -121,7 +139,10 @@ fn http_1_0_is_answered_and_closed_unless_it_asks_to_stay() {
     let mut client = sluice.client();
     client.send("GET /chunks HTTP/1.0\r\nHost: h\r\n\r\n");
     let response = client.response("GET");
-    assert_eq!((response.field("transfer-encoding"), response.text().as_str()), (None, "no chunks for the old"));
+    assert_eq!(
+        (response.field("transfer-encoding"), response.text().as_str()),
+        (None, "no chunks for the old")
+    );
     let mut client = sluice.client();
     client.send("GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n");
     let response = client.response("GET");
@@ -172,9 +193,12 @@ fn a_client_that_half_closes_is_still_answered() {
 #[test]
 fn fields_are_forwarded_as_a_proxy_must() {
     let origin = Origin::http(|request| {
-        let shown: Vec<String> = request.fields.iter().map(|(name, value)| format!("{}: {value}", name.to_lowercase())).collect();
+        let shown: Vec<String> =
+            request.fields.iter().map(|(name, value)| format!("{}: {value}", name.to_lowercase())).collect();
         let mut response = Response::ok(shown.join("\n"));
-        for (name, value) in [("Connection", "X-Hop, keep-alive"), ("X-Hop", "1"), ("Keep-Alive", "timeout=5"), ("X-End", "2")] {
+        for (name, value) in
+            [("Connection", "X-Hop, keep-alive"), ("X-Hop", "1"), ("Keep-Alive", "timeout=5"), ("X-End", "2")]
+        {
             response = response.field(name, value);
         }
         response.field("Set-Cookie", "a=1").field("Set-Cookie", "b=2")
@@ -182,15 +206,18 @@ fn fields_are_forwarded_as_a_proxy_must() {
     let sluice = Setup::to(origin.address()).start();
     let mut client = sluice.client();
     client.send(
-        "GET /x HTTP/1.1\r\nHost: site.example:8080\r\nConnection: keep-alive, X-Secret\r\nX-Secret: s\r\nKeep-Alive: 5\r\nTE: trailers\r\n\
-         Proxy-Connection: keep-alive\r\nUpgrade: h2c\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\n\
+        "GET /x HTTP/1.1\r\nHost: site.example:8080\r\nConnection: keep-alive, X-Secret\r\nX-Secret: s\r\n\
+         Keep-Alive: 5\r\nTE: trailers\r\n\
+         Proxy-Connection: keep-alive\r\nUpgrade: h2c\r\nX-Forwarded-For: 6.6.6.6\r\n\
+         X-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\n\
          Forwarded: for=6.6.6.6\r\nAccept: a\r\nAccept: b\r\nX-Request-Id: my-id-1\r\n\r\n",
     );
     let response = client.response("GET");
     let text = response.text();
     let lines: Vec<&str> = text.lines().collect();
-    let value =
-        |name: &str| -> Vec<&str> { lines.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect() };
+    let value = |name: &str| -> Vec<&str> {
+        lines.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect()
+    };
     for hop in ["x-secret", "keep-alive", "proxy-connection", "upgrade"] {
         assert!(value(hop).is_empty(), "{hop} is hop-by-hop: {text}");
     }
@@ -222,7 +249,9 @@ fn a_trusted_proxy_is_believed() {
     let origin = Origin::echo();
     let sluice = Setup::to(origin.address()).with("listener", "trusted_proxies = [\"127.0.0.0/8\"]").start();
     let mut client = sluice.client();
-    client.send("GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\n\r\n");
+    client.send(
+        "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\n\r\n",
+    );
     let shown = client.response("GET").json();
     let chain = seen(&shown, "x-forwarded-for").join(", ");
     assert!(chain.starts_with("198.51.100.7") && chain.contains("127.0.0.1"), "{chain}");
@@ -256,15 +285,20 @@ fn the_path_that_is_routed_is_the_path_that_is_forwarded() {
 fn the_longest_prefix_and_the_host_decide() {
     let (first, second) = (Origin::http(|_| Response::ok("first")), Origin::http(|_| Response::ok("second")));
     let tables = format!(
-        "\n[[route]]\npath_prefix = \"/\"\nupstream = \"app\"\n[[route]]\npath_prefix = \"/api/v2\"\nupstream = \"second\"\n\
+        "\n[[route]]\npath_prefix = \"/\"\nupstream = \"app\"\n[[route]]\npath_prefix = \"/api/v2\"\n\
+         upstream = \"second\"\n\
          \n[[upstream]]\nname = \"second\"\nendpoints = [\"{}\"]\n",
         second.address()
     );
     let sluice = Setup::to(first.address()).without_route().append(&tables).start();
     let mut client = sluice.client();
-    for (target, body) in
-        [("/", "first"), ("/api", "first"), ("/api/v2", "second"), ("/api/v2/x", "second"), ("/api/v22", "first")]
-    {
+    for (target, body) in [
+        ("/", "first"),
+        ("/api", "first"),
+        ("/api/v2", "second"),
+        ("/api/v2/x", "second"),
+        ("/api/v22", "first"),
+    ] {
         assert_eq!(client.get(target).text(), body, "{target}");
     }
 }
@@ -311,8 +345,10 @@ fn expectations_are_met() {
 
 #[test]
 fn interim_responses_are_passed_on() {
-    let origin =
-        Origin::scripted("HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let origin = Origin::scripted(
+        "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\
+         ok",
+    );
     let sluice = Setup::to(origin.address()).start();
     let mut client = sluice.client();
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -381,7 +417,10 @@ fn upstream_connections_are_reused() {
     }
     assert_eq!(origin.connections(), 1);
     let metrics = sluice.metrics();
-    assert_eq!((metrics.sum("sluice_upstream_connects_total"), metrics.sum("sluice_upstream_reuses_total")), (1.0, 49.0));
+    assert_eq!(
+        (metrics.sum("sluice_upstream_connects_total"), metrics.sum("sluice_upstream_reuses_total")),
+        (1.0, 49.0)
+    );
 }
 
 #[test]
@@ -390,14 +429,18 @@ fn idle_upstream_connections_end_in_time() {
     let sluice = Setup::to(origin.address()).with("upstream.pool", "idle_timeout = \"300ms\"").start();
     assert_eq!(sluice.get("/").status, 200);
     assert_eq!(origin.connections(), 1);
-    eventually(Duration::from_secs(5), "the idle connection is closed", || (origin.open() == 0).then_some(()));
-    let closed = sluice.metrics().labelled("sluice_upstream_connections_closed_total", "reason", "idle_timeout");
+    eventually(Duration::from_secs(5), "the idle connection is closed", || {
+        (origin.open() == 0).then_some(())
+    });
+    let closed =
+        sluice.metrics().labelled("sluice_upstream_connections_closed_total", "reason", "idle_timeout");
     assert!((closed - 1.0).abs() < f64::EPSILON, "{closed}");
 }
 
 #[test]
 fn a_connection_that_the_origin_closed_is_replaced_unnoticed() {
-    // Each answer is followed by an unannounced close: at once, in a moment, after the next request has come, or not.
+    // Each answer is followed by an unannounced close: at once, in a moment, after the next request has come,
+    // or not.
     let count = AtomicU64::new(0);
     let origin = Origin::raw(move |connection| {
         loop {
@@ -498,8 +541,16 @@ fn metrics_count_what_happened() {
     }
     let after = sluice.metrics();
     let grown = |name: &str| after.sum(name) - before.sum(name);
-    assert_eq!((grown("sluice_connections_accepted_total"), grown("sluice_responses_2xx_total")), (1.0, 10.0));
+    assert_eq!(
+        (grown("sluice_connections_accepted_total"), grown("sluice_responses_2xx_total")),
+        (1.0, 10.0)
+    );
     assert!((grown("sluice_responses_4xx_total") - 1.0).abs() < f64::EPSILON);
-    assert!((after.labelled("sluice_requests_refused_total", "reason", "bad_host") - 1.0).abs() < f64::EPSILON);
-    assert!(grown("sluice_downstream_sent_bytes_total") > 1000.0 && grown("sluice_downstream_received_bytes_total") > 100.0);
+    assert!(
+        (after.labelled("sluice_requests_refused_total", "reason", "bad_host") - 1.0).abs() < f64::EPSILON
+    );
+    assert!(
+        grown("sluice_downstream_sent_bytes_total") > 1000.0
+            && grown("sluice_downstream_received_bytes_total") > 100.0
+    );
 }

@@ -1,5 +1,5 @@
-//! Limits of connections where no interface is guarded: per source, held at accept by all workers together. Those that the kernel side
-//! holds are in `kernel/guard.rs`.
+//! Limits of connections where no interface is guarded: per source, held at accept by all workers together.
+//! Those that the kernel side holds are in `kernel/guard.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

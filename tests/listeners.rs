@@ -1,4 +1,5 @@
-//! Listeners through the built binary: addresses of both families, TCP, and the PROXY protocol with haproxy and nginx at the other end.
+//! Listeners through the built binary: addresses of both families, TCP, and the PROXY protocol with haproxy
+//! and nginx at the other end.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -30,7 +31,8 @@ fn listener(name: &str, address: &str, lines: &str) -> String {
 #[test]
 fn a_wildcard_of_ipv6_takes_both_families_and_shows_ipv4_as_ipv4() {
     let origin = Origin::echo();
-    let (both, split, list) = (Port::lease().number(), Port::lease().number(), [Port::lease().number(), Port::lease().number()]);
+    let (both, split, list) =
+        (Port::lease().number(), Port::lease().number(), [Port::lease().number(), Port::lease().number()]);
     let tables = [
         listener("both", &format!("\"[::]:{both}\""), ""),
         listener("six", &format!("\"[::]:{split}\""), ""),
@@ -43,7 +45,9 @@ fn a_wildcard_of_ipv6_takes_both_families_and_shows_ipv4_as_ipv4() {
         assert_eq!(forwarded_for(&mut client("127.0.0.1", port)), "127.0.0.1");
         assert_eq!(forwarded_for(&mut client("[::1]", port)), "::1");
     }
-    assert!(TcpStream::connect(("127.0.0.2", both)).is_ok() && TcpStream::connect(("127.0.0.2", split)).is_err());
+    assert!(
+        TcpStream::connect(("127.0.0.2", both)).is_ok() && TcpStream::connect(("127.0.0.2", split)).is_err()
+    );
     assert_eq!(forwarded_for(&mut client("127.0.0.1", list[0])), "127.0.0.1");
     assert_eq!(forwarded_for(&mut client("[::1]", list[1])), "::1");
     drop(sluice);
@@ -58,14 +62,19 @@ fn tcp_is_relayed_both_ways_with_each_end_and_servers_may_speak_first() {
         connection.write_all(format!("{} bytes", heard.len()).as_bytes())
     });
     let port = Port::lease();
-    let table = listener("tcp", &format!("\"{}\"", port.loopback()), "protocol = \"tcp\"\nupstream = \"app\"");
+    let table =
+        listener("tcp", &format!("\"{}\"", port.loopback()), "protocol = \"tcp\"\nupstream = \"app\"");
     let sluice = Setup::to(origin.address()).append(&table).start();
     let mut stream = TcpStream::connect(port.loopback()).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut greeting = [0; 11];
     let begun = std::time::Instant::now();
     stream.read_exact(&mut greeting).unwrap();
-    assert!(&greeting == b"220 ready\r\n" && begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert!(
+        &greeting == b"220 ready\r\n" && begun.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        begun.elapsed()
+    );
     stream.write_all(&vec![7; 8 << 20]).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = String::new();
@@ -83,16 +92,20 @@ fn haproxy_introduces_its_clients_in_both_versions() {
     let origin = Origin::echo();
     let (ours, first, second) = (Port::lease(), Port::lease(), Port::lease());
     let lines = "proxy_protocol = \"accept\"\ntrusted_proxies = [\"127.0.0.1\"]";
-    let sluice = Setup::to(origin.address()).append(&listener("proxied", &format!("\"{}\"", ours.loopback()), lines)).start();
+    let sluice = Setup::to(origin.address())
+        .append(&listener("proxied", &format!("\"{}\"", ours.loopback()), lines))
+        .start();
     let text = format!(
         "defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n\
-         listen one\n bind {}\n server s {} send-proxy\nlisten two\n bind {}\n server s {} send-proxy-v2 check-send-proxy check inter 200ms\n",
+         listen one\n bind {}\n server s {} send-proxy\n\
+         listen two\n bind {}\n server s {} send-proxy-v2 check-send-proxy check inter 200ms\n",
         first.loopback(),
         ours.loopback(),
         second.loopback(),
         ours.loopback()
     );
-    let _haproxy = Peer::start("haproxy", &[("haproxy.cfg", &text)], &["-db", "-f", "haproxy.cfg"], first.loopback());
+    let _haproxy =
+        Peer::start("haproxy", &[("haproxy.cfg", &text)], &["-db", "-f", "haproxy.cfg"], first.loopback());
     for port in [&first, &second] {
         let stream = tests::client::Dial { source: Some("127.0.0.9".parse().unwrap()), receive_buffer: None }
             .connect(port.loopback(), LIMIT)
@@ -126,15 +139,22 @@ fn nginx_introduces_its_clients() {
     let origin = Origin::echo();
     let (ours, front) = (Port::lease(), Port::lease());
     let lines = "proxy_protocol = \"accept\"\ntrusted_proxies = [\"127.0.0.1\"]";
-    let sluice = Setup::to(origin.address()).append(&listener("proxied", &format!("\"{}\"", ours.loopback()), lines)).start();
+    let sluice = Setup::to(origin.address())
+        .append(&listener("proxied", &format!("\"{}\"", ours.loopback()), lines))
+        .start();
     let text = format!(
-        "load_module {MODULE};\ndaemon off; master_process off; pid nginx.pid; error_log stderr;\nevents {{ worker_connections 256; }}\n\
+        "load_module {MODULE};\ndaemon off; master_process off; pid nginx.pid; error_log stderr;\n\
+         events {{ worker_connections 256; }}\n\
          stream {{ server {{ listen {}; proxy_pass {}; proxy_protocol on; }} }}\n",
         front.loopback(),
         ours.loopback()
     );
-    let _nginx =
-        Peer::start("nginx", &[("nginx.conf", &text)], &["-p", ".", "-c", "nginx.conf", "-e", "stderr"], front.loopback());
+    let _nginx = Peer::start(
+        "nginx",
+        &[("nginx.conf", &text)],
+        &["-p", ".", "-c", "nginx.conf", "-e", "stderr"],
+        front.loopback(),
+    );
     let dial = tests::client::Dial { source: Some("127.0.0.9".parse().unwrap()), receive_buffer: None };
     let mut client = Client::over(dial.connect(front.loopback(), LIMIT).unwrap()).unwrap();
     for _ in 0..3 {
@@ -150,11 +170,13 @@ fn nginx_reads_whom_we_introduce() {
     }
     let (behind, front) = (Port::lease(), Port::lease());
     let text = format!(
-        "server {{ listen {} proxy_protocol; location / {{ return 200 \"$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_port\"; }} }}",
+        "server {{ listen {} proxy_protocol; location / {{ return 200 \"$proxy_protocol_addr \
+         $proxy_protocol_port $proxy_protocol_server_port\"; }} }}",
         behind.loopback()
     );
     let _nginx = Peer::nginx(&text, &[], behind.loopback());
-    let table = listener("tcp", &format!("\"{}\"", front.loopback()), "protocol = \"tcp\"\nupstream = \"app\"");
+    let table =
+        listener("tcp", &format!("\"{}\"", front.loopback()), "protocol = \"tcp\"\nupstream = \"app\"");
     let sluice = Setup::to(behind.loopback()).with("upstream", "send_proxy = true").append(&table).start();
     for address in [sluice.address(), front.loopback()] {
         let mut client = Client::connect(address);
@@ -164,7 +186,10 @@ fn nginx_reads_whom_we_introduce() {
         }
     }
     let metrics = sluice.metrics();
-    assert_eq!((metrics.sum("sluice_upstream_reuses_total"), metrics.sum("sluice_upstream_connects_total")), (0.0, 4.0));
+    assert_eq!(
+        (metrics.sum("sluice_upstream_reuses_total"), metrics.sum("sluice_upstream_connects_total")),
+        (0.0, 4.0)
+    );
 }
 
 #[test]

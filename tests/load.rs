@@ -16,13 +16,14 @@ use tests::{eventually, skip, threads};
 
 const IDLE: usize = 5_000;
 const SLOW: usize = 1_000;
-/// Each idle client that was once served may hold an upstream connection too: two descriptors there, one here, and one of
-/// the origin's.
+/// Each idle client that was once served may hold an upstream connection too: two descriptors there, one
+/// here, and one of the origin's.
 const DESCRIPTORS: u64 = 4 * SLOW as u64 + 2 * IDLE as u64 + 1_000;
 /// All clients have one address.
 const UNLIMITED: &str = "connections_per_ip = 0";
-/// The bound for one small request of the fast client while all the slow ones are at work, on a machine that other tests
-/// share. Unloaded it takes well below a millisecond; a worker that waits for anybody shows as hundreds.
+/// The bound for one small request of the fast client while all the slow ones are at work, on a machine that
+/// other tests share. Unloaded it takes well below a millisecond; a worker that waits for anybody shows as
+/// hundreds.
 const P99_MAX: Duration = Duration::from_millis(100);
 
 /// The duration that 99 of 100 requests stay below.
@@ -69,7 +70,11 @@ fn thousands_of_idle_clients_cost_the_busy_ones_nothing() {
         (sluice.metrics().sum("sluice_connections_open") >= IDLE as f64).then_some(())
     });
     let held = sluice.holdings();
-    assert_eq!((held.buffers, held.budget), (before.buffers, before.budget), "an idle connection holds no buffer");
+    assert_eq!(
+        (held.buffers, held.budget),
+        (before.buffers, before.budget),
+        "an idle connection holds no buffer"
+    );
     let mut busy: Vec<Client> = (0..8).map(|_| sluice.client()).collect();
     let times = busy.iter_mut().flat_map(|client| requests(client, "/small", 250)).collect();
     let p99 = p99(times);
@@ -98,18 +103,23 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     }
     let origin = big_and_small();
     // One worker: whoever it waits for, everybody waits for.
-    let sluice = Setup::to(origin.address()).with("process", "max_connections = 4000").with("guard", UNLIMITED).start();
+    let sluice = Setup::to(origin.address())
+        .with("process", "max_connections = 4000")
+        .with("guard", UNLIMITED)
+        .start();
     let before = warmed(&sluice);
     let mut fast = sluice.client();
     let unloaded = p99(requests(&mut fast, "/small", 500));
 
     let tick = Duration::from_millis(100);
-    let uploaders = Crowd::start(sluice.address(), SLOW, "/upload", Habit::Upload { length: 1 << 30, step: 50 }, tick);
+    let uploaders =
+        Crowd::start(sluice.address(), SLOW, "/upload", Habit::Upload { length: 1 << 30, step: 50 }, tick);
     let readers = Crowd::start(sluice.address(), SLOW, "/big", Habit::Read { step: 500 }, tick);
     // Active they are while they still connect; served is who holds an upstream connection.
     eventually(Duration::from_secs(30), "all of them are served", || {
         let metrics = sluice.metrics();
-        let used = metrics.sum("sluice_upstream_connections_open") - metrics.sum("sluice_upstream_connections_idle");
+        let used =
+            metrics.sum("sluice_upstream_connections_open") - metrics.sum("sluice_upstream_connections_idle");
         #[expect(clippy::cast_precision_loss, reason = "two thousand")]
         (used >= 2.0 * SLOW as f64).then_some(())
     });
@@ -117,7 +127,8 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     let loaded = p99(requests(&mut fast, "/small", 1_000));
     assert!(loaded < P99_MAX, "p99 of the fast client: {loaded:?}, {unloaded:?} without the slow ones");
     eventually(Duration::from_secs(10), "the slow ones move too", || {
-        let moved = uploaders.moved() - uploaded > SLOW as u64 * 50 && readers.moved() - read > SLOW as u64 * 50;
+        let moved =
+            uploaders.moved() - uploaded > SLOW as u64 * 50 && readers.moved() - read > SLOW as u64 * 50;
         moved.then_some(())
     });
     assert_eq!((uploaders.ended(), readers.ended()), (0, 0), "none of the slow ones was thrown out");
@@ -130,7 +141,8 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     eventually(Duration::from_secs(15), "the origin is let go", || (origin.open() <= 256).then_some(()));
 }
 
-/// What was sealed for a slow client is memory too: the budget and the receive buffers bound it as they do without TLS.
+/// What was sealed for a slow client is memory too: the budget and the receive buffers bound it as they do
+/// without TLS.
 #[test]
 fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
     if skip::without_descriptors(DESCRIPTORS) {
@@ -140,10 +152,12 @@ fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
     let authority = Authority::default();
     let leaf = authority.leaf(Kind::P256, &["edge.example"]);
     let config = Arc::new(authority.config(&[&TLS13]));
-    let setup = Setup::to(origin.address()).with("process", "max_connections = 4000\nbuffer_budget = \"16MiB\"");
+    let setup =
+        Setup::to(origin.address()).with("process", "max_connections = 4000\nbuffer_budget = \"16MiB\"");
     let setup = setup.with("ring", "buffers = 4096").with("guard", UNLIMITED);
     // The first ones wait for the last without reading.
-    let sluice = https(setup, &authority, &[leaf], "").with("listener.timeouts", "min_rate = \"off\"").start();
+    let sluice =
+        https(setup, &authority, &[leaf], "").with("listener.timeouts", "min_rate = \"off\"").start();
     let mut fast = sluice.secured(&config, "edge.example");
     assert_eq!(fast.get("/small").status, 200);
     let at_first = sluice.memory();
@@ -155,13 +169,17 @@ fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
         secured.write_all(b"GET /big HTTP/1.1\r\nHost: slow.example\r\n\r\n").unwrap();
         secured.sock
     };
-    let crowd = Crowd::of((0..SLOW).map(slow).collect(), Habit::Read { step: 500 }, Duration::from_millis(100));
+    let crowd =
+        Crowd::of((0..SLOW).map(slow).collect(), Habit::Read { step: 500 }, Duration::from_millis(100));
     let moved = crowd.moved();
-    eventually(PATIENCE, "all of them are served, and move", || (crowd.moved() > moved + SLOW as u64 * 1000).then_some(()));
+    eventually(PATIENCE, "all of them are served, and move", || {
+        (crowd.moved() > moved + SLOW as u64 * 1000).then_some(())
+    });
     assert_eq!(fast.get("/small").status, 200, "the fast one is served beside them");
     let (held, grown) = (sluice.holdings(), (sluice.memory() - at_first) >> 10);
     eprintln!("{grown} KiB for {SLOW} slow readers; {held:?}");
-    // The budget; buffers, once as such and once as what was made of them, but no blocks in a time like that; 24 KiB of each connection's own.
+    // The budget; buffers, once as such and once as what was made of them, but no blocks in a time like that;
+    // 24 KiB of each connection's own.
     assert!(held.budget <= f64::from(16 << 20), "{held:?}");
     assert!(grown < (16 + 2 * 16 + 24) << 10, "{grown} KiB for {SLOW} slow readers; {held:?}");
     // As without TLS, where some may be: of those who hold the most without having moved for a second.
@@ -200,7 +218,10 @@ fn a_storm_of_connections_leaves_nothing_behind() {
     let metrics = sluice.metrics();
     let accepted = metrics.sum("sluice_connections_accepted_total") - accepted;
     let gone = metrics.labelled("sluice_connections_shed_total", "reason", "client_gone");
-    assert!((accepted + gone - 2_000.0).abs() < 0.5, "each is seen, {gone} of them reset before they were looked at: {accepted}");
+    assert!(
+        (accepted + gone - 2_000.0).abs() < 0.5,
+        "each is seen, {gone} of them reset before they were looked at: {accepted}"
+    );
     assert!(metrics.sum("sluice_session_panics_total") < 0.5);
 }
 
@@ -209,9 +230,13 @@ fn too_many_clients_are_shed_and_counted() {
     let origin = Origin::http(|_| Response::ok("small"));
     let sluice = Setup::to(origin.address()).with("process", "max_connections = 50").start();
     // Being shed can be quicker than connecting.
-    let mut clients: Vec<Client> = (0..80).filter_map(|_| Client::try_connect(sluice.address()).ok()).collect();
-    let served =
-        clients.iter_mut().filter_map(|client| client.try_get("/small").ok()).filter(|answer| answer.status == 200).count();
+    let mut clients: Vec<Client> =
+        (0..80).filter_map(|_| Client::try_connect(sluice.address()).ok()).collect();
+    let served = clients
+        .iter_mut()
+        .filter_map(|client| client.try_get("/small").ok())
+        .filter(|answer| answer.status == 200)
+        .count();
     assert!((40..=50).contains(&served), "{served} of 80 were served, 50 are allowed");
     let shed = sluice.metrics().labelled("sluice_connections_shed_total", "reason", "max_connections");
     assert!(shed >= 30.0, "{shed}");
@@ -232,11 +257,12 @@ fn an_idle_proxy_does_nothing() {
         assert_eq!(client.get("/small").status, 200);
     }
     let pid = sluice.data_plane_pid();
-    let workers: Vec<(u32, String)> = threads::threads(pid).into_iter().filter(|(_, name)| name.contains("worker")).collect();
+    let workers: Vec<(u32, String)> =
+        threads::threads(pid).into_iter().filter(|(_, name)| name.contains("worker")).collect();
     assert_eq!(workers.len(), 2, "{:?}", threads::threads(pid));
     let sleeps = || workers.iter().map(|(tid, _)| threads::sleeps(pid, *tid)).collect::<Vec<_>>();
-    // What the last request and the last scrape left to do is done by now: no session lingers (a second), and no receive is looked
-    // at again (two seconds at most).
+    // What the last request and the last scrape left to do is done by now: no session lingers (a second), and
+    // no receive is looked at again (two seconds at most).
     std::thread::sleep(Duration::from_millis(2500));
     let before = (threads::cpu_ticks(pid), threads::cpu_ticks(sluice.pid()), sleeps());
     std::thread::sleep(Duration::from_secs(2));

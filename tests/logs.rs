@@ -1,4 +1,5 @@
-//! The access log through the released binary: one record for each exchange, whatever became of it; rotation under load; a full disk.
+//! The access log through the released binary: one record for each exchange, whatever became of it; rotation
+//! under load; a full disk.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -26,13 +27,17 @@ const ACCESS: &str = "access = \"access.log\"\n";
 
 fn records(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
 }
 
 /// The log's records once there are `count`.
 fn wait_records(sluice: &Sluice, count: usize) -> Vec<Value> {
     let path = sluice.run_dir().join("access.log");
-    eventually(LIMIT, "the records are written", || Some(records(&path)).filter(|records| records.len() >= count))
+    eventually(LIMIT, "the records are written", || {
+        Some(records(&path)).filter(|records| records.len() >= count)
+    })
 }
 
 #[test]
@@ -44,13 +49,19 @@ fn every_exchange_leaves_one_record_with_what_happened() {
     let cut = Origin::scripted("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nten bytes.");
     let nowhere = Port::lease();
     let upstreams = format!(
-        "\n[[route]]\npath_prefix = \"/app\"\nupstream = \"app\"\n[[route]]\npath_prefix = \"/down\"\nupstream = \"down\"\n\
-         [[route]]\npath_prefix = \"/slow\"\nupstream = \"app\"\n[[route]]\npath_prefix = \"/cut\"\nupstream = \"cut\"\n\
-         [[upstream]]\nname = \"down\"\nendpoints = [\"{}\"]\n[[upstream]]\nname = \"cut\"\nendpoints = [\"{}\"]\n",
+        "\n[[route]]\npath_prefix = \"/app\"\nupstream = \"app\"\n[[route]]\npath_prefix = \"/down\"\n\
+         upstream = \"down\"\n\
+         [[route]]\npath_prefix = \"/slow\"\nupstream = \"app\"\n[[route]]\npath_prefix = \"/cut\"\n\
+         upstream = \"cut\"\n\
+         [[upstream]]\nname = \"down\"\nendpoints = [\"{}\"]\n[[upstream]]\nname = \"cut\"\n\
+         endpoints = [\"{}\"]\n",
         nowhere.loopback(),
         cut.address()
     );
-    let setup = Setup::to(origin.address()).without_route().with("log", ACCESS).with("listener.limits", "body_bytes = \"10\"");
+    let setup = Setup::to(origin.address())
+        .without_route()
+        .with("log", ACCESS)
+        .with("listener.limits", "body_bytes = \"10\"");
     let sluice = setup.with("listener.timeouts", "request_header = \"300ms\"").append(&upstreams).start();
 
     let mut client = sluice.client();
@@ -76,7 +87,10 @@ fn every_exchange_leaves_one_record_with_what_happened() {
     ] {
         assert_eq!(first[key], expected, "{key} in {first}");
     }
-    assert_eq!((&first["status"], &first["refused"], &first["closed"]), (&200.into(), &Value::Null, &Value::Null));
+    assert_eq!(
+        (&first["status"], &first["refused"], &first["closed"]),
+        (&200.into(), &Value::Null, &Value::Null)
+    );
     assert_eq!((&first["attempts"], &first["upstream_reused"]), (&1.into(), &false.into()), "{first}");
     assert_eq!((&first["connection_request"], &records[1]["connection_request"]), (&1.into(), &2.into()));
     assert_eq!(records[1]["upstream_reused"], true, "{}", records[1]);
@@ -88,24 +102,42 @@ fn every_exchange_leaves_one_record_with_what_happened() {
         "GET /app/%2e/a?token=secret HTTP/1.1\r\nHost: Example.com\r\nX-Request-Id: mine\r\n\r\n".len()
     );
     assert!(first["bytes_sent"].as_u64().unwrap() > 5);
-    assert_eq!((&first["tls"], &first["micros"]["handshake"]), (&Value::Null, &Value::Null), "plain: {first}");
+    assert_eq!(
+        (&first["tls"], &first["micros"]["handshake"]),
+        (&Value::Null, &Value::Null),
+        "plain: {first}"
+    );
     for record in &records {
         let micros = &record["micros"];
         let phase = |name: &str| micros[name].as_u64().unwrap_or(0);
-        let sum: u64 = ["head", "route", "pool", "connect", "first_byte", "last_byte"].map(phase).iter().sum();
+        let sum: u64 =
+            ["head", "route", "pool", "connect", "first_byte", "last_byte"].map(phase).iter().sum();
         assert!(sum.abs_diff(phase("total")) <= 8, "phases add up: {record}");
     }
-    assert!(records[2]["micros"]["first_byte"].as_u64().unwrap() >= 55_000, "the origin's time: {}", records[2]);
+    assert!(
+        records[2]["micros"]["first_byte"].as_u64().unwrap() >= 55_000,
+        "the origin's time: {}",
+        records[2]
+    );
     let too_large = &records[3];
-    assert_eq!((&too_large["status"], &too_large["refused"]), (&413.into(), &"body_too_large".into()), "{too_large}");
-    assert_eq!((&too_large["closed"], &too_large["upstream"]), (&"bad_request".into(), &Value::Null), "{too_large}");
+    assert_eq!(
+        (&too_large["status"], &too_large["refused"]),
+        (&413.into(), &"body_too_large".into()),
+        "{too_large}"
+    );
+    assert_eq!(
+        (&too_large["closed"], &too_large["upstream"]),
+        (&"bad_request".into(), &Value::Null),
+        "{too_large}"
+    );
 
     assert_eq!(sluice.get("/nowhere").status, 404);
     assert_eq!(sluice.get("/down/x").status, 502);
     let mut client = sluice.client();
     client.send("GET /cut HTTP/1.1\r\nHost: h\r\n\r\n");
     client.until_closed();
-    // Refused before there was a head: nonsense, silence within a head, and a client that goes away within one.
+    // Refused before there was a head: nonsense, silence within a head, and a client that goes away within
+    // one.
     let mut client = sluice.client();
     client.send("GET /app HTTP/1.1\r\nHost: h\r\n bad\"\n\r\n");
     client.until_closed();
@@ -163,7 +195,8 @@ fn the_log_may_go_to_standard_output() {
     assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["status"], 200);
 }
 
-/// What logrotate does, again and again under load: rename, create, SIGUSR1. A data plane that dies is in it too.
+/// What logrotate does, again and again under load: rename, create, SIGUSR1. A data plane that dies is in it
+/// too.
 #[test]
 fn rotation_under_load_loses_and_doubles_no_record() {
     const CLIENTS: usize = 4;
@@ -199,7 +232,10 @@ fn rotation_under_load_loses_and_doubles_no_record() {
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     let asked: BTreeSet<String> = asked.into_iter().flatten().collect();
-    let files: Vec<_> = (0..ROTATIONS).map(|number| format!("access.log.{number}")).chain(["access.log".to_owned()]).collect();
+    let files: Vec<_> = (0..ROTATIONS)
+        .map(|number| format!("access.log.{number}"))
+        .chain(["access.log".to_owned()])
+        .collect();
     let all = || files.iter().map(|file| records(&folder.join(file))).collect::<Vec<_>>();
     eventually(LIMIT, "the last records", || (all().iter().flatten().count() >= asked.len()).then_some(()));
     let all = all();
@@ -208,7 +244,8 @@ fn rotation_under_load_loses_and_doubles_no_record() {
         "each file has some: {:?}",
         all.iter().map(Vec::len).collect::<Vec<_>>()
     );
-    let logged: Vec<String> = all.iter().flatten().map(|record| record["path"].as_str().unwrap().to_owned()).collect();
+    let logged: Vec<String> =
+        all.iter().flatten().map(|record| record["path"].as_str().unwrap().to_owned()).collect();
     assert_eq!(logged.len(), asked.len());
     assert_eq!(logged.into_iter().collect::<BTreeSet<_>>(), asked);
     assert_eq!(sluice.metrics().sum("sluice_access_log_records_lost_total"), 0.0);
@@ -232,15 +269,22 @@ fn a_log_that_cannot_be_opened_again_stays_and_one_that_cannot_be_opened_at_all_
     std::fs::rename(&path, &old).unwrap();
     std::fs::create_dir(&path).unwrap();
     sluice.signal(Signal::SIGUSR1);
-    eventually(LIMIT, "the error", || sluice.log().contains("is a folder; the file that was open stays in use").then_some(()));
+    eventually(LIMIT, "the error", || {
+        sluice.log().contains("is a folder; the file that was open stays in use").then_some(())
+    });
     assert_eq!(sluice.get("/2").status, 200);
     eventually(LIMIT, "the old file goes on", || (records(&old).len() == 2).then_some(()));
     drop(sluice);
 
-    let mut sluice = Setup::to(origin.address()).with("log", "access = \"no/such/folder/access.log\"").spawn();
+    let mut sluice =
+        Setup::to(origin.address()).with("log", "access = \"no/such/folder/access.log\"").spawn();
     assert!(!sluice.wait_end(LIMIT).success());
     let log = sluice.log();
-    assert!(log.contains("log.access = ") && log.contains("no/such/folder/access.log\": its folder does not exist"), "{log}");
+    assert!(
+        log.contains("log.access = ")
+            && log.contains("no/such/folder/access.log\": its folder does not exist"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -251,10 +295,13 @@ fn a_disk_that_takes_nothing_costs_records_and_nothing_else() {
         assert_eq!(sluice.get("/").status, 200);
     }
     eventually(LIMIT, "they are counted", || {
-        let lost = sluice.metrics().labelled("sluice_access_log_records_lost_total", "reason", "write_failed");
+        let lost =
+            sluice.metrics().labelled("sluice_access_log_records_lost_total", "reason", "write_failed");
         (lost == 20.0).then_some(())
     });
-    eventually(LIMIT, "the log says so once", || sluice.log().contains("the access log cannot be written").then_some(()));
+    eventually(LIMIT, "the log says so once", || {
+        sluice.log().contains("the access log cannot be written").then_some(())
+    });
     assert_eq!(sluice.log().matches("the access log cannot be written").count(), 1);
 }
 
@@ -296,14 +343,22 @@ fn a_record_says_which_tls_its_client_has() {
             let records = &wait_records(&sluice, count)[count - 2..];
             for record in records {
                 let tls = &record["tls"];
-                assert_eq!((&tls["version"], &tls["cipher"]), (&version.into(), &suite.clone().into()), "{record}");
+                assert_eq!(
+                    (&tls["version"], &tls["cipher"]),
+                    (&version.into(), &suite.clone().into()),
+                    "{record}"
+                );
                 let named = if name == NAME { NAME.into() } else { Value::Null };
                 assert_eq!((&tls["server_name"], &tls["resumed"]), (&named, &resumed.into()), "{record}");
                 assert_eq!(record["protocol"], "HTTP/1.1");
             }
             assert!(records[0]["micros"]["handshake"].as_u64() > Some(0), "{}", records[0]);
             assert!(records[0]["micros"]["accept"].is_u64(), "{}", records[0]);
-            assert_eq!(records[1]["micros"]["handshake"], Value::Null, "only the first request of a connection has one");
+            assert_eq!(
+                records[1]["micros"]["handshake"],
+                Value::Null,
+                "only the first request of a connection has one"
+            );
         }
     }
     // The time of a hello that comes slowly, and of the pause after the handshake.

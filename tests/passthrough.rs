@@ -1,4 +1,5 @@
-//! TLS passed through by server name, with the released binary: curl and openssl before it, nginx with TLS behind it.
+//! TLS passed through by server name, with the released binary: curl and openssl before it, nginx with TLS
+//! behind it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -35,9 +36,11 @@ impl Servers {
             let key = rcgen::KeyPair::generate().unwrap();
             files.push((format!("{index}.pem"), parameters.self_signed(&key).unwrap().pem()));
             files.push((format!("{index}.key"), key.serialize_pem()));
-            let (listen, shown) = if is_told { ("ssl proxy_protocol", " $proxy_protocol_addr") } else { ("ssl", "") };
+            let (listen, shown) =
+                if is_told { ("ssl proxy_protocol", " $proxy_protocol_addr") } else { ("ssl", "") };
             text += &format!(
-                "server {{ listen {} {listen}; ssl_certificate {index}.pem; ssl_certificate_key {index}.key; ssl_protocols TLSv1.2 TLSv1.3;\n\
+                "server {{ listen {} {listen}; ssl_certificate {index}.pem; ssl_certificate_key {index}.key; \
+                 ssl_protocols TLSv1.2 TLSv1.3;\n\
                  location / {{ return 200 \"{index}{shown}\"; }} }}\n",
                 port.loopback()
             );
@@ -55,7 +58,10 @@ impl Servers {
 
     /// An upstream of this name for one of them.
     fn upstream(&self, name: &str, index: usize, lines: &str) -> String {
-        format!("\n[[upstream]]\nname = \"{name}\"\nendpoints = [\"{}\"]\n{lines}\n", self.ports[index].loopback())
+        format!(
+            "\n[[upstream]]\nname = \"{name}\"\nendpoints = [\"{}\"]\n{lines}\n",
+            self.ports[index].loopback()
+        )
     }
 
     /// `https://name/` by `port`; what curl printed.
@@ -80,9 +86,9 @@ fn without_tools() -> bool {
 
 /// One more listener, with routes for names.
 fn listener(port: &Port, lines: &str, routes: &[(&str, &str)]) -> String {
-    let routes = routes
-        .iter()
-        .map(|(host, upstream)| format!("\n[[route]]\nlistener = \"tls\"\nhost = \"{host}\"\nupstream = \"{upstream}\"\n"));
+    let routes = routes.iter().map(|(host, upstream)| {
+        format!("\n[[route]]\nlistener = \"tls\"\nhost = \"{host}\"\nupstream = \"{upstream}\"\n")
+    });
     let routes: String = routes.collect();
     format!(
         "\n[[listener]]\nname = \"tls\"\naddress = \"{}\"\nprotocol = \"tls-passthrough\"\n{lines}\n{routes}",
@@ -138,11 +144,14 @@ fn curl_and_openssl_reach_the_server_of_their_name() {
     let servers = Servers::start(&["a.example", "x.b.example", "rest.example"], false);
     let port = Port::lease();
     let routes = [("a.example", "one"), ("*.b.example", "two")];
-    let upstreams = [servers.upstream("one", 0, ""), servers.upstream("two", 1, ""), servers.upstream("rest", 2, "")].concat();
+    let upstreams =
+        [servers.upstream("one", 0, ""), servers.upstream("two", 1, ""), servers.upstream("rest", 2, "")]
+            .concat();
     let table = listener(&port, "upstream = \"rest\"", &routes);
     let setup = Setup::to(servers.ports[0].loopback()).with("log", "access = \"access.log\"");
     let sluice = setup.append(&table).append(&upstreams).start();
-    for (name, index) in [("a.example", "0"), ("A.Example", "0"), ("x.b.example", "1"), ("rest.example", "2")] {
+    for (name, index) in [("a.example", "0"), ("A.Example", "0"), ("x.b.example", "1"), ("rest.example", "2")]
+    {
         assert_eq!(servers.curl(name, &port, &[]).success().text(), index, "{name}");
     }
     assert_eq!(servers.curl("x.b.example", &port, &["--tls-max", "1.2"]).success().text(), "1");
@@ -154,7 +163,10 @@ fn curl_and_openssl_reach_the_server_of_their_name() {
     ] {
         let options = [options, &["-verify_return_error", "-verify_hostname", name]].concat();
         let shown = servers.openssl(&port, &options).success().text();
-        assert!(shown.contains("Verification: OK") && shown.contains(&format!("Verified peername: {name}")), "{shown}");
+        assert!(
+            shown.contains("Verification: OK") && shown.contains(&format!("Verified peername: {name}")),
+            "{shown}"
+        );
     }
     closed(&sluice, "tunnel_closed", 9.0);
     let metrics = sluice.metrics();
@@ -171,9 +183,17 @@ fn curl_and_openssl_reach_the_server_of_their_name() {
         (&records[3], "rest.example".into(), serde_json::Value::Null, "rest"),
         (&records[8], serde_json::Value::Null, serde_json::Value::Null, "rest"),
     ] {
-        assert_eq!((&record["host"], &record["route"], &record["upstream"]), (&host, &route, &upstream.into()), "{record}");
+        assert_eq!(
+            (&record["host"], &record["route"], &record["upstream"]),
+            (&host, &route, &upstream.into()),
+            "{record}"
+        );
         assert_eq!((&record["protocol"], &record["listener"]), (&"tls".into(), &"tls".into()), "{record}");
-        assert_eq!((&record["status"], &record["closed"]), (&serde_json::Value::Null, &"tunnel_closed".into()), "{record}");
+        assert_eq!(
+            (&record["status"], &record["closed"]),
+            (&serde_json::Value::Null, &"tunnel_closed".into()),
+            "{record}"
+        );
         assert!(record["bytes_sent"].as_u64() > Some(500) && record["micros"]["head"].is_u64(), "{record}");
     }
 }
@@ -195,10 +215,17 @@ fn clients_are_introduced_on_both_sides() {
         front.loopback(),
         ours.loopback()
     );
-    let _haproxy = Peer::start("haproxy", &[("haproxy.cfg", &text)], &["-db", "-f", "haproxy.cfg"], front.loopback());
-    assert_eq!(servers.curl("a.example", &front, &["--interface", "127.0.0.9"]).success().text(), "0 127.0.0.9");
+    let _haproxy =
+        Peer::start("haproxy", &[("haproxy.cfg", &text)], &["-db", "-f", "haproxy.cfg"], front.loopback());
+    assert_eq!(
+        servers.curl("a.example", &front, &["--interface", "127.0.0.9"]).success().text(),
+        "0 127.0.0.9"
+    );
     // Whoever is no proxy is introduced as itself.
-    assert_eq!(servers.curl("a.example", &ours, &["--interface", "127.0.0.8"]).success().text(), "0 127.0.0.8");
+    assert_eq!(
+        servers.curl("a.example", &ours, &["--interface", "127.0.0.8"]).success().text(),
+        "0 127.0.0.8"
+    );
     assert_eq!(sluice.metrics().sum("sluice_tunnels_total"), 2.0);
 }
 
@@ -211,7 +238,8 @@ fn another_endpoint_is_tried_and_none_at_all_ends_the_connection() {
     let (port, nowhere) = (Port::lease(), Port::lease());
     let table = listener(&port, "", &[("a.example", "some"), ("b.example", "none")]);
     let upstreams = format!(
-        "\n[[upstream]]\nname = \"some\"\nendpoints = [\"{0}\", \"{1}\"]\n[[upstream]]\nname = \"none\"\nendpoints = [\"{0}\"]\n",
+        "\n[[upstream]]\nname = \"some\"\nendpoints = [\"{0}\", \"{1}\"]\n[[upstream]]\nname = \"none\"\n\
+         endpoints = [\"{0}\"]\n",
         nowhere.loopback(),
         servers.ports[0].loopback()
     );
@@ -232,15 +260,24 @@ fn what_leads_nowhere_and_what_is_no_tls_is_told_so() {
     let servers = Servers::start(&["a.example"], false);
     let port = Port::lease();
     let table = listener(&port, "", &[("a.example", "one")]);
-    let sluice = Setup::to(servers.ports[0].loopback()).append(&table).append(&servers.upstream("one", 0, "")).start();
+    let sluice =
+        Setup::to(servers.ports[0].loopback()).append(&table).append(&servers.upstream("one", 0, "")).start();
     let refused = servers.curl("c.example", &port, &[]);
     assert!(!refused.status.success() && refused.errors().contains("unrecognized name"), "{}", refused.all());
     closed(&sluice, "no_route", 1.0);
     let refused = servers.openssl(&port, &["-noservername"]);
     assert!(!refused.status.success() && refused.errors().contains("unrecognized name"), "{}", refused.all());
     closed(&sluice, "no_server_name", 1.0);
-    let plain = process::run(Command::new("curl").args(["-sS", "-i", &format!("http://{}/", port.loopback())]), LIMIT).success();
-    assert!(plain.text().starts_with("HTTP/1.1 400 ") && plain.text().ends_with("this port takes TLS\n"), "{}", plain.text());
+    let plain = process::run(
+        Command::new("curl").args(["-sS", "-i", &format!("http://{}/", port.loopback())]),
+        LIMIT,
+    )
+    .success();
+    assert!(
+        plain.text().starts_with("HTTP/1.1 400 ") && plain.text().ends_with("this port takes TLS\n"),
+        "{}",
+        plain.text()
+    );
     closed(&sluice, "not_tls", 1.0);
     // A hello of 16 KiB and more, known as such by its header.
     assert_eq!(answer(port.loopback(), b"\x16\x03\x01\x40\x00\x01\x00\x40\x00"), [21, 3, 3, 0, 2, 2, 50]);
@@ -248,7 +285,11 @@ fn what_leads_nowhere_and_what_is_no_tls_is_told_so() {
     let mut twice = openssl_hello("a.example");
     let place = twice.windows(4).position(|window| window == [0, 35, 0, 0]).expect("session_ticket");
     twice[place + 1] = 23;
-    assert_eq!(answer(port.loopback(), &twice), [21, 3, 3, 0, 2, 2, 50], "extended_master_secret is there twice");
+    assert_eq!(
+        answer(port.loopback(), &twice),
+        [21, 3, 3, 0, 2, 2, 50],
+        "extended_master_secret is there twice"
+    );
     closed(&sluice, "hello_malformed", 1.0);
     assert_eq!(servers.curl("a.example", &port, &[]).success().text(), "0");
 }
@@ -260,13 +301,19 @@ fn a_slow_hello_is_cut_and_one_in_many_records_is_not() {
     }
     let servers = Servers::start(&["a.example"], false);
     let port = Port::lease();
-    let table = listener(&port, "tls.handshake_timeout = \"500ms\"\ndefer_accept = false", &[("a.example", "one")]);
-    let sluice = Setup::to(servers.ports[0].loopback()).append(&table).append(&servers.upstream("one", 0, "")).start();
+    let table =
+        listener(&port, "tls.handshake_timeout = \"500ms\"\ndefer_accept = false", &[("a.example", "one")]);
+    let sluice =
+        Setup::to(servers.ports[0].loopback()).append(&table).append(&servers.upstream("one", 0, "")).start();
     let hello = openssl_hello("a.example");
     for sent in [&hello[..0], &hello[..1], &hello[..hello.len() - 1]] {
         let begun = Instant::now();
         assert!(answer(port.loopback(), sent).is_empty());
-        assert!((Duration::from_millis(450)..Duration::from_secs(3)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!(
+            (Duration::from_millis(450)..Duration::from_secs(3)).contains(&begun.elapsed()),
+            "{:?}",
+            begun.elapsed()
+        );
     }
     closed(&sluice, "hello_timeout", 3.0);
 
@@ -292,10 +339,14 @@ fn what_programs_say_first_is_read() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
     for (index, options) in
-        [&["-tls1_3"][..], &["-tls1_2"], &["-tls1_2", "-no_ticket"], &["-alpn", "h2,http/1.1"]].iter().enumerate()
+        [&["-tls1_3"][..], &["-tls1_2"], &["-tls1_2", "-no_ticket"], &["-alpn", "h2,http/1.1"]]
+            .iter()
+            .enumerate()
     {
         let mut command = Command::new("openssl");
-        command.args(["s_client", "-servername", "A.example", "-connect", &address.to_string()]).args(*options);
+        command
+            .args(["s_client", "-servername", "A.example", "-connect", &address.to_string()])
+            .args(*options);
         let hello = Reader::default().read(&captured(&mut command, &server)).unwrap().unwrap();
         assert_eq!(hello.server_name.as_deref(), Some("a.example"));
         let alpn: Vec<_> = hello.alpn().collect();

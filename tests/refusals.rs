@@ -1,5 +1,5 @@
-//! What Sluice answers itself: malformed requests of which nothing may reach an origin (RFC 9112, sections 2 to 7 and 11.2),
-//! limits, timeouts, and upstreams that are missing, broken or slow.
+//! What Sluice answers itself: malformed requests of which nothing may reach an origin (RFC 9112, sections 2
+//! to 7 and 11.2), limits, timeouts, and upstreams that are missing, broken or slow.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -22,14 +22,18 @@ fn assert_refused(response: &Response, status: u16, what: &str) {
     assert_eq!(response.status, status, "{what}: {response:?}");
     assert!(!response.body.is_empty() && response.body.len() < 1024, "{what}: a short body: {response:?}");
     assert!(response.field("x-request-id").is_some_and(|id| !id.is_empty()), "{what}: an id: {response:?}");
-    assert!(response.field("date").is_some_and(|date| date.ends_with(" GMT") && !date.contains("1970")), "{what}: {response:?}");
+    assert!(
+        response.field("date").is_some_and(|date| date.ends_with(" GMT") && !date.contains("1970")),
+        "{what}: {response:?}"
+    );
 }
 
 fn refused(sluice: &Sluice, reason: &str) -> f64 {
     sluice.metrics().labelled("sluice_requests_refused_total", "reason", reason)
 }
 
-/// Sends a malformed request and what follows it; exactly one response of that status and the close must come.
+/// Sends a malformed request and what follows it; exactly one response of that status and the close must
+/// come.
 fn send_malformed(sluice: &Sluice, request: &[u8], status: u16) -> Client {
     let what = String::from_utf8_lossy(request).into_owned();
     let mut client = sluice.client();
@@ -182,7 +186,8 @@ fn broken_chunks_never_complete_a_request() {
         "5\r\nhello\r\n0\r\nX: y\n\r\n",
         "5\r\nhello\r\n0\n\n",
     ] {
-        let request = format!("POST /chunked HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+        let request =
+            format!("POST /chunked HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
         send_malformed(&sluice, request.as_bytes(), 400);
     }
     assert_eq!(origin.requests(), 0, "no origin saw the end of such a request: {}", origin.recorded_text());
@@ -198,7 +203,10 @@ fn an_unknown_path_is_404() {
     assert_refused(&client.get("/there"), 404, "no route");
     // The request was understood, so the connection goes on.
     assert_eq!(client.get("/here").status, 200);
-    client.send("POST /there HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET /here HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.send(
+        "POST /there HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET /here HTTP/1.1\r\n\
+        Host: h\r\n\r\n",
+    );
     assert_refused(&client.response("POST"), 404, "no route for a body");
     let counted = refused(&sluice, "no_route");
     assert!((counted - 2.0).abs() < f64::EPSILON, "{counted}");
@@ -256,7 +264,8 @@ fn slow_heads_and_bodies_are_408() {
     let start = Instant::now();
     client.send("GET / HTTP/1.1\r\nHost: h\r\n");
     for number in 0..40 {
-        if client.try_send(format!("X-{number}: y\r\n")).is_err() || start.elapsed() > Duration::from_secs(2) {
+        if client.try_send(format!("X-{number}: y\r\n")).is_err() || start.elapsed() > Duration::from_secs(2)
+        {
             break;
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -283,14 +292,20 @@ fn slow_heads_and_bodies_are_408() {
     timed(start, "a silent client");
     let counted = refused(&sluice, "request_timeout");
     assert!(counted >= 3.0, "{counted}");
-    assert!(sluice.metrics().labelled("sluice_connections_closed_total", "reason", "request_header_timeout") >= 2.0);
-    assert!(sluice.metrics().labelled("sluice_connections_closed_total", "reason", "request_body_timeout") >= 1.0);
+    assert!(
+        sluice.metrics().labelled("sluice_connections_closed_total", "reason", "request_header_timeout")
+            >= 2.0
+    );
+    assert!(
+        sluice.metrics().labelled("sluice_connections_closed_total", "reason", "request_body_timeout") >= 1.0
+    );
 }
 
 #[test]
 fn a_slow_body_that_moves_is_fine() {
     let origin = Origin::echo();
-    // A pause is a fraction of the limit, so that a busy machine does not make it one of the limit's length; all of them are longer.
+    // A pause is a fraction of the limit, so that a busy machine does not make it one of the limit's length;
+    // all of them are longer.
     let sluice = Setup::to(origin.address()).with("listener.timeouts", "request_body = \"2s\"").start();
     let mut client = sluice.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n");
@@ -315,12 +330,15 @@ fn idle_clients_are_let_go() {
     assert!(client.until_closed().is_empty(), "closed without a word");
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1300) && took < Duration::from_secs(6), "{took:?}");
-    assert!(sluice.metrics().labelled("sluice_connections_closed_total", "reason", "keep_alive_timeout") >= 1.0);
+    assert!(
+        sluice.metrics().labelled("sluice_connections_closed_total", "reason", "keep_alive_timeout") >= 1.0
+    );
 }
 
 #[test]
 fn one_that_asked_once_is_let_go_as_soon() {
-    let sluice = Setup::to(Origin::echo().address()).with("listener.timeouts", "keep_alive = \"300ms\"").start();
+    let sluice =
+        Setup::to(Origin::echo().address()).with("listener.timeouts", "keep_alive = \"300ms\"").start();
     for _ in 0..2 {
         let mut client = sluice.client();
         client.get("/");
@@ -365,7 +383,10 @@ fn a_broken_upstream_is_502() {
         ("HTTP/1.1 20 OK\r\n\r\n", "upstream_malformed"),
         ("HTTP/1.1 2000 OK\r\n\r\n", "upstream_malformed"),
         ("HTTP/2.0 200 OK\r\n\r\n", "upstream_malformed"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "upstream_malformed"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "upstream_malformed",
+        ),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc", "upstream_malformed"),
         ("HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nab", "upstream_malformed"),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab", "upstream_malformed"),
@@ -406,7 +427,9 @@ fn a_response_cut_short_is_not_passed_off_as_whole() {
         client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         match client.try_response("GET") {
             Ok(response) => assert_eq!(response.status, 502, "{answer:?} came back whole: {response:?}"),
-            Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{answer:?}: left hanging"),
+            Err(error) => {
+                assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{answer:?}: left hanging")
+            }
         }
     }
 }
@@ -417,7 +440,8 @@ fn bytes_after_a_response_are_never_the_next_ones() {
     let origin = Origin::raw(|connection| {
         connection.read_head()?;
         let one = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-        connection.write_all(format!("{one}HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned").as_bytes())?;
+        connection
+            .write_all(format!("{one}HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned").as_bytes())?;
         connection.drain();
         Ok(())
     });
@@ -431,7 +455,11 @@ fn bytes_after_a_response_are_never_the_next_ones() {
 #[test]
 fn a_slow_upstream_is_504() {
     let origin = Origin::http(|request| {
-        Answer::ok("late").after(if request.target == "/slow" { Duration::from_secs(8) } else { Duration::ZERO })
+        Answer::ok("late").after(if request.target == "/slow" {
+            Duration::from_secs(8)
+        } else {
+            Duration::ZERO
+        })
     });
     let sluice = Setup::to(origin.address()).with("route", "timeout = \"2s\"").start();
     let start = Instant::now();

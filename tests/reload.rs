@@ -1,5 +1,5 @@
-//! `sluice reload` and SIGHUP: what changes under clients that stay, what is refused as a whole, and who gets the new configuration when the data
-//! plane dies around it.
+//! `sluice reload` and SIGHUP: what changes under clients that stay, what is refused as a whole, and who gets
+//! the new configuration when the data plane dies around it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -48,7 +48,8 @@ fn reload(sluice: &Sluice) -> String {
 
 fn snapshot(sluice: &Sluice) -> (u64, u64) {
     let status = sluice.status();
-    let number = |value: &serde_json::Value| value.as_u64().unwrap_or_else(|| panic!("no number in {status}"));
+    let number =
+        |value: &serde_json::Value| value.as_u64().unwrap_or_else(|| panic!("no number in {status}"));
     (number(&status["data_plane"]["snapshot"]), number(&status["supervisor"]["reload"]["snapshot"]))
 }
 
@@ -61,7 +62,8 @@ fn routes_endpoints_and_limits_change_under_load_and_no_request_is_lost() {
     let (old, new) = (named("old"), named("new"));
     let sluice = Setup::to(old.address()).workers(2).start();
     let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (from, to) = (format!("endpoints = [\"{}\"]", old.address()), format!("endpoints = [\"{}\"]", new.address()));
+    let (from, to) =
+        (format!("endpoints = [\"{}\"]", old.address()), format!("endpoints = [\"{}\"]", new.address()));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -81,7 +83,9 @@ fn routes_endpoints_and_limits_change_under_load_and_no_request_is_lost() {
         }
         for round in 0..11 {
             let before = served.load(Ordering::SeqCst);
-            eventually(LIMIT, "some are served", || (served.load(Ordering::SeqCst) > before + 50).then_some(()));
+            eventually(LIMIT, "some are served", || {
+                (served.load(Ordering::SeqCst) > before + 50).then_some(())
+            });
             let (from, to) = if round % 2 == 0 { (&from, &to) } else { (&to, &from) };
             rewrite(&sluice, from, to);
             let receipt = reload(&sluice);
@@ -89,9 +93,16 @@ fn routes_endpoints_and_limits_change_under_load_and_no_request_is_lost() {
         }
         assert_eq!(snapshot(&sluice), (12, 12));
         rewrite(&sluice, "[listener.limits]", "[listener.limits]\nuri_bytes = \"128B\"");
-        rewrite(&sluice, "\n[[route]]", "\n[[route]]\npath = \"/fixed\"\nrespond = { body = \"made here\" }\n[[route]]");
+        rewrite(
+            &sluice,
+            "\n[[route]]",
+            "\n[[route]]\npath = \"/fixed\"\nrespond = { body = \"made here\" }\n[[route]]",
+        );
         let receipt = reload(&sluice);
-        assert!(receipt.contains("routes: 1 added (2 now)") && receipt.contains("snapshot 12 -> 13"), "{receipt}");
+        assert!(
+            receipt.contains("routes: 1 added (2 now)") && receipt.contains("snapshot 12 -> 13"),
+            "{receipt}"
+        );
         stop.store(true, Ordering::SeqCst);
     });
     assert_eq!(outcomes(&sluice, "applied"), 12);
@@ -157,7 +168,9 @@ fn listeners_in_another_order_keep_their_sockets() {
     let origin = named("app");
     let port = Port::lease();
     let second = port.loopback();
-    let other = format!("\n[[listener]]\nname = \"other\"\naddress = \"{second}\"\n[listener.limits]\nuri_bytes = \"128B\"\n");
+    let other = format!(
+        "\n[[listener]]\nname = \"other\"\naddress = \"{second}\"\n[listener.limits]\nuri_bytes = \"128B\"\n"
+    );
     let mut sluice = Setup::to(origin.address()).append(&other).start();
     let long = format!("/{}", "x".repeat(200));
     let check = |sluice: &Sluice| {
@@ -207,7 +220,10 @@ fn a_broken_file_changes_nothing_and_is_told_as_check_tells_it() {
     let good = sluice.configuration();
     let done = refused(&sluice, &good.replace("[[route]]\npath_prefix", "[[route]]\npath_prefx"));
     let said = done.errors();
-    assert!(said.contains("path_prefx") && said.contains("did you mean") && said.contains("snapshot 1 stays"), "{said}");
+    assert!(
+        said.contains("path_prefx") && said.contains("did you mean") && said.contains("snapshot 1 stays"),
+        "{said}"
+    );
     assert!(sluice.log().contains("path_prefx"), "{}", sluice.log());
     refused(&sluice, "[[listener");
     refused(&sluice, "");
@@ -235,10 +251,21 @@ fn a_broken_file_changes_nothing_and_is_told_as_check_tells_it() {
 fn what_takes_a_restart_is_named_and_the_rest_is_not_taken_either() {
     let origin = named("app");
     let sluice = Setup::to(origin.address()).start();
-    let text = sluice.configuration().replace("count = 1", "count = 2").replace("[guard]", "[guard]\nban_for = \"5s\"");
-    let text = text.replace("name = \"main\"", "name = \"edge\"").replace(&origin.address().to_string(), "127.0.0.1:1");
+    let text = sluice
+        .configuration()
+        .replace("count = 1", "count = 2")
+        .replace("[guard]", "[guard]\nban_for = \"5s\"");
+    let text = text
+        .replace("name = \"main\"", "name = \"edge\"")
+        .replace(&origin.address().to_string(), "127.0.0.1:1");
     let said = refused(&sluice, &text).errors();
-    for key in ["workers.count", "guard.ban_for", "listener \"main\" (removed)", "listener \"edge\" (new)", "restart"] {
+    for key in [
+        "workers.count",
+        "guard.ban_for",
+        "listener \"main\" (removed)",
+        "listener \"edge\" (new)",
+        "restart",
+    ] {
         assert!(said.contains(key), "{key}: {said}");
     }
     assert_eq!(outcomes(&sluice, "needs_restart"), 1);
@@ -253,7 +280,9 @@ fn sighup_reloads_and_the_log_level_is_one_of_what_changes() {
     rewrite(&sluice, "level = \"info\"", "level = \"debug\"");
     sluice.signal(Signal::SIGHUP);
     eventually(LIMIT, "the new one serves", || (sluice.get("/").text() == "new").then_some(()));
-    eventually(LIMIT, "connections that end are logged now", || sluice.log().contains("connection ended").then_some(()));
+    eventually(LIMIT, "connections that end are logged now", || {
+        sluice.log().contains("connection ended").then_some(())
+    });
     assert!(sluice.log().contains("snapshot 1 -> 2"), "{}", sluice.log());
 }
 
@@ -289,7 +318,11 @@ fn a_data_plane_that_dies_over_a_reload_leaves_the_old_one_in_force() {
         asking.join().unwrap()
     });
     assert_eq!(done.code(), 1, "{}", done.all());
-    assert!(done.errors().contains("died") && done.errors().contains("snapshot 1 stays"), "{}", done.errors());
+    assert!(
+        done.errors().contains("died") && done.errors().contains("snapshot 1 stays"),
+        "{}",
+        done.errors()
+    );
     sluice.wait_ready();
     assert_eq!(sluice.get("/").text(), "old");
     assert_eq!((outcomes(&sluice, "died"), snapshot(&sluice)), (1, (1, 1)));
@@ -380,7 +413,8 @@ fn a_renewed_certificate_is_taken_at_a_reload_and_connections_stay() {
 #[test]
 fn whom_the_system_trusts_from_now_on_is_trusted_by_itself() {
     let (before, after, origin) = (Authority::default(), Authority::default(), named("app"));
-    let endpoint = https(Setup::to(origin.address()), &after, &[after.leaf(Kind::P256, &["a.test"])], "").start();
+    let endpoint =
+        https(Setup::to(origin.address()), &after, &[after.leaf(Kind::P256, &["a.test"])], "").start();
     let setup = Setup::to(endpoint.address()).with("upstream", "tls = { server_name = \"a.test\" }");
     let roots = setup.run_dir().join("roots.pem");
     std::fs::write(&roots, &before.pem).unwrap();
@@ -419,8 +453,14 @@ fn a_renewed_certificate_is_taken_by_itself_once_it_is_whole() {
         symlink(Path::new("..data").join(name), path("link")).unwrap();
         std::fs::rename(path("link"), path(name)).unwrap();
     }
-    eventually(LIMIT, "the next one is served", || (shown(&sluice, &config) == der(&leaves[2])).then_some(()));
-    assert_eq!((outcomes(&sluice, "invalid"), outcomes(&sluice, "applied")), (1, 2), "each state was tried once");
+    eventually(LIMIT, "the next one is served", || {
+        (shown(&sluice, &config) == der(&leaves[2])).then_some(())
+    });
+    assert_eq!(
+        (outcomes(&sluice, "invalid"), outcomes(&sluice, "applied")),
+        (1, 2),
+        "each state was tried once"
+    );
     assert_eq!(stays.get("/").text(), "app");
     let status = sluice.status();
     assert_eq!(status["supervisor"]["reload"]["watched_files"], 2);

@@ -1,5 +1,5 @@
-//! Routes through the built binary: which request goes where, what answers without an upstream, edits, weights, and the whole of it
-//! consistent with how paths are normalised.
+//! Routes through the built binary: which request goes where, what answers without an upstream, edits,
+//! weights, and the whole of it consistent with how paths are normalised.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -29,7 +29,10 @@ fn start(tables: &str) -> (Origin, Sluice) {
 
 fn values<'v>(shown: &'v Value, name: &str) -> Vec<&'v str> {
     let fields = shown["fields"].as_array().unwrap().iter();
-    fields.filter(|field| field[0].as_str().unwrap().eq_ignore_ascii_case(name)).map(|field| field[1].as_str().unwrap()).collect()
+    fields
+        .filter(|field| field[0].as_str().unwrap().eq_ignore_ascii_case(name))
+        .map(|field| field[1].as_str().unwrap())
+        .collect()
 }
 
 #[test]
@@ -91,7 +94,8 @@ fn routes_of_one_listener_only() {
 
 #[test]
 fn redirects_lead_where_they_say_and_nowhere_else() {
-    let redirect = |path: &str, to: &str| format!("\n[[route]]\npath_prefix = \"{path}\"\nredirect = {{ {to} }}\n");
+    let redirect =
+        |path: &str, to: &str| format!("\n[[route]]\npath_prefix = \"{path}\"\nredirect = {{ {to} }}\n");
     let tables = [
         redirect("/", "to = \"https://{host}{uri}\""),
         redirect("/moved", "to = \"{scheme}://{authority}/new{path}?was={uri}\", status = 302"),
@@ -105,7 +109,12 @@ fn redirects_lead_where_they_say_and_nowhere_else() {
         ("a.example", "//b.example/", 308, "https://a.example//b.example/"),
         ("a.example", "/%0d%0aSet-Cookie:x", 308, "https://a.example/%0D%0ASet-Cookie:x"),
         ("[::1]:81", "/", 308, "https://[::1]/"),
-        ("a.example:81", "/moved/x?a=1&b=2", 302, "http://a.example:81/new/moved/x?was=/moved/x%3Fa%3D1%26b%3D2"),
+        (
+            "a.example:81",
+            "/moved/x?a=1&b=2",
+            302,
+            "http://a.example:81/new/moved/x?was=/moved/x%3Fa%3D1%26b%3D2",
+        ),
         ("a.example", "/query?a=1", 307, "https://b.example/?a=1"),
     ] {
         let response = get(&mut client, host, target);
@@ -125,7 +134,9 @@ fn redirects_lead_where_they_say_and_nowhere_else() {
     // A short body is read to its end, so that the connection goes on.
     client.send("POST /p HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello");
     assert_eq!(client.response("POST").field("location"), Some("https://a.example/p"));
-    client.send("POST /p HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    client.send(
+        "POST /p HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    );
     assert_eq!(client.response("POST").status, 308);
     client.send("OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n");
     assert_eq!(client.response("OPTIONS").field("location"), Some("https://a.example/"));
@@ -162,9 +173,11 @@ fn bodies_that_are_not_worth_reading_end_the_connection() {
 #[test]
 fn fixed_responses_have_their_status_type_and_length() {
     let tables = "\n[[route]]\npath = \"/robots.txt\"\nrespond = { body = \"User-agent: *\\n\" }\n\
-         \n[[route]]\npath = \"/page\"\nrespond = { status = 503, body = \"<p>\", content_type = \"text/html\" }\n\
+         \n[[route]]\npath = \"/page\"\nrespond = { status = 503, body = \"<p>\", content_type = \
+         \"text/html\" }\n\
          \n[[route]]\npath = \"/none\"\nrespond = { status = 204 }\n\
-         \n[[route]]\npath = \"/same\"\nrespond = { status = 304 }\nresponse_headers.set.ETag = \"\\\"v\\\"\"\n\
+         \n[[route]]\npath = \"/same\"\nrespond = { status = 304 }\n\
+         response_headers.set.ETag = \"\\\"v\\\"\"\n\
          \n[[route]]\npath = \"/reset\"\nrespond = { status = 205 }\n";
     let (_origin, sluice) = start(tables);
     let mut client = sluice.client();
@@ -173,11 +186,20 @@ fn fixed_responses_have_their_status_type_and_length() {
         assert_eq!((robots.status, robots.field("content-type")), (200, Some("text/plain; charset=utf-8")));
         assert_eq!((robots.text().as_str(), robots.field("content-length")), ("User-agent: *\n", Some("14")));
         let page = client.get("/page");
-        assert_eq!((page.status, page.field("content-type"), page.text().as_str()), (503, Some("text/html"), "<p>"));
+        assert_eq!(
+            (page.status, page.field("content-type"), page.text().as_str()),
+            (503, Some("text/html"), "<p>")
+        );
         let none = client.get("/none");
-        assert_eq!((none.status, none.field("content-length"), none.field("content-type")), (204, None, None));
+        assert_eq!(
+            (none.status, none.field("content-length"), none.field("content-type")),
+            (204, None, None)
+        );
         let same = client.get("/same");
-        assert_eq!((same.status, same.field("content-length"), same.field("etag")), (304, None, Some("\"v\"")));
+        assert_eq!(
+            (same.status, same.field("content-length"), same.field("etag")),
+            (304, None, Some("\"v\""))
+        );
         let reset = client.get("/reset");
         assert_eq!((reset.status, reset.field("content-length")), (205, Some("0")));
         client.send("HEAD /page HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -192,21 +214,29 @@ fn fixed_responses_have_their_status_type_and_length() {
 #[test]
 fn fields_are_edited_on_the_way() {
     let echo = Origin::echo();
-    let origin = Origin::http(|_| origin::Response::ok("ok").field("Server", "origin/1").field("X-Old", "1").field("X-Old", "2"));
+    let origin = Origin::http(|_| {
+        origin::Response::ok("ok").field("Server", "origin/1").field("X-Old", "1").field("X-Old", "2")
+    });
     let closed = Port::lease();
-    let edits = "request_headers = { set = { Host = \"app.internal:81\", X-Tenant = \"blue\" }, add = { Accept = \"text/plain\" }, remove = [\"via\", \"X-Forwarded-For\", \"cookie\"] }\n\
-                 response_headers = { set = { Server = \"edge\", Strict-Transport-Security = \"max-age=1\" }, add = { Set-Cookie = [\"a=1\", \"b=2\"] }, remove = [\"x-old\", \"Via\"] }\n";
+    let edits = "request_headers = { set = { Host = \"app.internal:81\", X-Tenant = \"blue\" }, add = { \
+        Accept = \"text/plain\" }, remove = [\"via\", \"X-Forwarded-For\", \"cookie\"] }\n\
+                 response_headers = { set = { Server = \"edge\", Strict-Transport-Security = \"max-age=1\" \
+                 }, add = { Set-Cookie = [\"a=1\", \"b=2\"] }, remove = [\"x-old\", \"Via\"] }\n";
     let tables = format!(
-        "\n[[route]]\nupstream = \"app\"\n{edits}\n[[route]]\npath = \"/echo\"\nupstream = \"echo\"\n{edits}\n[[route]]\npath = \"/down\"\nupstream = \"down\"\n{edits}\n[[route]]\npath = \"/to\"\n\
-         redirect = {{ to = \"/\" }}\nresponse_headers.set = {{ Cache-Control = \"no-store\", Content-Type = \"text/x\" }}\n\
-         [[upstream]]\nname = \"down\"\nendpoints = [\"{}\"]\n[[upstream]]\nname = \"echo\"\nendpoints = [\"{}\"]\n",
+        "\n[[route]]\nupstream = \"app\"\n{edits}\n[[route]]\npath = \"/echo\"\nupstream = \"echo\"\n\
+         {edits}\n[[route]]\npath = \"/down\"\nupstream = \"down\"\n{edits}\n[[route]]\npath = \"/to\"\n\
+         redirect = {{ to = \"/\" }}\nresponse_headers.set = {{ Cache-Control = \"no-store\", Content-Type = \
+         \"text/x\" }}\n\
+         [[upstream]]\nname = \"down\"\nendpoints = [\"{}\"]\n[[upstream]]\nname = \"echo\"\n\
+         endpoints = [\"{}\"]\n",
         closed.loopback(),
         echo.address()
     );
     let sluice = Setup::to(origin.address()).without_route().append(&tables).start();
     let mut client = sluice.client();
     client.send(
-        "GET /echo HTTP/1.1\r\nHost: example.com\r\nX-TENANT: red\r\nAccept: */*\r\nCookie: a\r\nCookie: b\r\nx-tenant: green\r\n\r\n",
+        "GET /echo HTTP/1.1\r\nHost: example.com\r\nX-TENANT: red\r\nAccept: */*\r\nCookie: a\r\n\
+         Cookie: b\r\nx-tenant: green\r\n\r\n",
     );
     let shown = client.response("GET").json();
     assert_eq!(values(&shown, "host"), ["app.internal:81"]);
@@ -222,7 +252,10 @@ fn fields_are_edited_on_the_way() {
             let named = response.fields.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name));
             named.map(|(_, value)| value.clone()).collect()
         };
-        assert_eq!((all("server"), all("strict-transport-security")), (vec!["edge".to_owned()], vec!["max-age=1".to_owned()]));
+        assert_eq!(
+            (all("server"), all("strict-transport-security")),
+            (vec!["edge".to_owned()], vec!["max-age=1".to_owned()])
+        );
         assert_eq!(all("set-cookie"), ["a=1", "b=2"]);
         assert!(all("x-old").is_empty() && all("via").is_empty());
     };
@@ -242,10 +275,15 @@ fn fields_are_edited_on_the_way() {
 
 #[test]
 fn weights_share_out_requests_exactly() {
-    let origins = [Origin::http(|_| origin::Response::ok("a")), Origin::http(|_| origin::Response::ok("b")), Origin::echo()];
+    let origins = [
+        Origin::http(|_| origin::Response::ok("a")),
+        Origin::http(|_| origin::Response::ok("b")),
+        Origin::echo(),
+    ];
     let [a, b, c] = [0, 1, 2].map(|index| origins[index].address());
     let tables = format!(
-        "\n[[route]]\nupstream = \"shared\"\n[[upstream]]\nname = \"shared\"\nendpoints = [{{ address = \"{a}\", weight = 3 }}, \"{b}\", {{ address = \"{c}\", weight = 0 }}]\n"
+        "\n[[route]]\nupstream = \"shared\"\n[[upstream]]\nname = \"shared\"\n\
+         endpoints = [{{ address = \"{a}\", weight = 3 }}, \"{b}\", {{ address = \"{c}\", weight = 0 }}]\n"
     );
     let sluice = Setup::to(a).without_route().append(&tables).start();
     let mut client = sluice.client();
@@ -259,8 +297,10 @@ fn weights_share_out_requests_exactly() {
 fn a_retry_takes_another_endpoint_whatever_its_weight() {
     let dead = Port::lease();
     let alive = Origin::http(|_| origin::Response::ok("alive"));
-    let endpoints = format!("[{{ address = \"{}\", weight = 100 }}, \"{}\"]", dead.loopback(), alive.address());
-    let tables = format!("\n[[route]]\nupstream = \"two\"\n[[upstream]]\nname = \"two\"\nendpoints = {endpoints}\n");
+    let endpoints =
+        format!("[{{ address = \"{}\", weight = 100 }}, \"{}\"]", dead.loopback(), alive.address());
+    let tables =
+        format!("\n[[route]]\nupstream = \"two\"\n[[upstream]]\nname = \"two\"\nendpoints = {endpoints}\n");
     let sluice = Setup::to(alive.address()).without_route().append(&tables).start();
     let mut client = sluice.client();
     for _ in 0..20 {

@@ -1,5 +1,5 @@
-//! What scanners of TLS say of an https listener: sslyze measures it by Mozilla's intermediate profile, testssl.sh looks for weak protocols and
-//! ciphers and for every attack that it knows.
+//! What scanners of TLS say of an https listener: sslyze measures it by Mozilla's intermediate profile,
+//! testssl.sh looks for weak protocols and ciphers and for every attack that it knows.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -27,7 +27,8 @@ fn leaf(issuer: &Issuer<'_, KeyPair>, algorithm: &'static rcgen::SignatureAlgori
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     let day = Duration::from_secs(86_400);
-    (params.not_before, params.not_after) = ((SystemTime::now() - day).into(), (SystemTime::now() + 60 * day).into());
+    (params.not_before, params.not_after) =
+        ((SystemTime::now() - day).into(), (SystemTime::now() + 60 * day).into());
     Leaf { chain: params.signed_by(&key, issuer).unwrap().pem(), key: key.serialize_pem(), ocsp: None }
 }
 
@@ -40,7 +41,8 @@ fn edge(origin: &Origin) -> Sluice {
     let key = KeyPair::generate().unwrap();
     let pem = params.self_signed(&key).unwrap().pem();
     let issuer = Issuer::new(params, key);
-    let leaves = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_RSA_SHA256].map(|algorithm| leaf(&issuer, algorithm));
+    let leaves =
+        [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_RSA_SHA256].map(|algorithm| leaf(&issuer, algorithm));
     let setup = https(Setup::to(origin.address()), &Authority::default(), &leaves, "");
     std::fs::write(setup.run_dir().join("ca.pem"), pem).unwrap();
     setup.start()
@@ -53,7 +55,9 @@ fn sslyze_finds_mozillas_intermediate_profile_kept() {
     let sluice = edge(&origin);
     let run = |profile: &str| {
         let mut command = Command::new(&sslyze);
-        command.args(["--mozilla_config", profile, "--sni", NAME, "--certinfo_ca_file"]).arg(sluice.file("ca.pem"));
+        command
+            .args(["--mozilla_config", profile, "--sni", NAME, "--certinfo_ca_file"])
+            .arg(sluice.file("ca.pem"));
         let output = process::run(command.arg(sluice.address().to_string()), LIMIT);
         (output.code(), output.all())
     };
@@ -91,19 +95,46 @@ fn testssl_finds_no_weak_protocol_or_cipher_and_no_known_attack() {
     let origin = Origin::echo();
     let sluice = edge(&origin);
     let report = sluice.file("testssl.json");
-    // Protocols, ciphers, forward secrecy, every vulnerability. Not the server's order of ciphers, which Mozilla's intermediate profile leaves to the
-    // client, nor the chain, whose CA nobody trusts, nor simulated clients: both take longer than all the rest.
+    // Protocols, ciphers, forward secrecy, every vulnerability. Not the server's order of ciphers, which
+    // Mozilla's intermediate profile leaves to the client, nor the chain, whose CA nobody trusts, nor
+    // simulated clients: both take longer than all the rest.
     let mut command = Command::new(program);
-    command.args(["--quiet", "--color", "0", "--warnings", "off", "--fast", "-n", "none", "-p", "-s", "-f", "-U", "--jsonfile"]);
+    command.args([
+        "--quiet",
+        "--color",
+        "0",
+        "--warnings",
+        "off",
+        "--fast",
+        "-n",
+        "none",
+        "-p",
+        "-s",
+        "-f",
+        "-U",
+        "--jsonfile",
+    ]);
     let output = process::run(command.arg(&report).arg(sluice.address().to_string()), LIMIT);
     let text = std::fs::read_to_string(&report).unwrap_or_else(|error| panic!("{error}: {}", output.all()));
     let findings: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    let severity =
-        |id: &str| findings.iter().find(|finding| finding["id"] == id).map(|finding| finding["severity"].as_str().unwrap());
+    let severity = |id: &str| {
+        findings
+            .iter()
+            .find(|finding| finding["id"] == id)
+            .map(|finding| finding["severity"].as_str().unwrap())
+    };
     // It has looked.
-    for id in
-        ["SSLv2", "TLS1_2", "TLS1_3", "cipherlist_NULL", "heartbleed", "ticketbleed", "ROBOT", "secure_client_renego", "LUCKY13"]
-    {
+    for id in [
+        "SSLv2",
+        "TLS1_2",
+        "TLS1_3",
+        "cipherlist_NULL",
+        "heartbleed",
+        "ticketbleed",
+        "ROBOT",
+        "secure_client_renego",
+        "LUCKY13",
+    ] {
         assert_eq!(severity(id), Some("OK"), "{id} in {text}");
     }
     for finding in &findings {
@@ -114,5 +145,6 @@ fn testssl_finds_no_weak_protocol_or_cipher_and_no_known_attack() {
 }
 
 fn installed(program: &str) -> bool {
-    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .any(|folder| folder.join(program).is_file())
 }

@@ -1,4 +1,5 @@
-//! Where the secrets of handshakes and keys are, and who gets them: the key log only where it was allowed, the processes' memory nobody.
+//! Where the secrets of handshakes and keys are, and who gets them: the key log only where it was allowed,
+//! the processes' memory nobody.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -40,7 +41,8 @@ fn lines(path: &Path) -> BTreeSet<String> {
 /// What openssl wrote of one connection of this version.
 fn connect(sluice: &Sluice, version: &str, name: &str) -> BTreeSet<String> {
     let path = sluice.file(name);
-    let shown = sluice.openssl(&[version, "-servername", NAME, "-keylogfile", path.to_str().unwrap()], &[(LAST, "")]);
+    let shown =
+        sluice.openssl(&[version, "-servername", NAME, "-keylogfile", path.to_str().unwrap()], &[(LAST, "")]);
     assert!(shown.contains("HTTP/1.1 200"), "{shown}");
     lines(&path)
 }
@@ -59,7 +61,8 @@ fn without_the_switch_the_variable_is_ignored_and_that_is_said() {
     assert_eq!(labels(&connect(&sluice, "-tls1_2", "theirs")), ["CLIENT_RANDOM"]);
     assert!(sluice.log().contains("SSLKEYLOGFILE is set and ignored"), "{}", sluice.log());
     assert!(!sluice.log().contains(WARNING) && !sluice.command("status").success().text().contains(WARNING));
-    let threads: Vec<String> = tests::threads::threads(sluice.data_plane_pid()).into_iter().map(|(_, name)| name).collect();
+    let threads: Vec<String> =
+        tests::threads::threads(sluice.data_plane_pid()).into_iter().map(|(_, name)| name).collect();
     assert!(!threads.iter().any(|name| name.contains("key-log")), "{threads:?}");
     drop(origin);
     assert!(!sluice.file("keys").exists());
@@ -73,13 +76,17 @@ fn with_the_switch_the_key_log_is_what_clients_and_servers_write() {
     let origin = Origin::echo();
     let server = Port::lease();
     let upstream = format!(
-        "[[route]]\npath_prefix = \"/server\"\nupstream = \"server\"\n[[upstream]]\nname = \"server\"\nendpoints = [\"{}\"]\n\
+        "[[route]]\npath_prefix = \"/server\"\nupstream = \"server\"\n[[upstream]]\nname = \"server\"\n\
+         endpoints = [\"{}\"]\n\
          tls = {{ verify = false }}\n",
         server.loopback()
     );
     let setup = setup(&origin).argument(SWITCH).append(&upstream);
     let plan = process::run(
-        Command::new(tests::sluice::binary()).args(["plan", "--config"]).arg(setup.write()).env(VARIABLE, "/x"),
+        Command::new(tests::sluice::binary())
+            .args(["plan", "--config"])
+            .arg(setup.write())
+            .env(VARIABLE, "/x"),
         LIMIT,
     );
     assert!(plan.success().text().contains("SSLKEYLOGFILE is set"));
@@ -113,7 +120,9 @@ fn with_the_switch_the_key_log_is_what_clients_and_servers_write() {
     let old = sluice.data_plane_pid();
     sluice.kill_data_plane();
     eventually(LIMIT, "a new data plane", || sluice.data_plane().filter(|pid| *pid != old));
-    eventually(LIMIT, "it is ready", || sluice.admin("/readyz").is_ok_and(|answer| answer.status == 200).then_some(()));
+    eventually(LIMIT, "it is ready", || {
+        sluice.admin("/readyz").is_ok_and(|answer| answer.status == 200).then_some(())
+    });
     expect(&connect(&sluice, "-tls1_2", "theirs-after"), 7);
     // An endpoint's handshake, as the endpoint has it, behind the client's.
     let mut count = 7;
@@ -121,12 +130,22 @@ fn with_the_switch_the_key_log_is_what_clients_and_servers_write() {
         let path = sluice.file(&format!("server{version}"));
         let mut command = Command::new("openssl");
         command
-            .args(["s_server", "-quiet", "-www", version, "-accept", &server.loopback().to_string(), "-keylogfile"])
+            .args([
+                "s_server",
+                "-quiet",
+                "-www",
+                version,
+                "-accept",
+                &server.loopback().to_string(),
+                "-keylogfile",
+            ])
             .arg(&path);
         command.arg("-cert").arg(sluice.file("0.pem")).arg("-key").arg(sluice.file("0.key"));
-        let child = Killed(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let child =
+            Killed(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         eventually(LIMIT, "s_server answers", || {
-            let shown = sluice.curl(NAME, "/server", &["--tls-max", "1.2", "-o", "/dev/null", "-w", "%{http_code}"]);
+            let shown =
+                sluice.curl(NAME, "/server", &["--tls-max", "1.2", "-o", "/dev/null", "-w", "%{http_code}"]);
             count += 1;
             (shown.text() == "200").then_some(())
         });
@@ -148,7 +167,8 @@ impl Drop for Killed {
     }
 }
 
-/// Runs a program as somebody who may do all that the other may but trace it: as root without the capabilities that are for that, or as `nobody`.
+/// Runs a program as somebody who may do all that the other may but trace it: as root without the
+/// capabilities that are for that, or as `nobody`.
 fn peer(as_nobody: bool) -> Command {
     if !skip::is_root() {
         return Command::new("env");
@@ -156,7 +176,11 @@ fn peer(as_nobody: bool) -> Command {
     let mut command = Command::new("setpriv");
     if as_nobody {
         let nobody = User::from_name("nobody").unwrap().unwrap();
-        command.args([format!("--reuid={}", nobody.uid), format!("--regid={}", nobody.gid), "--clear-groups".to_owned()]);
+        command.args([
+            format!("--reuid={}", nobody.uid),
+            format!("--regid={}", nobody.gid),
+            "--clear-groups".to_owned(),
+        ]);
         command.arg("--bounding-set=-all");
     } else {
         // The last two may look, though not write.
@@ -165,8 +189,9 @@ fn peer(as_nobody: bool) -> Command {
     command
 }
 
-/// Whether such a peer sees where a process's memory is. To the kernel that is the same question as whether it may read it (ptrace(2),
-/// "Ptrace access mode checking"), and of a process that is not dumpable the answer is no. It is asked without changing anything.
+/// Whether such a peer sees where a process's memory is. To the kernel that is the same question as whether
+/// it may read it (ptrace(2), "Ptrace access mode checking"), and of a process that is not dumpable the
+/// answer is no. It is asked without changing anything.
 fn is_open(pid: u32, as_nobody: bool) -> bool {
     let output = process::run(peer(as_nobody).arg("cat").arg(format!("/proc/{pid}/maps")), LIMIT);
     let is_open = output.status.success() && output.text().contains(" r-xp ");
@@ -181,10 +206,14 @@ fn supervisor_and_data_plane_cannot_be_dumped() {
     }
     let origin = Origin::echo();
     let sluice = setup(&origin).start();
-    for (process, pid, as_nobody) in [("supervisor", sluice.pid(), false), ("data plane", sluice.data_plane_pid(), true)] {
+    for (process, pid, as_nobody) in
+        [("supervisor", sluice.pid(), false), ("data plane", sluice.data_plane_pid(), true)]
+    {
         // One like it that is dumpable: the question has another answer.
         let other = Killed(peer(as_nobody).args(["sleep", "60"]).stdin(Stdio::null()).spawn().unwrap());
-        eventually(LIMIT, "another process of that user can be looked into", || is_open(other.0.id(), as_nobody).then_some(()));
+        eventually(LIMIT, "another process of that user can be looked into", || {
+            is_open(other.0.id(), as_nobody).then_some(())
+        });
         assert!(!is_open(pid, as_nobody), "the {process} can be dumped");
     }
 }

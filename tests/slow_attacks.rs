@@ -13,7 +13,8 @@ use tests::{eventually, process, skip};
 const CONNECTIONS: usize = 1_000;
 /// Client, two for the proxied connection, the origin's and the attacker's, with room.
 const DESCRIPTORS: u64 = 6 * CONNECTIONS as u64;
-/// How long each attack lasts, in seconds. The default timeouts are all longer, so nobody is thrown out meanwhile.
+/// How long each attack lasts, in seconds. The default timeouts are all longer, so nobody is thrown out
+/// meanwhile.
 const SECONDS: u64 = 9;
 /// Below this a machine that other tests share cannot tell a p99 from its double.
 const NOISE: Duration = Duration::from_millis(5);
@@ -25,7 +26,9 @@ impl Attack {
     fn start(mode: &[&str], sluice: &Sluice, path: &str) -> Self {
         let mut command = Command::new("slowhttptest");
         let (count, seconds) = (CONNECTIONS.to_string(), SECONDS.to_string());
-        command.args(["-c", &count, "-r", "500", "-l", &seconds, "-v", "1", "-p", "5", "-u", &sluice.url(path)]).args(mode);
+        command
+            .args(["-c", &count, "-r", "500", "-l", &seconds, "-v", "1", "-p", "5", "-u", &sluice.url(path)])
+            .args(mode);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().expect("slowhttptest starts"))
     }
@@ -61,15 +64,18 @@ fn survives(name: &str, mode: &[&str], path: &str, reached: impl Fn(&Sluice) -> 
         _ => Response::ok("small"),
     })
     .send_buffer(64 << 10);
-    let sluice =
-        Setup::to(origin.address()).with("process", "max_connections = 3000").with("guard", "connections_per_ip = 0").start();
+    let sluice = Setup::to(origin.address())
+        .with("process", "max_connections = 3000")
+        .with("guard", "connections_per_ip = 0")
+        .start();
     let mut client = sluice.client();
     p99(&mut client, 200);
     let idle = p99(&mut client, 1_000);
     let before = sluice.holdings();
     let mut attack = Attack::start(mode, &sluice, path);
     eventually(Duration::from_secs(SECONDS), "the attack has begun", || reached(&sluice).then_some(()));
-    // Not the second in which a thousand connections are made and their buffers filled, which is work for everybody.
+    // Not the second in which a thousand connections are made and their buffers filled, which is work for
+    // everybody.
     std::thread::sleep(Duration::from_secs(2));
     let attacked = p99(&mut client, 3_000);
     eprintln!(

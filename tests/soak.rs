@@ -1,6 +1,6 @@
-//! Everything at once for as long as one likes: all kinds of clients, good and bad, against good and bad endpoints, through the real
-//! XDP program, with timeouts a sixtieth of their defaults. What is held at the end is what was held at the start.
-//! `cargo xtask soak --minutes 20` runs it for longer than the tests do.
+//! Everything at once for as long as one likes: all kinds of clients, good and bad, against good and bad
+//! endpoints, through the real XDP program, with timeouts a sixtieth of their defaults. What is held at the
+//! end is what was held at the start. `cargo xtask soak --minutes 20` runs it for longer than the tests do.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -25,14 +25,17 @@ const VISITORS: u64 = 6;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Body lengths: nothing, less than a buffer, about one, several, and enough for blocks.
 const LENGTHS: [u64; 6] = [0, 100, 4_096, 40_000, 300_000, 1 << 20];
-/// What memory may grow by between the middle of a run and its end, beside a twentieth: bytes. What the allocator keeps at hand of each size
-/// fills slowly, 8.5 MiB for each of two workers (`supervisor/child.rs`).
+/// What memory may grow by between the middle of a run and its end, beside a twentieth: bytes. What the
+/// allocator keeps at hand of each size fills slowly, 8.5 MiB for each of two workers
+/// (`supervisor/child.rs`).
 const SLACK: u64 = 17 << 20;
-/// And all that it may hold, however long it runs: that, the rings' 8 MiB, the access log's 8 MiB, and the program with its clients.
+/// And all that it may hold, however long it runs: that, the rings' 8 MiB, the access log's 8 MiB, and the
+/// program with its clients.
 const RESIDENT_MAX: u64 = 64 << 20;
 
 /// The defaults divided by sixty; those that a busy machine could miss are a little longer.
-const TIMEOUTS: &str = "request_header = \"1500ms\"\nrequest_body = \"2s\"\nkeep_alive = \"1250ms\"\nsend = \"2s\"";
+const TIMEOUTS: &str =
+    "request_header = \"1500ms\"\nrequest_body = \"2s\"\nkeep_alive = \"1250ms\"\nsend = \"2s\"";
 
 /// What a client does with one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,7 +125,8 @@ fn breaks(connection: &mut Connection) -> io::Result<()> {
 /// Switches to a protocol that says everything again.
 fn echoes(connection: &mut Connection) -> io::Result<()> {
     connection.read_head()?;
-    connection.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")?;
+    connection
+        .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")?;
     let mut piece = [0; 4096];
     loop {
         match connection.read(&mut piece)? {
@@ -136,9 +140,16 @@ fn echoes(connection: &mut Connection) -> io::Result<()> {
 fn visitor(address: SocketAddr, seed: u64, shared: &Shared) {
     let mut random = Random(seed);
     while !shared.stop.load(Ordering::Relaxed) {
-        let source = Ipv4Addr::new(127, 1 + u8::try_from(random.below(4)).unwrap(), u8::try_from(random.below(200)).unwrap(), 7);
+        let source = Ipv4Addr::new(
+            127,
+            1 + u8::try_from(random.below(4)).unwrap(),
+            u8::try_from(random.below(200)).unwrap(),
+            7,
+        );
         let dial = Dial { source: Some(source.into()), receive_buffer: None };
-        let client = Client::over(dial.connect(address, LIMIT).unwrap_or_else(|error| panic!("connect: {error}"))).unwrap();
+        let client =
+            Client::over(dial.connect(address, LIMIT).unwrap_or_else(|error| panic!("connect: {error}")))
+                .unwrap();
         let visit = Visit::ALL[usize::try_from(random.below(Visit::ALL.len() as u64)).unwrap()];
         if let Some(client) = go(visit, client, &mut random, shared) {
             shared.left_open.lock().unwrap().push((Instant::now(), client));
@@ -197,7 +208,10 @@ fn go(visit: Visit, mut client: Client, random: &mut Random, shared: &Shared) ->
         Visit::Download => {
             for kind in ["pattern", "chunked"] {
                 let response = client.get(&format!("/{kind}/{length}"));
-                assert_eq!(digest(response.body.as_slice()).unwrap(), (length, shared.digests[&length].clone()));
+                assert_eq!(
+                    digest(response.body.as_slice()).unwrap(),
+                    (length, shared.digests[&length].clone())
+                );
             }
             count(2);
         }
@@ -248,14 +262,20 @@ fn go(visit: Visit, mut client: Client, random: &mut Random, shared: &Shared) ->
             count(1);
         }
         Visit::Tunnel => {
-            client.send("GET /tunnel HTTP/1.1\r\nHost: soak.example\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+            client.send(
+                "GET /tunnel HTTP/1.1\r\nHost: soak.example\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
+            );
             assert_eq!(client.response("GET").status, 101);
             for _ in 0..=random.below(20) {
                 client.send([b't'; 1_000]);
             }
             client.finish();
             let echoed = client.until_closed();
-            assert!(echoed.len().is_multiple_of(1_000) && !echoed.is_empty() && echoed.iter().all(|&byte| byte == b't'));
+            assert!(
+                echoed.len().is_multiple_of(1_000)
+                    && !echoed.is_empty()
+                    && echoed.iter().all(|&byte| byte == b't')
+            );
             count(1);
         }
     }
@@ -338,9 +358,11 @@ fn median<T: PartialOrd + Copy>(samples: &[Sample], field: impl Fn(&Sample) -> T
 
 fn expect_flat(samples: &[Sample]) {
     let quarter = samples.len() / 4;
-    let quarters: Vec<&[Sample]> = samples.chunks(quarter.max(1)).filter(|chunk| chunk.len() >= quarter).collect();
+    let quarters: Vec<&[Sample]> =
+        samples.chunks(quarter.max(1)).filter(|chunk| chunk.len() >= quarter).collect();
     eprintln!(
-        "quarter | supervisor KiB, descriptors | data plane KiB, descriptors | buffers on loan | budget bytes | counted by the guard, bans (medians)"
+        "quarter | supervisor KiB, descriptors | data plane KiB, descriptors | buffers on loan | budget \
+         bytes | counted by the guard, bans (medians)"
     );
     for (number, part) in quarters.iter().enumerate() {
         eprintln!(
@@ -378,18 +400,23 @@ fn mixed_load_leaves_everything_as_it_was() {
         return;
     }
     tests::raise_descriptor_limit();
-    let seconds = std::env::var("SLUICE_SOAK_SECONDS").ok().map_or(SECONDS, |text| text.parse().expect("seconds"));
+    let seconds =
+        std::env::var("SLUICE_SOAK_SECONDS").ok().map_or(SECONDS, |text| text.parse().expect("seconds"));
     let namespace = Arc::new(Netns::new());
     let good: Vec<Origin> = namespace.run(|| (0..2).map(|_| Origin::http(answer).without_record()).collect());
     let broken = namespace.run(|| Origin::raw(breaks).without_record());
     let echo = namespace.run(|| Origin::raw(echoes).without_record());
     let endpoints: Vec<SocketAddr> = good.iter().map(Origin::address).collect();
-    // Endpoints that close unannounced have a pool of their own: a POST that meets such an end on its way is answered with 502, rightly.
+    // Endpoints that close unannounced have a pool of their own: a POST that meets such an end on its way is
+    // answered with 502, rightly.
     let tables = format!(
-        "\n[[route]]\npath_prefix = \"/closes\"\nupstream = \"closes\"\n[[upstream]]\nname = \"closes\"\nendpoints = [\"{}\"]\n\
-         [[route]]\npath_prefix = \"/broken\"\nupstream = \"broken\"\ntimeout = \"1s\"\nbody_timeout = \"1s\"\n\
+        "\n[[route]]\npath_prefix = \"/closes\"\nupstream = \"closes\"\n[[upstream]]\nname = \"closes\"\n\
+         endpoints = [\"{}\"]\n\
+         [[route]]\npath_prefix = \"/broken\"\nupstream = \"broken\"\ntimeout = \"1s\"\n\
+         body_timeout = \"1s\"\n\
          [[upstream]]\nname = \"broken\"\nendpoints = [\"{}\"]\n\
-         [[route]]\npath_prefix = \"/tunnel\"\nupstream = \"echo\"\n[[upstream]]\nname = \"echo\"\nendpoints = [\"{}\"]\n",
+         [[route]]\npath_prefix = \"/tunnel\"\nupstream = \"echo\"\n[[upstream]]\nname = \"echo\"\n\
+         endpoints = [\"{}\"]\n",
         endpoints[0],
         broken.address(),
         echo.address()
@@ -401,14 +428,21 @@ fn mixed_load_leaves_everything_as_it_was() {
         // Few buffers: each is memory once it was used, and what grows until all have been is no leak.
         .with("ring", "buffers = 512")
         .with("log", "access = \"/dev/null\"")
-        .with("guard", "interfaces = [\"lo\"]\nmode = \"generic\"\nsyn_rate_per_ip = \"100000/s\"\nsyn_burst_per_ip = 100000\nconnections_per_ip = 10000")
+        .with(
+            "guard",
+            "interfaces = [\"lo\"]\nmode = \"generic\"\nsyn_rate_per_ip = \"100000/s\"\n\
+            syn_burst_per_ip = 100000\nconnections_per_ip = 10000",
+        )
         .with("listener.timeouts", TIMEOUTS)
         .with("upstream.pool", "idle_timeout = \"1s\"\nmax_lifetime = \"60s\"")
         .append(&tables)
         .start();
     assert_eq!(sluice.get("/small").status, 200);
     let before = sluice.holdings();
-    let shared = Shared { digests: LENGTHS.iter().map(|length| (*length, expected(*length))).collect(), ..Shared::default() };
+    let shared = Shared {
+        digests: LENGTHS.iter().map(|length| (*length, expected(*length))).collect(),
+        ..Shared::default()
+    };
     let start = Instant::now();
     let samples = std::thread::scope(|scope| {
         let visitors: Vec<_> = (1..=VISITORS)
@@ -419,7 +453,9 @@ fn mixed_load_leaves_everything_as_it_was() {
             .collect();
         let reaper = scope.spawn(|| reap(&shared));
         let mut samples = Vec::new();
-        while start.elapsed() < Duration::from_secs(seconds) && !visitors.iter().any(|visitor| visitor.is_finished()) {
+        while start.elapsed() < Duration::from_secs(seconds)
+            && !visitors.iter().any(|visitor| visitor.is_finished())
+        {
             samples.push(sample(&sluice, start));
             ban(&sluice, samples.len() as u64);
             std::thread::sleep(Duration::from_millis(250));
@@ -434,14 +470,18 @@ fn mixed_load_leaves_everything_as_it_was() {
     shared.left_open.lock().unwrap().clear();
     let visits = shared.visits.lock().unwrap();
     let connections: u64 = visits.values().sum();
-    eprintln!("{connections} connections and {} requests in {seconds} s: {visits:?}", shared.requests.load(Ordering::Relaxed));
+    eprintln!(
+        "{connections} connections and {} requests in {seconds} s: {visits:?}",
+        shared.requests.load(Ordering::Relaxed)
+    );
     assert_eq!(visits.len(), Visit::ALL.len(), "every kind was there");
     expect_flat(&samples);
     sluice.expect_back_to(before);
     // One connection is the one that asks.
     eventually(LIMIT, "the guard's tables are empty", || {
         let metrics = sluice.metrics();
-        (metrics.sum("sluice_guard_connections") < 1.5 && metrics.sum("sluice_guard_bans") < 0.5).then_some(())
+        (metrics.sum("sluice_guard_connections") < 1.5 && metrics.sum("sluice_guard_bans") < 0.5)
+            .then_some(())
     });
     let metrics = sluice.metrics();
     assert!(metrics.sum("sluice_session_panics_total") < 0.5);

@@ -1,5 +1,5 @@
-//! Steering through the built binary: flows go where there is less to do, a worker that hangs gets none, and a request can be
-//! followed from the packet that XDP judged to the worker that served it.
+//! Steering through the built binary: flows go where there is less to do, a worker that hangs gets none, and
+//! a request can be followed from the packet that XDP judged to the worker that served it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -51,7 +51,9 @@ fn flows_go_to_the_worker_with_less_to_do() {
     assert!(spread.0.abs_diff(spread.1) <= 4, "forty idle connections are spread evenly: {spread:?}");
     // All of the first worker's connections end: the next ones are its.
     here.clear();
-    eventually(LIMIT, "the first worker is empty", || (sluice.per_worker("connections")[0] == 0).then_some(()));
+    eventually(LIMIT, "the first worker is empty", || {
+        (sluice.per_worker("connections")[0] == 0).then_some(())
+    });
     let mut taken = [0; 2];
     let mut kept = Vec::new();
     for _ in 0..spread.1 - 2 {
@@ -69,7 +71,10 @@ fn every_flow_is_steered_and_counted() {
     }
     for policy in ["least-loaded", "numa-local", "hash"] {
         let origin = Origin::http(|_| Response::ok("ok"));
-        let sluice = Setup::to(origin.address()).workers(2).with("steering", &format!("policy = \"{policy}\"")).start();
+        let sluice = Setup::to(origin.address())
+            .workers(2)
+            .with("steering", &format!("policy = \"{policy}\""))
+            .start();
         let before = sluice.selected();
         let clients: Vec<Client> = (0..100)
             .map(|_| {
@@ -81,7 +86,11 @@ fn every_flow_is_steered_and_counted() {
         let after = sluice.selected();
         let grown = |worker: &str| after.get(worker).unwrap_or(&0) - before.get(worker).unwrap_or(&0);
         assert_eq!(grown("0") + grown("1"), 100, "{policy}: {after:?}");
-        assert_eq!(sluice.per_worker("accepted"), [grown("0"), grown("1")], "{policy}: what was steered is what was accepted");
+        assert_eq!(
+            sluice.per_worker("accepted"),
+            [grown("0"), grown("1")],
+            "{policy}: what was steered is what was accepted"
+        );
         assert!(grown("0") >= 20 && grown("1") >= 20, "{policy}: both take part: {after:?}");
         drop(clients);
     }
@@ -95,7 +104,8 @@ fn a_worker_that_hangs_gets_no_new_flows() {
     let origin = Origin::http(|_| Response::ok("ok"));
     let sluice = Setup::to(origin.address()).workers(2).with("workers", "stuck_after = \"1s\"").start();
     let pid = sluice.data_plane_pid();
-    let named: BTreeMap<String, u32> = threads::threads(pid).into_iter().map(|(tid, name)| (name, tid)).collect();
+    let named: BTreeMap<String, u32> =
+        threads::threads(pid).into_iter().map(|(tid, name)| (name, tid)).collect();
     let workers: Vec<(&String, &u32)> = named.iter().filter(|(name, _)| name.contains("worker")).collect();
     assert_eq!(workers.len(), 2, "{named:?}");
     // Clients of both kinds are there before: the hanging worker has one that it cannot answer.
@@ -115,7 +125,8 @@ fn a_worker_that_hangs_gets_no_new_flows() {
         assert_eq!(client.get("/").status, 200, "the other worker serves them all");
     }
     let after = sluice.selected();
-    let grown: Vec<u64> = ["0", "1"].map(|worker| after.get(worker).unwrap_or(&0) - before.get(worker).unwrap_or(&0)).into();
+    let grown: Vec<u64> =
+        ["0", "1"].map(|worker| after.get(worker).unwrap_or(&0) - before.get(worker).unwrap_or(&0)).into();
     assert!(grown.contains(&0) && grown.contains(&40), "the worker that hangs got none: {grown:?}");
     drop(held);
     // It goes on where it was: those that waited for it are answered, and it takes part again.
@@ -137,17 +148,24 @@ fn a_request_raises_the_counters_of_xdp_and_of_the_worker_that_served_it() {
     if skip::without_root() || skip::without_tool("curl") {
         return;
     }
-    // As config/dev.toml has it: XDP on the loopback, in a namespace so that nobody else's packets are counted.
+    // As config/dev.toml has it: XDP on the loopback, in a namespace so that nobody else's packets are
+    // counted.
     let namespace = Arc::new(Netns::new());
     let origin = namespace.run(|| Origin::http(|_| Response::ok("ok")));
     let setup = Setup::to(origin.address()).workers(2).inside(&namespace, IpAddr::V4(Ipv4Addr::LOCALHOST));
     let sluice = setup.with("guard", "interfaces = [\"lo\"]").start();
-    assert_eq!(sluice.status()["supervisor"]["guard"]["interfaces"]["lo"], "generic", "lo takes no other mode");
+    assert_eq!(
+        sluice.status()["supervisor"]["guard"]["interfaces"]["lo"],
+        "generic",
+        "lo takes no other mode"
+    );
     for _ in 0..4 {
-        let (verdicts, selected, accepted) = (sluice.verdicts(), sluice.selected(), sluice.per_worker("accepted"));
+        let (verdicts, selected, accepted) =
+            (sluice.verdicts(), sluice.selected(), sluice.per_worker("accepted"));
         let requests = sluice.per_worker("requests");
         let metrics = sluice.metrics();
-        let curl = || process::run(Command::new("curl").args(["-s", "--max-time", "10", &sluice.url("/")]), LIMIT);
+        let curl =
+            || process::run(Command::new("curl").args(["-s", "--max-time", "10", &sluice.url("/")]), LIMIT);
         assert_eq!(sluice.inside(curl).success().text(), "ok");
         let worker = eventually(LIMIT, "the connection is counted", || {
             let now = sluice.per_worker("accepted");
@@ -159,16 +177,20 @@ fn a_request_raises_the_counters_of_xdp_and_of_the_worker_that_served_it() {
         assert!(grown("established") >= 2, "and the packets after it: {verdicts:?} {after:?}");
         let chosen = sluice.selected();
         for other in 0..2 {
-            let grown = chosen.get(&other.to_string()).unwrap_or(&0) - selected.get(&other.to_string()).unwrap_or(&0);
+            let grown =
+                chosen.get(&other.to_string()).unwrap_or(&0) - selected.get(&other.to_string()).unwrap_or(&0);
             assert_eq!(grown, u64::from(other == worker), "steering chose the worker that served it");
         }
         assert_eq!(sluice.per_worker("requests")[worker], requests[worker] + 1);
         // And the same in what a monitoring system reads.
         let scraped = sluice.metrics();
-        let named =
-            |metrics: &tests::metrics::Metrics| metrics.labelled("sluice_steering_selected_total", "worker", &worker.to_string());
+        let named = |metrics: &tests::metrics::Metrics| {
+            metrics.labelled("sluice_steering_selected_total", "worker", &worker.to_string())
+        };
         assert!((named(&scraped) - named(&metrics) - 1.0).abs() < f64::EPSILON);
-        let judged = |metrics: &tests::metrics::Metrics| metrics.labelled("sluice_guard_packets_total", "reason", "syn");
+        let judged = |metrics: &tests::metrics::Metrics| {
+            metrics.labelled("sluice_guard_packets_total", "reason", "syn")
+        };
         assert!((judged(&scraped) - judged(&metrics) - 1.0).abs() < f64::EPSILON);
     }
 }

@@ -1,4 +1,5 @@
-//! Session tickets with the released binary and openssl: a session goes on with whichever worker, data plane or instance has the keys.
+//! Session tickets with the released binary and openssl: a session goes on with whichever worker, data plane
+//! or instance has the keys.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -44,16 +45,19 @@ impl Stage {
 
     fn setup(&self, workers: usize, tls: &str) -> Setup {
         let shown = |name| self.path(name).display().to_string();
-        let certificate = format!("certificate = [{{ chain = \"{}\", key = \"{}\" }}]", shown("a.pem"), shown("a.key"));
+        let certificate =
+            format!("certificate = [{{ chain = \"{}\", key = \"{}\" }}]", shown("a.pem"), shown("a.key"));
         let lines = format!("protocol = \"https\"\n{certificate}\ntls = {{ {tls} }}");
         Setup::to(self.origin.address()).workers(workers).with("listener", &lines)
     }
 
-    /// A request over a session that is kept in `session`, which goes on if there is one; whether it was resumed.
+    /// A request over a session that is kept in `session`, which goes on if there is one; whether it was
+    /// resumed.
     fn ask(&self, address: SocketAddr, version: &str, session: &Path) -> bool {
         let resume = if session.exists() { format!("-sess_in {}", session.display()) } else { String::new() };
         let script = format!(
-            "printf 'GET / HTTP/1.1\\r\\nHost: a.example\\r\\nConnection: close\\r\\n\\r\\n' | openssl s_client -connect {address} \
+            "printf 'GET / HTTP/1.1\\r\\nHost: a.example\\r\\nConnection: close\\r\\n\\r\\n' | openssl \
+             s_client -connect {address} \
              -servername a.example -{version} -ign_eof -CAfile {} -verify_return_error {resume} -sess_out {}",
             self.path("a.pem").display(),
             session.display()
@@ -85,8 +89,13 @@ fn a_session_goes_on_with_any_worker_after_a_crash_and_after_a_reload() {
         assert!(stage.ask(sluice.address(), version, &session), "{version} after a crash");
         // Another limit is another configuration of TLS.
         let text = std::fs::read_to_string(sluice.config_path()).unwrap();
-        let limit = if version == "tls1_3" { "tls = { max_handshakes = 77 }" } else { "tls = { max_handshakes = 78 }" };
-        let changed: Vec<&str> = text.lines().map(|line| if line.starts_with("tls = {") { limit } else { line }).collect();
+        let limit = if version == "tls1_3" {
+            "tls = { max_handshakes = 77 }"
+        } else {
+            "tls = { max_handshakes = 78 }"
+        };
+        let changed: Vec<&str> =
+            text.lines().map(|line| if line.starts_with("tls = {") { limit } else { line }).collect();
         std::fs::write(sluice.config_path(), changed.join("\n")).unwrap();
         assert_eq!(sluice.command("reload").code(), 0);
         assert!(stage.ask(sluice.address(), version, &session), "{version} after a reload");
@@ -107,7 +116,10 @@ fn instances_that_share_files_of_keys_share_sessions() {
     for version in ["tls1_3", "tls1_2"] {
         let session = stage.path(version);
         assert!(!stage.ask(one.address(), version, &session));
-        assert!(stage.ask(other.address(), version, &session), "{version}: the old key is still accepted there");
+        assert!(
+            stage.ask(other.address(), version, &session),
+            "{version}: the old key is still accepted there"
+        );
         // The new ticket that came with it is of the new key, which is not known here.
         assert_eq!(stage.ask(one.address(), version, &session), version == "tls1_2", "{version}");
         assert!(stage.ask(one.address(), version, &session));
@@ -122,16 +134,18 @@ fn without_tickets_each_handshake_is_a_full_one() {
     let Some(stage) = Stage::new() else { return };
     let sluice = stage.start(1, "session_tickets = false");
     let count = |_: &Sluice| {
-        let script =
-            format!("openssl s_client -connect {} -servername a.example -tls1_2 -reconnect </dev/null", sluice.address());
+        let script = format!(
+            "openssl s_client -connect {} -servername a.example -tls1_2 -reconnect </dev/null",
+            sluice.address()
+        );
         let output = process::run(Command::new("sh").args(["-c", &script]), LIMIT);
         (output.text().matches("\nNew, ").count(), output.text().matches("\nReused, ").count())
     };
     assert_eq!(count(&sluice), (6, 0));
 }
 
-/// Puts CLOCK_MONOTONIC forward by the seconds in a file, for the one process that loads it: the supervisor, which hands no variable on to
-/// its data planes.
+/// Puts CLOCK_MONOTONIC forward by the seconds in a file, for the one process that loads it: the supervisor,
+/// which hands no variable on to its data planes.
 const CLOCK: &str = r#"
 #include <fcntl.h>
 #include <stdlib.h>
@@ -166,14 +180,16 @@ fn a_key_is_replaced_after_twelve_hours_and_accepted_for_twelve_more() {
     let (source, library, clock) = (stage.path("clock.c"), stage.path("clock.so"), stage.path("clock"));
     std::fs::write(&source, CLOCK).unwrap();
     let mut compile = Command::new("cc");
-    let _ = process::run(compile.args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]), LIMIT).success();
+    let _ = process::run(compile.args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]), LIMIT)
+        .success();
     // In place, since it is mapped.
     std::fs::write(&clock, 0_i64.to_ne_bytes()).unwrap();
     let put = |hours: i64| {
         let mut file = std::fs::OpenOptions::new().write(true).open(&clock).unwrap();
         file.write_all(&(hours * 3600).to_ne_bytes()).unwrap();
     };
-    let setup = stage.setup(1, "").environment("LD_PRELOAD", &library).environment("SLUICE_TEST_CLOCK", &clock);
+    let setup =
+        stage.setup(1, "").environment("LD_PRELOAD", &library).environment("SLUICE_TEST_CLOCK", &clock);
     let sluice = setup.start();
     let new_keys = || sluice.log().matches("session tickets have a new key").count();
     // A question wakes the supervisor, which looks at its clock then.
@@ -218,10 +234,15 @@ fn a_key_is_replaced_after_twelve_hours_and_accepted_for_twelve_more() {
             let old = sluice.data_plane_pid();
             sluice.kill_data_plane();
             eventually(LIMIT, "a new data plane", || sluice.data_plane().filter(|pid| *pid != old));
-            eventually(LIMIT, "it is ready", || sluice.admin("/readyz").is_ok_and(|answer| answer.status == 200).then_some(()));
+            eventually(LIMIT, "it is ready", || {
+                sluice.admin("/readyz").is_ok_and(|answer| answer.status == 200).then_some(())
+            });
         }
         for version in versions {
-            assert!(!ask(version, &format!("{version}-first")).0, "{version}: two keys are accepted, not three");
+            assert!(
+                !ask(version, &format!("{version}-first")).0,
+                "{version}: two keys are accepted, not three"
+            );
             assert!(ask(version, &format!("{version}-second")).0, "{version}");
         }
     }

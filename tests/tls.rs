@@ -1,4 +1,5 @@
-//! https through the built binary: the TLS clients that people use before it, in both versions, with each kind of certificate.
+//! https through the built binary: the TLS clients that people use before it, in both versions, with each
+//! kind of certificate.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -41,7 +42,9 @@ fn config(authority: &Authority) -> Arc<rustls::ClientConfig> {
 
 fn counted(sluice: &Sluice, metric: &str, label: &str, value: &str, count: f64) {
     let now = || sluice.metrics().labelled(metric, label, value);
-    eventually(PATIENCE, &format!("{metric} {value} is {count}, not {}", now()), || (now() == count).then_some(()));
+    eventually(PATIENCE, &format!("{metric} {value} is {count}, not {}", now()), || {
+        (now() == count).then_some(())
+    });
 }
 
 #[test]
@@ -52,7 +55,8 @@ fn curl_openssl_and_gnutls_are_served_with_each_kind_of_certificate_in_both_vers
     let origin = Origin::echo();
     let authority = Authority::default();
     let names = ["p256.example", "p384.example", "ed25519.example", "rsa.example"];
-    let leaves: Vec<Leaf> = Kind::ALL.into_iter().zip(names).map(|(kind, name)| authority.leaf(kind, &[name])).collect();
+    let leaves: Vec<Leaf> =
+        Kind::ALL.into_iter().zip(names).map(|(kind, name)| authority.leaf(kind, &[name])).collect();
     let sluice = https(Setup::to(origin.address()), &authority, &leaves, "").start();
     for (name, signature, gnutls) in [
         (names[0], "ECDSA", "(ECDSA-S"),
@@ -69,16 +73,25 @@ fn curl_openssl_and_gnutls_are_served_with_each_kind_of_certificate_in_both_vers
             assert!(shown.contains("\"X-Forwarded-Proto\",\"https\""), "{shown}");
             let options = [option, "-servername", name, "-verify_return_error", "-verify_hostname", name];
             let shown = sluice.openssl(&options, &[(LAST, "")]);
-            for wanted in ["Verification: OK", &format!("Peer signature type: {signature}"), version, "HTTP/1.1 200", "closed\n"]
-            {
+            for wanted in [
+                "Verification: OK",
+                &format!("Peer signature type: {signature}"),
+                version,
+                "HTTP/1.1 200",
+                "closed\n",
+            ] {
                 assert!(shown.contains(wanted), "{name}: no {wanted} in\n{shown}");
             }
             let options = ["--priority", priority, "--sni-hostname", name, "--verify-hostname", name];
             let shown = sluice.gnutls(&options, &[(LAST, "Handshake was completed")]);
             let version = version.replace('v', "");
-            for wanted in
-                ["The certificate is trusted", &version, gnutls, "HTTP/1.1 200", "Peer has closed the GnuTLS connection"]
-            {
+            for wanted in [
+                "The certificate is trusted",
+                &version,
+                gnutls,
+                "HTTP/1.1 200",
+                "Peer has closed the GnuTLS connection",
+            ] {
                 assert!(shown.contains(wanted), "{name}: no {wanted} in\n{shown}");
             }
         }
@@ -86,7 +99,10 @@ fn curl_openssl_and_gnutls_are_served_with_each_kind_of_certificate_in_both_vers
     let metrics = sluice.metrics();
     assert_eq!(metrics.labelled("sluice_tls_handshakes_total", "kind", "1.3"), 12.0);
     assert_eq!(metrics.labelled("sluice_tls_handshakes_total", "kind", "1.2"), 12.0);
-    assert_eq!((metrics.sum("sluice_requests_total"), metrics.sum("sluice_tls_handshakes_failed_total")), (24.0, 0.0));
+    assert_eq!(
+        (metrics.sum("sluice_requests_total"), metrics.sum("sluice_tls_handshakes_failed_total")),
+        (24.0, 0.0)
+    );
 }
 
 #[test]
@@ -119,12 +135,19 @@ fn the_certificate_is_chosen_by_the_name_and_by_what_the_client_can_verify() {
         (&["-servername", "both.example", "-tls1_2", "-sigalgs", "RSA+SHA256"], "both.example", "RSA"),
         (&["-servername", "both.example", "-tls1_2", "-cipher", "aRSA"], "both.example", "RSA-PSS"),
         (&["-servername", "both.example", "-tls1_2", "-cipher", "aECDSA"], "both.example", "ECDSA"),
-        (&["-servername", "both.example", "-sigalgs", "ECDSA+SHA256:RSA-PSS+SHA256"], "both.example", "ECDSA"),
+        (
+            &["-servername", "both.example", "-sigalgs", "ECDSA+SHA256:RSA-PSS+SHA256"],
+            "both.example",
+            "ECDSA",
+        ),
     ] {
         let shown = sluice.openssl(options, &[(LAST, "")]);
         let subject = format!("subject=CN = {subject}\n");
         let signature = format!("Peer signature type: {signature}\n");
-        assert!(shown.contains(&subject) && shown.contains(&signature), "{options:?}: {subject}{signature}{shown}");
+        assert!(
+            shown.contains(&subject) && shown.contains(&signature),
+            "{options:?}: {subject}{signature}{shown}"
+        );
     }
     assert_eq!(sluice.metrics().sum("sluice_tls_handshakes_failed_total"), 0.0);
     // A client that can verify nothing that we have.
@@ -141,7 +164,9 @@ fn the_application_protocol_is_agreed_or_refused() {
     }
     let origin = Origin::echo();
     let (sluice, _authority) = edge(&origin, "");
-    for (offered, wanted) in [("http/1.1", "ALPN protocol: http/1.1"), ("h2,http/1.1", "ALPN protocol: http/1.1")] {
+    for (offered, wanted) in
+        [("http/1.1", "ALPN protocol: http/1.1"), ("h2,http/1.1", "ALPN protocol: http/1.1")]
+    {
         for version in ["-tls1_2", "-tls1_3"] {
             let shown = sluice.openssl(&[version, "-alpn", offered], &[(LAST, "")]);
             assert!(shown.contains(wanted) && shown.contains("HTTP/1.1 200"), "{shown}");
@@ -155,7 +180,8 @@ fn the_application_protocol_is_agreed_or_refused() {
     }
     counted(&sluice, "sluice_tls_handshakes_failed_total", "reason", "incompatible", 2.0);
     counted(&sluice, "sluice_tls_alerts_sent_total", "alert", "no_application_protocol", 2.0);
-    // A version that nobody should speak any more. It has no signature algorithms, which is what rustls sees first.
+    // A version that nobody should speak any more. It has no signature algorithms, which is what rustls sees
+    // first.
     let shown = sluice.openssl(&["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"], &[]);
     assert!(shown.contains("alert handshake failure"), "{shown}");
     counted(&sluice, "sluice_tls_alerts_sent_total", "alert", "handshake_failure", 1.0);
@@ -184,14 +210,18 @@ fn requests_follow_each_other_on_one_connection_also_unasked() {
         for round in 0..5 {
             assert_eq!(client.get(&format!("/{round}")).json()["target"], format!("/{round}"), "{version}");
         }
-        let pipelined: String = (0..20).map(|round| format!("GET /p{round} HTTP/1.1\r\nHost: {NAME}\r\n\r\n")).collect();
+        let pipelined: String =
+            (0..20).map(|round| format!("GET /p{round} HTTP/1.1\r\nHost: {NAME}\r\n\r\n")).collect();
         client.send(pipelined);
         for round in 0..20 {
             assert_eq!(client.response("GET").json()["target"], format!("/p{round}"), "{version}");
         }
         client.send(format!("HEAD / HTTP/1.1\r\nHost: {NAME}\r\n\r\n"));
         let head = client.response("HEAD");
-        assert!(head.status == 200 && head.body.is_empty() && head.field("content-length").is_some(), "{head:?}");
+        assert!(
+            head.status == 200 && head.body.is_empty() && head.field("content-length").is_some(),
+            "{head:?}"
+        );
         // Longer pauses than a session lingers for.
         std::thread::sleep(Duration::from_millis(1200));
         assert_eq!(client.get("/late").status, 200);
@@ -200,7 +230,10 @@ fn requests_follow_each_other_on_one_connection_also_unasked() {
         assert!(client.until_closed().is_empty(), "ended with close_notify");
     }
     let metrics = sluice.metrics();
-    assert_eq!((metrics.sum("sluice_tls_handshakes_total"), metrics.sum("sluice_requests_total")), (2.0, 56.0));
+    assert_eq!(
+        (metrics.sum("sluice_tls_handshakes_total"), metrics.sum("sluice_requests_total")),
+        (2.0, 56.0)
+    );
 }
 
 #[test]
@@ -234,7 +267,10 @@ fn bodies_of_every_size_pass_both_ways_whole() {
 #[test]
 fn chunks_trailers_and_100_continue_pass() {
     let origin = Origin::http(|request| match request.method.as_str() {
-        "GET" => Response::with(Body::Chunks(vec![vec![b'a'; 70_000], b"end".to_vec()], vec![("X-Sum".into(), "42".into())])),
+        "GET" => Response::with(Body::Chunks(
+            vec![vec![b'a'; 70_000], b"end".to_vec()],
+            vec![("X-Sum".into(), "42".into())],
+        )),
         _ => Response::ok(format!("{} {:?}", request.length, request.trailers)),
     });
     let (sluice, authority) = edge(&origin, "");
@@ -242,7 +278,9 @@ fn chunks_trailers_and_100_continue_pass() {
     client.send(format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nTE: trailers\r\n\r\n"));
     let response = client.response("GET");
     assert_eq!((response.body.len(), response.trailers.len()), (70_003, 1), "{:?}", response.trailers);
-    client.send(format!("PUT / HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"));
+    client.send(format!(
+        "PUT / HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    ));
     assert_eq!(client.try_any_response("PUT").unwrap().status, 100);
     for _ in 0..10 {
         client.send([&b"2710\r\n"[..], &[b'x'; 10_000], b"\r\n"].concat());
@@ -257,7 +295,8 @@ fn websockets_pass_over_tls_both_ways() {
     use tungstenite::Message;
     let failed = |error: tungstenite::Error| io::Error::other(error.to_string());
     let origin = Origin::raw(move |connection: &mut Connection| {
-        let mut socket = tungstenite::accept(connection).map_err(|error| io::Error::other(error.to_string()))?;
+        let mut socket =
+            tungstenite::accept(connection).map_err(|error| io::Error::other(error.to_string()))?;
         while let Ok(message) = socket.read() {
             if message.is_text() || message.is_binary() {
                 socket.send(message).map_err(failed)?;
@@ -284,7 +323,10 @@ fn websockets_pass_over_tls_both_ways() {
         }
         socket.close(None).unwrap();
         assert_eq!(socket.read().unwrap(), Message::Close(None));
-        assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)), "{version}: closed in order");
+        assert!(
+            matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)),
+            "{version}: closed in order"
+        );
     }
     counted(&sluice, "sluice_connections_closed_total", "reason", "tunnel_closed", 2.0);
 }
@@ -293,10 +335,14 @@ fn websockets_pass_over_tls_both_ways() {
 fn a_proxy_header_comes_before_the_handshake() {
     let origin = Origin::echo();
     let authority = Authority::default();
-    let setup = Setup::to(origin.address()).with("listener", "proxy_protocol = \"accept\"\ntrusted_proxies = [\"127.0.0.1\"]");
+    let setup = Setup::to(origin.address())
+        .with("listener", "proxy_protocol = \"accept\"\ntrusted_proxies = [\"127.0.0.1\"]");
     let sluice = https(setup, &authority, &[authority.leaf(Kind::P256, &[NAME])], "").start();
-    let two = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[192, 0, 2, 8, 192, 0, 2, 1, 1, 1, 1, 187]].concat();
-    for (header, client) in [(&b"PROXY TCP4 192.0.2.7 192.0.2.1 1234 443\r\n"[..], "192.0.2.7"), (&two, "192.0.2.8")] {
+    let two =
+        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[192, 0, 2, 8, 192, 0, 2, 1, 1, 1, 1, 187]].concat();
+    for (header, client) in
+        [(&b"PROXY TCP4 192.0.2.7 192.0.2.1 1234 443\r\n"[..], "192.0.2.7"), (&two, "192.0.2.8")]
+    {
         // At once with the hello, and apart from it.
         for pause in [0, 50] {
             let mut socket = TcpStream::connect(sluice.address()).unwrap();
@@ -312,8 +358,9 @@ fn a_proxy_header_comes_before_the_handshake() {
 
 #[test]
 fn a_client_that_half_closes_is_answered_and_one_that_vanishes_is_not_believed() {
-    let origin =
-        Origin::http(|request| Response::ok(format!("{} {}", request.method, request.length)).after(Duration::from_millis(150)));
+    let origin = Origin::http(|request| {
+        Response::ok(format!("{} {}", request.method, request.length)).after(Duration::from_millis(150))
+    });
     let (sluice, authority) = edge(&origin, "");
     for (version, versions) in VERSIONS {
         let config = Arc::new(authority.config(versions));
@@ -330,7 +377,11 @@ fn a_client_that_half_closes_is_answered_and_one_that_vanishes_is_not_believed()
                 stream.sock.shutdown(Shutdown::Write).unwrap();
             }
             let response = client.response("POST");
-            assert_eq!((response.status, response.text().as_str()), (200, "POST 4"), "{version} {notified} {shut}");
+            assert_eq!(
+                (response.status, response.text().as_str()),
+                (200, "POST 4"),
+                "{version} {notified} {shut}"
+            );
             assert!(client.until_closed().is_empty(), "ended with close_notify");
         }
         // In the midst of a body, in order and not.
@@ -364,8 +415,13 @@ fn keys_are_updated_when_the_client_asks() {
     let (sluice, authority) = edge(&origin, "");
     let get = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
     // K asks for ours too, k does not.
-    let lines =
-        [(get.as_str(), "---"), ("K\n", "\"trailers\":[]"), (&get, "KEYUPDATE"), ("k\n", "\"trailers\":[]"), (LAST, "KEYUPDATE")];
+    let lines = [
+        (get.as_str(), "---"),
+        ("K\n", "\"trailers\":[]"),
+        (&get, "KEYUPDATE"),
+        ("k\n", "\"trailers\":[]"),
+        (LAST, "KEYUPDATE"),
+    ];
     let shown = sluice.openssl(&["-tls1_3"], &lines);
     assert_eq!(shown.matches("HTTP/1.1 200").count(), 3, "{shown}");
     let mut client = sluice.secured(&Arc::new(authority.config(&[&TLS13])), NAME);
@@ -393,7 +449,10 @@ fn a_renegotiation_is_refused_and_the_connection_goes_on() {
     let origin = Origin::echo();
     let (sluice, authority) = edge(&origin, "");
     let shown = sluice.openssl(&["-tls1_2"], &[("R\n", "---"), ("", "RENEGOTIATING")]);
-    assert!(shown.contains("no renegotiation") && shown.contains("Secure Renegotiation IS supported"), "{shown}");
+    assert!(
+        shown.contains("no renegotiation") && shown.contains("Secure Renegotiation IS supported"),
+        "{shown}"
+    );
     // openssl gives up then; who does not is served.
     let mut client = Forger::connect(sluice.address(), &authority, NAME, &TLS12);
     let hello = [&[1, 0, 0, 40, 3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2b, 1]].concat();
@@ -444,7 +503,8 @@ fn http_is_led_to_https_and_told_to_stay() {
     let authority_of = format!("{NAME}:{}", setup.address().port());
     let setup = https(setup, &authority, &[authority.leaf(Kind::P256, &[NAME])], "").append(&format!(
         "\n[[listener]]\nname = \"plain\"\naddress = \"{}\"\n
-         [[route]]\nlistener = \"plain\"\nredirect = {{ to = \"https://{authority_of}{{uri}}\", status = 308 }}\n
+         [[route]]\nlistener = \"plain\"\nredirect = {{ to = \"https://{authority_of}{{uri}}\", status = 308 \
+         }}\n
          [[route]]\nlistener = \"main\"\nupstream = \"app\"\n\
          response_headers = {{ set = {{ \"Strict-Transport-Security\" = \"max-age=63072000\" }} }}\n",
         plain.loopback()
@@ -452,11 +512,21 @@ fn http_is_led_to_https_and_told_to_stay() {
     let sluice = setup.start();
     let mut command = sluice.curl_for(NAME);
     command.args(["--location", "--include", "--resolve", &format!("{NAME}:{}:127.0.0.1", plain.number())]);
-    let output = tests::process::run(command.arg(format!("http://{NAME}:{}/a?b=c", plain.number())), PATIENCE).success().text();
+    let output =
+        tests::process::run(command.arg(format!("http://{NAME}:{}/a?b=c", plain.number())), PATIENCE)
+            .success()
+            .text();
     let (first, second) = output.split_once("\r\n\r\n").unwrap();
-    assert!(first.starts_with("HTTP/1.1 308") && first.contains(&format!("Location: https://{authority_of}/a?b=c")), "{output}");
+    assert!(
+        first.starts_with("HTTP/1.1 308")
+            && first.contains(&format!("Location: https://{authority_of}/a?b=c")),
+        "{output}"
+    );
     assert!(!first.contains("Strict-Transport-Security"), "not over plain HTTP (RFC 6797 7.2): {output}");
-    assert!(second.contains("HTTP/1.1 200") && second.contains("Strict-Transport-Security: max-age=63072000"), "{output}");
+    assert!(
+        second.contains("HTTP/1.1 200") && second.contains("Strict-Transport-Security: max-age=63072000"),
+        "{output}"
+    );
     assert!(second.contains("\"target\":\"/a?b=c\""), "{output}");
 }
 
@@ -473,7 +543,10 @@ fn an_ocsp_response_is_stapled() {
     let sluice = https(Setup::to(origin.address()), &authority, &[leaf, other], "").start();
     for version in ["-tls1_2", "-tls1_3"] {
         let shown = sluice.openssl(&["-status", "-servername", NAME, version], &[(LAST, "")]);
-        assert!(shown.contains("OCSP Response Status: successful") && shown.contains("Cert Status: good"), "{shown}");
+        assert!(
+            shown.contains("OCSP Response Status: successful") && shown.contains("Cert Status: good"),
+            "{shown}"
+        );
         let shown = sluice.openssl(&["-status", "-servername", "other.example", version], &[(LAST, "")]);
         assert!(shown.contains("OCSP response: no response sent"), "{shown}");
     }

@@ -1,5 +1,5 @@
-//! Clients that break the rules of TLS, through the built binary: each ends its own connection, with the alert that is due, and is counted
-//! once; nobody else notices.
+//! Clients that break the rules of TLS, through the built binary: each ends its own connection, with the
+//! alert that is due, and is counted once; nobody else notices.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -96,11 +96,12 @@ impl Tally {
             let now = sluice.metrics();
             let grown = |metric: &str| now.sum(metric) - self.0.sum(metric);
             let one = |&(metric, value): &(&str, &str)| {
-                now.labelled(metric, label(metric), value) - self.0.labelled(metric, label(metric), value) == 1.0
+                now.labelled(metric, label(metric), value) - self.0.labelled(metric, label(metric), value)
+                    == 1.0
             };
             let named = |metric: &&str| expected.iter().any(|(named, _)| named == metric);
-            let is_right =
-                expected.iter().all(one) && TALLIED.iter().all(|metric| grown(metric) == if named(metric) { 1.0 } else { 0.0 });
+            let is_right = expected.iter().all(one)
+                && TALLIED.iter().all(|metric| grown(metric) == if named(metric) { 1.0 } else { 0.0 });
             if is_right {
                 return;
             }
@@ -135,7 +136,8 @@ fn what_is_no_handshake_gets_one_alert_at_once_and_is_counted_once() {
         bytes
     };
     let alert = |description| vec![21, 3, 3, 0, 2, 2, description];
-    let record = |kind: u8, body: &[u8]| [&[kind, 3, 1][..], &(body.len() as u16).to_be_bytes(), body].concat();
+    let record =
+        |kind: u8, body: &[u8]| [&[kind, 3, 1][..], &(body.len() as u16).to_be_bytes(), body].concat();
     for (what, bytes, description, name) in [
         ("zeros", vec![0; 64], DECODE_ERROR, "decode_error"),
         ("a header of an unknown kind", vec![200, 3, 1, 1, 0], DECODE_ERROR, "decode_error"),
@@ -178,7 +180,11 @@ fn what_is_no_handshake_gets_one_alert_at_once_and_is_counted_once() {
     // Their alerts are no reason for ours.
     for (what, bytes, name) in [
         ("a fatal alert", record(21, &[2, 48]), "unknown_ca"),
-        ("a fatal alert behind the hello", [hello.clone(), record(21, &[2, 40])].concat(), "handshake_failure"),
+        (
+            "a fatal alert behind the hello",
+            [hello.clone(), record(21, &[2, 40])].concat(),
+            "handshake_failure",
+        ),
     ] {
         let tally = Tally::of(&edge.sluice);
         let mut socket = edge.socket();
@@ -228,7 +234,12 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
         ("a record twice", twice, BAD_RECORD_MAC, "bad_record_mac"),
         ("a record left out", skipped, BAD_RECORD_MAC, "bad_record_mac"),
         ("an empty record", &|_| vec![23, 3, 3, 0, 0], BAD_RECORD_MAC, "bad_record_mac"),
-        ("garbage in a record", &|_| [&[23, 3, 3, 0, 64][..], &[7; 64]].concat(), BAD_RECORD_MAC, "bad_record_mac"),
+        (
+            "garbage in a record",
+            &|_| [&[23, 3, 3, 0, 64][..], &[7; 64]].concat(),
+            BAD_RECORD_MAC,
+            "bad_record_mac",
+        ),
         ("plain HTTP", &|_| GET.into(), UNEXPECTED_MESSAGE, "unexpected_message"),
         ("zeros", &|_| vec![0; 100], UNEXPECTED_MESSAGE, "unexpected_message"),
         ("a change of ciphers", &|_| vec![20, 3, 3, 0, 1, 1], UNEXPECTED_MESSAGE, "unexpected_message"),
@@ -238,14 +249,44 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
         ("empty handshake data", &|forger| forger.seal(22, &[]), UNEXPECTED_MESSAGE, "unexpected_message"),
     ];
     let only_13: [(&str, Attack, u8, &str); 9] = [
-        ("more than a record holds", &|forger| forger.seal(23, &overlong), RECORD_OVERFLOW, "record_overflow"),
-        ("nothing but padding", &|forger| forger.seal_inside(&[0; 100]), UNEXPECTED_MESSAGE, "unexpected_message"),
+        (
+            "more than a record holds",
+            &|forger| forger.seal(23, &overlong),
+            RECORD_OVERFLOW,
+            "record_overflow",
+        ),
+        (
+            "nothing but padding",
+            &|forger| forger.seal_inside(&[0; 100]),
+            UNEXPECTED_MESSAGE,
+            "unexpected_message",
+        ),
         ("a kind of its own", &|forger| forger.seal(99, b"what"), UNEXPECTED_MESSAGE, "unexpected_message"),
-        ("a sealed change of ciphers", &|forger| forger.seal(20, &[1]), UNEXPECTED_MESSAGE, "unexpected_message"),
+        (
+            "a sealed change of ciphers",
+            &|forger| forger.seal(20, &[1]),
+            UNEXPECTED_MESSAGE,
+            "unexpected_message",
+        ),
         ("a hello", &|forger| forger.seal(22, &[1, 0, 0, 2, 3, 3]), UNEXPECTED_MESSAGE, "unexpected_message"),
-        ("a ticket for a server", &|forger| forger.seal(22, &[4, 0, 0, 1, 0]), UNEXPECTED_MESSAGE, "unexpected_message"),
-        ("a key update to nothing known", &|forger| forger.seal(22, &[24, 0, 0, 1, 2]), DECODE_ERROR, "decode_error"),
-        ("a key update and more", &|forger| forger.seal(22, &[24, 0, 0, 1, 0, 1]), UNEXPECTED_MESSAGE, "unexpected_message"),
+        (
+            "a ticket for a server",
+            &|forger| forger.seal(22, &[4, 0, 0, 1, 0]),
+            UNEXPECTED_MESSAGE,
+            "unexpected_message",
+        ),
+        (
+            "a key update to nothing known",
+            &|forger| forger.seal(22, &[24, 0, 0, 1, 2]),
+            DECODE_ERROR,
+            "decode_error",
+        ),
+        (
+            "a key update and more",
+            &|forger| forger.seal(22, &[24, 0, 0, 1, 0, 1]),
+            UNEXPECTED_MESSAGE,
+            "unexpected_message",
+        ),
         (
             "an old key after an update",
             &|forger| {
@@ -257,7 +298,12 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
         ),
     ];
     let only_12: [(&str, Attack, u8, &str); 2] = [
-        ("another handshake message", &|forger| forger.seal(22, &[16, 0, 0, 1, 0]), UNEXPECTED_MESSAGE, "unexpected_message"),
+        (
+            "another handshake message",
+            &|forger| forger.seal(22, &[16, 0, 0, 1, 0]),
+            UNEXPECTED_MESSAGE,
+            "unexpected_message",
+        ),
         (
             "data within a message",
             &|forger| {
@@ -269,12 +315,16 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
         ),
     ];
     let cases = both.iter().map(|case| (&TLS13, case)).chain(both.iter().map(|case| (&TLS12, case)));
-    let cases = cases.chain(only_13.iter().map(|case| (&TLS13, case))).chain(only_12.iter().map(|case| (&TLS12, case)));
+    let cases = cases
+        .chain(only_13.iter().map(|case| (&TLS13, case)))
+        .chain(only_12.iter().map(|case| (&TLS12, case)));
     for (version, (what, attack, description, name)) in cases {
         // As the first bytes, after a request on an idle connection, and in the midst of a body.
-        for (place, begin) in
-            [("first", ""), ("idle", GET), ("body", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000000\r\n\r\nx")]
-        {
+        for (place, begin) in [
+            ("first", ""),
+            ("idle", GET),
+            ("body", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000000\r\n\r\nx"),
+        ] {
             let what = format!("{what}, {place}, {:?}", version.version);
             let tally = Tally::of(&edge.sluice);
             let mut forger = edge.forger(version);
@@ -283,14 +333,24 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
                 forger.send(record);
             }
             if place == "idle" {
-                assert!(forger.record().is_some_and(|(kind, data)| kind == 23 && data.starts_with(b"HTTP/1.1 200")), "{what}");
+                assert!(
+                    forger
+                        .record()
+                        .is_some_and(|(kind, data)| kind == 23 && data.starts_with(b"HTTP/1.1 200")),
+                    "{what}"
+                );
             }
             let bytes = attack(&mut forger);
             forger.send(&bytes);
             // Whatever follows changes nothing.
             forger.send(&bytes);
             let (data, others, ending) = forger.until_closed();
-            assert_eq!((others, ending), (vec![], Ending::Alert(*description)), "{what}: {}", String::from_utf8_lossy(&data));
+            assert_eq!(
+                (others, ending),
+                (vec![], Ending::Alert(*description)),
+                "{what}: {}",
+                String::from_utf8_lossy(&data)
+            );
             tally.grew(&edge.sluice, &[(CLOSED, "tls_broken"), (SENT, name)], &what);
         }
     }
@@ -358,9 +418,13 @@ fn who_never_stops_sending_after_it_broke_the_rules_is_cut() {
 #[test]
 fn floods_of_records_that_say_nothing_end() {
     let edge = Edge::start("");
-    for (version, kind, content) in
-        [(&TLS13, 23, &[][..]), (&TLS12, 23, &[]), (&TLS13, 21, &[1, 90]), (&TLS12, 21, &[1, 90]), (&TLS12, 22, &[0, 0, 0])]
-    {
+    for (version, kind, content) in [
+        (&TLS13, 23, &[][..]),
+        (&TLS12, 23, &[]),
+        (&TLS13, 21, &[1, 90]),
+        (&TLS12, 21, &[1, 90]),
+        (&TLS12, 22, &[0, 0, 0]),
+    ] {
         let tally = Tally::of(&edge.sluice);
         let mut forger = edge.forger(version);
         // As many as are borne, and what they stand before.
@@ -384,7 +448,8 @@ fn floods_of_records_that_say_nothing_end() {
     }
     // Key updates, each of which is answered.
     let tally = Tally::of(&edge.sluice);
-    let mut stream = tls::handshake(edge.socket(), &Arc::new(edge.authority.config(&[&TLS13])), NAME).unwrap();
+    let mut stream =
+        tls::handshake(edge.socket(), &Arc::new(edge.authority.config(&[&TLS13])), NAME).unwrap();
     for _ in 0..200 {
         stream.conn.refresh_traffic_keys().unwrap();
         if stream.conn.write_tls(&mut stream.sock).is_err() {
@@ -475,7 +540,11 @@ fn slow_handshakes_are_cut() {
         socket.write_all(bytes).unwrap();
         let _ = rest(&mut socket);
         let time = begun.elapsed();
-        assert!((Duration::from_millis(600)..Duration::from_secs(4)).contains(&time), "{} bytes: {time:?}", bytes.len());
+        assert!(
+            (Duration::from_millis(600)..Duration::from_secs(4)).contains(&time),
+            "{} bytes: {time:?}",
+            bytes.len()
+        );
     }
     // A byte from time to time earns none.
     let mut socket = edge.socket();
@@ -490,9 +559,12 @@ fn slow_handshakes_are_cut() {
         socket.set_nonblocking(false).unwrap();
     }
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-    let grown =
-        |metric, value: &str| edge.sluice.metrics().labelled(metric, "reason", value) - tally.0.labelled(metric, "reason", value);
-    eventually(PATIENCE, "each was counted", || (grown(FAILED, "timeout") + grown(FAILED, "malformed") == 4.0).then_some(()));
+    let grown = |metric, value: &str| {
+        edge.sluice.metrics().labelled(metric, "reason", value) - tally.0.labelled(metric, "reason", value)
+    };
+    eventually(PATIENCE, "each was counted", || {
+        (grown(FAILED, "timeout") + grown(FAILED, "malformed") == 4.0).then_some(())
+    });
     edge.serves();
 }
 

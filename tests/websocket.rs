@@ -1,4 +1,5 @@
-//! WebSockets (RFC 6455) through the built binary, and what else an HTTP upgrade may be: tungstenite at both ends.
+//! WebSockets (RFC 6455) through the built binary, and what else an HTTP upgrade may be: tungstenite at both
+//! ends.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -19,7 +20,8 @@ use tungstenite::{Error, Message, WebSocket};
 const CROWD: usize = 1000;
 /// Two in the data plane and two here for each.
 const DESCRIPTORS: u64 = 4 * CROWD as u64 + 500;
-/// What one idle tunnel may take of the data plane's memory: both streams, its task, its row, and what the allocator adds.
+/// What one idle tunnel may take of the data plane's memory: both streams, its task, its row, and what the
+/// allocator adds.
 const IDLE_BYTES_MAX: u64 = 6 << 10;
 
 fn failed(error: impl std::fmt::Display) -> std::io::Error {
@@ -38,9 +40,11 @@ fn echo() -> Origin {
                     continue;
                 }
                 Ok(Message::Text(text)) if text.as_str() == "parts" => {
-                    for (part, opcode, last) in
-                        [("in ", Data::Text, false), ("three ", Data::Continue, false), ("parts", Data::Continue, true)]
-                    {
+                    for (part, opcode, last) in [
+                        ("in ", Data::Text, false),
+                        ("three ", Data::Continue, false),
+                        ("parts", Data::Continue, true),
+                    ] {
                         let frame = Frame::message(part, OpCode::Data(opcode), last);
                         socket.send(Message::Frame(frame)).map_err(failed)?;
                     }
@@ -59,9 +63,13 @@ fn connect(sluice: &Sluice) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(sluice.address()).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let (socket, response) = tungstenite::client(format!("ws://{}/chat?room=1", sluice.address()), stream).unwrap();
+    let (socket, response) =
+        tungstenite::client(format!("ws://{}/chat?room=1", sluice.address()), stream).unwrap();
     assert_eq!(response.status(), 101);
-    assert!(response.headers().get("via").is_some_and(|via| via.to_str().unwrap().contains("sluice")), "{response:?}");
+    assert!(
+        response.headers().get("via").is_some_and(|via| via.to_str().unwrap().contains("sluice")),
+        "{response:?}"
+    );
     socket
 }
 
@@ -94,7 +102,8 @@ fn text_binary_fragments_and_pings_pass_both_ways() {
     assert_eq!((metrics.sum("sluice_tunnels_open"), metrics.sum("sluice_tunnels_total")), (1.0, 1.0));
     assert_eq!(metrics.sum("sluice_responses_1xx_total"), 1.0);
     assert!(
-        metrics.sum("sluice_downstream_received_bytes_total") > 2e6 && metrics.sum("sluice_downstream_sent_bytes_total") > 2e6
+        metrics.sum("sluice_downstream_received_bytes_total") > 2e6
+            && metrics.sum("sluice_downstream_sent_bytes_total") > 2e6
     );
     assert_eq!(metrics.sum("sluice_requests_active"), 0.0, "the exchange ended with its answer");
 }
@@ -116,7 +125,9 @@ fn close_codes_pass_both_ways() {
     assert!(matches!(socket.read(), Err(Error::ConnectionClosed)));
     drop(socket);
     let closed = |reason| sluice.metrics().labelled("sluice_connections_closed_total", "reason", reason);
-    eventually(Duration::from_secs(5), "both ended in order", || (closed("tunnel_closed") == 2.0).then_some(()));
+    eventually(Duration::from_secs(5), "both ended in order", || {
+        (closed("tunnel_closed") == 2.0).then_some(())
+    });
 }
 
 #[test]
@@ -157,7 +168,9 @@ fn bytes_that_come_with_request_or_answer_are_not_lost_and_each_end_is_passed_on
     // The endpoint speaks at once, in one write with its head; reads to the end; and then speaks on.
     let origin = Origin::raw(|connection| {
         connection.read_head()?;
-        connection.write_all(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: greeting\r\n\r\nwelcome ")?;
+        connection.write_all(
+            b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: greeting\r\n\r\nwelcome ",
+        )?;
         let mut heard = String::new();
         connection.read_to_string(&mut heard)?;
         connection.write_all(format!("you said: {heard}").as_bytes())
@@ -166,7 +179,10 @@ fn bytes_that_come_with_request_or_answer_are_not_lost_and_each_end_is_passed_on
     let mut client = sluice.client();
     client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: greeting\r\n\r\nhello");
     let head = client.response("GET");
-    assert_eq!((head.status, head.field("upgrade"), head.field("connection")), (101, Some("greeting"), Some("Upgrade")));
+    assert_eq!(
+        (head.status, head.field("upgrade"), head.field("connection")),
+        (101, Some("greeting"), Some("Upgrade"))
+    );
     client.send(" world");
     client.socket().shutdown(Shutdown::Write).unwrap();
     assert_eq!(String::from_utf8(client.until_closed()).unwrap(), "welcome you said: hello world");
@@ -213,7 +229,11 @@ fn an_idle_websocket_is_closed_and_a_draining_proxy_gives_it_time() {
     }
     let idle = Instant::now();
     assert!(socket.read().is_err());
-    assert!((Duration::from_millis(900)..Duration::from_secs(8)).contains(&idle.elapsed()), "{:?}", idle.elapsed());
+    assert!(
+        (Duration::from_millis(900)..Duration::from_secs(8)).contains(&idle.elapsed()),
+        "{:?}",
+        idle.elapsed()
+    );
     assert_eq!(sluice.metrics().labelled("sluice_connections_closed_total", "reason", "tunnel_idle"), 1.0);
 
     let mut sluice = Setup::to(origin.address()).with("process", "drain_timeout = \"2s\"").start();

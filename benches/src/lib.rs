@@ -1,5 +1,5 @@
-//! What the benchmarks share: medians with their spread, random numbers that are the same in every run, the relay, and the cases of
-//! `micro`.
+//! What the benchmarks share: medians with their spread, random numbers that are the same in every run, the
+//! relay, and the cases of `micro`.
 
 pub mod cases;
 pub mod load;
@@ -37,7 +37,11 @@ impl Spread {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_unstable_by(f64::total_cmp);
         let middle = values.len() / 2;
-        let median = if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] };
+        let median = if values.len().is_multiple_of(2) {
+            (values[middle - 1] + values[middle]) / 2.0
+        } else {
+            values[middle]
+        };
         Self { median, min: values[0], max: values[values.len() - 1] }
     }
 }

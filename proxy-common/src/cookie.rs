@@ -1,7 +1,7 @@
 //! SYN cookies: what both sides agree on (Documentation/networking/ip-sysctl.rst, net/ipv4/syncookies.c).
 //!
-//! The kernel makes and checks the cookies; what a cookie has no bits for, window scale and SACK, travels in the timestamp, in the
-//! kernel's own encoding, since it is the kernel that reads it back.
+//! The kernel makes and checks the cookies; what a cookie has no bits for, window scale and SACK, travels in
+//! the timestamp, in the kernel's own encoding, since it is the kernel that reads it back.
 
 /// `CookieConfig::flags`: answers carry timestamps, and with them the options below.
 pub const COOKIE_TIMESTAMPS: u32 = 1;
@@ -26,7 +26,8 @@ pub struct CookieConfig {
 
 const _: () = assert!(core::mem::size_of::<CookieConfig>() == 16);
 
-/// Nanoseconds after the last cookie in which a client may still answer one: the kernel takes none that is older than two minutes.
+/// Nanoseconds after the last cookie in which a client may still answer one: the kernel takes none that is
+/// older than two minutes.
 pub const COOKIES_LIVE_NANOS: u64 = 130 * 1_000_000_000;
 
 /// Low bits of a timestamp that hold options.
@@ -35,7 +36,8 @@ const OPTION_BITS: u32 = 6;
 const NO_SCALE: u32 = 15;
 const SACK: u32 = 1 << 4;
 
-/// The timestamp that tells the kernel later what a client offered; never ahead of `now_ms`, the kernel's clock in milliseconds.
+/// The timestamp that tells the kernel later what a client offered; never ahead of `now_ms`, the kernel's
+/// clock in milliseconds.
 #[inline(always)]
 #[must_use]
 pub const fn timestamp(now_ms: u32, window_scale: Option<u32>, sack: bool) -> u32 {

@@ -1,11 +1,12 @@
-//! The guard's prefilter: a bitmap that tells for nearly every packet that no list names its source, so that the tries are walked
-//! for the few others only. Both sides compute a bit's number here.
+//! The guard's prefilter: a bitmap that tells for nearly every packet that no list names its source, so that
+//! the tries are walked for the few others only. Both sides compute a bit's number here.
 //!
-//! Every listed prefix belongs to one class, that is a length at which it is represented: by all the prefixes of that length that
-//! it covers, or by the one that covers it. A source asks one bit in each class that is in use: all clear means "not listed", one
-//! that is set "look it up". Before that it asks a gate, a small bitmap of the first bits of all that is listed: that is all that most
-//! sources ask. Whatever else is kept by source (bans) can share the bitmap and the question: its
-//! sources need a bit here, set before they are kept and cleared after.
+//! Every listed prefix belongs to one class, that is a length at which it is represented: by all the prefixes
+//! of that length that it covers, or by the one that covers it. A source asks one bit in each class that is
+//! in use: all clear means "not listed", one that is set "look it up". Before that it asks a gate, a small
+//! bitmap of the first bits of all that is listed: that is all that most sources ask. Whatever else is kept
+//! by source (bans) can share the bitmap and the question: its sources need a bit here, set before they are
+//! kept and cleared after.
 
 /// Bits in one value of the map: user space writes that much at a time.
 pub const CHUNK_BITS: u32 = 1 << 12;
@@ -58,7 +59,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// What a source's bans and limits are kept under: an IPv4 address, or an IPv6 /64, since one customer has at least that much.
+    /// What a source's bans and limits are kept under: an IPv4 address, or an IPv6 /64, since one customer
+    /// has at least that much.
     #[inline(always)]
     #[must_use]
     pub const fn key(self) -> u64 {
@@ -139,9 +141,9 @@ pub const fn v6_64_bit(leading: u64, multiplier: u64) -> u32 {
     HASHED_FIRST + hashed(leading ^ 0x6450_e19c_f82d_7b3a, multiplier, HASHED_BITS_LOG)
 }
 
-/// Multiply and shift: for an odd random multiplier two keys meet with a probability of at most two in the number of bits
-/// (Dietzfelbinger and others 1997), and an attacker cannot tell which. The classes' constants keep a short prefix from meeting
-/// the longer ones that begin like it.
+/// Multiply and shift: for an odd random multiplier two keys meet with a probability of at most two in the
+/// number of bits (Dietzfelbinger and others 1997), and an attacker cannot tell which. The classes' constants
+/// keep a short prefix from meeting the longer ones that begin like it.
 #[inline(always)]
 const fn hashed(key: u64, multiplier: u64, bits_log: u32) -> u32 {
     (key.wrapping_mul(multiplier | 1) >> (u64::BITS - bits_log)) as u32

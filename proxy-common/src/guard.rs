@@ -99,7 +99,8 @@ pub const GUARD_CONNECTIONS: u32 = 1 << 8;
 /// `GuardConfig::flags`: SYNs are answered with cookies when the kernel says so.
 pub const GUARD_COOKIES: u32 = 1 << 9;
 
-/// Raised when the guard's maps change their meaning but not their shape: pinned maps of another layout are not taken over.
+/// Raised when the guard's maps change their meaning but not their shape: pinned maps of another layout are
+/// not taken over.
 pub const LAYOUT: u32 = 1;
 
 /// Entry 0 of the configuration array. The kernel copies it without a lock: a program that reads it in
@@ -115,7 +116,8 @@ pub struct GuardConfig {
     pub syn_cost_nanos: u64,
     /// Nanoseconds that a full bucket holds: the cost times the burst.
     pub syn_depth_nanos: u64,
-    /// Random numbers that choose a source's bucket in each row; the first one also spreads the prefilter's hashed bits.
+    /// Random numbers that choose a source's bucket in each row; the first one also spreads the prefilter's
+    /// hashed bits.
     pub seeds: [u64; SYN_ROWS as usize],
     /// The IPv4 address of `PORT_MAIN`, as IPv4-mapped: network order in memory.
     pub main_v4: [u64; 2],

@@ -1,5 +1,8 @@
 //! The user side: aya's word that these types may be copied to and from a map as bytes.
-#![allow(unsafe_code, reason = "aya::Pod is an unsafe marker trait; the types are plain numbers without padding")]
+#![allow(
+    unsafe_code,
+    reason = "aya::Pod is an unsafe marker trait; the types are plain numbers without padding"
+)]
 
 use aya::Pod;
 

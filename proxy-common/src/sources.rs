@@ -1,10 +1,11 @@
-//! Exact counts of connections by source, in a fixed table that both sides change with compare-and-swap alone: no insert, no removal, no
-//! lock, and so no moment in which a count can be lost.
+//! Exact counts of connections by source, in a fixed table that both sides change with compare-and-swap
+//! alone: no insert, no removal, no lock, and so no moment in which a count can be lost.
 //!
-//! Two rows of buckets, each of one cache line. A row mixes the source with a seed of its own: a bijection, of which some bits choose the
-//! bucket and all the others are the tag, so that two sources never share a tag in a bucket. The bits that chose the bucket hold the
-//! count; an entry whose count is 0 is free. A connection is counted in one entry and remembers which: while it lives nobody else
-//! can take that entry. A source may have several entries, its count is their sum.
+//! Two rows of buckets, each of one cache line. A row mixes the source with a seed of its own: a bijection,
+//! of which some bits choose the bucket and all the others are the tag, so that two sources never share a tag
+//! in a bucket. The bits that chose the bucket hold the count; an entry whose count is 0 is free. A
+//! connection is counted in one entry and remembers which: while it lives nobody else can take that entry. A
+//! source may have several entries, its count is their sum.
 
 /// Entries of a bucket: a cache line.
 pub const BUCKET_ENTRIES: usize = 8;
@@ -26,7 +27,8 @@ pub struct Place {
     pub tag: u64,
 }
 
-/// Where `source` is counted in `row`; `bits` is the power of two of buckets in a row, and the width of a count.
+/// Where `source` is counted in `row`; `bits` is the power of two of buckets in a row, and the width of a
+/// count.
 #[inline(always)]
 #[must_use]
 pub const fn place(source: u64, seed: u64, row: u32, bits: u32) -> Place {
@@ -40,7 +42,8 @@ pub const fn place(source: u64, seed: u64, row: u32, bits: u32) -> Place {
 #[must_use]
 pub const fn count(entry: u64, tag: u64, bits: u32) -> u64 {
     let count = entry ^ tag;
-    // All ones if the tag is the same, else zero: the kernel's verifier would walk both ways of a branch for each entry.
+    // All ones if the tag is the same, else zero: the kernel's verifier would walk both ways of a branch for
+    // each entry.
     count & ((count >> bits).wrapping_sub(1) as i64 >> 63) as u64
 }
 
@@ -59,8 +62,8 @@ pub const fn takes_more(entry: u64, tag: u64, bits: u32) -> bool {
     count != 0 && count < (1 << bits) - 1
 }
 
-/// A source as the guard counts and limits it: an IPv4 address, or an IPv6 /64, since one customer has at least that much. From both
-/// halves of an address, IPv4 as IPv4-mapped.
+/// A source as the guard counts and limits it: an IPv4 address, or an IPv6 /64, since one customer has at
+/// least that much. From both halves of an address, IPv4 as IPv4-mapped.
 #[inline(always)]
 #[must_use]
 pub const fn key(leading: u64, trailing: u64) -> u64 {
@@ -91,13 +94,16 @@ pub struct CountConfig {
 
 const _: () = assert!(core::mem::size_of::<CountConfig>() == 32);
 
-/// What makes segments of established connections dearer, in a cache line of its own: while it is 0 they pass without a look-up.
+/// What makes segments of established connections dearer, in a cache line of its own: while it is 0 they pass
+/// without a look-up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Armed {
-    /// Live connections that brought their source to its limit, or came beyond it: 0 means that no source is at its limit.
+    /// Live connections that brought their source to its limit, or came beyond it: 0 means that no source is
+    /// at its limit.
     pub at_limit: u64,
-    /// When a SYN was last answered with a cookie, CLOCK_MONOTONIC nanoseconds, a second out of date at most: 0 means that no cookie is out.
+    /// When a SYN was last answered with a cookie, CLOCK_MONOTONIC nanoseconds, a second out of date at most:
+    /// 0 means that no cookie is out.
     pub cookies_at: u64,
     /// Zero.
     pub reserved: [u64; 6],

@@ -1,7 +1,8 @@
 //! Bans: sources whose every packet is dropped until a time, connections that stand included.
 //!
-//! Only user space bans and sweeps. The table is no LRU, so no flood of sources washes a ban out of it, and the prefilter has a bit
-//! for each ban, so that whoever is not banned (nor shares such a bit) is not looked up.
+//! Only user space bans and sweeps. The table is no LRU, so no flood of sources washes a ban out of it, and
+//! the prefilter has a bit for each ban, so that whoever is not banned (nor shares such a bit) is not looked
+//! up.
 
 use proxy_common::filter::Source;
 

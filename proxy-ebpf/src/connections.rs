@@ -1,7 +1,10 @@
-//! Exact connections per source. A `sock_ops` program counts what becomes established on our listeners and what of it ends; the guard
-//! drops SYNs from a source at its limit, and ACKs that would complete a handshake which began before.
+//! Exact connections per source. A `sock_ops` program counts what becomes established on our listeners and
+//! what of it ends; the guard drops SYNs from a source at its limit, and ACKs that would complete a handshake
+//! which began before.
 
-use aya_ebpf::bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG};
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+};
 use aya_ebpf::programs::{SockOpsContext, XdpContext};
 use proxy_common::guard::GUARD_ALLOW;
 use proxy_common::sources::{self, BUCKET_ENTRIES, CountConfig, KERNEL_BITS, Place, Tally};
@@ -86,8 +89,8 @@ fn places(source: Address, config: &CountConfig) -> [Place; 2] {
     [sources::place(key, first, 0, KERNEL_BITS), sources::place(key, second, 1, KERNEL_BITS)]
 }
 
-/// One more for a source: in an entry that it has, else in a free one of the emptier bucket. Each step looks at one entry; the last of
-/// a round changes the one that was chosen.
+/// One more for a source: in an entry that it has, else in a free one of the emptier bucket. Each step looks
+/// at one entry; the last of a round changes the one that was chosen.
 struct Counting {
     places: [Place; 2],
     /// What it had before.
@@ -115,7 +118,15 @@ const ROUND: u32 = 2 * BUCKET_ENTRIES as u32;
 impl Counting {
     #[inline(always)]
     fn new(places: [Place; 2]) -> Self {
-        Self { places, count: 0, entry: 0, is_done: false, own: NO_CHOICE, free: NO_CHOICE, other_free: NO_CHOICE }
+        Self {
+            places,
+            count: 0,
+            entry: 0,
+            is_done: false,
+            own: NO_CHOICE,
+            free: NO_CHOICE,
+            other_free: NO_CHOICE,
+        }
     }
 }
 
@@ -169,13 +180,14 @@ pub fn is_at_limit(segment: &Segment) -> bool {
     count >= config.limit
 }
 
-/// Whether a segment that is no SYN would complete a handshake of a source at its limit. Anything with an ACK can: data after a lost
-/// ACK does, and so do the first bytes where accepts are deferred.
+/// Whether a segment that is no SYN would complete a handshake of a source at its limit. Anything with an ACK
+/// can: data after a lost ACK does, and so do the first bytes where accepts are deferred.
 #[inline(always)]
 pub fn completes_above_limit(ctx: &XdpContext, segment: &Segment) -> bool {
     // Nearly always nobody is at the limit, and this is all that a segment costs.
     sockets::at_limit() != 0
         && segment.acknowledges
         && is_at_limit(segment)
-        && sockets::look_up(ctx, segment, Found::state).is_some_and(|state| matches!(state, TCP_LISTEN | TCP_NEW_SYN_RECV))
+        && sockets::look_up(ctx, segment, Found::state)
+            .is_some_and(|state| matches!(state, TCP_LISTEN | TCP_NEW_SYN_RECV))
 }

@@ -1,6 +1,6 @@
-//! SYN cookies from XDP (RFC 4987 section 3.6): a SYN is answered in its own frame, before the kernel has allocated anything for it. The
-//! kernel makes the cookie, if it finds that the listener needs one, and checks it; ACKs that carry none are dropped while cookies are
-//! out.
+//! SYN cookies from XDP (RFC 4987 section 3.6): a SYN is answered in its own frame, before the kernel has
+//! allocated anything for it. The kernel makes the cookie, if it finds that the listener needs one, and
+//! checks it; ACKs that carry none are dropped while cookies are out.
 
 use aya_ebpf::programs::XdpContext;
 use proxy_common::cookie::{
@@ -50,8 +50,8 @@ pub fn answers(ctx: &XdpContext, segment: &Segment, judge_only: bool) -> bool {
     judge_only || write(ctx, segment, config, headers, cookie, (now / 1_000_000) as u32)
 }
 
-/// Whether a segment that is no SYN belongs to no connection and carries no cookie. Asked only while cookies are out: otherwise this is
-/// one load.
+/// Whether a segment that is no SYN belongs to no connection and carries no cookie. Asked only while cookies
+/// are out: otherwise this is one load.
 #[inline(always)]
 pub fn is_stray(ctx: &XdpContext, segment: &Segment) -> bool {
     let at = sockets::cookies_at();
@@ -63,7 +63,9 @@ pub fn is_stray(ctx: &XdpContext, segment: &Segment) -> bool {
         return false;
     }
     let Some(headers) = sockets::headers() else { return false };
-    let refuses = sockets::look_up(ctx, segment, |found| found.state() == TCP_LISTEN && found.refuses_cookie(ctx, segment, headers));
+    let refuses = sockets::look_up(ctx, segment, |found| {
+        found.state() == TCP_LISTEN && found.refuses_cookie(ctx, segment, headers)
+    });
     refuses.unwrap_or(false)
 }
 
@@ -115,12 +117,28 @@ impl Step for Offer<'_> {
 
 /// Makes the frame the answer. False when it cannot be: nothing was changed then.
 #[inline(always)]
-fn write(ctx: &XdpContext, segment: &Segment, config: &CookieConfig, headers: &mut Headers, cookie: u32, now_ms: u32) -> bool {
+fn write(
+    ctx: &XdpContext,
+    segment: &Segment,
+    config: &CookieConfig,
+    headers: &mut Headers,
+    cookie: u32,
+    now_ms: u32,
+) -> bool {
     let tcp = &mut headers.tcp;
     let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
     let options_at = segment.tcp_at + 20;
     let end = segment.tcp_at + u32::from(tcp[12] >> 4) * 4;
-    let mut offer = Offer { ctx, at: options_at, end, has_timestamp: false, timestamp: 0, has_scale: false, scale: 0, sack: false };
+    let mut offer = Offer {
+        ctx,
+        at: options_at,
+        end,
+        has_timestamp: false,
+        timestamp: 0,
+        has_scale: false,
+        scale: 0,
+        sack: false,
+    };
     maps::repeat(OPTIONS_MAX, &mut offer);
 
     let network = if segment.is_v4 { 20 } else { 40 };
@@ -208,7 +226,12 @@ fn write_ip(ctx: &XdpContext, segment: &Segment, ip: &mut [u8; 40], length: u32)
 /// The 16-bit words of an address; the prefix of IPv4-mapped ones is left out.
 #[inline(always)]
 fn sum(address: &Address) -> u32 {
-    let words = |half: u64| (half >> 48) as u32 + (half >> 32 & 0xffff) as u32 + (half >> 16 & 0xffff) as u32 + (half & 0xffff) as u32;
+    let words = |half: u64| {
+        (half >> 48) as u32
+            + (half >> 32 & 0xffff) as u32
+            + (half >> 16 & 0xffff) as u32
+            + (half & 0xffff) as u32
+    };
     let (leading, trailing) = address.halves();
     let mapped = if leading == 0 && trailing >> 32 == 0xffff { 0xffff } else { 0 };
     words(leading) + words(trailing) - mapped

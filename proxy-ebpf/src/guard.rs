@@ -8,8 +8,8 @@ use aya_ebpf::programs::XdpContext;
 use proxy_common::ListenerKey;
 use proxy_common::filter::{self, Source};
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, PORT_ANY,
-    PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
+    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE,
+    GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
 };
 use proxy_common::sources;
 
@@ -36,9 +36,9 @@ pub fn run(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// The order is the contract: ours, allow, deny, bans, connections, rate, cookie. What is decided for a source whatever it sends goes first; a
-/// source at its limit takes nothing from its rate; a cookie is the dearest answer, and only for
-/// who may connect.
+/// The order is the contract: ours, allow, deny, bans, connections, rate, cookie. What is decided for a
+/// source whatever it sends goes first; a source at its limit takes nothing from its rate; a cookie is the
+/// dearest answer, and only for who may connect.
 #[inline(always)]
 fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
     if !is_ours(segment.destination, segment.destination_port, segment.is_v4, config) {
@@ -76,7 +76,8 @@ fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
     Verdict::Syn
 }
 
-/// Most packets are settled by the port's bits; only a host that listens on several addresses of a family pays a lookup.
+/// Most packets are settled by the port's bits; only a host that listens on several addresses of a family
+/// pays a lookup.
 #[inline(always)]
 pub fn is_ours(address: Address, port: u16, is_v4: bool, config: &GuardConfig) -> bool {
     let bits = maps::port_bits(port);

@@ -1,6 +1,9 @@
 //! Every map of both programs, behind safe functions that say what is kept there. Names here are the names
 //! that the user side looks up (proxy/src/kernel/).
-#![allow(unsafe_code, reason = "map values are raw pointers; every one is looked up, checked and used within one function")]
+#![allow(
+    unsafe_code,
+    reason = "map values are raw pointers; every one is looked up, checked and used within one function"
+)]
 
 use core::ffi::c_void;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
@@ -49,7 +52,8 @@ static GUARD_BANS: HashMap<u64, u64> = HashMap::with_max_entries(guard::BANS_MAX
 #[map]
 static STEER_CONFIG: Array<SteerConfig> = Array::with_max_entries(1, 0);
 #[map]
-static STEER_LISTENERS: HashMap<ListenerKey, SteerListener> = HashMap::with_max_entries(steer::LISTENERS_MAX, 0);
+static STEER_LISTENERS: HashMap<ListenerKey, SteerListener> =
+    HashMap::with_max_entries(steer::LISTENERS_MAX, 0);
 #[map]
 static STEER_SLOTS: Array<WorkerSlot> = Array::with_max_entries(steer::SLOTS, MMAPABLE);
 #[map]
@@ -84,8 +88,8 @@ pub trait Step {
     fn step(&mut self, number: u32) -> bool;
 }
 
-/// Calls `state.step` with 0, 1, … until it says so or `most` calls were made. A plain loop over this many slots costs the
-/// verifier more states than it allows.
+/// Calls `state.step` with 0, 1, … until it says so or `most` calls were made. A plain loop over this many
+/// slots costs the verifier more states than it allows.
 #[inline(always)]
 pub fn repeat<S: Step>(most: u32, state: &mut S) {
     unsafe extern "C" fn call<S: Step>(number: u32, state: *mut c_void) -> i64 {
@@ -150,7 +154,8 @@ pub fn is_listener(key: &ListenerKey) -> bool {
     unsafe { GUARD_LISTENERS.get(key) }.is_some()
 }
 
-/// One bit of the prefilter. User space may be writing the chunk: a bit that stays is the same in every mixture.
+/// One bit of the prefilter. User space may be writing the chunk: a bit that stays is the same in every
+/// mixture.
 #[inline(always)]
 pub fn filter_bit(bit: u32) -> bool {
     let (chunk, word, shift) = filter::bit_place(bit);
@@ -174,7 +179,8 @@ pub fn on_deny_list(address: [u8; 16]) -> bool {
 /// When the ban of a source (`filter::Source::key`) ends; `None` without one.
 #[inline(always)]
 pub fn ban_end(source: u64) -> Option<u64> {
-    // SAFETY: user space writes a ban as a whole; one that is lifted in this instant stays readable until the program has returned.
+    // SAFETY: user space writes a ban as a whole; one that is lifted in this instant stays readable until the
+    // program has returned.
     unsafe { GUARD_BANS.get(source) }.copied()
 }
 
@@ -202,7 +208,8 @@ pub fn take_syn(bucket: u32, now: u64, cost: u64, depth: u64) -> bool {
         // SAFETY: as above.
         unsafe { full_at.write_volatile(now + cost) };
     } else {
-        // SAFETY: as above. The target knows atomic addition, but `AtomicU64::fetch_add` does not exist there.
+        // SAFETY: as above. The target knows atomic addition, but `AtomicU64::fetch_add` does not exist
+        // there.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(full_at, cost) };
     }
     true

@@ -1,7 +1,10 @@
 //! What the programs read from a packet and from a listening socket: Ethernet, 802.1Q and 802.1ad, RFC 791,
 //! RFC 8200, RFC 9293. Every read is checked against the packet's end first; whatever is not understood is an
 //! error that says which, and passes.
-#![allow(unsafe_code, reason = "packet bytes and socket fields are raw pointers; every read is bounds-checked next to it")]
+#![allow(
+    unsafe_code,
+    reason = "packet bytes and socket fields are raw pointers; every read is bounds-checked next to it"
+)]
 
 use core::arch::asm;
 
@@ -83,14 +86,17 @@ pub struct Segment {
     pub acknowledges: bool,
 }
 
-/// The same value, of which the optimizer knows nothing. The verifier wants the very pointer that was compared; left alone, the
-/// optimizer compares one sum and reads through another. (`black_box` does it by way of the stack.)
+/// The same value, of which the optimizer knows nothing. The verifier wants the very pointer that was
+/// compared; left alone, the optimizer compares one sum and reads through another. (`black_box` does it by
+/// way of the stack.)
 #[inline(always)]
 pub fn opaque(pointer: usize) -> usize {
     let same: usize;
-    // SAFETY: moves one register to another. It takes an instruction, since the line of an empty one would be that of its neighbour,
-    // and the kernel refuses two lines for one instruction.
-    unsafe { asm!("{0} = {1}", lateout(reg) same, in(reg) pointer, options(pure, nomem, nostack, preserves_flags)) };
+    // SAFETY: moves one register to another. It takes an instruction, since the line of an empty one would be
+    // that of its neighbour, and the kernel refuses two lines for one instruction.
+    unsafe {
+        asm!("{0} = {1}", lateout(reg) same, in(reg) pointer, options(pure, nomem, nostack, preserves_flags))
+    };
     same
 }
 
@@ -105,8 +111,8 @@ fn read<const N: usize>(ctx: &XdpContext, offset: usize) -> Result<[u8; N], Verd
     Ok(unsafe { *(start as *const [u8; N]) })
 }
 
-/// Reads a word at `offset` as it lies there. Left alone, the target reads unaligned words byte by byte; the kernel's machines need
-/// not.
+/// Reads a word at `offset` as it lies there. Left alone, the target reads unaligned words byte by byte; the
+/// kernel's machines need not.
 #[inline(always)]
 fn read_u32(ctx: &XdpContext, offset: usize) -> Result<u32, Verdict> {
     let start = opaque(ctx.data() + offset);
@@ -114,10 +120,11 @@ fn read_u32(ctx: &XdpContext, offset: usize) -> Result<u32, Verdict> {
         return Err(Verdict::Truncated);
     }
     let word: u64;
-    // SAFETY: `start..start + 4` lies within the packet (checked above); the kernel's verifier refuses unaligned reads of packets
-    // where the machine has none.
+    // SAFETY: `start..start + 4` lies within the packet (checked above); the kernel's verifier refuses
+    // unaligned reads of packets where the machine has none.
     unsafe {
-        asm!("{0} = *(u32 *)({1} + 0)", lateout(reg) word, in(reg) start, options(pure, readonly, nostack, preserves_flags))
+        asm!("{0} = *(u32 *)({1} + \
+            0)", lateout(reg) word, in(reg) start, options(pure, readonly, nostack, preserves_flags))
     };
     Ok(word as u32)
 }
@@ -266,7 +273,8 @@ fn parse_tcp(
     })
 }
 
-/// Copies `N` bytes at `offset`, wherever in the frame that is; `None` beyond its end. Dearer than `read`, but the offset may be anything.
+/// Copies `N` bytes at `offset`, wherever in the frame that is; `None` beyond its end. Dearer than `read`,
+/// but the offset may be anything.
 #[inline(always)]
 pub fn load<const N: usize>(ctx: &XdpContext, offset: u32) -> Option<[u8; N]> {
     let mut bytes = [0; N];
@@ -298,7 +306,8 @@ pub fn resize(ctx: &XdpContext, length: u32) -> bool {
 #[inline(always)]
 pub fn mtu(ctx: &XdpContext) -> u32 {
     let mut mtu = 0;
-    // SAFETY: 0 names the interface itself; the kernel writes a word, and fails for packets that are too long after it has.
+    // SAFETY: 0 names the interface itself; the kernel writes a word, and fails for packets that are too long
+    // after it has.
     unsafe { bpf_check_mtu(ctx.ctx.cast(), 0, &raw mut mtu, 0, 0) };
     mtu
 }
@@ -310,8 +319,8 @@ pub fn listener(ctx: &SkReuseportContext) -> Result<ListenerKey, Fallback> {
     if sk.is_null() {
         return Err(Fallback::UnknownFamily);
     }
-    // All fields are read here, whole and volatile: the verifier allows neither a computed address within a socket nor a part
-    // of a field, and that is what the optimizer makes of reads that depend on the family.
+    // All fields are read here, whole and volatile: the verifier allows neither a computed address within a
+    // socket nor a part of a field, and that is what the optimizer makes of reads that depend on the family.
     // SAFETY: not null; the verifier turns each field access into a checked read of the socket.
     let (family, port, v4, v6) = unsafe {
         (
@@ -331,14 +340,16 @@ pub fn listener(ctx: &SkReuseportContext) -> Result<ListenerKey, Fallback> {
         AF_INET6 => v6,
         _ => return Err(Fallback::UnknownFamily),
     };
-    // Shutting a listener down takes away a port that nobody bound it to by number, before its flows migrate; they still have it.
+    // Shutting a listener down takes away a port that nobody bound it to by number, before its flows migrate;
+    // they still have it.
     let port = match ctx.migrating_sk() {
         // SAFETY: not null, since there is one; read as the fields above.
         Some(flow) if port == 0 => unsafe { (&raw const (*flow.sock).src_port).read_volatile() },
         _ => port,
     };
     let [a, b, c, d] = address.map(u64::from);
-    // Both are in network order in memory; the halves are put together as the little-endian machine holds them.
+    // Both are in network order in memory; the halves are put together as the little-endian machine holds
+    // them.
     let address = (u128::from(c | (d << 32)) << 64) | u128::from(a | (b << 32));
     let address = address.to_ne_bytes();
     Ok(ListenerKey { address, port })

@@ -1,6 +1,10 @@
-//! What the programs ask of sockets (bpf-helpers(7)), and what they keep about them: where a connection is counted, in storage that the
-//! kernel frees with the socket, and the table of counts by source (`proxy_common::sources`).
-#![allow(unsafe_code, reason = "sockets, their storage and map values are raw pointers; every one is checked next to its use")]
+//! What the programs ask of sockets (bpf-helpers(7)), and what they keep about them: where a connection is
+//! counted, in storage that the kernel frees with the socket, and the table of counts by source
+//! (`proxy_common::sources`).
+#![allow(
+    unsafe_code,
+    reason = "sockets, their storage and map values are raw pointers; every one is checked next to its use"
+)]
 
 use core::ffi::c_void;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
@@ -9,8 +13,8 @@ use core::ptr::{from_mut, null_mut};
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_sk_release, bpf_sk_storage_get, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie, bpf_tcp_gen_syncookie,
-    bpf_xdp_load_bytes,
+    bpf_get_netns_cookie, bpf_sk_release, bpf_sk_storage_get, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+    bpf_tcp_gen_syncookie, bpf_xdp_load_bytes,
 };
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, PerCpuArray};
@@ -49,8 +53,8 @@ pub fn count_config() -> Option<&'static CountConfig> {
 #[inline(always)]
 pub fn tally(tally: Tally) {
     if let Some(counter) = SOURCES_TALLIES.get_ptr_mut(tally as u32) {
-        // SAFETY: checked above. A connection that closes in process context may be interrupted by one that opens on this CPU, and the
-        // target has no cheaper way to lose neither.
+        // SAFETY: checked above. A connection that closes in process context may be interrupted by one that
+        // opens on this CPU, and the target has no cheaper way to lose neither.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
     }
 }
@@ -135,8 +139,11 @@ pub fn exchange(entry: u32, old: u64, new: u64) -> bool {
 pub fn decrement(entry: u32) {
     if let Some(bucket) = SOURCES_COUNTS.get_ptr_mut(entry / BUCKET_ENTRIES as u32) {
         let number = entry as usize % BUCKET_ENTRIES;
-        // SAFETY: checked above, and `number` is within the bucket. The entry counts the caller's connection, so nobody else has taken it.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(bucket.cast::<u64>().add(number), u64::MAX) };
+        // SAFETY: checked above, and `number` is within the bucket. The entry counts the caller's connection,
+        // so nobody else has taken it.
+        unsafe {
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(bucket.cast::<u64>().add(number), u64::MAX)
+        };
     }
 }
 
@@ -152,8 +159,8 @@ pub struct Ends {
 #[inline(always)]
 pub fn ends(ctx: &SockOpsContext) -> Option<Ends> {
     let ops = ctx.ops;
-    // All fields are read here, whole and volatile: the verifier allows neither a computed address within the context nor a part of a
-    // field, and that is what the optimizer makes of reads that depend on the family.
+    // All fields are read here, whole and volatile: the verifier allows neither a computed address within the
+    // context nor a part of a field, and that is what the optimizer makes of reads that depend on the family.
     // SAFETY: the verifier turns each field access into a checked read of the socket.
     let (family, port, local_v4, remote_v4, local, remote) = unsafe {
         (
@@ -173,7 +180,12 @@ pub fn ends(ctx: &SockOpsContext) -> Option<Ends> {
     };
     let port = port as u16;
     if is_v4 {
-        return Some(Ends { local: Address::v4(local_v4), local_port: port, remote: Address::v4(remote_v4), is_v4 });
+        return Some(Ends {
+            local: Address::v4(local_v4),
+            local_port: port,
+            remote: Address::v4(remote_v4),
+            is_v4,
+        });
     }
     Some(Ends { local: address(local), local_port: port, remote: address(remote), is_v4 })
 }
@@ -184,7 +196,14 @@ pub fn ends(ctx: &SockOpsContext) -> Option<Ends> {
 unsafe fn words(words: *const [u32; 4]) -> [u32; 4] {
     let words = words.cast::<u32>();
     // SAFETY: the caller's; four words.
-    unsafe { [words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile(), words.add(3).read_volatile()] }
+    unsafe {
+        [
+            words.read_volatile(),
+            words.add(1).read_volatile(),
+            words.add(2).read_volatile(),
+            words.add(3).read_volatile(),
+        ]
+    }
 }
 
 /// From words in network order.
@@ -202,7 +221,8 @@ pub fn netns_cookie(ctx: &SockOpsContext) -> u64 {
     unsafe { bpf_get_netns_cookie(ctx.ops.cast()) }
 }
 
-/// What is kept about the socket; `None` where there is nothing, or with `create` where there is no memory for it.
+/// What is kept about the socket; `None` where there is nothing, or with `create` where there is no memory
+/// for it.
 #[inline(always)]
 pub fn kept(ctx: &SockOpsContext, create: bool) -> Option<&mut u64> {
     let sk = socket(ctx.ops);
@@ -211,8 +231,8 @@ pub fn kept(ctx: &SockOpsContext, create: bool) -> Option<&mut u64> {
     }
     let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
     let map = (&raw const SOURCES_SOCKETS).cast_mut().cast::<c_void>();
-    // SAFETY: not null; the value lives as long as the socket, which lives while the kernel tells about it, and the kernel holds the
-    // socket's lock meanwhile, so that nobody else has the value.
+    // SAFETY: not null; the value lives as long as the socket, which lives while the kernel tells about it,
+    // and the kernel holds the socket's lock meanwhile, so that nobody else has the value.
     unsafe { bpf_sk_storage_get(map, sk.cast(), null_mut(), flags).cast::<u64>().as_mut() }
 }
 
@@ -246,7 +266,8 @@ impl Found {
     /// Of `TCP_…`.
     #[inline(always)]
     pub fn state(self) -> u32 {
-        // SAFETY: `look_up` holds a reference; the verifier turns the access into a checked read of the socket.
+        // SAFETY: `look_up` holds a reference; the verifier turns the access into a checked read of the
+        // socket.
         unsafe { (&raw const (*self.0).state).read_volatile() }
     }
 }
@@ -263,7 +284,9 @@ impl Found {
             return None;
         }
         // SAFETY: the buffer is not shorter than is said; the kernel checks the offset.
-        if unsafe { bpf_xdp_load_bytes(ctx.ctx, segment.tcp_at, headers.tcp.as_mut_ptr().cast(), length) } != 0 {
+        if unsafe { bpf_xdp_load_bytes(ctx.ctx, segment.tcp_at, headers.tcp.as_mut_ptr().cast(), length) }
+            != 0
+        {
             return None;
         }
         // SAFETY: both headers are as long as is said; `look_up` holds a reference to the socket.
@@ -334,12 +357,18 @@ pub fn look_up<T>(ctx: &XdpContext, segment: &Segment, ask: impl FnOnce(Found) -
     let ctx = ctx.ctx.cast::<c_void>();
     let (source_port, destination_port) = (segment.source_port.to_be(), segment.destination_port.to_be());
     let sk = if segment.is_v4 {
-        let [source, destination] = [segment.source, segment.destination].map(|address| (address.0[1] >> 32) as u32);
+        let [source, destination] =
+            [segment.source, segment.destination].map(|address| (address.0[1] >> 32) as u32);
         let mut tuple = TupleV4 { source, destination, source_port, destination_port };
         // SAFETY: the tuple is on this stack and as long as is said.
         unsafe { bpf_skc_lookup_tcp(ctx, from_mut(&mut tuple).cast(), 12, THIS_NETNS, 0) }
     } else {
-        let mut tuple = TupleV6 { source: segment.source.0, destination: segment.destination.0, source_port, destination_port };
+        let mut tuple = TupleV6 {
+            source: segment.source.0,
+            destination: segment.destination.0,
+            source_port,
+            destination_port,
+        };
         // SAFETY: as above.
         unsafe { bpf_skc_lookup_tcp(ctx, from_mut(&mut tuple).cast(), 36, THIS_NETNS, 0) }
     };

@@ -7,7 +7,8 @@ use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::programs::SkReuseportContext;
 use aya_log_ebpf::warn;
 use proxy_common::steer::{
-    Fallback, POLICY_HASH, POLICY_KERNEL, POLICY_NUMA_LOCAL, SLOT_LIVE, SLOTS, SteerConfig, SteerListener, WORKERS_MAX,
+    Fallback, POLICY_HASH, POLICY_KERNEL, POLICY_NUMA_LOCAL, SLOT_LIVE, SLOTS, SteerConfig, SteerListener,
+    WORKERS_MAX,
 };
 
 use crate::{maps, packet};
@@ -58,12 +59,19 @@ fn steer(ctx: &SkReuseportContext) -> Result<u32, Fallback> {
         return Ok(second.slot);
     }
     if maps::may_log(search.now) {
-        warn!(ctx, "steering: the kernel refused the socket of slot {} of listener {}: {}", first.slot, listener.index, error);
+        warn!(
+            ctx,
+            "steering: the kernel refused the socket of slot {} of listener {}: {}",
+            first.slot,
+            listener.index,
+            error
+        );
     }
     Err(Fallback::SelectFailed)
 }
 
-/// A search for up to two usable workers among the slots that have a socket at one listener, numbered without gaps.
+/// A search for up to two usable workers among the slots that have a socket at one listener, numbered without
+/// gaps.
 struct Search {
     even: u32,
     total: u32,

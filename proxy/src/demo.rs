@@ -1,5 +1,6 @@
-//! The built-in demo upstream: `sluice demo-upstream`, hidden, so that `cargo xtask run` has something to answer behind the proxy and tests an
-//! origin that needs nothing installed. It shows what it received, and streams in both directions.
+//! The built-in demo upstream: `sluice demo-upstream`, hidden, so that `cargo xtask run` has something to
+//! answer behind the proxy and tests an origin that needs nothing installed. It shows what it received, and
+//! streams in both directions.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -39,7 +40,8 @@ static PATTERN: [u8; CHUNK_BYTES] = {
     pattern
 };
 
-/// Serves until the process or the thread that started it ends: PR_SET_PDEATHSIG is of the parent's thread, so start it from one that lives on.
+/// Serves until the process or the thread that started it ends: PR_SET_PDEATHSIG is of the parent's thread,
+/// so start it from one that lives on.
 pub fn run(address: SocketAddr) -> io::Result<()> {
     let parent = getppid();
     prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -51,8 +53,9 @@ pub fn run(address: SocketAddr) -> io::Result<()> {
     runtime.block_on(async { serve(tokio::net::TcpListener::bind(address).await?).await })
 }
 
-/// Makes `localhost.pem` and `localhost.key` in a folder, for this machine's own names and for 30 days, unless they are there and hold for
-/// another day. Clients that are to believe it take the certificate itself as their CA.
+/// Makes `localhost.pem` and `localhost.key` in a folder, for this machine's own names and for 30 days,
+/// unless they are there and hold for another day. Clients that are to believe it take the certificate itself
+/// as their CA.
 ///
 /// # Errors
 /// When the folder or the files cannot be written.
@@ -86,7 +89,10 @@ async fn serve(listener: tokio::net::TcpListener) -> io::Result<()> {
 
 fn router() -> Router {
     Router::new()
-        .route("/bytes/{count}", get(|Path(count): Path<u64>| async move { Body::new(Pattern { left: count }) }))
+        .route(
+            "/bytes/{count}",
+            get(|Path(count): Path<u64>| async move { Body::new(Pattern { left: count }) }),
+        )
         .route("/echo", any(echo))
         .route("/slow", any(slow))
         .route("/status/{code}", any(status))
@@ -114,7 +120,8 @@ async fn echo(request: Request) -> Response {
 }
 
 async fn slow(RawQuery(query): RawQuery) -> Response {
-    let wanted = query.as_deref().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("ms=")));
+    let wanted =
+        query.as_deref().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("ms=")));
     let Some(milliseconds) = wanted.and_then(|value| value.parse::<u64>().ok()) else {
         return (StatusCode::BAD_REQUEST, "/slow?ms=250 answers after 250 milliseconds\n").into_response();
     };
@@ -126,7 +133,9 @@ async fn slow(RawQuery(query): RawQuery) -> Response {
 async fn status(Path(code): Path<u16>) -> Response {
     match StatusCode::from_u16(code) {
         // An interim response is none; 204 and 304 have no body.
-        Ok(code) if code == StatusCode::NO_CONTENT || code == StatusCode::NOT_MODIFIED => code.into_response(),
+        Ok(code) if code == StatusCode::NO_CONTENT || code == StatusCode::NOT_MODIFIED => {
+            code.into_response()
+        }
         Ok(code) if code.as_u16() >= 200 => (code, format!("{code}\n")).into_response(),
         _ => (StatusCode::BAD_REQUEST, "a status from 200 to 999\n").into_response(),
     }
@@ -145,7 +154,10 @@ impl HttpBody for Pattern {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.left == 0 {
             return Poll::Ready(None);
         }
@@ -188,8 +200,11 @@ mod tests {
             let address = listener.local_addr().expect("bound");
             listener.set_nonblocking(true).expect("settable");
             std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-                runtime.block_on(async { serve(tokio::net::TcpListener::from_std(listener).expect("registers")).await })
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(async {
+                    serve(tokio::net::TcpListener::from_std(listener).expect("registers")).await
+                })
             });
             let stream = TcpStream::connect(address).expect("connects");
             stream.set_read_timeout(Some(Duration::from_secs(20))).expect("settable");
@@ -252,10 +267,17 @@ mod tests {
         let hello = client.get("/a/path?x=1");
         let text = String::from_utf8(hello.body).expect("text");
         assert_eq!(hello.status, 200);
-        assert!(text.contains("GET /a/path?x=1 HTTP/1.1\n") && text.contains("x-forwarded-for: 192.0.2.1\n"), "{text}");
-        for (path, status) in
-            [("/status/200", 200), ("/status/404", 404), ("/status/503", 503), ("/status/99", 400), ("/status/101", 400)]
-        {
+        assert!(
+            text.contains("GET /a/path?x=1 HTTP/1.1\n") && text.contains("x-forwarded-for: 192.0.2.1\n"),
+            "{text}"
+        );
+        for (path, status) in [
+            ("/status/200", 200),
+            ("/status/404", 404),
+            ("/status/503", 503),
+            ("/status/99", 400),
+            ("/status/101", 400),
+        ] {
             assert_eq!(client.get(path).status, status, "{path}");
         }
         client.send("GET /status/204 HTTP/1.1\r\nHost: demo\r\n\r\n");
@@ -324,7 +346,10 @@ mod tests {
         }
         let output = again("parent").stderr(std::process::Stdio::null()).output().expect("runs");
         let text = String::from_utf8_lossy(&output.stdout);
-        let id = text.split_once("demo=").and_then(|(_, id)| id.lines().next()).unwrap_or_else(|| panic!("{text}"));
+        let id = text
+            .split_once("demo=")
+            .and_then(|(_, id)| id.lines().next())
+            .unwrap_or_else(|| panic!("{text}"));
         let runs = || {
             let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
             stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))

@@ -1,4 +1,5 @@
-//! Reasons: every drop, shed, close, refusal and ejection carries one, and the same enum feeds metrics, logs and tests.
+//! Reasons: every drop, shed, close, refusal and ejection carries one, and the same enum feeds metrics, logs
+//! and tests.
 
 /// Declares a reason enum with a stable snake_case label for each variant, used as the metric label.
 macro_rules! reasons {
@@ -55,7 +56,8 @@ reasons! {
         RequestLimit = "request_limit",
         /// A trusted proxy's connection did not begin with a PROXY header.
         ProxyHeader = "proxy_header",
-        /// The client that a PROXY header named has as many connections as a source may have (`guard.connections_per_ip`).
+        /// The client that a PROXY header named has as many connections as a source may have
+        /// (`guard.connections_per_ip`).
         ConnectionsPerIp = "connections_per_ip",
         /// The PROXY header did not arrive within `request_header`.
         ProxyHeaderTimeout = "proxy_header_timeout",
@@ -208,7 +210,8 @@ reasons! {
     ShedReason {
         /// `process.max_connections` was reached.
         MaxConnections = "max_connections",
-        /// `guard.connections_per_ip` was reached, and no interface is guarded that would have dropped the handshake.
+        /// `guard.connections_per_ip` was reached, and no interface is guarded that would have dropped the
+        /// handshake.
         ConnectionsPerIp = "connections_per_ip",
         /// The client reset the connection before it was looked at.
         ClientGone = "client_gone",

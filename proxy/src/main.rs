@@ -35,8 +35,9 @@ enum Command {
     Run {
         #[command(flatten)]
         config: Config,
-        /// Append the secrets of every TLS connection, to clients and upstreams, to the file that SSLKEYLOGFILE names: whoever reads that
-        /// file can read their traffic. For debugging; without this the variable is ignored
+        /// Append the secrets of every TLS connection, to clients and upstreams, to the file that
+        /// SSLKEYLOGFILE names: whoever reads that file can read their traffic. For debugging; without this
+        /// the variable is ignored
         #[arg(long)]
         allow_key_log: bool,
     },
@@ -58,19 +59,23 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Stop the running proxy now; open connections are closed. Of one that was killed: remove the filter it left
+    /// Stop the running proxy now; open connections are closed. Of one that was killed: remove the filter it
+    /// left
     Stop(RunDir),
     /// Let the running proxy's exchanges end, for process.drain_timeout at most, then stop it
     Drain(RunDir),
-    /// Read the running proxy's configuration anew and go over to it; connections stay. Without effect if anything is wrong with it: exit 1
+    /// Read the running proxy's configuration anew and go over to it; connections stay. Without effect if
+    /// anything is wrong with it: exit 1
     ///
-    /// Routes, upstreams, certificates, listeners' limits, timeouts and trusted_proxies, process.drain_timeout and log.level change by it.
-    /// A configuration that changes anything else is refused as a whole, with the keys that would need a restart. Certificates and other
-    /// files that the configuration names are also reloaded by themselves when they change.
+    /// Routes, upstreams, certificates, listeners' limits, timeouts and trusted_proxies,
+    /// process.drain_timeout and log.level change by it. A configuration that changes anything else is
+    /// refused as a whole, with the keys that would need a restart. Certificates and other files that the
+    /// configuration names are also reloaded by themselves when they change.
     Reload(RunDir),
     /// Replace the running binary (not built yet)
     Upgrade(Unbuilt),
-    /// Drop every packet of an address to the running proxy's listeners for a time; an IPv6 address stands for its /64
+    /// Drop every packet of an address to the running proxy's listeners for a time; an IPv6 address stands
+    /// for its /64
     Ban {
         /// Whose
         #[arg(value_name = "ADDR")]
@@ -205,7 +210,8 @@ fn show_plan(path: &Path, root: &Path) -> ExitCode {
             say(&text);
             if std::env::var_os(key_log::VARIABLE).is_some_and(|name| !name.is_empty()) {
                 say(&format!(
-                    "\n{} is set: `sluice run --allow-key-log` would write the secrets of all TLS connections there; without that it is ignored\n",
+                    "\n{} is set: `sluice run --allow-key-log` would write the secrets of all TLS \
+                     connections there; without that it is ignored\n",
                     key_log::VARIABLE
                 ));
             }

@@ -1,6 +1,7 @@
-//! Putting a thread on its core (core_affinity, sched_setaffinity) and its memory on the core's NUMA node: set_mempolicy(2). Worker and
-//! supervisor both need it and neither may import the other, so it stands here. hwloc2 finds the places (`supervisor::topology`) but its
-//! bindings offer no memory binding; this is the call that hwloc makes.
+//! Putting a thread on its core (core_affinity, sched_setaffinity) and its memory on the core's NUMA node:
+//! set_mempolicy(2). Worker and supervisor both need it and neither may import the other, so it stands here.
+//! hwloc2 finds the places (`supervisor::topology`) but its bindings offer no memory binding; this is the
+//! call that hwloc makes.
 #![allow(unsafe_code, reason = "set_mempolicy has no safe wrapper")]
 
 use std::io;
@@ -46,27 +47,35 @@ pub fn pin_current(cpu: usize) -> Result<(), PlacementError> {
     }
 }
 
-/// Lets the calling thread run on any of these logical CPUs (the control and log threads). Threads it starts inherit that.
+/// Lets the calling thread run on any of these logical CPUs (the control and log threads). Threads it starts
+/// inherit that.
 pub fn pin_current_to(cpus: &[usize]) -> Result<(), PlacementError> {
     let first = cpus.first().copied().unwrap_or_default();
     let mut set = CpuSet::new();
     for &cpu in cpus {
         set.set(cpu).map_err(|error| PlacementError::Pin { cpu, reason: error.into() })?;
     }
-    sched_setaffinity(Pid::from_raw(0), &set).map_err(|error| PlacementError::Pin { cpu: first, reason: error.into() })
+    sched_setaffinity(Pid::from_raw(0), &set)
+        .map_err(|error| PlacementError::Pin { cpu: first, reason: error.into() })
 }
 
-/// The calling thread's future pages come from this node; from others only when it is full (MPOL_PREFERRED: a full node costs latency, where
-/// a strict binding would cost the process).
+/// The calling thread's future pages come from this node; from others only when it is full (MPOL_PREFERRED: a
+/// full node costs latency, where a strict binding would cost the process).
 pub fn bind_memory_current_thread(node: usize) -> Result<(), PlacementError> {
     if node >= NODES_MAX {
         return Err(PlacementError::Memory { node, reason: io::ErrorKind::InvalidInput.into() });
     }
     let mut mask = [0 as libc::c_ulong; NODES_MAX / WORD_BITS];
     mask[node / WORD_BITS] |= 1 << (node % WORD_BITS);
-    // SAFETY: the kernel reads `maxnode - 1` bits of the mask, which is NODES_MAX bits long and outlives the call, and writes nothing.
-    let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, libc::MPOL_PREFERRED, mask.as_ptr(), NODES_MAX) };
-    if result == 0 { Ok(()) } else { Err(PlacementError::Memory { node, reason: io::Error::last_os_error() }) }
+    // SAFETY: the kernel reads `maxnode - 1` bits of the mask, which is NODES_MAX bits long and outlives the
+    // call, and writes nothing.
+    let result =
+        unsafe { libc::syscall(libc::SYS_set_mempolicy, libc::MPOL_PREFERRED, mask.as_ptr(), NODES_MAX) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(PlacementError::Memory { node, reason: io::Error::last_os_error() })
+    }
 }
 
 #[cfg(test)]
@@ -110,7 +119,11 @@ mod tests {
     fn memory_binds_to_node_zero() {
         std::thread::spawn(|| {
             if let Err(PlacementError::Memory { reason, .. }) = bind_memory_current_thread(0) {
-                assert_eq!(reason.raw_os_error(), Some(libc::ENOSYS), "refused only by a kernel without NUMA: {reason}");
+                assert_eq!(
+                    reason.raw_os_error(),
+                    Some(libc::ENOSYS),
+                    "refused only by a kernel without NUMA: {reason}"
+                );
                 return;
             }
             let policy = std::fs::read_to_string("/proc/thread-self/numa_maps").expect("numa_maps");

@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2 (haproxy's `proxy-protocol.txt`), sans-IO: what precedes a connection's first byte and says for
-//! whom a proxy opened it.
+//! The PROXY protocol, versions 1 and 2 (haproxy's `proxy-protocol.txt`), sans-IO: what precedes a
+//! connection's first byte and says for whom a proxy opened it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,7 +22,8 @@ pub const BYTES_MAX: usize = FIXED_BYTES + u16::MAX as usize;
 pub enum Header {
     /// By the proxy for itself, such as a health check: the connection's own addresses hold.
     Local,
-    /// For a client whose address is no TCP one or not known (UNKNOWN, AF_UNSPEC, AF_UNIX, datagrams): the same.
+    /// For a client whose address is no TCP one or not known (UNKNOWN, AF_UNSPEC, AF_UNIX, datagrams): the
+    /// same.
     Unknown,
     /// For this client, which connected to that address. IPv4-mapped IPv6 addresses are shown as IPv4.
     Tcp {
@@ -67,8 +68,8 @@ pub enum Error {
     Length,
 }
 
-/// Looks for a header at the start of `bytes`: those of the last call, with more at their end. Once it said anything but `NeedMore`, more
-/// bytes change nothing.
+/// Looks for a header at the start of `bytes`: those of the last call, with more at their end. Once it said
+/// anything but `NeedMore`, more bytes change nothing.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
     if starts(bytes, SIGNATURE) {
         if bytes.len() < SIGNATURE.len() { Ok(Parsed::NeedMore) } else { parse_v2(bytes) }
@@ -98,7 +99,8 @@ fn parse_v1(bytes: &[u8]) -> Result<Parsed, Error> {
         Some("UNKNOWN") => Header::Unknown,
         Some(family @ ("TCP4" | "TCP6")) => {
             let parsed = [words.next(), words.next(), words.next(), words.next(), words.next()];
-            let [Some(source), Some(destination), Some(source_port), Some(destination_port), None] = parsed else {
+            let [Some(source), Some(destination), Some(source_port), Some(destination_port), None] = parsed
+            else {
                 return Err(Error::Word);
             };
             let address = |text: &str, port: &str| match family {
@@ -166,13 +168,21 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Error> {
 fn inet(rest: &[u8]) -> Option<Header> {
     let (&source, rest) = rest.split_first_chunk::<4>()?;
     let (&destination, ports) = rest.split_first_chunk::<4>()?;
-    Some(tcp(IpAddr::V4(Ipv4Addr::from(source)), IpAddr::V4(Ipv4Addr::from(destination)), *ports.first_chunk()?))
+    Some(tcp(
+        IpAddr::V4(Ipv4Addr::from(source)),
+        IpAddr::V4(Ipv4Addr::from(destination)),
+        *ports.first_chunk()?,
+    ))
 }
 
 fn inet6(rest: &[u8]) -> Option<Header> {
     let (&source, rest) = rest.split_first_chunk::<16>()?;
     let (&destination, ports) = rest.split_first_chunk::<16>()?;
-    Some(tcp(IpAddr::V6(Ipv6Addr::from(source)), IpAddr::V6(Ipv6Addr::from(destination)), *ports.first_chunk()?))
+    Some(tcp(
+        IpAddr::V6(Ipv6Addr::from(source)),
+        IpAddr::V6(Ipv6Addr::from(destination)),
+        *ports.first_chunk()?,
+    ))
 }
 
 fn tcp(source: IpAddr, destination: IpAddr, [a, b, c, d]: [u8; 4]) -> Header {

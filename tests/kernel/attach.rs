@@ -1,5 +1,5 @@
-//! The guard on real interfaces: driver mode over veth, generic mode on `lo`, what happens when it cannot be attached, and that
-//! it is gone with its owner.
+//! The guard on real interfaces: driver mode over veth, generic mode on `lo`, what happens when it cannot be
+//! attached, and that it is gone with its owner.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -29,7 +29,9 @@ impl Pair {
 
     /// Connects from one of the client's addresses; what is dropped times out.
     fn connect(&self, from: &str, to: SocketAddr) -> Result<TcpStream, ErrorKind> {
-        use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt};
+        use nix::sys::socket::{
+            AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+        };
         use nix::sys::time::{TimeVal, TimeValLike};
         self.client.run(|| {
             let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -41,7 +43,9 @@ impl Pair {
             bind(raw, &SockaddrStorage::from(from)).expect("an address of the client");
             match connect(raw, &SockaddrStorage::from(to)) {
                 Ok(()) => Ok(TcpStream::from(socket)),
-                Err(nix::errno::Errno::EINPROGRESS | nix::errno::Errno::ETIMEDOUT) => Err(ErrorKind::TimedOut),
+                Err(nix::errno::Errno::EINPROGRESS | nix::errno::Errno::ETIMEDOUT) => {
+                    Err(ErrorKind::TimedOut)
+                }
                 Err(error) => Err(std::io::Error::from(error).kind()),
             }
         })
@@ -59,7 +63,12 @@ fn configured(guard: &Guard, listeners: &[SocketAddr]) -> Programs {
 }
 
 /// A `Programs` lives on this thread; what it does in a namespace is done there.
-fn attach(namespace: &Netns, programs: &mut Programs, interface: &str, mode: GuardMode) -> Result<XdpMode, String> {
+fn attach(
+    namespace: &Netns,
+    programs: &mut Programs,
+    interface: &str,
+    mode: GuardMode,
+) -> Result<XdpMode, String> {
     // Descriptors and links are not bound to the thread, only the interface's name is.
     namespace.run(|| programs.attach_guard(interface, mode)).map_err(|error| error.to_string())
 }
@@ -98,7 +107,10 @@ fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
     let before = programs.verdicts().expect("counters")["denied"];
     std::io::Write::write_all(&mut &cut, b"dropped").expect("the kernel takes it");
     std::thread::sleep(Duration::from_millis(50));
-    assert!(programs.verdicts().expect("counters")["denied"] > before, "a segment of an established flow passed");
+    assert!(
+        programs.verdicts().expect("counters")["denied"] > before,
+        "a segment of an established flow passed"
+    );
 
     // A source above its rate beside one below it.
     let limited = Guard { syn_rate_per_ip: Some(1), syn_burst_per_ip: 20, ..guard() };

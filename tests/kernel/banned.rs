@@ -1,5 +1,5 @@
-//! Bans in the guard's program: what they drop and spare, when they end, and that neither a full table nor a flood of sources
-//! touches those that hold.
+//! Bans in the guard's program: what they drop and spare, when they end, and that neither a full table nor a
+//! flood of sources touches those that hold.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -28,7 +28,8 @@ fn programs(guard: &Guard) -> Programs {
 }
 
 fn apply(programs: &mut Programs, guard: &Guard) {
-    let listeners: [SocketAddr; 2] = [SERVER.parse().expect("an address"), SERVER6.parse().expect("an address")];
+    let listeners: [SocketAddr; 2] =
+        [SERVER.parse().expect("an address"), SERVER6.parse().expect("an address")];
     programs.apply_guard(guard, &listeners).expect("the guard is configured");
 }
 
@@ -63,12 +64,15 @@ fn every_packet_of_a_banned_source_is_dropped_and_no_other() {
     ban(&mut programs, "198.51.100.7");
     ban(&mut programs, "2001:db8:7:7::9");
     for flags in [SYN, ACK, RST, SYN | ACK] {
-        for (client, server) in [("198.51.100.7", SERVER), ("2001:db8:7:7::1", SERVER6), ("2001:db8:7:7:ffff::2", SERVER6)] {
+        for (client, server) in
+            [("198.51.100.7", SERVER), ("2001:db8:7:7::1", SERVER6), ("2001:db8:7:7:ffff::2", SERVER6)]
+        {
             let frame = Frame::syn(client, server).flags(flags);
             assert_eq!(judge(&mut programs, &frame), (DROP, Verdict::Banned), "{client} {flags}");
         }
     }
-    for (client, server) in [("198.51.100.8", SERVER), ("198.51.101.7", SERVER), ("2001:db8:7:8::9", SERVER6)] {
+    for (client, server) in [("198.51.100.8", SERVER), ("198.51.101.7", SERVER), ("2001:db8:7:8::9", SERVER6)]
+    {
         assert_eq!(judge(&mut programs, &Frame::syn(client, server)), (PASS, Verdict::Syn), "{client}");
     }
     // Only what goes to our listeners is judged.
@@ -125,7 +129,8 @@ fn a_ban_ends_by_itself_and_is_swept() {
     assert_eq!(judge(&mut programs, &Frame::syn("198.51.100.9", SERVER)), (DROP, Verdict::Banned));
     // A second ban of the same source replaces the first, also when it is shorter.
     let again = now();
-    let before = programs.ban(source("198.51.100.9"), again + Duration::from_millis(1), again).expect("banned");
+    let before =
+        programs.ban(source("198.51.100.9"), again + Duration::from_millis(1), again).expect("banned");
     assert!(before.is_some_and(|end| end > again + HOUR / 2));
     std::thread::sleep(Duration::from_millis(2));
     assert_eq!(programs.sweep_bans(now()).expect("swept"), 1);
@@ -154,7 +159,9 @@ fn a_full_table_refuses_one_more_and_loses_nothing() {
         assert_eq!(judge(&mut programs, &from(address(number))), (DROP, Verdict::Banned), "{number}");
     }
     // One that holds already may be changed; and the place of one that is over is free.
-    programs.ban(BanSource::new(address(5)).expect("a source"), start + 2 * HOUR, start).expect("it is there");
+    programs
+        .ban(BanSource::new(address(5)).expect("a source"), start + 2 * HOUR, start)
+        .expect("it is there");
     let later = start + Duration::from_secs(6);
     programs.ban(source("198.51.100.7"), later + HOUR, later).expect("room again");
     assert_eq!(judge(&mut programs, &one_more), (DROP, Verdict::Banned));
@@ -170,8 +177,9 @@ fn a_million_sources_neither_evict_a_ban_nor_raise_the_cost_of_a_syn() {
     }
     let limited = Guard { syn_rate_per_ip: Some(1000), syn_burst_per_ip: 2000, ..guard() };
     let mut programs = programs(&limited);
-    let banned: Vec<BanSource> =
-        (0..1_000u32).map(|number| BanSource::of_key(0xffff_ffff_0000_0000 | u64::from(number * 4_294_001))).collect();
+    let banned: Vec<BanSource> = (0..1_000u32)
+        .map(|number| BanSource::of_key(0xffff_ffff_0000_0000 | u64::from(number * 4_294_001)))
+        .collect();
     for source in &banned {
         let now = now();
         programs.ban(*source, now + HOUR, now).expect("banned");
@@ -199,8 +207,8 @@ enum Step {
     Sweep,
 }
 
-/// Bans, their end and new lists in any order against a plain table: the bitmap that they share may cost a look-up in vain, but
-/// never change a verdict.
+/// Bans, their end and new lists in any order against a plain table: the bitmap that they share may cost a
+/// look-up in vain, but never change a verdict.
 #[test]
 fn random_bans_and_lists_are_judged_as_a_plain_table_says() {
     if without_root() {
@@ -251,7 +259,11 @@ fn random_bans_and_lists_are_judged_as_a_plain_table_says() {
                 }
                 Step::Sweep => prop_assert_eq!(programs.sweep_bans(now()).expect("swept"), 0),
             }
-            let probes = table.values().chain(&denied).copied().chain([address(1, true), address(700, true), address(3, false)]);
+            let probes = table.values().chain(&denied).copied().chain([
+                address(1, true),
+                address(700, true),
+                address(3, false),
+            ]);
             for probe in probes.collect::<Vec<_>>() {
                 let expected = if denied.contains(&probe) {
                     (DROP, Verdict::Denied)

@@ -1,4 +1,5 @@
-//! `sluice ban`, `unban` and `bans` on a running proxy with XDP: what clients feel, what is refused, and what is shown.
+//! `sluice ban`, `unban` and `bans` on a running proxy with XDP: what clients feel, what is refused, and what
+//! is shown.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -61,9 +62,14 @@ fn a_ban_cuts_a_source_at_once_and_unban_lets_it_back() {
     assert_eq!(standing.get("/").text(), "inside");
     let mut other = net.dial(OTHER).unwrap();
     let receipt = net.receipt("ban", &["10.77.0.2", "--for", "10m"]);
-    assert!(receipt.contains("10.77.0.2 is banned for 10m") && receipt.contains("a connection of it was ended"), "{receipt}");
+    assert!(
+        receipt.contains("10.77.0.2 is banned for 10m") && receipt.contains("a connection of it was ended"),
+        "{receipt}"
+    );
     // The worker's session ends now, not by its timeout.
-    eventually(LIMIT, "one connection is left", || (net.sluice.metrics().sum("sluice_connections_open") < 1.5).then_some(()));
+    eventually(LIMIT, "one connection is left", || {
+        (net.sluice.metrics().sum("sluice_connections_open") < 1.5).then_some(())
+    });
     let _ = standing.try_send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(standing.try_response("GET").is_err(), "nothing of its connection lives");
     assert!(!net.is_served(ONE));
@@ -71,7 +77,10 @@ fn a_ban_cuts_a_source_at_once_and_unban_lets_it_back() {
     assert!(net.is_served(OTHER));
 
     let shown = net.receipt("bans", &[]);
-    assert!(shown.lines().any(|line| line.contains("10.77.0.2") && (line.contains("9m") || line.contains("10m"))), "{shown}");
+    assert!(
+        shown.lines().any(|line| line.contains("10.77.0.2") && (line.contains("9m") || line.contains("10m"))),
+        "{shown}"
+    );
     let json: serde_json::Value = serde_json::from_str(&net.receipt("bans", &["--json"])).unwrap();
     assert_eq!(json[0]["address"], "10.77.0.2");
     let left = json[0]["remaining_ms"].as_u64().unwrap();
@@ -97,7 +106,8 @@ fn a_ban_holds_for_its_time_and_by_default_for_ban_for() {
     let start = Instant::now();
     let receipt = net.receipt("ban", &["10.77.0.2"]);
     assert!(receipt.contains("for 2s"), "{receipt}");
-    let again = net.receipt("ban", &["10.77.0.3", "--for", "1h"]) + &net.receipt("ban", &["10.77.0.3", "--for", "2h"]);
+    let again = net.receipt("ban", &["10.77.0.3", "--for", "1h"])
+        + &net.receipt("ban", &["10.77.0.3", "--for", "2h"]);
     assert!(again.contains("instead of the 1h"), "{again}");
     assert!(!net.is_served(ONE));
     eventually(LIMIT, "the ban is over", || net.is_served(ONE).then_some(()));
@@ -117,7 +127,9 @@ fn bans_are_refused_or_noted_with_the_reason() {
     let refused = net.refusal("ban", &["10.77.0.2"]);
     assert!(refused.contains("not banned") && refused.contains("guard.allow"), "{refused}");
     assert!(net.is_served(ONE));
-    for (address, words) in [("127.0.0.1", "loopback"), ("10.77.0.1", "listener"), ("2001:db8:7:7::1", "2001:db8:7:7::7/128")] {
+    for (address, words) in
+        [("127.0.0.1", "loopback"), ("10.77.0.1", "listener"), ("2001:db8:7:7::1", "2001:db8:7:7::7/128")]
+    {
         let receipt = net.receipt("ban", &[address, "--for", "5s"]);
         assert!(receipt.contains("note:") && receipt.contains(words), "{address}: {receipt}");
     }

@@ -1,5 +1,5 @@
-//! Exact connections per source: what the counting program sees of plain listeners in namespaces of the test's own, and what the guard
-//! makes of it.
+//! Exact connections per source: what the counting program sees of plain listeners in namespaces of the
+//! test's own, and what the guard makes of it.
 
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -99,8 +99,9 @@ impl Bench {
     }
 }
 
-/// With room for every connection of a test at once: an ACK that finds the queue full is dropped, and where a RST follows it
-/// the connection is never accepted. An accept that waits for what never comes ends with an error.
+/// With room for every connection of a test at once: an ACK that finds the queue full is dropped, and where a
+/// RST follows it the connection is never accepted. An accept that waits for what never comes ends with an
+/// error.
 fn listen(bind: &str) -> TcpListener {
     let listener = TcpListener::bind((bind, 0)).expect("a listener");
     nix::sys::socket::listen(&listener, Backlog::new(4096).expect("a backlog")).expect("listening");
@@ -125,7 +126,8 @@ fn every_way_to_end_gives_the_count_back() {
     let bench = Bench::new(&limited(100), "0.0.0.0", "10.79.0.1");
     let (first, server) = bench.pair(ONE);
     assert_eq!((bench.count(ONE), bench.count(OTHER)), (1, 0));
-    // FIN by the client, then by the server, and the other way round: who goes first stays in TIME_WAIT, which is none.
+    // FIN by the client, then by the server, and the other way round: who goes first stays in TIME_WAIT,
+    // which is none.
     drop(first);
     drop(server);
     bench.expect_count(ONE, 0);
@@ -240,11 +242,13 @@ fn ten_of_sixty(mode: GuardMode) {
     let mut bench = Bench::new(&limited(10), "0.0.0.0", "10.79.0.1");
     bench.attach(mode);
     let dial = Dial { source: Some(ip(ONE)), receive_buffer: None };
-    let streams: Vec<_> = bench.client.run(|| (0..60).map(|_| dial.start(bench.address).expect("started")).collect());
+    let streams: Vec<_> =
+        bench.client.run(|| (0..60).map(|_| dial.start(bench.address).expect("started")).collect());
     std::thread::sleep(AT_ONCE);
     assert_eq!(bench.count(ONE), 10);
     bench.listener.set_nonblocking(true).expect("non-blocking");
-    let mut accepted: Vec<TcpStream> = std::iter::from_fn(|| bench.listener.accept().ok()).map(|(stream, _)| stream).collect();
+    let mut accepted: Vec<TcpStream> =
+        std::iter::from_fn(|| bench.listener.accept().ok()).map(|(stream, _)| stream).collect();
     assert_eq!(accepted.len(), 10);
     // Those that think they are connected cannot get in with data either.
     for stream in &streams {

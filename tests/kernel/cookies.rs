@@ -1,11 +1,14 @@
-//! SYN cookies from XDP: what the answer looks like, that the kernel takes it up with every option, and what a flood costs.
+//! SYN cookies from XDP: what the answer looks like, that the kernel takes it up with every option, and what
+//! a flood costs.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
 use proxy::config::model::{Guard, GuardMode, SynCookies};
 use proxy::kernel::{Programs, Sysctls};
 use tests::bpf::{self, TX, guard, test_run_output};
@@ -47,7 +50,8 @@ impl Bench {
         // Frames that a driver sends back vanish unless the other end has a program too.
         let peer = client.run(|| bpf::attach_empty("cli0")).expect("an empty program");
         let listener = server.run(|| {
-            let fd = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+            let fd = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+                .expect("a socket");
             setsockopt(&fd, sockopt::Ipv6V6Only, &false).expect("both families");
             let any: SocketAddr = "[::]:0".parse().expect("an address");
             bind(fd.as_raw_fd(), &SockaddrStorage::from(any)).expect("a port");
@@ -60,8 +64,13 @@ impl Bench {
         programs.count_connections().expect("a cgroup v2");
         let sysctls = server.run(|| {
             let mut sysctls = Sysctls::new(folder.path());
-            assert_eq!(programs.use_cookies(guard.syn_cookies, &mut sysctls).expect("cookies"), Vec::<String>::new());
-            programs.apply_guard(guard, &[listener.local_addr().expect("an address")]).expect("the guard is configured");
+            assert_eq!(
+                programs.use_cookies(guard.syn_cookies, &mut sysctls).expect("cookies"),
+                Vec::<String>::new()
+            );
+            programs
+                .apply_guard(guard, &[listener.local_addr().expect("an address")])
+                .expect("the guard is configured");
             sysctls
         });
         let at = |ip: &str| SocketAddr::new(ip.parse().expect("an address"), port);
@@ -105,7 +114,10 @@ fn cookies(syn_cookies: SynCookies) -> Guard {
 }
 
 fn sum(bytes: &[u8]) -> u32 {
-    bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))).sum()
+    bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum()
 }
 
 fn folded(sum: u32) -> u32 {
@@ -143,7 +155,11 @@ fn a_syn_becomes_its_answer_in_every_header_shape() {
             let frame = shape.bytes();
             let (action, answer) = bench.judge(&frame);
             assert_eq!(action, TX, "{name}");
-            assert_eq!((&answer[..6], &answer[6..12]), (&frame[6..12], &frame[..6]), "{name}: addresses change places");
+            assert_eq!(
+                (&answer[..6], &answer[6..12]),
+                (&frame[6..12], &frame[..6]),
+                "{name}: addresses change places"
+            );
             assert_eq!(answer[12..14 + tags], frame[12..14 + tags], "{name}: tags stay");
             let ip = &answer[14 + tags..];
             let asked = &frame[14 + tags..];
@@ -153,7 +169,11 @@ fn a_syn_becomes_its_answer_in_every_header_shape() {
                 assert_eq!((&ip[12..16], &ip[16..20]), (&asked[16..20], &asked[12..16]), "{name}");
                 (20, sum(&ip[12..20]))
             } else {
-                assert_eq!((ip[0], ip[6], u16::from_be_bytes([ip[4], ip[5]]) as usize), (0x60, 6, ip.len() - 40), "{name}");
+                assert_eq!(
+                    (ip[0], ip[6], u16::from_be_bytes([ip[4], ip[5]]) as usize),
+                    (0x60, 6, ip.len() - 40),
+                    "{name}"
+                );
                 assert_eq!((&ip[8..24], &ip[24..40]), (&asked[24..40], &asked[8..24]), "{name}");
                 (40, sum(&ip[8..40]))
             };
@@ -253,7 +273,8 @@ fn exactly_ten_of_sixty_get_in_with_cookies() {
     let mut bench = Bench::new(&guard, 128);
     bench.attach(GuardMode::Driver);
     let to = bench.v4;
-    let streams: Vec<TcpStream> = bench.client.run(|| (0..60).map(|_| Dial::default().start(to).expect("started")).collect());
+    let streams: Vec<TcpStream> =
+        bench.client.run(|| (0..60).map(|_| Dial::default().start(to).expect("started")).collect());
     std::thread::sleep(PAUSE);
     let source: IpAddr = CLIENT.parse().expect("an address");
     assert_eq!(bench.programs.connections_of(source).expect("counts"), 10);
@@ -262,7 +283,9 @@ fn exactly_ten_of_sixty_get_in_with_cookies() {
     for _ in 0..10 {
         drop(bench.listener.accept().expect("accepted"));
     }
-    tests::eventually(LIMIT, "all are gone", || (bench.programs.connections_of(source).expect("counts") == 0).then_some(()));
+    tests::eventually(LIMIT, "all are gone", || {
+        (bench.programs.connections_of(source).expect("counts") == 0).then_some(())
+    });
 }
 
 /// Honest clients that connect while `kind` floods, and the softirq time of all CPUs meanwhile.
@@ -272,7 +295,8 @@ fn under_flood(bench: &Bench, kind: Kind, count: u32, honest: usize) -> (usize, 
     let served = std::thread::scope(|scope| {
         let client = &bench.client;
         scope.spawn(move || {
-            // All of them, however soon the honest clients are through: the softirq time of both runs is of as many packets.
+            // All of them, however soon the honest clients are through: the softirq time of both runs is of
+            // as many packets.
             for _ in 0..count / 1000 {
                 client.run(|| flood::send(kind, SocketAddrV4::new(*to.ip(), to.port()), 1000));
             }
@@ -300,7 +324,10 @@ fn a_spoofed_syn_flood_costs_honest_clients_nothing() {
     let (without, ticks_without) = under_flood(&bench, Kind::Syn, 100_000, 200);
     bench.attach(GuardMode::Driver);
     let (with, ticks_with) = under_flood(&bench, Kind::Syn, 100_000, 200);
-    println!("SYN flood: {with} of 200 connect with XDP in {ticks_with} ticks of softirq, {without} without in {ticks_without}");
+    println!(
+        "SYN flood: {with} of 200 connect with XDP in {ticks_with} ticks of softirq, {without} without in \
+         {ticks_without}"
+    );
     assert!(with >= 199, "{with} of 200");
     assert!(bench.verdict("syn_cookie") > 1000, "{:?}", bench.programs.verdicts());
 }
@@ -319,7 +346,9 @@ fn bogus_acks_are_dropped_while_cookies_are_out_and_pass_before() {
     let SocketAddr::V4(to) = bench.v4 else { panic!("IPv4") };
     let before = bench.verdict("stray_ack");
     let sent = bench.client.run(|| flood::send(Kind::Ack, to, 20_000));
-    tests::eventually(LIMIT, "all are dropped", || (bench.verdict("stray_ack") >= before + u64::from(sent)).then_some(()));
+    tests::eventually(LIMIT, "all are dropped", || {
+        (bench.verdict("stray_ack") >= before + u64::from(sent)).then_some(())
+    });
     let (served, ticks) = under_flood(&bench, Kind::Ack, 50_000, 100);
     println!("ACK flood: {served} of 100 connect, {ticks} ticks of softirq");
     assert_eq!(served, 100);

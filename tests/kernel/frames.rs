@@ -149,8 +149,12 @@ impl Frame {
         }
         let tcp = self.tcp();
         match (self.source, self.destination.ip()) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => self.v4(&mut bytes, source, destination, tcp.len()),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => self.v6(&mut bytes, source, destination, tcp.len()),
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                self.v4(&mut bytes, source, destination, tcp.len())
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                self.v6(&mut bytes, source, destination, tcp.len())
+            }
             _ => panic!("one family"),
         }
         bytes.extend_from_slice(&tcp);
@@ -182,7 +186,24 @@ impl Frame {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&self.source_port.to_be_bytes());
         bytes.extend_from_slice(&self.destination.port().to_be_bytes());
-        bytes.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 2, self.data_offset << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&[
+            0,
+            0,
+            0,
+            1,
+            0,
+            0,
+            0,
+            2,
+            self.data_offset << 4,
+            self.flags,
+            0xff,
+            0xff,
+            0,
+            0,
+            0,
+            0,
+        ]);
         bytes.extend_from_slice(&self.tcp_options);
         bytes.resize(bytes.len() + self.payload, 0x2a);
         bytes

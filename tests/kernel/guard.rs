@@ -1,5 +1,6 @@
-//! The guard on real packets: a Sluice in one network namespace, its clients in another, a veth pair between them with XDP in
-//! driver mode. What single packets get is tried with BPF_PROG_TEST_RUN in `kernel_programs`.
+//! The guard on real packets: a Sluice in one network namespace, its clients in another, a veth pair between
+//! them with XDP in driver mode. What single packets get is tried with BPF_PROG_TEST_RUN in
+//! `kernel_programs`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -26,7 +27,8 @@ fn a_source_above_its_rate_is_dropped_while_another_is_served() {
     let sluice = net.setup("syn_rate_per_ip = \"10/s\"\nsyn_burst_per_ip = 20").start();
     assert_eq!(sluice.status()["supervisor"]["guard"]["interfaces"]["edge"], "driver");
     let dial = Dial { source: Some(ONE), receive_buffer: None };
-    let flood: Vec<TcpStream> = net.clients.run(|| (0..200).map(|_| dial.start(sluice.address()).unwrap()).collect());
+    let flood: Vec<TcpStream> =
+        net.clients.run(|| (0..200).map(|_| dial.start(sluice.address()).unwrap()).collect());
     // While that source has used up its bucket, the other one is served.
     for _ in 0..10 {
         assert!(net.is_served(OTHER, &sluice), "the other source has a bucket of its own");
@@ -59,7 +61,8 @@ fn denied_sources_are_dropped_and_allowed_ones_never_judged() {
         return;
     }
     let net = Cable::new();
-    let guard = "deny = [\"10.77.0.0/24\"]\nallow = [\"10.77.0.3/32\"]\nsyn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 1";
+    let guard = "deny = [\"10.77.0.0/24\"]\nallow = [\"10.77.0.3/32\"]\nsyn_rate_per_ip = \"1/s\"\n\
+        syn_burst_per_ip = 1";
     let sluice = net.setup(guard).start();
     assert!(!net.is_served(ONE, &sluice));
     assert!(verdict(&sluice, "denied") >= 1, "{:?}", sluice.verdicts());
@@ -156,8 +159,10 @@ fn ipv6_is_judged_by_its_64() {
     for address in ["fd77::2/48", "fd77::3/48", "fd77:0:0:1::2/48"] {
         net.clients.ip(&["address", "add", address, "dev", "out", "nodad"]);
     }
-    let sluice =
-        net.setup("syn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 5").inside(&net.server, "fd77::1".parse().unwrap()).start();
+    let sluice = net
+        .setup("syn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 5")
+        .inside(&net.server, "fd77::1".parse().unwrap())
+        .start();
     let dial = |source: &str| {
         let dial = Dial { source: Some(source.parse().unwrap()), receive_buffer: None };
         net.clients.run(|| dial.start(sluice.address()).unwrap())
@@ -221,10 +226,12 @@ fn what_cannot_be_is_a_clear_error() {
         return;
     }
     let net = Cable::new();
-    for (guard, words) in
-        [("interfaces = [\"nowhere0\"]", vec!["nowhere0"]), ("interfaces = [\"lo\"]\nmode = \"driver\"", vec!["lo", "driver"])]
-    {
-        let mut sluice = Setup::to(net.origin.address()).inside(&net.server, SERVER).with("guard", guard).spawn();
+    for (guard, words) in [
+        ("interfaces = [\"nowhere0\"]", vec!["nowhere0"]),
+        ("interfaces = [\"lo\"]\nmode = \"driver\"", vec!["lo", "driver"]),
+    ] {
+        let mut sluice =
+            Setup::to(net.origin.address()).inside(&net.server, SERVER).with("guard", guard).spawn();
         let status = sluice.wait_end(LIMIT);
         assert_ne!(status.code(), Some(0), "{guard}");
         for word in words {
@@ -289,10 +296,12 @@ fn a_source_holds_exactly_as_many_connections_as_it_may() {
     let mut sluice = net.setup("connections_per_ip = 5").start();
     let mut held = holds_exactly(&net, &sluice, 5);
     assert!(verdict(&sluice, "connections") >= 1, "{:?}", sluice.verdicts());
-    // An end by the client, a reset, and an end by the proxy each make room for one. Accepts are deferred, so a connection counts from
-    // its first bytes on.
+    // An end by the client, a reset, and an end by the proxy each make room for one. Accepts are deferred, so
+    // a connection counts from its first bytes on.
     let refill = |held: &mut Vec<Client>| {
-        eventually(LIMIT, "there is room", || (sluice.status()["supervisor"]["guard"]["connections"] == 4).then_some(()));
+        eventually(LIMIT, "there is room", || {
+            (sluice.status()["supervisor"]["guard"]["connections"] == 4).then_some(())
+        });
         let mut client = net.dial(ONE, sluice.address()).unwrap();
         assert_eq!(client.get("/").status, 200);
         held.push(client);
@@ -325,7 +334,8 @@ fn a_client_that_vanished_gives_its_room_back() {
     // How often the kernel says our end again to nobody: by default for about 100 s, and so long it counts.
     net.server.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_orphan_retries", "1").unwrap());
     let setup = net.setup("connections_per_ip = 2");
-    let sluice = setup.with("listener.timeouts", "keep_alive = \"500ms\"\nrequest_header = \"500ms\"").start();
+    let sluice =
+        setup.with("listener.timeouts", "keep_alive = \"500ms\"\nrequest_header = \"500ms\"").start();
     let mut held = holds_exactly(&net, &sluice, 2);
     // One between requests, one in the middle of a head.
     held[0].send("GET / HTTP/1.1\r\nHo");

@@ -1,5 +1,6 @@
-//! What outlives a crash: supervisor and data plane are killed, and the filter that they left still drops; the next start takes it
-//! over with bans and counters, or says what it cannot take over. And one instance per interface.
+//! What outlives a crash: supervisor and data plane are killed, and the filter that they left still drops;
+//! the next start takes it over with bans and counters, or says what it cannot take over. And one instance
+//! per interface.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -57,20 +58,33 @@ fn the_filter_outlives_a_crash_and_the_next_start_takes_it_over() {
     let (address, folder) = (first.address(), pins_of(first.run_dir()));
     success(&first.command_with("ban", &["10.77.0.3", "--for", "1h"]));
     assert_eq!(net.reach(ONE, address), Reached::Served);
-    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), (Reached::Dropped, Reached::Dropped));
+    assert_eq!(
+        (net.reach(BANNED, address), net.reach(DENIED, address)),
+        (Reached::Dropped, Reached::Dropped)
+    );
     let (banned, denied) = (verdict(&first, "banned"), verdict(&first, "denied"));
     assert!(banned >= 1 && denied >= 1);
 
     crash(&mut first);
     assert!(folder.join("GUARD_BANS").exists(), "{folder:?}");
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdp"));
-    assert_eq!(net.reach(ONE, address), Reached::Refused, "nobody listens, and nobody drops what is not listed");
-    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), (Reached::Dropped, Reached::Dropped));
+    assert_eq!(
+        net.reach(ONE, address),
+        Reached::Refused,
+        "nobody listens, and nobody drops what is not listed"
+    );
+    assert_eq!(
+        (net.reach(BANNED, address), net.reach(DENIED, address)),
+        (Reached::Dropped, Reached::Dropped)
+    );
 
     // What is left is explained, by both commands.
     let status = first.command("status");
     assert_eq!(status.code(), 1, "{}", status.all());
-    let plan = success(&first.inside(|| tests::sluice::command(&["plan", "--config", first.config_path().to_str().unwrap()])));
+    let plan = success(
+        &first
+            .inside(|| tests::sluice::command(&["plan", "--config", first.config_path().to_str().unwrap()])),
+    );
     for said in [status.errors(), plan] {
         for words in ["earlier run was killed", "XDP on edge", "1 bans hold", "sluice stop --run-dir"] {
             assert!(said.contains(words), "{words}: {said}");
@@ -81,8 +95,14 @@ fn the_filter_outlives_a_crash_and_the_next_start_takes_it_over() {
     let mut second = first;
     assert!(second.log().contains("taken over"), "{}", second.log());
     assert_eq!(net.reach(ONE, address), Reached::Served);
-    assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), (Reached::Dropped, Reached::Dropped));
-    assert!(verdict(&second, "banned") > banned && verdict(&second, "denied") > denied, "the counters went on");
+    assert_eq!(
+        (net.reach(BANNED, address), net.reach(DENIED, address)),
+        (Reached::Dropped, Reached::Dropped)
+    );
+    assert!(
+        verdict(&second, "banned") > banned && verdict(&second, "denied") > denied,
+        "the counters went on"
+    );
     assert!(success(&second.command("bans")).contains("10.77.0.3"));
     assert_eq!(second.status()["supervisor"]["guard"]["interfaces"]["edge"], "driver");
     // What was adopted is still writable: bans and their bits.
@@ -102,7 +122,8 @@ fn no_packet_goes_unjudged_while_a_start_takes_over() {
     let net = Cable::new();
     let mut sluice = guarded(&net, "driver").start();
     success(&sluice.command_with("ban", &["10.77.0.3", "--for", "1h"]));
-    // A server beside Sluice, on a port that is Sluice's for the filter only while it is down: another address of the machine.
+    // A server beside Sluice, on a port that is Sluice's for the filter only while it is down: another
+    // address of the machine.
     let address = sluice.address();
     crash(&mut sluice);
     let listener = net.server.run(|| TcpListener::bind(address).unwrap());
@@ -116,7 +137,10 @@ fn no_packet_goes_unjudged_while_a_start_takes_over() {
                 net.clients.run(|| {
                     while !stop.load(Ordering::SeqCst) {
                         let done = dial.connect(address, Duration::from_millis(3));
-                        assert!(done.is_err_and(|error| error.kind() == ErrorKind::TimedOut), "a packet of {source} passed");
+                        assert!(
+                            done.is_err_and(|error| error.kind() == ErrorKind::TimedOut),
+                            "a packet of {source} passed"
+                        );
                         tried.fetch_add(1, Ordering::SeqCst);
                     }
                 });
@@ -219,7 +243,10 @@ fn an_interface_that_came_back_is_attached_anew() {
     sluice.start_again();
     assert!(sluice.log().contains("interface that is gone"), "{}", sluice.log());
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdp"));
-    assert_eq!((net.reach(ONE, sluice.address()), net.reach(BANNED, sluice.address())), (Reached::Served, Reached::Dropped));
+    assert_eq!(
+        (net.reach(ONE, sluice.address()), net.reach(BANNED, sluice.address())),
+        (Reached::Served, Reached::Dropped)
+    );
 }
 
 #[test]
@@ -237,7 +264,13 @@ fn maps_of_an_older_layout_are_replaced_and_it_is_said_what_is_lost() {
     std::fs::rename(folder.join("GUARD_PORTS"), folder.join("GUARD_VERDICTS")).unwrap();
     sluice.start_again();
     let log = sluice.log();
-    for words in ["do not fit", "GUARD_PORTS is new", "GUARD_VERDICTS", "counters and rate buckets begin anew", "1 bans hold"] {
+    for words in [
+        "do not fit",
+        "GUARD_PORTS is new",
+        "GUARD_VERDICTS",
+        "counters and rate buckets begin anew",
+        "1 bans hold",
+    ] {
         assert!(log.contains(words), "{words}: {log}");
     }
     assert_eq!((net.reach(ONE, address), net.reach(BANNED, address)), (Reached::Served, Reached::Dropped));
@@ -268,17 +301,25 @@ fn a_second_instance_is_refused_with_the_holders_name_in_every_mode() {
         let mut second = guarded(&net, mode).spawn();
         assert_ne!(second.wait_end(LIMIT).code(), Some(0), "{mode}");
         let log = second.log();
-        for words in
-            ["edge", name.as_str(), &format!("process {}", first.pid()), "sluice stop --run-dir", "one instance per interface"]
-        {
+        for words in [
+            "edge",
+            name.as_str(),
+            &format!("process {}", first.pid()),
+            "sluice stop --run-dir",
+            "one instance per interface",
+        ] {
             assert!(log.contains(words), "{mode}: {words}: {log}");
         }
         assert!(!pins_of(second.run_dir()).exists(), "the loser leaves nothing");
     }
     let setup = guarded(&net, "auto");
     let path = setup.write();
-    let plan = success(&net.server.run(|| tests::sluice::command(&["plan", "--config", path.to_str().unwrap()])));
-    assert!(plan.contains("would stop a start") && plan.contains(&format!("process {}", first.pid())), "{plan}");
+    let plan =
+        success(&net.server.run(|| tests::sluice::command(&["plan", "--config", path.to_str().unwrap()])));
+    assert!(
+        plan.contains("would stop a start") && plan.contains(&format!("process {}", first.pid())),
+        "{plan}"
+    );
     assert_eq!(net.reach(ONE, first.address()), Reached::Served);
     // A dead one holds it as well, until somebody decides.
     crash(&mut first);
@@ -302,7 +343,9 @@ fn an_xdp_program_of_others_is_named() {
         let mut sluice = guarded(&net, mode).spawn();
         assert_ne!(sluice.wait_end(LIMIT).code(), Some(0), "{mode}");
         assert!(
-            sluice.log().contains("edge") && sluice.log().contains("is attached") && sluice.log().contains("xdp off"),
+            sluice.log().contains("edge")
+                && sluice.log().contains("is attached")
+                && sluice.log().contains("xdp off"),
             "{}",
             sluice.log()
         );
@@ -322,7 +365,10 @@ fn another_run_dir_of_the_same_name_is_refused() {
     let same = base.path().join(first.run_dir().file_name().unwrap());
     let setup = guarded(&net, "generic");
     let path = setup.write();
-    let text = setup.text().replace(setup.run_dir().to_str().unwrap(), same.to_str().unwrap()).replace("\"edge\"", "\"lo\"");
+    let text = setup
+        .text()
+        .replace(setup.run_dir().to_str().unwrap(), same.to_str().unwrap())
+        .replace("\"edge\"", "\"lo\"");
     std::fs::write(&path, text).unwrap();
     let second = net.server.run(|| tests::sluice::command(&["run", "--config", path.to_str().unwrap()]));
     assert_ne!(second.code(), 0);
@@ -330,7 +376,8 @@ fn another_run_dir_of_the_same_name_is_refused() {
     assert_eq!(net.reach(ONE, first.address()), Reached::Served);
 }
 
-/// Counts of connections are not pinned: those of a killed run end with it, and must not be held against their sources afterwards.
+/// Counts of connections are not pinned: those of a killed run end with it, and must not be held against
+/// their sources afterwards.
 #[test]
 fn connections_of_a_killed_run_do_not_count_any_more() {
     if skip::without_root() {
@@ -343,7 +390,8 @@ fn connections_of_a_killed_run_do_not_count_any_more() {
     for round in 0..3 {
         let held: Vec<Client> = (0..2)
             .map(|_| {
-                let mut client = Client::over(net.clients.run(|| dial.connect(address, LIMIT)).unwrap()).unwrap();
+                let mut client =
+                    Client::over(net.clients.run(|| dial.connect(address, LIMIT)).unwrap()).unwrap();
                 assert_eq!(client.get("/").text(), "inside", "round {round}");
                 client
             })
@@ -364,18 +412,26 @@ fn without_bpffs_it_is_said_loudly_and_goes_on() {
     let net = Cable::new();
     let setup = guarded(&net, "driver");
     let path = setup.write();
-    let script = "umount -l -t bpf -a 2>/dev/null; while grep -q ' bpf ' /proc/self/mounts; do umount -l $(awk '$3==\"bpf\"{print $2;exit}' \
-                  /proc/self/mounts); done; mount -t tmpfs -o ro none /sys/fs && exec \"$0\" run --config \"$1\"";
+    let script = "umount -l -t bpf -a 2>/dev/null; while grep -q ' bpf ' /proc/self/mounts; do umount -l \
+        $(awk '$3==\"bpf\"{print $2;exit}' \
+                  /proc/self/mounts); done; mount -t tmpfs -o ro none /sys/fs && exec \"$0\" run --config \
+                  \"$1\"";
     let log = std::fs::File::create(setup.run_dir().join("log")).unwrap();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(tests::sluice::binary()).arg(&path);
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .arg(tests::sluice::binary())
+        .arg(&path);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     let child = net.server.run(|| command.spawn().unwrap());
     let mut sluice = setup.adopt(child);
     sluice.wait_ready();
     let degraded = sluice.status()["supervisor"]["degraded"].to_string();
     assert!(degraded.contains("no bpffs") && degraded.contains("mount -t bpf"), "{degraded}");
-    assert_eq!((net.reach(ONE, sluice.address()), net.reach(DENIED, sluice.address())), (Reached::Served, Reached::Dropped));
+    assert_eq!(
+        (net.reach(ONE, sluice.address()), net.reach(DENIED, sluice.address())),
+        (Reached::Served, Reached::Dropped)
+    );
     success(&sluice.command_with("ban", &["10.77.0.3"]));
     assert_eq!(net.reach(BANNED, sluice.address()), Reached::Dropped);
     // A second one cannot learn the holder's name, and still learns whose the program is.

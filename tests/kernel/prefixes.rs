@@ -1,5 +1,5 @@
-//! The guard's lists against the plainest longest-prefix match there is, over random lists that follow one another by reloads: the
-//! bitmap before the tries may cost a look-up in vain, but never change a verdict.
+//! The guard's lists against the plainest longest-prefix match there is, over random lists that follow one
+//! another by reloads: the bitmap before the tries may cost a look-up in vain, but never change a verdict.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -57,12 +57,15 @@ fn probe(net: IpNet, random: u128, flipped: u32) -> IpAddr {
     }
 }
 
-/// IPv4 and IPv4-mapped addresses are the same for the guard, and no IPv6 prefix shorter than 96 bits is about them.
+/// IPv4 and IPv4-mapped addresses are the same for the guard, and no IPv6 prefix shorter than 96 bits is
+/// about them.
 fn lists(list: &[IpNet], source: IpAddr) -> bool {
     let source = source.to_canonical();
     list.iter().any(|net| match (net, source) {
         (IpNet::V4(net), IpAddr::V4(source)) => net.contains(&source),
-        (IpNet::V6(net), IpAddr::V4(source)) => net.prefix_len() >= 96 && net.contains(&source.to_ipv6_mapped()),
+        (IpNet::V6(net), IpAddr::V4(source)) => {
+            net.prefix_len() >= 96 && net.contains(&source.to_ipv6_mapped())
+        }
         (IpNet::V6(net), IpAddr::V6(source)) => net.contains(&source),
         (IpNet::V4(_), IpAddr::V6(_)) => false,
     })
@@ -101,20 +104,33 @@ fn random_lists_are_judged_as_the_longest_prefix_says_also_after_reloads() {
         return;
     }
     let programs = std::cell::RefCell::new(bpf::programs());
-    let mut runner =
-        TestRunner::new(Config { cases: 150, max_shrink_iters: 200, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config {
+        cases: 150,
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..Config::default()
+    });
     let result = runner.run(&reload(), |(allow, deny, probes, others)| {
         let mut programs = programs.borrow_mut();
         let lists = Guard { allow: allow.clone(), deny: deny.clone(), ..guard() };
         programs.apply_guard(&lists, &listeners()).expect("the guard is configured");
         let listed: Vec<IpNet> = allow.iter().chain(&deny).copied().collect();
-        let near =
-            probes.iter().filter(|_| !listed.is_empty()).map(|(at, random, flipped)| probe(*at.get(&listed), *random, *flipped));
-        let others = others.iter().flat_map(|bits| [IpAddr::V6((*bits).into()), IpAddr::V4((*bits as u32).into())]);
+        let near = probes
+            .iter()
+            .filter(|_| !listed.is_empty())
+            .map(|(at, random, flipped)| probe(*at.get(&listed), *random, *flipped));
+        let others =
+            others.iter().flat_map(|bits| [IpAddr::V6((*bits).into()), IpAddr::V4((*bits as u32).into())]);
         for source in near.chain(others) {
             let verdict = expected(&lists, source);
             let action = if verdict.drops() { DROP } else { PASS };
-            prop_assert_eq!(judge(&mut programs, source), (action, vec![verdict]), "{} with {:?}", source, lists);
+            prop_assert_eq!(
+                judge(&mut programs, source),
+                (action, vec![verdict]),
+                "{} with {:?}",
+                source,
+                lists
+            );
         }
         Ok(())
     });
@@ -128,8 +144,17 @@ fn the_shortest_prefixes_come_and_go() {
         return;
     }
     let mut programs = bpf::programs();
-    let sources =
-        ["0.0.0.1", "9.255.255.255", "10.0.0.0", "128.0.0.1", "255.255.255.254", "::1", "2001:db8::7", "fe80::1", "ffff::1"];
+    let sources = [
+        "0.0.0.1",
+        "9.255.255.255",
+        "10.0.0.0",
+        "128.0.0.1",
+        "255.255.255.254",
+        "::1",
+        "2001:db8::7",
+        "fe80::1",
+        "ffff::1",
+    ];
     let sources = sources.map(|text| text.parse::<IpAddr>().expect("an address"));
     for length in (0..=8u8).chain([0, 8, 1]) {
         for network in ["0.0.0.0", "8.0.0.0", "128.0.0.0", "::", "2000::", "ff00::"] {
@@ -137,7 +162,11 @@ fn the_shortest_prefixes_come_and_go() {
             let lists = Guard { deny: vec![net], ..guard() };
             programs.apply_guard(&lists, &listeners()).expect("the guard is configured");
             for source in sources {
-                assert_eq!(judge(&mut programs, source).1, [expected(&lists, source)], "{source} with {net} denied");
+                assert_eq!(
+                    judge(&mut programs, source).1,
+                    [expected(&lists, source)],
+                    "{source} with {net} denied"
+                );
             }
         }
     }
@@ -147,16 +176,18 @@ fn the_shortest_prefixes_come_and_go() {
     }
 }
 
-/// What both the old and the new configuration drop is dropped at every moment between them, and what both judge is judged: lists of
-/// other lengths (and so other classes of the bitmap) and another main address come and go meanwhile.
+/// What both the old and the new configuration drop is dropped at every moment between them, and what both
+/// judge is judged: lists of other lengths (and so other classes of the bitmap) and another main address come
+/// and go meanwhile.
 #[test]
 fn a_reload_never_lets_pass_what_both_configurations_drop() {
     if without_root() {
         return;
     }
     let mut programs = bpf::programs();
-    let denied: Vec<IpNet> =
-        ["198.51.100.7/32", "203.0.113.0/24", "2001:db8:7::/64"].map(|net| net.parse().expect("a prefix")).to_vec();
+    let denied: Vec<IpNet> = ["198.51.100.7/32", "203.0.113.0/24", "2001:db8:7::/64"]
+        .map(|net| net.parse().expect("a prefix"))
+        .to_vec();
     let list = |others: &[&str], hosts: std::ops::Range<u32>| {
         let others = others.iter().map(|net| net.parse::<IpNet>().expect("a prefix"));
         let hosts = hosts.map(|host| IpNet::from(IpAddr::V4((0xc633_6400 + host * 8).into())));
@@ -165,22 +196,29 @@ fn a_reload_never_lets_pass_what_both_configurations_drop() {
     let configurations = [
         (list(&[], 1..400), vec![SERVER, SERVER6]),
         (list(&["10.0.0.0/8", "2001:db8::/40", "::/3"], 200..800), vec![SERVER, "192.0.2.2:443", SERVER6]),
-        (list(&["198.51.0.0/16", "2001:db8:7::/48"], 0..0), vec!["192.0.2.9:80", "192.0.2.9:81", SERVER, "[::]:443"]),
+        (
+            list(&["198.51.0.0/16", "2001:db8:7::/48"], 0..0),
+            vec!["192.0.2.9:80", "192.0.2.9:81", SERVER, "[::]:443"],
+        ),
         (list(&["10.1.2.3/32"], 0..1), vec!["0.0.0.0:443", "[2001:db8::9]:80", "[2001:db8::9]:81", SERVER6]),
     ];
     let apply = |programs: &mut Programs, (guard, addresses): &(Guard, Vec<&str>)| {
-        let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        let addresses: Vec<SocketAddr> =
+            addresses.iter().map(|address| address.parse().expect("an address")).collect();
         programs.apply_guard(guard, &addresses).expect("the guard is configured");
     };
     apply(&mut programs, &configurations[0]);
-    let program: OwnedFd = programs.guard_fd().expect("the guard loads").try_clone_to_owned().expect("a descriptor");
-    let frames = ["198.51.100.7", "203.0.113.200", "2001:db8:7::1"].map(|source| frame(source.parse().expect("an address")));
+    let program: OwnedFd =
+        programs.guard_fd().expect("the guard loads").try_clone_to_owned().expect("a descriptor");
+    let frames = ["198.51.100.7", "203.0.113.200", "2001:db8:7::1"]
+        .map(|source| frame(source.parse().expect("an address")));
     let (done, ran) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 for (number, frame) in frames.iter().enumerate() {
-                    let action = test_run(std::os::fd::AsFd::as_fd(&program), frame, 1).expect("a run").action;
+                    let action =
+                        test_run(std::os::fd::AsFd::as_fd(&program), frame, 1).expect("a run").action;
                     // Not by panic: the other thread waits for nobody.
                     if action != DROP {
                         done.store(true, Ordering::Relaxed);

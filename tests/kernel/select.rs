@@ -1,5 +1,5 @@
-//! Steering of plain listeners on a loopback of the test's own: each flow is one connect, and the socket whose accept queue it
-//! lands in says which worker was chosen.
+//! Steering of plain listeners on a loopback of the test's own: each flow is one connect, and the socket
+//! whose accept queue it lands in says which worker was chosen.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
 use proxy::config::model::{Steering, SteeringPolicy};
 use proxy::kernel::Programs;
 use proxy_common::steer::{SLOT_DRAINING, SLOT_EMPTY, SLOT_LIVE, WORKERS_MAX, WorkerSlot, slot_of};
@@ -59,7 +61,8 @@ impl Bench {
 
     /// What a worker publishes.
     fn publish(&self, slot: u32, value: WorkerSlot) {
-        let map = MapData::from_fd(self.programs.slots().try_clone_to_owned().expect("a descriptor")).expect("the slots");
+        let map = MapData::from_fd(self.programs.slots().try_clone_to_owned().expect("a descriptor"))
+            .expect("the slots");
         let mut slots = Array::try_from(Map::Array(map)).expect("an array of slots");
         slots.set(slot, value, 0).expect("a slot");
     }
@@ -76,7 +79,8 @@ impl Bench {
 
     fn flows_to(&self, address: SocketAddr, sockets: &[TcpListener], count: usize) -> Vec<usize> {
         let clients = self.namespace.run(|| {
-            let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("nobody is refused");
+            let connect =
+                |_| TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("nobody is refused");
             (0..count).map(connect).collect::<Vec<_>>()
         });
         let accepted: Vec<usize> = sockets.iter().map(|socket| accept_all(socket).len()).collect();
@@ -102,7 +106,8 @@ fn accept_all(socket: &TcpListener) -> Vec<TcpStream> {
 
 fn now_nanos() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
-    u64::try_from(now.tv_sec()).expect("after the start") * 1_000_000_000 + u64::try_from(now.tv_nsec()).expect("nanoseconds")
+    u64::try_from(now.tv_sec()).expect("after the start") * 1_000_000_000
+        + u64::try_from(now.tv_nsec()).expect("nanoseconds")
 }
 
 #[test]
@@ -151,7 +156,12 @@ fn draining_empty_and_stuck_workers_get_nothing() {
         let mut bench = Bench::new(policy);
         let sockets = listeners(&bench.namespace, "127.0.0.1:0", 5);
         bench.steer(2, &sockets).expect("steered");
-        let slot = |state, running_since| WorkerSlot { state, running_since, generation: 2, ..WorkerSlot::default() };
+        let slot = |state, running_since| WorkerSlot {
+            state,
+            running_since,
+            generation: 2,
+            ..WorkerSlot::default()
+        };
         let now = now_nanos();
         bench.publish(0, slot(SLOT_DRAINING, 0));
         bench.publish(1, slot(SLOT_EMPTY, 0));
@@ -214,7 +224,8 @@ fn numa_local_stays_on_the_node_and_leaves_it_when_it_must() {
     let mut bench = Bench::new(SteeringPolicy::NumaLocal);
     let sockets = listeners(&bench.namespace, "127.0.0.1:0", 4);
     bench.steer(1, &sockets).expect("steered");
-    let slot = |node, load| WorkerSlot { state: SLOT_LIVE, load, node, generation: 1, ..WorkerSlot::default() };
+    let slot =
+        |node, load| WorkerSlot { state: SLOT_LIVE, load, node, generation: 1, ..WorkerSlot::default() };
     bench.publish(slot_of(1, 0), slot(1, 0));
     bench.publish(slot_of(1, 1), slot(0, 500));
     bench.publish(slot_of(1, 2), slot(0, 400));
@@ -239,7 +250,10 @@ fn a_socket_outlives_its_data_plane_and_moves_to_the_next() {
     bench.steer(1, &sockets).expect("steered");
     bench.steer(1, &other).expect("a second listener");
     for worker in 0..3 {
-        bench.publish(slot_of(1, worker), WorkerSlot { state: SLOT_LIVE, generation: 1, ..WorkerSlot::default() });
+        bench.publish(
+            slot_of(1, worker),
+            WorkerSlot { state: SLOT_LIVE, generation: 1, ..WorkerSlot::default() },
+        );
     }
     bench.flows(&sockets, 20);
     bench.flows(&other, 20);
@@ -257,7 +271,10 @@ fn a_socket_outlives_its_data_plane_and_moves_to_the_next() {
     bench.steer(2, &other).expect("the other half");
     for worker in 0..3 {
         let load = if worker == 1 { 0 } else { 9 };
-        bench.publish(slot_of(2, worker), WorkerSlot { state: SLOT_LIVE, load, generation: 2, ..WorkerSlot::default() });
+        bench.publish(
+            slot_of(2, worker),
+            WorkerSlot { state: SLOT_LIVE, load, generation: 2, ..WorkerSlot::default() },
+        );
     }
     let flows = bench.flows(&sockets, 40);
     assert!(flows[1] > 15, "{flows:?}");
@@ -281,12 +298,19 @@ fn two_generations_share_an_address_during_an_upgrade() {
     let new = listeners(&bench.namespace, &address.to_string(), 3);
     bench.steer(1, &old).expect("steered");
     bench.steer(2, &new).expect("steered");
-    let all: Vec<TcpListener> = old.iter().chain(&new).map(|socket| socket.try_clone().expect("a descriptor")).collect();
+    let all: Vec<TcpListener> =
+        old.iter().chain(&new).map(|socket| socket.try_clone().expect("a descriptor")).collect();
     for worker in 0..3 {
-        bench.publish(slot_of(2, worker), WorkerSlot { state: SLOT_LIVE, generation: 2, ..WorkerSlot::default() });
+        bench.publish(
+            slot_of(2, worker),
+            WorkerSlot { state: SLOT_LIVE, generation: 2, ..WorkerSlot::default() },
+        );
     }
     for worker in 0..2 {
-        bench.publish(slot_of(1, worker), WorkerSlot { state: SLOT_DRAINING, generation: 1, ..WorkerSlot::default() });
+        bench.publish(
+            slot_of(1, worker),
+            WorkerSlot { state: SLOT_DRAINING, generation: 1, ..WorkerSlot::default() },
+        );
     }
     let flows = bench.flows(&all, 60);
     assert_eq!(flows[..2], [0, 0]);

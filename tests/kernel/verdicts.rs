@@ -1,5 +1,6 @@
-//! The guard's fixtures: a packet in, an action and a verdict out, for every header shape and for every length it can be cut
-//! to. The program runs in the kernel (BPF_PROG_TEST_RUN), over maps that belong to one test alone.
+//! The guard's fixtures: a packet in, an action and a verdict out, for every header shape and for every
+//! length it can be cut to. The program runs in the kernel (BPF_PROG_TEST_RUN), over maps that belong to one
+//! test alone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,10 +39,13 @@ impl Bench {
     /// Action and verdict of one packet; exactly one counter must go up, by one.
     fn judge(&mut self, packet: &[u8]) -> (u32, Verdict) {
         let program = self.programs.guard_fd().expect("the guard loads");
-        let ran = test_run(program, packet, 1).unwrap_or_else(|error| panic!("{} bytes: {error}", packet.len()));
+        let ran =
+            test_run(program, packet, 1).unwrap_or_else(|error| panic!("{} bytes: {error}", packet.len()));
         let now = self.programs.verdicts().expect("counters");
-        let changed: Vec<_> =
-            Verdict::ALL.iter().filter(|verdict| now[verdict.label()] != self.before[verdict.label()]).collect();
+        let changed: Vec<_> = Verdict::ALL
+            .iter()
+            .filter(|verdict| now[verdict.label()] != self.before[verdict.label()])
+            .collect();
         let [verdict] = changed[..] else { panic!("one verdict a packet, not {changed:?}") };
         assert_eq!(now[verdict.label()], self.before[verdict.label()] + 1);
         self.before = now;
@@ -53,7 +57,9 @@ impl Bench {
         let program = self.programs.guard_fd().expect("the guard loads");
         test_run(program, packet, repeat).expect("a run");
         let now = self.programs.verdicts().expect("counters");
-        let counted = Verdict::ALL.iter().map(|verdict| (*verdict, now[verdict.label()] - self.before[verdict.label()]));
+        let counted = Verdict::ALL
+            .iter()
+            .map(|verdict| (*verdict, now[verdict.label()] - self.before[verdict.label()]));
         let counted = counted.filter(|(_, count)| *count != 0).collect();
         self.before = now;
         counted
@@ -139,7 +145,11 @@ fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
         ("ipv6 fragment in the middle", v6().extension(44, &middle), Verdict::Fragment),
         ("ipv6 later fragment", v6().extension(44, &later), Verdict::Fragment),
         ("fragment behind hop by hop", v6().extension(0, &options).extension(44, &first), Verdict::Fragment),
-        ("routing under way behind options", v6().extension(60, &options).extension(43, &routing_left), Verdict::SourceRouted),
+        (
+            "routing under way behind options",
+            v6().extension(60, &options).extension(43, &routing_left),
+            Verdict::SourceRouted,
+        ),
         ("authentication", v6().extension(51, &authentication), Verdict::Syn),
         ("encryption", v6().extension(50, &options), Verdict::NotTcp),
         ("mobility", v6().extension(135, &options), Verdict::Syn),
@@ -156,8 +166,16 @@ fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
                 .extension(60, &options),
             Verdict::Syn,
         ),
-        ("all, in qinq", v6().extension(0, &long_options).extension(51, &authentication).tags(&[QINQ, VLAN]), Verdict::Syn),
-        ("udp after extensions", v6().protocol(17).extension(0, &options).extension(60, &options), Verdict::NotTcp),
+        (
+            "all, in qinq",
+            v6().extension(0, &long_options).extension(51, &authentication).tags(&[QINQ, VLAN]),
+            Verdict::Syn,
+        ),
+        (
+            "udp after extensions",
+            v6().protocol(17).extension(0, &options).extension(60, &options),
+            Verdict::NotTcp,
+        ),
         ("eight extensions", chain.clone(), Verdict::Syn),
         ("nine extensions", chain.extension(60, &options), Verdict::TooManyExtensions),
     ]
@@ -200,8 +218,8 @@ fn every_header_shape_gets_its_verdict() {
     }
 }
 
-/// The headers decide, so a packet cut behind them is judged as the whole; one cut within them passes as truncated or, when
-/// the part that is left says enough, with the verdict of the whole.
+/// The headers decide, so a packet cut behind them is judged as the whole; one cut within them passes as
+/// truncated or, when the part that is left says enough, with the verdict of the whole.
 #[test]
 fn every_truncation_passes_or_is_judged_as_the_whole() {
     if without_root() {
@@ -222,15 +240,26 @@ fn every_truncation_passes_or_is_judged_as_the_whole() {
                 if outcome == whole {
                     decided = true;
                 } else {
-                    assert_eq!(outcome, (PASS, Verdict::Truncated), "{name} cut to {length} of {}", bytes.len());
+                    assert_eq!(
+                        outcome,
+                        (PASS, Verdict::Truncated),
+                        "{name} cut to {length} of {}",
+                        bytes.len()
+                    );
                     assert!(!decided, "{name} cut to {length}: a shorter piece said more");
-                    assert!(length < headers, "{name} cut to {length}, behind its {headers} bytes of headers");
+                    assert!(
+                        length < headers,
+                        "{name} cut to {length}, behind its {headers} bytes of headers"
+                    );
                 }
                 cut += 1;
             }
             // What is judged needs all of its headers.
             let short = bench.judge(&bytes[..headers - 1]);
-            assert!(!judged || short == (PASS, Verdict::Truncated), "{name}: {short:?} without its last header byte");
+            assert!(
+                !judged || short == (PASS, Verdict::Truncated),
+                "{name}: {short:?} without its last header byte"
+            );
         }
     }
     assert!(cut > 5_000, "{cut} pieces");
@@ -298,7 +327,8 @@ fn lists_apply_to_every_segment_and_allow_beats_deny() {
     bench.expect(&Frame::syn("198.51.100.8", "192.0.2.1:80"), Verdict::NotOurs);
     // Headers in between hide nothing.
     bench.expect(&Frame::syn("198.51.100.8", SERVER).options(10).tags(&[QINQ, VLAN]), Verdict::Denied);
-    bench.expect(&Frame::syn("2001:db8:8::8", SERVER6).extension(44, &[0, 0, 0, 0, 0, 0, 9]), Verdict::Denied);
+    bench
+        .expect(&Frame::syn("2001:db8:8::8", SERVER6).extension(44, &[0, 0, 0, 0, 0, 0, 9]), Verdict::Denied);
     // A list that is replaced is forgotten.
     bench.apply(&model::Guard { deny: nets(&["203.0.113.0/24"]), ..guard() }, &[SERVER, SERVER6]);
     bench.expect(&Frame::syn("198.51.100.8", SERVER), Verdict::Syn);
@@ -329,7 +359,8 @@ fn dry_run_counts_and_passes() {
     if without_root() {
         return;
     }
-    let dry = model::Guard { dry_run: true, deny: nets(&["198.51.100.0/24"]), syn_rate_per_ip: Some(1), ..guard() };
+    let dry =
+        model::Guard { dry_run: true, deny: nets(&["198.51.100.0/24"]), syn_rate_per_ip: Some(1), ..guard() };
     let mut bench = Bench::new(&dry, &[SERVER]);
     let denied = Frame::syn(CLIENT, SERVER).bytes();
     assert_eq!(bench.judge(&denied), (PASS, Verdict::Denied));
@@ -340,8 +371,8 @@ fn dry_run_counts_and_passes() {
     assert_eq!(bench.judge(&denied), (DROP, Verdict::Denied));
 }
 
-/// A rate so low that nothing is refilled while a test runs: a SYN in 1,000 seconds cannot be asked for, one in a second and a
-/// burst of many can.
+/// A rate so low that nothing is refilled while a test runs: a SYN in 1,000 seconds cannot be asked for, one
+/// in a second and a burst of many can.
 fn limited(rate: u32, burst: u32) -> model::Guard {
     model::Guard { syn_rate_per_ip: Some(rate), syn_burst_per_ip: burst, ..guard() }
 }
@@ -402,7 +433,10 @@ fn a_bucket_refills_at_its_rate() {
     let start = std::time::Instant::now();
     let passed = bench.flood(&packet, 1_000)[&Verdict::Syn];
     let refilled = u64::try_from(start.elapsed().as_millis()).expect("a short time") / 5;
-    assert!((2..=3 + refilled).contains(&passed), "{passed} SYNs passed after a pause, {refilled} were refilled");
+    assert!(
+        (2..=3 + refilled).contains(&passed),
+        "{passed} SYNs passed after a pause, {refilled} were refilled"
+    );
 }
 
 #[test]
@@ -421,8 +455,8 @@ fn a_smaller_burst_holds_at_once() {
     assert_eq!(bench.judge(&packet), (PASS, Verdict::Syn));
 }
 
-/// A spoofed flood costs buckets, not entries: however many sources, nothing grows and an honest source is served as long as
-/// one of its two buckets is not empty.
+/// A spoofed flood costs buckets, not entries: however many sources, nothing grows and an honest source is
+/// served as long as one of its two buckets is not empty.
 #[test]
 fn many_flooders_leave_honest_sources_alone() {
     if without_root() {
@@ -454,8 +488,9 @@ fn lists_have_a_bound_and_say_so() {
         return;
     }
     let mut programs = bpf::programs();
-    let many: Vec<std::net::SocketAddr> =
-        (0..300u16).map(|number| std::net::SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 80))).collect();
+    let many: Vec<std::net::SocketAddr> = (0..300u16)
+        .map(|number| std::net::SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 80)))
+        .collect();
     let error = programs.apply_guard(&guard(), &many).expect_err("too many listeners");
     assert!(error.to_string().contains("256 are the most"), "{error}");
     programs.apply_guard(&guard(), &many[..256]).expect("256 listeners");

@@ -1,6 +1,7 @@
-//! The eBPF programs under test, and BPF_PROG_TEST_RUN through bpf(2): runs a loaded XDP program over a packet given as bytes
-//! (Documentation/bpf/bpf_prog_run). aya 0.14 has no call for it. Two programs of a few instructions each stand beside them: one
-//! that does nothing, and one that gives every packet another source.
+//! The eBPF programs under test, and BPF_PROG_TEST_RUN through bpf(2): runs a loaded XDP program over a
+//! packet given as bytes (Documentation/bpf/bpf_prog_run). aya 0.14 has no call for it. Two programs of a few
+//! instructions each stand beside them: one that does nothing, and one that gives every packet another
+//! source.
 #![allow(unsafe_code, reason = "bpf(2) takes pointers to buffers of ours")]
 
 use std::io;
@@ -62,7 +63,8 @@ struct ProgLoad {
     expected_attach_type: u32,
 }
 
-const _: () = assert!(size_of::<MapCreate>() == 20 && size_of::<MapUpdate>() == 32 && size_of::<ProgLoad>() == 72);
+const _: () =
+    assert!(size_of::<MapCreate>() == 20 && size_of::<MapUpdate>() == 32 && size_of::<ProgLoad>() == 72);
 
 /// `struct { … } test` of `union bpf_attr`.
 #[repr(C)]
@@ -116,9 +118,10 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Resu
         repeat,
         ..TestRun::default()
     };
-    // SAFETY: `run` has the layout and size that are passed, and its only pointer is to `packet`, which the kernel reads
-    // before it returns.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>()) };
+    // SAFETY: `run` has the layout and size that are passed, and its only pointer is to `packet`, which the
+    // kernel reads before it returns.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -152,8 +155,8 @@ const fn instruction(operation: u8, destination: u8, source: u8, offset: i16, im
 
 /// One call of bpf(2) that gives a descriptor or 0.
 fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
-    // SAFETY: `attributes` has the layout of the command's part of `union bpf_attr`, and the size that is passed; what it points to
-    // outlives the call.
+    // SAFETY: `attributes` has the layout of the command's part of `union bpf_attr`, and the size that is
+    // passed; what it points to outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -206,18 +209,24 @@ pub fn attach_xdp(program: BorrowedFd<'_>, interface: &str) -> io::Result<OwnedF
     bpf(BPF_LINK_CREATE, &mut create).map(owned)
 }
 
-/// Attaches the empty program in driver mode to an interface of this namespace, for as long as the descriptor lives: on a veth pair
-/// frames that one end sends back from XDP vanish unless the other end has a program too.
+/// Attaches the empty program in driver mode to an interface of this namespace, for as long as the descriptor
+/// lives: on a veth pair frames that one end sends back from XDP vanish unless the other end has a program
+/// too.
 pub fn attach_empty(interface: &str) -> io::Result<OwnedFd> {
     let program = empty_program()?;
     let index = nix::net::if_::if_nametoindex(interface)?;
-    let mut create =
-        LinkCreate { prog_fd: number(&program), target_ifindex: index, attach_type: BPF_XDP, flags: XDP_FLAGS_DRV_MODE };
+    let mut create = LinkCreate {
+        prog_fd: number(&program),
+        target_ifindex: index,
+        attach_type: BPF_XDP,
+        flags: XDP_FLAGS_DRV_MODE,
+    };
     bpf(BPF_LINK_CREATE, &mut create).map(owned)
 }
 
-/// An XDP program that gives an IPv4 packet without VLAN tags another source, then goes on in the program it was made for. The
-/// packet of a repeated run keeps the change, so that each run has a new source: all 2^32, in an order like a random one.
+/// An XDP program that gives an IPv4 packet without VLAN tags another source, then goes on in the program it
+/// was made for. The packet of a repeated run keeps the change, so that each run has a new source: all 2^32,
+/// in an order like a random one.
 #[derive(Debug)]
 pub struct Spoofer {
     program: OwnedFd,
@@ -228,8 +237,13 @@ pub struct Spoofer {
 impl Spoofer {
     /// Before `target`.
     pub fn new(target: BorrowedFd<'_>) -> io::Result<Self> {
-        let mut create =
-            MapCreate { map_type: BPF_MAP_TYPE_PROG_ARRAY, key_size: 4, value_size: 4, max_entries: 1, map_flags: 0 };
+        let mut create = MapCreate {
+            map_type: BPF_MAP_TYPE_PROG_ARRAY,
+            key_size: 4,
+            value_size: 4,
+            max_entries: 1,
+            map_flags: 0,
+        };
         let targets = bpf(BPF_MAP_CREATE, &mut create).map(owned)?;
         let (key, value) = (0u32, number(&target));
         let mut update = MapUpdate {
@@ -250,10 +264,10 @@ impl Spoofer {
             instruction(0x07, 4, 0, 0, i32::from(SOURCE) + 4), // r4 += the source's end
             instruction(0x2d, 4, 3, 8, 0),                     // beyond data_end: to the last two
             instruction(0x61, 5, 2, SOURCE, 0),                // r5 = source
-            instruction(0x27, 5, 0, 0, 1_664_525),             // r5 *= … (Numerical Recipes' full period modulo 2^32)
-            instruction(0x07, 5, 0, 0, 1_013_904_223),         // r5 += …
-            instruction(0x63, 2, 5, SOURCE, 0),                // source = r5
-            instruction(0x18, 2, 1, 0, targets.as_raw_fd()),   // r2 = the map (BPF_PSEUDO_MAP_FD), two words long
+            instruction(0x27, 5, 0, 0, 1_664_525), // r5 *= … (Numerical Recipes' full period modulo 2^32)
+            instruction(0x07, 5, 0, 0, 1_013_904_223), // r5 += …
+            instruction(0x63, 2, 5, SOURCE, 0),    // source = r5
+            instruction(0x18, 2, 1, 0, targets.as_raw_fd()), // r2 = the map (BPF_PSEUDO_MAP_FD), two words long
             0,
             instruction(0xb7, 3, 0, 0, 0),  // r3 = 0
             instruction(0x85, 0, 0, 0, 12), // bpf_tail_call(r1, r2, r3): does not come back
@@ -270,7 +284,8 @@ impl AsFd for Spoofer {
     }
 }
 
-/// Loads the embedded programs, or those that `SLUICE_TEST_EBPF_OBJECT` names: CI runs the same tests against a fresh build.
+/// Loads the embedded programs, or those that `SLUICE_TEST_EBPF_OBJECT` names: CI runs the same tests against
+/// a fresh build.
 pub fn programs() -> Programs {
     let Some(path) = std::env::var_os("SLUICE_TEST_EBPF_OBJECT") else {
         return Programs::load().expect("the embedded object loads");

@@ -1,5 +1,5 @@
-//! Two network namespaces and a cable between them: clients at one end, an origin and Sluice with XDP at the other. The addresses may
-//! be the same in every test, since nobody else sees them.
+//! Two network namespaces and a cable between them: clients at one end, an origin and Sluice with XDP at the
+//! other. The addresses may be the same in every test, since nobody else sees them.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,8 +17,11 @@ const AT_ONCE: Duration = Duration::from_millis(700);
 /// Sluice's address, on the interface `edge`.
 pub const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
 /// The clients' addresses, on the interface `out`.
-pub const CLIENTS: [IpAddr; 3] =
-    [IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2)), IpAddr::V4(Ipv4Addr::new(10, 77, 0, 3)), IpAddr::V4(Ipv4Addr::new(10, 77, 0, 4))];
+pub const CLIENTS: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2)),
+    IpAddr::V4(Ipv4Addr::new(10, 77, 0, 3)),
+    IpAddr::V4(Ipv4Addr::new(10, 77, 0, 4)),
+];
 
 /// What comes of a SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +72,8 @@ impl Cable {
         Setup::to(self.origin.address()).inside(&self.server, SERVER).with("guard", &guard)
     }
 
-    /// Connects from one of the clients' addresses; the server answers at once or, as far as a test waits, never.
+    /// Connects from one of the clients' addresses; the server answers at once or, as far as a test waits,
+    /// never.
     pub fn dial(&self, source: IpAddr, address: SocketAddr) -> io::Result<Client> {
         let dial = Dial { source: Some(source), receive_buffer: None };
         Client::over(self.clients.run(|| dial.connect(address, AT_ONCE))?)

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
 
 use crate::message::{self, Fields, Framing};
 
@@ -135,7 +137,8 @@ impl<S: Read + Write> Client<S> {
         self.try_response("GET")
     }
 
-    /// Reads the response to a request of this method, interim ones (1xx) passed over; panics when there is none.
+    /// Reads the response to a request of this method, interim ones (1xx) passed over; panics when there is
+    /// none.
     pub fn response(&mut self, method: &str) -> Response {
         self.try_response(method).unwrap_or_else(|error| panic!("response to {method}: {error}"))
     }
@@ -157,7 +160,8 @@ impl<S: Read + Write> Client<S> {
         let mut parts = head.start.splitn(3, ' ');
         let version = parts.next().unwrap_or_default().to_owned();
         let status = parts.next().and_then(|status| status.parse().ok());
-        let status: u16 = status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, head.start.clone()))?;
+        let status: u16 =
+            status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, head.start.clone()))?;
         let framing = match status {
             100..200 | 204 | 304 => Framing::Empty,
             _ if method == "HEAD" => Framing::Empty,
@@ -168,7 +172,8 @@ impl<S: Read + Write> Client<S> {
         Ok(Response { status, version, fields: head.fields, body, framing, trailers })
     }
 
-    /// Reads until the peer closes and returns what came; a reset counts as closing. Panics when it stays open for [`PATIENCE`].
+    /// Reads until the peer closes and returns what came; a reset counts as closing. Panics when it stays
+    /// open for [`PATIENCE`].
     pub fn until_closed(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
@@ -183,8 +188,9 @@ impl<S: Read + Write> Client<S> {
 pub struct Dial {
     /// The address to connect from.
     pub source: Option<IpAddr>,
-    /// `SO_RCVBUF`, in bytes. Segments are then no longer than a network's: for the loopback's, of 64 KiB, the sender's kernel would buffer
-    /// more than a megabyte, and a thousand such exhaust the memory of all TCP sockets of the machine, which then lose segments.
+    /// `SO_RCVBUF`, in bytes. Segments are then no longer than a network's: for the loopback's, of 64 KiB,
+    /// the sender's kernel would buffer more than a megabyte, and a thousand such exhaust the memory of all
+    /// TCP sockets of the machine, which then lose segments.
     pub receive_buffer: Option<usize>,
 }
 
@@ -192,7 +198,8 @@ impl Dial {
     /// Connects within `limit`.
     pub fn connect(self, address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
         let stream = self.start(address)?;
-        let mut poll = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&stream), nix::poll::PollFlags::POLLOUT)];
+        let mut poll =
+            [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&stream), nix::poll::PollFlags::POLLOUT)];
         let milliseconds = u16::try_from(limit.as_millis()).unwrap_or(u16::MAX);
         if nix::poll::poll(&mut poll, milliseconds)? == 0 {
             return Err(io::ErrorKind::TimedOut.into());
@@ -207,7 +214,8 @@ impl Dial {
     /// Starts to connect and returns the non-blocking socket at once.
     pub fn start(self, address: SocketAddr) -> io::Result<TcpStream> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+        let socket =
+            socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         if let Some(bytes) = self.receive_buffer {
             setsockopt(&socket, sockopt::RcvBuf, &bytes)?;
             setsockopt(&socket, sockopt::TcpMaxSeg, &SEGMENT)?;

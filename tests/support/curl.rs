@@ -14,8 +14,18 @@ pub struct Curl(Child);
 impl Curl {
     fn start(options: &[&str], arguments: &[&str]) -> Self {
         let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--fail", "--max-time", "60"]).args(options).args(arguments);
-        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl"))
+        command
+            .args(["--silent", "--show-error", "--fail", "--max-time", "60"])
+            .args(options)
+            .args(arguments);
+        Self(
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("curl"),
+        )
     }
 
     /// Length and checksum of what it gets.
@@ -33,10 +43,12 @@ impl Curl {
         // curl chunks what it reads from a pipe, unless that field is taken out.
         let coding = if chunked { "Transfer-Encoding: chunked" } else { "Transfer-Encoding:" };
         let sized = if chunked { "X-Sized: no".to_owned() } else { format!("Content-Length: {length}") };
-        let mut curl = Self::start(options, &["--upload-file", "-", "--header", coding, "--header", &sized, url]);
+        let mut curl =
+            Self::start(options, &["--upload-file", "-", "--header", coding, "--header", &sized, url]);
         let mut stdin = curl.0.stdin.take().unwrap();
-        let feed =
-            std::thread::spawn(move || io::copy(&mut io::BufReader::with_capacity(256 << 10, Pattern::new(length)), &mut stdin));
+        let feed = std::thread::spawn(move || {
+            io::copy(&mut io::BufReader::with_capacity(256 << 10, Pattern::new(length)), &mut stdin)
+        });
         let mut answer = String::new();
         curl.0.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
         let fed = feed.join().unwrap();

@@ -1,10 +1,13 @@
-//! Floods of TCP segments with made-up sources, through a raw socket: bounded in number, for namespaces of a test's own.
+//! Floods of TCP segments with made-up sources, through a raw socket: bounded in number, for namespaces of a
+//! test's own.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,15 +18,17 @@ pub enum Kind {
     Ack,
 }
 
-/// Sends `count` segments to `target`, each from another source of 198.18.0.0/15 (RFC 2544); returns how many the kernel took.
-/// Run it in the client's namespace, as root.
+/// Sends `count` segments to `target`, each from another source of 198.18.0.0/15 (RFC 2544); returns how many
+/// the kernel took. Run it in the client's namespace, as root.
 pub fn send(kind: Kind, target: SocketAddrV4, count: u32) -> u32 {
-    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw).expect("a raw socket");
+    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
+        .expect("a raw socket");
     let to = SockaddrIn::from(SocketAddrV4::new(*target.ip(), 0));
     let mut taken = 0;
     for number in 0..count {
         let random = number.wrapping_mul(0x9e37_79b1);
-        let source = SocketAddrV4::new(Ipv4Addr::from(0xc612_0000 | random >> 15), 1024 + (random % 60_000) as u16);
+        let source =
+            SocketAddrV4::new(Ipv4Addr::from(0xc612_0000 | random >> 15), 1024 + (random % 60_000) as u16);
         let packet = packet(kind, source, target, random);
         match sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty()) {
             Ok(_) => taken += 1,

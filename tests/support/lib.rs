@@ -1,9 +1,15 @@
-//! What the end-to-end tests share: a running Sluice, origins behind it, clients before it, and network namespaces around it.
+//! What the end-to-end tests share: a running Sluice, origins behind it, clients before it, and network
+//! namespaces around it.
 //!
-//! Everything here has a deadline, takes ports and folders that no other test uses, and undoes itself on drop, so that tests
-//! run beside each other and a failed one leaves nothing behind. A helper that cannot go on panics: that is the test's failure.
+//! Everything here has a deadline, takes ports and folders that no other test uses, and undoes itself on
+//! drop, so that tests run beside each other and a failed one leaves nothing behind. A helper that cannot go
+//! on panics: that is the test's failure.
 
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a helper that cannot go on is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a helper that cannot go on is a failed test"
+)]
 
 pub mod bpf;
 pub mod cable;
@@ -28,7 +34,8 @@ pub mod tls;
 
 use std::time::{Duration, Instant};
 
-/// Asks `probe` every few milliseconds until it answers, and panics with `what` when it has not done so in `limit`.
+/// Asks `probe` every few milliseconds until it answers, and panics with `what` when it has not done so in
+/// `limit`.
 pub fn eventually<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

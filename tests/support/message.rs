@@ -1,5 +1,5 @@
-//! Just enough of HTTP/1.1 (RFC 9112) to read what Sluice sends to either side. It is strict about what it understands and
-//! knows nothing of Sluice's own parser, so that neither hides the other's mistakes.
+//! Just enough of HTTP/1.1 (RFC 9112) to read what Sluice sends to either side. It is strict about what it
+//! understands and knows nothing of Sluice's own parser, so that neither hides the other's mistakes.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -40,7 +40,11 @@ pub fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
 /// Every value of that name.
 #[must_use]
 pub fn values<'a>(fields: &'a Fields, name: &str) -> Vec<&'a str> {
-    fields.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+    fields
+        .iter()
+        .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str())
+        .collect()
 }
 
 /// Reads a head; `None` when the peer closed before its first byte.
@@ -57,7 +61,9 @@ pub fn framing(fields: &Fields, otherwise: Framing) -> io::Result<Framing> {
     let codings = values(fields, "transfer-encoding");
     match (lengths.as_slice(), codings.as_slice()) {
         ([], []) => Ok(otherwise),
-        ([length], []) => length.parse().map(Framing::Length).map_err(|_| broken(format!("Content-Length: {length}"))),
+        ([length], []) => {
+            length.parse().map(Framing::Length).map_err(|_| broken(format!("Content-Length: {length}")))
+        }
         ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => Ok(Framing::Chunked),
         _ => Err(broken(format!("ambiguous framing: {lengths:?} {codings:?}"))),
     }
@@ -113,7 +119,9 @@ fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     }
     match line.strip_suffix(b"\r\n") {
         Some(text) => Ok(Some(String::from_utf8_lossy(text).into_owned())),
-        None if line.ends_with(b"\n") => Err(broken(format!("bare LF after {:?}", String::from_utf8_lossy(&line)))),
+        None if line.ends_with(b"\n") => {
+            Err(broken(format!("bare LF after {:?}", String::from_utf8_lossy(&line))))
+        }
         None => Err(cut_short()),
     }
 }

@@ -14,7 +14,8 @@ impl Metrics {
         Self(
             lines
                 .map(|line| {
-                    let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a metric: {line:?}"));
+                    let (series, value) =
+                        line.rsplit_once(' ').unwrap_or_else(|| panic!("not a metric: {line:?}"));
                     (series.to_owned(), value.parse().unwrap_or_else(|_| panic!("not a number: {line:?}")))
                 })
                 .collect(),

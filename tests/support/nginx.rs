@@ -1,4 +1,5 @@
-//! Debian's nginx as an origin: one process, in the foreground, unprivileged, with everything it writes in a folder of its own.
+//! Debian's nginx as an origin: one process, in the foreground, unprivileged, with everything it writes in a
+//! folder of its own.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -39,7 +40,8 @@ impl Nginx {
             }
             command.uid(NOBODY).gid(NOBODY);
         }
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("nginx");
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("nginx");
         let nginx = Self { child, folder, port };
         eventually(Duration::from_secs(10), "nginx listens", || TcpStream::connect(nginx.address()).ok());
         nginx
@@ -80,7 +82,8 @@ fn configuration(listen: SocketAddr) -> String {
 events {{ worker_connections 4096; }}
 http {{
   access_log off;
-  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; \
+  scgi_temp_path scgi;
   client_max_body_size 0; keepalive_requests 1000000; sendfile on;
   server {{
     listen {listen} backlog=4096;

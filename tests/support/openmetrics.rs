@@ -31,7 +31,8 @@ pub fn complaints(text: &str) -> Vec<String> {
         }
         if let Some(declared) = line.strip_prefix("# ") {
             let mut parts = declared.splitn(3, ' ');
-            let (what, name, value) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+            let (what, name, value) =
+                (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""));
             if name != current && families.contains_key(name) {
                 complain("a family in two places");
             }
@@ -85,7 +86,10 @@ fn sample(line: &str) -> Result<(&str, Labels, f64), String> {
     if let Some(mut inside) = rest.strip_prefix('{') {
         while !inside.starts_with('}') {
             let (label, after) = inside.split_once("=\"").ok_or("a label without a value")?;
-            if label.is_empty() || !label.chars().all(is_name) || labels.iter().any(|(known, _)| known == label) {
+            if label.is_empty()
+                || !label.chars().all(is_name)
+                || labels.iter().any(|(known, _)| known == label)
+            {
                 return Err(format!("the label {label:?}"));
             }
             let mut value = String::new();
@@ -143,7 +147,10 @@ impl Family {
             "_bucket" => {
                 let bound = labels.iter().find(|(label, _)| label == "le").ok_or("a bucket without le")?;
                 let bound = if bound.1 == "+Inf" { Ok(f64::INFINITY) } else { bound.1.parse() };
-                self.buckets.entry(key).or_default().push((bound.map_err(|_| "a bound that is no number")?, value));
+                self.buckets
+                    .entry(key)
+                    .or_default()
+                    .push((bound.map_err(|_| "a bound that is no number")?, value));
             }
             "_count" => drop(self.counts.insert(key, value)),
             _ if others.len() < labels.len() => return Err("le outside of a bucket".to_owned()),
@@ -160,12 +167,26 @@ impl Family {
         if self.kind.is_empty() {
             found.push("no type".to_owned());
         }
-        let unit = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(&format!("_{unit}"))).unwrap_or_default();
+        let unit = ["seconds", "bytes"]
+            .into_iter()
+            .find(|unit| name.ends_with(&format!("_{unit}")))
+            .unwrap_or_default();
         if self.unit != unit {
             found.push(format!("its unit is {:?}", self.unit));
         }
-        let other_units =
-            ["_ms", "_us", "_ns", "_milliseconds", "_micros", "_microseconds", "_minutes", "_kib", "_mib", "_kb", "_mb"];
+        let other_units = [
+            "_ms",
+            "_us",
+            "_ns",
+            "_milliseconds",
+            "_micros",
+            "_microseconds",
+            "_minutes",
+            "_kib",
+            "_mib",
+            "_kb",
+            "_mb",
+        ];
         if other_units.iter().any(|unit| name.ends_with(unit)) {
             found.push("not in a base unit".to_owned());
         }
@@ -179,7 +200,10 @@ impl Family {
             if !buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) {
                 found.push(format!("buckets that do not grow {labels}"));
             }
-            if buckets.last().is_none_or(|last| last.0.is_finite() || self.counts.get(labels) != Some(&last.1)) {
+            if buckets
+                .last()
+                .is_none_or(|last| last.0.is_finite() || self.counts.get(labels) != Some(&last.1))
+            {
                 found.push(format!("the last bucket is not the count {labels}"));
             }
         }
@@ -191,9 +215,12 @@ impl Family {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "# HELP sluice_a Some help.\n# TYPE sluice_a counter\nsluice_a_total{x=\"1\",y=\"a\\\"b\\\\\"} 3\nsluice_a_total{x=\"2\",y=\"\"} 3\n\
-        # HELP sluice_b_seconds Some help.\n# TYPE sluice_b_seconds histogram\n# UNIT sluice_b_seconds seconds\n\
-        sluice_b_seconds_sum 1.5\nsluice_b_seconds_count 2\nsluice_b_seconds_bucket{le=\"0.5\"} 1\nsluice_b_seconds_bucket{le=\"+Inf\"} 2\n# EOF\n";
+    const GOOD: &str = "# HELP sluice_a Some help.\n# TYPE sluice_a counter\n\
+        sluice_a_total{x=\"1\",y=\"a\\\"b\\\\\"} 3\nsluice_a_total{x=\"2\",y=\"\"} 3\n\
+        # HELP sluice_b_seconds Some help.\n# TYPE sluice_b_seconds histogram\n\
+        # UNIT sluice_b_seconds seconds\n\
+        sluice_b_seconds_sum 1.5\nsluice_b_seconds_count 2\nsluice_b_seconds_bucket{le=\"0.5\"} 1\n\
+        sluice_b_seconds_bucket{le=\"+Inf\"} 2\n# EOF\n";
 
     #[test]
     fn what_is_right_passes_and_each_mistake_is_found() {

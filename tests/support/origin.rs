@@ -1,4 +1,5 @@
-//! Origins: small servers behind Sluice, one thread a connection, that record what reaches them and answer as a test asks.
+//! Origins: small servers behind Sluice, one thread a connection, that record what reaches them and answer as
+//! a test asks.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -278,9 +279,14 @@ impl Origin {
 
     /// The same on a given listener.
     #[must_use]
-    pub fn listening(listener: TcpListener, serve: impl Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        // The standard library listens with 128: a burst of a thousand proxied connections would wait for retransmitted SYNs.
-        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(4096).expect("a backlog")).expect("listen");
+    pub fn listening(
+        listener: TcpListener,
+        serve: impl Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        // The standard library listens with 128: a burst of a thousand proxied connections would wait for
+        // retransmitted SYNs.
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(4096).expect("a backlog"))
+            .expect("listen");
         let address = listener.local_addr().expect("bound");
         let listener = Arc::new(listener);
         let shared = Arc::new(Shared::default());
@@ -295,11 +301,13 @@ impl Origin {
         Self::raw(move |connection| serve_http(connection, &answer))
     }
 
-    /// Answers every request with JSON that shows it: `method`, `target`, `version`, `fields` as pairs, `body`, `length`,
-    /// `sha256`, `framing`, `trailers`, `connection`, `place`.
+    /// Answers every request with JSON that shows it: `method`, `target`, `version`, `fields` as pairs,
+    /// `body`, `length`, `sha256`, `framing`, `trailers`, `connection`, `place`.
     #[must_use]
     pub fn echo() -> Self {
-        Self::http(|request| Response::ok(show(request).to_string()).field("Content-Type", "application/json"))
+        Self::http(|request| {
+            Response::ok(show(request).to_string()).field("Content-Type", "application/json")
+        })
     }
 
     /// Reads a request head, then writes these bytes, as they are, and closes.
@@ -315,12 +323,14 @@ impl Origin {
         })
     }
 
-    /// Bounds what the kernel holds of each response: it takes up to 4 MiB for a slow reader's, and a thousand of those exhaust the
-    /// memory of all TCP sockets of the machine, which then lose segments, whoever they belong to.
+    /// Bounds what the kernel holds of each response: it takes up to 4 MiB for a slow reader's, and a
+    /// thousand of those exhaust the memory of all TCP sockets of the machine, which then lose segments,
+    /// whoever they belong to.
     #[must_use]
     pub fn send_buffer(self, bytes: usize) -> Self {
         // Connections inherit it.
-        nix::sys::socket::setsockopt(&*self.listener, nix::sys::socket::sockopt::SndBuf, &bytes).expect("SO_SNDBUF");
+        nix::sys::socket::setsockopt(&*self.listener, nix::sys::socket::sockopt::SndBuf, &bytes)
+            .expect("SO_SNDBUF");
         self
     }
 
@@ -433,7 +443,8 @@ fn serve_http(connection: &mut Connection, answer: &impl Fn(&Request) -> Respons
         let trailers = message::read_body(&mut reader, framing, &mut sink)?;
         let (length, sha256, body, fields) = (sink.sum.length, sink.sum.hex(), sink.kept, head.fields);
         let place = (number, place);
-        let request = Request { method, target, version, fields, framing, body, length, sha256, trailers, place };
+        let request =
+            Request { method, target, version, fields, framing, body, length, sha256, trailers, place };
         reader.get_ref().shared.requests.fetch_add(1, Ordering::SeqCst);
         let close = request.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let response = answer(&request);

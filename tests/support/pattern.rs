@@ -1,5 +1,5 @@
-//! Bodies of any length that cost little to make and whose every page differs, so that a lost, repeated or moved piece changes
-//! the checksum.
+//! Bodies of any length that cost little to make and whose every page differs, so that a lost, repeated or
+//! moved piece changes the checksum.
 
 use std::io::{self, Read, Write};
 

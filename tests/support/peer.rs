@@ -1,4 +1,5 @@
-//! Programs of others at the other end: in the foreground, with their configuration in a folder of their own, killed at the end.
+//! Programs of others at the other end: in the foreground, with their configuration in a folder of their own,
+//! killed at the end.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -26,7 +27,8 @@ impl Peer {
         }
         let mut command = Command::new(program);
         command.args(arguments).current_dir(folder.path());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect(program);
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect(program);
         eventually(LIMIT, program, || TcpStream::connect(listens).ok());
         Self { child, folder }
     }
@@ -35,8 +37,10 @@ impl Peer {
     #[must_use]
     pub fn nginx(http: &str, files: &[(&str, &str)], listens: SocketAddr) -> Self {
         let text = format!(
-            "daemon off; master_process off; pid nginx.pid; error_log stderr;\nevents {{ worker_connections 256; }}\n\
-             http {{ access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;\n{http}\n}}\n"
+            "daemon off; master_process off; pid nginx.pid; error_log stderr;\n\
+             events {{ worker_connections 256; }}\n\
+             http {{ access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; \
+             uwsgi_temp_path u; scgi_temp_path s;\n{http}\n}}\n"
         );
         let files: Vec<_> = files.iter().copied().chain([("nginx.conf", text.as_str())]).collect();
         Self::start("nginx", &files, &["-p", ".", "-c", "nginx.conf", "-e", "stderr"], listens)

@@ -1,5 +1,5 @@
-//! Ports that no other test uses: below the kernel's ephemeral range, leased by an abstract Unix socket, which ends with the
-//! process that holds it whatever becomes of it.
+//! Ports that no other test uses: below the kernel's ephemeral range, leased by an abstract Unix socket,
+//! which ends with the process that holds it whatever becomes of it.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
@@ -22,9 +22,12 @@ impl Port {
     pub fn lease() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         for _ in 0..COUNT {
-            let offset = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+            let offset =
+                std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))
+                    % COUNT;
             let number = u16::try_from(FIRST + offset).expect("below 65536");
-            let name = UnixAddr::from_abstract_name(format!("sluice-test-port-{number}")).expect("a short name");
+            let name =
+                UnixAddr::from_abstract_name(format!("sluice-test-port-{number}")).expect("a short name");
             let Ok(lease) = UnixListener::bind_addr(&name) else { continue };
             if TcpListener::bind((Ipv4Addr::UNSPECIFIED, number)).is_ok() {
                 return Self { number, _lease: lease };

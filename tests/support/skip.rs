@@ -1,5 +1,5 @@
-//! Skips, named with a reason from one fixed list. As root only the reasons that no privilege can mend are accepted: any other
-//! skip fails the test, so that a CI machine cannot grow silently blind.
+//! Skips, named with a reason from one fixed list. As root only the reasons that no privilege can mend are
+//! accepted: any other skip fails the test, so that a CI machine cannot grow silently blind.
 
 use std::io::Write;
 
@@ -12,7 +12,8 @@ pub enum Reason {
     OneCpu,
     /// The test must know on which NUMA node a packet arrives.
     ManyNodes,
-    /// The hard descriptor limit is too low for so many connections, and only the machine's owner can raise it.
+    /// The hard descriptor limit is too low for so many connections, and only the machine's owner can raise
+    /// it.
     DescriptorLimit,
     /// A program that the test drives is not installed.
     ToolMissing,
@@ -22,8 +23,14 @@ pub enum Reason {
 
 impl Reason {
     /// The whole list.
-    pub const ALL: [Self; 6] =
-        [Self::NotRoot, Self::OneCpu, Self::ManyNodes, Self::DescriptorLimit, Self::ToolMissing, Self::PackageMissing];
+    pub const ALL: [Self; 6] = [
+        Self::NotRoot,
+        Self::OneCpu,
+        Self::ManyNodes,
+        Self::DescriptorLimit,
+        Self::ToolMissing,
+        Self::PackageMissing,
+    ];
 
     /// As printed, and as `cargo xtask test` lists it.
     #[must_use]
@@ -54,7 +61,8 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Records a skip, on stderr and, when `SLUICE_SKIPS` names a file, as a line `test<TAB>reason<TAB>detail` there.
+/// Records a skip, on stderr and, when `SLUICE_SKIPS` names a file, as a line `test<TAB>reason<TAB>detail`
+/// there.
 ///
 /// Panics where root runs the tests and the reason is one that root must not meet.
 pub fn skip(reason: Reason, detail: &str) {
@@ -63,7 +71,11 @@ pub fn skip(reason: Reason, detail: &str) {
     assert!(!is_root() || reason.stands_as_root(), "as root this test must run: {line}");
     eprintln!("SKIP {line}");
     if let Some(path) = std::env::var_os("SLUICE_SKIPS") {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("SLUICE_SKIPS can be written");
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .expect("SLUICE_SKIPS can be written");
         file.write_all(format!("{line}\n").as_bytes()).expect("the skip is recorded");
     }
 }
@@ -81,8 +93,9 @@ pub fn without_root() -> bool {
 #[must_use]
 pub fn without_tool(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found =
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).is_file());
+    let found = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file());
     if !found {
         skip(Reason::ToolMissing, program);
     }

@@ -41,7 +41,8 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Connects `count` clients, each of which sends a request for `target` and then keeps its habit every `tick`.
+    /// Connects `count` clients, each of which sends a request for `target` and then keeps its habit every
+    /// `tick`.
     #[must_use]
     pub fn start(address: SocketAddr, count: usize, target: &str, habit: Habit, tick: Duration) -> Self {
         let receive_buffer = matches!(habit, Habit::Read { .. }).then_some(4096);
@@ -63,7 +64,8 @@ impl Crowd {
     /// Clients that have asked already, over whatever they speak: a reader need not understand what it takes.
     #[must_use]
     pub fn of(streams: Vec<TcpStream>, habit: Habit, tick: Duration) -> Self {
-        let quiet = |stream: TcpStream| stream.set_nonblocking(true).map(|()| Some(stream)).expect("non-blocking");
+        let quiet =
+            |stream: TcpStream| stream.set_nonblocking(true).map(|()| Some(stream)).expect("non-blocking");
         let mut streams: Vec<Option<TcpStream>> = streams.into_iter().map(quiet).collect();
         let shared = Arc::new(Shared::default());
         let state = Arc::clone(&shared);

@@ -1,4 +1,5 @@
-//! A running Sluice: its configuration built from parts, started, asked and stopped, with its log shown when a test fails.
+//! A running Sluice: its configuration built from parts, started, asked and stopped, with its log shown when
+//! a test fails.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -31,12 +32,13 @@ pub fn binary() -> PathBuf {
         return path.into();
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |folder| workspace.join(folder));
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace.join("target"), |folder| workspace.join(folder));
     let built = ["release", "debug"].map(|profile| target.join(profile).join("sluice"));
     let found = built.iter().find(|path| path.is_file());
-    found
-        .cloned()
-        .unwrap_or_else(|| panic!("no sluice binary in {}: run `cargo xtask test`, which builds it first", target.display()))
+    found.cloned().unwrap_or_else(|| {
+        panic!("no sluice binary in {}: run `cargo xtask test`, which builds it first", target.display())
+    })
 }
 
 /// Runs a command of the binary to its end.
@@ -154,25 +156,46 @@ impl Setup {
     #[must_use]
     pub fn text(&self) -> String {
         let part = |name| self.parts.get(name).map_or("", String::as_str);
-        let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| "nobody".to_owned(), |user| user.name);
+        let user =
+            User::from_uid(geteuid()).ok().flatten().map_or_else(|| "nobody".to_owned(), |user| user.name);
         let user = if skip::is_root() { "nobody" } else { &user };
-        let endpoints: Vec<String> = self.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-        let mut text = format!("[process]\nrun_dir = \"{}\"\nuser = \"{user}\"\n{}", self.run_dir().display(), part("process"));
+        let endpoints: Vec<String> =
+            self.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+        let mut text = format!(
+            "[process]\nrun_dir = \"{}\"\nuser = \"{user}\"\n{}",
+            self.run_dir().display(),
+            part("process")
+        );
         for name in ["workers", "ring", "steering", "guard"] {
             text.push_str(&format!("\n[{name}]\n{}", part(name)));
         }
-        text.push_str(&format!("\n[[listener]]\nname = \"main\"\naddress = \"{}\"\n{}", self.address(), part("listener")));
+        text.push_str(&format!(
+            "\n[[listener]]\nname = \"main\"\naddress = \"{}\"\n{}",
+            self.address(),
+            part("listener")
+        ));
         for name in ["listener.timeouts", "listener.limits"] {
             text.push_str(&format!("[{name}]\n{}", part(name)));
         }
         if self.route {
-            text.push_str(&format!("\n[[route]]\npath_prefix = \"/\"\nupstream = \"app\"\n{}", part("route")));
+            text.push_str(&format!(
+                "\n[[route]]\npath_prefix = \"/\"\nupstream = \"app\"\n{}",
+                part("route")
+            ));
         }
-        text.push_str(&format!("\n[[upstream]]\nname = \"app\"\nendpoints = [{}]\n{}", endpoints.join(", "), part("upstream")));
+        text.push_str(&format!(
+            "\n[[upstream]]\nname = \"app\"\nendpoints = [{}]\n{}",
+            endpoints.join(", "),
+            part("upstream")
+        ));
         for name in ["upstream.pool", "upstream.retry"] {
             text.push_str(&format!("[{name}]\n{}", part(name)));
         }
-        text.push_str(&format!("\n[admin]\naddress = \"{}\"\n\n[log]\nlevel = \"info\"\n{}", self.admin.loopback(), part("log")));
+        text.push_str(&format!(
+            "\n[admin]\naddress = \"{}\"\n\n[log]\nlevel = \"info\"\n{}",
+            self.admin.loopback(),
+            part("log")
+        ));
         text.push_str(&self.tail);
         text
     }
@@ -206,7 +229,11 @@ impl Setup {
         let log = self.folder.path().join("log");
         let output = File::create(&log).expect("the log is made");
         let mut command = Command::new(binary());
-        command.arg("run").arg("--config").arg(self.folder.path().join("proxy.toml")).env("RUST_BACKTRACE", "1");
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(self.folder.path().join("proxy.toml"))
+            .env("RUST_BACKTRACE", "1");
         command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("dup")).stderr(output);
         let mut spawn = || command.spawn().expect("sluice starts");
@@ -339,7 +366,8 @@ impl Sluice {
         let address = self.setup.admin.loopback();
         self.inside(|| {
             let mut client = Client::try_connect(address)?;
-            client.try_send(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))?;
+            client
+                .try_send(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))?;
             client.try_response("GET")
         })
     }
@@ -395,8 +423,12 @@ impl Sluice {
     #[must_use]
     pub fn per_worker(&self, what: &str) -> Vec<u64> {
         let status = self.status();
-        let workers = status["data_plane"]["workers"].as_array().unwrap_or_else(|| panic!("no workers in {status}"));
-        workers.iter().map(|worker| worker[what].as_u64().unwrap_or_else(|| panic!("no {what} in {worker}"))).collect()
+        let workers =
+            status["data_plane"]["workers"].as_array().unwrap_or_else(|| panic!("no workers in {status}"));
+        workers
+            .iter()
+            .map(|worker| worker[what].as_u64().unwrap_or_else(|| panic!("no {what} in {worker}")))
+            .collect()
     }
 
     /// What is held for clients right now.
@@ -413,7 +445,8 @@ impl Sluice {
         }
     }
 
-    /// Waits until nothing is held beyond `baseline`; pooled upstream connections may stay and count for a descriptor each.
+    /// Waits until nothing is held beyond `baseline`; pooled upstream connections may stay and count for a
+    /// descriptor each.
     pub fn expect_back_to(&self, baseline: Holdings) {
         let start = std::time::Instant::now();
         loop {
@@ -441,7 +474,9 @@ impl Sluice {
     pub fn kill_data_plane(&self) {
         let pid = self.data_plane_pid();
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("kill");
-        eventually(PATIENCE, "the killed data plane is gone", || (self.data_plane() != Some(pid)).then_some(()));
+        eventually(PATIENCE, "the killed data plane is gone", || {
+            (self.data_plane() != Some(pid)).then_some(())
+        });
     }
 
     /// Waits until the supervisor has ended.
@@ -449,7 +484,8 @@ impl Sluice {
         if let Some(status) = self.ended {
             return status;
         }
-        let status = process::wait(&mut self.child, limit).unwrap_or_else(|| panic!("sluice still runs after {limit:?}"));
+        let status = process::wait(&mut self.child, limit)
+            .unwrap_or_else(|| panic!("sluice still runs after {limit:?}"));
         self.ended = Some(status);
         status
     }

@@ -14,7 +14,9 @@ pub fn status_field(pid: u32, name: &str) -> Option<String> {
 
 fn field_of(path: &str, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|value| value.trim().to_owned())
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
 }
 
 /// User and system CPU time of a process so far, in ticks of 10 ms.
@@ -46,7 +48,8 @@ pub fn sleeps(pid: u32, tid: u32) -> u64 {
     field_of(&path, "voluntary_ctxt_switches").and_then(|count| count.parse().ok()).expect("the thread lives")
 }
 
-/// One thread, stopped in the middle of its work by ptrace; the others of its process run on. Runs again on drop.
+/// One thread, stopped in the middle of its work by ptrace; the others of its process run on. Runs again on
+/// drop.
 ///
 /// ptrace binds to the calling thread, so a `Held` is used and dropped where it was made.
 #[derive(Debug)]
@@ -56,8 +59,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// Attaches to a thread and stops it at the next system call that is not io_uring_enter: there it has woken up and not
-    /// gone to sleep again. `provoke` is called until that happens.
+    /// Attaches to a thread and stops it at the next system call that is not io_uring_enter: there it has
+    /// woken up and not gone to sleep again. `provoke` is called until that happens.
     #[must_use]
     pub fn at_work(tid: u32, limit: Duration, mut provoke: impl FnMut()) -> Self {
         const IO_URING_ENTER: u64 = 426;
@@ -75,7 +78,10 @@ impl Held {
                     provoke();
                     last_provoked = Some(Instant::now());
                 }
-                assert!(start.elapsed() < limit, "the thread made no system call but io_uring_enter in {limit:?}");
+                assert!(
+                    start.elapsed() < limit,
+                    "the thread made no system call but io_uring_enter in {limit:?}"
+                );
                 if let Some(status) = held.next_stop(Duration::from_millis(20)) {
                     let call = std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
                     let number = call.split(' ').next().and_then(|number| number.parse::<u64>().ok());

@@ -1,4 +1,5 @@
-//! TLS at the client's end: certificates made for one test, a Sluice that has them, and clients of it: curl, openssl, gnutls-cli and rustls.
+//! TLS at the client's end: certificates made for one test, a Sluice that has them, and clients of it: curl,
+//! openssl, gnutls-cli and rustls.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -89,7 +90,9 @@ impl Authority {
     #[must_use]
     pub fn leaf(&self, kind: Kind, names: &[&str]) -> Leaf {
         let key = kind.key();
-        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("names");
+        let mut params =
+            CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
+                .expect("names");
         params.distinguished_name.push(DnType::CommonName, names[0]);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         Leaf { chain: self.sign(params, &key), key: key.serialize_pem(), ocsp: None }
@@ -110,14 +113,33 @@ impl Authority {
             std::fs::write(folder.path().join(name), text).expect("a file");
         }
         let run = |arguments: &[&str]| {
-            process::run(Command::new("openssl").args(arguments).current_dir(folder.path()), PATIENCE).success().text()
+            process::run(Command::new("openssl").args(arguments).current_dir(folder.path()), PATIENCE)
+                .success()
+                .text()
         };
         let serial = run(&["x509", "-in", "leaf.pem", "-noout", "-serial"]);
         let serial = serial.trim().trim_start_matches("serial=");
-        std::fs::write(folder.path().join("index.txt"), format!("V\t400101000000Z\t\t{serial}\tunknown\t/CN=x\n"))
-            .expect("a file");
-        let signer = ["ocsp", "-index", "index.txt", "-CA", "ca.pem", "-rsigner", "ca.pem", "-rkey", "ca.key", "-ndays", "7"];
-        let _ = run(&[&signer[..], &["-issuer", "ca.pem", "-cert", "leaf.pem", "-respout", "leaf.ocsp"]].concat());
+        std::fs::write(
+            folder.path().join("index.txt"),
+            format!("V\t400101000000Z\t\t{serial}\tunknown\t/CN=x\n"),
+        )
+        .expect("a file");
+        let signer = [
+            "ocsp",
+            "-index",
+            "index.txt",
+            "-CA",
+            "ca.pem",
+            "-rsigner",
+            "ca.pem",
+            "-rkey",
+            "ca.key",
+            "-ndays",
+            "7",
+        ];
+        let _ = run(
+            &[&signer[..], &["-issuer", "ca.pem", "-cert", "leaf.pem", "-respout", "leaf.ocsp"]].concat()
+        );
         std::fs::read(folder.path().join("leaf.ocsp")).expect("a response")
     }
 
@@ -133,7 +155,8 @@ impl Authority {
     #[must_use]
     pub fn config(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
         let mut config = builder.with_root_certificates(self.roots()).with_no_client_auth();
         config.enable_secret_extraction = true;
         config
@@ -141,7 +164,8 @@ impl Authority {
 }
 
 /// Both versions, each alone.
-pub const VERSIONS: [(&str, &[&SupportedProtocolVersion]); 2] = [("TLSv1.3", &[&TLS13]), ("TLSv1.2", &[&TLS12])];
+pub const VERSIONS: [(&str, &[&SupportedProtocolVersion]); 2] =
+    [("TLSv1.3", &[&TLS13]), ("TLSv1.2", &[&TLS12])];
 
 /// Turns a setup's listener into one of https with these certificates. `lines` belong to `listener.tls`.
 #[must_use]
@@ -154,8 +178,11 @@ pub fn https(setup: Setup, authority: &Authority, leaves: &[Leaf], lines: &str) 
         std::fs::write(path("pem"), &leaf.chain).expect("a file");
         std::fs::write(path("key"), &leaf.key).expect("a file");
         std::fs::set_permissions(path("key"), std::fs::Permissions::from_mode(0o600)).expect("a mode");
-        tables +=
-            &format!("[[listener.certificate]]\nchain = \"{}\"\nkey = \"{}\"\n", path("pem").display(), path("key").display());
+        tables += &format!(
+            "[[listener.certificate]]\nchain = \"{}\"\nkey = \"{}\"\n",
+            path("pem").display(),
+            path("key").display()
+        );
         if let Some(ocsp) = &leaf.ocsp {
             std::fs::write(path("ocsp"), ocsp).expect("a file");
             tables += &format!("ocsp = \"{}\"\n", path("ocsp").display());
@@ -188,7 +215,9 @@ impl Sluice {
     #[must_use]
     pub fn secured(&self, config: &Arc<ClientConfig>, name: &str) -> Client<Secured> {
         let socket = self.inside(|| TcpStream::connect_timeout(&self.address(), PATIENCE)).expect("connect");
-        Client::new(handshake(socket, config, name).unwrap_or_else(|error| panic!("handshake with {name}: {error}")))
+        Client::new(
+            handshake(socket, config, name).unwrap_or_else(|error| panic!("handshake with {name}: {error}")),
+        )
     }
 
     /// A file that `https` wrote beside the configuration: `ca.pem`, `0.pem`, `0.key`.
@@ -217,7 +246,9 @@ impl Sluice {
     #[must_use]
     pub fn openssl(&self, options: &[&str], lines: &[(&str, &str)]) -> String {
         let mut command = Command::new("openssl");
-        command.args(["s_client", "-connect", &self.address().to_string(), "-CAfile"]).arg(self.file("ca.pem"));
+        command
+            .args(["s_client", "-connect", &self.address().to_string(), "-CAfile"])
+            .arg(self.file("ca.pem"));
         converse(command.args(options), lines)
     }
 
@@ -225,22 +256,31 @@ impl Sluice {
     #[must_use]
     pub fn gnutls(&self, options: &[&str], lines: &[(&str, &str)]) -> String {
         let mut command = Command::new("gnutls-cli");
-        command.arg("--x509cafile").arg(self.file("ca.pem")).args(["--port", &self.address().port().to_string()]);
+        command
+            .arg("--x509cafile")
+            .arg(self.file("ca.pem"))
+            .args(["--port", &self.address().port().to_string()]);
         converse(command.args(options).arg("127.0.0.1"), lines)
     }
 }
 
-/// Runs a program and writes each text once what it waits for was printed after the last one; then reads on to the end. Panics when
-/// something does not come, with all that did.
+/// Runs a program and writes each text once what it waits for was printed after the last one; then reads on
+/// to the end. Panics when something does not come, with all that did.
 pub fn converse(command: &mut Command, lines: &[(&str, &str)]) -> String {
     use std::sync::mpsc::{RecvTimeoutError, channel};
     let shown = format!("{command:?}");
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|_| panic!("{shown}"));
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|_| panic!("{shown}"));
     let mut stdin = child.stdin.take();
     let (sender, printed) = channel::<Vec<u8>>();
-    let streams: [Option<Box<dyn Read + Send>>; 2] =
-        [child.stdout.take().map(|out| Box::new(out) as _), child.stderr.take().map(|out| Box::new(out) as _)];
+    let streams: [Option<Box<dyn Read + Send>>; 2] = [
+        child.stdout.take().map(|out| Box::new(out) as _),
+        child.stderr.take().map(|out| Box::new(out) as _),
+    ];
     for mut stream in streams.into_iter().flatten() {
         let sender = sender.clone();
         std::thread::spawn(move || {
@@ -287,7 +327,8 @@ pub fn converse(command: &mut Command, lines: &[(&str, &str)]) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// A client whose records are its own: the handshake is rustls', what follows is sealed and opened here, whatever it is.
+/// A client whose records are its own: the handshake is rustls', what follows is sealed and opened here,
+/// whatever it is.
 pub struct Forger {
     /// The socket, for what is not sealed.
     pub socket: TcpStream,
@@ -317,20 +358,29 @@ pub enum Ending {
 impl Forger {
     /// Connects and shakes hands, in the version of this name.
     #[must_use]
-    pub fn connect(address: SocketAddr, authority: &Authority, name: &str, version: &'static SupportedProtocolVersion) -> Self {
+    pub fn connect(
+        address: SocketAddr,
+        authority: &Authority,
+        name: &str,
+        version: &'static SupportedProtocolVersion,
+    ) -> Self {
         use rustls::CipherSuite::{TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128_GCM_SHA256};
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
         let suites = [TLS13_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
         provider.cipher_suites.retain(|suite| suites.contains(&suite.suite()));
-        let builder =
-            ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version]).expect("a version");
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[version])
+            .expect("a version");
         let mut config = builder.with_root_certificates(authority.roots()).with_no_client_auth();
         config.enable_secret_extraction = true;
         let socket = TcpStream::connect_timeout(&address, PATIENCE).expect("connect");
-        let StreamOwned { conn, sock: socket } = handshake(socket, &Arc::new(config), name).expect("handshake");
+        let StreamOwned { conn, sock: socket } =
+            handshake(socket, &Arc::new(config), name).expect("handshake");
         let secrets = conn.dangerous_extract_secrets().expect("secrets");
         let half = |(sequence, secrets)| {
-            let rustls::ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else { panic!("another cipher") };
+            let rustls::ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else {
+                panic!("another cipher")
+            };
             let key = UnboundKey::new(&AES_128_GCM, &key.as_ref()[..16]).expect("a key");
             Half { key: LessSafeKey::new(key), iv: iv.as_ref().try_into().expect("12 bytes"), sequence }
         };
@@ -351,7 +401,10 @@ impl Forger {
         let mut record = [&[23, 3, 3][..], &length.to_be_bytes()].concat();
         let (aad, nonce) = (Aad::from(record.clone()), self.send.nonce());
         let mut sealed = inside.to_vec();
-        self.send.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).expect("sealed");
+        self.send
+            .key
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)
+            .expect("sealed");
         self.send.sequence += 1;
         record.append(&mut sealed);
         record
@@ -362,7 +415,10 @@ impl Forger {
         let (aad, nonce) = (self.send.aad_12(kind, content.len()), self.send.nonce());
         let mut record = [&[kind, 3, 3][..], &length.to_be_bytes(), &nonce[4..]].concat();
         let mut sealed = content.to_vec();
-        self.send.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).expect("sealed");
+        self.send
+            .key
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)
+            .expect("sealed");
         self.send.sequence += 1;
         record.append(&mut sealed);
         record

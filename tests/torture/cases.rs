@@ -1,4 +1,5 @@
-//! The torture cases: raw requests with two readings, or none, or an unusual one (RFC 9110, 9112), what Sluice must make of each, and why.
+//! The torture cases: raw requests with two readings, or none, or an unusual one (RFC 9110, 9112), what
+//! Sluice must make of each, and why.
 
 /// What must become of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,12 @@ pub(crate) fn all() -> Vec<Case> {
     let mut group = "";
     let mut add = |name: &'static str, list: Vec<(String, Expected, &'static str)>| {
         group = name;
-        let made = list.into_iter().map(|(request, expected, why)| Case { group, request: request.into_bytes(), expected, why });
+        let made = list.into_iter().map(|(request, expected, why)| Case {
+            group,
+            request: request.into_bytes(),
+            expected,
+            why,
+        });
         cases.extend(made);
     };
     let both = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n";
@@ -73,8 +79,16 @@ pub(crate) fn all() -> Vec<Case> {
         vec![
             (post(both, "0\r\n\r\n"), Refused(400), STRICT),
             (post("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"), Refused(400), STRICT),
-            (post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", &format!("0\r\n\r\n{SECOND}")), Refused(400), STRICT),
-            (post("Content-Length: 43\r\nTransfer-Encoding: chunked\r\n", &format!("0\r\n\r\n{SECOND}")), Refused(400), STRICT),
+            (
+                post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", &format!("0\r\n\r\n{SECOND}")),
+                Refused(400),
+                STRICT,
+            ),
+            (
+                post("Content-Length: 43\r\nTransfer-Encoding: chunked\r\n", &format!("0\r\n\r\n{SECOND}")),
+                Refused(400),
+                STRICT,
+            ),
         ],
     );
     add(
@@ -82,7 +96,11 @@ pub(crate) fn all() -> Vec<Case> {
         vec![
             (post("Content-Length: 5\r\n", "hello"), Forwarded(1), ""),
             (post("Content-Length: 0\r\n", ""), Forwarded(1), ""),
-            (post("Content-Length: 05\r\n", "hello"), Forwarded(1), "1*DIGIT allows it; it is forwarded without the zero"),
+            (
+                post("Content-Length: 05\r\n", "hello"),
+                Forwarded(1),
+                "1*DIGIT allows it; it is forwarded without the zero",
+            ),
             (post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello"), Refused(400), STRICT),
             (post("Content-Length: 5\r\nContent-Length: 6\r\n", "hello"), Refused(400), STRICT),
             (post("Content-Length: 5, 5\r\n", "hello"), Refused(400), STRICT),
@@ -93,8 +111,16 @@ pub(crate) fn all() -> Vec<Case> {
             (post("Content-Length:\r\n", ""), Refused(400), STRICT),
             (post("Content-Length: 99999999999999999999\r\n", ""), Refused(400), STRICT),
             (post("Content-Length : 5\r\n", "hello"), Refused(400), WHITE),
-            (post("Content_Length: 5\r\n", "hello"), Forwarded(1), "another field: no body, and what follows must be a request"),
-            (get("Content-Length: 5\r\n").replace("\r\n\r\n", "\r\n\r\nhello"), Forwarded(1), "a GET may have a body"),
+            (
+                post("Content_Length: 5\r\n", "hello"),
+                Forwarded(1),
+                "another field: no body, and what follows must be a request",
+            ),
+            (
+                get("Content-Length: 5\r\n").replace("\r\n\r\n", "\r\n\r\nhello"),
+                Forwarded(1),
+                "a GET may have a body",
+            ),
         ],
     );
     add(
@@ -109,8 +135,16 @@ pub(crate) fn all() -> Vec<Case> {
             ),
             (post("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n"), Refused(400), STRICT),
             (post("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n"), Refused(400), STRICT),
-            (post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), Refused(400), STRICT),
-            (post("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n"), Refused(400), STRICT),
+            (
+                post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+                Refused(400),
+                STRICT,
+            ),
+            (
+                post("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n"),
+                Refused(400),
+                STRICT,
+            ),
             (post("Transfer-Encoding: identity\r\n", ""), Refused(400), STRICT),
             (post("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n"), Refused(400), STRICT),
             (post("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n"), Refused(400), STRICT),
@@ -119,14 +153,22 @@ pub(crate) fn all() -> Vec<Case> {
             (post("Transfer-Encoding : chunked\r\n", "0\r\n\r\n"), Refused(400), WHITE),
             (post("Transfer-Encoding:\r\n chunked\r\n", "0\r\n\r\n"), Refused(400), WHITE),
             (post("Transfer-Encoding:\r\n", "0\r\n\r\n"), Refused(400), STRICT),
-            ("POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), Refused(400), STRICT),
+            (
+                "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+                Refused(400),
+                STRICT,
+            ),
         ],
     );
     add(
         "Chunks",
         vec![
             (chunked("5;a=b\r\nhello\r\n0\r\n\r\n"), Forwarded(1), "extensions end here"),
-            (chunked("5;a=\"b\nc\"\r\nhello\r\n0\r\n\r\n"), Refused(400), "a bare LF in an extension ends the line for some"),
+            (
+                chunked("5;a=\"b\nc\"\r\nhello\r\n0\r\n\r\n"),
+                Refused(400),
+                "a bare LF in an extension ends the line for some",
+            ),
             (chunked("00000005\r\nhello\r\n0\r\n\r\n"), Forwarded(1), ""),
             (chunked("0x5\r\nhello\r\n0\r\n\r\n"), Refused(400), CHUNK),
             (chunked("+5\r\nhello\r\n0\r\n\r\n"), Refused(400), CHUNK),
@@ -135,10 +177,18 @@ pub(crate) fn all() -> Vec<Case> {
             (chunked("5\nhello\r\n0\r\n\r\n"), Refused(400), LINES),
             (chunked("5\r\nhelloX\r\n0\r\n\r\n"), Refused(400), CHUNK),
             (chunked("5\r\nhello0\r\n\r\n"), Refused(400), CHUNK),
-            (chunked("10000000000000005\r\nhello\r\n0\r\n\r\n"), Refused(400), "2^64 + 5: a wrapped number would be 5"),
+            (
+                chunked("10000000000000005\r\nhello\r\n0\r\n\r\n"),
+                Refused(400),
+                "2^64 + 5: a wrapped number would be 5",
+            ),
             (chunked("g\r\n\r\n"), Refused(400), CHUNK),
             (chunked("0\r\nX-T: v\r\n\r\n"), Forwarded(1), "trailers pass"),
-            (chunked("0\r\nContent-Length: 5\r\n\r\n"), Forwarded(1), "trailers that would be framing are dropped"),
+            (
+                chunked("0\r\nContent-Length: 5\r\n\r\n"),
+                Forwarded(1),
+                "trailers that would be framing are dropped",
+            ),
             (chunked("0\r\nBad Name: v\r\n\r\n"), Refused(400), NAME),
             (chunked("0\r\n\r"), Waits, ""),
         ],
@@ -152,7 +202,11 @@ pub(crate) fn all() -> Vec<Case> {
             (get("A: b\r\n c\r\n"), Refused(400), WHITE),
             (get("A: b\r\n\tc\r\n"), Refused(400), WHITE),
             ("GET / HTTP/1.1\r\n Host: h\r\n\r\n".to_owned(), Refused(400), WHITE),
-            ("\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Forwarded(1), "RFC 9112 §2.2: one empty line before a request"),
+            (
+                "\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+                Forwarded(1),
+                "RFC 9112 §2.2: one empty line before a request",
+            ),
             ("\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Refused(400), "one, not three"),
         ],
     );
@@ -170,7 +224,11 @@ pub(crate) fn all() -> Vec<Case> {
             (get("A\0: b\r\n"), Refused(400), NAME),
             (get("A: \u{e9}\r\n"), Forwarded(1), "obs-text is opaque"),
             (get("A_b: c\r\n"), Forwarded(1), ""),
-            (get("Connection: close, X-Secret\r\nX-Secret: 1\r\n"), Forwarded(1), "what Connection names ends here"),
+            (
+                get("Connection: close, X-Secret\r\nX-Secret: 1\r\n"),
+                Forwarded(1),
+                "what Connection names ends here",
+            ),
             (get("Connection: Host\r\n"), Forwarded(1), "Host is not for the client to hide"),
             (get("Expect: coffee\r\n"), Refused(417), "RFC 9110 §10.1.1"),
         ],
@@ -205,37 +263,61 @@ pub(crate) fn all() -> Vec<Case> {
             ("GET\t/\tHTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Refused(400), LINE),
             (" GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Refused(400), LINE),
             ("GET / http/1.1\r\nHost: h\r\n\r\n".to_owned(), Refused(400), LINE),
-            ("GET / HTTP/1.2\r\nHost: h\r\n\r\n".to_owned(), Refused(505), "a version that nobody has defined"),
+            (
+                "GET / HTTP/1.2\r\nHost: h\r\n\r\n".to_owned(),
+                Refused(505),
+                "a version that nobody has defined",
+            ),
             ("GET / HTTP/2.0\r\nHost: h\r\n\r\n".to_owned(), Refused(505), ""),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), Refused(505), "HTTP/2 without TLS is not served"),
             ("GET /\r\n\r\n".to_owned(), Refused(400), "HTTP/0.9 has no status to refuse with, and no Host"),
             ("GET\r\n\r\n".to_owned(), Refused(400), LINE),
             ("G(T / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Refused(400), "a method is a token"),
-            ("get / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Forwarded(1), "methods have case, and may be new"),
+            (
+                "get / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+                Forwarded(1),
+                "methods have case, and may be new",
+            ),
             ("PROPFIND / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Forwarded(1), ""),
             (
                 "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n".to_owned(),
                 Refused(501),
                 "a reverse proxy opens no tunnels for clients",
             ),
-            ("TRACE / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n".to_owned(), Answered(501), "RFC 9110 §7.6.2: it ends here"),
+            (
+                "TRACE / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n".to_owned(),
+                Answered(501),
+                "RFC 9110 §7.6.2: it ends here",
+            ),
             ("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Forwarded(1), ""),
             (
                 "OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n".to_owned(),
                 Answered(200),
                 "RFC 9110 §7.6.2: it ends here",
             ),
-            ("GET * HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Refused(400), "RFC 9112 §3.2.4: for OPTIONS alone"),
+            (
+                "GET * HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+                Refused(400),
+                "RFC 9112 §3.2.4: for OPTIONS alone",
+            ),
             ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n".to_owned(), Refused(400), "TLS on a plain port"),
         ],
     );
     add(
         "The target",
         vec![
-            (target("http://other.example/x"), Forwarded(1), "RFC 9112 §3.2.2: the target's host counts, not Host"),
+            (
+                target("http://other.example/x"),
+                Forwarded(1),
+                "RFC 9112 §3.2.2: the target's host counts, not Host",
+            ),
             (target("http://other.example"), Forwarded(1), "an empty path is /"),
             (target("ftp://other.example/x"), Refused(400), "another scheme is another service"),
-            (target("//other.example/x"), Forwarded(1), "a path that begins with an empty segment, not an authority"),
+            (
+                target("//other.example/x"),
+                Forwarded(1),
+                "a path that begins with an empty segment, not an authority",
+            ),
             (target("x"), Refused(400), "neither a path nor absolute"),
             (target("/a/./b/../c"), Forwarded(1), PATH),
             (target("/a/%2e%2E/c"), Forwarded(1), PATH),

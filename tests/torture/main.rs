@@ -1,5 +1,6 @@
-//! Raw requests that are wrong, ambiguous or unusual, through the built binary; what the origin parsed is what Sluice says it forwarded; and
-//! `tests/TORTURE.md`, which shows the same requests through nginx and haproxy, is as true as when it was written.
+//! Raw requests that are wrong, ambiguous or unusual, through the built binary; what the origin parsed is
+//! what Sluice says it forwarded; and `tests/TORTURE.md`, which shows the same requests through nginx and
+//! haproxy, is as true as when it was written.
 //!
 //! `SLUICE_WRITE_TORTURE=1 cargo nextest run -p tests -E 'binary(torture)'` writes that table anew.
 
@@ -32,7 +33,8 @@ struct Seen {
     statuses: Vec<u16>,
     /// Whether the proxy closed.
     closed: bool,
-    /// What the origin received, one text for each request that it parsed; the last may be a rest that is none.
+    /// What the origin received, one text for each request that it parsed; the last may be a rest that is
+    /// none.
     forwarded: Vec<String>,
     /// How many of them it parsed.
     parsed: usize,
@@ -92,7 +94,8 @@ fn statuses(bytes: &[u8]) -> Vec<u16> {
     let mut reader = bytes;
     let mut found = Vec::new();
     while let Ok(Some(head)) = message::read_head(&mut reader) {
-        let status: u16 = head.start.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+        let status: u16 =
+            head.start.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
         let Ok(framing) = message::framing(&head.fields, message::Framing::Empty) else { break };
         if message::read_body(&mut reader, framing, &mut std::io::sink()).is_err() {
             break;
@@ -104,7 +107,8 @@ fn statuses(bytes: &[u8]) -> Vec<u16> {
 
 /// What came over one connection, request by request, without what every proxy adds.
 fn requests(bytes: &[u8]) -> Vec<String> {
-    const ADDED: [&str; 6] = ["via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-request-id", "connection"];
+    const ADDED: [&str; 6] =
+        ["via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-request-id", "connection"];
     let mut rest = bytes;
     let mut found = Vec::new();
     while !rest.is_empty() {
@@ -143,9 +147,14 @@ fn meets(seen: &Seen, expected: Expected) -> bool {
         Expected::Forwarded(count) => {
             let ok = seen.statuses.iter().filter(|&&status| status == 200).count();
             // What follows the last request may be no request, and be refused.
-            ok == count && seen.parsed == count && seen.forwarded.len() == count && seen.statuses.len() <= count + 1
+            ok == count
+                && seen.parsed == count
+                && seen.forwarded.len() == count
+                && seen.statuses.len() <= count + 1
         }
-        Expected::Waits => seen.statuses.is_empty() && !seen.closed && seen.forwarded.len() <= 1 && seen.parsed == 0,
+        Expected::Waits => {
+            seen.statuses.is_empty() && !seen.closed && seen.forwarded.len() <= 1 && seen.parsed == 0
+        }
     }
 }
 
@@ -160,7 +169,9 @@ fn every_case_ends_as_it_must_and_the_origin_saw_what_was_forwarded() {
         Response::ok("ok")
     });
     // A connection to the origin for each request, so that what comes over one belongs to one case.
-    let setup = Setup::to(origin.address()).with("upstream.pool", "max_idle = 0").with("log", "access = \"access.log\"");
+    let setup = Setup::to(origin.address())
+        .with("upstream.pool", "max_idle = 0")
+        .with("log", "access = \"access.log\"");
     let sluice = setup.start();
     let all = cases::all();
     assert!(all.len() >= 60, "{} cases", all.len());
@@ -170,26 +181,35 @@ fn every_case_ends_as_it_must_and_the_origin_saw_what_was_forwarded() {
     for case in &all {
         let seen = send(sluice.address(), &origin, &case.request);
         if !meets(&seen, case.expected) {
-            let _ = writeln!(wrong, "{}: {}: {seen:?} instead of {:?}", case.group, shown(&case.request, 200), case.expected);
+            let _ = writeln!(
+                wrong,
+                "{}: {}: {seen:?} instead of {:?}",
+                case.group,
+                shown(&case.request, 200),
+                case.expected
+            );
         }
         results.push(seen);
     }
     assert!(wrong.is_empty(), "\n{wrong}");
 
-    // What the origin parsed is what Sluice logged as answered by it, one by one and in order, and what it counted; and there is nothing else
-    // at the origin.
+    // What the origin parsed is what Sluice logged as answered by it, one by one and in order, and what it
+    // counted; and there is nothing else at the origin.
     let log = sluice.run_dir().join("access.log");
     let answered = || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let forwarded = records.filter(|record| record["endpoint"].is_string() && record["status"] == 200);
         let named = |record: serde_json::Value| {
-            ["request_id", "method", "host", "path"].map(|key| record[key].as_str().unwrap_or_default().to_owned())
+            ["request_id", "method", "host", "path"]
+                .map(|key| record[key].as_str().unwrap_or_default().to_owned())
         };
         forwarded.map(named).collect::<Vec<_>>()
     };
     let noted = parsed_by_origin.lock().unwrap().clone();
-    eventually(Duration::from_secs(5), "the log is written", || (answered().len() >= noted.len()).then_some(()));
+    eventually(Duration::from_secs(5), "the log is written", || {
+        (answered().len() >= noted.len()).then_some(())
+    });
     assert_eq!(answered(), noted);
     let grown = |name: &str| {
         let after = sluice.metrics();
@@ -205,7 +225,8 @@ fn every_case_ends_as_it_must_and_the_origin_saw_what_was_forwarded() {
         (grown("sluice_responses_2xx_total") - answered_here >= expected).then_some(())
     });
     assert!((grown("sluice_responses_2xx_total") - answered_here - expected).abs() < f64::EPSILON);
-    let unparsed: Vec<_> = results.iter().flat_map(|seen| &seen.forwarded).filter(|text| text.starts_with(UNFINISHED)).collect();
+    let unparsed: Vec<_> =
+        results.iter().flat_map(|seen| &seen.forwarded).filter(|text| text.starts_with(UNFINISHED)).collect();
     let waiting = all.iter().filter(|case| case.expected == Expected::Waits).count();
     assert!(unparsed.len() <= waiting, "{unparsed:?}");
     assert!(sluice.metrics().sum("sluice_session_panics_total") < 0.5);
@@ -218,7 +239,10 @@ fn every_case_ends_as_it_must_and_the_origin_saw_what_was_forwarded() {
     }
     for (case, seen) in all.iter().zip(&results) {
         let row = format!("| {} | {} |", shown(&case.request, CUT), told(seen, None));
-        assert!(text.contains(&row), "tests/TORTURE.md lacks this row; see the head of tests/torture/main.rs:\n{row}");
+        assert!(
+            text.contains(&row),
+            "tests/TORTURE.md lacks this row; see the head of tests/torture/main.rs:\n{row}"
+        );
     }
 }
 
@@ -256,7 +280,8 @@ fn table(all: &[Case], ours: &[Seen]) -> String {
             let versions = (peers::version("nginx"), peers::version("haproxy"));
             let _ = write!(
                 out,
-                "\n### {group}\n\n| request | Sluice | nginx {} | haproxy {} | why |\n|---|---|---|---|---|\n",
+                "\n### {group}\n\n| request | Sluice | nginx {} | haproxy {} | why |\n\
+                 |---|---|---|---|---|\n",
                 versions.0, versions.1
             );
         }
@@ -339,7 +364,8 @@ fn the_tests_that_the_document_names_exist() {
         if Path::new(file).extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
-        let source = std::fs::read_to_string(folder.join(file)).unwrap_or_else(|error| panic!("{span}: {error}"));
+        let source =
+            std::fs::read_to_string(folder.join(file)).unwrap_or_else(|error| panic!("{span}: {error}"));
         assert!(source.contains(&format!("fn {name}(")), "{span} is not there");
         named += 1;
     }

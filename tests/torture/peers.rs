@@ -25,10 +25,12 @@ impl Peer {
 events {{ worker_connections 256; }}
 http {{
   access_log off;
-  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; \
+  scgi_temp_path scgi;
   server {{
     listen {port};
-    location / {{ proxy_pass http://{origin}; proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header Connection \"\"; }}
+    location / {{ proxy_pass http://{origin}; proxy_http_version 1.1; proxy_set_header Host $http_host; \
+    proxy_set_header Connection \"\"; }}
   }}
 }}
 "
@@ -65,7 +67,12 @@ listen main
         let port = Port::lease();
         let (text, mut command) = make(port.loopback(), folder.path());
         fs::write(folder.path().join(file), text).expect("a configuration");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
         let peer = Self { child, port, _folder: folder };
         eventually(Duration::from_secs(10), "it listens", || TcpStream::connect(peer.address()).ok());
         peer

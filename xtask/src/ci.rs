@@ -1,4 +1,5 @@
-//! `cargo xtask ci`: what CI runs. The tests come last, so that the log ends with the test runner's own summary.
+//! `cargo xtask ci`: what CI runs. The tests come last, so that the log ends with the test runner's own
+//! summary.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,8 +20,25 @@ pub(crate) fn ci() -> Result<(), String> {
         ("format", || step(cargo().args(["fmt", "--all", "--check"]))),
         ("committed eBPF object is fresh", ebpf::check_hash),
         ("tidy", tidy::tidy),
-        ("clippy", || step(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))),
-        ("doc", || step(cargo().env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--workspace", "--no-deps", "--quiet"]))),
+        ("clippy", || {
+            step(cargo().args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "--deny",
+                "warnings",
+            ]))
+        }),
+        ("doc", || {
+            step(cargo().env("RUSTDOCFLAGS", "-D warnings").args([
+                "doc",
+                "--workspace",
+                "--no-deps",
+                "--quiet",
+            ]))
+        }),
         ("licences and bans", deny),
         ("fuzz", || fuzz::fuzz(fuzz::Bound::Seconds(FUZZ_SECONDS), None)),
         ("simulation", simulate::many),
@@ -47,10 +65,14 @@ fn deny() -> Result<(), String> {
 fn fresh_ebpf() -> Result<(), String> {
     let object = machine::target_dir().join("fresh.bpf.o");
     rebuild_ebpf(&object)?;
-    test::test(Some(&object), &["--package".into(), "tests".into(), "--test".into(), "kernel_programs".into()])
+    test::test(
+        Some(&object),
+        &["--package".into(), "tests".into(), "--test".into(), "kernel_programs".into()],
+    )
 }
 
-/// Builds the object of today's sources beside the committed one, with everything that takes installed when root.
+/// Builds the object of today's sources beside the committed one, with everything that takes installed when
+/// root.
 pub(crate) fn rebuild_ebpf(object: &Path) -> Result<(), String> {
     ensure(EBPF)?;
     ebpf::build_fresh(object)

@@ -1,7 +1,8 @@
 //! `cargo xtask ebpf`: rebuilds the committed eBPF object, and says whether it is older than its sources.
 //!
-//! Building needs a rustc with the standard library's sources and a bpf-linker made with that rustc's LLVM or a newer
-//! one; the check needs neither. The programs build for the target bpfel-unknown-none, which has no prebuilt core.
+//! Building needs a rustc with the standard library's sources and a bpf-linker made with that rustc's LLVM or
+//! a newer one; the check needs neither. The programs build for the target bpfel-unknown-none, which has no
+//! prebuilt core.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -16,8 +17,13 @@ const BINARY: &str = "sluice-bpf";
 const OBJECT: &str = "proxy-ebpf/prebuilt/sluice.bpf.o";
 const HASHES: &str = "proxy-ebpf/prebuilt/sluice.bpf.sha256";
 /// What the object is made from; folders with all that is in them.
-const SOURCES: [&str; 5] =
-    ["proxy-common/Cargo.toml", "proxy-common/src", "proxy-ebpf/Cargo.lock", "proxy-ebpf/Cargo.toml", "proxy-ebpf/src"];
+const SOURCES: [&str; 5] = [
+    "proxy-common/Cargo.toml",
+    "proxy-common/src",
+    "proxy-ebpf/Cargo.lock",
+    "proxy-ebpf/Cargo.toml",
+    "proxy-ebpf/src",
+];
 /// The bpf-linker that is installed where there is none.
 const LINKER_VERSION: &str = "^0.13";
 
@@ -30,8 +36,8 @@ pub(crate) fn build() -> Result<(), String> {
     Ok(())
 }
 
-/// Builds the object into `out` and leaves the committed one alone: CI runs the kernel tests against this one too, which
-/// take its path from `SLUICE_TEST_EBPF_OBJECT`.
+/// Builds the object into `out` and leaves the committed one alone: CI runs the kernel tests against this one
+/// too, which take its path from `SLUICE_TEST_EBPF_OBJECT`.
 pub(crate) fn build_fresh(out: &Path) -> Result<(), String> {
     let toolchain = Toolchain::find()?;
     let linker = toolchain.linker()?;
@@ -68,7 +74,9 @@ pub(crate) fn check_hash() -> Result<(), String> {
     if committed == hashes()? {
         return Ok(());
     }
-    Err(format!("{OBJECT} is not what its sources make: run `cargo xtask ebpf` and commit proxy-ebpf/prebuilt"))
+    Err(format!(
+        "{OBJECT} is not what its sources make: run `cargo xtask ebpf` and commit proxy-ebpf/prebuilt"
+    ))
 }
 
 /// The hash of the sources and that of the object, as the hash file has them.
@@ -132,9 +140,15 @@ impl Toolchain {
             let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "));
             let Some(llvm) = llvm.and_then(|llvm| llvm.split('.').next()?.parse().ok()) else { continue };
             let resolved = library.canonicalize().unwrap_or_else(|_| library.clone());
-            return Ok(Self { cargo: rustc.with_file_name("cargo"), rustc, llvm, library: [library, resolved] });
+            return Ok(Self {
+                cargo: rustc.with_file_name("cargo"),
+                rustc,
+                llvm,
+                library: [library, resolved],
+            });
         }
-        Err("building the eBPF programs needs a rustc with the standard library's sources. Either of these gives one:\n  \
+        Err("building the eBPF programs needs a rustc with the standard library's sources. Either of these \
+            gives one:\n  \
              rustup component add rust-src\n  \
              apt-get install rustc-web cargo-web rust-web-src\n\
              (The committed object needs neither: this is only for changing proxy-ebpf or proxy-common.)"
@@ -148,7 +162,11 @@ impl Toolchain {
             let text = name.to_string_lossy();
             let kept = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTR"];
             let inherited = text.starts_with("CARGO") && !kept.iter().any(|kept| text.starts_with(kept));
-            if inherited || text.starts_with("RUSTC") || text.starts_with("RUSTFLAGS") || text == "RUSTUP_TOOLCHAIN" {
+            if inherited
+                || text.starts_with("RUSTC")
+                || text.starts_with("RUSTFLAGS")
+                || text == "RUSTUP_TOOLCHAIN"
+            {
                 command.env_remove(&name);
             }
         }
@@ -158,10 +176,12 @@ impl Toolchain {
 
     /// Flags for rustc: BTF needs debug information, whose paths must not name this machine's folders.
     fn flags(&self) -> Vec<String> {
-        let mut flags: Vec<String> = ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "--cfg=bpf_target_arch=\"x86_64\""]
-            .map(str::to_owned)
-            .into();
-        let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
+        let mut flags: Vec<String> =
+            ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "--cfg=bpf_target_arch=\"x86_64\""]
+                .map(str::to_owned)
+                .into();
+        let mut remap =
+            |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
         remap(&root(), "/sluice");
         for library in &self.library {
             remap(library, "/rust");
@@ -176,7 +196,9 @@ impl Toolchain {
     /// bpf-linker; installed when it is missing and this is root.
     fn linker(&self) -> Result<PathBuf, String> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let places = std::env::split_paths(&path).map(|folder| folder.join("bpf-linker")).chain(home_bin("bpf-linker"));
+        let places = std::env::split_paths(&path)
+            .map(|folder| folder.join("bpf-linker"))
+            .chain(home_bin("bpf-linker"));
         for place in places {
             if place.exists() {
                 return Ok(place);
@@ -185,7 +207,8 @@ impl Toolchain {
         let llvm = self.llvm;
         let prefix = PathBuf::from(format!("/usr/lib/llvm-{llvm}"));
         let install = format!(
-            "LLVM_PREFIX={} cargo install bpf-linker --version {LINKER_VERSION} --no-default-features --features llvm-{llvm}",
+            "LLVM_PREFIX={} cargo install bpf-linker --version {LINKER_VERSION} --no-default-features \
+             --features llvm-{llvm}",
             prefix.display()
         );
         if !is_root() {
@@ -196,12 +219,22 @@ impl Toolchain {
             apt.args(["install", "-y", "--no-install-recommends"]).arg(format!("llvm-{llvm}-dev"));
             run(
                 apt,
-                &format!("installing llvm-{llvm}-dev (bpf-linker needs the LLVM of {} or a newer one)", self.rustc.display()),
+                &format!(
+                    "installing llvm-{llvm}-dev (bpf-linker needs the LLVM of {} or a newer one)",
+                    self.rustc.display()
+                ),
             )?;
         }
         let mut cargo = self.cargo();
         cargo
-            .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--no-default-features", "--features"])
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                LINKER_VERSION,
+                "--no-default-features",
+                "--features",
+            ])
             .arg(format!("llvm-{llvm}"))
             .env("LLVM_PREFIX", &prefix);
         run(cargo, "installing bpf-linker")?;
@@ -210,11 +243,16 @@ impl Toolchain {
             .ok_or_else(|| format!("bpf-linker is still missing after:\n  {install}"))
     }
 
-    /// Takes the debug information out (BTF stays), which is four fifths of the object. Nothing depends on it.
+    /// Takes the debug information out (BTF stays), which is four fifths of the object. Nothing depends on
+    /// it.
     fn strip(&self, object: &Path) -> Result<(), String> {
         let strip = PathBuf::from(format!("/usr/lib/llvm-{}/bin/llvm-strip", self.llvm));
         if !strip.exists() {
-            println!("{} is not there (package llvm-{}): the object keeps its debug information", strip.display(), self.llvm);
+            println!(
+                "{} is not there (package llvm-{}): the object keeps its debug information",
+                strip.display(),
+                self.llvm
+            );
             return Ok(());
         }
         let mut command = Command::new(&strip);
@@ -224,13 +262,13 @@ impl Toolchain {
     }
 }
 
-/// Takes the crates' disambiguators out of the symbols' names: cargo makes them from the folder that the sources are in, and the
-/// same sources shall make the same object wherever they are.
+/// Takes the crates' disambiguators out of the symbols' names: cargo makes them from the folder that the
+/// sources are in, and the same sources shall make the same object wherever they are.
 fn anonymize(strip: &Path, object: &Path) -> Result<(), String> {
     let path = object.to_string_lossy();
     let nm = strip.with_file_name("llvm-nm");
-    let symbols =
-        output(&nm, &["--format=just-symbols", &path]).ok_or_else(|| format!("{} does not list {path}", nm.display()))?;
+    let symbols = output(&nm, &["--format=just-symbols", &path])
+        .ok_or_else(|| format!("{} does not list {path}", nm.display()))?;
     let mut objcopy = Command::new(strip.with_file_name("llvm-objcopy"));
     for symbol in symbols.lines().filter(|symbol| symbol.starts_with("_R")) {
         objcopy.arg(format!("--redefine-sym={symbol}={}", without_disambiguators(symbol)));
@@ -239,7 +277,8 @@ fn anonymize(strip: &Path, object: &Path) -> Result<(), String> {
     run(objcopy, "naming its symbols")
 }
 
-/// A symbol of Rust's v0 mangling whose crate roots are `C` and a name only, in place of `Cs`, a number in base 62, `_` and a name.
+/// A symbol of Rust's v0 mangling whose crate roots are `C` and a name only, in place of `Cs`, a number in
+/// base 62, `_` and a name.
 fn without_disambiguators(symbol: &str) -> String {
     let mut result = String::new();
     let mut rest = symbol;
@@ -247,8 +286,9 @@ fn without_disambiguators(symbol: &str) -> String {
         let (before, root) = rest.split_at(at);
         result.push_str(before);
         let number = root[2..].find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(root.len() - 2);
-        let is_root =
-            root[2 + number..].strip_prefix('_').is_some_and(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        let is_root = root[2 + number..]
+            .strip_prefix('_')
+            .is_some_and(|name| name.starts_with(|first: char| first.is_ascii_digit()));
         rest = if is_root { &root[2 + number + 1..] } else { &root[2..] };
         result.push_str(if is_root { "C" } else { "Cs" });
     }
@@ -257,7 +297,8 @@ fn without_disambiguators(symbol: &str) -> String {
 
 fn run(mut command: Command, what: &str) -> Result<(), String> {
     println!("{what}");
-    let status = command.status().map_err(|error| format!("{what}: {}: {error}", command.get_program().display()))?;
+    let status =
+        command.status().map_err(|error| format!("{what}: {}: {error}", command.get_program().display()))?;
     if status.success() { Ok(()) } else { Err(format!("{what}: {status}")) }
 }
 
@@ -306,7 +347,9 @@ mod tests {
 
     #[test]
     fn symbols_do_not_tell_the_folder() {
-        let symbol = |crate_root: &str| format!("_RINvNvNt{crate_root}10sluice_bpf4maps6repeat4callNtNtB6_5steer6SearchEB6_");
+        let symbol = |crate_root: &str| {
+            format!("_RINvNvNt{crate_root}10sluice_bpf4maps6repeat4callNtNtB6_5steer6SearchEB6_")
+        };
         assert_eq!(without_disambiguators(&symbol("CsaZ13HCd3WlU_")), symbol("C"));
         assert_eq!(without_disambiguators("sluice_guard_Cs"), "sluice_guard_Cs");
         assert_eq!(without_disambiguators("_RNvCs_3abc3Cs_"), "_RNvC3abc3Cs_");

@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: the parsers' fuzz targets over their kept corpora, with cargo-fuzz and the installed nightly.
+//! `cargo xtask fuzz`: the parsers' fuzz targets over their kept corpora, with cargo-fuzz and the installed
+//! nightly.
 
 use std::process::Command;
 
@@ -54,7 +55,8 @@ pub(crate) fn fuzz(bound: Bound, only: Option<&str>) -> Result<(), String> {
 
 /// The targets are the files in fuzz_targets.
 fn targets(folder: &std::path::Path) -> Result<Vec<String>, String> {
-    let listing = std::fs::read_dir(folder.join("fuzz_targets")).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let listing = std::fs::read_dir(folder.join("fuzz_targets"))
+        .map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut names: Vec<String> =
         listing.filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned)).collect();
     names.sort();

@@ -1,4 +1,5 @@
-//! The machine we run on: where the workspace is, which packages it lacks, and running commands with a useful error.
+//! The machine we run on: where the workspace is, which packages it lacks, and running commands with a useful
+//! error.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -37,8 +38,8 @@ pub(crate) const TEST: &[Package] = &[
     Package::new("iproute2", &["sh", "-c", "command -v ip || test -x /sbin/ip"]),
 ];
 
-/// What rebuilding the eBPF object needs where rustup has no rust-src: Debian's Rust with its sources, and the LLVM that bpf-linker
-/// is made with.
+/// What rebuilding the eBPF object needs where rustup has no rust-src: Debian's Rust with its sources, and
+/// the LLVM that bpf-linker is made with.
 pub(crate) const EBPF: &[Package] = &[
     Package::new("rustc-web", &["dpkg", "-s", "rustc-web"]),
     Package::new("cargo-web", &["dpkg", "-s", "cargo-web"]),
@@ -61,7 +62,8 @@ pub(crate) fn is_root() -> bool {
 
 /// Installs the packages that are missing when root on a Debian-like machine; else says which command does.
 pub(crate) fn ensure(packages: &[Package]) -> Result<(), String> {
-    let missing: Vec<&str> = packages.iter().filter(|package| !succeeds(package.probe)).map(|package| package.name).collect();
+    let missing: Vec<&str> =
+        packages.iter().filter(|package| !succeeds(package.probe)).map(|package| package.name).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -72,7 +74,9 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<(), String> {
 pub(crate) fn install(names: &[&str]) -> Result<(), String> {
     let list = names.join(" ");
     if !is_root() || !succeeds(&["apt-get", "--version"]) {
-        return Err(format!("this machine lacks {list}; install with: sudo apt-get install --no-install-recommends {list}"));
+        return Err(format!(
+            "this machine lacks {list}; install with: sudo apt-get install --no-install-recommends {list}"
+        ));
     }
     eprintln!("installing {list}");
     step(Command::new("apt-get").args(["-qq", "update"]))?;
@@ -97,7 +101,12 @@ pub(crate) fn python_program(name: &str, version: &str) -> Result<PathBuf, Strin
     eprintln!("installing {name} {version}");
     step(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
     let pip = folder.join("bin/pip");
-    step(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", &format!("{name}=={version}")]))?;
+    step(Command::new(pip).args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        &format!("{name}=={version}"),
+    ]))?;
     Ok(program)
 }
 

@@ -1,4 +1,5 @@
-//! `cargo xtask …`: everything a user of the repository or a contributor does, with nothing to install by hand first.
+//! `cargo xtask …`: everything a user of the repository or a contributor does, with nothing to install by
+//! hand first.
 
 use std::process::ExitCode;
 
@@ -55,7 +56,8 @@ enum Command {
     Simulate(simulate::Options),
     /// Check the structure: the invariants of ARCHITECTURE.md.
     Tidy,
-    /// Mixed load of all kinds through the released binary, for as long as one likes: memory, descriptors and map entries stay flat.
+    /// Mixed load of all kinds through the released binary, for as long as one likes: memory, descriptors and
+    /// map entries stay flat.
     Soak {
         /// How long it lasts.
         #[arg(long, default_value_t = 10)]
@@ -66,7 +68,8 @@ enum Command {
         /// Seconds for each target.
         #[arg(long, default_value_t = 60)]
         seconds: u32,
-        /// Executions of each target instead, without the address sanitizer: the parsers are safe code, and it takes most of the time.
+        /// Executions of each target instead, without the address sanitizer: the parsers are safe code, and
+        /// it takes most of the time.
         #[arg(long)]
         runs: Option<u64>,
         /// Only this target.

@@ -1,4 +1,5 @@
-//! `cargo xtask run`: the released binary, started the way a user would; without `--config` the demo on loopback.
+//! `cargo xtask run`: the released binary, started the way a user would; without `--config` the demo on
+//! loopback.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -60,13 +61,13 @@ fn stop(child: Option<&mut Child>) {
     }
 }
 
-/// Hands SIGINT, SIGTERM and SIGQUIT on, so that ending `cargo xtask run` ends the proxy in order. A terminal's Ctrl-C reaches the
-/// proxy by itself too; it takes the second as the first.
+/// Hands SIGINT, SIGTERM and SIGQUIT on, so that ending `cargo xtask run` ends the proxy in order. A
+/// terminal's Ctrl-C reaches the proxy by itself too; it takes the second as the first.
 fn forward_signals(proxy: &Child) -> Result<(), String> {
     use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
     let pid = Pid::from_raw(proxy.id().cast_signed());
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGQUIT]).map_err(|error| format!("signals: {error}"))?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGQUIT])
+        .map_err(|error| format!("signals: {error}"))?;
     thread::spawn(move || {
         for signal in signals.forever() {
             if let Ok(signal) = Signal::try_from(signal) {
@@ -77,11 +78,13 @@ fn forward_signals(proxy: &Child) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits until the proxy is ready, then prints its status (XDP mode, workers and their cores, listeners) and what to try.
+/// Waits until the proxy is ready, then prints its status (XDP mode, workers and their cores, listeners) and
+/// what to try.
 fn introduce(sluice: &Path, proxy: &mut Child) {
     let give_up = Instant::now() + READY_WITHIN;
     while Instant::now() < give_up && matches!(proxy.try_wait(), Ok(None)) {
-        let status = Command::new(sluice).args(["status", "--run-dir", DEMO_RUN_DIR]).stderr(Stdio::null()).output();
+        let status =
+            Command::new(sluice).args(["status", "--run-dir", DEMO_RUN_DIR]).stderr(Stdio::null()).output();
         if let Ok(output) = status
             && output.status.success()
             && machine::succeeds(&["curl", "-fsS", "-m", "1", "http://127.0.0.1:9901/readyz"])

@@ -1,4 +1,5 @@
-//! `cargo xtask simulate`: the seeded simulation of whole workers (proxy/src/simulation), built with every check and optimised where it counts.
+//! `cargo xtask simulate`: the seeded simulation of whole workers (proxy/src/simulation), built with every
+//! check and optimised where it counts.
 
 use clap::Args;
 
@@ -21,7 +22,8 @@ pub(crate) struct Options {
 }
 
 fn number(text: &str) -> Result<u64, String> {
-    let parsed = text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u64::from_str_radix(digits, 16));
+    let parsed =
+        text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u64::from_str_radix(digits, 16));
     parsed.map_err(|error| error.to_string())
 }
 
@@ -41,9 +43,9 @@ pub(crate) fn simulate(options: &Options) -> Result<(), String> {
     match options.seed {
         Some(seed) if options.trace => command.env("SLUICE_SIMULATE_TRACE", seed.to_string()),
         Some(seed) => command.env("SLUICE_SIMULATE_FROM", seed.to_string()).env("SLUICE_SIMULATE_SEEDS", "1"),
-        None => {
-            command.env("SLUICE_SIMULATE_FROM", options.from.to_string()).env("SLUICE_SIMULATE_SEEDS", options.seeds.to_string())
-        }
+        None => command
+            .env("SLUICE_SIMULATE_FROM", options.from.to_string())
+            .env("SLUICE_SIMULATE_SEEDS", options.seeds.to_string()),
     };
     step(&mut command)
 }

@@ -8,7 +8,9 @@ pub(crate) fn test(ebpf_object: Option<&Path>, arguments: &[String]) -> Result<(
     ensure(BUILD)?;
     ensure(TEST)?;
     if !machine::is_root() {
-        eprintln!("not root: the kernel tests (network namespaces, XDP, steering) will be skipped, each by name");
+        eprintln!(
+            "not root: the kernel tests (network namespaces, XDP, steering) will be skipped, each by name"
+        );
     }
     let sluice = machine::build_sluice()?;
     let nextest = machine::succeeds(&["cargo", "nextest", "--version"]);

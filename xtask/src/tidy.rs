@@ -1,5 +1,6 @@
-//! `cargo xtask tidy`: the invariants of ARCHITECTURE.md, each held by a rule over the source text. A rule reads code with comments,
-//! strings' quotes and test modules taken away, so that prose and tests may speak of what code may not do.
+//! `cargo xtask tidy`: the invariants of ARCHITECTURE.md, each held by a rule over the source text. A rule
+//! reads code with comments, strings' quotes and test modules taken away, so that prose and tests may speak
+//! of what code may not do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -205,7 +206,9 @@ fn unsafe_stays_where_it_is_known(source: &Source, into: &mut Vec<String>) {
     if source.is_in(UNSAFE_FILES) || source.path.starts_with("xtask/") {
         return;
     }
-    for word in ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code", "expect(unsafe_code"] {
+    for word in
+        ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code", "expect(unsafe_code"]
+    {
         source.complain(word, "unsafe only in the files listed in xtask/src/tidy.rs", into);
     }
 }
@@ -229,7 +232,9 @@ fn supervisor_never_touches_client_bytes(source: &Source, into: &mut Vec<String>
     let accept = if source.path.ends_with("/clients.rs") { "accept4(" } else { ".accept()" };
     for word in ["crate::http", "crate::session", "crate::upstream", "crate::io::", accept] {
         // The plan asks the ring what the kernel offers; it opens no connection.
-        if word == "crate::io::" && source.code.matches(word).count() == source.code.matches("crate::io::ring::probe").count() {
+        if word == "crate::io::"
+            && source.code.matches(word).count() == source.code.matches("crate::io::ring::probe").count()
+        {
             continue;
         }
         source.complain(word, "the supervisor never reads a byte from a client", into);
@@ -371,18 +376,25 @@ mod tests {
     #[test]
     fn a_file_too_long_or_without_its_comment_is_seen() {
         assert_eq!(complaints("proxy/src/time.rs", "use std::fmt;\n").len(), 1);
-        assert_eq!(complaints("proxy/src/error.rs", &format!("//! x\n{}", "fn f() {}\n".repeat(LINES_MAX))).len(), 1);
+        assert_eq!(
+            complaints("proxy/src/error.rs", &format!("//! x\n{}", "fn f() {}\n".repeat(LINES_MAX))).len(),
+            1
+        );
     }
 
     #[test]
     fn an_unused_reason_is_seen() {
-        let errors =
-            Source::new("proxy/src/error.rs", "//! x\nreasons! {\n    ShedReason {\n        Full = \"full\",\n    }\n}\n");
+        let errors = Source::new(
+            "proxy/src/error.rs",
+            "//! x\nreasons! {\n    ShedReason {\n        Full = \"full\",\n    }\n}\n",
+        );
         let mut into = Vec::new();
         reasons_are_given(&[errors], &mut into);
         assert_eq!(into.len(), 1);
-        let errors =
-            Source::new("proxy/src/error.rs", "//! x\nreasons! {\n    ShedReason {\n        Full = \"full\",\n    }\n}\n");
+        let errors = Source::new(
+            "proxy/src/error.rs",
+            "//! x\nreasons! {\n    ShedReason {\n        Full = \"full\",\n    }\n}\n",
+        );
         let user = Source::new("proxy/src/listen/admission.rs", "//! x\nreturn Err(ShedReason::Full);\n");
         into.clear();
         reasons_are_given(&[errors, user], &mut into);

@@ -1,5 +1,5 @@
-//! `arrivals --target 127.0.0.1:P --rate R --connections N --seconds S`: open-loop HTTP/1.1 load (see `benches::load::arrivals`).
-//! The first of the seconds is warm-up and not recorded. Prints one line of JSON.
+//! `arrivals --target 127.0.0.1:P --rate R --connections N --seconds S`: open-loop HTTP/1.1 load (see
+//! `benches::load::arrivals`). The first of the seconds is warm-up and not recorded. Prints one line of JSON.
 
 use std::io;
 use std::net::SocketAddr;

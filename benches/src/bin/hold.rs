@@ -1,5 +1,6 @@
-//! `hold --target 127.0.0.1:P --count N`: opens idle keep-alive connections (see `benches::load::hold`), prints `{"ready":N}`, holds
-//! them until standard input ends or SIGTERM comes, and prints `{"alive":M}`. Where one cannot be made ready it fails.
+//! `hold --target 127.0.0.1:P --count N`: opens idle keep-alive connections (see `benches::load::hold`),
+//! prints `{"ready":N}`, holds them until standard input ends or SIGTERM comes, and prints `{"alive":M}`.
+//! Where one cannot be made ready it fails.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -52,7 +53,8 @@ fn run(arguments: Arguments) -> io::Result<()> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     signals.thread_block()?;
     println!("{{\"ready\":{count}}}");
-    // Either thread ends the holding; the other one ends with the process. (A terminal or /dev/null cannot be polled for its end.)
+    // Either thread ends the holding; the other one ends with the process. (A terminal or /dev/null cannot be
+    // polled for its end.)
     let (end, by_signal) = io::pipe()?;
     let by_input = by_signal.try_clone()?;
     thread::spawn(move || {

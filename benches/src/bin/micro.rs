@@ -1,6 +1,7 @@
-//! `cargo run --release -p benches --bin micro [-- --json]`: nanoseconds an operation of the parts of a request, medians over rounds in
-//! which the cases take turns. `--only NAME --iterations N` does one case's operation N times and measures nothing, for a tool that
-//! counts: `valgrind --tool=callgrind target/release/micro --only request-parse-small --iterations 10000`.
+//! `cargo run --release -p benches --bin micro [-- --json]`: nanoseconds an operation of the parts of a
+//! request, medians over rounds in which the cases take turns. `--only NAME --iterations N` does one case's
+//! operation N times and measures nothing, for a tool that counts: `valgrind --tool=callgrind
+//! target/release/micro --only request-parse-small --iterations 10000`.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -33,7 +34,11 @@ impl Arguments {
                     let text = value()?;
                     parsed.iterations = Some(text.parse().map_err(|_| format!("{text} is no number"))?);
                 }
-                _ => return Err(format!("{argument}? Known: --json, --list, --only NAME, --iterations N (with --only)")),
+                _ => {
+                    return Err(format!(
+                        "{argument}? Known: --json, --list, --only NAME, --iterations N (with --only)"
+                    ));
+                }
             }
         }
         if parsed.iterations.is_some() && parsed.only.is_none() {
@@ -118,7 +123,10 @@ fn measure(cases: &[Case], json: bool) {
     for one in measured {
         let (case, Spread { median, min, max }) = (one.case, Spread::of(one.nanos));
         if json {
-            println!("{{\"case\":\"{}\",\"ns_median\":{median:.2},\"ns_min\":{min:.2},\"ns_max\":{max:.2}}}", case.name);
+            println!(
+                "{{\"case\":\"{}\",\"ns_median\":{median:.2},\"ns_min\":{min:.2},\"ns_max\":{max:.2}}}",
+                case.name
+            );
         } else {
             println!("{median:10.1} ({min:8.1}–{max:8.1})  {:<24} {}", case.name, case.what);
         }
@@ -135,7 +143,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        for text in ["--jsn", "--only", "--only pool --iterations", "--only pool --iterations x", "--iterations 5"] {
+        for text in
+            ["--jsn", "--only", "--only pool --iterations", "--only pool --iterations x", "--iterations 5"]
+        {
             assert!(parse(text).is_err(), "{text}");
         }
         let parsed = parse("--only pool --iterations 5 --json").expect("all is known");

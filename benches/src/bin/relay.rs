@@ -1,5 +1,6 @@
-//! `relay --listen 127.0.0.1:P --upstream 127.0.0.1:Q --cpu N`: the limit, a bare io_uring relay of bytes (see `benches::relay`).
-//! SIGUSR1 prints its counts as one line of JSON to standard error, so does its end by SIGTERM or SIGINT.
+//! `relay --listen 127.0.0.1:P --upstream 127.0.0.1:Q --cpu N`: the limit, a bare io_uring relay of bytes
+//! (see `benches::relay`). SIGUSR1 prints its counts as one line of JSON to standard error, so does its end
+//! by SIGTERM or SIGINT.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

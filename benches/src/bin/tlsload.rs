@@ -1,5 +1,5 @@
-//! Load over TLS (see `benches::load::tls`): connections that each begin with a handshake, full or resumed (`fresh`); idle ones (`idle`);
-//! the latencies of established ones (`probe`).
+//! Load over TLS (see `benches::load::tls`): connections that each begin with a handshake, full or resumed
+//! (`fresh`); idle ones (`idle`); the latencies of established ones (`probe`).
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
-//! `cargo run --release -p benches --bin xdp [-- --json]`: what the guard costs a packet, by BPF_PROG_TEST_RUN
-//! (Documentation/bpf/bpf_prog_run), so without driver, interrupt or allocation. Every round runs every case, and the empty
-//! program first: the figures are medians over rounds, the cost above the empty program is taken within each round. Needs root.
+//! `cargo run --release -p benches --bin xdp [-- --json]`: what the guard costs a packet, by
+//! BPF_PROG_TEST_RUN (Documentation/bpf/bpf_prog_run), so without driver, interrupt or allocation. Every
+//! round runs every case, and the empty program first: the figures are medians over rounds, the cost above
+//! the empty program is taken within each round. Needs root.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,12 +40,13 @@ fn frame(source: impl Into<IpAddr>, flags: u8) -> Vec<u8> {
             bytes.extend_from_slice(&Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).octets());
         }
     }
-    bytes.extend_from_slice(&[0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    bytes
+        .extend_from_slice(&[0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     bytes
 }
 
-/// Like a list of networks and hosts from all over: of ten, one is IPv6 (29 to 64 bits), four are IPv4 hosts, three IPv4 networks
-/// of 24 bits, two of 16 to 23 (together one address in sixty).
+/// Like a list of networks and hosts from all over: of ten, one is IPv6 (29 to 64 bits), four are IPv4 hosts,
+/// three IPv4 networks of 24 bits, two of 16 to 23 (together one address in sixty).
 fn mixed() -> Vec<IpNet> {
     let mut random = Random::new(1);
     let net = |number: u32, bits: u64, other: u64| {
@@ -62,7 +64,8 @@ fn mixed() -> Vec<IpNet> {
     };
     let listed = (0..LISTED * 2).map(|number| net(number, random.next(), random.next()));
     // Neither the client of the cases below, nor twice.
-    let listed = listed.filter(|net| !net.contains(&IpAddr::V4(CLIENT)) && !net.contains(&IpAddr::V6(CLIENT6)));
+    let listed =
+        listed.filter(|net| !net.contains(&IpAddr::V4(CLIENT)) && !net.contains(&IpAddr::V6(CLIENT6)));
     let mut listed: Vec<IpNet> = listed.take(LISTED as usize + 1_000).collect();
     listed.sort_unstable();
     listed.dedup();
@@ -84,7 +87,8 @@ struct Guarded {
 impl Guarded {
     fn new(guard: &Guard, listeners: &[&str]) -> Self {
         let mut programs = programs();
-        let listeners: Vec<SocketAddr> = listeners.iter().map(|address| address.parse().expect("an address")).collect();
+        let listeners: Vec<SocketAddr> =
+            listeners.iter().map(|address| address.parse().expect("an address")).collect();
         programs.apply_guard(guard, &listeners).expect("the guard is configured");
         let spoofer = Spoofer::new(programs.guard_fd().expect("the guard loads")).expect("the spoofer loads");
         Self { programs, spoofer }
@@ -127,7 +131,13 @@ struct Case {
 }
 
 impl Case {
-    fn new(name: &'static str, what: &'static str, goal: Option<u32>, guarded: Option<usize>, packet: Vec<u8>) -> Self {
+    fn new(
+        name: &'static str,
+        what: &'static str,
+        goal: Option<u32>,
+        guarded: Option<usize>,
+        packet: Vec<u8>,
+    ) -> Self {
         let (sources, verdicts, nanos, above) = (Sources::One, &[][..], Vec::new(), Vec::new());
         Self { name, what, goal, guarded, sources, packet, verdicts, flooded: false, nanos, above }
     }
@@ -165,7 +175,12 @@ impl Case {
         let after = guarded.programs.verdicts().expect("counters");
         let counted: u64 = self.verdicts.iter().map(|label| after[*label] - before[*label]).sum();
         // One address in sixty is on the mixed list, and a flooded bucket has a SYN again after a second.
-        assert!(counted >= u64::from(REPEAT) * 3 / 4, "{}: only {counted} were {:?}", self.name, self.verdicts);
+        assert!(
+            counted >= u64::from(REPEAT) * 3 / 4,
+            "{}: only {counted} were {:?}",
+            self.name,
+            self.verdicts
+        );
         nanos
     }
 }
@@ -221,35 +236,74 @@ fn cases() -> (Vec<Guarded>, Vec<Case>) {
     let case = Case::new;
     let cases = vec![
         case("floor", "the empty program", None, None, v4.clone()),
-        case("floor-new-sources", "the empty program, a new source each time", None, None, v4.clone()).new_sources(),
+        case("floor-new-sources", "the empty program, a new source each time", None, None, v4.clone())
+            .new_sources(),
         case("not-ours", "not ours", None, EMPTY, elsewhere).verdicts(&["not_ours"]),
         case("established", "established, lists empty", Some(25), EMPTY, v4.clone()).verdicts(established),
         case("established-v6", "the same over IPv6", Some(25), EMPTY, v6.clone()).verdicts(established),
-        case("one-address", "the same, listener on one address", Some(25), ONE_ADDRESS, v4.clone()).verdicts(established),
+        case("one-address", "the same, listener on one address", Some(25), ONE_ADDRESS, v4.clone())
+            .verdicts(established),
         case("one-address-v6", "the same over IPv6", Some(25), ONE_ADDRESS, v6.clone()).verdicts(established),
-        case("two-addresses", "the same, listener on two addresses", None, TWO_ADDRESSES, v4.clone()).verdicts(established),
-        case("bans", "established, 20,000 bans, not among them", Some(25), BANS, v4.clone()).verdicts(established),
-        case("bans-beside", "established, beside one of 20,000 bans", Some(25), BANS, frame(host(LISTED), ACK))
+        case("two-addresses", "the same, listener on two addresses", None, TWO_ADDRESSES, v4.clone())
             .verdicts(established),
-        case("banned", "established, one of 20,000 bans, dropped", Some(250), BANS, frame(host(LISTED / 2), ACK))
-            .verdicts(&["banned"]),
-        case("20k", "established, 20,000 CIDRs, not among them", Some(60), MIXED, v4.clone()).verdicts(established),
+        case("bans", "established, 20,000 bans, not among them", Some(25), BANS, v4.clone())
+            .verdicts(established),
+        case(
+            "bans-beside",
+            "established, beside one of 20,000 bans",
+            Some(25),
+            BANS,
+            frame(host(LISTED), ACK),
+        )
+        .verdicts(established),
+        case(
+            "banned",
+            "established, one of 20,000 bans, dropped",
+            Some(250),
+            BANS,
+            frame(host(LISTED / 2), ACK),
+        )
+        .verdicts(&["banned"]),
+        case("20k", "established, 20,000 CIDRs, not among them", Some(60), MIXED, v4.clone())
+            .verdicts(established),
         case("20k-v6", "the same over IPv6", Some(60), MIXED, v6).verdicts(established),
-        case("20k-new-sources", "the same, a new source each time", Some(60), MIXED, v4).new_sources().verdicts(established),
-        case("20k-beside", "established, beside one of 20,000 hosts", Some(60), HOSTS, frame(host(LISTED), ACK))
+        case("20k-new-sources", "the same, a new source each time", Some(60), MIXED, v4)
+            .new_sources()
             .verdicts(established),
-        case("denied", "SYN denied by one of 20,000 hosts, dropped", Some(250), HOSTS, frame(host(LISTED / 2), SYN))
-            .verdicts(&["denied"]),
+        case(
+            "20k-beside",
+            "established, beside one of 20,000 hosts",
+            Some(60),
+            HOSTS,
+            frame(host(LISTED), ACK),
+        )
+        .verdicts(established),
+        case(
+            "denied",
+            "SYN denied by one of 20,000 hosts, dropped",
+            Some(250),
+            HOSTS,
+            frame(host(LISTED / 2), SYN),
+        )
+        .verdicts(&["denied"]),
         case("syn", "SYN, no rate", None, EMPTY, syn.clone()).verdicts(&["syn"]),
         case("syn-within", "SYN within the rate", None, WITHIN, syn.clone()).verdicts(&["syn"]),
         case("syn-within-new-sources", "the same, a new source each time", None, WITHIN, syn.clone())
             .new_sources()
             .verdicts(&["syn"]),
-        case("syn-above", "SYN above the rate, dropped", Some(250), ABOVE, syn.clone()).verdicts(&["syn_rate"]).flooded(),
-        case("syn-above-new-sources", "the same, a new spoofed source each time", Some(250), ABOVE, syn.clone())
-            .new_sources()
+        case("syn-above", "SYN above the rate, dropped", Some(250), ABOVE, syn.clone())
             .verdicts(&["syn_rate"])
             .flooded(),
+        case(
+            "syn-above-new-sources",
+            "the same, a new spoofed source each time",
+            Some(250),
+            ABOVE,
+            syn.clone(),
+        )
+        .new_sources()
+        .verdicts(&["syn_rate"])
+        .flooded(),
         case("syn-above-20k-new-sources", "the same, with 20,000 CIDRs", Some(250), ALL, syn)
             .new_sources()
             .verdicts(&["syn_rate", "denied"])
@@ -280,7 +334,9 @@ fn main() {
         }
     }
     if !json {
-        println!("{ROUNDS} rounds of {REPEAT} packets: median (min–max) ns a packet, and above the empty program");
+        println!(
+            "{ROUNDS} rounds of {REPEAT} packets: median (min–max) ns a packet, and above the empty program"
+        );
     }
     for case in &cases {
         report(case, json);

@@ -12,13 +12,37 @@ use proxy::http::message::{Method, RequestHead, ResponseHead};
 use super::{Case, Runner, each};
 
 pub(super) const CASES: &[Case] = &[
-    Case { name: "request-parse-small", what: "parse a load generator's request", make: || parse_request(SMALL) },
-    Case { name: "request-parse-browser", what: "parse a browser's request, 9 fields", make: || parse_request(BROWSER) },
+    Case {
+        name: "request-parse-small",
+        what: "parse a load generator's request",
+        make: || parse_request(SMALL),
+    },
+    Case {
+        name: "request-parse-browser",
+        what: "parse a browser's request, 9 fields",
+        make: || parse_request(BROWSER),
+    },
     Case { name: "request-clone-browser", what: "clone that head (a part of the next)", make: clone_request },
-    Case { name: "request-forward-small", what: "clone and change a load generator's head", make: || forward_request(SMALL) },
-    Case { name: "request-forward-browser", what: "clone and change a browser's head", make: || forward_request(BROWSER) },
-    Case { name: "request-encode-small", what: "write a load generator's changed head", make: || encode_request(SMALL) },
-    Case { name: "request-encode-browser", what: "write a browser's changed head", make: || encode_request(BROWSER) },
+    Case {
+        name: "request-forward-small",
+        what: "clone and change a load generator's head",
+        make: || forward_request(SMALL),
+    },
+    Case {
+        name: "request-forward-browser",
+        what: "clone and change a browser's head",
+        make: || forward_request(BROWSER),
+    },
+    Case {
+        name: "request-encode-small",
+        what: "write a load generator's changed head",
+        make: || encode_request(SMALL),
+    },
+    Case {
+        name: "request-encode-browser",
+        what: "write a browser's changed head",
+        make: || encode_request(BROWSER),
+    },
     Case { name: "response-parse", what: "parse a response, 8 fields", make: parse_response },
     Case { name: "response-forward", what: "clone and change a response head", make: forward_response },
     Case { name: "response-encode", what: "write a changed response head", make: encode_response },

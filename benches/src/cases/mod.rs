@@ -48,7 +48,9 @@ mod tests {
     #[test]
     fn names_are_unique_and_fit_a_command_line() {
         let mut names: Vec<&str> = all().iter().map(|case| case.name).collect();
-        assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')));
+        assert!(
+            names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'))
+        );
         names.sort_unstable();
         let count = names.len();
         names.dedup();

@@ -45,8 +45,9 @@ fn route(count: usize) -> Runner {
     let mut random = Random::new(1);
     // Paths below the routes in no order, so that neither branch nor cache learns them by heart.
     let wanted = (0..512).map(|_| random.next() as usize % count);
-    let paths: Vec<(String, usize)> =
-        wanted.map(|number| (format!("{}/item/1234", prefix(number).trim_end_matches('/')), number)).collect();
+    let paths: Vec<(String, usize)> = wanted
+        .map(|number| (format!("{}/item/1234", prefix(number).trim_end_matches('/')), number))
+        .collect();
     let mut next = 0;
     each(move || {
         let (path, number) = &paths[next % paths.len()];
@@ -58,7 +59,11 @@ fn route(count: usize) -> Runner {
 
 /// 32 connections to two endpoints, leased by turns.
 fn pool() -> Runner {
-    let limits = model::Pool { max_idle: 64, idle_timeout: Duration::from_secs(60), max_lifetime: Duration::from_secs(3_600) };
+    let limits = model::Pool {
+        max_idle: 64,
+        idle_timeout: Duration::from_secs(60),
+        max_lifetime: Duration::from_secs(3_600),
+    };
     let addresses = [1, 2].map(|last| SocketAddr::from(([10, 0, 0, last], 8080)));
     let mut pool = Pool::new(limits, addresses);
     let now = Time::from_nanos(1_000_000_000);

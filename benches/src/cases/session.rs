@@ -1,6 +1,6 @@
-//! A whole request of a session on a kept-alive connection: the engine, the session, its exchange and the pool, over the simulated
-//! ring. The simulation's own work (maps and queues of bytes in place of a kernel) is in the figure: it is for comparing one build
-//! with another, and for counting instructions by function.
+//! A whole request of a session on a kept-alive connection: the engine, the session, its exchange and the
+//! pool, over the simulated ring. The simulation's own work (maps and queues of bytes in place of a kernel)
+//! is in the figure: it is for comparing one build with another, and for counting instructions by function.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,14 +55,19 @@ fn config(endpoint: SocketAddr) -> model::Config {
         },
         trusted_proxies: Vec::new(),
     };
-    let route = model::Route { timeout, body_timeout: timeout, ..model::Route::new(model::Action::Upstream(0)) };
+    let route =
+        model::Route { timeout, body_timeout: timeout, ..model::Route::new(model::Action::Upstream(0)) };
     let upstream = model::Upstream {
         name: "app".into(),
         endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string(), weight: 1 }],
         connect_timeout: timeout,
         send_proxy: false,
         tls: None,
-        pool: model::Pool { max_idle: 16, idle_timeout: timeout, max_lifetime: Duration::from_secs(u64::from(u32::MAX)) },
+        pool: model::Pool {
+            max_idle: 16,
+            idle_timeout: timeout,
+            max_lifetime: Duration::from_secs(u64::from(u32::MAX)),
+        },
         retry: model::Retry { attempts: 2 },
     };
     model::Config {
@@ -105,7 +110,8 @@ fn config(endpoint: SocketAddr) -> model::Config {
 
 /// Answers whatever ends like a request head; the engine sends a head in one piece.
 fn answer(body: usize) -> Vec<u8> {
-    let mut response = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\nServer: origin\r\n\r\n").into_bytes();
+    let mut response =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\nServer: origin\r\n\r\n").into_bytes();
     response.resize(response.len() + body, b'.');
     response
 }

@@ -1,5 +1,6 @@
-//! Open-loop load: requests arrive at fixed times whatever the server does, and wait where no connection is free. A latency
-//! counts from the time a request was due, so a server's pause is seen by all requests that it made wait.
+//! Open-loop load: requests arrive at fixed times whatever the server does, and wait where no connection is
+//! free. A latency counts from the time a request was due, so a server's pause is seen by all requests that
+//! it made wait.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -54,7 +55,8 @@ pub struct Report {
     pub latencies: Histogram,
 }
 
-/// A request: when it was due, in nanoseconds from the start, and whether a connection that closed unused has cost it one try.
+/// A request: when it was due, in nanoseconds from the start, and whether a connection that closed unused has
+/// cost it one try.
 #[derive(Clone, Copy, Debug)]
 struct Due {
     at: u64,
@@ -154,7 +156,10 @@ impl<'a> Load<'a> {
         while self.idle.len() < self.connections.len() {
             if Instant::now() > give_up || !self.down.is_empty() {
                 let count = self.connections.len() - self.idle.len();
-                return Err(io::Error::other(format!("{count} connections to {} failed", self.settings.target)));
+                return Err(io::Error::other(format!(
+                    "{count} connections to {} failed",
+                    self.settings.target
+                )));
             }
             self.poll.wait(Some(Duration::from_millis(10)), &mut events)?;
             for (token, flags) in events.drain(..) {
@@ -173,8 +178,13 @@ impl<'a> Load<'a> {
         if opened.is_err() {
             self.down.push(index);
         }
-        self.connections[index] =
-            Connection { stream: opened.ok(), state, reader: Reader::default(), generation, has_served: false };
+        self.connections[index] = Connection {
+            stream: opened.ok(),
+            state,
+            reader: Reader::default(),
+            generation,
+            has_served: false,
+        };
     }
 
     fn now(&self) -> u64 {
@@ -196,7 +206,8 @@ impl<'a> Load<'a> {
             if now >= give_up || (is_all_sent && now >= self.end && !self.is_any_busy()) {
                 return Ok(());
             }
-            // With no connection free, the next event is an answer; a due arrival must not make the loop spin.
+            // With no connection free, the next event is an answer; a due arrival must not make the loop
+            // spin.
             let next = if self.sent < self.total { self.sent * self.spacing } else { self.end };
             let wake = if next > now { next } else { give_up };
             let wake = if self.down.is_empty() { wake } else { wake.min(reconnect_at) };
@@ -232,7 +243,8 @@ impl<'a> Load<'a> {
         let connection = &mut self.connections[index];
         connection.state = State::Busy(due);
         let written = connection.stream.as_mut().map(|stream| stream.write(&self.request));
-        // An idle connection's socket buffer is empty: less than all of a small request is as good as an error.
+        // An idle connection's socket buffer is empty: less than all of a small request is as good as an
+        // error.
         if !matches!(written, Some(Ok(count)) if count == self.request.len()) {
             self.lost(index);
         }
@@ -251,7 +263,9 @@ impl<'a> Load<'a> {
             connection.state = State::Idle;
             self.idle.push_back(index);
         }
-        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+        if flags.intersects(
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP,
+        ) {
             self.read(index, flags);
         }
     }
@@ -269,7 +283,8 @@ impl<'a> Load<'a> {
                         Ok(Some(response)) => self.answered(index, response),
                         Err(Malformed) => return self.lost(index),
                     }
-                    // Less than the buffer holds is all there is; an end that came with it shows in the flags.
+                    // Less than the buffer holds is all there is; an end that came with it shows in the
+                    // flags.
                     if count < self.buffer.len() && !flags.contains(EpollFlags::EPOLLRDHUP) {
                         return;
                     }
@@ -303,13 +318,16 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// A connection's end. What it was asked goes to another one if it may have been closed, as idle, before it saw the request.
+    /// A connection's end. What it was asked goes to another one if it may have been closed, as idle, before
+    /// it saw the request.
     fn lost(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         connection.stream = None;
         let is_stale = connection.has_served && connection.reader.is_fresh();
         match std::mem::replace(&mut connection.state, State::Down) {
-            State::Busy(due) if is_stale && !due.is_retry => self.retries.push_back(Due { is_retry: true, ..due }),
+            State::Busy(due) if is_stale && !due.is_retry => {
+                self.retries.push_back(Due { is_retry: true, ..due })
+            }
             State::Busy(due) => self.failed(due),
             State::Idle => self.idle.retain(|&idle| idle != index),
             State::Down => return,
@@ -372,8 +390,12 @@ mod tests {
         }
     }
 
-    /// A server that says `answer(n)` to the n-th request of a connection, and closes after so many, or at None.
-    fn serve(requests: usize, answer: impl Fn(usize) -> Option<Vec<u8>> + Clone + Send + 'static) -> SocketAddr {
+    /// A server that says `answer(n)` to the n-th request of a connection, and closes after so many, or at
+    /// None.
+    fn serve(
+        requests: usize,
+        answer: impl Fn(usize) -> Option<Vec<u8>> + Clone + Send + 'static,
+    ) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
@@ -404,7 +426,8 @@ mod tests {
 
     #[test]
     fn a_pause_of_the_server_is_seen_by_all_that_it_made_wait() {
-        // One connection, 200 requests a second: the 100th answer comes 300 ms late, and about 60 requests become due meanwhile.
+        // One connection, 200 requests a second: the 100th answer comes 300 ms late, and about 60 requests
+        // become due meanwhile.
         let address = serve(usize::MAX, |number| {
             if number == 100 {
                 thread::sleep(Duration::from_millis(300));
@@ -436,10 +459,13 @@ mod tests {
         let closing = serve(10, |_| Some(ANSWER.to_vec()));
         let report = run(&settings(closing, 500, 4)).unwrap();
         assert_eq!((report.completed, report.errors), (500, 0));
-        let polite = serve(usize::MAX, |_| Some(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()));
+        let polite = serve(usize::MAX, |_| {
+            Some(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec())
+        });
         let report = run(&settings(polite, 300, 4)).unwrap();
         assert_eq!((report.completed, report.errors), (300, 0));
-        let failing = serve(usize::MAX, |_| Some(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n".to_vec()));
+        let failing =
+            serve(usize::MAX, |_| Some(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n".to_vec()));
         let report = run(&settings(failing, 300, 4)).unwrap();
         assert_eq!((report.completed, report.errors), (0, 300));
         let silent = serve(usize::MAX, |_| None);

@@ -1,4 +1,5 @@
-//! A log-linear histogram of nanoseconds: each power of two is cut into 128 equal parts, so a value is known to 0.8 %.
+//! A log-linear histogram of nanoseconds: each power of two is cut into 128 equal parts, so a value is known
+//! to 0.8 %.
 
 /// Parts of a power of two, as bits.
 const PART_BITS: u32 = 7;

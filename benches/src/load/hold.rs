@@ -1,4 +1,5 @@
-//! Idle keep-alive connections: each makes a few requests, then nothing more; at the end, those are counted that still stand.
+//! Idle keep-alive connections: each makes a few requests, then nothing more; at the end, those are counted
+//! that still stand.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -49,7 +50,8 @@ pub struct Held {
 /// Makes all connections ready.
 ///
 /// # Errors
-/// The first connection that cannot be opened, is refused, or answers with something else than 2xx or 3xx; no progress for 30 s.
+/// The first connection that cannot be opened, is refused, or answers with something else than 2xx or 3xx; no
+/// progress for 30 s.
 pub fn open(settings: &Settings) -> io::Result<Held> {
     let request = super::request(settings.target, &settings.path);
     let mut poll = Poll::new()?;
@@ -73,7 +75,9 @@ pub fn open(settings: &Settings) -> io::Result<Held> {
         for (index, flags) in events.drain(..) {
             let index = index as usize;
             let Some(Some(connection)) = connections.get_mut(index) else { continue };
-            if connection.reader.is_some() && connection.advance(flags, &request).map_err(|error| at(index, &error))? {
+            if connection.reader.is_some()
+                && connection.advance(flags, &request).map_err(|error| at(index, &error))?
+            {
                 connection.reader = None;
                 ready += 1;
                 give_up = Instant::now() + STALL_MAX;
@@ -82,7 +86,10 @@ pub fn open(settings: &Settings) -> io::Result<Held> {
             }
         }
         if Instant::now() > give_up {
-            return Err(io::Error::new(ErrorKind::TimedOut, format!("{ready} of {} ready, and no progress", settings.count)));
+            return Err(io::Error::new(
+                ErrorKind::TimedOut,
+                format!("{ready} of {} ready, and no progress", settings.count),
+            ));
         }
     }
     Ok(Held { poll, connections })
@@ -111,11 +118,16 @@ impl Connection {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
                     let reader = self.reader.get_or_insert_default();
-                    let Some(response) = reader.feed(&buffer[..count]).map_err(|_| io::Error::other("no HTTP response"))? else {
+                    let Some(response) =
+                        reader.feed(&buffer[..count]).map_err(|_| io::Error::other("no HTTP response"))?
+                    else {
                         continue;
                     };
                     if response.close || !(200..400).contains(&response.status) {
-                        return Err(io::Error::other(format!("status {}, close {}", response.status, response.close)));
+                        return Err(io::Error::other(format!(
+                            "status {}, close {}",
+                            response.status, response.close
+                        )));
                     }
                     if self.ask(request)? {
                         return Ok(true);
@@ -169,7 +181,8 @@ impl Held {
             }
             for (token, flags) in events.drain(..) {
                 if token == END {
-                    is_over |= flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+                    is_over |=
+                        flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
                 } else if let Some(place) = self.connections.get_mut(token as usize) {
                     place.take_if(|connection| !is_alive(&mut connection.stream));
                 }
@@ -226,7 +239,8 @@ mod tests {
 
     #[test]
     fn counts_those_that_stand() {
-        let (address, server) = serve(2, |number| Duration::from_millis(if number % 4 == 0 { 2000 } else { 60_000 }));
+        let (address, server) =
+            serve(2, |number| Duration::from_millis(if number % 4 == 0 { 2000 } else { 60_000 }));
         let held = open(&settings(address)).unwrap();
         let peers = server.join().unwrap();
         assert_eq!(peers.iter().filter(|peer| peer.to_string() == "127.1.0.1").count(), 20);

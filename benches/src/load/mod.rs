@@ -1,4 +1,5 @@
-//! HTTP/1.1 load that wrk and h2load do not make: requests at a fixed rate, and many idle connections held open.
+//! HTTP/1.1 load that wrk and h2load do not make: requests at a fixed rate, and many idle connections held
+//! open.
 
 pub mod arrivals;
 pub mod histogram;
@@ -13,7 +14,9 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
 
 /// Lets this process open as many descriptors as the hard limit allows.
 ///
@@ -31,7 +34,8 @@ fn start_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Owned
     use std::os::fd::AsRawFd;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     if let Some(source) = source {
-        // The port is chosen at the connect, by all four of the addresses and ports: each source has all ports.
+        // The port is chosen at the connect, by all four of the addresses and ports: each source has all
+        // ports.
         setsockopt(&fd, sockopt::IpBindAddressNoPort, &true)?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
     }
@@ -43,5 +47,6 @@ fn start_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Owned
 
 /// The request that is made again and again.
 fn request(target: SocketAddr, path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: sluice-load\r\nAccept: */*\r\n\r\n").into_bytes()
+    format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: sluice-load\r\nAccept: */*\r\n\r\n")
+        .into_bytes()
 }

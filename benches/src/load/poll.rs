@@ -19,24 +19,42 @@ impl Poll {
     /// Waits end as exactly as the kernel can: its slack of 50 µs for timers is turned off for this thread.
     pub(super) fn new() -> io::Result<Self> {
         nix::sys::prctl::set_timerslack(1)?;
-        Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, events: vec![EpollEvent::empty(); EVENTS_MAX] })
+        Ok(Self {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            events: vec![EpollEvent::empty(); EVENTS_MAX],
+        })
     }
 
     /// Tells of `fd` as `token` until it is closed.
     pub(super) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        let interest =
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         Ok(self.epoll.add(fd, EpollEvent::new(interest, token))?)
     }
 
     /// Appends what became ready; nothing after `timeout` or a signal.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>, into: &mut Vec<(u64, EpollFlags)>) -> io::Result<()> {
-        let timeout = timeout
-            .map(|timeout| libc::timespec { tv_sec: timeout.as_secs() as libc::time_t, tv_nsec: timeout.subsec_nanos().into() });
+    pub(super) fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        into: &mut Vec<(u64, EpollFlags)>,
+    ) -> io::Result<()> {
+        let timeout = timeout.map(|timeout| libc::timespec {
+            tv_sec: timeout.as_secs() as libc::time_t,
+            tv_nsec: timeout.subsec_nanos().into(),
+        });
         let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let events = self.events.as_mut_ptr().cast::<libc::epoll_event>();
-        // SAFETY: EpollEvent is a transparent epoll_event, of which there are EVENTS_MAX; timeout is null or a live timespec.
-        let count =
-            unsafe { libc::epoll_pwait2(self.epoll.0.as_raw_fd(), events, EVENTS_MAX as libc::c_int, timeout, std::ptr::null()) };
+        // SAFETY: EpollEvent is a transparent epoll_event, of which there are EVENTS_MAX; timeout is null or
+        // a live timespec.
+        let count = unsafe {
+            libc::epoll_pwait2(
+                self.epoll.0.as_raw_fd(),
+                events,
+                EVENTS_MAX as libc::c_int,
+                timeout,
+                std::ptr::null(),
+            )
+        };
         let Ok(count) = usize::try_from(count) else {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };

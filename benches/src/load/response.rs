@@ -153,7 +153,8 @@ fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
     u64::from_str_radix(digits, 16).ok().filter(|&size| size < 1 << 62).ok_or(Malformed)
 }
 
-/// What follows a head, and whether the connection ends with it. A body up to the connection's end is never asked for here.
+/// What follows a head, and whether the connection ends with it. A body up to the connection's end is never
+/// asked for here.
 fn framing(head: &httparse::Response<'_, '_>) -> Result<(Part, bool), Malformed> {
     let mut close = head.version == Some(0);
     let mut part = matches!(head.code, Some(204 | 304)).then_some(Part::Body { left: 0 });
@@ -161,7 +162,9 @@ fn framing(head: &httparse::Response<'_, '_>) -> Result<(Part, bool), Malformed>
         let value = std::str::from_utf8(header.value).map_err(|_| Malformed)?.trim();
         if header.name.eq_ignore_ascii_case("content-length") {
             part = part.or(Some(Part::Body { left: value.parse().map_err(|_| Malformed)? }));
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") && value.eq_ignore_ascii_case("chunked") {
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding")
+            && value.eq_ignore_ascii_case("chunked")
+        {
             part = Some(Part::ChunkLine);
         } else if header.name.eq_ignore_ascii_case("connection") {
             close = value.eq_ignore_ascii_case("close");
@@ -176,7 +179,8 @@ mod tests {
 
     const SIMPLE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
     const CHUNKED: &[u8] =
-        b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nT: v\r\n\r\n";
+        b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3;x=y\r\nabc\r\nA\r\n\
+          0123456789\r\n0\r\nT: v\r\n\r\n";
     const EMPTY: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
     #[test]
@@ -192,7 +196,11 @@ mod tests {
                 assert!(reader.is_fresh(), "ready for the next");
                 for (index, byte) in text.iter().enumerate() {
                     let last = index + 1 == text.len();
-                    assert_eq!(reader.feed(std::slice::from_ref(byte)), Ok(wanted.filter(|_| last)), "{index}");
+                    assert_eq!(
+                        reader.feed(std::slice::from_ref(byte)),
+                        Ok(wanted.filter(|_| last)),
+                        "{index}"
+                    );
                 }
             }
         }

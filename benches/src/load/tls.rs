@@ -20,15 +20,18 @@ use super::response::Reader;
 
 type Connection = StreamOwned<ClientConnection, TcpStream>;
 
-/// One version, one suite, one group, and a certificate that nobody checks against roots: its signature is verified all the same.
+/// One version, one suite, one group, and a certificate that nobody checks against roots: its signature is
+/// verified all the same.
 fn config(resume: bool) -> Arc<ClientConfig> {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256];
     provider.kx_groups = vec![kx_group::X25519];
     let provider = Arc::new(provider);
     let verifier = Arc::new(Credulous(Arc::clone(&provider)));
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
-    let builder = builder.expect("the suite is one of 1.3's").dangerous().with_custom_certificate_verifier(verifier);
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+    let builder =
+        builder.expect("the suite is one of 1.3's").dangerous().with_custom_certificate_verifier(verifier);
     let mut config = builder.with_no_client_auth();
     config.resumption = if resume { Resumption::in_memory_sessions(16) } else { Resumption::disabled() };
     Arc::new(config)
@@ -129,7 +132,8 @@ pub fn idle(target: SocketAddr, count: usize) -> io::Result<()> {
     for mut connection in held {
         connection.sock.set_nonblocking(true)?;
         let mut byte = [0];
-        let is_alive = matches!(connection.read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        let is_alive =
+            matches!(connection.read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         alive += usize::from(is_alive);
     }
     println!("{{\"alive\":{alive}}}");

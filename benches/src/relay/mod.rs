@@ -1,5 +1,5 @@
-//! A bare io_uring relay of bytes, connections 1:1, no HTTP: what a proxy cannot undercut, the floor that all of them are compared
-//! with. One thread, one ring; the buffer that was received is the one that is sent.
+//! A bare io_uring relay of bytes, connections 1:1, no HTTP: what a proxy cannot undercut, the floor that all
+//! of them are compared with. One thread, one ring; the buffer that was received is the one that is sent.
 
 mod ring;
 #[cfg(test)]
@@ -25,14 +25,20 @@ pub struct Settings {
     pub buffers: u16,
     /// Bytes of one.
     pub buffer_size: u16,
-    /// Buffer bytes that one direction of a connection may queue before its receive is stopped; what arrives until it has stopped (one
-    /// bundle) comes on top.
+    /// Buffer bytes that one direction of a connection may queue before its receive is stopped; what arrives
+    /// until it has stopped (one bundle) comes on top.
     pub queue_bytes_max: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { connections: 4096, entries: 1024, buffers: 4096, buffer_size: 4096, queue_bytes_max: 256 << 10 }
+        Self {
+            connections: 4096,
+            entries: 1024,
+            buffers: 4096,
+            buffer_size: 4096,
+            queue_bytes_max: 256 << 10,
+        }
     }
 }
 
@@ -86,7 +92,8 @@ enum Receive {
     Ended,
 }
 
-/// One direction: bytes received from direct descriptor `i`, in order, to be sent to the other one of the connection.
+/// One direction: bytes received from direct descriptor `i`, in order, to be sent to the other one of the
+/// connection.
 #[derive(Debug, Default)]
 struct Flow {
     receive: Receive,
@@ -101,8 +108,9 @@ struct Flow {
 
 /// A connection, by the descriptor of its client.
 ///
-/// Vacant -accept-> Opening -connected-> Open -both ends shut-> Ending -nothing in flight-> Closing -closed-> Vacant;
-/// an error leads from Opening or Open to Aborting, which cancels everything and then closes with a reset.
+/// Vacant -accept-> Opening -connected-> Open -both ends shut-> Ending -nothing in flight-> Closing -closed->
+/// Vacant; an error leads from Opening or Open to Aborting, which cancels everything and then closes with a
+/// reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
@@ -121,7 +129,8 @@ struct Connection {
     in_flight: u32,
 }
 
-/// The relay. Descriptors below `connections` are clients', the one above by that number is the client's upstream connection.
+/// The relay. Descriptors below `connections` are clients', the one above by that number is the client's
+/// upstream connection.
 pub struct Relay<'a> {
     ring: Ring,
     settings: Settings,
@@ -135,7 +144,8 @@ pub struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    /// A relay for the calling thread. The listener must be blocking: io_uring would report EAGAIN instead of waiting.
+    /// A relay for the calling thread. The listener must be blocking: io_uring would report EAGAIN instead of
+    /// waiting.
     ///
     /// # Errors
     /// What the kernel's io_uring lacks, and ENOMEM.
@@ -159,7 +169,11 @@ impl<'a> Relay<'a> {
     ///
     /// # Errors
     /// A ring that fails.
-    pub fn run(&mut self, control: BorrowedFd<'_>, mut on_control: impl FnMut(&Counts) -> ControlFlow<()>) -> io::Result<Counts> {
+    pub fn run(
+        &mut self,
+        control: BorrowedFd<'_>,
+        mut on_control: impl FnMut(&Counts) -> ControlFlow<()>,
+    ) -> io::Result<Counts> {
         self.ring.watch(control, token(Kind::Control, 0))?;
         self.accept()?;
         let mut batch = Vec::new();
@@ -242,7 +256,11 @@ impl<'a> Relay<'a> {
         if let Ok(index) = u32::try_from(result) {
             self.counts.accepted += 1;
             let connection = self.connection(index);
-            assert_eq!(connection.state, State::Vacant, "a descriptor is used again only after its connection's end");
+            assert_eq!(
+                connection.state,
+                State::Vacant,
+                "a descriptor is used again only after its connection's end"
+            );
             *connection = Connection { state: State::Opening, in_flight: 3 };
             let upstream = self.other(index);
             let step = token(Kind::Step, index);

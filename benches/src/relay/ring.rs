@@ -1,6 +1,10 @@
-//! The relay's io_uring (io_uring(7)): one provided-buffer ring, direct descriptors, one enter per loop turn. Received bytes are never
-//! looked at: the buffer that the kernel filled is the one that it sends, so no reference to buffer memory ever exists here.
-#![allow(unsafe_code, reason = "submission entries point to memory, and the buffer ring is shared with the kernel")]
+//! The relay's io_uring (io_uring(7)): one provided-buffer ring, direct descriptors, one enter per loop turn.
+//! Received bytes are never looked at: the buffer that the kernel filled is the one that it sends, so no
+//! reference to buffer memory ever exists here.
+#![allow(
+    unsafe_code,
+    reason = "submission entries point to memory, and the buffer ring is shared with the kernel"
+)]
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,7 +34,8 @@ pub(super) struct Chunk {
     pub(super) length: u16,
 }
 
-/// What a gathering send points to. The kernel has copied it when the entry is submitted (IORING_FEAT_SUBMIT_STABLE).
+/// What a gathering send points to. The kernel has copied it when the entry is submitted
+/// (IORING_FEAT_SUBMIT_STABLE).
 struct Gather {
     vectors: [libc::iovec; GATHER_MAX],
     header: libc::msghdr,
@@ -52,9 +57,11 @@ pub(super) struct Ring {
     #[expect(clippy::vec_box, reason = "a submitted header keeps its address while the table grows")]
     gathers: Vec<Box<Gather>>,
     gathers_used: usize,
-    /// Buffers that the kernel does not have; the last given back is the first given out again, being still in the cache.
+    /// Buffers that the kernel does not have; the last given back is the first given out again, being still
+    /// in the cache.
     free: Vec<u16>,
-    /// By entry of the provided ring: the buffer put there last; and the reverse. A bundle fills buffers in the ring's order.
+    /// By entry of the provided ring: the buffer put there last; and the reverse. A bundle fills buffers in
+    /// the ring's order.
     order: Vec<u16>,
     places: Vec<u16>,
     buffers: u16,
@@ -69,8 +76,15 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring for the calling thread with `2 * connections` direct descriptors, of which accepted ones take the first half.
-    pub(super) fn new(entries: u32, connections: u32, buffers: u16, buffer_size: u16, upstream: SocketAddr) -> io::Result<Self> {
+    /// A ring for the calling thread with `2 * connections` direct descriptors, of which accepted ones take
+    /// the first half.
+    pub(super) fn new(
+        entries: u32,
+        connections: u32,
+        buffers: u16,
+        buffer_size: u16,
+        upstream: SocketAddr,
+    ) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -87,12 +101,18 @@ impl Ring {
         let provided: NonNull<BufRingEntry> = map(usize::from(buffers) * size_of::<BufRingEntry>())?.cast();
         let memory = map((usize::from(buffers) * usize::from(buffer_size)).next_multiple_of(HUGE_PAGE))?;
         // SAFETY: the mapping is page-aligned, holds `buffers` zeroed entries and is never unmapped.
-        unsafe { ring.submitter().register_buf_ring_with_flags(provided.as_ptr() as u64, buffers, GROUP, 0) }?;
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(provided.as_ptr() as u64, buffers, GROUP, 0)
+        }?;
         Ok(Self {
             ring,
             provided,
             memory,
-            constants: Box::new(Constants { upstream: upstream.into(), on: 1, reset: libc::linger { l_onoff: 1, l_linger: 0 } }),
+            constants: Box::new(Constants {
+                upstream: upstream.into(),
+                on: 1,
+                reset: libc::linger { l_onoff: 1, l_linger: 0 },
+            }),
             gathers: Vec::new(),
             gathers_used: 0,
             free: (0..buffers).rev().collect(),
@@ -143,7 +163,9 @@ impl Ring {
         match self.ring.submit_and_wait(wait) {
             Ok(_) => Ok(()),
             // A signal came, or the completion queue must be emptied first.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
@@ -181,8 +203,8 @@ impl Ring {
             self.places[usize::from(buffer)] = index as u16;
             // SAFETY: `index` is below the mapping's count of entries.
             let mut entry = unsafe { self.provided.add(index) };
-            // SAFETY: the kernel reads an entry only after the tail has passed it, and there are no more buffers than entries, so this
-            // one is ours alone. It is plain integers.
+            // SAFETY: the kernel reads an entry only after the tail has passed it, and there are no more
+            // buffers than entries, so this one is ours alone. It is plain integers.
             let entry = unsafe { entry.as_mut() };
             entry.set_addr(address as u64);
             entry.set_len(self.buffer_size);
@@ -193,7 +215,8 @@ impl Ring {
         if self.tail != before {
             // SAFETY: the tail lies in the first entry, which is mapped.
             let tail = unsafe { BufRingEntry::tail(self.provided.as_ptr()) };
-            // SAFETY: aligned, mapped for ever, and only read by the kernel; the interface asks for atomic access.
+            // SAFETY: aligned, mapped for ever, and only read by the kernel; the interface asks for atomic
+            // access.
             unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
         }
     }
@@ -215,8 +238,8 @@ impl Ring {
     }
 
     fn push(&mut self, entry: &Entry) -> io::Result<()> {
-        // SAFETY: what entries point to is buffer memory and constants, which live as long as the ring, and gathers, which stay until they
-        // are submitted. The kernel checks descriptors itself.
+        // SAFETY: what entries point to is buffer memory and constants, which live as long as the ring, and
+        // gathers, which stay until they are submitted. The kernel checks descriptors itself.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.enter(0)?;
         }
@@ -235,7 +258,8 @@ impl Ring {
         self.push(&entry.user_data(token))
     }
 
-    /// Opens and connects an upstream socket as direct descriptor `index`: completions of socket, option and connect.
+    /// Opens and connects an upstream socket as direct descriptor `index`: completions of socket, option and
+    /// connect.
     pub(super) fn open(&mut self, index: u32, tokens: [u64; 3]) -> io::Result<()> {
         let address = &self.constants.upstream;
         let family = if address.as_sockaddr_in().is_some() { libc::AF_INET } else { libc::AF_INET6 };
@@ -265,7 +289,12 @@ impl Ring {
     }
 
     /// Sends all of several, at most `GATHER_MAX`, or fails.
-    pub(super) fn send_several(&mut self, index: u32, chunks: impl Iterator<Item = Chunk>, token: u64) -> io::Result<()> {
+    pub(super) fn send_several(
+        &mut self,
+        index: u32,
+        chunks: impl Iterator<Item = Chunk>,
+        token: u64,
+    ) -> io::Result<()> {
         if self.gathers_used == self.gathers.len() {
             // SAFETY: plain integers and pointers, for which all zeros is a valid, empty value.
             self.gathers.push(Box::new(unsafe { std::mem::zeroed() }));
@@ -273,7 +302,8 @@ impl Ring {
         let mut count = 0;
         for (place, chunk) in chunks.take(GATHER_MAX).enumerate() {
             let base = self.address(chunk.buffer).cast();
-            self.gathers[self.gathers_used].vectors[place] = libc::iovec { iov_base: base, iov_len: usize::from(chunk.length) };
+            self.gathers[self.gathers_used].vectors[place] =
+                libc::iovec { iov_base: base, iov_len: usize::from(chunk.length) };
             count = place + 1;
         }
         let gather = &mut self.gathers[self.gathers_used];
@@ -315,16 +345,22 @@ fn set(index: u32, level: i32, name: i32, value: *const libc::c_void, length: us
 fn limit_allocation(ring: RawFd, count: u32) -> io::Result<()> {
     // struct io_uring_file_index_range: off, len, resv.
     let range: [u32; 4] = [0, count, 0, 0];
-    // SAFETY: the kernel reads 16 bytes from `range`, which it has; the crate has no call of its own for this.
-    let result = unsafe { libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_FILE_ALLOC_RANGE, range.as_ptr(), 0) };
+    // SAFETY: the kernel reads 16 bytes from `range`, which it has; the crate has no call of its own for
+    // this.
+    let result = unsafe {
+        libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_FILE_ALLOC_RANGE, range.as_ptr(), 0)
+    };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Zeroed memory that is never unmapped: the kernel may use it until the last operation of a dropped ring is gone.
+/// Zeroed memory that is never unmapped: the kernel may use it until the last operation of a dropped ring is
+/// gone.
 fn map(bytes: usize) -> io::Result<NonNull<u8>> {
     let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
     // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
-    let memory = unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE) }?;
+    let memory = unsafe {
+        mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
+    }?;
     if bytes >= HUGE_PAGE {
         // SAFETY: advice about a mapping of our own; a refusal only costs speed.
         let _ = unsafe { madvise(memory, bytes, MmapAdvise::MADV_HUGEPAGE) };

@@ -1,5 +1,6 @@
-//! The relay over loopback: bytes arrive whole and in order, ends and resets are passed on, and what is short (buffers, places,
-//! the reader's speed) only slows it down. RELAY_TEST_MIB=1024 makes the large transfers larger.
+//! The relay over loopback: bytes arrive whole and in order, ends and resets are passed on, and what is short
+//! (buffers, places, the reader's speed) only slows it down. RELAY_TEST_MIB=1024 makes the large transfers
+//! larger.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -43,7 +44,8 @@ impl Running {
         Self { address, origin, control: Some(writer), thread: Some(thread) }
     }
 
-    /// A client's end and the origin's end of one relayed connection; tried again where the relay had no place just then.
+    /// A client's end and the origin's end of one relayed connection; tried again where the relay had no
+    /// place just then.
     fn connect(&self) -> (TcpStream, TcpStream) {
         let (client, (origin, _)) = (0..100)
             .find_map(|_| {
@@ -233,7 +235,8 @@ fn a_client_without_upstream_is_reset() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = gone.local_addr().unwrap();
     drop(gone);
-    let relay = Running::start_before(TcpListener::bind("127.0.0.1:0").unwrap(), upstream, Settings::default());
+    let relay =
+        Running::start_before(TcpListener::bind("127.0.0.1:0").unwrap(), upstream, Settings::default());
     for _ in 0..3 {
         let mut client = TcpStream::connect(relay.address).unwrap();
         client.set_read_timeout(Some(DEADLINE)).unwrap();

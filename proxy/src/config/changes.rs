@@ -1,5 +1,5 @@
-//! What a reload would change: keys that a running Sluice can take, and keys that it takes at a start only. Structs are taken apart field by field,
-//! so that a new key has to say here which of both it is.
+//! What a reload would change: keys that a running Sluice can take, and keys that it takes at a start only.
+//! Structs are taken apart field by field, so that a new key has to say here which of both it is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ impl Changes {
     #[must_use]
     pub fn between(old: &Config, new: &Config) -> Self {
         let mut changes = Self::default();
-        let Config { process, workers, ring, steering, guard, listeners, routes, upstreams, admin, log } = old;
+        let Config { process, workers, ring, steering, guard, listeners, routes, upstreams, admin, log } =
+            old;
         changes.process(process, &new.process);
         changes.workers(workers, &new.workers);
         changes.ring(*ring, new.ring);
@@ -96,7 +97,10 @@ impl Changes {
         self.fixed("guard.mode", *mode != new.mode);
         self.fixed("guard.dry_run", *dry_run != new.dry_run);
         self.fixed("guard.allow", *allow != new.allow);
-        self.live(&format!("guard.deny changed ({} networks now, guard.deny_file included)", new.deny.len()), *deny != new.deny);
+        self.live(
+            &format!("guard.deny changed ({} networks now, guard.deny_file included)", new.deny.len()),
+            *deny != new.deny,
+        );
         self.fixed("guard.syn_rate_per_ip", *syn_rate_per_ip != new.syn_rate_per_ip);
         self.fixed("guard.syn_burst_per_ip", *syn_burst_per_ip != new.syn_burst_per_ip);
         self.fixed("guard.ban_for", *ban_for != new.ban_for);
@@ -111,7 +115,8 @@ impl Changes {
         self.fixed("log.query", *with_query != new.with_query);
     }
 
-    /// Sockets belong to listeners: which there are, where they listen and how their sockets are set up stays.
+    /// Sockets belong to listeners: which there are, where they listen and how their sockets are set up
+    /// stays.
     fn listeners(&mut self, old: &[Arc<model::Listener>], new: &[Arc<model::Listener>], pairs: &Pairs<'_>) {
         let (mut changed, mut taken, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for listener in old {
@@ -155,7 +160,8 @@ impl Changes {
 
     fn routes(&mut self, old: &[Arc<model::Route>], new: &[Arc<model::Route>], pairs: &Pairs<'_>) {
         // What tells routes apart; the configuration has each once.
-        let key = |route: &Arc<model::Route>| (route.hosts.clone(), route.path.clone(), route.listeners.clone());
+        let key =
+            |route: &Arc<model::Route>| (route.hosts.clone(), route.path.clone(), route.listeners.clone());
         let mut known: HashMap<_, _> = old.iter().map(|route| (key(route), route)).collect();
         let (mut added, mut changed) = (0_usize, 0_usize);
         for route in new {
@@ -169,8 +175,11 @@ impl Changes {
             }
         }
         let counts = [(added, "added"), (changed, "changed"), (known.len(), "removed")];
-        let counts: Vec<String> =
-            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        let counts: Vec<String> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
         if !counts.is_empty() {
             self.live.push(format!("routes: {} ({} now)", counts.join(", "), new.len()));
         } else if old != new && old.len() == new.len() {
@@ -180,7 +189,8 @@ impl Changes {
     }
 
     fn upstreams(&mut self, old: &[Arc<model::Upstream>], new: &[Arc<model::Upstream>]) {
-        let mut known: HashMap<&str, &Arc<model::Upstream>> = old.iter().map(|one| (one.name.as_str(), one)).collect();
+        let mut known: HashMap<&str, &Arc<model::Upstream>> =
+            old.iter().map(|one| (one.name.as_str(), one)).collect();
         let (mut added, mut changed) = (Vec::new(), Vec::new());
         for upstream in new {
             match known.remove(upstream.name.as_str()) {
@@ -219,7 +229,8 @@ struct Pairs<'a> {
 
 impl Pairs<'_> {
     fn same_upstream(&self, old: Option<usize>, new: Option<usize>) -> bool {
-        let name = |config: &'_ Config, index: Option<usize>| Some(config.upstreams.get(index?)?.name.clone());
+        let name =
+            |config: &'_ Config, index: Option<usize>| Some(config.upstreams.get(index?)?.name.clone());
         name(self.old, old) == name(self.new, new)
     }
 
@@ -232,7 +243,9 @@ impl Pairs<'_> {
 
     fn same_protocol(&self, old: Protocol, new: Protocol) -> bool {
         match (old, new) {
-            (Protocol::Tcp { upstream: old }, Protocol::Tcp { upstream: new }) => self.same_upstream(Some(old), Some(new)),
+            (Protocol::Tcp { upstream: old }, Protocol::Tcp { upstream: new }) => {
+                self.same_upstream(Some(old), Some(new))
+            }
             (
                 Protocol::TlsPassthrough { upstream: old, handshake_timeout: before },
                 Protocol::TlsPassthrough { upstream: new, handshake_timeout },
@@ -243,8 +256,9 @@ impl Pairs<'_> {
 }
 
 impl Config {
-    /// Puts listeners into the order of the configuration that runs, since accepted connections name theirs by index, and shares what is the same, so
-    /// that whoever compares pointers sees what is not: pools, ticket keys and sessions to resume go on with it. Both have the same listeners.
+    /// Puts listeners into the order of the configuration that runs, since accepted connections name theirs
+    /// by index, and shares what is the same, so that whoever compares pointers sees what is not: pools,
+    /// ticket keys and sessions to resume go on with it. Both have the same listeners.
     #[must_use]
     pub fn succeed(mut self, running: &Self) -> Self {
         let place = |name: &str| running.listeners.iter().position(|listener| listener.name == name);

@@ -1,14 +1,18 @@
-//! What is wrong with a configuration: file, line, column, key, what was expected and the nearest known key, with the
-//! source excerpt underlined. All problems of a file are reported at once, in the order of the file.
+//! What is wrong with a configuration: file, line, column, key, what was expected and the nearest known key,
+//! with the source excerpt underlined. All problems of a file are reported at once, in the order of the file.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteSpanContents, SourceCode, SourceSpan,
+    SpanContents,
+};
 
-/// Problems kept of one configuration; those beyond are counted. Garbage in a large file must not fill memory or a terminal.
+/// Problems kept of one configuration; those beyond are counted. Garbage in a large file must not fill memory
+/// or a terminal.
 pub const DIAGNOSTICS_MAX: usize = 64;
 
 /// Longest part of a line that `render` quotes; a longer line gets no excerpt.
@@ -63,7 +67,8 @@ pub struct Diagnostic {
     pub source: Arc<Source>,
     /// Byte offsets into `source`; `None`: the file as a whole.
     pub span: Option<Range<usize>>,
-    /// The dotted key without array positions (`listener.timeouts.send`); empty for syntax errors and whole files.
+    /// The dotted key without array positions (`listener.timeouts.send`); empty for syntax errors and whole
+    /// files.
     pub key: String,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,

@@ -1,5 +1,6 @@
-//! What to write instead of a value that is wrong in a usual way: a number without its unit, a unit by another name, a word for a boolean, a
-//! string where a list belongs. Each suggestion is one that would be accepted in its form.
+//! What to write instead of a value that is wrong in a usual way: a number without its unit, a unit by
+//! another name, a word for a boolean, a string where a list belongs. Each suggestion is one that would be
+//! accepted in its form.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,8 +16,9 @@ pub(super) fn for_type(value: &DeValue<'_>, form: &str) -> Option<String> {
     match value {
         DeValue::Integer(number) => {
             let number = number.as_str();
-            for_text(number, form)
-                .or_else(|| form.contains("such as \"").then(|| "write it as a string with its unit".to_owned()))
+            for_text(number, form).or_else(|| {
+                form.contains("such as \"").then(|| "write it as a string with its unit".to_owned())
+            })
         }
         DeValue::Float(number) => for_text(number.as_str(), form),
         DeValue::String(text) if form.contains("a whole number") => {
@@ -27,7 +29,9 @@ pub(super) fn for_type(value: &DeValue<'_>, form: &str) -> Option<String> {
             "false" | "no" | "off" | "0" => Some("write false".to_owned()),
             _ => None,
         },
-        DeValue::String(text) if form.starts_with("a list of") && text.len() <= SHOWN_BYTES_MAX && !form.contains("[[") => {
+        DeValue::String(text)
+            if form.starts_with("a list of") && text.len() <= SHOWN_BYTES_MAX && !form.contains("[[") =>
+        {
             Some(format!("write [{text:?}]"))
         }
         DeValue::Boolean(false) if form.contains("\"off\"") => Some("write \"off\"".to_owned()),
@@ -38,8 +42,10 @@ pub(super) fn for_type(value: &DeValue<'_>, form: &str) -> Option<String> {
 
 /// For text that is not what `form` says.
 pub(super) fn for_text(text: &str, form: &str) -> Option<String> {
-    let compact: String = text.chars().filter(|letter| !letter.is_whitespace()).take(SHOWN_BYTES_MAX).collect();
-    let unit_at = compact.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(compact.len());
+    let compact: String =
+        text.chars().filter(|letter| !letter.is_whitespace()).take(SHOWN_BYTES_MAX).collect();
+    let unit_at =
+        compact.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(compact.len());
     let (number, unit) = compact.split_at(unit_at);
     let fixed = if form.contains("a duration") {
         let unit = match unit.to_ascii_lowercase().as_str() {
@@ -63,8 +69,12 @@ pub(super) fn for_text(text: &str, form: &str) -> Option<String> {
             "t" | "tb" | "tib" => "TiB",
             _ => unit,
         };
-        whole(number, unit, &[("KiB", "B", 1024), ("MiB", "KiB", 1024), ("GiB", "MiB", 1024), ("TiB", "GiB", 1024)])
-            .filter(|fixed| units::size(fixed).is_ok())
+        whole(
+            number,
+            unit,
+            &[("KiB", "B", 1024), ("MiB", "KiB", 1024), ("GiB", "MiB", 1024), ("TiB", "GiB", 1024)],
+        )
+        .filter(|fixed| units::size(fixed).is_ok())
     } else if form.contains("a rate") {
         let unit = match unit.to_ascii_lowercase().as_str() {
             "" | "/sec" | "/second" | "ps" | "rps" => "/s",

@@ -33,7 +33,8 @@ const MAIN_BYTES_MAX: u64 = 4 << 20;
 /// The largest bundle of roots; those of distributions have some hundred KiB.
 const ROOTS_BYTES_MAX: u64 = 8 << 20;
 
-/// Files by path, the main one first: exactly the bytes that were read, so that supervisor and data plane resolve the same.
+/// Files by path, the main one first: exactly the bytes that were read, so that supervisor and data plane
+/// resolve the same.
 pub type Files = [(PathBuf, Bytes)];
 
 /// A file's bytes. Some files are private keys, of which no copy is to stay in freed memory.
@@ -87,9 +88,12 @@ fn load_at(path: &Path, now: i64) -> Result<Loaded, Diagnostics> {
 /// # Errors
 /// Everything that is wrong with it, missing files included.
 pub fn load_watched(files: &Files) -> Result<Loaded, Diagnostics> {
-    let Some((path, main)) = files.first() else { return Err(unreadable(Path::new("(none)"), "no file was passed on")) };
+    let Some((path, main)) = files.first() else {
+        return Err(unreadable(Path::new("(none)"), "no file was passed on"));
+    };
     let watched = Parsed::new(path, main).watched();
-    let kept = |path: &Path| files.iter().skip(1).find(|(known, _)| known == path && !watched.contains(known));
+    let kept =
+        |path: &Path| files.iter().skip(1).find(|(known, _)| known == path && !watched.contains(known));
     load_main((path.clone(), main.clone()), unix_now(), |path, bytes_max| match kept(path) {
         Some((_, bytes)) => Ok((bytes.clone(), 0)),
         None => read_file(path, bytes_max),
@@ -99,7 +103,11 @@ pub fn load_watched(files: &Files) -> Result<Loaded, Diagnostics> {
 /// What `read_file` returns: bytes and mode.
 type ReadFile = Result<(Bytes, u32), String>;
 
-fn load_main(main: (PathBuf, Bytes), now: i64, read: impl Fn(&Path, u64) -> ReadFile) -> Result<Loaded, Diagnostics> {
+fn load_main(
+    main: (PathBuf, Bytes),
+    now: i64,
+    read: impl Fn(&Path, u64) -> ReadFile,
+) -> Result<Loaded, Diagnostics> {
     let parsed = Parsed::new(&main.0, &main.1);
     let (references, mut watched) = (parsed.references(), parsed.watched());
     let mut files = vec![main];
@@ -130,7 +138,8 @@ fn load_main(main: (PathBuf, Bytes), now: i64, read: impl Fn(&Path, u64) -> Read
     }
 }
 
-/// Whom this system trusts, and where that stands: `SSL_CERT_FILE` as OpenSSL knows it, else the first of the usual places that there is.
+/// Whom this system trusts, and where that stands: `SSL_CERT_FILE` as OpenSSL knows it, else the first of the
+/// usual places that there is.
 fn system_roots() -> Result<(PathBuf, Bytes), String> {
     const PLACES: [&str; 6] = [
         "/etc/ssl/certs/ca-certificates.crt",
@@ -157,12 +166,15 @@ fn system_roots() -> Result<(PathBuf, Bytes), String> {
 /// # Errors
 /// Everything that is wrong with it; a file it refers to and that is not in `files` too.
 pub fn resolve(files: &Files) -> Result<model::Config, Diagnostics> {
-    let Some((path, main)) = files.first() else { return Err(unreadable(Path::new("(none)"), "no file was passed on")) };
+    let Some((path, main)) = files.first() else {
+        return Err(unreadable(Path::new("(none)"), "no file was passed on"));
+    };
     let (config, errors, _) = Parsed::new(path, main).resolve(files, &Facts::default());
     config.ok_or(errors)
 }
 
-/// Reads a regular file of bounded size, and its mode: a path may name a FIFO or a device, which would never end.
+/// Reads a regular file of bounded size, and its mode: a path may name a FIFO or a device, which would never
+/// end.
 fn read_file(path: &Path, bytes_max: u64) -> ReadFile {
     let say = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => "no such file".to_owned(),

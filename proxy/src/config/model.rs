@@ -1,5 +1,6 @@
-//! The configuration after resolution: defaults filled in, names resolved to indices, values in plain units. Every other
-//! module reads this and never TOML. Supervisor and data plane run the same `resolve` on the same bytes, so both hold equal models.
+//! The configuration after resolution: defaults filled in, names resolved to indices, values in plain units.
+//! Every other module reads this and never TOML. Supervisor and data plane run the same `resolve` on the same
+//! bytes, so both hold equal models.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -118,8 +119,9 @@ pub struct Ring {
     pub buffer_size: u32,
 }
 
-/// Bytes of a block, what a stream receives into that sends a lot at a time. With half of it two loop turns are paid for what one carries, and where the proxy is the slowest of all each wakes both
-/// peers: 680 ms of CPU time per GiB instead of 320, and 830 with a quarter of it.
+/// Bytes of a block, what a stream receives into that sends a lot at a time. With half of it two loop turns
+/// are paid for what one carries, and where the proxy is the slowest of all each wakes both peers: 680 ms of
+/// CPU time per GiB instead of 320, and 830 with a quarter of it.
 pub const BLOCK_BYTES: usize = 256 << 10;
 
 /// Ids of buffers are 16 bits wide, and small ones may take half of them.
@@ -159,7 +161,8 @@ pub enum SteeringPolicy {
 }
 
 /// How long a ban may hold, by `guard.ban_for` or as `sluice ban --for` asks.
-pub const BAN_FOR: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
+pub const BAN_FOR: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 
 /// `[guard]`
 #[derive(Clone, Debug, PartialEq)]
@@ -240,7 +243,8 @@ impl Listener {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 
-    /// From accept, how long a client may take for its first request head, its handshake or its hello, a PROXY header included.
+    /// From accept, how long a client may take for its first request head, its handshake or its hello, a
+    /// PROXY header included.
     #[must_use]
     pub fn patience(&self) -> Duration {
         match (self.protocol, &self.tls) {
@@ -302,8 +306,8 @@ pub struct Timeouts {
     pub send: Duration,
     /// Until a tunnel is closed over which no byte passes, either way.
     pub tunnel_idle: Duration,
-    /// Bytes per second that a client must send of a request body, or take of a response, on average over the time it was waited for,
-    /// once that is ten seconds; `None`: however few.
+    /// Bytes per second that a client must send of a request body, or take of a response, on average over the
+    /// time it was waited for, once that is ten seconds; `None`: however few.
     pub min_rate: Option<NonZero<u32>>,
 }
 
@@ -339,7 +343,8 @@ pub struct Route {
     pub request_headers: Option<Box<Edits>>,
     /// Changes to what a client gets, whoever made it; `None`: none.
     pub response_headers: Option<Box<Edits>>,
-    /// Request bodies of known length up to this many bytes are read whole before an endpoint is chosen; 0: none.
+    /// Request bodies of known length up to this many bytes are read whole before an endpoint is chosen; 0:
+    /// none.
     pub buffer_request: u64,
     /// Until the response head.
     pub timeout: Duration,

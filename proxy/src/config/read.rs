@@ -1,6 +1,7 @@
-//! Reads a TOML table key by key. A key is known once it was asked for, in whichever way; `finish` reports the others
-//! with the nearest known one. A value that cannot be used is reported and replaced by its default, so that one pass
-//! finds every problem; the caller must not use what it read when anything was reported.
+//! Reads a TOML table key by key. A key is known once it was asked for, in whichever way; `finish` reports
+//! the others with the nearest known one. A value that cannot be used is reported and replaced by its
+//! default, so that one pass finds every problem; the caller must not use what it read when anything was
+//! reported.
 
 use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
@@ -70,7 +71,14 @@ impl Context {
     }
 
     /// An error that another place in the main file has a part in.
-    pub(super) fn clash(&self, key: &str, span: Option<Range<usize>>, message: String, expected: &str, related: Option<Related>) {
+    pub(super) fn clash(
+        &self,
+        key: &str,
+        span: Option<Range<usize>>,
+        message: String,
+        expected: &str,
+        related: Option<Related>,
+    ) {
         self.push(Diagnostic {
             severity: Severity::Error,
             source: self.source.clone(),
@@ -128,10 +136,15 @@ impl Literal {
             (Self::Float(number), DeValue::Float(written)) => {
                 written.as_str().parse::<f64>().is_ok_and(|written| written == *number)
             }
-            (Self::Duration(duration), DeValue::String(written)) => units::duration(written).as_ref() == Ok(duration),
+            (Self::Duration(duration), DeValue::String(written)) => {
+                units::duration(written).as_ref() == Ok(duration)
+            }
             (Self::List(list), DeValue::Array(written)) => {
                 list.len() == written.len()
-                    && list.iter().zip(written.iter()).all(|(item, written)| written.as_ref().as_str() == Some(item))
+                    && list
+                        .iter()
+                        .zip(written.iter())
+                        .all(|(item, written)| written.as_ref().as_str() == Some(item))
             }
             _ => false,
         }
@@ -173,11 +186,21 @@ impl<'a, 'i> Table<'a, 'i> {
             if self.known.contains(&written) {
                 continue;
             }
-            let place = if self.path.is_empty() { "at the top level".to_owned() } else { format!("in `{}`", self.path) };
+            let place = if self.path.is_empty() {
+                "at the top level".to_owned()
+            } else {
+                format!("in `{}`", self.path)
+            };
             let help = nearest(written, &self.known).map(|known| format!("did you mean `{known}`?"));
             let expected = format!("one of {}", self.known.join(", "));
             let name = self.name(&written.escape_debug().take(KEY_CHARS_MAX).collect::<String>());
-            self.context.error(&name, Some(key.span()), format!("there is no such key {place}"), Some(expected), help);
+            self.context.error(
+                &name,
+                Some(key.span()),
+                format!("there is no such key {place}"),
+                Some(expected),
+                help,
+            );
         }
     }
 
@@ -259,7 +282,9 @@ impl<'a, 'i> Table<'a, 'i> {
         for (key, value) in self.entries.into_iter().flat_map(|entries| entries.iter()) {
             let name = At { value: key.get_ref().to_string(), span: Some(key.span()) };
             match value.get_ref() {
-                DeValue::String(text) => pairs.push((name, At { value: text.to_string(), span: Some(value.span()) })),
+                DeValue::String(text) => {
+                    pairs.push((name, At { value: text.to_string(), span: Some(value.span()) }))
+                }
                 DeValue::Array(items) if or_list => {
                     let values = items.iter().filter_map(|item| self.string_item(&name.value, item));
                     pairs.extend(values.map(|value| (name.clone(), value)));
@@ -309,13 +334,22 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     /// A duration within bounds.
-    pub(super) fn duration(&mut self, key: &'static str, default: Duration, bounds: RangeInclusive<Duration>) -> Duration {
-        let Some(At { value, span }) = self.parsed(key, units::DURATION_FORM, units::duration) else { return default };
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        bounds: RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(At { value, span }) = self.parsed(key, units::DURATION_FORM, units::duration) else {
+            return default;
+        };
         if bounds.contains(&value) {
             return value;
         }
-        let message = if value.is_zero() { "must not be zero".to_owned() } else { "is out of bounds".to_owned() };
-        let expected = format!("{} to {}", units::show_duration(*bounds.start()), units::show_duration(*bounds.end()));
+        let message =
+            if value.is_zero() { "must not be zero".to_owned() } else { "is out of bounds".to_owned() };
+        let expected =
+            format!("{} to {}", units::show_duration(*bounds.start()), units::show_duration(*bounds.end()));
         let nearest = if value < *bounds.start() { bounds.start() } else { bounds.end() };
         let help = format!("the nearest is \"{}\"", units::show_duration(*nearest));
         self.error_with_help(key, span, message, &expected, Some(help));
@@ -329,7 +363,8 @@ impl<'a, 'i> Table<'a, 'i> {
         if bounds.contains(&size.value) {
             return size;
         }
-        let expected = format!("{} to {}", units::show_size(*bounds.start()), units::show_size(*bounds.end()));
+        let expected =
+            format!("{} to {}", units::show_size(*bounds.start()), units::show_size(*bounds.end()));
         let nearest = if size.value < *bounds.start() { bounds.start() } else { bounds.end() };
         let help = format!("the nearest is \"{}\"", units::show_size(*nearest));
         self.error_with_help(key, size.span, "is out of bounds".to_owned(), &expected, Some(help));
@@ -337,7 +372,12 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     /// A whole number within bounds.
-    pub(super) fn integer(&mut self, key: &'static str, default: u64, bounds: RangeInclusive<u64>) -> At<u64> {
+    pub(super) fn integer(
+        &mut self,
+        key: &'static str,
+        default: u64,
+        bounds: RangeInclusive<u64>,
+    ) -> At<u64> {
         let fallback = At { value: default, span: None };
         let Some(value) = self.get(key) else { return fallback };
         let expected = if *bounds.end() >= i64::MAX as u64 {
@@ -354,17 +394,29 @@ impl<'a, 'i> Table<'a, 'i> {
             None => {
                 let message = "is out of bounds".to_owned();
                 // What does not even fit is negative or huge.
-                let is_small = value.get_ref().as_integer().is_some_and(|integer| integer.as_str().starts_with('-'))
-                    || whole_number(value.get_ref()).is_some_and(|number| number < *bounds.start());
+                let is_small =
+                    value.get_ref().as_integer().is_some_and(|integer| integer.as_str().starts_with('-'))
+                        || whole_number(value.get_ref()).is_some_and(|number| number < *bounds.start());
                 let nearest = if is_small { bounds.start() } else { bounds.end() };
-                self.error_with_help(key, Some(value.span()), message, &expected, Some(format!("the nearest is {nearest}")));
+                self.error_with_help(
+                    key,
+                    Some(value.span()),
+                    message,
+                    &expected,
+                    Some(format!("the nearest is {nearest}")),
+                );
                 fallback
             }
         }
     }
 
     /// Reports a number that is not a power of two; `show` writes numbers as the key's are written.
-    pub(super) fn check_power_of_two(&self, key: &str, At { value, span }: &At<u64>, show: impl Fn(u64) -> String) {
+    pub(super) fn check_power_of_two(
+        &self,
+        key: &str,
+        At { value, span }: &At<u64>,
+        show: impl Fn(u64) -> String,
+    ) {
         if !value.is_power_of_two() {
             let above = value.next_power_of_two();
             let expected = format!("a power of two, {} or {}", show(above / 2), show(above));
@@ -381,8 +433,14 @@ impl<'a, 'i> Table<'a, 'i> {
         })
     }
 
-    /// One of several words; the first is the default. Words of features that are not built are told apart from wrong ones.
-    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, built: &[(&'static str, T)], not_built: &[&'static str]) -> T {
+    /// One of several words; the first is the default. Words of features that are not built are told apart
+    /// from wrong ones.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        built: &[(&'static str, T)],
+        not_built: &[&'static str],
+    ) -> T {
         let default = built[0].1;
         let words: Vec<&str> = built.iter().map(|(word, _)| *word).collect();
         let form = format!("\"{}\"", words.join("\" or \""));
@@ -402,7 +460,13 @@ impl<'a, 'i> Table<'a, 'i> {
         }
         let all: Vec<&str> = words.iter().chain(not_built).copied().collect();
         let help = nearest(written, &all).map(|known| format!("did you mean \"{known}\"?"));
-        self.context.error(&self.name(key), Some(value.span()), format!("{shown} is unknown"), Some(form), help);
+        self.context.error(
+            &self.name(key),
+            Some(value.span()),
+            format!("{shown} is unknown"),
+            Some(form),
+            help,
+        );
         default
     }
 
@@ -434,7 +498,13 @@ impl<'a, 'i> Table<'a, 'i> {
         let parse = |At { value, span }: At<String>| match units::network(&value) {
             Ok(value) => Some(At { value, span }),
             Err(message) => {
-                self.context.error(&self.name(key), span, message, Some(units::NETWORK_FORM.to_owned()), None);
+                self.context.error(
+                    &self.name(key),
+                    span,
+                    message,
+                    Some(units::NETWORK_FORM.to_owned()),
+                    None,
+                );
                 None
             }
         };
@@ -449,7 +519,9 @@ impl<'a, 'i> Table<'a, 'i> {
             return None;
         };
         let item = |item: &'a Spanned<DeValue<'i>>| match item.get_ref() {
-            DeValue::String(text) => Some(Item::Text(At { value: text.to_string(), span: Some(item.span()) })),
+            DeValue::String(text) => {
+                Some(Item::Text(At { value: text.to_string(), span: Some(item.span()) }))
+            }
             DeValue::Table(entries) => Some(Item::Table(self.child(key, item.span(), entries))),
             _ => {
                 self.wrong_type(key, item, form);
@@ -460,12 +532,24 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     fn child(&self, key: &str, span: Range<usize>, entries: &'a DeTable<'i>) -> Table<'a, 'i> {
-        Table { context: self.context, path: self.name(key), span: Some(span), entries: Some(entries), known: Vec::new() }
+        Table {
+            context: self.context,
+            path: self.name(key),
+            span: Some(span),
+            entries: Some(entries),
+            known: Vec::new(),
+        }
     }
 
     /// A table; absent: one without entries.
     pub(super) fn table(&mut self, key: &'static str) -> Table<'a, 'i> {
-        let absent = Table { context: self.context, path: self.name(key), span: None, entries: None, known: Vec::new() };
+        let absent = Table {
+            context: self.context,
+            path: self.name(key),
+            span: None,
+            entries: None,
+            known: Vec::new(),
+        };
         let Some(value) = self.get(key) else { return absent };
         if let DeValue::Table(entries) = value.get_ref() {
             return self.child(key, value.span(), entries);
@@ -495,11 +579,18 @@ impl<'a, 'i> Table<'a, 'i> {
     /// A key of a feature that is not built: only `off`, which asks for nothing, may be written.
     pub(super) fn not_built(&mut self, key: &'static str, off: Option<Literal>) {
         if let Some(span) = self.written_other_than(key, off.as_slice()) {
-            self.context.error(&self.name(key), Some(span), "is not built yet".to_owned(), None, Some("leave it out".to_owned()));
+            self.context.error(
+                &self.name(key),
+                Some(span),
+                "is not built yet".to_owned(),
+                None,
+                Some("leave it out".to_owned()),
+            );
         }
     }
 
-    /// A key of a feature that is not built and whose default is active: the default may be written, with a warning.
+    /// A key of a feature that is not built and whose default is active: the default may be written, with a
+    /// warning.
     pub(super) fn not_built_default(&mut self, key: &'static str, default: Literal) {
         if self.peek(key).is_some_and(|value| default.equals(value)) {
             let span = self.entries.and_then(|entries| entries.get_key_value(key)).map(|(key, _)| key.span());
@@ -525,11 +616,13 @@ pub(super) enum Item<'a, 'i> {
 
 /// The nearest of the known words, if it is near enough to be what was meant.
 pub(super) fn nearest<'w>(written: &str, known: &[&'w str]) -> Option<&'w str> {
-    // Damerau-Levenshtein needs memory of the product of both lengths; nobody misspells a key into a thousand letters.
+    // Damerau-Levenshtein needs memory of the product of both lengths; nobody misspells a key into a thousand
+    // letters.
     if written.len() > 64 {
         return None;
     }
-    let distance = |word: &str| strsim::damerau_levenshtein(&written.to_ascii_lowercase(), &word.to_ascii_lowercase());
+    let distance =
+        |word: &str| strsim::damerau_levenshtein(&written.to_ascii_lowercase(), &word.to_ascii_lowercase());
     let scored = known.iter().map(|word| (distance(word), *word));
     let (distance, word) = scored.min_by_key(|(distance, _)| *distance)?;
     (distance <= 2.max(word.chars().count() / 3)).then_some(word)

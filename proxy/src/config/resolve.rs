@@ -1,5 +1,5 @@
-//! From the TOML as written to the model: names become indices, files that the main one refers to are merged in, and
-//! whatever contradicts itself across tables is reported. Pure: it sees only the bytes it is given.
+//! From the TOML as written to the model: names become indices, files that the main one refers to are merged
+//! in, and whatever contradicts itself across tables is reported. Pure: it sees only the bytes it is given.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -35,7 +35,8 @@ const TLS_BYTES_MAX: u64 = 1 << 20;
 /// The name under which the bytes of the system's roots are among the files; no file is called that.
 pub(super) const SYSTEM_ROOTS: &str = "(the system's roots)";
 
-/// What `load` knows beside the files' bytes, and `resolve` reports at the key that names a file. The data plane knows none of it.
+/// What `load` knows beside the files' bytes, and `resolve` reports at the key that names a file. The data
+/// plane knows none of it.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     /// Files that could not be read, and why.
@@ -66,7 +67,13 @@ impl Parsed {
         let source = Source::new(path, text);
         let context = Context::new(source.clone());
         if let Some(at) = invalid_at {
-            context.error("", Some(at..at), "is not UTF-8 here".to_owned(), Some("a TOML file".to_owned()), None);
+            context.error(
+                "",
+                Some(at..at),
+                "is not UTF-8 here".to_owned(),
+                Some("a TOML file".to_owned()),
+                None,
+            );
             return Self { main, context, schema: None };
         }
         let (root, errors) = DeTable::parse_recoverable(source.text());
@@ -78,12 +85,17 @@ impl Parsed {
         Self { main, context, schema }
     }
 
-    /// Paths of the files it refers to, to be read before `resolve`, each once, and how many bytes each may have.
+    /// Paths of the files it refers to, to be read before `resolve`, each once, and how many bytes each may
+    /// have.
     pub(super) fn references(&self) -> Vec<(PathBuf, u64)> {
         let Some(schema) = &self.schema else { return Vec::new() };
         let lists = schema.guard.deny_file.iter().map(|file| (file, LIST_BYTES_MAX));
         let listeners = schema.listeners.iter().flat_map(|listener| listener.tls.files());
-        let upstreams = schema.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref()).flat_map(schema::ClientTls::files);
+        let upstreams = schema
+            .upstreams
+            .iter()
+            .filter_map(|upstream| upstream.tls.as_ref())
+            .flat_map(schema::ClientTls::files);
         let tls = listeners.chain(upstreams).map(|file| (file, TLS_BYTES_MAX));
         let mut known = HashSet::new();
         let all = lists.chain(tls).map(|(file, bytes_max)| (beside(&self.main, &file.value), bytes_max));
@@ -102,7 +114,11 @@ impl Parsed {
     }
 
     /// The model, and errors and warnings; `None` when there are errors.
-    pub(super) fn resolve(self, files: &Files, facts: &Facts) -> (Option<model::Config>, Diagnostics, Diagnostics) {
+    pub(super) fn resolve(
+        self,
+        files: &Files,
+        facts: &Facts,
+    ) -> (Option<model::Config>, Diagnostics, Diagnostics) {
         let Self { main, context, schema } = self;
         let config = schema.and_then(|schema| {
             let config = Resolver { context: &context, main: &main, files, facts }.config(schema);
@@ -141,14 +157,30 @@ struct Resolver<'a> {
 impl Resolver<'_> {
     /// `None` only after an error.
     fn config(&self, schema: Schema) -> Option<model::Config> {
-        let Schema { process, workers, ring, steering, guard, listeners, lacks_listeners, routes, upstreams, admin, log } =
-            schema;
+        let Schema {
+            process,
+            workers,
+            ring,
+            steering,
+            guard,
+            listeners,
+            lacks_listeners,
+            routes,
+            upstreams,
+            admin,
+            log,
+        } = schema;
         self.check_process(&process, &guard);
         let process = process.model;
         let workers = self.workers(workers);
         let guard = self.guard(guard);
         if lacks_listeners {
-            self.error("listener", None, "there is none".to_owned(), "at least one [[listener]] with a name and an address");
+            self.error(
+                "listener",
+                None,
+                "there is none".to_owned(),
+                "at least one [[listener]] with a name and an address",
+            );
         }
         self.check_listeners(&listeners, process.buffer_budget);
         self.check_certificate_count(&listeners);
@@ -157,7 +189,8 @@ impl Resolver<'_> {
         let routes = self.routes(routes, &upstreams, &listeners, process.buffer_budget);
         let tls: Vec<_> = upstreams.iter().map(|upstream| self.upstream_tls(upstream, &listeners)).collect();
         let names = index(&upstreams);
-        let listeners: Vec<_> = listeners.into_iter().map(|listener| self.listener(listener, &names)).collect();
+        let listeners: Vec<_> =
+            listeners.into_iter().map(|listener| self.listener(listener, &names)).collect();
         let access = match log.access {
             model::AccessLog::File(path) => model::AccessLog::File(beside(self.main, &path)),
             other => other,
@@ -188,8 +221,16 @@ impl Resolver<'_> {
     fn check_process(&self, process: &schema::Process, guard: &schema::Guard) {
         let instance = process.model.run_dir.file_name().unwrap_or_default();
         if !guard.interfaces.is_empty() && instance.as_encoded_bytes().contains(&b'.') {
-            let message = format!("\"{}\" names the pins of the guard, and bpffs refuses names with a dot", instance.display());
-            self.error("process.run_dir", process.run_dir_at.as_ref(), message, "a last component without dots");
+            let message = format!(
+                "\"{}\" names the pins of the guard, and bpffs refuses names with a dot",
+                instance.display()
+            );
+            self.error(
+                "process.run_dir",
+                process.run_dir_at.as_ref(),
+                message,
+                "a last component without dots",
+            );
         }
         if process.model.user == "root" {
             let message = "the data plane, which parses hostile bytes, would run as root".to_owned();
@@ -212,14 +253,21 @@ impl Resolver<'_> {
             }
             (None, Some(list)) if list.len() > workers_max => {
                 let message = format!("lists {} CPUs, and one worker each would be too many", list.len());
-                self.error("workers.cpus", cpus.span.as_ref(), message, &format!("at most {workers_max}, or a workers.count"));
+                self.error(
+                    "workers.cpus",
+                    cpus.span.as_ref(),
+                    message,
+                    &format!("at most {workers_max}, or a workers.count"),
+                );
             }
             _ => {}
         }
         if let (Some(workers), Some(control)) = (&cpus.value, &control_cpus.value)
             && let Some(shared) = control.iter().find(|cpu| workers.contains(cpu))
         {
-            let message = format!("CPU {shared} is one of workers.cpus too: control and log threads would delay its worker");
+            let message = format!(
+                "CPU {shared} is one of workers.cpus too: control and log threads would delay its worker"
+            );
             self.context.warn("workers.control_cpus", control_cpus.span.clone(), message);
         }
         model::Workers {
@@ -248,7 +296,8 @@ impl Resolver<'_> {
         }
         let first = |list: &[At<IpNet>]| list.first().and_then(|at| at.span.clone());
         let allow_at = first(&guard.allow);
-        let deny_at = guard.deny_file.as_ref().and_then(|file| file.span.clone()).or_else(|| first(&guard.deny));
+        let deny_at =
+            guard.deny_file.as_ref().and_then(|file| file.span.clone()).or_else(|| first(&guard.deny));
         let mut deny: Vec<IpNet> = guard.deny.into_iter().map(|at| at.value).collect();
         if let Some(file) = &guard.deny_file {
             self.deny_file(file, &mut deny);
@@ -335,8 +384,12 @@ impl Resolver<'_> {
         self.check_names("listener.name", listeners.iter().map(|listener| &listener.name));
         let mut seen: HashMap<SocketAddr, &str> = HashMap::new();
         let all = || {
-            let addresses = |listener: &'_ schema::Listener| listener.addresses.iter().map(|at| at.value).collect::<Vec<_>>();
-            listeners.iter().flat_map(move |listener| addresses(listener).into_iter().map(|at| (&listener.name.value, at)))
+            let addresses = |listener: &'_ schema::Listener| {
+                listener.addresses.iter().map(|at| at.value).collect::<Vec<_>>()
+            };
+            listeners.iter().flat_map(move |listener| {
+                addresses(listener).into_iter().map(|at| (&listener.name.value, at))
+            })
         };
         for listener in listeners {
             let name = listener.name.value.as_str();
@@ -344,7 +397,9 @@ impl Resolver<'_> {
                 if let Some(other) = seen.insert(*value, name) {
                     let message = format!("{value} is an address of listener \"{other}\" already");
                     self.error("listener.address", span.as_ref(), message, "each address once");
-                } else if let Some((other, by)) = all().find(|(_, other)| other != value && listener::is_within(*value, *other)) {
+                } else if let Some((other, by)) =
+                    all().find(|(_, other)| other != value && listener::is_within(*value, *other))
+                {
                     // Linux would take both, and who gets a connection would depend on who was bound first.
                     let message = format!("{value} is covered by {by}, an address of listener \"{other}\"");
                     self.error("listener.address", span.as_ref(), message, "one of both, or another port");
@@ -353,13 +408,22 @@ impl Resolver<'_> {
             if listener.limits.header_bytes > buffer_budget {
                 let message = "one request head would not fit into process.buffer_budget".to_owned();
                 let expected = format!("at most {}", units::show_size(buffer_budget as u64));
-                self.error("listener.limits.header_bytes", listener.header_bytes_at.as_ref(), message, &expected);
+                self.error(
+                    "listener.limits.header_bytes",
+                    listener.header_bytes_at.as_ref(),
+                    message,
+                    &expected,
+                );
             }
         }
         let addresses: usize = listeners.iter().map(|listener| listener.addresses.len()).sum();
         if addresses > ADDRESSES_MAX {
             let message = format!("{addresses} addresses in all");
-            let last = listeners.iter().flat_map(|listener| &listener.addresses).next_back().and_then(|at| at.span.as_ref());
+            let last = listeners
+                .iter()
+                .flat_map(|listener| &listener.addresses)
+                .next_back()
+                .and_then(|at| at.span.as_ref());
             self.error("listener.address", last, message, &format!("at most {ADDRESSES_MAX}"));
         }
     }
@@ -376,16 +440,22 @@ impl Resolver<'_> {
     fn check_admin(&self, admin: Option<&At<SocketAddr>>, listeners: &[schema::Listener]) {
         let Some(At { value: admin, span }) = admin else { return };
         for listener in listeners {
-            if let Some(taken) =
-                listener.addresses.iter().find(|address| covers(address.value, *admin) || covers(*admin, address.value))
+            if let Some(taken) = listener
+                .addresses
+                .iter()
+                .find(|address| covers(address.value, *admin) || covers(*admin, address.value))
             {
                 let name = &listener.name.value;
                 // A default has no place; the listener's address has.
                 let (key, span, message) = match span {
-                    Some(span) => ("admin.address", Some(span), format!("{admin} is taken by listener \"{name}\"")),
-                    None => {
-                        ("listener.address", taken.span.as_ref(), format!("{} is taken by admin.address, {admin}", taken.value))
+                    Some(span) => {
+                        ("admin.address", Some(span), format!("{admin} is taken by listener \"{name}\""))
                     }
+                    None => (
+                        "listener.address",
+                        taken.span.as_ref(),
+                        format!("{} is taken by admin.address, {admin}", taken.value),
+                    ),
                 };
                 self.error(key, span, message, "another port; or admin.address = \"\" for none");
             }
@@ -401,9 +471,9 @@ impl Resolver<'_> {
     ) {
         self.check_names("upstream.name", upstreams.iter().map(|upstream| &upstream.name));
         let own = || {
-            listeners
-                .iter()
-                .flat_map(|listener| listener.addresses.iter().map(move |address| (&listener.name.value, address.value)))
+            listeners.iter().flat_map(|listener| {
+                listener.addresses.iter().map(move |address| (&listener.name.value, address.value))
+            })
         };
         let led_to: HashSet<&str> = routes.iter().filter_map(schema::Route::upstream).collect();
         for upstream in upstreams {
@@ -418,24 +488,40 @@ impl Resolver<'_> {
                     );
                 }
                 if let Some((name, _)) = own().find(|(_, address)| reaches(endpoint.address, *address)) {
-                    let message = format!("{} is listener \"{name}\" itself: requests would go round", endpoint.address);
+                    let message = format!(
+                        "{} is listener \"{name}\" itself: requests would go round",
+                        endpoint.address
+                    );
                     self.context.warn("upstream.endpoints", span.clone(), message);
                 } else if admin.is_some_and(|admin| reaches(endpoint.address, admin.value)) {
-                    let message = format!("{} is admin.address: clients would reach the admin endpoints", endpoint.address);
+                    let message = format!(
+                        "{} is admin.address: clients would reach the admin endpoints",
+                        endpoint.address
+                    );
                     self.context.warn("upstream.endpoints", span.clone(), message);
                 }
             }
             let name = &upstream.name;
-            let is_listened = || listeners.iter().flat_map(|listener| &listener.upstream).any(|at| at.value == name.value);
+            let is_listened =
+                || listeners.iter().flat_map(|listener| &listener.upstream).any(|at| at.value == name.value);
             if !name.value.is_empty() && !led_to.contains(name.value.as_str()) && !is_listened() {
-                self.context.warn("upstream.name", name.span.clone(), format!("no route leads to \"{}\"", name.value));
+                self.context.warn(
+                    "upstream.name",
+                    name.span.clone(),
+                    format!("no route leads to \"{}\"", name.value),
+                );
             }
         }
     }
 }
 
 fn index(upstreams: &[schema::Upstream]) -> BTreeMap<&str, usize> {
-    upstreams.iter().enumerate().rev().map(|(index, upstream)| (upstream.name.value.as_str(), index)).collect()
+    upstreams
+        .iter()
+        .enumerate()
+        .rev()
+        .map(|(index, upstream)| (upstream.name.value.as_str(), index))
+        .collect()
 }
 
 /// Whether a socket bound to `bound` takes what is sent to `address`.
@@ -447,8 +533,8 @@ fn covers(bound: SocketAddr, address: SocketAddr) -> bool {
     bound.port() == address.port() && (any || bound.ip() == address.ip())
 }
 
-/// Whether connecting to `endpoint` surely reaches a socket of this machine that is bound to `bound`. Which other addresses
-/// are this machine's, a pure function cannot know.
+/// Whether connecting to `endpoint` surely reaches a socket of this machine that is bound to `bound`. Which
+/// other addresses are this machine's, a pure function cannot know.
 fn reaches(endpoint: SocketAddr, bound: SocketAddr) -> bool {
     let local = endpoint.ip().is_loopback() || endpoint.ip().is_unspecified();
     endpoint == bound || (local && covers(bound, endpoint))

@@ -1,5 +1,5 @@
-//! The TOML as written: every key of the interface with its type, unit, default and bounds, one function a table. What
-//! concerns one key alone is checked here, what concerns several tables or files in `resolve`.
+//! The TOML as written: every key of the interface with its type, unit, default and bounds, one function a
+//! table. What concerns one key alone is checked here, what concerns several tables or files in `resolve`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
@@ -18,7 +18,8 @@ pub(super) use tls::{Certificate, ClientTls, Tls};
 mod route;
 mod tls;
 
-/// The longest path of `process.run_dir`: a socket's file name and its 108 byte limit (`unix(7)`) leave this much.
+/// The longest path of `process.run_dir`: a socket's file name and its 108 byte limit (`unix(7)`) leave this
+/// much.
 const RUN_DIR_BYTES_MAX: usize = 80;
 /// The longest name of a listener or upstream, which is a metric label.
 const NAME_BYTES_MAX: usize = 64;
@@ -189,7 +190,9 @@ fn run_dir(text: &str) -> Result<PathBuf, String> {
         return Err(format!("{} is not an absolute path with a last component", units::quote(text)));
     };
     if text.len() > RUN_DIR_BYTES_MAX {
-        return Err(format!("is longer than {RUN_DIR_BYTES_MAX} bytes, which leaves no room for a socket's name"));
+        return Err(format!(
+            "is longer than {RUN_DIR_BYTES_MAX} bytes, which leaves no room for a socket's name"
+        ));
     }
     if name.bytes().any(|byte| byte.is_ascii_control() || byte.is_ascii_whitespace()) {
         return Err("its last component names the instance and must not contain spaces".to_owned());
@@ -198,7 +201,8 @@ fn run_dir(text: &str) -> Result<PathBuf, String> {
 }
 
 fn user(text: &str) -> Result<String, String> {
-    let wrong = text.is_empty() || text.contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == ':');
+    let wrong = text.is_empty()
+        || text.contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == ':');
     if wrong { Err(format!("{} is not a user's name", units::quote(text))) } else { Ok(text.to_owned()) }
 }
 
@@ -206,7 +210,9 @@ fn workers(mut table: Table<'_, '_>) -> Workers {
     let workers_max = u64::from(proxy_common::steer::WORKERS_MAX);
     let count = if table.is_text("count") {
         let form = format!("\"auto\" or a whole number from 1 to {workers_max}");
-        let auto = |text: &str| if text == "auto" { Ok(None) } else { Err(format!("{} is unknown", units::quote(text))) };
+        let auto = |text: &str| {
+            if text == "auto" { Ok(None) } else { Err(format!("{} is unknown", units::quote(text))) }
+        };
         table.parsed("count", &form, auto).unwrap_or(At { value: None, span: None })
     } else {
         let written = table.has("count");
@@ -230,7 +236,8 @@ fn workers(mut table: Table<'_, '_>) -> Workers {
 
 fn ring(mut table: Table<'_, '_>) -> model::Ring {
     let ring = model::Ring {
-        // IORING_MAX_ENTRIES, and the most buffers that one buffer ring can hold (io_uring_register_buf_ring(3)).
+        // IORING_MAX_ENTRIES, and the most buffers that one buffer ring can hold
+        // (io_uring_register_buf_ring(3)).
         entries: to_u32(power_of_two(&mut table, "entries", 4096, 64..=32_768)),
         buffers: u16::try_from(power_of_two(&mut table, "buffers", 4096, 16..=32_768)).unwrap_or(u16::MAX),
         buffer_size: {
@@ -243,7 +250,12 @@ fn ring(mut table: Table<'_, '_>) -> model::Ring {
     ring
 }
 
-fn power_of_two(table: &mut Table<'_, '_>, key: &'static str, default: u64, bounds: RangeInclusive<u64>) -> u64 {
+fn power_of_two(
+    table: &mut Table<'_, '_>,
+    key: &'static str,
+    default: u64,
+    bounds: RangeInclusive<u64>,
+) -> u64 {
     let number = table.integer(key, default, bounds);
     table.check_power_of_two(key, &number, |number| number.to_string());
     number.value
@@ -263,8 +275,12 @@ fn steering(mut table: Table<'_, '_>) -> model::Steering {
 fn guard(mut table: Table<'_, '_>) -> Guard {
     let interfaces = table.strings("interfaces", false);
     for At { value, span } in &interfaces {
-        let wrong = |letter: char| letter.is_whitespace() || letter.is_control() || matches!(letter, '/' | ':');
-        if value.is_empty() || value.len() > INTERFACE_BYTES_MAX || value.contains(wrong) || matches!(value.as_str(), "." | "..")
+        let wrong =
+            |letter: char| letter.is_whitespace() || letter.is_control() || matches!(letter, '/' | ':');
+        if value.is_empty()
+            || value.len() > INTERFACE_BYTES_MAX
+            || value.contains(wrong)
+            || matches!(value.as_str(), "." | "..")
         {
             let message = format!("{} is not an interface's name", units::quote(value));
             table.error("interfaces", span.clone(), message, "a name such as \"eth0\"");
@@ -274,7 +290,11 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
         "off" => Ok(None),
         // The guard counts in nanoseconds per SYN.
         _ => units::rate(text).and_then(|rate| {
-            if rate > 1_000_000_000 { Err(format!("{} is too high", units::quote(text))) } else { Ok(Some(rate)) }
+            if rate > 1_000_000_000 {
+                Err(format!("{} is too high", units::quote(text)))
+            } else {
+                Ok(Some(rate))
+            }
         }),
     };
     let guard = Guard {
@@ -297,7 +317,11 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
         connections_per_ip: to_u32(table.integer("connections_per_ip", 1024, 0..=65_535).value),
         syn_cookies: table.choice(
             "syn_cookies",
-            &[("auto", model::SynCookies::Auto), ("always", model::SynCookies::Always), ("off", model::SynCookies::Off)],
+            &[
+                ("auto", model::SynCookies::Auto),
+                ("always", model::SynCookies::Always),
+                ("off", model::SynCookies::Off),
+            ],
             &[],
         ),
     };
@@ -306,7 +330,11 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
 }
 
 fn file_path(text: &str) -> Result<PathBuf, String> {
-    if text.is_empty() || text.contains('\0') { Err("is not a path".to_owned()) } else { Ok(PathBuf::from(text)) }
+    if text.is_empty() || text.contains('\0') {
+        Err("is not a path".to_owned())
+    } else {
+        Ok(PathBuf::from(text))
+    }
 }
 
 fn listener(mut table: Table<'_, '_>) -> Listener {
@@ -314,7 +342,10 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
     let written = table.has("address");
     let texts = table.strings("address", true);
     if !written || (texts.is_empty() && table.is_empty_list("address")) {
-        table.missing("address", "an address with a port such as \"127.0.0.1:8080\" or \"[::]:443\", or a list of them");
+        table.missing(
+            "address",
+            "an address with a port such as \"127.0.0.1:8080\" or \"[::]:443\", or a list of them",
+        );
     }
     let addresses = texts.into_iter().filter_map(|text| listen_address(&table, "address", text)).collect();
     let built = [Protocol::Http, Protocol::Https, Protocol::Tcp, Protocol::TlsPassthrough];
@@ -328,17 +359,33 @@ fn listener(mut table: Table<'_, '_>) -> Listener {
     // A server that speaks first would be connected a second late, since its client says nothing before.
     let defer_accept = table.boolean("defer_accept", !is_tcp);
     if is_tcp && defer_accept {
-        only_of_http(&table, protocol, "defer_accept", "false: a server that speaks first would be connected a second late");
+        only_of_http(
+            &table,
+            protocol,
+            "defer_accept",
+            "false: a server that speaks first would be connected a second late",
+        );
     }
     let proxy_protocol = table.choice("proxy_protocol", &[("off", false), ("accept", true)], &[]);
     let trusts_written = table.has("trusted_proxies");
-    let trusted_proxies: Vec<IpNet> = table.networks("trusted_proxies").into_iter().map(|at| at.value).collect();
+    let trusted_proxies: Vec<IpNet> =
+        table.networks("trusted_proxies").into_iter().map(|at| at.value).collect();
     if proxy_protocol && (!trusts_written || table.is_empty_list("trusted_proxies")) {
         let message = "nobody is trusted, so nobody's PROXY header would be read".to_owned();
-        table.error("proxy_protocol", table.value_span("proxy_protocol"), message, "trusted_proxies with the proxies before us");
+        table.error(
+            "proxy_protocol",
+            table.value_span("proxy_protocol"),
+            message,
+            "trusted_proxies with the proxies before us",
+        );
     } else if !protocol.is_http() && !proxy_protocol && !trusted_proxies.is_empty() {
         let message = "has no effect without proxy_protocol: nothing but HTTP has X-Forwarded-*".to_owned();
-        table.error("trusted_proxies", table.value_span("trusted_proxies"), message, "proxy_protocol = \"accept\", or none");
+        table.error(
+            "trusted_proxies",
+            table.value_span("trusted_proxies"),
+            message,
+            "proxy_protocol = \"accept\", or none",
+        );
     }
     let tls = tls::tls(&mut table, protocol);
     let timeouts = timeouts(table.table("timeouts"), protocol);
@@ -385,7 +432,11 @@ fn name(table: &mut Table<'_, '_>) -> At<String> {
 }
 
 /// An address with a port to bind; IPv4-mapped IPv6 becomes IPv4.
-fn listen_address(table: &Table<'_, '_>, key: &str, At { value, span }: At<String>) -> Option<At<SocketAddr>> {
+fn listen_address(
+    table: &Table<'_, '_>,
+    key: &str,
+    At { value, span }: At<String>,
+) -> Option<At<SocketAddr>> {
     match socket_address(&value) {
         Ok(value) => Some(At { value, span }),
         Err(message) => {
@@ -414,9 +465,10 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
 fn timeouts(mut table: Table<'_, '_>, protocol: Protocol) -> model::Timeouts {
     let (keys, expected) = match protocol {
         Protocol::Http | Protocol::Https => (&[][..], ""),
-        Protocol::Tcp => {
-            (&["request_body", "keep_alive", "min_rate"][..], "send and tunnel_idle, and request_header for a PROXY header")
-        }
+        Protocol::Tcp => (
+            &["request_body", "keep_alive", "min_rate"][..],
+            "send and tunnel_idle, and request_header for a PROXY header",
+        ),
         Protocol::TlsPassthrough => (
             &["request_header", "request_body", "keep_alive", "min_rate"][..],
             "send and tunnel_idle, and tls.handshake_timeout for the hello",
@@ -431,7 +483,9 @@ fn timeouts(mut table: Table<'_, '_>, protocol: Protocol) -> model::Timeouts {
         keep_alive: table.duration("keep_alive", 75 * SECOND, TIMEOUT),
         send: table.duration("send", 60 * SECOND, TIMEOUT),
         tunnel_idle: table.duration("tunnel_idle", 10 * MINUTE, TIMEOUT),
-        min_rate: table.parsed("min_rate", units::BYTE_RATE_FORM, units::byte_rate).map_or(NonZero::new(100), |at| at.value),
+        min_rate: table
+            .parsed("min_rate", units::BYTE_RATE_FORM, units::byte_rate)
+            .map_or(NonZero::new(100), |at| at.value),
     };
     table.finish();
     timeouts
@@ -493,9 +547,15 @@ fn endpoints(table: &mut Table<'_, '_>) -> Vec<At<model::Endpoint>> {
     }
     let written = items.len();
     let endpoints: Vec<_> = items.into_iter().filter_map(|item| endpoint(table, item)).collect();
-    if !endpoints.is_empty() && endpoints.len() == written && endpoints.iter().all(|at| at.value.weight == 0) {
+    if !endpoints.is_empty() && endpoints.len() == written && endpoints.iter().all(|at| at.value.weight == 0)
+    {
         let message = "has no endpoint that takes requests: every weight is 0".to_owned();
-        table.error("endpoints", table.value_span("endpoints"), message, "a weight of 1 or more for at least one");
+        table.error(
+            "endpoints",
+            table.value_span("endpoints"),
+            message,
+            "a weight of 1 or more for at least one",
+        );
     }
     endpoints
 }
@@ -515,11 +575,16 @@ fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<model::Endpo
         }
     };
     match socket_address(&text.value) {
-        Ok(address) => Some(At { value: model::Endpoint { address, label: text.value, weight }, span: text.span }),
+        Ok(address) => {
+            Some(At { value: model::Endpoint { address, label: text.value, weight }, span: text.span })
+        }
         Err(message) => {
             let named = is_host_and_port(&text.value);
-            let message =
-                if named { format!("{} is a host name, which is not built yet", units::quote(&text.value)) } else { message };
+            let message = if named {
+                format!("{} is a host name, which is not built yet", units::quote(&text.value))
+            } else {
+                message
+            };
             table.error_with_help("endpoints", text.span, message, FORM, hints::for_address(&text.value));
             None
         }
@@ -529,7 +594,9 @@ fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<model::Endpo
 fn is_host_and_port(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let in_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    port.parse::<u16>().is_ok() && host.bytes().all(in_host) && host.bytes().any(|byte| byte.is_ascii_alphabetic())
+    port.parse::<u16>().is_ok()
+        && host.bytes().all(in_host)
+        && host.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 fn pool(mut table: Table<'_, '_>) -> model::Pool {
@@ -574,7 +641,8 @@ fn admin(mut table: Table<'_, '_>) -> Option<At<SocketAddr>> {
     let default = || Some(At { value: "127.0.0.1:9901".to_owned(), span: None });
     let written = table.has("address");
     let text = table.string("address").or_else(|| if written { None } else { default() });
-    let address = text.filter(|text| !text.value.is_empty()).and_then(|text| listen_address(&table, "address", text));
+    let address =
+        text.filter(|text| !text.value.is_empty()).and_then(|text| listen_address(&table, "address", text));
     table.finish();
     address
 }
@@ -594,9 +662,9 @@ fn access_log(text: &str) -> Result<model::AccessLog, String> {
     match text {
         "off" => Ok(model::AccessLog::Off),
         "stdout" => Ok(model::AccessLog::Stdout),
-        "on" | "stderr" => {
-            Err(format!("\"{text}\" is neither a word that is known here nor a path; a file of that name is \"./{text}\""))
-        }
+        "on" | "stderr" => Err(format!(
+            "\"{text}\" is neither a word that is known here nor a path; a file of that name is \"./{text}\""
+        )),
         _ => file_path(text).map(model::AccessLog::File),
     }
 }

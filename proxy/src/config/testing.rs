@@ -9,7 +9,10 @@ use crate::route::RouteTable;
 
 /// One listener, one route for everything, one upstream with these endpoints; short time limits.
 pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
-    let endpoints = endpoints.iter().map(|&address| model::Endpoint { address, label: address.to_string(), weight: 1 }).collect();
+    let endpoints = endpoints
+        .iter()
+        .map(|&address| model::Endpoint { address, label: address.to_string(), weight: 1 })
+        .collect();
     model::Config {
         process: model::Process {
             run_dir: "/nonexistent".into(),
@@ -88,7 +91,11 @@ pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
         connect_timeout: Duration::from_secs(1),
         send_proxy: false,
         tls: None,
-        pool: model::Pool { max_idle: 16, idle_timeout: Duration::from_secs(30), max_lifetime: Duration::from_secs(3600) },
+        pool: model::Pool {
+            max_idle: 16,
+            idle_timeout: Duration::from_secs(30),
+            max_lifetime: Duration::from_secs(3600),
+        },
         retry: model::Retry { attempts: 2 },
     }
 }

@@ -1,5 +1,6 @@
-//! Values with units as TOML strings: durations ("250ms"), sizes ("16KiB"), rates ("100/s"), CPU lists ("2-15,18") and
-//! networks ("10.0.0.0/8"). Each parser returns what is wrong as a sentence; where it stands is the caller's to say.
+//! Values with units as TOML strings: durations ("250ms"), sizes ("16KiB"), rates ("100/s"), CPU lists
+//! ("2-15,18") and networks ("10.0.0.0/8"). Each parser returns what is wrong as a sentence; where it stands
+//! is the caller's to say.
 
 use std::net::IpAddr;
 use std::num::NonZero;
@@ -142,20 +143,29 @@ fn cpu(text: &str) -> Result<usize, String> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("{} is not a CPU number", quote(text)));
     }
-    text.parse().ok().filter(|number| *number <= CPU_MAX).ok_or_else(|| format!("CPU {} is above {CPU_MAX}", quote(text)))
+    text.parse()
+        .ok()
+        .filter(|number| *number <= CPU_MAX)
+        .ok_or_else(|| format!("CPU {} is above {CPU_MAX}", quote(text)))
 }
 
-/// "192.0.2.0/24", "2001:db8::/32", or an address alone. IPv4-mapped IPv6 becomes IPv4, as everywhere in Sluice.
+/// "192.0.2.0/24", "2001:db8::/32", or an address alone. IPv4-mapped IPv6 becomes IPv4, as everywhere in
+/// Sluice.
 ///
-/// Host bits are an error and not cut off: "10.1.2.3/8" in a deny list could mean one host or sixteen million.
+/// Host bits are an error and not cut off: "10.1.2.3/8" in a deny list could mean one host or sixteen
+/// million.
 ///
 /// # Errors
 /// A sentence about what is wrong.
 pub fn network(text: &str) -> Result<IpNet, String> {
     let network = match text.split_once('/') {
-        None => text.parse::<IpAddr>().map(IpNet::from).map_err(|_| format!("{} is not an address", quote(text)))?,
+        None => text
+            .parse::<IpAddr>()
+            .map(IpNet::from)
+            .map_err(|_| format!("{} is not an address", quote(text)))?,
         Some((address, length)) => {
-            let address: IpAddr = address.parse().map_err(|_| format!("{} is not an address", quote(address)))?;
+            let address: IpAddr =
+                address.parse().map_err(|_| format!("{} is not an address", quote(address)))?;
             let length_max = if address.is_ipv4() { 32 } else { 128 };
             let wrong_length = || format!("{} is not a prefix length from 0 to {length_max}", quote(length));
             let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
@@ -166,7 +176,10 @@ pub fn network(text: &str) -> Result<IpNet, String> {
     if network != network.trunc() {
         let network_alone = network.trunc();
         let host = network.addr();
-        return Err(format!("{} has bits set beyond its prefix; write {network_alone} or {host}", quote(text)));
+        return Err(format!(
+            "{} has bits set beyond its prefix; write {network_alone} or {host}",
+            quote(text)
+        ));
     }
     Ok(canonical_network(network))
 }
@@ -212,24 +225,48 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in
-            [("0us", 0), ("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("1d", 86_400_000)]
-        {
+        for (text, millis) in [
+            ("0us", 0),
+            ("250ms", 250),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("1d", 86_400_000),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         assert_eq!(duration("7us"), Ok(Duration::from_micros(7)));
         assert_eq!(duration("7ns"), Ok(Duration::from_nanos(7)));
-        for text in ["", "s", "5", "5 s", "-5s", "+5s", "1.5s", "5S", "5sec", " 5s", "5s ", "99999999999999999999s", "999999999d"]
-        {
+        for text in [
+            "",
+            "s",
+            "5",
+            "5 s",
+            "-5s",
+            "+5s",
+            "1.5s",
+            "5S",
+            "5sec",
+            " 5s",
+            "5s ",
+            "99999999999999999999s",
+            "999999999d",
+        ] {
             assert!(duration(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn sizes() {
-        for (text, bytes) in
-            [("0", 0), ("12", 12), ("512B", 512), ("16KiB", 16384), ("1MiB", 1 << 20), ("3GiB", 3 << 30), ("2TiB", 2 << 40)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("12", 12),
+            ("512B", 512),
+            ("16KiB", 16384),
+            ("1MiB", 1 << 20),
+            ("3GiB", 3 << 30),
+            ("2TiB", 2 << 40),
+        ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for text in ["", "KiB", "16KB", "16 KiB", "16kib", "-1B", "1.5MiB", "99999999TiB"] {
@@ -269,9 +306,18 @@ mod tests {
         ] {
             assert_eq!(network(text).map(|network| network.to_string()), Ok(shown.to_owned()), "{text}");
         }
-        for text in
-            ["", "/", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/+8", "::/129", "10.1.2.3/8", "host", "10.0.0/8", "1.2.3.4/8/9"]
-        {
+        for text in [
+            "",
+            "/",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "10.0.0.0/+8",
+            "::/129",
+            "10.1.2.3/8",
+            "host",
+            "10.0.0/8",
+            "1.2.3.4/8/9",
+        ] {
             assert!(network(text).is_err(), "{text:?}");
         }
         assert!(network("10.1.2.3/8").is_err_and(|reason| reason.contains("write 10.0.0.0/8 or 10.1.2.3")));

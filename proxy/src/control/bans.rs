@@ -1,5 +1,5 @@
-//! Whom a ban is about: one IPv4 address or one IPv6 /64, as the guard's other limits per source, since who has one address of a
-//! /64 has all of them. Nothing wider: networks belong into `guard.deny`.
+//! Whom a ban is about: one IPv4 address or one IPv6 /64, as the guard's other limits per source, since who
+//! has one address of a /64 has all of them. Nothing wider: networks belong into `guard.deny`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -93,8 +93,12 @@ impl FromStr for BanSource {
                 "a ban of IPv6 is of a whole /64; write {}/64",
                 Ipv6Addr::from_bits(u128::from_be_bytes(octets(net)) >> 64 << 64)
             )),
-            (IpNet::V4(_), _) => Err("a ban is of one IPv4 address; networks belong into guard.deny".to_owned()),
-            (IpNet::V6(_), _) => Err("a ban is of one IPv6 /64; wider networks belong into guard.deny".to_owned()),
+            (IpNet::V4(_), _) => {
+                Err("a ban is of one IPv4 address; networks belong into guard.deny".to_owned())
+            }
+            (IpNet::V6(_), _) => {
+                Err("a ban is of one IPv6 /64; wider networks belong into guard.deny".to_owned())
+            }
         }
     }
 }
@@ -137,7 +141,11 @@ mod tests {
             ("::1", "::/64"),
             ("127.0.0.1", "127.0.0.1"),
         ] {
-            assert_eq!(written.parse::<BanSource>().map(|source| source.to_string()), Ok(shown.to_owned()), "{written}");
+            assert_eq!(
+                written.parse::<BanSource>().map(|source| source.to_string()),
+                Ok(shown.to_owned()),
+                "{written}"
+            );
         }
     }
 

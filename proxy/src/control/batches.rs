@@ -1,5 +1,5 @@
-//! Descriptors in numbered batches: how the supervisor cuts what it hands over, and how the data plane puts it together again and
-//! refuses whatever is missing, doubled, out of order or out of range.
+//! Descriptors in numbered batches: how the supervisor cuts what it hands over, and how the data plane puts
+//! it together again and refuses whatever is missing, doubled, out of order or out of range.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -94,7 +94,12 @@ impl FileCollector {
     }
 
     /// Takes a batch; whether it was the last.
-    pub fn take(&mut self, number: u32, items: Vec<Item>, descriptors: Vec<OwnedFd>) -> Result<bool, HandoffError> {
+    pub fn take(
+        &mut self,
+        number: u32,
+        items: Vec<Item>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<bool, HandoffError> {
         if number != self.next_batch || self.next_batch == self.batches {
             return Err(HandoffError::Order { found: number, expected: self.next_batch });
         }
@@ -106,7 +111,9 @@ impl FileCollector {
         }
         for (item, descriptor) in items.into_iter().zip(descriptors) {
             match item {
-                Item::File { path } if !self.files.iter().any(|(known, _)| *known == path) => self.files.push((path, descriptor)),
+                Item::File { path } if !self.files.iter().any(|(known, _)| *known == path) => {
+                    self.files.push((path, descriptor))
+                }
                 other => return Err(HandoffError::Unexpected(other)),
             }
         }
@@ -179,7 +186,8 @@ impl Collector {
         if sockets.is_none_or(|sockets| sockets > start.descriptors as usize) {
             return Err(HandoffError::Start("fewer descriptors than sockets"));
         }
-        let listeners = start.workers.iter().map(|_| start.addresses.iter().map(|_| None).collect()).collect();
+        let listeners =
+            start.workers.iter().map(|_| start.addresses.iter().map(|_| None).collect()).collect();
         Ok(Self {
             start,
             next_batch: 0,
@@ -202,7 +210,12 @@ impl Collector {
     }
 
     /// Takes a batch.
-    pub fn take(&mut self, number: u32, items: Vec<Item>, descriptors: Vec<OwnedFd>) -> Result<(), HandoffError> {
+    pub fn take(
+        &mut self,
+        number: u32,
+        items: Vec<Item>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), HandoffError> {
         if number != self.next_batch || self.is_complete() {
             return Err(HandoffError::Order { found: number, expected: self.next_batch });
         }
@@ -230,7 +243,9 @@ impl Collector {
                 self.files.push((path.clone(), descriptor));
                 return Ok(());
             }
-            Item::Listener { worker, address } => self.listeners.get_mut(*worker).and_then(|sockets| sockets.get_mut(*address)),
+            Item::Listener { worker, address } => {
+                self.listeners.get_mut(*worker).and_then(|sockets| sockets.get_mut(*address))
+            }
             Item::Admin => Some(&mut self.admin),
             Item::Counters => Some(&mut self.counters),
             Item::Slots => Some(&mut self.slots),
@@ -306,16 +321,25 @@ mod tests {
     }
 
     fn items(workers: usize, addresses: usize) -> Vec<Item> {
-        let mut items =
-            vec![Item::File { path: "/etc/sluice.toml".into() }, Item::Counters, Item::Admin, Item::Slots, Item::TicketKeys];
-        items.extend((0..workers).flat_map(|worker| (0..addresses).map(move |address| Item::Listener { worker, address })));
+        let mut items = vec![
+            Item::File { path: "/etc/sluice.toml".into() },
+            Item::Counters,
+            Item::Admin,
+            Item::Slots,
+            Item::TicketKeys,
+        ];
+        items.extend(
+            (0..workers)
+                .flat_map(|worker| (0..addresses).map(move |address| Item::Listener { worker, address })),
+        );
         items
     }
 
     #[test]
     fn five_hundred_sockets_arrive_each_in_its_place_over_a_real_channel() {
         let (workers, addresses) = (64, 8);
-        let sent: Vec<(Item, OwnedFd)> = items(workers, addresses).into_iter().map(|item| (item, fd())).collect();
+        let sent: Vec<(Item, OwnedFd)> =
+            items(workers, addresses).into_iter().map(|item| (item, fd())).collect();
         let total = sent.len();
         let batches = cut(sent);
         assert!(batches.len() >= 3 && batches.iter().all(|batch| batch.len() <= DESCRIPTORS_MAX));
@@ -331,7 +355,12 @@ mod tests {
         }
         let handoff = collector.finish().expect("complete");
         assert_eq!(handoff.listeners.len(), workers);
-        assert!(handoff.listeners.iter().all(|sockets| sockets.iter().map(|(address, _)| *address).eq(0..addresses)));
+        assert!(
+            handoff
+                .listeners
+                .iter()
+                .all(|sockets| sockets.iter().map(|(address, _)| *address).eq(0..addresses))
+        );
         assert!(handoff.admin.is_some() && handoff.slots.is_some());
     }
 
@@ -349,7 +378,10 @@ mod tests {
 
     #[test]
     fn a_start_that_makes_no_sense_is_refused() {
-        assert!(matches!(Collector::new(Start { protocol: 1, ..start(1, 1, 9, 1) }), Err(HandoffError::Protocol(1))));
+        assert!(matches!(
+            Collector::new(Start { protocol: 1, ..start(1, 1, 9, 1) }),
+            Err(HandoffError::Protocol(1))
+        ));
         for bad in [
             start(0, 1, 9, 1),
             start(WORKERS_MAX as usize + 1, 1, 900, 4),
@@ -377,7 +409,9 @@ mod tests {
             all.push(doubled.clone());
             assert_eq!(collect(all).expect_err("doubled"), HandoffError::Unexpected(doubled));
         }
-        for stray in [Item::Listener { worker: 1, address: 0 }, Item::Listener { worker: 0, address: usize::MAX }] {
+        for stray in
+            [Item::Listener { worker: 1, address: 0 }, Item::Listener { worker: 0, address: usize::MAX }]
+        {
             let mut all = items(1, 1);
             all.push(stray.clone());
             assert_eq!(collect(all).expect_err("stray"), HandoffError::Unexpected(stray));
@@ -393,7 +427,10 @@ mod tests {
     fn batches_out_of_order_or_miscounted_are_refused() {
         let fresh = || Collector::new(start(1, 1, 5, 2)).expect("sane");
         assert_eq!(fresh().take(1, vec![], vec![]), Err(HandoffError::Order { found: 1, expected: 0 }));
-        assert_eq!(fresh().take(0, vec![Item::Admin], vec![]), Err(HandoffError::Count { items: 1, descriptors: 0 }));
+        assert_eq!(
+            fresh().take(0, vec![Item::Admin], vec![]),
+            Err(HandoffError::Count { items: 1, descriptors: 0 })
+        );
         let many = vec![Item::Admin; 6];
         assert_eq!(fresh().take(0, many, (0..6).map(|_| fd()).collect()), Err(HandoffError::TooMany));
         let mut collector = fresh();
@@ -417,11 +454,20 @@ mod tests {
         assert!(matches!(FileCollector::new(BATCHES_MAX + 1, 1), Err(HandoffError::Start(_))));
         let fresh = || FileCollector::new(1, 2).expect("sane");
         assert_eq!(fresh().take(1, vec![], vec![]), Err(HandoffError::Order { found: 1, expected: 0 }));
-        assert_eq!(fresh().take(0, vec![file("a")], vec![]), Err(HandoffError::Count { items: 1, descriptors: 0 }));
+        assert_eq!(
+            fresh().take(0, vec![file("a")], vec![]),
+            Err(HandoffError::Count { items: 1, descriptors: 0 })
+        );
         let three = || (["a", "b", "c"].map(file).to_vec(), (0..3).map(|_| fd()).collect());
         assert_eq!(fresh().take(0, three().0, three().1), Err(HandoffError::TooMany));
-        assert_eq!(fresh().take(0, vec![file("a"); 2], vec![fd(), fd()]), Err(HandoffError::Unexpected(file("a"))));
-        assert_eq!(fresh().take(0, vec![Item::Admin], vec![fd()]), Err(HandoffError::Unexpected(Item::Admin)));
+        assert_eq!(
+            fresh().take(0, vec![file("a"); 2], vec![fd(), fd()]),
+            Err(HandoffError::Unexpected(file("a")))
+        );
+        assert_eq!(
+            fresh().take(0, vec![Item::Admin], vec![fd()]),
+            Err(HandoffError::Unexpected(Item::Admin))
+        );
         let mut short = fresh();
         assert_eq!(short.take(0, vec![file("a")], vec![fd()]), Ok(true));
         assert!(matches!(short.finish(), Err(HandoffError::Missing(_))));

@@ -1,4 +1,5 @@
-//! Commands from the control thread to a worker: a bounded queue and an eventfd (eventfd(2)) that the worker's ring watches.
+//! Commands from the control thread to a worker: a bounded queue and an eventfd (eventfd(2)) that the
+//! worker's ring watches.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::time::Time;
 
-/// Commands that may wait for one worker. More means that it is stuck, and then a further command would not help.
+/// Commands that may wait for one worker. More means that it is stuck, and then a further command would not
+/// help.
 pub const PENDING_MAX: usize = 16;
 
 /// What a worker can be told.
@@ -58,7 +60,8 @@ impl CommandSender {
         Ok(())
     }
 
-    /// Wakes the worker without a command, so that it looks what is new. It takes no place in the queue: it can keep no command out.
+    /// Wakes the worker without a command, so that it looks what is new. It takes no place in the queue: it
+    /// can keep no command out.
     pub fn nudge(&self) {
         let _ = self.0.event.write(1);
     }
@@ -69,8 +72,8 @@ impl CommandReceiver {
     #[must_use]
     pub fn try_next(&self) -> Option<Command> {
         self.0.queue.pop().or_else(|| {
-            // Clear first, look again after: a command that was pushed in between is found here, and one that is pushed
-            // later makes the descriptor readable again.
+            // Clear first, look again after: a command that was pushed in between is found here, and one that
+            // is pushed later makes the descriptor readable again.
             let _ = self.0.event.read();
             self.0.queue.pop()
         })
@@ -150,7 +153,12 @@ mod tests {
             let mut seen = 0;
             while seen < count {
                 let mut fds = [PollFd::new(receiver.as_fd(), PollFlags::POLLIN)];
-                assert_eq!(poll(&mut fds, 5_000_u16).expect("poll"), 1, "slept with {} of {count} commands left", count - seen);
+                assert_eq!(
+                    poll(&mut fds, 5_000_u16).expect("poll"),
+                    1,
+                    "slept with {} of {count} commands left",
+                    count - seen
+                );
                 while receiver.try_next().is_some() {
                     seen += 1;
                 }

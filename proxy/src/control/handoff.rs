@@ -1,6 +1,10 @@
-//! The channel between supervisor and data plane: one Unix SEQPACKET socket pair, one JSON message per packet, descriptors as
-//! SCM_RIGHTS (unix(7), cmsg(3)). The kernel takes at most 253 descriptors in one message, so many travel in numbered batches.
-#![allow(unsafe_code, reason = "received descriptors are raw numbers in a control message, which only recvmsg(2) vouches for")]
+//! The channel between supervisor and data plane: one Unix SEQPACKET socket pair, one JSON message per
+//! packet, descriptors as SCM_RIGHTS (unix(7), cmsg(3)). The kernel takes at most 253 descriptors in one
+//! message, so many travel in numbered batches.
+#![allow(
+    unsafe_code,
+    reason = "received descriptors are raw numbers in a control message, which only recvmsg(2) vouches for"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -16,7 +20,8 @@ pub const DESCRIPTORS_MAX: usize = 250;
 /// Bytes of one message. What may be longer travels in a sealed memfd.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Room for the kernel's most descriptors in one message, rounded up to words so that the buffer is aligned for `cmsghdr`.
+/// Room for the kernel's most descriptors in one message, rounded up to words so that the buffer is aligned
+/// for `cmsghdr`.
 const CONTROL_WORDS: usize = (size_of::<libc::cmsghdr>() + 253 * size_of::<RawFd>()).div_ceil(8) + 2;
 
 /// Why nothing was sent or received.
@@ -80,14 +85,19 @@ impl Channel {
     /// # Errors
     /// When the reactor does not take it.
     pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
-        // SAFETY: `as_raw_fd` always names the descriptor that `self` owns, which stays open until the AsyncFd drops it, after it has
-        // deregistered it.
+        // SAFETY: `as_raw_fd` always names the descriptor that `self` owns, which stays open until the
+        // AsyncFd drops it, after it has deregistered it.
         unsafe { AsyncFd::register(self) }.map_err(io::Error::from)
     }
 
     /// Sends a message with its descriptors, whole or not at all.
-    pub fn send<M: Serialize>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-        let bytes = serde_json::to_vec(message).map_err(|error| ChannelError::Malformed(error.to_string()))?;
+    pub fn send<M: Serialize>(
+        &self,
+        message: &M,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
+        let bytes =
+            serde_json::to_vec(message).map_err(|error| ChannelError::Malformed(error.to_string()))?;
         self.send_bytes(&bytes, descriptors)
     }
 
@@ -111,8 +121,8 @@ impl Channel {
         }
     }
 
-    /// The next message, with at most `descriptors_max` descriptors. Every error but `WouldBlock` means that the other end is gone
-    /// or does not keep to the protocol; nothing that it sent stays open then.
+    /// The next message, with at most `descriptors_max` descriptors. Every error but `WouldBlock` means that
+    /// the other end is gone or does not keep to the protocol; nothing that it sent stays open then.
     pub fn receive<M: DeserializeOwned>(&self, descriptors_max: usize) -> Result<Received<M>, ChannelError> {
         // One byte more than allowed, so that a longer message shows.
         let mut bytes = vec![0; MESSAGE_BYTES_MAX + 1];
@@ -126,7 +136,8 @@ impl Channel {
         if truncated || descriptors.len() > descriptors_max {
             return Err(ChannelError::TooManyDescriptors);
         }
-        let message = serde_json::from_slice(&bytes[..length]).map_err(|error| ChannelError::Malformed(error.to_string()))?;
+        let message = serde_json::from_slice(&bytes[..length])
+            .map_err(|error| ChannelError::Malformed(error.to_string()))?;
         Ok(Received { message, descriptors })
     }
 
@@ -141,10 +152,15 @@ impl Channel {
         header.msg_control = control.as_mut_ptr().cast();
         header.msg_controllen = size_of_val(&control);
         let length = loop {
-            // SAFETY: `header` points to one iovec over `bytes` and to `control`, both writable for the lengths given and alive
-            // until the call returns.
-            let result =
-                unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+            // SAFETY: `header` points to one iovec over `bytes` and to `control`, both writable for the
+            // lengths given and alive until the call returns.
+            let result = unsafe {
+                libc::recvmsg(
+                    self.0.as_raw_fd(),
+                    &raw mut header,
+                    libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
+                )
+            };
             match Errno::result(result) {
                 Ok(length) => break usize::try_from(length).unwrap_or_default(),
                 Err(Errno::EINTR) => {}
@@ -156,13 +172,16 @@ impl Channel {
     }
 }
 
-/// Takes ownership of every descriptor that `recvmsg` put into the control buffer, those of a truncated message too: nothing leaks.
+/// Takes ownership of every descriptor that `recvmsg` put into the control buffer, those of a truncated
+/// message too: nothing leaks.
 fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut descriptors = Vec::new();
-    // SAFETY: the kernel filled `msg_control` and set `msg_controllen`; CMSG_FIRSTHDR stays within them or returns null.
+    // SAFETY: the kernel filled `msg_control` and set `msg_controllen`; CMSG_FIRSTHDR stays within them or
+    // returns null.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !next.is_null() {
-        // SAFETY: not null, so it points to a whole header in the control buffer, which is aligned to 8 bytes.
+        // SAFETY: not null, so it points to a whole header in the control buffer, which is aligned to 8
+        // bytes.
         let current = unsafe { *next };
         if current.cmsg_level == libc::SOL_SOCKET && current.cmsg_type == libc::SCM_RIGHTS {
             // SAFETY: CMSG_LEN(0) only computes the size of a header.
@@ -198,7 +217,8 @@ impl AsRawFd for Channel {
 }
 
 impl From<OwnedFd> for Channel {
-    /// For an end that was inherited. It must be a SEQPACKET socket; anything else fails at the first message.
+    /// For an end that was inherited. It must be a SEQPACKET socket; anything else fails at the first
+    /// message.
     fn from(fd: OwnedFd) -> Self {
         Self(fd)
     }
@@ -227,12 +247,16 @@ mod tests {
     #[test]
     fn messages_and_descriptors_arrive_whole_in_order_and_close_on_exec() {
         let (one, other) = Channel::pair().expect("pair");
-        let files: Vec<OwnedFd> = (0..DESCRIPTORS_MAX).map(|_| tempfile::tempfile().expect("file").into()).collect();
+        let files: Vec<OwnedFd> =
+            (0..DESCRIPTORS_MAX).map(|_| tempfile::tempfile().expect("file").into()).collect();
         one.send(&"many", &files.iter().map(AsFd::as_fd).collect::<Vec<_>>()).expect("send");
         one.send(&"none", &[]).expect("send");
         let many: Received<String> = other.receive(DESCRIPTORS_MAX).expect("receive");
         assert_eq!(many.message, "many");
-        assert_eq!(many.descriptors.iter().map(inode).collect::<Vec<_>>(), files.iter().map(inode).collect::<Vec<_>>());
+        assert_eq!(
+            many.descriptors.iter().map(inode).collect::<Vec<_>>(),
+            files.iter().map(inode).collect::<Vec<_>>()
+        );
         for fd in &many.descriptors {
             let flags = fcntl(fd, FcntlArg::F_GETFD).expect("getfd");
             assert!(FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC));
@@ -263,7 +287,8 @@ mod tests {
         let raw = |bytes: &[u8], fds: &[RawFd]| {
             let rights = [ControlMessage::ScmRights(fds)];
             let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
-            sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(bytes)], control, MsgFlags::empty(), None).expect("sendmsg");
+            sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(bytes)], control, MsgFlags::empty(), None)
+                .expect("sendmsg");
         };
         raw(&vec![b' '; MESSAGE_BYTES_MAX + 5_000], &[writer.as_raw_fd()]);
         assert!(matches!(other.receive::<String>(9), Err(ChannelError::TooLong)));

@@ -1,5 +1,6 @@
-//! The messages between supervisor and data plane, and between `sluice stop|drain|reload|status|ban|…` and the supervisor. JSON, so that a message
-//! that does not fit is refused by name; sizes are bounded by the transports (`handoff`, `supervisor::clients`).
+//! The messages between supervisor and data plane, and between `sluice stop|drain|reload|status|ban|…` and
+//! the supervisor. JSON, so that a message that does not fit is refused by name; sizes are bounded by the
+//! transports (`handoff`, `supervisor::clients`).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,8 +26,8 @@ pub enum ToDataPlane {
         /// As many as descriptors.
         items: Vec<Item>,
     },
-    /// Compile the configuration whose files follow in batches, beside the one that runs; answered by `Compiled` or `NotCompiled`. One that comes
-    /// before this one is published takes its place.
+    /// Compile the configuration whose files follow in batches, beside the one that runs; answered by
+    /// `Compiled` or `NotCompiled`. One that comes before this one is published takes its place.
     Reload {
         /// Comes back in the answers.
         id: u64,
@@ -107,8 +108,8 @@ pub enum ToSupervisor {
         /// Comes back in the answer.
         id: u64,
     },
-    /// Answers `ToDataPlane::AskStatus`: one descriptor, a sealed memfd with `DataPlaneStatus` as JSON, because that grows with the
-    /// number of endpoints.
+    /// Answers `ToDataPlane::AskStatus`: one descriptor, a sealed memfd with `DataPlaneStatus` as JSON,
+    /// because that grows with the number of endpoints.
     Status {
         /// As asked.
         id: u64,
@@ -123,7 +124,8 @@ pub struct Start {
     pub protocol: u32,
     /// Number of this data plane, from 1.
     pub generation: u32,
-    /// Which half of the steering array is its; a restart after a crash keeps it, since the sockets stay where they are.
+    /// Which half of the steering array is its; a restart after a crash keeps it, since the sockets stay
+    /// where they are.
     pub slot_generation: u32,
     /// Whether the data plane holds `guard.connections_per_ip`: no guarded interface does.
     pub limit_at_accept: bool,
@@ -282,9 +284,15 @@ mod tests {
 
     #[test]
     fn unknown_messages_and_fields_are_refused() {
-        for text in
-            [r#""dance""#, r#"{"failed":{"reason":"x","more":1}}"#, r#"{"status":{}}"#, r#"{"status":{"id":-1}}"#, "{}", "[]", ""]
-        {
+        for text in [
+            r#""dance""#,
+            r#"{"failed":{"reason":"x","more":1}}"#,
+            r#"{"status":{}}"#,
+            r#"{"status":{"id":-1}}"#,
+            "{}",
+            "[]",
+            "",
+        ] {
             assert!(serde_json::from_str::<ToSupervisor>(text).is_err(), "{text}");
         }
     }

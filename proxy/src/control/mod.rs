@@ -14,7 +14,8 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::time::Time;
 
-/// CLOCK_MONOTONIC now: for the supervisor and the control thread. Workers read their clock once a loop turn, elsewhere.
+/// CLOCK_MONOTONIC now: for the supervisor and the control thread. Workers read their clock once a loop turn,
+/// elsewhere.
 #[must_use]
 pub fn now() -> Time {
     // CLOCK_MONOTONIC cannot fail on Linux; the fallback keeps this total.

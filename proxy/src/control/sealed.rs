@@ -1,5 +1,6 @@
-//! Bytes that cannot change any more: memfd_create(2) with F_SEAL_*. Configuration and lists travel to the data plane in these, and
-//! large answers travel back; whoever receives one verifies the seals before it reads.
+//! Bytes that cannot change any more: memfd_create(2) with F_SEAL_*. Configuration and lists travel to the
+//! data plane in these, and large answers travel back; whoever receives one verifies the seals before it
+//! reads.
 
 use std::fs::File;
 use std::io::Write;
@@ -31,8 +32,10 @@ pub enum SealedError {
     Io(#[from] std::io::Error),
 }
 
-const SEALS: SealFlag =
-    SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
+const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
+    .union(SealFlag::F_SEAL_SHRINK)
+    .union(SealFlag::F_SEAL_GROW)
+    .union(SealFlag::F_SEAL_WRITE);
 
 /// A sealed memfd with these bytes.
 pub fn seal(name: &str, bytes: &[u8]) -> std::io::Result<OwnedFd> {
@@ -79,7 +82,8 @@ mod tests {
 
     #[test]
     fn unsealed_half_sealed_and_foreign_descriptors_are_refused() {
-        let plain = || memfd_create("test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
+        let plain =
+            || memfd_create("test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
         assert!(matches!(open(plain(), BYTES_MAX), Err(SealedError::Unsealed)));
         let half = plain();
         fcntl(&half, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK)).expect("seal");

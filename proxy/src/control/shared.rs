@@ -1,5 +1,6 @@
-//! Memory shared between processes: the workers' counters in a memfd that the supervisor owns (so that they outlive a data plane), and
-//! the steering slots in a mmapable BPF array (Documentation/bpf/map_array.rst), or in private memory where there is none.
+//! Memory shared between processes: the workers' counters in a memfd that the supervisor owns (so that they
+//! outlive a data plane), and the steering slots in a mmapable BPF array (Documentation/bpf/map_array.rst),
+//! or in private memory where there is none.
 #![allow(unsafe_code, reason = "mmap(2), and atomics over memory that another process maps too")]
 
 use std::io;
@@ -26,7 +27,8 @@ struct Mapping {
     length: usize,
 }
 
-// SAFETY: the memory is only ever accessed through atomics (CounterBlock is made of AtomicU64, a slot's fields are accessed as atomics).
+// SAFETY: the memory is only ever accessed through atomics (CounterBlock is made of AtomicU64, a slot's
+// fields are accessed as atomics).
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -36,7 +38,9 @@ impl Mapping {
     fn shared(fd: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
         let size = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing of ours.
-        let base = unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0) }?;
+        let base = unsafe {
+            mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)
+        }?;
         Ok(Self { base: base.cast(), length })
     }
 
@@ -44,14 +48,20 @@ impl Mapping {
     fn private(length: usize) -> io::Result<Self> {
         let size = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing of ours.
-        let base = unsafe { mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE) }?;
+        let base = unsafe {
+            mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
+        }?;
         Ok(Self { base: base.cast(), length })
     }
 
     /// The `T` at byte `offset`.
     fn at<T>(&self, offset: usize) -> NonNull<T> {
         let end = offset.checked_add(size_of::<T>());
-        assert!(end.is_some_and(|end| end <= self.length), "{offset} is outside of a mapping of {} bytes", self.length);
+        assert!(
+            end.is_some_and(|end| end <= self.length),
+            "{offset} is outside of a mapping of {} bytes",
+            self.length
+        );
         // SAFETY: `offset` lies within the mapping, as was just checked.
         let pointer = unsafe { self.base.add(offset) };
         assert!(pointer.cast::<T>().is_aligned(), "offset {offset} is not aligned");
@@ -61,13 +71,15 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: base and length are those of our own mapping; whoever points into it holds an Arc of this value.
+        // SAFETY: base and length are those of our own mapping; whoever points into it holds an Arc of this
+        // value.
         let result = unsafe { munmap(self.base.cast(), self.length) };
         debug_assert!(result.is_ok(), "munmap of our own mapping");
     }
 }
 
-/// Precedes the blocks in the counters' memfd, so that two builds that count differently never misread each other.
+/// Precedes the blocks in the counters' memfd, so that two builds that count differently never misread each
+/// other.
 const HEADER_BYTES: usize = 64;
 const MAGIC: u64 = 0x31_65_63_69_75_6c_73_01;
 
@@ -106,7 +118,8 @@ impl CountersMemory {
 
     /// Maps what `create` made in another process.
     pub fn open(fd: OwnedFd, workers: usize) -> io::Result<Self> {
-        let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("counters memfd: {why}"));
+        let refused =
+            |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("counters memfd: {why}"));
         let seals = fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS).map_err(|_| refused("not a memfd"))?;
         if !SealFlag::from_bits_retain(seals).contains(SEALS) {
             return Err(refused("its size is not sealed"));
@@ -125,15 +138,18 @@ impl CountersMemory {
     }
 
     fn header(&self) -> &[AtomicU64; 3] {
-        // SAFETY: in bounds and aligned (`at` checks both), zeroes are valid, and the mapping lives as long as `self`.
+        // SAFETY: in bounds and aligned (`at` checks both), zeroes are valid, and the mapping lives as long
+        // as `self`.
         unsafe { self.mapping.at::<[AtomicU64; 3]>(0).as_ref() }
     }
 
     /// A worker's block.
     #[must_use]
     pub fn block(&self, worker: usize) -> Option<Counters> {
-        (worker < self.workers)
-            .then(|| Counters { mapping: Arc::clone(&self.mapping), offset: HEADER_BYTES + worker * size_of::<CounterBlock>() })
+        (worker < self.workers).then(|| Counters {
+            mapping: Arc::clone(&self.mapping),
+            offset: HEADER_BYTES + worker * size_of::<CounterBlock>(),
+        })
     }
 
     /// Every block, in the workers' order.
@@ -171,8 +187,8 @@ impl std::ops::Deref for Counters {
     type Target = CounterBlock;
 
     fn deref(&self) -> &CounterBlock {
-        // SAFETY: in bounds and aligned (`at` checks both); a CounterBlock is atomics only, for which every bit pattern is valid and which
-        // another process may change; the mapping lives as long as `self`.
+        // SAFETY: in bounds and aligned (`at` checks both); a CounterBlock is atomics only, for which every
+        // bit pattern is valid and which another process may change; the mapping lives as long as `self`.
         unsafe { self.mapping.at::<CounterBlock>(self.offset).as_ref() }
     }
 }
@@ -251,8 +267,9 @@ impl SteeringSlot {
 
     /// The field at `field` bytes into the slot.
     fn word(&self, field: usize) -> &AtomicU32 {
-        // SAFETY: in bounds and aligned (`at` checks both); every bit pattern is a valid u32, and whoever else accesses the word does so
-        // with word-sized loads and stores (the BPF program, another process's atomics); the mapping lives as long as `self`.
+        // SAFETY: in bounds and aligned (`at` checks both); every bit pattern is a valid u32, and whoever
+        // else accesses the word does so with word-sized loads and stores (the BPF program, another process's
+        // atomics); the mapping lives as long as `self`.
         unsafe { AtomicU32::from_ptr(self.mapping.at::<u32>(self.offset + field).as_ptr()) }
     }
 
@@ -266,7 +283,8 @@ impl SteeringSlot {
         self.word(std::mem::offset_of!(WorkerSlot, state))
     }
 
-    /// Takes new flows from now on. `generation` is the slot's own; a dead data plane's slots are cleared by it.
+    /// Takes new flows from now on. `generation` is the slot's own; a dead data plane's slots are cleared by
+    /// it.
     pub fn live(&self, generation: u32, node: u32) {
         self.word(std::mem::offset_of!(WorkerSlot, generation)).store(generation, Ordering::Relaxed);
         self.word(std::mem::offset_of!(WorkerSlot, node)).store(node, Ordering::Relaxed);
@@ -337,12 +355,16 @@ mod tests {
     #[test]
     fn a_memfd_that_could_shrink_or_does_not_fit_is_refused() {
         let ours = CountersMemory::create(2).expect("memfd");
-        assert!(std::fs::File::from(ours.fd().try_clone_to_owned().expect("dup")).set_len(1).is_err(), "size is sealed");
+        assert!(
+            std::fs::File::from(ours.fd().try_clone_to_owned().expect("dup")).set_len(1).is_err(),
+            "size is sealed"
+        );
         assert!(CountersMemory::open(ours.fd().try_clone_to_owned().expect("dup"), 3).is_err());
         assert!(CountersMemory::open(ours.fd().try_clone_to_owned().expect("dup"), 0).is_err());
         ours.header()[1].store(CELLS as u64 + 1, Ordering::Relaxed);
         assert!(CountersMemory::open(ours.fd().try_clone_to_owned().expect("dup"), 2).is_err());
-        let unsealed = memfd_create("test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
+        let unsealed =
+            memfd_create("test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
         ftruncate(&unsealed, i64::try_from(counters_bytes(2)).expect("small")).expect("truncate");
         assert!(CountersMemory::open(unsealed, 2).is_err());
         assert!(CountersMemory::create(0).is_err());
@@ -358,7 +380,13 @@ mod tests {
         slot.live(7, 1);
         slot.load(42);
         slot.running(Time::from_nanos(99));
-        let expected = SlotView { state: SLOT_LIVE, load: 42, running_since: Some(Time::from_nanos(99)), node: 1, generation: 7 };
+        let expected = SlotView {
+            state: SLOT_LIVE,
+            load: 42,
+            running_since: Some(Time::from_nanos(99)),
+            node: 1,
+            generation: 7,
+        };
         assert_eq!(slots.slot(3, 5).expect("same parity, same line").view(), expected);
         slot.sleeping();
         slot.draining();

@@ -1,5 +1,5 @@
-//! The life of the data plane as the supervisor sees it: one table, sans-IO. Events and `now` go in, actions come out; the same table
-//! drives production and the simulation below.
+//! The life of the data plane as the supervisor sees it: one table, sans-IO. Events and `now` go in, actions
+//! come out; the same table drives production and the simulation below.
 //!
 //! ```text
 //!            Begin            Ready
@@ -11,8 +11,8 @@
 //!   Drain: Starting/Ready ─▶ Draining ─▶ Died ─▶ Ended        Stop: … ─▶ Stopping ─▶ Died ─▶ Ended
 //! ```
 //!
-//! Invariants: at most one data plane lives; a dead one's slots are cleared before the next starts; after Drain or Stop none is
-//! started; every state that waits has a deadline.
+//! Invariants: at most one data plane lives; a dead one's slots are cleared before the next starts; after
+//! Drain or Stop none is started; every state that waits has a deadline.
 
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use crate::time::Time;
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer than asked a drain or a stop may take before the data plane is killed.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// How long a drain waits for the data plane to say that it is draining, before the listening sockets are shut down anyway.
+/// How long a drain waits for the data plane to say that it is draining, before the listening sockets are
+/// shut down anyway.
 pub const RETIRE_AFTER: Duration = Duration::from_secs(1);
 /// Ready for so long, a data plane counts as healthy: its death is a first one again.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(30);
@@ -30,7 +31,8 @@ pub const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest delay.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// Data planes that may die before any became ready; then the supervisor gives up, since nothing ever worked here.
+/// Data planes that may die before any became ready; then the supervisor gives up, since nothing ever worked
+/// here.
 pub const NEVER_READY_MAX: u32 = 5;
 
 /// What happened.
@@ -207,7 +209,9 @@ impl Life {
     pub fn next_deadline(&self) -> Option<Time> {
         match self.state {
             State::Starting { deadline } | State::Stopping { deadline } => Some(deadline),
-            State::Draining { retire_at, deadline } => Some(retire_at.map_or(deadline, |at| at.min(deadline))),
+            State::Draining { retire_at, deadline } => {
+                Some(retire_at.map_or(deadline, |at| at.min(deadline)))
+            }
             State::Backoff { until } => Some(until),
             State::Idle | State::Ready { .. } | State::Killing | State::Ended => None,
         }
@@ -249,7 +253,10 @@ impl Life {
 
     fn kill(&mut self) -> Vec<Action> {
         match self.state {
-            State::Starting { .. } | State::Ready { .. } | State::Draining { .. } | State::Stopping { .. } => {
+            State::Starting { .. }
+            | State::Ready { .. }
+            | State::Draining { .. }
+            | State::Stopping { .. } => {
                 self.forced |= self.ending;
                 self.state = State::Killing;
                 vec![Action::Kill]
@@ -262,7 +269,9 @@ impl Life {
         let healthy = match self.state {
             State::Idle | State::Backoff { .. } | State::Ended => return Vec::new(),
             State::Ready { since } => now.since(since) >= HEALTHY_AFTER,
-            State::Starting { .. } | State::Draining { .. } | State::Stopping { .. } | State::Killing => false,
+            State::Starting { .. } | State::Draining { .. } | State::Stopping { .. } | State::Killing => {
+                false
+            }
         };
         let mut actions = vec![Action::Clear];
         if self.ending {
@@ -291,7 +300,8 @@ impl Life {
         self.ending = true;
         match self.state {
             State::Starting { .. } | State::Ready { .. } => {
-                self.state = State::Draining { retire_at: Some(now + RETIRE_AFTER), deadline: now + timeout + GRACE };
+                self.state =
+                    State::Draining { retire_at: Some(now + RETIRE_AFTER), deadline: now + timeout + GRACE };
                 vec![Action::SendDrain { timeout }]
             }
             State::Idle | State::Backoff { .. } => self.end_at_once(),
@@ -307,7 +317,8 @@ impl Life {
                 vec![Action::SendStop]
             }
             State::Idle | State::Backoff { .. } => self.end_at_once(),
-            // A second stop changes nothing: Ctrl-C reaches us from the terminal and through whoever started us, and `GRACE` is short.
+            // A second stop changes nothing: Ctrl-C reaches us from the terminal and through whoever started
+            // us, and `GRACE` is short.
             State::Stopping { .. } | State::Killing | State::Ended => Vec::new(),
         }
     }
@@ -328,7 +339,11 @@ impl Life {
 
     fn tick(&mut self, now: Time) -> Vec<Action> {
         match self.state {
-            State::Starting { deadline } | State::Stopping { deadline } | State::Draining { deadline, .. } if now >= deadline => {
+            State::Starting { deadline }
+            | State::Stopping { deadline }
+            | State::Draining { deadline, .. }
+                if now >= deadline =>
+            {
                 self.kill()
             }
             State::Draining { retire_at: Some(at), .. } if now >= at => self.retire(),
@@ -442,7 +457,10 @@ mod tests {
         assert_eq!(life.handle(Event::Drained, at(110)), [Action::Retire]);
         assert_eq!(life.handle(Event::Tick, at(1_100)), [], "retired already");
         assert_eq!(life.next_deadline(), Some(at(35_100)));
-        assert_eq!(life.handle(Event::Died { clean: true }, at(2_000)), [Action::Clear, Action::Exit(Outcome::Clean)]);
+        assert_eq!(
+            life.handle(Event::Died { clean: true }, at(2_000)),
+            [Action::Clear, Action::Exit(Outcome::Clean)]
+        );
     }
 
     #[test]
@@ -533,7 +551,8 @@ mod tests {
                 }
             }
             assert!(self.retired <= 1);
-            let waits = matches!(life.state(), State::Idle | State::Ready { .. } | State::Killing | State::Ended);
+            let waits =
+                matches!(life.state(), State::Idle | State::Ready { .. } | State::Killing | State::Ended);
             assert!(waits || life.next_deadline().is_some(), "{:?} waits for ever", life.state());
         }
     }

@@ -1,5 +1,5 @@
-//! What `/status` and `sluice status` show. The data plane knows workers and upstreams, the supervisor knows guard, steering and restarts;
-//! both halves are joined by whoever is asked.
+//! What `/status` and `sluice status` show. The data plane knows workers and upstreams, the supervisor knows
+//! guard, steering and restarts; both halves are joined by whoever is asked.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The control thread: tokio on one thread, with the channel to the supervisor, the workers' events and the admin endpoints. It never touches
-//! a client's bytes, and nothing in it can delay a worker.
+//! The control thread: tokio on one thread, with the channel to the supervisor, the workers' events and the
+//! admin endpoints. It never touches a client's bytes, and nothing in it can delay a worker.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -26,7 +26,8 @@ use crate::telemetry::admin::{self, AdminState, Sources};
 use crate::telemetry::logging;
 use crate::tls::tickets::Keys;
 
-/// Questions to the supervisor that may wait for an answer; also the room of the queue that they come through.
+/// Questions to the supervisor that may wait for an answer; also the room of the queue that they come
+/// through.
 pub const QUESTIONS_MAX: usize = 32;
 /// Messages to the supervisor that may wait for room in the channel.
 const QUEUED_MAX: usize = 64;
@@ -166,7 +167,9 @@ impl Control {
                     info!("session tickets have a new key");
                 }
                 Some(Err(error)) => warn!("{error}; the old ones stay in use"),
-                None => warn!("the supervisor hands over no keys of session tickets; the old ones stay in use"),
+                None => {
+                    warn!("the supervisor hands over no keys of session tickets; the old ones stay in use")
+                }
             },
             ToDataPlane::Reload { id, snapshot, batches, descriptors } => {
                 if let Err(refusal) = self.reloader.begin(id, snapshot, batches, descriptors) {
@@ -225,7 +228,8 @@ impl Control {
         let before = self.view.config.swap(config);
         self.view.snapshot.store(snapshot, Ordering::Relaxed);
         self.reloader.retire(before);
-        // Each takes it at its next request; an idle one shall not hold on to the old one, its connections and its keys.
+        // Each takes it at its next request; an idle one shall not hold on to the old one, its connections
+        // and its keys.
         self.commands.iter().for_each(CommandSender::nudge);
         info!(snapshot, "a new configuration is in force");
         self.say(ToSupervisor::Published { id }, None);
@@ -278,7 +282,8 @@ impl Control {
                     Err(reason) => reason,
                 };
                 error!(worker, "{reason}");
-                // One that is missing leaves its sockets unserved: better a new data plane at once than a crippled one.
+                // One that is missing leaves its sockets unserved: better a new data plane at once than a
+                // crippled one.
                 self.say(ToSupervisor::Failed { reason: format!("worker {worker}: {reason}") }, None);
                 self.last_word().await;
                 Err(ControlError::Worker(worker, reason))
@@ -407,7 +412,8 @@ endpoints = ["127.0.0.1:9000"]
         let (senders, workers) = (0..2).map(|_| commands::channel().expect("eventfd")).unzip();
         let (events, receiver) = mpsc::channel(8);
         let (ours, theirs) = Channel::pair().expect("pair");
-        let control = Control::new(theirs, Arc::clone(&view), senders, questions, None, ticket_keys).expect("reactor");
+        let control =
+            Control::new(theirs, Arc::clone(&view), senders, questions, None, ticket_keys).expect("reactor");
         let control = tokio::spawn(async move {
             let mut control = control;
             control.run(&mut Crew::played(receiver), None).await
@@ -475,8 +481,14 @@ endpoints = ["127.0.0.1:9000"]
         worker.counters.add(Plain::Accepted, 5);
         let status = stage.status().await;
         assert!(status.ready);
-        assert_eq!((status.workers[1].state.as_str(), status.workers[1].accepted, status.workers[1].cpu), ("live", 5, Some(3)));
-        assert_eq!((status.listeners[0].name.as_str(), status.listeners[0].address.as_str()), ("main", "127.0.0.1:8080"));
+        assert_eq!(
+            (status.workers[1].state.as_str(), status.workers[1].accepted, status.workers[1].cpu),
+            ("live", 5, Some(3))
+        );
+        assert_eq!(
+            (status.listeners[0].name.as_str(), status.listeners[0].address.as_str()),
+            ("main", "127.0.0.1:8080")
+        );
         assert_eq!(status.upstreams[0].endpoints[0].address, "127.0.0.1:9000");
         worker.slot.running(crate::time::Time::from_nanos(1));
         assert_eq!(stage.status().await.workers[1].state, "stuck");
@@ -516,13 +528,20 @@ endpoints = ["127.0.0.1:9000"]
         send_configuration(&stage, 1, &TEXT.replace("9000", "9009"));
         assert_eq!(stage.hear().await.message, ToSupervisor::Compiled { id: 1 });
         let status = stage.status().await;
-        assert_eq!((status.snapshot, status.upstreams[0].endpoints[0].address.as_str()), (1, "127.0.0.1:9000"), "not yet");
+        assert_eq!(
+            (status.snapshot, status.upstreams[0].endpoints[0].address.as_str()),
+            (1, "127.0.0.1:9000"),
+            "not yet"
+        );
         // Somebody else's number publishes nothing.
         stage.say(&ToDataPlane::Publish { id: 2 });
         stage.say(&ToDataPlane::Publish { id: 1 });
         assert_eq!(stage.hear().await.message, ToSupervisor::Published { id: 1 });
         let status = stage.status().await;
-        assert_eq!((status.snapshot, status.upstreams[0].endpoints[0].address.as_str()), (11, "127.0.0.1:9009"));
+        assert_eq!(
+            (status.snapshot, status.upstreams[0].endpoints[0].address.as_str()),
+            (11, "127.0.0.1:9009")
+        );
         // Once.
         stage.say(&ToDataPlane::Publish { id: 1 });
         assert_eq!(stage.status().await.snapshot, 11);
@@ -535,14 +554,19 @@ endpoints = ["127.0.0.1:9000"]
         use crate::tls::testing::Authority;
         use crate::tls::tickets::{TicketKey, Tickets};
 
-        let text =
-            TEXT.replace("address =", "protocol = \"https\"\ncertificate = [{ chain = \"a.pem\", key = \"a.key\" }]\naddress =");
+        let text = TEXT.replace(
+            "address =",
+            "protocol = \"https\"\ncertificate = [{ chain = \"a.pem\", key = \"a.key\" }]\naddress =",
+        );
         let pair = Authority::new("CA").leaf(&["a.example"]);
         let files = |text: &str| {
             let files = [("proxy.toml", text), ("a.pem", &pair.chain), ("a.key", &pair.key)];
-            files.map(|(path, text)| (std::path::PathBuf::from(path), config::Bytes::new(text.as_bytes().to_vec())))
+            files.map(|(path, text)| {
+                (std::path::PathBuf::from(path), config::Bytes::new(text.as_bytes().to_vec()))
+            })
         };
-        let resolved = |text: &str| config::resolve(&files(text)).map_err(|errors| errors.to_string()).expect("valid");
+        let resolved =
+            |text: &str| config::resolve(&files(text)).map_err(|errors| errors.to_string()).expect("valid");
         let stage = stage_of(resolved(&text), Arc::new(Keys::new(&[])));
         stage.make_ready().await;
         let key = TicketKey::random().expect("randomness");
@@ -553,7 +577,8 @@ endpoints = ["127.0.0.1:9000"]
             config.listeners[0].tls.as_ref().is_some_and(|tls| tls.tickets.decrypt(&ticket).is_some())
         };
         assert!(!opens(&stage));
-        let fd = sealed::seal("test", &TicketKey::concat(&[TicketKey::random().expect("randomness"), key])).expect("memfd");
+        let fd = sealed::seal("test", &TicketKey::concat(&[TicketKey::random().expect("randomness"), key]))
+            .expect("memfd");
         stage.supervisor.get_ref().send(&ToDataPlane::TicketKeys, &[fd.as_fd()]).expect("room");
         stage.status().await;
         assert!(opens(&stage));
@@ -582,7 +607,9 @@ endpoints = ["127.0.0.1:9000"]
         stage.make_ready().await;
         for (id, text) in [(1, "[process]\nrun_dri = 1\n".to_owned()), (2, "x = 1\n".repeat(9_000))] {
             send_configuration(&stage, id, &text);
-            let ToSupervisor::NotCompiled { id: refused, reason } = stage.hear().await.message else { panic!("another message") };
+            let ToSupervisor::NotCompiled { id: refused, reason } = stage.hear().await.message else {
+                panic!("another message")
+            };
             assert_eq!(refused, id);
             assert!(!reason.is_empty() && reason.len() <= 4096, "{reason}");
         }
@@ -596,7 +623,10 @@ endpoints = ["127.0.0.1:9000"]
         stage.say(&ToDataPlane::Batch { number: 0, items: Vec::new() });
         stage.say(&ToDataPlane::Publish { id: 4 });
         let status = stage.status().await;
-        assert_eq!((status.snapshot, status.upstreams[0].endpoints[0].address.as_str()), (1, "127.0.0.1:9000"));
+        assert_eq!(
+            (status.snapshot, status.upstreams[0].endpoints[0].address.as_str()),
+            (1, "127.0.0.1:9000")
+        );
     }
 
     #[tokio::test]
@@ -649,7 +679,9 @@ endpoints = ["127.0.0.1:9000"]
             let stage = stage();
             stage.make_ready().await;
             stage.events.send(WorkerEvent::Ended(1, result)).await.expect("alive");
-            let ToSupervisor::Failed { reason } = stage.hear().await.message else { panic!("another message") };
+            let ToSupervisor::Failed { reason } = stage.hear().await.message else {
+                panic!("another message")
+            };
             assert!(reason.starts_with("worker 1: "), "{reason}");
             assert!(matches!(stage.control.await.expect("no panic"), Err(ControlError::Worker(1, _))));
         }

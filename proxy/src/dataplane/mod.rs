@@ -1,5 +1,6 @@
-//! The data plane process: unprivileged; control thread, log thread, workers. It is started by the supervisor with the channel as its
-//! standard input and opens no configured path: everything it needs comes over that channel.
+//! The data plane process: unprivileged; control thread, log thread, workers. It is started by the supervisor
+//! with the channel as its standard input and opens no configured path: everything it needs comes over that
+//! channel.
 
 pub mod control_thread;
 pub mod privileges;
@@ -57,7 +58,8 @@ enum DataPlaneError {
     Control(#[from] ControlError),
 }
 
-/// `sluice data-plane`: the process's whole life. `parent`: the supervisor's process id; `identity`: whom to become.
+/// `sluice data-plane`: the process's whole life. `parent`: the supervisor's process id; `identity`: whom to
+/// become.
 #[must_use]
 pub fn run(parent: Pid, identity: Option<(Uid, Gid)>) -> ExitCode {
     let channel = match take_channel() {
@@ -96,7 +98,8 @@ fn take_channel() -> io::Result<Channel> {
 }
 
 fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<(), DataPlaneError> {
-    // First of all, and before the first thread: afterwards not one instruction runs with the supervisor's rights.
+    // First of all, and before the first thread: afterwards not one instruction runs with the supervisor's
+    // rights.
     privileges::drop_all(identity, parent)?;
     // Re-executed through /proc/self/exe, it would be called `exe`.
     let _ = nix::sys::prctl::set_name(c"sluice-control");
@@ -115,7 +118,14 @@ fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| DataPlaneError::Io("tokio", error))?;
     let _entered = runtime.enter();
-    let control = Control::new(channel, plane.view, plane.commands, plane.questions, plane.access_log, plane.ticket_keys);
+    let control = Control::new(
+        channel,
+        plane.view,
+        plane.commands,
+        plane.questions,
+        plane.access_log,
+        plane.ticket_keys,
+    );
     let mut control = control.map_err(|error| DataPlaneError::Io("channel", error))?;
     let mut crew = Crew::start(seeds).map_err(|error| DataPlaneError::Io("worker threads", error))?;
     runtime.block_on(control.run(&mut crew, plane.admin))?;
@@ -137,14 +147,16 @@ struct Plane {
 }
 
 fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlaneError> {
-    let Handoff { start, files, listeners, admin, counters, slots, access_log, ticket_keys, key_log: _ } = handoff;
+    let Handoff { start, files, listeners, admin, counters, slots, access_log, ticket_keys, key_log: _ } =
+        handoff;
     let config: Arc<config::model::Config> = Arc::new(receive::configuration(files)?);
     let ticket_keys = tickets::read(ticket_keys)?;
     tickets::install(&config, &ticket_keys);
     let workers = start.workers.len();
     let connections_max = connections_per_worker(&config, workers);
     info!(generation = start.generation, workers, connections_max, "data plane starts");
-    let counters = CountersMemory::open(counters, workers).map_err(|error| DataPlaneError::Io("counters", error))?;
+    let counters =
+        CountersMemory::open(counters, workers).map_err(|error| DataPlaneError::Io("counters", error))?;
     let slots = match slots {
         Some(fd) => SteeringSlots::map(fd.as_fd()),
         None => SteeringSlots::private(),
@@ -153,7 +165,8 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
     if start.addresses.iter().any(|address| address.listener >= config.listeners.len()) {
         return Err(DataPlaneError::Io("handoff", io::ErrorKind::InvalidData.into()));
     }
-    let access_log = access_log.map(|file| AccessLog::start(file, workers, config.log.with_query)).transpose();
+    let access_log =
+        access_log.map(|file| AccessLog::start(file, workers, config.log.with_query)).transpose();
     let (access_log, senders) = access_log.map_err(|error| DataPlaneError::Io("access log", error))?.unzip();
     let mut senders = senders.into_iter().flatten();
     let sources = limit_of_sources(&config, start.limit_at_accept, connections_max.saturating_mul(workers));
@@ -165,12 +178,20 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
         let slot = slots.slot(start.slot_generation, index).ok_or_else(missing)?;
         let block = counters.block(index).ok_or_else(missing)?;
         commands.push(sender);
-        watched.push(Watched { place: *place, counters: block.clone(), slot: slot.clone(), ended: AtomicBool::new(false) });
+        watched.push(Watched {
+            place: *place,
+            counters: block.clone(),
+            slot: slot.clone(),
+            ended: AtomicBool::new(false),
+        });
         let seed = WorkerSeed {
             index,
             cpu: Some(place.cpu),
             node: place.memory_node,
-            listeners: sockets.into_iter().map(|(address, fd)| (start.addresses[address].listener, fd)).collect(),
+            listeners: sockets
+                .into_iter()
+                .map(|(address, fd)| (start.addresses[address].listener, fd))
+                .collect(),
             config: Arc::clone(&config),
             counters: block,
             steering: slot,
@@ -195,7 +216,11 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
 }
 
 /// Connections per source, where the kernel side does not count them.
-fn limit_of_sources(config: &config::model::Config, at_accept: bool, connections_max: usize) -> Option<Arc<Sources>> {
+fn limit_of_sources(
+    config: &config::model::Config,
+    at_accept: bool,
+    connections_max: usize,
+) -> Option<Arc<Sources>> {
     let guard = &config.guard;
     let limit = guard.connections_per_ip.filter(|_| at_accept)?;
     let random = RandomState::new();
@@ -208,7 +233,10 @@ fn connections_per_worker(config: &config::model::Config, workers: usize) -> usi
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     let all = plan::connections_max(config, workers, descriptors);
     if config.process.max_connections > all {
-        warn!("process.max_connections = {}, but {descriptors} descriptors only allow {all}", config.process.max_connections);
+        warn!(
+            "process.max_connections = {}, but {descriptors} descriptors only allow {all}",
+            config.process.max_connections
+        );
     }
     // Rounded up, so that none of what is allowed is lost; one at least, or the worker would serve nobody.
     usize::try_from(all.div_ceil(workers as u64)).unwrap_or(usize::MAX).max(1)

@@ -1,5 +1,6 @@
-//! What the data plane gives up first of all, while it still has one thread: it raises its limits, becomes `process.user`, loses every
-//! capability for good (capabilities(7), no_new_privs), and dies with its supervisor (PR_SET_PDEATHSIG).
+//! What the data plane gives up first of all, while it still has one thread: it raises its limits, becomes
+//! `process.user`, loses every capability for good (capabilities(7), no_new_privs), and dies with its
+//! supervisor (PR_SET_PDEATHSIG).
 
 use caps::CapSet;
 use nix::errno::Errno;
@@ -31,9 +32,12 @@ pub enum PrivilegeError {
 /// When the kernel refuses any of it, or when the supervisor `parent` is dead.
 pub fn drop_all(identity: Option<(Uid, Gid)>, parent: Pid) -> Result<(), PrivilegeError> {
     let call = |name| move |errno| PrivilegeError::Call(name, errno);
-    // The supervisor decides about our end. Signals that a terminal or systemd sends to the whole group must not.
+    // The supervisor decides about our end. Signals that a terminal or systemd sends to the whole group must
+    // not.
     let mut ignored = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+    for signal in
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2]
+    {
         ignored.add(signal);
     }
     ignored.thread_block().map_err(call("sigmask"))?;
@@ -48,15 +52,16 @@ pub fn drop_all(identity: Option<(Uid, Gid)>, parent: Pid) -> Result<(), Privile
         setresgid(gid, gid, gid).map_err(call("setresgid"))?;
         setresuid(uid, uid, uid).map_err(call("setresuid"))?;
     }
-    // setresuid took them from root; a user that is root itself, or that was given some, loses them here. The ambient set goes with
-    // the inheritable one.
+    // setresuid took them from root; a user that is root itself, or that was given some, loses them here. The
+    // ambient set goes with the inheritable one.
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
         caps::clear(None, set)?;
     }
     prctl::set_no_new_privs().map_err(call("no_new_privs"))?;
     // No core dumps with clients' data, and no tracing by other processes of the same user.
     prctl::set_dumpable(false).map_err(call("PR_SET_DUMPABLE"))?;
-    // Changing the user clears it, so only now. The check comes after: a supervisor that died before sends no signal any more.
+    // Changing the user clears it, so only now. The check comes after: a supervisor that died before sends no
+    // signal any more.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(call("PR_SET_PDEATHSIG"))?;
     if getppid() != parent {
         return Err(PrivilegeError::Orphaned);
@@ -69,7 +74,8 @@ fn raise_limits() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-    // Infinity takes CAP_SYS_RESOURCE; without it, as much as we may have. If that is too little, making the rings says so.
+    // Infinity takes CAP_SYS_RESOURCE; without it, as much as we may have. If that is too little, making the
+    // rings says so.
     if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_err()
         && let Ok((_, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
     {
@@ -87,7 +93,9 @@ fn verify(identity: Option<(Uid, Gid)>) -> Result<(), PrivilegeError> {
     let Some((uid, gid)) = identity else { return Ok(()) };
     let uids = getresuid().map_err(call("getresuid"))?;
     let gids = getresgid().map_err(call("getresgid"))?;
-    if [uids.real, uids.effective, uids.saved] != [uid; 3] || [gids.real, gids.effective, gids.saved] != [gid; 3] {
+    if [uids.real, uids.effective, uids.saved] != [uid; 3]
+        || [gids.real, gids.effective, gids.saved] != [gid; 3]
+    {
         return Err(PrivilegeError::Left("another user or group"));
     }
     if getgroups().map_err(call("getgroups"))?.iter().any(|group| *group != gid) {

@@ -1,4 +1,5 @@
-//! The first thing a data plane hears: start message and descriptor batches, each checked, all within one deadline.
+//! The first thing a data plane hears: start message and descriptor batches, each checked, all within one
+//! deadline.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -53,7 +54,9 @@ pub enum ReceiveError {
 pub fn handoff(channel: &Channel) -> Result<Handoff, ReceiveError> {
     let deadline = now() + WAIT;
     let first = next(channel, 0, deadline)?;
-    let ToDataPlane::Start(start) = first.message else { return Err(ReceiveError::Unexpected("message before the start")) };
+    let ToDataPlane::Start(start) = first.message else {
+        return Err(ReceiveError::Unexpected("message before the start"));
+    };
     let mut collector = Collector::new(*start)?;
     while !collector.is_complete() {
         let received = next(channel, DESCRIPTORS_MAX, deadline)?;
@@ -65,7 +68,11 @@ pub fn handoff(channel: &Channel) -> Result<Handoff, ReceiveError> {
     Ok(collector.finish()?)
 }
 
-fn next(channel: &Channel, descriptors_max: usize, deadline: Time) -> Result<Received<ToDataPlane>, ReceiveError> {
+fn next(
+    channel: &Channel,
+    descriptors_max: usize,
+    deadline: Time,
+) -> Result<Received<ToDataPlane>, ReceiveError> {
     loop {
         match channel.receive(descriptors_max) {
             Err(ChannelError::WouldBlock) => {}

@@ -1,5 +1,6 @@
-//! A new configuration on its way to the workers: its files arrive in batches, a thread of its own resolves them beside the one that runs, and it
-//! waits until the supervisor has it published. Nothing of it is seen before that.
+//! A new configuration on its way to the workers: its files arrive in batches, a thread of its own resolves
+//! them beside the one that runs, and it waits until the supervisor has it published. Nothing of it is seen
+//! before that.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ const REASON_BYTES_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Reloader {
     current: Option<Reload>,
-    /// Replaced configurations, until the workers let go of them: freed here, since a large one takes a while.
+    /// Replaced configurations, until the workers let go of them: freed here, since a large one takes a
+    /// while.
     retired: Vec<Arc<Config>>,
 }
 
@@ -92,7 +94,9 @@ impl Reloader {
     /// # Errors
     /// When it does not resolve, or its thread panicked.
     pub async fn compiled(&mut self) -> Result<u64, Refusal> {
-        let Some(Reload { id, step: step @ Step::Compiling(_), .. }) = &mut self.current else { std::future::pending().await };
+        let Some(Reload { id, step: step @ Step::Compiling(_), .. }) = &mut self.current else {
+            std::future::pending().await
+        };
         let Step::Compiling(task) = step else { std::future::pending().await };
         let result = task.await.unwrap_or_else(|error| Err(format!("it could not be compiled: {error}")));
         let id = *id;

@@ -1,5 +1,6 @@
-//! The worker threads: one per chosen core, named; each pins itself and makes its own ring. One that is ready goes live in the steering array;
-//! one that ends, in order, by an error or by a panic, says so to the control thread.
+//! The worker threads: one per chosen core, named; each pins itself and makes its own ring. One that is ready
+//! goes live in the steering array; one that ends, in order, by an error or by a panic, says so to the
+//! control thread.
 
 use std::any::Any;
 use std::io;

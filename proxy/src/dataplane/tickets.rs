@@ -31,7 +31,11 @@ pub fn read(fd: OwnedFd) -> Result<Arc<Keys>, TicketsError> {
 
 /// Has every listener with tickets use these keys.
 pub fn install(config: &Config, keys: &Arc<Keys>) {
-    config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).for_each(|tls| tls.tickets.install(keys));
+    config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.tls.as_ref())
+        .for_each(|tls| tls.tickets.install(keys));
 }
 
 #[cfg(test)]
@@ -50,10 +54,16 @@ mod tests {
         let ticket = here.encrypt(b"state").expect("a ticket");
         assert_eq!(there.decrypt(&ticket).as_deref(), Some(&b"state"[..]));
         for bytes in [&b""[..], b"x", &[0; TicketKey::BYTES + 1]] {
-            assert!(matches!(read(sealed::seal("test", bytes).expect("memfd")), Err(TicketsError::Malformed)));
+            assert!(matches!(
+                read(sealed::seal("test", bytes).expect("memfd")),
+                Err(TicketsError::Malformed)
+            ));
         }
         let long = vec![0; (KEYS_MAX + 1) * TicketKey::BYTES];
         assert!(matches!(read(sealed::seal("test", &long).expect("memfd")), Err(TicketsError::Sealed(_))));
-        assert!(matches!(read(std::fs::File::open("/dev/null").expect("null").into()), Err(TicketsError::Sealed(_))));
+        assert!(matches!(
+            read(std::fs::File::open("/dev/null").expect("null").into()),
+            Err(TicketsError::Sealed(_))
+        ));
     }
 }

@@ -1,4 +1,5 @@
-//! What the control thread can say about the data plane without asking any worker: all of it is read from shared memory.
+//! What the control thread can say about the data plane without asking any worker: all of it is read from
+//! shared memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,8 +13,8 @@ use crate::control::messages::{Place, Start};
 use crate::control::now;
 use crate::control::shared::{Counters, SteeringSlot};
 use crate::control::status::{
-    CertificateStatus, DataPlaneStatus, EndpointStatus, ListenerStatus, LogStatus, ReasonStatus, SupervisorStatus,
-    UpstreamStatus, WorkerStatus,
+    CertificateStatus, DataPlaneStatus, EndpointStatus, ListenerStatus, LogStatus, ReasonStatus,
+    SupervisorStatus, UpstreamStatus, WorkerStatus,
 };
 use crate::error::{CloseReason, LogLossReason, RefusalReason, ShedReason};
 use crate::telemetry::admin::{Sources, SupervisorAnswer};
@@ -61,17 +62,30 @@ impl View {
     /// Whether no worker takes connections any more.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        let is_done = |worker: &Watched| worker.ended.load(Ordering::Relaxed) || worker.slot.view().state == SLOT_DRAINING;
+        let is_done = |worker: &Watched| {
+            worker.ended.load(Ordering::Relaxed) || worker.slot.view().state == SLOT_DRAINING
+        };
         self.workers.iter().all(is_done)
     }
 
     fn reasons(&self) -> ReasonStatus {
-        let sum = |counter: Counter| self.workers.iter().map(|worker| worker.counters.value(counter)).sum::<u64>();
-        let happened = |label: &str, counter| Some((label.to_owned(), sum(counter))).filter(|(_, count)| *count > 0);
+        let sum =
+            |counter: Counter| self.workers.iter().map(|worker| worker.counters.value(counter)).sum::<u64>();
+        let happened =
+            |label: &str, counter| Some((label.to_owned(), sum(counter))).filter(|(_, count)| *count > 0);
         ReasonStatus {
-            closed: CloseReason::ALL.iter().filter_map(|&reason| happened(reason.label(), Counter::Closed(reason))).collect(),
-            refused: RefusalReason::ALL.iter().filter_map(|&reason| happened(reason.label(), Counter::Refused(reason))).collect(),
-            shed: ShedReason::ALL.iter().filter_map(|&reason| happened(reason.label(), Counter::Shed(reason))).collect(),
+            closed: CloseReason::ALL
+                .iter()
+                .filter_map(|&reason| happened(reason.label(), Counter::Closed(reason)))
+                .collect(),
+            refused: RefusalReason::ALL
+                .iter()
+                .filter_map(|&reason| happened(reason.label(), Counter::Refused(reason)))
+                .collect(),
+            shed: ShedReason::ALL
+                .iter()
+                .filter_map(|&reason| happened(reason.label(), Counter::Shed(reason)))
+                .collect(),
         }
     }
 
@@ -134,7 +148,11 @@ impl Sources for View {
         let unix_now = crate::config::unix_now();
         let draining = self.draining.load(Ordering::Relaxed);
         let listener = |address: &crate::control::messages::Address| ListenerStatus {
-            name: config.listeners.get(address.listener).map(|listener| listener.name.clone()).unwrap_or_default(),
+            name: config
+                .listeners
+                .get(address.listener)
+                .map(|listener| listener.name.clone())
+                .unwrap_or_default(),
             address: address.address.to_string(),
         };
         let upstream = |upstream: &Arc<crate::config::model::Upstream>| UpstreamStatus {
@@ -142,7 +160,10 @@ impl Sources for View {
             endpoints: upstream
                 .endpoints
                 .iter()
-                .map(|endpoint| EndpointStatus { address: endpoint.label.clone(), health: "unchecked".into() })
+                .map(|endpoint| EndpointStatus {
+                    address: endpoint.label.clone(),
+                    health: "unchecked".into(),
+                })
                 .collect(),
         };
         DataPlaneStatus {
@@ -151,7 +172,12 @@ impl Sources for View {
             snapshot: self.snapshot.load(Ordering::Relaxed),
             ready: self.ready.load(Ordering::Relaxed) && !draining,
             draining,
-            workers: self.workers.iter().enumerate().map(|(index, worker)| self.worker(index, worker)).collect(),
+            workers: self
+                .workers
+                .iter()
+                .enumerate()
+                .map(|(index, worker)| self.worker(index, worker))
+                .collect(),
             listeners: self.start.addresses.iter().map(listener).collect(),
             upstreams: config.upstreams.iter().map(upstream).collect(),
             certificates: config.certificates().map(|held| certificate(held, unix_now)).collect(),

@@ -1,7 +1,8 @@
 //! The authority of a request, from Host or an absolute-form target (RFC 9110 §4.2, §7.2; RFC 3986 §3.2).
 //!
-//! Only what names a host in practice is accepted: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address in brackets. User
-//! information, percent-encoding and the sub-delimiters are refused: a comma, say, would split X-Forwarded-Host.
+//! Only what names a host in practice is accepted: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address in
+//! brackets. User information, percent-encoding and the sub-delimiters are refused: a comma, say, would split
+//! X-Forwarded-Host.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -22,7 +23,9 @@ pub fn normalise(raw: &[u8]) -> Option<Cow<'_, str>> {
         return None;
     }
     let is_host = match host {
-        [b'[', address @ .., b']'] => std::str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok()),
+        [b'[', address @ .., b']'] => {
+            std::str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
+        }
         _ => host.iter().all(|&byte| is_unreserved(byte)),
     };
     if !is_host {
@@ -32,7 +35,8 @@ pub fn normalise(raw: &[u8]) -> Option<Cow<'_, str>> {
     std::str::from_utf8(kept).ok().map(|text| Cow::Owned(text.to_ascii_lowercase()))
 }
 
-/// Whether it is a name or an IPv4 address, with a port or without, as it is routed: what nearly every request has.
+/// Whether it is a name or an IPv4 address, with a port or without, as it is routed: what nearly every
+/// request has.
 fn is_normal(raw: &[u8]) -> bool {
     let is_kept = |byte: u8| is_unreserved(byte) && !byte.is_ascii_uppercase();
     let host_end = raw.iter().position(|&byte| !is_kept(byte)).unwrap_or(raw.len());
@@ -54,8 +58,11 @@ pub fn host(authority: &str) -> &str {
 }
 
 fn split(raw: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
-    let host_end =
-        if raw.first() == Some(&b'[') { memchr::memchr(b']', raw)? + 1 } else { memchr::memchr(b':', raw).unwrap_or(raw.len()) };
+    let host_end = if raw.first() == Some(&b'[') {
+        memchr::memchr(b']', raw)? + 1
+    } else {
+        memchr::memchr(b':', raw).unwrap_or(raw.len())
+    };
     let (host, rest) = raw.split_at(host_end);
     match rest {
         [] => Some((host, None)),
@@ -129,7 +136,9 @@ mod tests {
 
     #[test]
     fn host_is_without_port() {
-        for (authority, expected) in [("a", "a"), ("a:1", "a"), ("[::1]", "[::1]"), ("[::1]:2", "[::1]"), ("", "")] {
+        for (authority, expected) in
+            [("a", "a"), ("a:1", "a"), ("[::1]", "[::1]"), ("[::1]:2", "[::1]"), ("", "")]
+        {
             assert_eq!(host(authority), expected);
         }
     }

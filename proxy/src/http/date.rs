@@ -1,4 +1,5 @@
-//! The Date of responses that Sluice itself makes (RFC 9110 §5.6.7), and the time in its logs (RFC 3339). The caller brings the clock.
+//! The Date of responses that Sluice itself makes (RFC 9110 §5.6.7), and the time in its logs (RFC 3339). The
+//! caller brings the clock.
 
 /// The last second of the year 9999.
 const LAST: u64 = 253_402_300_799;

@@ -1,5 +1,6 @@
-//! A route's changes to the fields of a head, compiled once into the lines that are sent: applied by leaving names out and copying
-//! those lines behind what is left. What the proxy itself has to write, framing and all that belongs to one connection, is no field to edit.
+//! A route's changes to the fields of a head, compiled once into the lines that are sent: applied by leaving
+//! names out and copying those lines behind what is left. What the proxy itself has to write, framing and all
+//! that belongs to one connection, is no field to edit.
 
 use super::grammar::{is_field_content, is_token, trim};
 use super::message::Fields;
@@ -50,7 +51,8 @@ pub enum EditError {
     HostValue,
 }
 
-/// Changes to the fields of one head. Order: what is removed or set goes, then what is set and added comes behind the rest.
+/// Changes to the fields of one head. Order: what is removed or set goes, then what is set and added comes
+/// behind the rest.
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     /// Replaces the authority.
@@ -114,7 +116,10 @@ impl Edits {
     /// Whether nothing is changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.host.is_none() && self.known == NameSet::default() && self.other.is_empty() && self.added.is_empty()
+        self.host.is_none()
+            && self.known == NameSet::default()
+            && self.other.is_empty()
+            && self.added.is_empty()
     }
 
     /// The host and port that a request gets instead of its own.
@@ -127,7 +132,8 @@ impl Edits {
     pub fn apply(&self, fields: &mut Fields) {
         if self.known.meets(fields.names()) || !self.other.is_empty() {
             fields.retain(|name, text| {
-                let is_other = || !name.is_one() && self.other.iter().any(|other| other.eq_ignore_ascii_case(text));
+                let is_other =
+                    || !name.is_one() && self.other.iter().any(|other| other.eq_ignore_ascii_case(text));
                 !self.known.contains(name) && !is_other()
             });
         }
@@ -189,7 +195,10 @@ mod tests {
             ("X-Forwarded-Proto", "http"),
         ]);
         edits.apply(&mut fields);
-        assert_eq!(shown(&fields), ["Accept: */*", "X-Forwarded-Proto: http", "x-tenant: blue", "Accept: text/plain"]);
+        assert_eq!(
+            shown(&fields),
+            ["Accept: */*", "X-Forwarded-Proto: http", "x-tenant: blue", "Accept: text/plain"]
+        );
         assert_eq!(edits.host(), Some("other.example:81"));
         assert!(!fields.contains(b"via") && !fields.names().contains(Name::ForwardedFor));
         assert_eq!(fields.first(b"X-Tenant"), Some(&b"blue"[..]));
@@ -252,7 +261,8 @@ mod tests {
             edits.apply(&mut fields);
 
             let goes = |name: &str| remove.iter().chain(set.keys()).any(|other| other.eq_ignore_ascii_case(name));
-            let kept = pairs.iter().filter(|(name, _)| !goes(name)).map(|(name, value)| format!("{name}: {value}"));
+            let kept = pairs.iter().filter(|(name, _)| !goes(name)).map(|(name, value)| format!("{name}: \
+                {value}"));
             let behind = set.iter().map(|(name, value)| format!("{name}: {value}"));
             let behind = behind.chain(add.iter().map(|(name, value)| format!("{name}: {value}")));
             prop_assert_eq!(shown(&fields), kept.chain(behind).collect::<Vec<_>>());

@@ -4,8 +4,9 @@ use super::names::{Name, NameSet};
 
 /// A field list in the order received. Names keep their spelling and compare without case.
 ///
-/// All bytes live in one buffer; a field is a line of it. Invariants: each entry's line is `name: value CRLF`; names are tokens and
-/// values hold no CR, LF, NUL or other control byte but HTAB, with outer whitespace removed; `names` has what `entries` have.
+/// All bytes live in one buffer; a field is a line of it. Invariants: each entry's line is `name: value
+/// CRLF`; names are tokens and values hold no CR, LF, NUL or other control byte but HTAB, with outer
+/// whitespace removed; `names` has what `entries` have.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
     lines: Vec<u8>,
@@ -125,8 +126,9 @@ impl Fields {
     pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let known = Name::of(name);
         let entries = if self.names.contains(known) { &self.entries[..] } else { &[] };
-        let is_it =
-            move |entry: &&Entry| entry.name == known && (known.is_one() || entry.name(&self.lines).eq_ignore_ascii_case(name));
+        let is_it = move |entry: &&Entry| {
+            entry.name == known && (known.is_one() || entry.name(&self.lines).eq_ignore_ascii_case(name))
+        };
         entries.iter().filter(is_it).map(|entry| entry.value(&self.lines))
     }
 
@@ -143,8 +145,9 @@ impl Fields {
         if !self.names.contains(known) {
             return None;
         }
-        let is_it =
-            |entry: &&Entry| entry.name == known && (known.is_one() || entry.name(&self.lines).eq_ignore_ascii_case(name));
+        let is_it = |entry: &&Entry| {
+            entry.name == known && (known.is_one() || entry.name(&self.lines).eq_ignore_ascii_case(name))
+        };
         self.entries.iter().find(is_it).map(|entry| entry.value(&self.lines))
     }
 
@@ -223,7 +226,8 @@ impl Drop for Fields {
     }
 }
 
-/// A list lives as long as its message, and the next one is much like it: each thread keeps the buffers of a few for those to come.
+/// A list lives as long as its message, and the next one is much like it: each thread keeps the buffers of a
+/// few for those to come.
 mod spare {
     use std::cell::RefCell;
 
@@ -231,7 +235,8 @@ mod spare {
 
     type Buffers = (Vec<u8>, Vec<Entry>);
 
-    /// How many are kept at most, and of which size: a thread's lists together hold no more than 300 KiB that way.
+    /// How many are kept at most, and of which size: a thread's lists together hold no more than 300 KiB that
+    /// way.
     pub(super) const LISTS: usize = 64;
     pub(super) const LINES_BYTES: usize = 4096;
     pub(super) const ENTRIES: usize = 32;
@@ -280,8 +285,18 @@ mod tests {
 
     use super::*;
 
-    const NAMES: &[&str] =
-        &["Host", "hOST", "A", "b", "TE", "Connection", "X-Real-IP", "Forwarded", "X-Forwarded-For", "x_real_ip"];
+    const NAMES: &[&str] = &[
+        "Host",
+        "hOST",
+        "A",
+        "b",
+        "TE",
+        "Connection",
+        "X-Real-IP",
+        "Forwarded",
+        "X-Forwarded-For",
+        "x_real_ip",
+    ];
 
     fn pairs() -> impl Strategy<Value = Vec<(&'static str, String)>> {
         proptest::collection::vec((proptest::sample::select(NAMES), "[a-z]{0,3}"), 0..8)

@@ -1,5 +1,6 @@
-//! What a proxy changes in a message on its way (RFC 9110 §7.6), whichever version carries it: hop-by-hop fields go, Via,
-//! X-Forwarded-* and X-Request-Id are set. Heads are changed in place; Host and framing fields are the encoders' business.
+//! What a proxy changes in a message on its way (RFC 9110 §7.6), whichever version carries it: hop-by-hop
+//! fields go, Via, X-Forwarded-* and X-Request-Id are set. Heads are changed in place; Host and framing
+//! fields are the encoders' business.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -22,7 +23,8 @@ pub struct Origin<'a> {
     pub scheme: &'static str,
     /// Who the client proved to be by its certificate: X-Forwarded-Client-Cert. `None`: it was not asked.
     pub identity: Option<&'a str>,
-    /// It came before the client's handshake was over, and may be somebody's who recorded it: Early-Data (RFC 8470 §5.1).
+    /// It came before the client's handshake was over, and may be somebody's who recorded it: Early-Data (RFC
+    /// 8470 §5.1).
     pub is_early: bool,
     /// Becomes X-Request-Id unless the client sent one that is fit to be kept.
     pub new_request_id: RequestId,
@@ -67,16 +69,22 @@ pub fn request(head: &mut RequestHead, origin: &Origin<'_>) {
     const ADDED_FIELDS: usize = 6;
     const ADDED_BYTES: usize = 192;
     let has_request_id = head.request_id().is_some();
-    let wants_trailers = head.fields.all_known(Name::Te).flat_map(list).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
-    let forwarded_for =
-        origin.is_trusted.then(|| joined(&head.fields, Name::ForwardedFor)).filter(|previous| !previous.is_empty());
+    let wants_trailers =
+        head.fields.all_known(Name::Te).flat_map(list).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+    let forwarded_for = origin
+        .is_trusted
+        .then(|| joined(&head.fields, Name::ForwardedFor))
+        .filter(|previous| !previous.is_empty());
     let offered = if head.fields.names().contains(Name::Upgrade) { upgrade::offered(head) } else { None };
     if head.fields.names().meets(LEAVES_REQUEST) {
         remove_from_request(&mut head.fields, has_request_id, origin);
     }
 
     let fields = &mut head.fields;
-    fields.reserve(ADDED_BYTES + head.authority.len() + forwarded_for.as_ref().map_or(0, Vec::len), ADDED_FIELDS);
+    fields.reserve(
+        ADDED_BYTES + head.authority.len() + forwarded_for.as_ref().map_or(0, Vec::len),
+        ADDED_FIELDS,
+    );
     if !has_request_id {
         fields.push_own(Name::RequestId, b"X-Request-Id: ", &origin.new_request_id.0);
     }
@@ -97,7 +105,9 @@ pub fn request(head: &mut RequestHead, origin: &Origin<'_>) {
         fields.push_own(Name::ClientCert, b"X-Forwarded-Client-Cert: ", identity.as_bytes());
     }
     if origin.is_early {
-        fields.retain(|_, name| !name.eq_ignore_ascii_case(b"Early-Data") && !name.eq_ignore_ascii_case(b"Early_Data"));
+        fields.retain(|_, name| {
+            !name.eq_ignore_ascii_case(b"Early-Data") && !name.eq_ignore_ascii_case(b"Early_Data")
+        });
         fields.push(b"Early-Data", b"1");
     }
     if wants_trailers {
@@ -114,8 +124,8 @@ pub fn expect_continue(head: &mut RequestHead) {
     head.fields.push_own(Name::Expect, b"Expect: ", b"100-continue");
 }
 
-/// Counts down Max-Forwards (RFC 9110 §7.6.2), which limits how far TRACE and OPTIONS go. `true`: the request must not go further. An
-/// error: it is no number, or there are two.
+/// Counts down Max-Forwards (RFC 9110 §7.6.2), which limits how far TRACE and OPTIONS go. `true`: the request
+/// must not go further. An error: it is no number, or there are two.
 pub fn max_forwards(fields: &mut Fields) -> Result<bool, HeadError> {
     const NAME: &[u8] = b"Max-Forwards";
     let value = match fields.all(NAME).collect::<Vec<_>>()[..] {
@@ -124,7 +134,9 @@ pub fn max_forwards(fields: &mut Fields) -> Result<bool, HeadError> {
         _ => return Err(HeadError::MaxForwards),
     };
     // One that is too large for a number limits nothing.
-    let left = value.iter().fold(0_u32, |number, digit| number.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
+    let left = value
+        .iter()
+        .fold(0_u32, |number, digit| number.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
     let Some(left) = left.checked_sub(1) else { return Ok(true) };
     fields.retain(|_, name| !name.eq_ignore_ascii_case(NAME));
     fields.push(NAME, itoa::Buffer::new().format(left).as_bytes());
@@ -145,7 +157,8 @@ pub fn response(head: &mut ResponseHead) {
     push_via(&mut head.fields, head.version);
 }
 
-/// Says when a final response was received, if its origin does not say when it was made (RFC 9110 §6.6.1). `unix_seconds` is now.
+/// Says when a final response was received, if its origin does not say when it was made (RFC 9110 §6.6.1).
+/// `unix_seconds` is now.
 pub fn date(head: &mut ResponseHead, unix_seconds: impl FnOnce() -> u64) {
     if !head.fields.names().contains(Name::Date) {
         head.fields.push_own(Name::Date, b"Date: ", &imf_fixdate(unix_seconds()));
@@ -167,11 +180,17 @@ pub(super) const HOP_BY_HOP: NameSet = NameSet::of(&[
 ]);
 
 /// X-Forwarded-*, X-Real-IP or Forwarded: believed from trusted proxies only.
-const FORWARDED: NameSet =
-    NameSet::of(&[Name::ForwardedFor, Name::ForwardedProto, Name::ForwardedHost, Name::ClientCert, Name::Forwarded]);
+const FORWARDED: NameSet = NameSet::of(&[
+    Name::ForwardedFor,
+    Name::ForwardedProto,
+    Name::ForwardedHost,
+    Name::ClientCert,
+    Name::Forwarded,
+]);
 
 /// What may have to go from a request. Expect: the session answers it itself.
-const LEAVES_REQUEST: NameSet = HOP_BY_HOP.or(FORWARDED).with(Name::Expect).with(Name::RequestId).with(Name::Spoof);
+const LEAVES_REQUEST: NameSet =
+    HOP_BY_HOP.or(FORWARDED).with(Name::Expect).with(Name::RequestId).with(Name::Spoof);
 
 fn remove_from_request(fields: &mut Fields, has_request_id: bool, origin: &Origin<'_>) {
     let mut kept_request_id = false;
@@ -187,7 +206,8 @@ fn remove_from_request(fields: &mut Fields, has_request_id: bool, origin: &Origi
     });
 }
 
-/// Takes away what trailers must not carry (RFC 9110 §6.5.1): framing, routing, authentication and content fields, and what a proxy vouches for.
+/// Takes away what trailers must not carry (RFC 9110 §6.5.1): framing, routing, authentication and content
+/// fields, and what a proxy vouches for.
 pub fn trailers(fields: &mut Fields) {
     const FORBIDDEN: &[&[u8]] = &[
         b"age",
@@ -213,7 +233,8 @@ pub fn trailers(fields: &mut Fields) {
     ];
     if !fields.is_empty() {
         fields.retain(|name, text| {
-            !LEAVES_REQUEST.contains(name) && !FORBIDDEN.iter().any(|forbidden| text.eq_ignore_ascii_case(forbidden))
+            !LEAVES_REQUEST.contains(name)
+                && !FORBIDDEN.iter().any(|forbidden| text.eq_ignore_ascii_case(forbidden))
         });
     }
 }
@@ -260,7 +281,8 @@ fn append_ipv4(value: &mut Vec<u8>, octets: [u8; 4]) {
     value.extend_from_slice(&text[..end - 1]);
 }
 
-/// The fields that Connection names, sorted: thousands of options beside a hundred fields must not cost their product.
+/// The fields that Connection names, sorted: thousands of options beside a hundred fields must not cost their
+/// product.
 #[derive(Debug, Default)]
 struct NamedByConnection {
     lower: Vec<u8>,
@@ -271,8 +293,8 @@ impl NamedByConnection {
     /// Options that name no field, or one that goes anyway.
     const ORDINARY: &[&[u8]] = &[b"close", b"keep-alive", b"te", b"upgrade"];
 
-    /// Fields that are for all recipients: a client that names them wants to hide them from the upstream behind us
-    /// (RFC 9110 §7.6.1 forbids it).
+    /// Fields that are for all recipients: a client that names them wants to hide them from the upstream
+    /// behind us (RFC 9110 §7.6.1 forbids it).
     const PROTECTED: &[&[u8]] = &[
         b"authorization",
         b"cache-control",
@@ -297,7 +319,8 @@ impl NamedByConnection {
     fn collect(fields: &Fields) -> Self {
         let mut named = Self::default();
         // What nearly every Connection has names no field.
-        if fields.all_known(Name::Connection).all(|value| Word::KEEP_ALIVE.is(value) || Word::CLOSE.is(value)) {
+        if fields.all_known(Name::Connection).all(|value| Word::KEEP_ALIVE.is(value) || Word::CLOSE.is(value))
+        {
             return named;
         }
         for option in fields.all_known(Name::Connection).flat_map(list) {

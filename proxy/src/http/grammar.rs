@@ -13,7 +13,20 @@ const CLASSES: [u8; 256] = {
         if c.is_ascii_alphanumeric()
             || matches!(
                 c,
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+                b'!' | b'#'
+                    | b'$'
+                    | b'%'
+                    | b'&'
+                    | b'\''
+                    | b'*'
+                    | b'+'
+                    | b'-'
+                    | b'.'
+                    | b'^'
+                    | b'_'
+                    | b'`'
+                    | b'|'
+                    | b'~'
             )
         {
             table[byte] |= TCHAR;
@@ -44,7 +57,8 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| is_tchar(byte))
 }
 
-/// Whether `byte` may be part of a field value or reason phrase: HTAB, SP, VCHAR and obs-text (RFC 9110 §5.5).
+/// Whether `byte` may be part of a field value or reason phrase: HTAB, SP, VCHAR and obs-text (RFC 9110
+/// §5.5).
 #[must_use]
 pub const fn is_field_content(byte: u8) -> bool {
     CLASSES[byte as usize] & FIELD_CONTENT != 0
@@ -98,7 +112,9 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 19 {
         return None;
     }
-    digits.iter().try_fold(0, |number: u64, digit| digit.is_ascii_digit().then(|| number * 10 + u64::from(digit - b'0')))
+    digits.iter().try_fold(0, |number: u64, digit| {
+        digit.is_ascii_digit().then(|| number * 10 + u64::from(digit - b'0'))
+    })
 }
 
 #[cfg(test)]
@@ -116,8 +132,19 @@ mod tests {
     fn decimals_are_digits_and_never_overflow() {
         assert_eq!(decimal(b"0"), Some(0));
         assert_eq!(decimal(b"9999999999999999999"), Some(9_999_999_999_999_999_999));
-        for bad in [&b""[..], b"10000000000000000000", b"+1", b"-1", b"0x1", b"1 ", b" 1", b"1,1", b"1.0", b"1_0", "١".as_bytes()]
-        {
+        for bad in [
+            &b""[..],
+            b"10000000000000000000",
+            b"+1",
+            b"-1",
+            b"0x1",
+            b"1 ",
+            b" 1",
+            b"1,1",
+            b"1.0",
+            b"1_0",
+            "١".as_bytes(),
+        ] {
             assert_eq!(decimal(bad), None, "{bad:?}");
         }
     }

@@ -1,5 +1,5 @@
-//! Bounds on what a peer may send before it is refused. A client's come from `listener.limits`; what an upstream
-//! may send is fixed here, as are trailers and chunk framing, which nobody needs to tune.
+//! Bounds on what a peer may send before it is refused. A client's come from `listener.limits`; what an
+//! upstream may send is fixed here, as are trailers and chunk framing, which nobody needs to tune.
 
 use crate::config::model;
 
@@ -28,7 +28,8 @@ impl From<&model::Limits> for Limits {
     }
 }
 
-/// What a request line may hold beside its target before it counts as too long: a method, two spaces and the version.
+/// What a request line may hold beside its target before it counts as too long: a method, two spaces and the
+/// version.
 pub const REQUEST_LINE_EXTRA: usize = 64;
 
 /// Bytes of a status line.

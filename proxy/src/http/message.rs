@@ -83,7 +83,8 @@ impl Method {
         matches!(self, Self::Get | Self::Head | Self::Options | Self::Trace)
     }
 
-    /// Whether repeating the request has the effect of sending it once (RFC 9110 §9.2.2), so that it may be retried.
+    /// Whether repeating the request has the effect of sending it once (RFC 9110 §9.2.2), so that it may be
+    /// retried.
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
         matches!(self, Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace)
@@ -213,11 +214,11 @@ pub struct RequestHead {
     pub method: Method,
     /// The version it came in with.
     pub version: Version,
-    /// Host and optional port: from the request target if absolute, else from Host. Lower case; empty only for
-    /// an HTTP/1.0 request without one.
+    /// Host and optional port: from the request target if absolute, else from Host. Lower case; empty only
+    /// for an HTTP/1.0 request without one.
     pub authority: Rc<str>,
-    /// Path and query as they are routed *and* forwarded: dot segments resolved, `//` kept, never empty; `*` for
-    /// `OPTIONS *`.
+    /// Path and query as they are routed *and* forwarded: dot segments resolved, `//` kept, never empty; `*`
+    /// for `OPTIONS *`.
     pub path_and_query: Target,
     /// The fields as received, framing and hop-by-hop fields included; `forward` removes those.
     pub fields: Fields,

@@ -1,5 +1,5 @@
-//! Field names that a proxy treats in a way of its own, told apart once, when a field is received: what follows asks for numbers
-//! and sets of them instead of comparing text.
+//! Field names that a proxy treats in a way of its own, told apart once, when a field is received: what
+//! follows asks for numbers and sets of them instead of comparing text.
 
 /// What a field is called, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +47,8 @@ pub enum Name {
     ClientCert,
     /// Any other X-Forwarded-*, X-Real-IP or Forwarded.
     Forwarded,
-    /// A name that starts with `X` like one of the above, spelt with `_`: an application that maps names to variables could not tell
-    /// them apart.
+    /// A name that starts with `X` like one of the above, spelt with `_`: an application that maps names to
+    /// variables could not tell them apart.
     Spoof,
 }
 
@@ -71,7 +71,9 @@ impl Name {
             14 if is(const { Ends::of(b"http2-settings") }) => return Self::Http2Settings,
             14 => (Self::ContentLength, is(const { Ends::of(b"content-length") })),
             16 => (Self::ProxyConnection, is(const { Ends::of(b"proxy-connection") })),
-            17.. if head == const { Ends::of(b"transfer-").head } || head == const { Ends::of(b"proxy-au").head } => {
+            17.. if head == const { Ends::of(b"transfer-").head }
+                || head == const { Ends::of(b"proxy-au").head } =>
+            {
                 return Self::of_long(name);
             }
             _ => (Self::Other, false),
@@ -166,9 +168,10 @@ impl NameSet {
     }
 }
 
-/// The first and last eight bytes of a name of up to sixteen, which may overlap, or first and last four, or two: enough to tell it from
-/// another of its length. Bit 5 is set in each, which makes letters lower case. Lower-case letters, digits and `-` are the tokens' (and
-/// field values') only bytes that become themselves by that, so whatever equals a known name is that name.
+/// The first and last eight bytes of a name of up to sixteen, which may overlap, or first and last four, or
+/// two: enough to tell it from another of its length. Bit 5 is set in each, which makes letters lower case.
+/// Lower-case letters, digits and `-` are the tokens' (and field values') only bytes that become themselves
+/// by that, so whatever equals a known name is that name.
 #[derive(Clone, Copy)]
 struct Ends {
     head: u64,
@@ -182,9 +185,15 @@ impl Ends {
         if let (Some(head), Some(tail)) = (name.first_chunk::<8>(), name.last_chunk::<8>()) {
             Self { head: u64::from_le_bytes(*head) | LOWER, tail: u64::from_le_bytes(*tail) | LOWER }
         } else if let (Some(head), Some(tail)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
-            Self { head: u32::from_le_bytes(*head) as u64 | LOWER, tail: u32::from_le_bytes(*tail) as u64 | LOWER }
+            Self {
+                head: u32::from_le_bytes(*head) as u64 | LOWER,
+                tail: u32::from_le_bytes(*tail) as u64 | LOWER,
+            }
         } else if let (Some(head), Some(tail)) = (name.first_chunk::<2>(), name.last_chunk::<2>()) {
-            Self { head: u16::from_le_bytes(*head) as u64 | LOWER, tail: u16::from_le_bytes(*tail) as u64 | LOWER }
+            Self {
+                head: u16::from_le_bytes(*head) as u64 | LOWER,
+                tail: u16::from_le_bytes(*tail) as u64 | LOWER,
+            }
         } else {
             Self { head: 0, tail: 0 }
         }
@@ -266,7 +275,9 @@ mod tests {
     fn naive(name: &str) -> Name {
         let lower = name.to_ascii_lowercase();
         let spelt = lower.replace('_', "-");
-        let ours = spelt.starts_with("x-forwarded-") && spelt.len() > 12 || spelt == "x-request-id" || spelt == "x-real-ip";
+        let ours = spelt.starts_with("x-forwarded-") && spelt.len() > 12
+            || spelt == "x-request-id"
+            || spelt == "x-real-ip";
         match KNOWN.iter().find(|(known, _)| *known == lower) {
             Some(&(_, name)) => name,
             None if ours && lower.contains('_') => Name::Spoof,
@@ -278,7 +289,9 @@ mod tests {
     #[test]
     fn every_known_name_is_found_in_any_case() {
         for &(text, name) in KNOWN {
-            for spelling in [text.to_owned(), text.to_ascii_uppercase(), text[..1].to_ascii_uppercase() + &text[1..]] {
+            for spelling in
+                [text.to_owned(), text.to_ascii_uppercase(), text[..1].to_ascii_uppercase() + &text[1..]]
+            {
                 assert_eq!(Name::of(spelling.as_bytes()), name, "{spelling}");
             }
         }

@@ -1,7 +1,9 @@
-//! Request targets in origin form: the path that is routed is the path that is forwarded (RFC 3986 §5.2.4, §6.2.2).
+//! Request targets in origin form: the path that is routed is the path that is forwarded (RFC 3986 §5.2.4,
+//! §6.2.2).
 //!
-//! Percent-encoded unreserved characters are decoded, so that `/%61dmin` cannot pass a route for `/admin`, other escapes
-//! get upper-case digits, then dot segments are resolved. `//` is kept; a query is checked but never changed.
+//! Percent-encoded unreserved characters are decoded, so that `/%61dmin` cannot pass a route for `/admin`,
+//! other escapes get upper-case digits, then dot segments are resolved. `//` is kept; a query is checked but
+//! never changed.
 
 use std::borrow::Cow;
 
@@ -27,7 +29,8 @@ pub enum PathError {
     DotSegmentParameters,
 }
 
-/// Checks and normalises `path [ "?" query ]`. Idempotent; the result starts with `/` and never climbs above it.
+/// Checks and normalises `path [ "?" query ]`. Idempotent; the result starts with `/` and never climbs above
+/// it.
 pub fn normalise(target: &[u8]) -> Result<Cow<'_, str>, PathError> {
     match check(target)? {
         Form::Normal => std::str::from_utf8(target).map(Cow::Borrowed).map_err(|_| PathError::ForbiddenByte),
@@ -103,7 +106,9 @@ fn decode_unreserved(path: &[u8]) -> Result<Vec<u8>, PathError> {
         };
         match high_value << 4 | low_value {
             0 => return Err(PathError::EncodedNul),
-            byte if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') => decoded.push(byte),
+            byte if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') => {
+                decoded.push(byte)
+            }
             _ => decoded.extend_from_slice(&[b'%', high.to_ascii_uppercase(), low.to_ascii_uppercase()]),
         }
         rest = &rest[percent + 3..];

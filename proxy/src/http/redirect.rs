@@ -1,9 +1,10 @@
 //! Where a redirect leads: a URL with placeholders for parts of the request, compiled once.
 //!
-//! Whatever a client sends, the place is one that the template names: what a placeholder stands for can end neither the header line nor,
-//! but for the validated host itself, change which host the URL has. So a template begins with `https://`, `http://`, `{scheme}://` or
-//! a path of its own, its host is there before anything of the request's path or query, and a query never stands where a host would
-//! go on. Past a `?`, `{uri}` and `{path}` are percent-encoded: they are one value there.
+//! Whatever a client sends, the place is one that the template names: what a placeholder stands for can end
+//! neither the header line nor, but for the validated host itself, change which host the URL has. So a
+//! template begins with `https://`, `http://`, `{scheme}://` or a path of its own, its host is there before
+//! anything of the request's path or query, and a query never stands where a host would go on. Past a `?`,
+//! `{uri}` and `{path}` are percent-encoded: they are one value there.
 
 use super::authority;
 
@@ -126,7 +127,11 @@ impl Template {
             _ => {}
         }
         let placeholders = parts.iter().filter(|part| !matches!(part, Part::Text(_))).count();
-        if placeholders > PLACEHOLDERS_MAX { Err(TemplateError::TooManyPlaceholders) } else { Ok(Self { parts }) }
+        if placeholders > PLACEHOLDERS_MAX {
+            Err(TemplateError::TooManyPlaceholders)
+        } else {
+            Ok(Self { parts })
+        }
     }
 
     /// The URL for a request; `None`: the host is part of it and the request has none.
@@ -157,11 +162,14 @@ impl Template {
 /// Where a literal leads to; `after` is what follows it.
 fn check_literal(place: Place, literal: &str, after: &str) -> Result<Place, TemplateError> {
     let is_reserved = |letter: char| ":/?#[]@!$&'()*+,;=".contains(letter);
-    let is_url = |letter: char| letter.is_ascii_alphanumeric() || "-._~%".contains(letter) || is_reserved(letter);
+    let is_url =
+        |letter: char| letter.is_ascii_alphanumeric() || "-._~%".contains(letter) || is_reserved(letter);
     if let Some(letter) = literal.chars().find(|letter| !is_url(*letter)) {
         return Err(TemplateError::Character(letter));
     }
-    let is_escape = |at: usize| literal.as_bytes().get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+    let is_escape = |at: usize| {
+        literal.as_bytes().get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+    };
     if memchr::memchr_iter(b'%', literal.as_bytes()).any(|at| !is_escape(at)) {
         return Err(TemplateError::PercentEncoding);
     }
@@ -172,7 +180,10 @@ fn check_literal(place: Place, literal: &str, after: &str) -> Result<Place, Temp
                 within_host(true, &literal[8..])
             } else if lower.starts_with("http://") {
                 within_host(true, &literal[7..])
-            } else if literal.starts_with('/') && !literal.starts_with("//") && (literal.len() > 1 || after.is_empty()) {
+            } else if literal.starts_with('/')
+                && !literal.starts_with("//")
+                && (literal.len() > 1 || after.is_empty())
+            {
                 Ok(past_host(literal))
             } else {
                 Err(TemplateError::NotAnchored)
@@ -223,8 +234,11 @@ fn placeholder(name: &str, place: Place) -> Result<(Part, Place), TemplateError>
         (_, Place::Start | Place::Scheme) => return Err(TemplateError::NotAnchored),
         (Part::Host, Place::Host { .. }) => Place::Host { empty: false },
         (Part::Authority, Place::Host { .. }) => Place::HostEnd,
-        (Part::Uri { .. } | Part::Path { .. }, Place::Host { empty: true }) => return Err(TemplateError::NoHost),
-        // Both begin with a slash, which ends the host. `{uri}` may bring a query, after which nothing is a path.
+        (Part::Uri { .. } | Part::Path { .. }, Place::Host { empty: true }) => {
+            return Err(TemplateError::NoHost);
+        }
+        // Both begin with a slash, which ends the host. `{uri}` may bring a query, after which nothing is a
+        // path.
         (Part::Uri { .. }, Place::Host { .. } | Place::HostEnd | Place::Path) => Place::Query,
         (Part::Path { .. }, Place::Host { .. } | Place::HostEnd | Place::Path) => Place::Path,
         (_, Place::Host { .. } | Place::HostEnd) => return in_host(),
@@ -277,7 +291,10 @@ mod tests {
             assert_eq!(rendered(template, "a.example:81", "/x//y?b=c").as_deref(), Some(url), "{template}");
         }
         assert_eq!(rendered("https://{host}{uri}", "[::1]:80", "*").as_deref(), Some("https://[::1]/"));
-        assert_eq!(rendered("https://b.example{path}?{query}", "", "/a").as_deref(), Some("https://b.example/a?"));
+        assert_eq!(
+            rendered("https://b.example{path}?{query}", "", "/a").as_deref(),
+            Some("https://b.example/a?")
+        );
         assert_eq!(rendered("https://{host}{uri}", "", "/a"), None);
         assert_eq!(rendered("https://{authority}/", "", "/a"), None);
     }
@@ -333,7 +350,8 @@ mod tests {
     }
 
     proptest! {
-        /// Of whatever is accepted, the URL of any request has the host that the template says and is fit for a field value.
+        /// Of whatever is accepted, the URL of any request has the host that the template says and is fit for
+        /// a field value.
         #[test]
         fn never_leaves_its_host(
             parts in proptest::collection::vec("(https://|/|\\?|#|b\\.example|:|\\{(host|authority|uri|path|query|scheme)\\}|[a-z.@%\\\\-])", 0..7),

@@ -1,31 +1,39 @@
-//! Which other protocol a client may ask for and an endpoint may switch to on the same connection (RFC 9110 §7.8, RFC 6455).
+//! Which other protocol a client may ask for and an endpoint may switch to on the same connection (RFC 9110
+//! §7.8, RFC 6455).
 
 use super::forward;
 use super::grammar::{is_token, list};
 use super::message::{BodyLength, RequestHead, ResponseHead, Version};
 use super::names::Name;
 
-/// HTTP in other versions, and TLS: past us, their requests would be neither routed nor checked, and nobody would know of the next hop's
-/// certificate.
+/// HTTP in other versions, and TLS: past us, their requests would be neither routed nor checked, and nobody
+/// would know of the next hop's certificate.
 const KEPT_FROM_UPSTREAMS: &[&[u8]] = &[b"h2c", b"h2", b"h3", b"http", b"tls"];
 
-/// The protocols of a request that are forwarded: what becomes its Upgrade field. None for HTTP/1.0, where the field is ignored, and beside
-/// a body, since the protocol could not change before it was sent whole.
+/// The protocols of a request that are forwarded: what becomes its Upgrade field. None for HTTP/1.0, where
+/// the field is ignored, and beside a body, since the protocol could not change before it was sent whole.
 pub fn offered(head: &RequestHead) -> Option<Vec<u8>> {
     let is_asked = head.version == Version::Http11
         && matches!(head.body, BodyLength::None | BodyLength::Known(0))
-        && head.fields.all_known(Name::Connection).flat_map(list).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+        && head
+            .fields
+            .all_known(Name::Connection)
+            .flat_map(list)
+            .any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     if !is_asked {
         return None;
     }
-    let protocols: Vec<&[u8]> = head.fields.all_known(Name::Upgrade).flat_map(list).filter(|name| is_forwarded(name)).collect();
+    let protocols: Vec<&[u8]> =
+        head.fields.all_known(Name::Upgrade).flat_map(list).filter(|name| is_forwarded(name)).collect();
     (!protocols.is_empty()).then(|| protocols.join(&b", "[..]))
 }
 
 fn is_forwarded(protocol: &[u8]) -> bool {
     let mut parts = protocol.splitn(2, |&byte| byte == b'/');
     let name = parts.next().unwrap_or_default();
-    is_token(name) && parts.next().is_none_or(is_token) && !KEPT_FROM_UPSTREAMS.iter().any(|kept| name.eq_ignore_ascii_case(kept))
+    is_token(name)
+        && parts.next().is_none_or(is_token)
+        && !KEPT_FROM_UPSTREAMS.iter().any(|kept| name.eq_ignore_ascii_case(kept))
 }
 
 /// Whether a request, after `forward::request`, asks for another protocol.
@@ -39,7 +47,11 @@ pub const fn is_asked_for(head: &RequestHead) -> bool {
 pub fn switch(head: &mut ResponseHead, request: &RequestHead) -> bool {
     let chosen: Vec<&[u8]> = head.fields.all_known(Name::Upgrade).flat_map(list).collect();
     let is_offered = |protocol: &[u8]| {
-        request.fields.all_known(Name::Upgrade).flat_map(list).any(|offered| offered.eq_ignore_ascii_case(protocol))
+        request
+            .fields
+            .all_known(Name::Upgrade)
+            .flat_map(list)
+            .any(|offered| offered.eq_ignore_ascii_case(protocol))
     };
     if chosen.is_empty() || !chosen.iter().all(|protocol| is_offered(protocol)) {
         return false;
@@ -62,7 +74,9 @@ mod tests {
 
     fn request(start: &str, fields: &str) -> RequestHead {
         let input = format!("{start}\r\nHost: app\r\n{fields}\r\n");
-        let Ok(Parsed::Head { mut head, .. }) = RequestDecoder::new().parse(input.as_bytes(), &LIMITS) else { panic!("{input}") };
+        let Ok(Parsed::Head { mut head, .. }) = RequestDecoder::new().parse(input.as_bytes(), &LIMITS) else {
+            panic!("{input}")
+        };
         let origin = Origin {
             client: [192, 0, 2, 7].into(),
             is_trusted: false,
@@ -91,15 +105,21 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_forwarded_with_its_connection_option() {
-        let asked =
-            request("GET /chat HTTP/1.1", "connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: a\r\n");
+        let asked = request(
+            "GET /chat HTTP/1.1",
+            "connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: a\r\n",
+        );
         assert!(is_asked_for(&asked));
         let sent = encoded(&asked);
         assert!(sent.contains("\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\r\n"), "{sent}");
         assert!(sent.contains("\r\nSec-WebSocket-Key: a\r\n"), "{sent}");
-        let with_te = request("GET / HTTP/1.1", "Connection: te, upgrade\r\nTE: trailers\r\nUpgrade: a/1, b\r\n");
+        let with_te =
+            request("GET / HTTP/1.1", "Connection: te, upgrade\r\nTE: trailers\r\nUpgrade: a/1, b\r\n");
         let sent = encoded(&with_te);
-        assert!(sent.contains("\r\nUpgrade: a/1, b\r\n") && sent.ends_with("\r\nConnection: TE, Upgrade\r\n\r\n"), "{sent}");
+        assert!(
+            sent.contains("\r\nUpgrade: a/1, b\r\n") && sent.ends_with("\r\nConnection: TE, Upgrade\r\n\r\n"),
+            "{sent}"
+        );
     }
 
     #[test]
@@ -113,8 +133,14 @@ mod tests {
             ("GET / HTTP/1.1", "Connection: upgrade\r\nUpgrade: a/\r\n"),
             ("GET / HTTP/1.0", "Connection: upgrade\r\nUpgrade: websocket\r\n"),
             ("POST / HTTP/1.1", "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n"),
-            ("POST / HTTP/1.1", "Connection: upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n"),
-            ("GET / HTTP/1.1", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n"),
+            (
+                "POST / HTTP/1.1",
+                "Connection: upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n",
+            ),
+            (
+                "GET / HTTP/1.1",
+                "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n",
+            ),
             ("GET / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: H2C, HTTP/2.0, TLS/1.2\r\n"),
         ] {
             let head = request(start, fields);
@@ -128,15 +154,26 @@ mod tests {
     #[test]
     fn only_what_was_offered_is_switched_to() {
         let asked = request("GET / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: websocket, other/2\r\n");
-        let mut head = response("Connection: upgrade, X-Hop\r\nX-Hop: 1\r\nUpgrade: WebSocket\r\nSec-WebSocket-Accept: b\r\n");
+        let mut head = response(
+            "Connection: upgrade, X-Hop\r\nX-Hop: 1\r\nUpgrade: WebSocket\r\nSec-WebSocket-Accept: b\r\n",
+        );
         assert!(switch(&mut head, &asked));
         let mut out = Vec::new();
         encode::switching(&head, &mut out);
         let sent = String::from_utf8(out).expect("text");
         assert!(sent.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{sent}");
-        assert!(sent.contains("\r\nUpgrade: WebSocket\r\n") && sent.contains("\r\nSec-WebSocket-Accept: b\r\n"), "{sent}");
+        assert!(
+            sent.contains("\r\nUpgrade: WebSocket\r\n") && sent.contains("\r\nSec-WebSocket-Accept: b\r\n"),
+            "{sent}"
+        );
         assert!(sent.ends_with("\r\nConnection: Upgrade\r\n\r\n") && !sent.contains("X-Hop"), "{sent}");
-        for fields in ["", "Upgrade: third\r\n", "Upgrade: websocket, third\r\n", "Upgrade: ,\r\n", "Upgrade: other\r\n"] {
+        for fields in [
+            "",
+            "Upgrade: third\r\n",
+            "Upgrade: websocket, third\r\n",
+            "Upgrade: ,\r\n",
+            "Upgrade: other\r\n",
+        ] {
             assert!(!switch(&mut response(fields), &asked), "{fields}");
         }
         let plain = request("GET / HTTP/1.1", "");

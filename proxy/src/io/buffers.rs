@@ -1,8 +1,10 @@
-//! Receive buffers: the memory behind the provided-buffer rings, lent out one buffer at a time, and the budget for bytes
-//! that were copied out of it. Every buffer is either the ring's (or on its way back) or on loan, never both.
+//! Receive buffers: the memory behind the provided-buffer rings, lent out one buffer at a time, and the
+//! budget for bytes that were copied out of it. Every buffer is either the ring's (or on its way back) or on
+//! loan, never both.
 //!
-//! There are two classes: small buffers, as many and as large as the configuration says, and beside them blocks for streams that
-//! send a lot at a time. Blocks are a convenience: when there is none, small buffers serve.
+//! There are two classes: small buffers, as many and as large as the configuration says, and beside them
+//! blocks for streams that send a lot at a time. Blocks are a convenience: when there is none, small buffers
+//! serve.
 #![allow(unsafe_code, reason = "slices over memory shared with the kernel")]
 
 use std::cell::{Cell, RefCell};
@@ -54,7 +56,8 @@ struct Shelf {
     size: usize,
     /// Where the first begins in the memory.
     offset: usize,
-    /// Dropped loans that the ring has not been given back yet. The last returned is the first given again, being still in the cache.
+    /// Dropped loans that the ring has not been given back yet. The last returned is the first given again,
+    /// being still in the cache.
     returned: RefCell<Vec<u16>>,
     loaned: Cell<usize>,
 }
@@ -75,11 +78,12 @@ struct Buffer {
 }
 
 impl Pool {
-    /// `count` buffers (1 to 32768, a power of two) of `buffer_size` bytes, all in `take_returned` at first; and blocks, as many
-    /// bytes, rounded down to a power of two of them.
+    /// `count` buffers (1 to 32768, a power of two) of `buffer_size` bytes, all in `take_returned` at first;
+    /// and blocks, as many bytes, rounded down to a power of two of them.
     pub fn new(count: u16, buffer_size: usize, budget_max: usize) -> std::io::Result<Rc<Self>> {
         let invalid = || std::io::Error::from_raw_os_error(libc::EINVAL);
-        let small = usize::from(count).checked_mul(buffer_size).filter(|&bytes| bytes > 0).ok_or_else(invalid)?;
+        let small =
+            usize::from(count).checked_mul(buffer_size).filter(|&bytes| bytes > 0).ok_or_else(invalid)?;
         if !count.is_power_of_two() || u32::try_from(buffer_size).is_err() {
             return Err(invalid());
         }
@@ -128,7 +132,8 @@ impl Pool {
         usize::from(self.blocks.count)
     }
 
-    /// Whether streams may begin to receive into blocks: more than a quarter of them are free, and memory is not tight.
+    /// Whether streams may begin to receive into blocks: more than a quarter of them are free, and memory is
+    /// not tight.
     pub(super) fn has_blocks(&self) -> bool {
         (self.block_count() - self.blocks.loaned.get()) * 4 > self.block_count() && !self.is_tight()
     }
@@ -196,8 +201,8 @@ impl Pool {
     /// Lends a buffer that the kernel has filled with `len` bytes.
     ///
     /// # Safety
-    /// `buffer` came from `take_returned`, the kernel initialised `len` bytes of it and will not touch it until it is
-    /// handed over again.
+    /// `buffer` came from `take_returned`, the kernel initialised `len` bytes of it and will not touch it
+    /// until it is handed over again.
     pub(super) unsafe fn lend(self: &Rc<Self>, buffer: u16, len: usize) -> Loan {
         let (state, shelf) = (&self.buffers[usize::from(buffer)], self.shelf_of(buffer));
         assert!(state.shares.get() == 0 && len <= shelf.size, "a completion named a buffer on loan");
@@ -207,26 +212,38 @@ impl Pool {
         Loan { pool: Rc::clone(self), buffer }
     }
 
-    /// Fills a returned buffer with `bytes` and lends it: what a kernel does, for the simulated ring. `None` when no
-    /// buffer is free.
+    /// Fills a returned buffer with `bytes` and lends it: what a kernel does, for the simulated ring. `None`
+    /// when no buffer is free.
     pub(super) fn lend_filled(self: &Rc<Self>, class: Class, bytes: &[u8]) -> Option<Loan> {
         let shelf = self.shelf(class);
         assert!(bytes.len() <= shelf.size);
         let buffer = shelf.returned.borrow_mut().pop()?;
-        // SAFETY: the buffer is in bounds, not on loan (it was in `returned`) and not the kernel's, so nothing else refers to it.
+        // SAFETY: the buffer is in bounds, not on loan (it was in `returned`) and not the kernel's, so
+        // nothing else refers to it.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address(buffer), bytes.len()) };
         // SAFETY: it was just taken and filled, and no kernel is involved.
         Some(unsafe { self.lend(buffer, bytes.len()) })
     }
 
-    /// Copies bytes to the heap under the budget, leaving `reserve` of it to others. `account` goes on counting them.
-    pub(super) fn copy(self: &Rc<Self>, bytes: &[u8], account: Option<Account>, reserve: usize) -> Option<Chunk> {
+    /// Copies bytes to the heap under the budget, leaving `reserve` of it to others. `account` goes on
+    /// counting them.
+    pub(super) fn copy(
+        self: &Rc<Self>,
+        bytes: &[u8],
+        account: Option<Account>,
+        reserve: usize,
+    ) -> Option<Chunk> {
         let charge = self.charge_for(bytes.len(), account, reserve)?;
         Some(Chunk::from_copy(bytes.to_vec(), Hold::Charge(charge)))
     }
 
     /// Holds bytes against the budget if it has room for them, leaving `reserve` of it to others.
-    pub(super) fn charge_for(self: &Rc<Self>, bytes: usize, account: Option<Account>, reserve: usize) -> Option<Charge> {
+    pub(super) fn charge_for(
+        self: &Rc<Self>,
+        bytes: usize,
+        account: Option<Account>,
+        reserve: usize,
+    ) -> Option<Charge> {
         self.has_room(bytes, reserve).then(|| Charge::new(self, account, bytes))
     }
 
@@ -235,23 +252,30 @@ impl Pool {
         self.budget_used.get() + bytes + FRAGMENT_COST + reserve <= self.budget_max
     }
 
-    /// Counts bytes that were made of `source`, and go on for the same stream: against the budget like a copy, and where that has no room the
-    /// source stays with them. So whatever becomes of received bytes, they hold budget or receive buffers.
+    /// Counts bytes that were made of `source`, and go on for the same stream: against the budget like a
+    /// copy, and where that has no room the source stays with them. So whatever becomes of received bytes,
+    /// they hold budget or receive buffers.
     pub(super) fn made_of(self: &Rc<Self>, source: Chunk, bytes: Vec<u8>, reserve: usize) -> Chunk {
         let (account, released) = (source.account(), source.releases());
         // What the source held already is nobody else's.
         let reserve = if released > 0 { 0 } else { reserve };
-        let hold = if self.budget_used.get() - released + bytes.len() + FRAGMENT_COST + reserve <= self.budget_max {
-            drop(source);
-            Hold::Charge(Charge::new(self, account, bytes.len()))
-        } else {
-            source.into_hold()
-        };
+        let hold =
+            if self.budget_used.get() - released + bytes.len() + FRAGMENT_COST + reserve <= self.budget_max {
+                drop(source);
+                Hold::Charge(Charge::new(self, account, bytes.len()))
+            } else {
+                source.into_hold()
+            };
         Chunk::from_copy(bytes, hold)
     }
 
     /// The same for bytes that were made of several chunks: no chunks where the budget had room.
-    pub(super) fn made_of_all(self: &Rc<Self>, sources: Vec<Chunk>, bytes: Vec<u8>, account: Account) -> Chunk {
+    pub(super) fn made_of_all(
+        self: &Rc<Self>,
+        sources: Vec<Chunk>,
+        bytes: Vec<u8>,
+        account: Account,
+    ) -> Chunk {
         let hold = if sources.is_empty() {
             self.charge_for(bytes.len(), Some(account), 0).map_or(Hold::Nothing, Hold::Charge)
         } else {
@@ -302,7 +326,10 @@ impl Pool {
             }
         }
         for buffer in &self.buffers {
-            assert!(buffer.shares.get() > 0 || buffer.account.get().is_none(), "an account of a buffer not on loan");
+            assert!(
+                buffer.shares.get() > 0 || buffer.account.get().is_none(),
+                "an account of a buffer not on loan"
+            );
         }
         assert!(self.budget_used.get() <= self.budget_max, "budget");
     }
@@ -310,15 +337,18 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made in `new` with this length. Loans hold an `Rc` of the pool, and the ring holds one until
-        // the kernel no longer knows the memory, so nothing refers to it.
+        // SAFETY: the mapping was made in `new` with this length. Loans hold an `Rc` of the pool, and the
+        // ring holds one until the kernel no longer knows the memory, so nothing refers to it.
         let _ = unsafe { munmap(self.memory.cast(), self.mapped) };
     }
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("count", &self.count()).field("loaned", &self.loaned()).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("count", &self.count())
+            .field("loaned", &self.loaned())
+            .finish_non_exhaustive()
     }
 }
 
@@ -340,8 +370,9 @@ impl Loan {
 
     /// The received bytes.
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: while shares exist the buffer is ours alone, its first `len` bytes were initialised by whoever lent it, and nobody
-        // writes to it; the borrow of `self` keeps the share, and so the memory, alive.
+        // SAFETY: while shares exist the buffer is ours alone, its first `len` bytes were initialised by
+        // whoever lent it, and nobody writes to it; the borrow of `self` keeps the share, and so the memory,
+        // alive.
         unsafe { std::slice::from_raw_parts(self.pool.address(self.buffer), self.len()) }
     }
 
@@ -395,15 +426,16 @@ impl std::fmt::Debug for Loan {
 /// No mark to report at.
 const NO_RELIEF: u32 = u32::MAX;
 
-/// Whose bytes these are: the stream in a slot. What it has received and nobody has dropped yet is counted in the pool's ledger: whole
-/// buffers for loans, bytes for copies.
+/// Whose bytes these are: the stream in a slot. What it has received and nobody has dropped yet is counted in
+/// the pool's ledger: whole buffers for loans, bytes for copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
     /// Of its stream.
     pub(super) slot: u32,
     /// Of its stream: what is dropped after the slot changed hands counts for nobody.
     pub(super) generation: u32,
-    /// Grows whenever the stream begins anew, as a pooled connection does after an exchange: what is dropped later counts for nobody.
+    /// Grows whenever the stream begins anew, as a pooled connection does after an exchange: what is dropped
+    /// later counts for nobody.
     pub(super) epoch: u32,
 }
 
@@ -429,7 +461,12 @@ impl Pool {
     pub(super) fn open_account(&self, account: Account) {
         let mut ledger = self.ledger.borrow_mut();
         let slot = account.slot as usize;
-        let fresh = Entry { generation: account.generation, epoch: account.epoch, outstanding: 0, relief_at: NO_RELIEF };
+        let fresh = Entry {
+            generation: account.generation,
+            epoch: account.epoch,
+            outstanding: 0,
+            relief_at: NO_RELIEF,
+        };
         if ledger.len() <= slot {
             ledger.resize(slot + 1, fresh);
         }
@@ -469,14 +506,19 @@ impl Pool {
         let mut ledger: Vec<Entry> = self.ledger.borrow().clone();
         for (buffer, state) in self.buffers.iter().enumerate() {
             let Some(account) = state.account.get() else { continue };
-            let Some(entry) = ledger.get_mut(account.slot as usize).filter(|entry| entry.is_of(account)) else {
+            let Some(entry) = ledger.get_mut(account.slot as usize).filter(|entry| entry.is_of(account))
+            else {
                 continue;
             };
             let size = self.shelf_of(buffer as u16).size as u32;
             entry.outstanding = entry.outstanding.checked_sub(size).expect("a loan is counted");
         }
         let copies: usize = ledger.iter().map(|entry| entry.outstanding as usize).sum();
-        assert!(copies <= self.budget_used(), "{copies} bytes counted beside loans, {} of the budget used", self.budget_used());
+        assert!(
+            copies <= self.budget_used(),
+            "{copies} bytes counted beside loans, {} of the budget used",
+            self.budget_used()
+        );
     }
 
     fn charge(&self, account: Account, bytes: usize) {
@@ -575,7 +617,8 @@ mod tests {
     #[test]
     fn lends_each_buffer_once() {
         let pool = Pool::new(4, 16, 0).expect("memory");
-        let loans: Vec<_> = (0..4u8).map(|n| pool.lend_filled(Class::Small, &[n; 16]).expect("free")).collect();
+        let loans: Vec<_> =
+            (0..4u8).map(|n| pool.lend_filled(Class::Small, &[n; 16]).expect("free")).collect();
         assert!(pool.lend_filled(Class::Small, b"x").is_none());
         for (n, loan) in loans.iter().enumerate() {
             assert_eq!(loan.bytes(), [n as u8; 16]);
@@ -655,7 +698,10 @@ mod tests {
         drop(head);
         chunk.truncate(7);
         chunk.compact();
-        assert_eq!((&*chunk, pool.budget_used(), pool.outstanding(account)), (&b"bbbbbbb"[..], 7 + FRAGMENT_COST, 7));
+        assert_eq!(
+            (&*chunk, pool.budget_used(), pool.outstanding(account)),
+            (&b"bbbbbbb"[..], 7 + FRAGMENT_COST, 7)
+        );
         assert!(chunk.try_append(b"d", 10) && *chunk == *b"bbbbbbbd");
         drop(chunk);
         assert_eq!((pool.budget_used(), pool.outstanding(account)), (0, 0));

@@ -1,5 +1,5 @@
-//! What must hold of an engine after every turn, beyond `Engine::check_invariants`: for tests. Nothing waits without a deadline, nothing is
-//! forgotten, nothing holds more than its bound.
+//! What must hold of an engine after every turn, beyond `Engine::check_invariants`: for tests. Nothing waits
+//! without a deadline, nothing is forgotten, nothing holds more than its bound.
 
 use super::engine::Accept;
 use super::executor::TaskKey;
@@ -15,7 +15,12 @@ impl Io {
     /// Bytes that wait in streams to be sent.
     pub(crate) fn unsent(&self) -> usize {
         let slots = self.shared().slots.borrow();
-        slots.entries.iter().filter_map(|entry| entry.state.as_ref()).map(|state| state.inner.borrow().queued).sum()
+        slots
+            .entries
+            .iter()
+            .filter_map(|entry| entry.state.as_ref())
+            .map(|state| state.inner.borrow().queued)
+            .sum()
     }
 }
 
@@ -23,8 +28,10 @@ impl<R: Ring> Engine<R> {
     /// Tasks that no wake-up is due for and no timer will wake.
     pub(crate) fn tasks_without_deadline(&self) -> Vec<TaskKey> {
         let wheel = self.shared.wheel.borrow();
-        let wakers: Vec<_> =
-            wheel.values().filter_map(|alarm| if let Alarm::Wake(waker) = alarm { Some(waker.data()) } else { None }).collect();
+        let wakers: Vec<_> = wheel
+            .values()
+            .filter_map(|alarm| if let Alarm::Wake(waker) = alarm { Some(waker.data()) } else { None })
+            .collect();
         let waiting = self.shared.executor.waiting();
         waiting.into_iter().filter(|(_, data)| !wakers.contains(data)).map(|(key, _)| key).collect()
     }
@@ -50,8 +57,12 @@ impl<R: Ring> Engine<R> {
     pub(crate) fn check_streams(&self) {
         self.pool().check_ledger();
         for (index, accept) in self.accepts().enumerate() {
-            let rests =
-                self.shared.wheel.borrow().values().any(|alarm| matches!(alarm, Alarm::Listener(armed) if *armed == index));
+            let rests = self
+                .shared
+                .wheel
+                .borrow()
+                .values()
+                .any(|alarm| matches!(alarm, Alarm::Listener(armed) if *armed == index));
             assert!(accept != Accept::Resting || rests, "listener {index} rests for ever");
         }
         let slots = self.shared.slots.borrow();
@@ -69,9 +80,11 @@ impl<R: Ring> Engine<R> {
             Phase::Open => {
                 assert!(owned, "slot {slot}: open, and nobody has it");
                 let waits_for_reader = inner.on_demand && !inner.is_read();
-                let receives = inner.receive != Receive::Idle || inner.end.is_some() || inner.dirty || waits_for_reader;
+                let receives =
+                    inner.receive != Receive::Idle || inner.end.is_some() || inner.dirty || waits_for_reader;
                 assert!(receives, "slot {slot}: its receive was forgotten");
-                let sends = inner.sending || inner.dirty || inner.write_error.is_some() || inner.outbound.is_empty();
+                let sends =
+                    inner.sending || inner.dirty || inner.write_error.is_some() || inner.outbound.is_empty();
                 assert!(sends, "slot {slot}: its send was forgotten");
             }
             Phase::Closing => {
@@ -79,7 +92,10 @@ impl<R: Ring> Engine<R> {
                 assert!(timed || inner.dirty, "slot {slot}: closes for ever");
             }
             Phase::Ending { .. } => {
-                assert!(inner.in_flight_ops() > 0 || inner.closing_fd || inner.dirty, "slot {slot}: its close was forgotten");
+                assert!(
+                    inner.in_flight_ops() > 0 || inner.closing_fd || inner.dirty,
+                    "slot {slot}: its close was forgotten"
+                );
             }
             Phase::Closed => panic!("slot {slot}: closed, and still there"),
         }
@@ -88,7 +104,10 @@ impl<R: Ring> Engine<R> {
             assert!(queued || self.pool().awaits_relief(state.account()), "slot {slot}: held for ever");
         }
         let outstanding = self.pool().outstanding(state.account());
-        assert!(outstanding <= 2 * settings.receive_high + OVERSHOOT, "slot {slot} holds {outstanding} received bytes");
+        assert!(
+            outstanding <= 2 * settings.receive_high + OVERSHOOT,
+            "slot {slot} holds {outstanding} received bytes"
+        );
         let queued_max = settings.write_low.max(settings.send_bytes_max) + OVERSHOOT;
         assert!(inner.queued <= queued_max, "slot {slot} has {} bytes to send", inner.queued);
     }

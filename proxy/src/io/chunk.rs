@@ -1,5 +1,5 @@
-//! Bytes on their way through the proxy: a loan of a receive buffer, an owned buffer, or static bytes. Where they lie is kept beside what
-//! keeps them alive, since they are looked at many times for each request.
+//! Bytes on their way through the proxy: a loan of a receive buffer, an owned buffer, or static bytes. Where
+//! they lie is kept beside what keeps them alive, since they are looked at many times for each request.
 #![allow(unsafe_code, reason = "a pointer into what the chunk itself keeps alive")]
 
 use std::cell::Cell;
@@ -10,7 +10,8 @@ use super::buffers::{Account, Charge, Loan, Pool};
 
 /// A run of bytes. Dropping a loan gives its buffer back to the ring.
 pub struct Chunk {
-    /// The first of `len` initialised bytes within `backing`, which neither moves nor changes them while the chunk lives.
+    /// The first of `len` initialised bytes within `backing`, which neither moves nor changes them while the
+    /// chunk lives.
     data: NonNull<u8>,
     len: usize,
     backing: Backing,
@@ -38,7 +39,8 @@ pub(super) enum Hold {
     Nothing,
     /// They are held against the budget.
     Charge(Charge),
-    /// For want of budget, by what they were made of: that stays, and what it holds of the ring or the budget goes on counting.
+    /// For want of budget, by what they were made of: that stays, and what it holds of the ring or the budget
+    /// goes on counting.
     Sources(Rc<Vec<Chunk>>),
 }
 
@@ -88,7 +90,8 @@ impl Chunk {
         Self::new(data, Backing::Shared(Rc::new(Copied { bytes, hold: Cell::new(hold) })))
     }
 
-    /// Splits off the first `at` bytes (`at` <= len) and leaves the rest in `self`. No copy: both share the loan.
+    /// Splits off the first `at` bytes (`at` <= len) and leaves the rest in `self`. No copy: both share the
+    /// loan.
     ///
     /// # Panics
     /// When `at` > len.
@@ -219,8 +222,8 @@ impl Chunk {
         }
     }
 
-    /// Appends to copied-out bytes that nobody shares, so that a stream of one-byte segments does not become a million
-    /// allocations. `false` when that is impossible; nothing was changed then.
+    /// Appends to copied-out bytes that nobody shares, so that a stream of one-byte segments does not become
+    /// a million allocations. `false` when that is impossible; nothing was changed then.
     pub(super) fn try_append(&mut self, more: &[u8], bytes_max: usize) -> bool {
         let Backing::Shared(shared) = &mut self.backing else { return false };
         let Some(copied) = Rc::get_mut(shared) else { return false };

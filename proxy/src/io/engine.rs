@@ -1,5 +1,6 @@
-//! The engine: one state machine over whatever ring carries out its operations. It owns streams, listeners and watches; each loop
-//! turn submits what sessions queued, enters the ring once, collects completions, handles them, fires timers, runs tasks.
+//! The engine: one state machine over whatever ring carries out its operations. It owns streams, listeners
+//! and watches; each loop turn submits what sessions queued, enters the ring once, collects completions,
+//! handles them, fires timers, runs tasks.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -76,7 +77,13 @@ impl<R: Ring> Engine<R> {
     /// An engine over `ring`, on the thread that made it.
     #[must_use]
     pub fn new(ring: R, settings: Settings) -> Self {
-        let shared = Shared::new(settings, Rc::clone(ring.pool()), ring.unacknowledged(), R::local_address, ring.now());
+        let shared = Shared::new(
+            settings,
+            Rc::clone(ring.pool()),
+            ring.unacknowledged(),
+            R::local_address,
+            ring.now(),
+        );
         Self {
             flow: Flow::new(Rc::clone(&shared)),
             shared,
@@ -103,7 +110,8 @@ impl<R: Ring> Engine<R> {
         self.arm_accept(self.listeners.len() - 1);
     }
 
-    /// Accepts go on until the listening sockets are shut down, which is no failure then; nothing is armed again.
+    /// Accepts go on until the listening sockets are shut down, which is no failure then; nothing is armed
+    /// again.
     pub fn let_accepts_end(&mut self) {
         for listening in &mut self.listeners {
             listening.accept = match listening.accept {
@@ -114,8 +122,8 @@ impl<R: Ring> Engine<R> {
         }
     }
 
-    /// Cancels all accepts. Connections accepted in between are real and still reported; `accepts_armed` tells when no more
-    /// can come.
+    /// Cancels all accepts. Connections accepted in between are real and still reported; `accepts_armed`
+    /// tells when no more can come.
     pub fn cancel_accepts(&mut self) {
         for (index, listening) in self.listeners.iter_mut().enumerate() {
             match listening.accept {
@@ -133,7 +141,10 @@ impl<R: Ring> Engine<R> {
     /// Listening sockets on which an accept is still in flight.
     #[must_use]
     pub fn accepts_armed(&self) -> usize {
-        self.listeners.iter().filter(|l| matches!(l.accept, Accept::Armed | Accept::Cancelling | Accept::Last)).count()
+        self.listeners
+            .iter()
+            .filter(|l| matches!(l.accept, Accept::Armed | Accept::Cancelling | Accept::Last))
+            .count()
     }
 
     /// Reports `Handler::command_ready` whenever the descriptor becomes readable. Keeps a duplicate of it.
@@ -159,8 +170,9 @@ impl<R: Ring> Engine<R> {
         self.take_completions(handler);
         self.shared.wheel.borrow_mut().advance(now, &mut self.fired);
         if self.fired.iter().any(Alarm::ends_a_wait) {
-            // What was done in time must not look late because much else was done too, and this worker comes late to it. Not for timers of
-            // idle connections: thousands fire each second, and taking in everything at once leaves the cache.
+            // What was done in time must not look late because much else was done too, and this worker comes
+            // late to it. Not for timers of idle connections: thousands fire each second, and taking in
+            // everything at once leaves the cache.
             self.ring.catch_up()?;
             self.take_completions(handler);
         }
@@ -227,7 +239,10 @@ impl<R: Ring> Engine<R> {
             assert_eq!(inner.sending, inner.in_flight > 0, "a send carries bytes");
             assert!(inner.phase != Phase::Closed, "a closed stream holds a slot");
             let ended = matches!(inner.phase, Phase::Ending { .. });
-            assert!(!ended || inner.inbound.is_empty() && inner.outbound.is_empty(), "an ending stream holds bytes");
+            assert!(
+                !ended || inner.inbound.is_empty() && inner.outbound.is_empty(),
+                "an ending stream holds bytes"
+            );
             assert!(!inner.closing_fd || inner.in_flight_ops() == 0, "closed under an operation");
         }
     }
@@ -360,7 +375,8 @@ impl<R: Ring> Engine<R> {
         self.fired = fired;
     }
 
-    /// Reports parked streams and runs tasks until nothing is ready, or a bound is reached; the rest waits for the next turn.
+    /// Reports parked streams and runs tasks until nothing is ready, or a bound is reached; the rest waits
+    /// for the next turn.
     fn run_tasks<H: Handler>(&mut self, handler: &mut H) {
         for _ in 0..ROUNDS_MAX {
             let parked = std::mem::take(&mut *self.shared.parked.borrow_mut());
@@ -385,7 +401,14 @@ impl<R: Ring> Drop for Engine<R> {
         self.shared.dead.set(true);
         self.ring.stop();
         self.completions.clear();
-        let states: Vec<_> = self.shared.slots.borrow_mut().entries.iter_mut().filter_map(|entry| entry.state.take()).collect();
+        let states: Vec<_> = self
+            .shared
+            .slots
+            .borrow_mut()
+            .entries
+            .iter_mut()
+            .filter_map(|entry| entry.state.take())
+            .collect();
         self.shared.slots.borrow_mut().used = 0;
         for state in &states {
             let inner = &mut *state.inner.borrow_mut();

@@ -1,5 +1,5 @@
-//! Runs the sessions' futures on one thread. Wakers are ordinary `Arc` wakers that hold numbers only and push onto a
-//! thread-local queue, so third-party futures work; a panic ends one task and is counted.
+//! Runs the sessions' futures on one thread. Wakers are ordinary `Arc` wakers that hold numbers only and push
+//! onto a thread-local queue, so third-party futures work; a panic ends one task and is counted.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -118,7 +118,8 @@ impl Executor {
         self.drop_guarded(task);
     }
 
-    /// Polls ready tasks until none is ready or `polls_max` polls were made. Returns whether some are still ready.
+    /// Polls ready tasks until none is ready or `polls_max` polls were made. Returns whether some are still
+    /// ready.
     pub fn run(&self, polls_max: usize) -> bool {
         for _ in 0..polls_max {
             let Some(key) = self.next_ready() else { return false };
@@ -149,7 +150,8 @@ impl Executor {
     #[cfg(test)]
     pub(super) fn waiting(&self) -> Vec<(TaskKey, *const ())> {
         let tasks = self.tasks.borrow();
-        let waiting = tasks.iter().map(|(_, task)| &task.wake).filter(|wake| !wake.queued.load(Ordering::Relaxed));
+        let waiting =
+            tasks.iter().map(|(_, task)| &task.wake).filter(|wake| !wake.queued.load(Ordering::Relaxed));
         waiting.map(|wake| (wake.key, Arc::as_ptr(wake).cast())).collect()
     }
 
@@ -180,13 +182,16 @@ impl Executor {
         let index = key.index as usize;
         let (mut future, wake) = {
             let mut tasks = self.tasks.borrow_mut();
-            let Some(task) = tasks.get_mut(index).filter(|task| task.generation == key.generation) else { return };
+            let Some(task) = tasks.get_mut(index).filter(|task| task.generation == key.generation) else {
+                return;
+            };
             let Some(future) = task.future.take() else { return };
             (future, Arc::clone(&task.wake))
         };
         wake.queued.store(false, Ordering::Relaxed);
         let waker = Waker::from(wake);
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
+        let polled =
+            catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
         let pending = match polled {
             Ok(Poll::Pending) => true,
             Ok(Poll::Ready(())) => false,
@@ -303,7 +308,10 @@ mod tests {
             mark.set(true);
         });
         executor.run(100);
-        assert_eq!((executor.panics(), executor.len(), done.get(), Rc::strong_count(&alive)), (1, 0, true, 1));
+        assert_eq!(
+            (executor.panics(), executor.len(), done.get(), Rc::strong_count(&alive)),
+            (1, 0, true, 1)
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What the engine does for each stream: decides which operations it needs, and takes in their completions. Receiving yields to
-//! three bounds: what the stream may have outstanding, the buffers of the ring, and the budget for copies.
+//! What the engine does for each stream: decides which operations it needs, and takes in their completions.
+//! Receiving yields to three bounds: what the stream may have outstanding, the buffers of the ring, and the
+//! budget for copies.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -22,7 +23,8 @@ const RETRY: Duration = Duration::from_millis(20);
 const PIN_MAX: Duration = Duration::from_millis(50);
 /// Budget that must be free beside the reserve before a throttled stream goes on.
 const RESUME_ROOM: usize = 16 << 10;
-/// How long receives find no buffer before the stream is reset that holds the most, and how long that one has not moved.
+/// How long receives find no buffer before the stream is reset that holds the most, and how long that one has
+/// not moved.
 const STARVED_MAX: Duration = Duration::from_secs(1);
 /// Streams searched for buffers to copy out, per loop turn.
 const RECLAIM_STREAMS: usize = 64;
@@ -40,13 +42,15 @@ pub(super) struct Flow {
     evict_at: Option<Time>,
     /// Streams that hold much while neither ring nor budget has room.
     throttled: VecDeque<(u32, u32)>,
-    /// Streams held by a limit that was lowered. They may keep what they have until more comes, so a higher limit must reach them too.
+    /// Streams held by a limit that was lowered. They may keep what they have until more comes, so a higher
+    /// limit must reach them too.
     lowered: VecDeque<(u32, u32)>,
     parts: parts::Parts,
     /// The limit when `resume` last looked, and how many of `lowered` it has to look at since it grew.
     limit: usize,
     recheck: usize,
-    /// Streams to look at again and when, each once. One that is put back stands behind later ones, which costs it a second at most.
+    /// Streams to look at again and when, each once. One that is put back stands behind later ones, which
+    /// costs it a second at most.
     unsure: VecDeque<(u32, u32, Time)>,
     /// Where the last search for buffers stopped.
     reclaim_at: usize,
@@ -89,8 +93,12 @@ impl Flow {
 
     /// When to look again although nothing happened.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        let short = (!self.starved.is_empty() || !self.throttled.is_empty() || !self.parts.is_empty()).then_some(RETRY);
-        let look = self.unsure.front().map(|&(_, _, at)| at.since(self.shared.now.get()).max(Duration::from_millis(1)));
+        let short = (!self.starved.is_empty() || !self.throttled.is_empty() || !self.parts.is_empty())
+            .then_some(RETRY);
+        let look = self
+            .unsure
+            .front()
+            .map(|&(_, _, at)| at.since(self.shared.now.get()).max(Duration::from_millis(1)));
         [short, look].into_iter().flatten().min()
     }
 
@@ -132,7 +140,10 @@ impl Flow {
         }
         // While the receive goes on and nothing else changed there is nothing to decide.
         let settled = goes_on && inner.phase == Phase::Open && inner.armed == inner.class;
-        if !settled || inner.throttled || self.shared.pool.outstanding(state.account()) >= self.limit_of(inner) {
+        if !settled
+            || inner.throttled
+            || self.shared.pool.outstanding(state.account()) >= self.limit_of(inner)
+        {
             state.mark(inner);
         }
     }
@@ -271,7 +282,8 @@ impl Flow {
         inner.flows = taken == sent;
         let retry = taken > 0 || matches!(-result, libc::ECANCELED | libc::EINTR);
         if !retry && inner.write_error.is_none() {
-            inner.write_error = Some(StreamError::from_errno(if result == 0 { libc::EPIPE } else { -result }));
+            inner.write_error =
+                Some(StreamError::from_errno(if result == 0 { libc::EPIPE } else { -result }));
         }
         if ended || !retry {
             chunks.clear();
@@ -279,7 +291,10 @@ impl Flow {
             inner.wake_all();
         }
         // What was not taken goes back to the front, in order.
-        let whole = chunks.iter().take_while(|chunk| taken.checked_sub(chunk.len()).map(|rest| taken = rest).is_some()).count();
+        let whole = chunks
+            .iter()
+            .take_while(|chunk| taken.checked_sub(chunk.len()).map(|rest| taken = rest).is_some())
+            .count();
         for mut chunk in chunks.drain(whole..).rev() {
             inner.queued += chunk.len();
             if inner.send_cancelled {
@@ -310,8 +325,7 @@ impl Flow {
 
     /// After the flush: FIN, then throw away what comes until the peer's end or until the linger is over.
     fn drive_close<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        let is_of_socket =
-            matches!(inner.end, Some(Err(error)) if !matches!(error, StreamError::Tls(_) | StreamError::Truncated));
+        let is_of_socket = matches!(inner.end, Some(Err(error)) if !matches!(error, StreamError::Tls(_) | StreamError::Truncated));
         let broken = inner.write_error.is_some() || is_of_socket;
         let flushed = inner.queued == 0;
         let settings = &self.shared.settings;
@@ -396,7 +410,8 @@ impl Flow {
         self.shared.slots.borrow_mut().release(state.slot);
     }
 
-    /// Forgets streams that are gone once they outnumber the others, so that queues stay bounded by the slots.
+    /// Forgets streams that are gone once they outnumber the others, so that queues stay bounded by the
+    /// slots.
     fn purge(&mut self) {
         let shared = &self.shared;
         let bound = 2 * shared.slots.borrow().used + 64;
@@ -434,13 +449,16 @@ impl Flow {
                 break;
             }
             let Some((slot, generation)) = self.throttled.pop_front() else { break };
-            self.release_hold(slot, generation, |inner| (inner.in_throttled, inner.throttled) = (false, false));
+            self.release_hold(slot, generation, |inner| {
+                (inner.in_throttled, inner.throttled) = (false, false)
+            });
         }
         self.resume_parts();
         self.recheck_lowered();
     }
 
-    /// Lets streams receive again that a higher limit covers. Memory is given back within loop turns only, so no timer is needed.
+    /// Lets streams receive again that a higher limit covers. Memory is given back within loop turns only, so
+    /// no timer is needed.
     fn recheck_lowered(&mut self) {
         let limit = self.receive_limit();
         if limit > std::mem::replace(&mut self.limit, limit) {
@@ -472,7 +490,8 @@ impl Flow {
         held
     }
 
-    /// While buffers are short: copies queued loans out of the ring, and has sends to slow peers let go of theirs.
+    /// While buffers are short: copies queued loans out of the ring, and has sends to slow peers let go of
+    /// theirs.
     fn reclaim<R: Ring>(&mut self, ring: &mut R) {
         let shared = Rc::clone(&self.shared);
         let slots = shared.slots.borrow();
@@ -486,10 +505,12 @@ impl Flow {
             for chunk in inner.outbound.iter_mut().chain(inner.inbound.iter_mut()).chain(opened) {
                 self.copy_out(chunk);
             }
-            let stuck = inner.sending && inner.send_pins > 0 && shared.now.get().since(inner.send_started) > PIN_MAX;
+            let stuck =
+                inner.sending && inner.send_pins > 0 && shared.now.get().since(inner.send_started) > PIN_MAX;
             // What cannot all be copied would come back as another send that pins, and be cancelled again.
             let needed = promised + inner.send_pins as usize;
-            let room = shared.pool.budget_used() + shared.pool.budget_reserve() + needed <= shared.pool.budget_max();
+            let room =
+                shared.pool.budget_used() + shared.pool.budget_reserve() + needed <= shared.pool.budget_max();
             if stuck && room && !inner.send_cancelled {
                 promised = needed;
                 inner.send_cancelled = true;
@@ -500,8 +521,9 @@ impl Flow {
         }
     }
 
-    /// When buffers and budget are gone and stay gone, slow peers hold them all, and nobody else gets a byte through. Then the one goes
-    /// that holds the most without having moved, one at a time, until somebody can receive again.
+    /// When buffers and budget are gone and stay gone, slow peers hold them all, and nobody else gets a byte
+    /// through. Then the one goes that holds the most without having moved, one at a time, until somebody can
+    /// receive again.
     fn evict(&mut self) {
         let shared = Rc::clone(&self.shared);
         let now = shared.now.get();
@@ -518,7 +540,8 @@ impl Flow {
         let held = |state: &Rc<State>| {
             let inner = state.inner.borrow();
             let unsent_since = inner.progress.sent_at.max(inner.send_started);
-            let unsent = if inner.sending && now.since(unsent_since) >= STARVED_MAX { inner.queued } else { 0 };
+            let unsent =
+                if inner.sending && now.since(unsent_since) >= STARVED_MAX { inner.queued } else { 0 };
             let is_unread = now.since(inner.progress.received_at) >= STARVED_MAX;
             let unread = if is_unread { inner.inbound.bytes() } else { 0 };
             if matches!(inner.phase, Phase::Open | Phase::Closing) { unsent + unread } else { 0 }

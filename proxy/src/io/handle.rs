@@ -1,4 +1,5 @@
-//! What a session may ask of the engine, apart from its streams; and the state behind it that engine and sessions share.
+//! What a session may ask of the engine, apart from its streams; and the state behind it that engine and
+//! sessions share.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -56,7 +57,8 @@ pub struct Elapsed;
 pub struct Settings {
     /// Streams at once, connecting and closing ones included; at most 2^24.
     pub streams_max: usize,
-    /// Bytes a stream may have received that nobody dropped (whole buffers for loans), before its receive is cancelled.
+    /// Bytes a stream may have received that nobody dropped (whole buffers for loans), before its receive is
+    /// cancelled.
     pub receive_high: usize,
     /// Where it is armed again.
     pub receive_low: usize,
@@ -74,17 +76,20 @@ pub struct Settings {
     pub close_timeout: Duration,
     /// See `close_timeout`.
     pub close_bytes: u64,
-    /// How long a flushed and shut-down stream waits for the peer's end, or for more bytes to throw away: a peer that is still sending
-    /// when it is closed would be reset, and might never read what it was sent last.
+    /// How long a flushed and shut-down stream waits for the peer's end, or for more bytes to throw away: a
+    /// peer that is still sending when it is closed would be reset, and might never read what it was sent
+    /// last.
     pub linger: Duration,
     /// How long in all.
     pub linger_max: Duration,
     /// Bytes thrown away while it waits, at most.
     pub linger_bytes: usize,
-    /// How long a closed stream whose peer broke the rules may flush without progress, and how long in all it waits after that. What it
-    /// holds meanwhile is less than a session does for longer: no keys, no future, no bytes.
+    /// How long a closed stream whose peer broke the rules may flush without progress, and how long in all it
+    /// waits after that. What it holds meanwhile is less than a session does for longer: no keys, no future,
+    /// no bytes.
     pub refused_max: Duration,
-    /// Bytes thrown away of such a peer, at most: as much as a receive window lets it have under way when it is told (tcp_rmem: 6 MiB).
+    /// Bytes thrown away of such a peer, at most: as much as a receive window lets it have under way when it
+    /// is told (tcp_rmem: 6 MiB).
     pub refused_bytes: usize,
     /// Task polls in one loop turn.
     pub polls_max: usize,
@@ -339,8 +344,8 @@ impl Io {
         self.0.executor.cancel(key);
     }
 
-    /// A single-shot timer without a future: at `deadline`, `Handler::timer` is called with `tag`. Later calls with the
-    /// same `TimerKey` can cancel it. For idle sessions and pooled connections.
+    /// A single-shot timer without a future: at `deadline`, `Handler::timer` is called with `tag`. Later
+    /// calls with the same `TimerKey` can cancel it. For idle sessions and pooled connections.
     pub fn timer_at(&self, deadline: Time, tag: Tag) -> TimerKey {
         self.0.arm(deadline, Alarm::Tag(tag))
     }
@@ -356,17 +361,18 @@ impl Io {
         self.now() + duration
     }
 
-    /// Moves received bytes that a slow peer keeps from going on out of the ring's buffers, under the worker's buffer budget, of which
-    /// such bytes may take half; they no longer count against the stream they came from. As it is when there is no room.
+    /// Moves received bytes that a slow peer keeps from going on out of the ring's buffers, under the
+    /// worker's buffer budget, of which such bytes may take half; they no longer count against the stream
+    /// they came from. As it is when there is no room.
     #[must_use]
     pub fn own(&self, chunk: Chunk) -> Chunk {
         let pool = &self.0.pool;
         pool.copy(&chunk, None, pool.budget_max() / 2).unwrap_or(chunk)
     }
 
-    /// Appends received bytes to a body that is read whole before it is sent: out of the ring's buffers, under the worker's buffer budget,
-    /// of which such bodies may take half, and no longer counted against the stream they came from. The chunk comes back as the error
-    /// when there is no room.
+    /// Appends received bytes to a body that is read whole before it is sent: out of the ring's buffers,
+    /// under the worker's buffer budget, of which such bodies may take half, and no longer counted against
+    /// the stream they came from. The chunk comes back as the error when there is no room.
     pub fn gather(&self, parts: &mut Vec<Chunk>, chunk: Chunk) -> Result<(), Chunk> {
         let pool = &self.0.pool;
         let reserve = pool.budget_max() / 2;

@@ -1,9 +1,10 @@
 //! The engine: completion-driven, and owner of every buffer that the kernel can see.
 //!
-//! Sessions see only `Io` (time, timers, connecting), `Stream` (two in-memory queues) and `Chunk` (bytes on loan or
-//! owned). No future owns a kernel buffer or a submission, so a session can be dropped at any await.
+//! Sessions see only `Io` (time, timers, connecting), `Stream` (two in-memory queues) and `Chunk` (bytes on
+//! loan or owned). No future owns a kernel buffer or a submission, so a session can be dropped at any await.
 //!
-//! `engine` and `flow` are the state machine; `seam` is what they need from a ring; `ring` is the kernel's, `simulated` a seeded one.
+//! `engine` and `flow` are the state machine; `seam` is what they need from a ring; `ring` is the kernel's,
+//! `simulated` a seeded one.
 
 pub mod buffers;
 #[cfg(test)]

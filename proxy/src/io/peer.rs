@@ -1,4 +1,5 @@
-//! The address at the other end of a stream, as small as it can be kept: a worker holds as many as it has connections.
+//! The address at the other end of a stream, as small as it can be kept: a worker holds as many as it has
+//! connections.
 
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 

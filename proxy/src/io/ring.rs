@@ -1,6 +1,10 @@
-//! The kernel's ring (io_uring(7)): SINGLE_ISSUER and DEFER_TASKRUN, one provided-buffer ring, one enter per loop turn. What an
-//! operation points to is kept here until its final completion, whatever becomes of the stream it was for.
-#![allow(unsafe_code, reason = "submission entries point to memory, and the buffer ring is shared with the kernel")]
+//! The kernel's ring (io_uring(7)): SINGLE_ISSUER and DEFER_TASKRUN, one provided-buffer ring, one enter per
+//! loop turn. What an operation points to is kept here until its final completion, whatever becomes of the
+//! stream it was for.
+#![allow(
+    unsafe_code,
+    reason = "submission entries point to memory, and the buffer ring is shared with the kernel"
+)]
 
 use std::collections::VecDeque;
 use std::io;
@@ -63,7 +67,8 @@ impl KernelRing {
     /// A ring for the calling thread, the only one that may use it.
     ///
     /// # Errors
-    /// What io_uring_setup(2) says: ENOMEM for want of locked memory, EPERM where it is forbidden, EINVAL from a kernel too old.
+    /// What io_uring_setup(2) says: ENOMEM for want of locked memory, EPERM where it is forbidden, EINVAL
+    /// from a kernel too old.
     pub fn new(settings: model::Ring, buffer_budget: usize) -> io::Result<Self> {
         let ring = build(settings.entries)?;
         let pool = Pool::new(settings.buffers, settings.buffer_size as usize, buffer_budget)?;
@@ -113,11 +118,14 @@ impl KernelRing {
             queue.len() as u32
         };
         // SAFETY: no argument is passed, and every queued entry points to memory that we keep.
-        unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, EnterFlags::GETEVENTS.bits(), None) }
+        unsafe {
+            self.ring.submitter().enter::<libc::sigset_t>(queued, 0, EnterFlags::GETEVENTS.bits(), None)
+        }
     }
 
-    /// Queues an entry whose memory is kept in `sends` or `connects`, or that points to none. When the queue is full and the kernel
-    /// takes nothing just now (EBUSY, EAGAIN), the entry waits in the backlog, which is as bounded as what streams have in flight.
+    /// Queues an entry whose memory is kept in `sends` or `connects`, or that points to none. When the queue
+    /// is full and the kernel takes nothing just now (EBUSY, EAGAIN), the entry waits in the backlog, which
+    /// is as bounded as what streams have in flight.
     fn push(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
         if self.backlog.is_empty() && self.try_push(&entry) {
@@ -132,8 +140,8 @@ impl KernelRing {
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: what the entry points to is boxed in `sends` or `connects` until the final completion; descriptors are checked by the
-        // kernel.
+        // SAFETY: what the entry points to is boxed in `sends` or `connects` until the final completion;
+        // descriptors are checked by the kernel.
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
@@ -168,7 +176,9 @@ impl KernelRing {
         let slot = token.slot() as usize;
         match token.kind() {
             Kind::Send => {
-                let Some(mut memory) = self.sends.get_mut(slot).and_then(Option::take) else { return Vec::new() };
+                let Some(mut memory) = self.sends.get_mut(slot).and_then(Option::take) else {
+                    return Vec::new();
+                };
                 let chunks = std::mem::take(&mut memory.chunks);
                 if self.spare.len() < SPARE_MAX {
                     self.spare.push(memory);
@@ -195,14 +205,19 @@ impl KernelRing {
         if let Some(buffer) = buffer {
             self.provided[self.pool.class(buffer) as usize].offered -= 1;
         }
-        // SAFETY: the kernel named the buffer in a completion, so it was given by `give_buffers`, holds `result` bytes, and is ours again.
-        let loan =
-            buffer.map(|buffer| unsafe { self.pool.lend(buffer, usize::try_from(result).unwrap_or(0)) }).filter(|_| result > 0);
+        // SAFETY: the kernel named the buffer in a completion, so it was given by `give_buffers`, holds
+        // `result` bytes, and is ours again.
+        let loan = buffer
+            .map(|buffer| unsafe { self.pool.lend(buffer, usize::try_from(result).unwrap_or(0)) })
+            .filter(|_| result > 0);
         let token = Token::from_raw(entry.user_data())?;
         // It used up what it was offered, but there are more: the next try finds them.
         let ran_out = result == -libc::ENOBUFS
             && token.kind() == Kind::Receive
-            && self.provided.iter().any(|provided| provided.offered == 0 && self.pool.has_returned(provided.class));
+            && self
+                .provided
+                .iter()
+                .any(|provided| provided.offered == 0 && self.pool.has_returned(provided.class));
         let result = if ran_out { -libc::EINTR } else { result };
         let chunks = if more { Vec::new() } else { self.reclaim(token) };
         Some(Completion { token, result, more, loan, chunks })
@@ -218,8 +233,9 @@ impl Ring for KernelRing {
 
     fn now(&self) -> Time {
         // CLOCK_MONOTONIC cannot fail on Linux.
-        clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map_or(Time::default(), |now| Time::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Time::default(), |now| {
+            Time::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+        })
     }
 
     fn pool(&self) -> &Rc<Pool> {
@@ -236,7 +252,9 @@ impl Ring for KernelRing {
                 memory.chunks = chunks;
                 sqe::send(fd, self.keep_send(slot, memory))
             }
-            Op::Connect { fd, address } => sqe::connect(fd, self.keep_connect(slot, Box::new(ConnectMemory::new(address)))),
+            Op::Connect { fd, address } => {
+                sqe::connect(fd, self.keep_connect(slot, Box::new(ConnectMemory::new(address))))
+            }
             Op::Shutdown { fd } => sqe::shutdown(fd),
             Op::Close { fd } => sqe::close(fd),
             Op::Cancel { target } => sqe::cancel(target),
@@ -254,7 +272,8 @@ impl Ring for KernelRing {
 
     fn catch_up(&mut self) -> io::Result<()> {
         self.enters += 1;
-        // The kernel (since 6.13) runs no more deferred work than the number of completions that is waited for, or 20 if that is less.
+        // The kernel (since 6.13) runs no more deferred work than the number of completions that is waited
+        // for, or 20 if that is less.
         let all = self.ring.params().cq_entries() as usize;
         tolerate(self.ring.submitter().submit_with_args(all, &SubmitArgs::new().timespec(&Timespec::new())))
     }
@@ -262,7 +281,8 @@ impl Ring for KernelRing {
     fn completions(&mut self, into: &mut Vec<Completion>) {
         let mut batch = [const { MaybeUninit::uninit() }; BATCH];
         loop {
-            // By batches, since the queue's two indices are shared with the kernel and each look at them costs a barrier.
+            // By batches, since the queue's two indices are shared with the kernel and each look at them
+            // costs a barrier.
             let read = self.ring.completion().fill(&mut batch).len();
             for entry in &batch[..read] {
                 // SAFETY: `fill` wrote the first `read` entries.
@@ -279,7 +299,9 @@ impl Ring for KernelRing {
 
     fn open(&mut self, address: SocketAddr) -> Result<RawFd, i32> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map(IntoRawFd::into_raw_fd).map_err(|errno| errno as i32)
+        socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+            .map(IntoRawFd::into_raw_fd)
+            .map_err(|errno| errno as i32)
     }
 
     fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32> {
@@ -309,7 +331,8 @@ impl Ring for KernelRing {
         self.backlog.clear();
         let give_up = Instant::now() + STOP_MAX;
         while self.in_flight > 0 && Instant::now() < give_up {
-            // Submits first what is still queued. Errors (nothing found, not yet) show as operations still in flight.
+            // Submits first what is still queued. Errors (nothing found, not yet) show as operations still in
+            // flight.
             let _ = self.enter(0, Some(Duration::ZERO));
             let _ = self.ring.submitter().register_sync_cancel(Some(Timespec::new()), CancelBuilder::any());
             let _ = self.enter(1, Some(Duration::from_millis(10)));
@@ -333,7 +356,8 @@ impl Ring for KernelRing {
     fn unacknowledged(&self) -> Rc<dyn Fn(RawFd) -> usize> {
         Rc::new(|fd| {
             let mut bytes: libc::c_int = 0;
-            // SAFETY: SIOCOUTQ, as TIOCOUTQ is called for sockets (tcp(7)), writes one int, which is there for as long as the call takes.
+            // SAFETY: SIOCOUTQ, as TIOCOUTQ is called for sockets (tcp(7)), writes one int, which is there
+            // for as long as the call takes.
             let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
             if result < 0 { 0 } else { usize::try_from(bytes).unwrap_or(0) }
         })
@@ -375,17 +399,31 @@ fn tolerate(result: io::Result<usize>) -> io::Result<()> {
     match result {
         Ok(_) => Ok(()),
         // The time is over, a signal came, or the completion queue must be emptied first.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+            ) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }
 
 fn build(entries: u32) -> io::Result<IoUring> {
-    IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_no_sqarray().dontfork().build(entries)
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_submit_all()
+        .setup_no_sqarray()
+        .dontfork()
+        .build(entries)
 }
 
-/// A ring of provided buffers (io_uring_register_buf_ring(3)): entries that we write and a tail that we publish. The kernel gets no
-/// more buffers than it is likely to fill in one turn, the last returned ones first, so that those in use stay in the cache.
+/// A ring of provided buffers (io_uring_register_buf_ring(3)): entries that we write and a tail that we
+/// publish. The kernel gets no more buffers than it is likely to fill in one turn, the last returned ones
+/// first, so that those in use stay in the cache.
 struct ProvidedBuffers {
     class: Class,
     entries: NonNull<BufRingEntry>,
@@ -405,11 +443,22 @@ impl ProvidedBuffers {
         let bytes = usize::from(count) * size_of::<BufRingEntry>();
         let length = std::num::NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
-        let memory =
-            unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE) }?;
-        let provided = Self { class, entries: memory.cast(), count, tail: 0, offered: 0, given: 0, peak: 0, leaked: false };
+        let memory = unsafe {
+            mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
+        }?;
+        let provided = Self {
+            class,
+            entries: memory.cast(),
+            count,
+            tail: 0,
+            offered: 0,
+            given: 0,
+            peak: 0,
+            leaked: false,
+        };
         let address = memory.as_ptr() as u64;
-        // SAFETY: the memory is page-aligned, holds `count` zeroed entries, and outlives the ring: `KernelRing` drops the ring first.
+        // SAFETY: the memory is page-aligned, holds `count` zeroed entries, and outlives the ring:
+        // `KernelRing` drops the ring first.
         unsafe { ring.submitter().register_buf_ring_with_flags(address, count, group(class), 0) }?;
         Ok(provided)
     }
@@ -423,8 +472,8 @@ impl ProvidedBuffers {
         let length = pool.size(self.class) as u32;
         pool.take_returned(self.class, usize::from(wanted.saturating_sub(self.offered)), |buffer| {
             let index = usize::from(self.tail & (self.count - 1));
-            // SAFETY: `index` is below `count`. The kernel reads an entry only after the tail has passed it, and it never has more
-            // buffers than there are entries, so this one is ours.
+            // SAFETY: `index` is below `count`. The kernel reads an entry only after the tail has passed it,
+            // and it never has more buffers than there are entries, so this one is ours.
             let mut entry = unsafe { self.entries.add(index) };
             // SAFETY: as above; no other reference to it exists.
             let entry = unsafe { entry.as_mut() };
@@ -452,7 +501,8 @@ impl Drop for ProvidedBuffers {
     fn drop(&mut self) {
         if !self.leaked {
             let bytes = usize::from(self.count) * size_of::<BufRingEntry>();
-            // SAFETY: mapped in `register` with this length; the ring that knew it is gone (see the order of fields in `KernelRing`).
+            // SAFETY: mapped in `register` with this length; the ring that knew it is gone (see the order of
+            // fields in `KernelRing`).
             let _ = unsafe { munmap(self.entries.cast(), bytes) };
         }
     }
@@ -518,7 +568,10 @@ fn receive_twice(ring: &mut KernelRing) -> Result<(), ProbeError> {
     use std::io::Write;
     let failed = |error: io::Error| ProbeError::Receive(error.to_string());
     let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-    ring.submit(Token::new(Kind::Receive, 0, 0), Op::Receive { fd: ours.as_raw_fd(), multishot: true, class: Class::Small });
+    ring.submit(
+        Token::new(Kind::Receive, 0, 0),
+        Op::Receive { fd: ours.as_raw_fd(), multishot: true, class: Class::Small },
+    );
     for _ in 0..2 {
         theirs.write_all(b"x").map_err(failed)?;
         ring.wait(Some(Duration::from_secs(1))).map_err(failed)?;
@@ -560,12 +613,17 @@ mod tests {
     fn the_kernel_gets_few_buffers_until_it_fills_more_in_a_turn() {
         use std::io::Write;
         const STREAMS: u32 = 300;
-        let mut ring = KernelRing::new(model::Ring { entries: 1024, buffers: 1024, buffer_size: 64 }, 0).unwrap();
+        let mut ring =
+            KernelRing::new(model::Ring { entries: 1024, buffers: 1024, buffer_size: 64 }, 0).unwrap();
         assert_eq!((ring.provided[0].offered, ring.provided.len()), (OFFER_MIN[0], 1));
-        let mut pairs: Vec<_> = (0..STREAMS).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
+        let mut pairs: Vec<_> =
+            (0..STREAMS).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
         let receive = |ring: &mut KernelRing, slot: u32, pairs: &[(std::os::unix::net::UnixStream, _)]| {
             let fd = pairs[slot as usize].0.as_raw_fd();
-            ring.submit(Token::new(Kind::Receive, slot, 0), Op::Receive { fd, multishot: false, class: Class::Small });
+            ring.submit(
+                Token::new(Kind::Receive, slot, 0),
+                Op::Receive { fd, multishot: false, class: Class::Small },
+            );
         };
         for slot in 0..STREAMS {
             pairs[slot as usize].1.write_all(&slot.to_le_bytes()).unwrap();

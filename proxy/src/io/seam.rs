@@ -1,5 +1,6 @@
-//! The seam between the engine and what carries out its operations: the kernel's ring, or a simulated one. Memory that an
-//! operation refers to belongs to the ring from `submit` until the final completion hands it back.
+//! The seam between the engine and what carries out its operations: the kernel's ring, or a simulated one.
+//! Memory that an operation refers to belongs to the ring from `submit` until the final completion hands it
+//! back.
 
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
@@ -79,7 +80,8 @@ pub struct Completion {
     pub chunks: Vec<Chunk>,
 }
 
-/// Carries out operations. Completions of different sockets may come in any order; the bytes of one socket never do.
+/// Carries out operations. Completions of different sockets may come in any order; the bytes of one socket
+/// never do.
 pub trait Ring {
     /// A listening socket.
     type Listener;
@@ -96,10 +98,12 @@ pub trait Ring {
     /// Queues an operation; it starts at the next `wait` at the latest.
     fn submit(&mut self, token: Token, op: Op);
 
-    /// Starts what was queued, gives returned buffers back, and waits for a completion or until `timeout` (for ever if `None`).
+    /// Starts what was queued, gives returned buffers back, and waits for a completion or until `timeout`
+    /// (for ever if `None`).
     fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<()>;
 
-    /// Makes completions of all that is done, however much that is; `wait` may leave some for later. Does not wait.
+    /// Makes completions of all that is done, however much that is; `wait` may leave some for later. Does not
+    /// wait.
     fn catch_up(&mut self) -> std::io::Result<()>;
 
     /// Appends the completions that have come.
@@ -117,10 +121,12 @@ pub trait Ring {
     /// Has the coming close reset the connection.
     fn reset_on_close(&mut self, fd: RawFd);
 
-    /// Tells of a connection how many of the bytes that its socket took its peer's host has not acknowledged; sessions may ask at any time.
+    /// Tells of a connection how many of the bytes that its socket took its peer's host has not acknowledged;
+    /// sessions may ask at any time.
     fn unacknowledged(&self) -> Rc<dyn Fn(RawFd) -> usize>;
 
-    /// Ends everything in flight; afterwards no memory is shared with the kernel any more and no completion comes.
+    /// Ends everything in flight; afterwards no memory is shared with the kernel any more and no completion
+    /// comes.
     fn stop(&mut self);
 
     /// Closes a descriptor at once; only after `stop`.

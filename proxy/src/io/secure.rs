@@ -1,6 +1,7 @@
-//! Streams that carry TLS: between the queues that the engine fills and empties and those that a session sees, records are opened and
-//! sealed. Part of a record waits in the inbound queue, counted like everything that was received; what was opened or sealed counts for the
-//! stream that received it, and against the budget, or keeps the buffers it came from.
+//! Streams that carry TLS: between the queues that the engine fills and empties and those that a session
+//! sees, records are opened and sealed. Part of a record waits in the inbound queue, counted like everything
+//! that was received; what was opened or sealed counts for the stream that received it, and against the
+//! budget, or keeps the buffers it came from.
 
 use std::collections::vec_deque;
 use std::rc::Rc;
@@ -16,7 +17,8 @@ use crate::tls::handshake::{self, Established, Failure, Handshake, Progress};
 use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
 use crate::tls::summary::Summary;
 
-/// The largest record with its header: as much a stream may always have outstanding, or a record would never be whole.
+/// The largest record with its header: as much a stream may always have outstanding, or a record would never
+/// be whole.
 pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES + (1 << 14) + 2048;
 /// Opened and sealed bytes below this are not counted: less than what an idle connection costs.
 const COUNTED_BYTES: usize = 2048;
@@ -69,7 +71,8 @@ impl Secure {
         }
     }
 
-    /// Opens records until there is something for the session, or until more has to come. What is to be sent goes to `out`.
+    /// Opens records until there is something for the session, or until more has to come. What is to be sent
+    /// goes to `out`.
     fn pump(
         &mut self,
         inbound: &mut Queue,
@@ -82,7 +85,8 @@ impl Secure {
             let progress = go_on(handshake, inbound, out);
             let Some(established) = progress.map_err(StreamError::Tls)? else {
                 // No more at a time than goes uncounted.
-                let early = if self.plain.is_empty() { handshake.take_early(COUNTED_BYTES) } else { Vec::new() };
+                let early =
+                    if self.plain.is_empty() { handshake.take_early(COUNTED_BYTES) } else { Vec::new() };
                 if !early.is_empty() {
                     self.plain.push_back(Chunk::from_vec(early), spares);
                 }
@@ -98,13 +102,19 @@ impl Secure {
             let keeps = !pool.has_room(length, pool.budget_reserve());
             let Some(record) = inbound.take(length, keeps) else { break };
             let (opened, sources) = match record {
-                Taken::Piece(chunk) => (records.open(Sealed::Shared(&chunk), out), if keeps { vec![chunk] } else { Vec::new() }),
+                Taken::Piece(chunk) => {
+                    (records.open(Sealed::Shared(&chunk), out), if keeps { vec![chunk] } else { Vec::new() })
+                }
                 Taken::Joined(bytes, sources) => (records.open(Sealed::Own(bytes), out), sources),
             };
             match opened.map_err(StreamError::Tls)? {
                 Opened::Data(bytes, at) => {
                     let is_counted = at.len() >= COUNTED_BYTES;
-                    let mut chunk = if is_counted { pool.made_of_all(sources, bytes, account) } else { Chunk::from_vec(bytes) };
+                    let mut chunk = if is_counted {
+                        pool.made_of_all(sources, bytes, account)
+                    } else {
+                        Chunk::from_vec(bytes)
+                    };
                     chunk.truncate(at.end);
                     chunk.advance(at.start);
                     self.plain.push_back(chunk, spares);
@@ -120,8 +130,15 @@ impl Secure {
         Ok(())
     }
 
-    /// Early data was let in so that its handshake could end, whatever the stream held. From now on it counts like everything else.
-    fn admit(&mut self, early: Vec<u8>, spares: &Spares, pool: &Rc<Pool>, account: Account) -> Result<(), StreamError> {
+    /// Early data was let in so that its handshake could end, whatever the stream held. From now on it counts
+    /// like everything else.
+    fn admit(
+        &mut self,
+        early: Vec<u8>,
+        spares: &Spares,
+        pool: &Rc<Pool>,
+        account: Account,
+    ) -> Result<(), StreamError> {
         if early.len() >= COUNTED_BYTES {
             let charge = pool.charge_for(early.len(), Some(account), 0).ok_or(StreamError::Evicted)?;
             self.plain.push_back(Chunk::from_copy(early, Hold::Charge(charge)), spares);
@@ -166,7 +183,13 @@ impl Secure {
         self.plain.shrink(spares);
     }
 
-    fn seal(&mut self, plain: Chunk, now: Time, pool: &Rc<Pool>, reserve: usize) -> Result<Chunk, StreamError> {
+    fn seal(
+        &mut self,
+        plain: Chunk,
+        now: Time,
+        pool: &Rc<Pool>,
+        reserve: usize,
+    ) -> Result<Chunk, StreamError> {
         let mut out = Vec::new();
         match &mut self.layer {
             Layer::Records(records) => records.seal(&plain, now, &mut out).map_err(StreamError::Tls)?,
@@ -195,8 +218,13 @@ impl Secure {
     }
 }
 
-/// Goes on with a handshake beside early data, which is bounded by what the client was granted: taking it all in lets the handshake end.
-fn go_on(handshake: &mut Handshake, inbound: &mut Queue, out: &mut Vec<u8>) -> Result<Option<Box<Established>>, Violation> {
+/// Goes on with a handshake beside early data, which is bounded by what the client was granted: taking it all
+/// in lets the handshake end.
+fn go_on(
+    handshake: &mut Handshake,
+    inbound: &mut Queue,
+    out: &mut Vec<u8>,
+) -> Result<Option<Box<Established>>, Violation> {
     while let Some(header) = inbound.peek() {
         let Some(record) = inbound.take(handshake::record_length(header), false) else { break };
         let received = match &record {
@@ -239,13 +267,19 @@ impl Inner {
 
     /// Whether the peer can send nothing more: one that broke the rules may be sending still.
     pub(super) fn is_over(&self) -> bool {
-        if is_broken(self.end) { self.closing.as_ref().is_some_and(|closing| closing.is_ended) } else { self.end.is_some() }
+        if is_broken(self.end) {
+            self.closing.as_ref().is_some_and(|closing| closing.is_ended)
+        } else {
+            self.end.is_some()
+        }
     }
 
     /// Whether what was received and not opened is part of a record.
     pub(super) fn is_within_record(&self) -> bool {
         let Some(secure) = &self.secure else { return false };
-        let length = |header: [u8; HEADER_BYTES]| HEADER_BYTES + usize::from(u16::from_be_bytes([header[3], header[4]]));
+        let length = |header: [u8; HEADER_BYTES]| {
+            HEADER_BYTES + usize::from(u16::from_be_bytes([header[3], header[4]]))
+        };
         !secure.is_ended
             && !self.inbound.is_empty()
             && self.inbound.peek().is_none_or(|header| self.inbound.bytes() < length(header))
@@ -261,7 +295,8 @@ impl State {
     /// Opens what was received, as far as the session can take it.
     pub(super) fn open_records(self: &Rc<Self>, inner: &mut Inner) {
         let Some(secure) = &mut inner.secure else { return };
-        // What came after the end, or after what broke it, is nobody's: it is not opened, and no second alert tells of it.
+        // What came after the end, or after what broke it, is nobody's: it is not opened, and no second alert
+        // tells of it.
         if secure.is_ended() || is_broken(inner.end) {
             inner.inbound.clear();
         }
@@ -279,7 +314,8 @@ impl State {
         }
         self.queue(inner, Chunk::from_vec(out));
         // What was opened may have been less than what it is held for.
-        if inner.receive == Receive::Held && !inner.in_starved && !inner.in_parts && inner.is_within_record() {
+        if inner.receive == Receive::Held && !inner.in_starved && !inner.in_parts && inner.is_within_record()
+        {
             inner.receive = Receive::Idle;
             self.mark(inner);
         }
@@ -317,11 +353,12 @@ impl State {
 }
 
 impl Stream {
-    /// From now on the stream carries records: reads open them, writes seal. `rest` was received already. `must_end`: an end that nobody
-    /// announced is a truncation.
+    /// From now on the stream carries records: reads open them, writes seal. `rest` was received already.
+    /// `must_end`: an end that nobody announced is a truncation.
     pub fn secure(&self, records: Box<Records>, rest: Vec<u8>, must_end: bool) {
         self.unread(Chunk::from_vec(rest));
-        self.state().inner.borrow_mut().secure = Some(Box::new(Secure::new(Layer::Records(records), must_end)));
+        self.state().inner.borrow_mut().secure =
+            Some(Box::new(Secure::new(Layer::Records(records), must_end)));
     }
 
     /// Early data that came with the handshake's end, before anything is read.
@@ -334,13 +371,15 @@ impl Stream {
         }
     }
 
-    /// The same for a client that asks before the handshake is over: it goes on beside what is read and written. Its end must be awaited.
+    /// The same for a client that asks before the handshake is over: it goes on beside what is read and
+    /// written. Its end must be awaited.
     pub fn secure_early(&self, mut handshake: Box<Handshake>) {
         self.unread(Chunk::from_vec(handshake.take_rest()));
         self.state().inner.borrow_mut().secure = Some(Box::new(Secure::new(Layer::Early(handshake), false)));
     }
 
-    /// Whether the handshake of `secure_early` still goes on. Whatever it says meanwhile may be somebody's who recorded it before.
+    /// Whether the handshake of `secure_early` still goes on. Whatever it says meanwhile may be somebody's
+    /// who recorded it before.
     #[must_use]
     pub fn is_early(&self) -> bool {
         let inner = &mut *self.state().inner.borrow_mut();
@@ -428,7 +467,8 @@ impl Queue {
         self.iter().map(Chunk::outstanding).sum()
     }
 
-    /// Takes `length` bytes off the front, if they are there. `keeps`: what they lay in is wanted too, where they were joined.
+    /// Takes `length` bytes off the front, if they are there. `keeps`: what they lay in is wanted too, where
+    /// they were joined.
     fn take(&mut self, length: usize, keeps: bool) -> Option<Taken> {
         let front = self.front_mut()?;
         if front.len() > length {

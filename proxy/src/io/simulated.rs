@@ -1,8 +1,9 @@
-//! A ring without a kernel: in-memory sockets, scripted peers, virtual time, and every liberty a real kernel may take, drawn from a
-//! seed: short reads and writes, completions of different sockets in any order, delays, resets, no buffers, failed connects.
+//! A ring without a kernel: in-memory sockets, scripted peers, virtual time, and every liberty a real kernel
+//! may take, drawn from a seed: short reads and writes, completions of different sockets in any order,
+//! delays, resets, no buffers, failed connects.
 //!
-//! The engine above it is the real one. Tests make an engine with `Sim::engine`, drive peers by hand or by scripts, and
-//! turn with `Sim::run`, which checks the engine's and its own invariants after every turn.
+//! The engine above it is the real one. Tests make an engine with `Sim::engine`, drive peers by hand or by
+//! scripts, and turn with `Sim::run`, which checks the engine's and its own invariants after every turn.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,7 +46,8 @@ pub struct Faults {
     pub no_buffers: u32,
     /// A multishot operation ends early.
     pub spurious_end: u32,
-    /// A multishot receive that takes bytes misses an end or a reset after them, until it is armed anew or more bytes come.
+    /// A multishot receive that takes bytes misses an end or a reset after them, until it is armed anew or
+    /// more bytes come.
     pub missed_end: u32,
     /// A connect fails.
     pub connect_failure: u32,
@@ -178,7 +180,8 @@ impl Sim {
             acted: false,
             port: 40_000,
         }));
-        let pool = Pool::new(memory.buffers, memory.buffer_size, memory.budget).expect("memory for the buffers");
+        let pool =
+            Pool::new(memory.buffers, memory.buffer_size, memory.budget).expect("memory for the buffers");
         let ring = SimRing { world: Rc::clone(&world), pool, queue: Vec::new(), enters: 0 };
         (Engine::new(ring, settings), Self(world))
     }
@@ -200,7 +203,8 @@ impl Sim {
         let mut world = self.0.borrow_mut();
         let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), world.next_port()));
         let id = world.connections.len();
-        let Some(File::Listener { backlog, .. }) = world.files[listener.fd as usize - FD_BASE].as_mut() else {
+        let Some(File::Listener { backlog, .. }) = world.files[listener.fd as usize - FD_BASE].as_mut()
+        else {
             panic!("not a listener")
         };
         backlog.push_back(id);
@@ -210,13 +214,19 @@ impl Sim {
 
     /// Connects to this address succeed from now on; take them with `accept`.
     pub fn origin(&self, address: SocketAddr) {
-        self.0.borrow_mut().origins.insert(address, Origin::Listening { backlog: VecDeque::new(), serve: None });
+        self.0
+            .borrow_mut()
+            .origins
+            .insert(address, Origin::Listening { backlog: VecDeque::new(), serve: None });
     }
 
     /// Connects to this address succeed from now on; `make` gives each connection its script.
     pub fn serve(&self, address: SocketAddr, make: impl FnMut() -> Script + 'static) {
         let serve: Serve = Rc::new(RefCell::new(make));
-        self.0.borrow_mut().origins.insert(address, Origin::Listening { backlog: VecDeque::new(), serve: Some(serve) });
+        self.0
+            .borrow_mut()
+            .origins
+            .insert(address, Origin::Listening { backlog: VecDeque::new(), serve: Some(serve) });
     }
 
     /// Connects to this address never complete from now on.
@@ -290,12 +300,17 @@ impl Sim {
         self.0.borrow().files.iter().filter(|file| matches!(file, Some(File::Socket { .. }))).count()
     }
 
-    /// Turns the engine until `done` says so (`true`), or until nothing can happen any more and no timer is armed (`false`).
-    /// Checks invariants after every turn.
+    /// Turns the engine until `done` says so (`true`), or until nothing can happen any more and no timer is
+    /// armed (`false`). Checks invariants after every turn.
     ///
     /// # Panics
     /// On a broken invariant, or when 100,000 turns were not enough.
-    pub fn run<H: Handler>(&self, engine: &mut Engine<SimRing>, handler: &mut H, mut done: impl FnMut(&mut H) -> bool) -> bool {
+    pub fn run<H: Handler>(
+        &self,
+        engine: &mut Engine<SimRing>,
+        handler: &mut H,
+        mut done: impl FnMut(&mut H) -> bool,
+    ) -> bool {
         for _ in 0..100_000 {
             if done(handler) {
                 return true;
@@ -487,7 +502,11 @@ impl SimRing {
                         delayed |= world.can_move((start + offset) % count);
                         break;
                     }
-                    moves = if world.step((start + offset) % count, &self.pool).is_some() { moves - 1 } else { 0 };
+                    moves = if world.step((start + offset) % count, &self.pool).is_some() {
+                        moves - 1
+                    } else {
+                        0
+                    };
                 }
             }
         }
@@ -543,10 +562,13 @@ impl Ring for SimRing {
                     return Ok(());
                 }
             } else {
-                // Nothing happens until a timer fires, until the test wants to look, or until a script waits no longer.
+                // Nothing happens until a timer fires, until the test wants to look, or until a script waits
+                // no longer.
                 let end = [until, world.horizon].into_iter().flatten().min();
                 match (end, world.wakes.first().copied()) {
-                    (Some(end), wake) if wake.is_none_or(|wake| end <= wake) => world.now = end.max(world.now),
+                    (Some(end), wake) if wake.is_none_or(|wake| end <= wake) => {
+                        world.now = end.max(world.now)
+                    }
                     (_, Some(wake)) => {
                         world.now = wake;
                         continue;
@@ -579,7 +601,9 @@ impl Ring for SimRing {
 
     fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32> {
         let mut world = self.world.borrow_mut();
-        let File::Socket { connection: Some(connection), .. } = world.file(fd) else { return Err(libc::ENOTCONN) };
+        let File::Socket { connection: Some(connection), .. } = world.file(fd) else {
+            return Err(libc::ENOTCONN);
+        };
         let connection = *connection;
         let connection = &world.connections[connection];
         if accepted && connection.is_broken() {
@@ -613,9 +637,12 @@ impl Ring for SimRing {
             }
         }
         world.watches.clear();
-        // What was queued is still carried out, but only closes outlast the cancel. Connections that nobody was told of go.
-        let queued = queue.into_iter().filter_map(|(_, op)| if let Op::Close { fd } = op { Some(fd) } else { None });
-        let accepted = posted.iter().map(|(_, posted)| posted).filter(|posted| posted.token.kind() == Kind::Accept);
+        // What was queued is still carried out, but only closes outlast the cancel. Connections that nobody
+        // was told of go.
+        let queued =
+            queue.into_iter().filter_map(|(_, op)| if let Op::Close { fd } = op { Some(fd) } else { None });
+        let accepted =
+            posted.iter().map(|(_, posted)| posted).filter(|posted| posted.token.kind() == Kind::Accept);
         for fd in queued.chain(accepted.map(|accepted| accepted.result).filter(|fd| *fd >= 0)) {
             world.close(fd);
         }

@@ -1,5 +1,5 @@
-//! Submission entries, one function for each operation (io_uring_enter(2)), and the memory that some of them point to. Whoever
-//! pushes an entry keeps what it points to until the operation's final completion.
+//! Submission entries, one function for each operation (io_uring_enter(2)), and the memory that some of them
+//! point to. Whoever pushes an entry keeps what it points to until the operation's final completion.
 #![allow(unsafe_code, reason = "an all-zero msghdr")]
 
 use std::net::SocketAddr;
@@ -39,7 +39,8 @@ impl ConnectMemory {
     }
 }
 
-/// Accepts until cancelled. Not SOCK_NONBLOCK: on a non-blocking socket io_uring reports EAGAIN instead of waiting.
+/// Accepts until cancelled. Not SOCK_NONBLOCK: on a non-blocking socket io_uring reports EAGAIN instead of
+/// waiting.
 pub(super) fn accept(fd: RawFd) -> Entry {
     opcode::AcceptMulti::new(Fd(fd)).flags(libc::SOCK_CLOEXEC).build()
 }
@@ -48,19 +49,28 @@ pub(super) fn receive(fd: RawFd, multishot: bool, group: u16) -> Entry {
     if multishot {
         opcode::RecvMulti::new(Fd(fd), group).build()
     } else {
-        opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0).buf_group(group).build().flags(Flags::BUFFER_SELECT)
+        opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0)
+            .buf_group(group)
+            .build()
+            .flags(Flags::BUFFER_SELECT)
     }
 }
 
-/// Sends `memory.chunks`: one by send, several by sendmsg. Short results are wanted, so that slow progress is seen as progress.
+/// Sends `memory.chunks`: one by send, several by sendmsg. Short results are wanted, so that slow progress is
+/// seen as progress.
 pub(super) fn send(fd: RawFd, memory: &mut SendMemory) -> Entry {
     if let [chunk] = memory.chunks.as_slice() {
         // A longer chunk cannot be: a stream's high-water mark is far below 4 GiB.
-        return opcode::Send::new(Fd(fd), chunk.as_ptr(), chunk.len() as u32).flags(libc::MSG_NOSIGNAL).build();
+        return opcode::Send::new(Fd(fd), chunk.as_ptr(), chunk.len() as u32)
+            .flags(libc::MSG_NOSIGNAL)
+            .build();
     }
     memory.vectors.clear();
     memory.vectors.extend(
-        memory.chunks.iter().map(|chunk| libc::iovec { iov_base: chunk.as_ptr().cast_mut().cast(), iov_len: chunk.len() }),
+        memory
+            .chunks
+            .iter()
+            .map(|chunk| libc::iovec { iov_base: chunk.as_ptr().cast_mut().cast(), iov_len: chunk.len() }),
     );
     memory.header.msg_iov = memory.vectors.as_mut_ptr();
     memory.header.msg_iovlen = memory.vectors.len();

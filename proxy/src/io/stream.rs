@@ -1,5 +1,5 @@
-//! One connected socket as a session sees it: an inbound and an outbound queue in memory. What the engine does with them is in
-//! `engine`; the two meet only in `Inner`.
+//! One connected socket as a session sees it: an inbound and an outbound queue in memory. What the engine
+//! does with them is in `engine`; the two meet only in `Inner`.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -47,7 +47,8 @@ impl StreamError {
     }
 }
 
-/// Cheap to clone. Closes after `close`; is reset by `abort`, or when the last clone is dropped without either.
+/// Cheap to clone. Closes after `close`; is reset by `abort`, or when the last clone is dropped without
+/// either.
 pub struct Stream(Rc<State>);
 
 /// What engine and session share of one stream.
@@ -82,12 +83,13 @@ pub(super) struct Inner {
     pub(super) in_parts: bool,
     /// Whether it waits for a second look, since its last bytes may have hidden its end.
     pub(super) unsure: bool,
-    /// The class of buffers it should receive into, that of the receive in flight (or the last one), and how many receives in a row
-    /// spoke for the other.
+    /// The class of buffers it should receive into, that of the receive in flight (or the last one), and how
+    /// many receives in a row spoke for the other.
     pub(super) class: Class,
     pub(super) armed: Class,
     pub(super) streak: u8,
-    /// Accepted, and nothing came yet: the first receive is a single one, since the connection may end with its answer.
+    /// Accepted, and nothing came yet: the first receive is a single one, since the connection may end with
+    /// its answer.
     pub(super) is_fresh: bool,
     /// The next receive is armed only when somebody waits for it.
     pub(super) on_demand: bool,
@@ -101,7 +103,8 @@ pub(super) struct Inner {
     pub(super) in_flight: u32,
     pub(super) sending: bool,
     pub(super) send_cancelled: bool,
-    /// What it would cost to copy the ring buffers that the send in flight holds, and since when it holds them.
+    /// What it would cost to copy the ring buffers that the send in flight holds, and since when it holds
+    /// them.
     pub(super) send_pins: u32,
     pub(super) send_started: Time,
     /// The last send was taken whole.
@@ -190,10 +193,11 @@ impl Inner {
         if self.write_low == 0 { settings.write_low } else { self.write_low as usize }
     }
 
-    /// Whether another write may be queued: below the low-water mark; or above it, while nothing holds the last ones up and they wait only
-    /// for this turn's send to go out together.
+    /// Whether another write may be queued: below the low-water mark; or above it, while nothing holds the
+    /// last ones up and they wait only for this turn's send to go out together.
     pub(super) fn has_room(&self, settings: &Settings) -> bool {
-        self.queued < self.write_low(settings) || (self.flows && !self.sending && self.queued < settings.send_bytes_max)
+        self.queued < self.write_low(settings)
+            || (self.flows && !self.sending && self.queued < settings.send_bytes_max)
     }
 
     /// Whether somebody waits for bytes.
@@ -360,7 +364,8 @@ impl Stream {
         std::future::poll_fn(|cx| self.poll_read(cx)).await
     }
 
-    /// Ready once the connection is broken: reset, not merely ended by a peer that has nothing more to say. It is watched like a read.
+    /// Ready once the connection is broken: reset, not merely ended by a peer that has nothing more to say.
+    /// It is watched like a read.
     pub fn poll_broken(&self, cx: &Context<'_>) -> Poll<()> {
         let inner = &mut *self.0.inner.borrow_mut();
         if inner.write_state().is_err() || matches!(inner.end, Some(Err(_))) {
@@ -403,7 +408,8 @@ impl Stream {
         Poll::Pending
     }
 
-    /// From now on this stream is writable while fewer bytes are queued than this, instead of `Settings::write_low`.
+    /// From now on this stream is writable while fewer bytes are queued than this, instead of
+    /// `Settings::write_low`.
     pub fn set_write_low(&self, bytes: usize) {
         self.0.inner.borrow_mut().write_low = u32::try_from(bytes.max(1)).unwrap_or(u32::MAX);
     }
@@ -413,9 +419,9 @@ impl Stream {
         std::future::poll_fn(|cx| self.poll_writable(cx)).await
     }
 
-    /// Queues bytes; never waits. Callers await `writable` before each, so the queue stays near its high-water mark.
-    /// All that is queued in one loop turn goes out in one send. Bytes for a stream that broke, closed or sent its
-    /// FIN are dropped.
+    /// Queues bytes; never waits. Callers await `writable` before each, so the queue stays near its
+    /// high-water mark. All that is queued in one loop turn goes out in one send. Bytes for a stream that
+    /// broke, closed or sent its FIN are dropped.
     pub fn write(&self, chunk: Chunk) {
         let inner = &mut *self.0.inner.borrow_mut();
         if inner.secure.is_some() {
@@ -447,8 +453,8 @@ impl Stream {
         self.0.inner.borrow().queued
     }
 
-    /// What it received before is not counted against it any more: whoever holds that now belongs to an exchange that is over, and must not
-    /// keep the next one from receiving.
+    /// What it received before is not counted against it any more: whoever holds that now belongs to an
+    /// exchange that is over, and must not keep the next one from receiving.
     pub fn begin_anew(&self) {
         let state = &self.0;
         state.epoch.set(state.epoch.get().wrapping_add(1));
@@ -478,9 +484,10 @@ impl Stream {
         }
     }
 
-    /// Closes after what is queued has been sent: FIN, then a short wait for the peer's own end, so that bytes still under way
-    /// to us do not turn into a reset that would destroy what we sent. The engine bounds the flush by
-    /// `Settings::close_timeout` without progress; whoever wants less keeps the stream and calls `abort`.
+    /// Closes after what is queued has been sent: FIN, then a short wait for the peer's own end, so that
+    /// bytes still under way to us do not turn into a reset that would destroy what we sent. The engine
+    /// bounds the flush by `Settings::close_timeout` without progress; whoever wants less keeps the stream
+    /// and calls `abort`.
     pub fn close(&self) {
         let inner = &mut *self.0.inner.borrow_mut();
         match inner.phase {
@@ -505,20 +512,22 @@ impl Stream {
         }
     }
 
-    /// Like `close`, for a peer that has promised to send nothing more (RFC 9112 §9.6): where none of its bytes can be under way, there is
-    /// nothing to wait for after the flush.
+    /// Like `close`, for a peer that has promised to send nothing more (RFC 9112 §9.6): where none of its
+    /// bytes can be under way, there is nothing to wait for after the flush.
     pub fn finish(&self) {
         self.0.inner.borrow_mut().is_last = true;
         self.close();
     }
 
-    /// Like `close`, for a peer that broke the rules: it gets a moment to read what it was told, however much it still sends, and no more.
+    /// Like `close`, for a peer that broke the rules: it gets a moment to read what it was told, however much
+    /// it still sends, and no more.
     pub fn refuse(&self) {
         self.0.inner.borrow_mut().closing.get_or_insert_default().is_refused = true;
         self.close();
     }
 
-    /// Drops what is queued and resets the connection (SO_LINGER 0); where TLS broke it, the alert that says so goes out first.
+    /// Drops what is queued and resets the connection (SO_LINGER 0); where TLS broke it, the alert that says
+    /// so goes out first.
     pub fn abort(&self) {
         if self.0.inner.borrow().has_last_word() {
             return self.close();
@@ -533,13 +542,15 @@ impl Stream {
         inner.write_error.or_else(|| inner.end.and_then(Result::err))
     }
 
-    /// Bytes received and bytes taken by the kernel so far, and when either last moved: for `send`, `request_body` and `min_rate`.
+    /// Bytes received and bytes taken by the kernel so far, and when either last moved: for `send`,
+    /// `request_body` and `min_rate`.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.0.inner.borrow().progress
     }
 
-    /// How many bytes the peer's host has acknowledged: what the kernel took may wait in its buffers for long. Costs a system call.
+    /// How many bytes the peer's host has acknowledged: what the kernel took may wait in its buffers for
+    /// long. Costs a system call.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         let inner = self.0.inner.borrow();
@@ -560,19 +571,24 @@ impl Stream {
         self.0.inner.borrow().receive == Receive::Held
     }
 
-    /// Whether the connection can still carry an exchange: no end of stream, no error, nothing unread, nothing unsent.
+    /// Whether the connection can still carry an exchange: no end of stream, no error, nothing unread,
+    /// nothing unsent.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
         let inner = &mut *self.0.inner.borrow_mut();
         self.0.open_records(inner);
         let quiet = inner.inbound.is_empty() && !inner.has_input() && inner.queued == 0;
-        quiet && inner.phase == Phase::Open && inner.end.is_none() && inner.write_error.is_none() && inner.fin == Fin::No
+        quiet
+            && inner.phase == Phase::Open
+            && inner.end.is_none()
+            && inner.write_error.is_none()
+            && inner.fin == Fin::No
     }
 
     /// Marks the stream as idle: no task waits on it. The next bytes, end of stream or error are reported to
-    /// `Handler::parked_ready` with this `tag` instead of waking a task; the mark is then gone. Needs an empty inbound
-    /// queue; if it is not empty the report comes in this loop turn. The caller keeps the stream: dropping its last clone
-    /// resets the connection, parked or not.
+    /// `Handler::parked_ready` with this `tag` instead of waking a task; the mark is then gone. Needs an
+    /// empty inbound queue; if it is not empty the report comes in this loop turn. The caller keeps the
+    /// stream: dropping its last clone resets the connection, parked or not.
     pub fn park(&self, tag: Tag) {
         let inner = &mut *self.0.inner.borrow_mut();
         inner.parked = Some(tag);
@@ -687,7 +703,8 @@ mod tests {
 
     #[test]
     fn an_idle_stream_stays_small() {
-        // Beside it: two words of its `Rc`. See benches/NOTES.md for what an idle connection has beside its stream.
+        // Beside it: two words of its `Rc`. See benches/NOTES.md for what an idle connection has beside its
+        // stream.
         assert!(size_of::<State>() <= 240, "{} bytes", size_of::<State>());
     }
 }

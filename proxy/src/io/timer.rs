@@ -1,5 +1,6 @@
-//! A hierarchical timer wheel: 8 levels of 64 slots, ticks of 2^21 ns (2.1 ms). Arming and disarming are O(1); the time
-//! of the next expiry is exact, so a sleeping worker wakes only when something is due. `now` is always passed in.
+//! A hierarchical timer wheel: 8 levels of 64 slots, ticks of 2^21 ns (2.1 ms). Arming and disarming are
+//! O(1); the time of the next expiry is exact, so a sleeping worker wakes only when something is due. `now`
+//! is always passed in.
 
 use std::num::NonZero;
 
@@ -74,7 +75,14 @@ impl<T> Wheel<T> {
         let nanos = deadline.as_nanos();
         let tick = (nanos >> TICK_BITS) + u64::from(nanos & ((1 << TICK_BITS) - 1) != 0);
         let index = if self.free == NONE {
-            self.entries.push(Entry { generation: 0, next: NONE, previous: NONE, place: FREE, tick, value: None });
+            self.entries.push(Entry {
+                generation: 0,
+                next: NONE,
+                previous: NONE,
+                place: FREE,
+                tick,
+                value: None,
+            });
             (self.entries.len() - 1) as u32
         } else {
             let index = self.free;
@@ -148,8 +156,9 @@ impl<T> Wheel<T> {
         (entry.place != FREE && u64::from(entry.generation) == key >> 32).then_some(index)
     }
 
-    /// The list that comes first in time, and the tick at which it must be looked at. A list of a lower level always
-    /// comes before those of higher levels, since a timer sits at the level of the highest bit in which it differs from `elapsed`.
+    /// The list that comes first in time, and the tick at which it must be looked at. A list of a lower level
+    /// always comes before those of higher levels, since a timer sits at the level of the highest bit in
+    /// which it differs from `elapsed`.
     fn first_place(&self) -> Option<(usize, u64)> {
         let level = self.occupied.iter().position(|&bits| bits != 0)?;
         let shift = 6 * level as u32;
@@ -259,7 +268,8 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let span = prop_oneof![0u64..10_000_000, 0u64..5_000_000_000, 0u64..10_000_000_000_000, Just(u64::MAX / 2)];
+        let span =
+            prop_oneof![0u64..10_000_000, 0u64..5_000_000_000, 0u64..10_000_000_000_000, Just(u64::MAX / 2)];
         prop_oneof![
             4 => span.clone().prop_map(Step::Arm),
             2 => (0usize..64).prop_map(Step::Disarm),

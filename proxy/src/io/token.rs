@@ -1,5 +1,5 @@
-//! What travels as `user_data` through the ring: kind, slot and generation. A completion whose generation is not the
-//! slot's current one belongs to something that is gone, and is dropped.
+//! What travels as `user_data` through the ring: kind, slot and generation. A completion whose generation is
+//! not the slot's current one belongs to something that is gone, and is dropped.
 
 /// What an operation was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! The guard on interfaces: taken over from the pin that an earlier run left, attached anew, or refused with the holder's name.
+//! The guard on interfaces: taken over from the pin that an earlier run left, attached anew, or refused with
+//! the holder's name.
 
 use aya::programs::Xdp;
 use aya::programs::links::{FdLink, LinkError};
@@ -46,9 +47,15 @@ pub enum Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Instance { instance, run_dir } => write!(f, "the instance \"{instance}\" ({})", run_dir.display()),
-            Self::Program { id, name: Some(name) } if name == GUARD => write!(f, "a sluice without pins (program {id})"),
-            Self::Program { id, name: Some(name) } => write!(f, "program {id}, \"{name}\", which is not Sluice's"),
+            Self::Instance { instance, run_dir } => {
+                write!(f, "the instance \"{instance}\" ({})", run_dir.display())
+            }
+            Self::Program { id, name: Some(name) } if name == GUARD => {
+                write!(f, "a sluice without pins (program {id})")
+            }
+            Self::Program { id, name: Some(name) } => {
+                write!(f, "program {id}, \"{name}\", which is not Sluice's")
+            }
             Self::Program { id: 0, name: None } => f.write_str("several programs"),
             Self::Program { id, name: None } => write!(f, "program {id}"),
         }
@@ -58,8 +65,9 @@ impl fmt::Display for Holder {
 impl Holder {
     /// Of the program with this id.
     fn new(id: u32) -> Self {
-        let pinned =
-            pins::instances().into_iter().find(|pinned| pinned.interfaces.iter().any(|(_, program)| *program == Some(id)));
+        let pinned = pins::instances()
+            .into_iter()
+            .find(|pinned| pinned.interfaces.iter().any(|(_, program)| *program == Some(id)));
         if let Some(pinned) = pinned {
             return Self::Instance { instance: pinned.instance, run_dir: pinned.run_dir };
         }
@@ -77,8 +85,9 @@ pub fn holder(interface: &str) -> Option<Holder> {
 }
 
 impl Programs {
-    /// Puts the guard on one interface; with `Auto` driver mode is tried first, then generic. Where an earlier run of this instance
-    /// left it pinned, its program is replaced in one step: no packet goes unjudged.
+    /// Puts the guard on one interface; with `Auto` driver mode is tried first, then generic. Where an
+    /// earlier run of this instance left it pinned, its program is replaced in one step: no packet goes
+    /// unjudged.
     ///
     /// Until `apply_guard` was called every packet passes, and is counted as `unconfigured`.
     pub fn attach_guard(&mut self, interface: &str, mode: model::GuardMode) -> Result<XdpMode, KernelError> {
@@ -97,7 +106,10 @@ impl Programs {
             return Ok(mode);
         }
         if let Some(on) = on() {
-            return Err(KernelError::Held { interface: interface.to_owned(), holder: Holder::new(on.program) });
+            return Err(KernelError::Held {
+                interface: interface.to_owned(),
+                holder: Holder::new(on.program),
+            });
         }
         let modes: &[XdpMode] = match mode {
             model::GuardMode::Auto => &[XdpMode::Driver, XdpMode::Generic],
@@ -117,7 +129,11 @@ impl Programs {
                     return Ok(mode);
                 }
                 Err(error) => {
-                    reasons.push(format!("{} mode: {}", mode.label(), explain_attach(interface, mode, &error)));
+                    reasons.push(format!(
+                        "{} mode: {}",
+                        mode.label(),
+                        explain_attach(interface, mode, &error)
+                    ));
                     if !is_driver_limit(&error) {
                         break;
                     }
@@ -133,11 +149,14 @@ impl Programs {
             None => Ok(()),
             Some((_, Hold::Program(link))) => {
                 let program: &mut Xdp = program_mut(&mut self.ebpf, GUARD)?;
-                let refused = |error| KernelError::Attach { interface: interface.to_owned(), reason: chain(&error) };
+                let refused =
+                    |error| KernelError::Attach { interface: interface.to_owned(), reason: chain(&error) };
                 program.detach(link).map_err(refused)
             }
             // The link is dropped after its pin.
-            Some((_, Hold::Pinned(_link))) => self.pins.as_ref().map_or(Ok(()), |pins| pins.unpin_link(&xdp_link(interface))),
+            Some((_, Hold::Pinned(_link))) => {
+                self.pins.as_ref().map_or(Ok(()), |pins| pins.unpin_link(&xdp_link(interface)))
+            }
         }
     }
 
@@ -156,7 +175,8 @@ impl Programs {
         self.attached.iter().map(|(interface, (mode, _))| (interface.as_str(), *mode))
     }
 
-    /// Replaces the program of a pinned link, if there is one that still judges this interface in a mode that is asked for.
+    /// Replaces the program of a pinned link, if there is one that still judges this interface in a mode that
+    /// is asked for.
     fn adopt_link(
         &mut self,
         interface: &str,
@@ -180,7 +200,8 @@ impl Programs {
             };
             tracing::warn!(
                 interface,
-                "the pinned XDP link {why}: it is removed, and packets pass unjudged until the new one is attached"
+                "the pinned XDP link {why}: it is removed, and packets pass unjudged until the new one is \
+                 attached"
             );
             return pins.unpin_link(&xdp_link(interface)).map(|()| None);
         };
@@ -188,9 +209,12 @@ impl Programs {
         let unlinked = |error: LinkError| refused(format!("its pinned link: {}", chain(&error)));
         let program: &mut Xdp = program_mut(&mut self.ebpf, GUARD)?;
         let link = XdpLink::try_from(link).map_err(unlinked)?;
-        let id = program.attach_to_link(link).map_err(|error| refused(format!("its pinned link: {}", chain(&error))))?;
+        let id = program
+            .attach_to_link(link)
+            .map_err(|error| refused(format!("its pinned link: {}", chain(&error))))?;
         let link = program.take_link(id).map_err(|error| refused(chain(&error)))?;
-        self.attached.insert(interface.to_owned(), (mode, Hold::Pinned(FdLink::try_from(link).map_err(unlinked)?)));
+        self.attached
+            .insert(interface.to_owned(), (mode, Hold::Pinned(FdLink::try_from(link).map_err(unlinked)?)));
         Ok(Some(mode))
     }
 
@@ -199,10 +223,12 @@ impl Programs {
         let hold = match &self.pins {
             None => Hold::Program(link),
             Some(pins) => {
-                let refused = |reason: String| KernelError::Attach { interface: interface.to_owned(), reason };
+                let refused =
+                    |reason: String| KernelError::Attach { interface: interface.to_owned(), reason };
                 let program: &mut Xdp = program_mut(&mut self.ebpf, GUARD)?;
                 let link = program.take_link(link).map_err(|error| refused(chain(&error)))?;
-                let link = FdLink::try_from(link).map_err(|_| refused("this kernel's XDP has no links to pin".to_owned()))?;
+                let link = FdLink::try_from(link)
+                    .map_err(|_| refused("this kernel's XDP has no links to pin".to_owned()))?;
                 Hold::Pinned(pins.pin_link(&xdp_link(interface), link)?)
             }
         };
@@ -219,7 +245,9 @@ fn no_interface() -> String {
 fn is_driver_limit(error: &ProgramError) -> bool {
     matches!(
         errno(error).map(Errno::from_raw),
-        Some(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ERANGE | Errno::ENOSPC | Errno::ENOSYS | Errno::ENOMEM)
+        Some(
+            Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ERANGE | Errno::ENOSPC | Errno::ENOSYS | Errno::ENOMEM
+        )
     )
 }
 
@@ -230,21 +258,26 @@ fn explain_attach(interface: &str, mode: XdpMode, error: &ProgramError) -> Strin
     }
     match (errno(error).map(Errno::from_raw), mode) {
         (Some(Errno::ENODEV), _) => no_interface(),
-        (Some(Errno::EPERM | Errno::EACCES), _) => "not permitted: needs CAP_NET_ADMIN and CAP_BPF (or root)".to_owned(),
+        (Some(Errno::EPERM | Errno::EACCES), _) => {
+            "not permitted: needs CAP_NET_ADMIN and CAP_BPF (or root)".to_owned()
+        }
         (Some(Errno::EOPNOTSUPP), XdpMode::Driver) => {
             "its driver has no XDP (lo never has): use guard.mode = \"generic\" or \"auto\"".to_owned()
         }
         (Some(Errno::EOPNOTSUPP), XdpMode::Generic) => "this kernel is built without generic XDP".to_owned(),
         (Some(Errno::EBUSY), _) => format!(
-            "another XDP program is attached (another sluice, or `ip link show dev {interface}` names its id): one program per \
+            "another XDP program is attached (another sluice, or `ip link show dev {interface}` names its \
+             id): one program per \
              interface; stop that one or take the interface out of guard.interfaces"
         ),
         (Some(Errno::EEXIST), _) => format!(
-            "an XDP program is attached in the other mode (`ip link show dev {interface}` shows it): one program per interface; \
+            "an XDP program is attached in the other mode (`ip link show dev {interface}` shows it): one \
+             program per interface; \
              detach that one first"
         ),
         (Some(Errno::EINVAL | Errno::ERANGE), XdpMode::Driver) => format!(
-            "its driver refuses XDP with the present settings ({error}): usually too large an MTU, LRO, or a virtual \
+            "its driver refuses XDP with the present settings ({error}): usually too large an MTU, LRO, or a \
+             virtual \
              interface that is part of another: use guard.mode = \"generic\""
         ),
         _ => chain(error),

@@ -1,7 +1,7 @@
 //! The user side of bans: the table that the guard's program reads, and their bits in its prefilter.
 //!
-//! A ban's bits are set before it is entered and cleared after it is taken out. Bits are shared, so clearing means making the bans'
-//! part of the bitmap anew: once for all that ended, by `sweep_bans`.
+//! A ban's bits are set before it is entered and cleared after it is taken out. Bits are shared, so clearing
+//! means making the bans' part of the bitmap anew: once for all that ended, by `sweep_bans`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -44,7 +44,8 @@ impl Bans {
 }
 
 impl Programs {
-    /// Bans a source until `end`, however long it was banned before; returns the end of the ban that this one replaces.
+    /// Bans a source until `end`, however long it was banned before; returns the end of the ban that this one
+    /// replaces.
     ///
     /// # Errors
     /// `BansFull` when there are as many as can be and none of them is over; every other ban stays as it was.
@@ -62,7 +63,11 @@ impl Programs {
         let was_stale = std::mem::replace(&mut self.bans.stale, true);
         self.add_bits(&bits)?;
         let config = self.guard_config()?;
-        let wanted = GuardConfig { flags: config.flags | GUARD_BANS, classes: config.classes | bits.classes, ..config };
+        let wanted = GuardConfig {
+            flags: config.flags | GUARD_BANS,
+            classes: config.classes | bits.classes,
+            ..config
+        };
         if config != wanted {
             self.write_config(wanted)?;
         }
@@ -70,7 +75,8 @@ impl Programs {
         table.insert(source.key(), end.as_nanos(), 0).map_err(|error| KernelError::map(BANS, error))?;
         let before = self.bans.ends.insert(source, end);
         self.bans.stale = was_stale;
-        self.bans.next = if before.is_some() { self.bans.ends.values().min().copied() } else { min(self.bans.next, end) };
+        self.bans.next =
+            if before.is_some() { self.bans.ends.values().min().copied() } else { min(self.bans.next, end) };
         Ok(before.filter(|before| *before > now))
     }
 
@@ -89,13 +95,14 @@ impl Programs {
         Ok(end.filter(|end| *end > now))
     }
 
-    /// Takes out the bans that are over, and the bits that nothing needs any more. The program itself looks at the time, so this
-    /// frees room and spares look-ups, no more. Returns how many ended.
+    /// Takes out the bans that are over, and the bits that nothing needs any more. The program itself looks
+    /// at the time, so this frees room and spares look-ups, no more. Returns how many ended.
     ///
     /// # Errors
     /// When a map cannot be written; what was not swept is swept next time.
     pub fn sweep_bans(&mut self, now: Time) -> Result<usize, KernelError> {
-        let over: Vec<BanSource> = self.bans.ends.iter().filter(|(_, end)| **end <= now).map(|(source, _)| *source).collect();
+        let over: Vec<BanSource> =
+            self.bans.ends.iter().filter(|(_, end)| **end <= now).map(|(source, _)| *source).collect();
         for source in &over {
             self.take_out(*source)?;
             self.bans.ends.remove(source);

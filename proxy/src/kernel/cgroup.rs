@@ -1,5 +1,5 @@
-//! The cgroup v2 of this process (cgroups(7)). Sockets belong to the cgroup of whoever created them, and programs that look at sockets
-//! are attached there.
+//! The cgroup v2 of this process (cgroups(7)). Sockets belong to the cgroup of whoever created them, and
+//! programs that look at sockets are attached there.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,21 +10,27 @@ use super::KernelError;
 pub(super) fn own() -> Result<(PathBuf, File), KernelError> {
     let failed = |reason: String| KernelError::Cgroup { reason };
     let read = |path: &str| std::fs::read_to_string(path).map_err(|error| failed(format!("{path}: {error}")));
-    let path = find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?).map_err(|reason| failed(reason.to_owned()))?;
+    let path = find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
+        .map_err(|reason| failed(reason.to_owned()))?;
     let file = File::open(&path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
     Ok((path, file))
 }
 
 /// Where it is mounted, from the contents of /proc/self/cgroup and /proc/self/mountinfo.
 fn find(cgroups: &str, mounts: &str) -> Result<PathBuf, &'static str> {
-    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::")).ok_or("this kernel has no cgroup v2")?;
+    let own =
+        cgroups.lines().find_map(|line| line.strip_prefix("0::")).ok_or("this kernel has no cgroup v2")?;
     let own = Path::new(own);
     let mut mounted = false;
     for line in mounts.lines() {
         // proc_pid_mountinfo(5): fields up to a lone hyphen, then the file system's type.
         let Some((fields, rest)) = line.split_once(" - ") else { continue };
         let mut fields = fields.split(' ').skip(3);
-        let (Some("cgroup2"), Some(root), Some(point)) = (rest.split(' ').next(), fields.next(), fields.next()) else { continue };
+        let (Some("cgroup2"), Some(root), Some(point)) =
+            (rest.split(' ').next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
         mounted = true;
         let (root, point) = (unescaped(root), unescaped(point));
         if let Ok(below) = own.strip_prefix(&root) {

@@ -1,5 +1,5 @@
-//! The user side of exact connections per source: attaching the program that counts, its limit, and what it counted
-//! (`proxy-ebpf/src/connections.rs`).
+//! The user side of exact connections per source: attaching the program that counts, its limit, and what it
+//! counted (`proxy-ebpf/src/connections.rs`).
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -32,8 +32,8 @@ pub struct Counted {
 }
 
 impl Programs {
-    /// Counts the connections of listeners that this process creates from now on; returns the cgroup's path. Which listeners are ours
-    /// is up to `apply_guard`.
+    /// Counts the connections of listeners that this process creates from now on; returns the cgroup's path.
+    /// Which listeners are ours is up to `apply_guard`.
     ///
     /// # Errors
     /// Why nothing is counted. What the guard limits stays unlimited then.
@@ -65,12 +65,19 @@ impl Programs {
     /// Writes the limit, and whose connections count.
     pub(super) fn write_connections(&mut self, guard: &model::Guard) -> Result<(), KernelError> {
         // Seeds live as long as the counts that were placed by them.
-        let present = self.map::<Array<_, CountConfig>>(CONFIG)?.get(&0, 0).map_err(|error| KernelError::map(CONFIG, error))?;
+        let present = self
+            .map::<Array<_, CountConfig>>(CONFIG)?
+            .get(&0, 0)
+            .map_err(|error| KernelError::map(CONFIG, error))?;
         let config = CountConfig {
             limit: guard.connections_per_ip.unwrap_or(0).into(),
             // Without it connections to the same address and port in other namespaces would count as well.
             netns_cookie: netns::cookie().unwrap_or(0),
-            seeds: if present.seeds == [0; 2] { self.seeds.map(|seed| seed.rotate_left(32)) } else { present.seeds },
+            seeds: if present.seeds == [0; 2] {
+                self.seeds.map(|seed| seed.rotate_left(32))
+            } else {
+                present.seeds
+            },
         };
         let mut map = self.map_mut::<Array<_, CountConfig>>(CONFIG)?;
         map.set(0, config, 0).map_err(|error| KernelError::map(CONFIG, error))
@@ -86,7 +93,10 @@ impl Programs {
 
     /// Live connections of a source (an IPv6 one is its /64).
     pub fn connections_of(&self, source: IpAddr) -> Result<u64, KernelError> {
-        let config = self.map::<Array<_, CountConfig>>(CONFIG)?.get(&0, 0).map_err(|error| KernelError::map(CONFIG, error))?;
+        let config = self
+            .map::<Array<_, CountConfig>>(CONFIG)?
+            .get(&0, 0)
+            .map_err(|error| KernelError::map(CONFIG, error))?;
         let bits = u128::from_be_bytes(mapped(source));
         let key = sources::key((bits >> 64) as u64, bits as u64);
         let buckets = self.map::<Array<_, Bucket>>(COUNTS)?;
@@ -101,7 +111,8 @@ impl Programs {
 
     /// Live connections that brought their source to its limit: while there are any, ACKs are looked up.
     pub fn connections_at_limit(&self) -> Result<u64, KernelError> {
-        let armed = self.map::<Array<_, Armed>>(ARMED)?.get(&0, 0).map_err(|error| KernelError::map(ARMED, error))?;
+        let armed =
+            self.map::<Array<_, Armed>>(ARMED)?.get(&0, 0).map_err(|error| KernelError::map(ARMED, error))?;
         Ok(armed.at_limit)
     }
 
@@ -110,7 +121,8 @@ impl Programs {
         let tallies = self.map::<PerCpuArray<_, u64>>(TALLIES)?;
         let mut counted = Counted::default();
         for tally in Tally::ALL {
-            let values = tallies.get(&(*tally as u32), 0).map_err(|error| KernelError::map(TALLIES, error))?;
+            let values =
+                tallies.get(&(*tally as u32), 0).map_err(|error| KernelError::map(TALLIES, error))?;
             let sum: u64 = values.iter().sum();
             match tally {
                 Tally::Opened => counted.opened = sum,

@@ -1,5 +1,5 @@
-//! The user side of SYN cookies: the settings of this network namespace that they need, and what the guard's program is told of the
-//! others (`proxy-ebpf/src/cookie.rs`).
+//! The user side of SYN cookies: the settings of this network namespace that they need, and what the guard's
+//! program is told of the others (`proxy-ebpf/src/cookie.rs`).
 
 use aya::maps::Array;
 use proxy_common::cookie::{COOKIE_SACK, COOKIE_TIMESTAMPS, COOKIE_WINDOW_SCALE, CookieConfig};
@@ -16,11 +16,16 @@ const RMEM_MAX: u64 = 212_992;
 const WINDOW_MAX: u64 = 64_240;
 
 impl Programs {
-    /// Lets SYNs be answered with cookies from the next `apply_guard` on; returns what is lost under attack for want of a setting.
+    /// Lets SYNs be answered with cookies from the next `apply_guard` on; returns what is lost under attack
+    /// for want of a setting.
     ///
     /// # Errors
     /// Why there are none.
-    pub fn use_cookies(&mut self, mode: SynCookies, sysctls: &mut Sysctls) -> Result<Vec<String>, KernelError> {
+    pub fn use_cookies(
+        &mut self,
+        mode: SynCookies,
+        sysctls: &mut Sysctls,
+    ) -> Result<Vec<String>, KernelError> {
         let failed = |reason: String| KernelError::Cookies { reason };
         let mut lacks = Vec::new();
         let present = sysctls.read("tcp_syncookies").map_err(failed)?;
@@ -34,7 +39,9 @@ impl Programs {
         match set {
             Ok(()) => {}
             Err(error) if present == "0" => return Err(failed(error)),
-            Err(error) => lacks.push(format!("a cookie for every SYN: only while a request queue is full ({error})")),
+            Err(error) => {
+                lacks.push(format!("a cookie for every SYN: only while a request queue is full ({error})"))
+            }
         }
         // Without an offset of each connection's own, or the kernel could not read the options back.
         let timestamps = match sysctls.read("tcp_timestamps").as_deref() {
@@ -54,7 +61,8 @@ impl Programs {
     }
 }
 
-/// As the kernel will choose when it sees the cookie again (tcp_select_initial_window): another window scale would garble every window.
+/// As the kernel will choose when it sees the cookie again (tcp_select_initial_window): another window scale
+/// would garble every window.
 fn config(sysctls: &Sysctls) -> CookieConfig {
     let is_on = |name| sysctls.read(name).is_ok_and(|value| value != "0");
     let rmem = sysctls.read("tcp_rmem").unwrap_or_default();
@@ -82,7 +90,9 @@ mod tests {
 
     #[test]
     fn the_window_scale_is_the_kernels() {
-        for (space, scale) in [(0, 0), (65_535, 0), (65_536, 1), (212_992, 2), (6_291_456, 7), (33_554_432, 10), (1 << 40, 14)] {
+        for (space, scale) in
+            [(0, 0), (65_535, 0), (65_536, 1), (212_992, 2), (6_291_456, 7), (33_554_432, 10), (1 << 40, 14)]
+        {
             assert_eq!(window_scale(space), scale, "{space}");
         }
     }

@@ -30,7 +30,11 @@ impl Programs {
     pub fn steered(&self) -> Result<Steered, KernelError> {
         let selected = (0..).zip(self.sums(SELECTED)?).filter(|(_, sum)| *sum != 0).collect();
         let fallbacks = self.sums(FALLBACKS)?;
-        let fallbacks = Fallback::ALL.iter().zip(fallbacks).map(|(reason, sum)| (reason.label().to_owned(), sum)).collect();
+        let fallbacks = Fallback::ALL
+            .iter()
+            .zip(fallbacks)
+            .map(|(reason, sum)| (reason.label().to_owned(), sum))
+            .collect();
         Ok((selected, fallbacks))
     }
 
@@ -45,7 +49,10 @@ impl Programs {
         Ok(GuardStatus {
             connections: self.counts_connections().then(|| counted.opened.saturating_sub(counted.closed)),
             uncounted: counted.uncounted,
-            interfaces: self.attached().map(|(interface, mode)| (interface.to_owned(), mode.label().to_owned())).collect(),
+            interfaces: self
+                .attached()
+                .map(|(interface, mode)| (interface.to_owned(), mode.label().to_owned()))
+                .collect(),
             dry_run: self.guard_config()?.flags & GUARD_DRY_RUN != 0,
             verdicts: self.verdicts()?,
             bans: self.bans(now()).count() as u64,
@@ -69,7 +76,9 @@ impl Programs {
         let array = self.map::<PerCpuArray<_, u64>>(name)?;
         array
             .iter()
-            .map(|values| values.map(|values| values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value))))
+            .map(|values| {
+                values.map(|values| values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
+            })
             .collect::<Result<_, _>>()
             .map_err(|error| KernelError::map(name, error))
     }

@@ -1,5 +1,6 @@
-//! Ends the connections between one source and our listeners (sock_diag(7), SOCK_DESTROY): the guard drops their packets already, and
-//! this spares client and worker the wait for a timeout. The kernel filters the dump, so its cost is a walk over its table.
+//! Ends the connections between one source and our listeners (sock_diag(7), SOCK_DESTROY): the guard drops
+//! their packets already, and this spares client and worker the wait for a timeout. The kernel filters the
+//! dump, so its cost is a walk over its table.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,11 +8,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use ipnet::IpNet;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// Most connections that are ended at once; what is above dies by its timeouts, since its packets are dropped.
+/// Most connections that are ended at once; what is above dies by its timeouts, since its packets are
+/// dropped.
 const CUT_MAX: usize = 1 << 16;
 
 /// NLMSG_ERROR, NLMSG_DONE, SOCK_DIAG_BY_FAMILY, SOCK_DESTROY.
@@ -37,11 +40,13 @@ const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 1
 /// # Errors
 /// When the kernel cannot (CONFIG_INET_DIAG_DESTROY) or may not; the connections then end by their timeouts.
 pub fn cut(source: IpNet, listeners: &[SocketAddr]) -> io::Result<usize> {
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    let netlink =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
     // The kernel answers within the send; a wait would be a bug that must not hang the supervisor.
     setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
     // A client of IPv4 may be on a socket of either family.
-    let families: &[i32] = if source.addr().is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
+    let families: &[i32] =
+        if source.addr().is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
     let mut found = Vec::new();
     for &family in families {
         send(&netlink, &message(BY_FAMILY, DUMP, family as u8, STATES, &[0; ID], &condition(source)))?;
@@ -63,7 +68,13 @@ pub fn cut(source: IpNet, listeners: &[SocketAddr]) -> io::Result<usize> {
 }
 
 fn send(netlink: &OwnedFd, message: &[u8]) -> io::Result<()> {
-    sendmsg(netlink.as_raw_fd(), &[IoSlice::new(message)], &[], MsgFlags::empty(), Some(&NetlinkAddr::new(0, 0)))?;
+    sendmsg(
+        netlink.as_raw_fd(),
+        &[IoSlice::new(message)],
+        &[],
+        MsgFlags::empty(),
+        Some(&NetlinkAddr::new(0, 0)),
+    )?;
     Ok(())
 }
 
@@ -114,7 +125,9 @@ fn collect(netlink: &OwnedFd, listeners: &[SocketAddr], into: &mut Vec<(u8, [u8;
         while let Some(header) = rest.first_chunk::<HEADER>() {
             let [a, b, c, d, kind_low, kind_high, ..] = *header;
             let length = u32::from_ne_bytes([a, b, c, d]) as usize;
-            let Some(message) = rest.get(..length.max(HEADER)) else { return Err(io::ErrorKind::InvalidData.into()) };
+            let Some(message) = rest.get(..length.max(HEADER)) else {
+                return Err(io::ErrorKind::InvalidData.into());
+            };
             match u16::from_ne_bytes([kind_low, kind_high]) {
                 DONE => return Ok(()),
                 ERROR => return error_of(message),
@@ -145,7 +158,8 @@ fn entry(message: &[u8], listeners: &[SocketAddr]) -> Option<(u8, [u8; ID])> {
 
 /// Of an NLMSG_ERROR, which says 0 when all went well.
 fn error_of(message: &[u8]) -> io::Result<()> {
-    let code = message.get(HEADER..).and_then(|body| body.first_chunk::<4>()).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let code =
+        message.get(HEADER..).and_then(|body| body.first_chunk::<4>()).ok_or(io::ErrorKind::UnexpectedEof)?;
     match i32::from_ne_bytes(*code) {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
@@ -176,7 +190,8 @@ mod tests {
         let (mut spared, mut spared_server) = connect(&other);
         match cut(net("127.0.0.2/32"), &[address]) {
             Ok(count) => assert_eq!(count, 0, "nobody of that address is here"),
-            // Without CAP_NET_ADMIN there is nothing to end, and so no error either; a sandbox may refuse netlink.
+            // Without CAP_NET_ADMIN there is nothing to end, and so no error either; a sandbox may refuse
+            // netlink.
             Err(error) => return assert!(!nix::unistd::geteuid().is_root(), "{error}"),
         }
         match cut(net("127.0.0.1/32"), &[address]) {
@@ -205,7 +220,8 @@ mod tests {
 
     #[test]
     fn an_answer_cut_anywhere_is_no_panic() {
-        let mut whole = message(BY_FAMILY, DUMP, libc::AF_INET as u8, STATES, &[1; ID], &condition(net("10.0.0.0/8")));
+        let mut whole =
+            message(BY_FAMILY, DUMP, libc::AF_INET as u8, STATES, &[1; ID], &condition(net("10.0.0.0/8")));
         whole.truncate(HEADER + 8 + ID);
         for length in 0..whole.len() {
             let _ = entry(&whole[..length], &[]);

@@ -1,7 +1,8 @@
 //! The user side of the guard's prefilter (`proxy_common::filter`): which bits a set of prefixes needs.
 //!
-//! A bitmap is made anew from the whole lists, so that removing a prefix needs no counts. The map gets the union of the present and
-//! the next bitmap before the tries change, and the next one alone afterwards: at no moment is a prefix in a trie without its bits.
+//! A bitmap is made anew from the whole lists, so that removing a prefix needs no counts. The map gets the
+//! union of the present and the next bitmap before the tries change, and the next one alone afterwards: at no
+//! moment is a prefix in a trie without its bits.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +10,9 @@ use proxy_common::filter::{
     self, CHUNK_BITS, CHUNK_WORDS, Chunk, GATE_BITS_LOG, Source, V4_24, V4_32, V6_16, V6_32, V6_48, V6_64,
 };
 
-/// Bits that the hashed classes may be given by prefixes that need more than one each: with this many of the 2^22 set, one source
-/// in sixteen is looked up in vain for each hashed class. What does not fit is represented by the shorter class below it.
+/// Bits that the hashed classes may be given by prefixes that need more than one each: with this many of the
+/// 2^22 set, one source in sixteen is looked up in vain for each hashed class. What does not fit is
+/// represented by the shorter class below it.
 const EXPANDED_MAX: u64 = 1 << 18;
 /// Powers of two that one prefix may need: 17 to 31 bits of IPv6 make up to 2^15 of 32.
 const COSTS: usize = 16;
@@ -37,7 +39,8 @@ impl Prefix {
     /// From a trie's key.
     fn new(length: u32, address: [u8; 16]) -> Self {
         match source(address) {
-            // Shorter ones that begin like the IPv4-mapped addresses are IPv6: the tries exempt IPv4 from them.
+            // Shorter ones that begin like the IPv4-mapped addresses are IPv6: the tries exempt IPv4 from
+            // them.
             source @ Source::V4(_) if length >= 96 => Self { source, length: length - 96 },
             source @ Source::V6(_) => Self { source, length: length.min(64) },
             Source::V4(_) => Self { source: Source::V6(0), length: length.min(64) },
@@ -56,13 +59,15 @@ impl Prefix {
         }
     }
 
-    /// Bits that it needs in a hashed class, as a power of two; the others are written by ranges and cost nothing to speak of.
+    /// Bits that it needs in a hashed class, as a power of two; the others are written by ranges and cost
+    /// nothing to speak of.
     fn cost(self) -> Option<u32> {
         let (class, length) = self.class();
         (class & (V4_24 | V6_16) == 0).then(|| length - self.length)
     }
 
-    /// The prefix that represents it in the class below: 25 to 31 bits of IPv4 by 24, of IPv6 by 16, 32 or 48.
+    /// The prefix that represents it in the class below: 25 to 31 bits of IPv4 by 24, of IPv6 by 16, 32 or
+    /// 48.
     fn shortened(self) -> Self {
         let length = match self.class().0 {
             V4_32 => 24,
@@ -138,7 +143,8 @@ impl Filter {
         self.chunk_mut(chunk)[word] |= 1 << shift;
     }
 
-    /// `count` is a power of two and divides `first`, so that it is a part of a word, whole words or whole chunks.
+    /// `count` is a power of two and divides `first`, so that it is a part of a word, whole words or whole
+    /// chunks.
     fn set_range(&mut self, first: u32, count: u32) {
         let (chunk, word, shift) = filter::bit_place(first);
         if count >= CHUNK_BITS {
@@ -165,8 +171,8 @@ impl Filter {
     }
 }
 
-/// The largest cost (as a power of two) up to which all prefixes together fit into `EXPANDED_MAX`. One bit each is always right: the
-/// class below would need as many.
+/// The largest cost (as a power of two) up to which all prefixes together fit into `EXPANDED_MAX`. One bit
+/// each is always right: the class below would need as many.
 fn affordable(prefixes: &[Prefix]) -> u32 {
     let mut by_cost = [0u64; COSTS];
     for cost in prefixes.iter().filter_map(|prefix| prefix.cost()) {
@@ -226,8 +232,9 @@ mod tests {
 
     /// Prefixes that often share their leading bits, of every length.
     pub(crate) fn any_net() -> impl Strategy<Value = IpNet> {
-        let v4 = (prop_oneof![any::<u32>(), (0x0a00_0000u32..0x0a00_0400)], 0..=32u8)
-            .prop_map(|(bits, length)| IpNet::new(IpAddr::V4(bits.into()), length).expect("a prefix").trunc());
+        let v4 = (prop_oneof![any::<u32>(), (0x0a00_0000u32..0x0a00_0400)], 0..=32u8).prop_map(
+            |(bits, length)| IpNet::new(IpAddr::V4(bits.into()), length).expect("a prefix").trunc(),
+        );
         let high = prop_oneof![any::<u64>(), 0x2001_0db8_0000_0000u64..0x2001_0db8_0004_0000, Just(0)];
         let v6 = (high, any::<u64>(), 0..=128u8).prop_map(|(high, low, length)| {
             let bits = u128::from(high) << 64 | u128::from(low);
@@ -347,7 +354,12 @@ mod tests {
 
     #[test]
     fn neighbours_of_a_listed_host_are_not_looked_up() {
-        let filter = of(&[net("198.51.100.7/32"), net("203.0.113.0/26"), net("2001:db8:7:7::/64"), net("2001:db8:8::/47")]);
+        let filter = of(&[
+            net("198.51.100.7/32"),
+            net("203.0.113.0/26"),
+            net("2001:db8:7:7::/64"),
+            net("2001:db8:8::/47"),
+        ]);
         for (text, listed) in [
             ("198.51.100.7", true),
             ("198.51.100.8", false),
@@ -365,8 +377,9 @@ mod tests {
     /// However many prefixes of an awkward length there are, the bitmap neither fills up nor takes long.
     #[test]
     fn prefixes_that_need_too_many_bits_are_represented_by_shorter_ones() {
-        let many: Vec<IpNet> =
-            (0..100_000u32).map(|number| IpNet::new(IpAddr::V4((number << 12).into()), 25).expect("a prefix")).collect();
+        let many: Vec<IpNet> = (0..100_000u32)
+            .map(|number| IpNet::new(IpAddr::V4((number << 12).into()), 25).expect("a prefix"))
+            .collect();
         let filter = of(&many);
         // One gate for each /20, and one bit for each /24.
         assert_eq!((filter.classes, filter.bits()), (V4_24, 200_000));

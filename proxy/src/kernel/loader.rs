@@ -21,7 +21,8 @@ use super::{KernelError, XdpMode, chain, errno};
 use crate::time::Time;
 
 /// The object that `cargo xtask ebpf` built; a check fails when it is older than its sources.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../proxy-ebpf/prebuilt/sluice.bpf.o"));
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../proxy-ebpf/prebuilt/sluice.bpf.o"));
 
 /// Program and map names of the object (proxy-ebpf/src/main.rs and maps.rs).
 pub(super) const GUARD: &str = "sluice_guard";
@@ -61,19 +62,20 @@ impl std::fmt::Debug for Programs {
 }
 
 impl Programs {
-    /// Loads the embedded object into the kernel: maps and the steering program. The guard's program follows with its first
-    /// interface.
+    /// Loads the embedded object into the kernel: maps and the steering program. The guard's program follows
+    /// with its first interface.
     pub fn load() -> Result<Self, KernelError> {
         Self::load_object(OBJECT)
     }
 
-    /// Loads another object than the embedded one: for the tests of one that was just built. `object` must be aligned to 8 bytes.
+    /// Loads another object than the embedded one: for the tests of one that was just built. `object` must be
+    /// aligned to 8 bytes.
     pub fn load_object(object: &[u8]) -> Result<Self, KernelError> {
         Self::new(load_maps(object, &[])?)
     }
 
-    /// Loads the embedded object over the maps that an earlier run pinned, or pins new ones where they do not fit; what was found
-    /// goes to the log.
+    /// Loads the embedded object over the maps that an earlier run pinned, or pins new ones where they do not
+    /// fit; what was found goes to the log.
     ///
     /// # Errors
     /// What cannot be loaded or pinned. What an earlier run left stays then.
@@ -90,7 +92,9 @@ impl Programs {
                 let mut programs = Self::new(load_maps(OBJECT, &pins.maps())?)?;
                 programs.adopt_maps()?;
                 let bans = programs.bans(now).count();
-                tracing::info!("the maps that an earlier run left are taken over: counters go on, {bans} bans hold");
+                tracing::info!(
+                    "the maps that an earlier run left are taken over: counters go on, {bans} bans hold"
+                );
                 programs
             }
             Found::Older { reason, bans } => {
@@ -135,7 +139,9 @@ impl Programs {
         let program: &mut SkReuseport = program_mut(&mut ebpf, STEER)?;
         program.load().map_err(|error| explain_program("steering", &error))?;
         let logger = EbpfLogger::init(&mut ebpf)
-            .inspect_err(|error| tracing::warn!(%error, "diagnostics of the eBPF programs will not be logged"))
+            .inspect_err(
+                |error| tracing::warn!(%error, "diagnostics of the eBPF programs will not be logged"),
+            )
             .ok();
         let random = std::hash::RandomState::new();
         let seeds = std::array::from_fn(|row| std::hash::BuildHasher::hash_one(&random, row));
@@ -170,8 +176,8 @@ impl Programs {
         .expect("the object has an array of slots")
     }
 
-    /// Writes what the programs had to say to the log (target `sluice_bpf`): rare diagnostics, never one per packet. Call it
-    /// now and then.
+    /// Writes what the programs had to say to the log (target `sluice_bpf`): rare diagnostics, never one per
+    /// packet. Call it now and then.
     pub fn flush_logs(&mut self) {
         if let Some(logger) = &mut self.logger {
             logger.flush();
@@ -228,7 +234,9 @@ pub(super) fn program_mut<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a m
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
-    let program = ebpf.program_mut(name).ok_or_else(|| KernelError::Load(format!("the object has no program {name}")))?;
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| KernelError::Load(format!("the object has no program {name}")))?;
     program.try_into().map_err(|error: ProgramError| KernelError::Load(format!("{name}: {}", chain(&error))))
 }
 
@@ -250,7 +258,8 @@ fn raise_memlock() -> bool {
 fn explain_load(error: &EbpfError) -> KernelError {
     let hint = match errno(error).map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => {
-            ": loading needs CAP_BPF and CAP_NET_ADMIN (or root), and before Linux 5.11 a higher RLIMIT_MEMLOCK"
+            ": loading needs CAP_BPF and CAP_NET_ADMIN (or root), and before Linux 5.11 a higher \
+             RLIMIT_MEMLOCK"
         }
         Some(Errno::ENOSYS) => ": this kernel is built without bpf(2)",
         Some(Errno::ENOMEM) => ": the kernel has no memory left for the maps (about 9 MiB)",
@@ -263,13 +272,16 @@ pub(super) fn explain_program(which: &str, error: &ProgramError) -> KernelError 
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let hint = match io_error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EPERM) => ": loading needs CAP_BPF and CAP_NET_ADMIN (or root)",
-            Some(Errno::EINVAL | Errno::EACCES) => ": the kernel's verifier refused it (Linux 5.18 or later is needed)",
+            Some(Errno::EINVAL | Errno::EACCES) => {
+                ": the kernel's verifier refused it (Linux 5.18 or later is needed)"
+            }
             _ => "",
         };
         // The reason is at the end of the verifier's log, before its statistics.
         let log = verifier_log.to_string();
         let statistics = ["verification time", "stack depth", "processed "];
-        let telling = |line: &&str| !line.trim().is_empty() && !statistics.iter().any(|start| line.starts_with(start));
+        let telling =
+            |line: &&str| !line.trim().is_empty() && !statistics.iter().any(|start| line.starts_with(start));
         let mut tail: Vec<&str> = log.lines().rev().filter(telling).take(4).collect();
         tail.reverse();
         return KernelError::Load(format!("{which} program: {io_error}{hint} [{}]", tail.join(" | ")));

@@ -1,5 +1,6 @@
-//! The user side of XDP and steering: loading the embedded object, filling its maps, reading its counters. Only the supervisor
-//! uses this. What the programs do is in `proxy-ebpf`; what both sides agree on is in `proxy-common`.
+//! The user side of XDP and steering: loading the embedded object, filling its maps, reading its counters.
+//! Only the supervisor uses this. What the programs do is in `proxy-ebpf`; what both sides agree on is in
+//! `proxy-common`.
 
 mod attach;
 mod bans;
@@ -68,7 +69,8 @@ pub enum KernelError {
     },
     /// Somebody else has the interface.
     #[error(
-        "XDP on {interface}: another XDP program is attached, by {holder}; one program per interface: stop that one or take the \
+        "XDP on {interface}: another XDP program is attached, by {holder}; one program per interface: stop \
+         that one or take the \
          interface out of guard.interfaces"
     )]
     Held {
@@ -149,13 +151,15 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-/// The errno that this very error holds. aya's transparent variants answer `source` with the source of what they hold, so an I/O
-/// error in one of them is never among the causes.
+/// The errno that this very error holds. aya's transparent variants answer `source` with the source of what
+/// they hold, so an I/O error in one of them is never among the causes.
 fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     if let Some(error) = error.downcast_ref::<ProgramError>() {
         return match error {
             ProgramError::IOError(error) => error.raw_os_error(),
-            ProgramError::NetlinkError(error) | ProgramError::XdpError(XdpError::NetlinkError(error)) => error.raw_os_error(),
+            ProgramError::NetlinkError(error) | ProgramError::XdpError(XdpError::NetlinkError(error)) => {
+                error.raw_os_error()
+            }
             ProgramError::MapError(error) => errno_of(error),
             _ => None,
         };

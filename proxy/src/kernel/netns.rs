@@ -12,13 +12,19 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// # Errors
 /// What socket(2) or getsockopt(2) says.
 pub(super) fn cookie() -> nix::Result<u64> {
-    let socket =
-        std::net::UdpSocket::bind(("127.0.0.1", 0)).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
     let mut cookie = 0u64;
     let mut length = size_of_val(&cookie) as libc::socklen_t;
     // SAFETY: the option's value is a u64, which outlives the call, and its length is said.
     let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut length)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
     };
     Errno::result(result).map(|_| cookie)
 }

@@ -4,7 +4,8 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -38,7 +39,8 @@ pub(super) struct Occupied {
 /// # Errors
 /// When there is no such interface, or no netlink.
 pub(super) fn occupied(index: u32) -> io::Result<Option<Occupied>> {
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    let netlink =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     // The kernel answers within the send; a wait would be a bug that must not hang a start.
     setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
     let mut request = Vec::with_capacity(HEADERS);
@@ -48,7 +50,13 @@ pub(super) fn occupied(index: u32) -> io::Result<Option<Occupied>> {
     request.extend([0; 8 + 4]); // sequence and port: one request on one socket; family, type
     request.extend(index.to_ne_bytes());
     request.extend([0; 8]); // flags and change
-    sendmsg(netlink.as_raw_fd(), &[IoSlice::new(&request)], &[], MsgFlags::empty(), Some(&NetlinkAddr::new(0, 0)))?;
+    sendmsg(
+        netlink.as_raw_fd(),
+        &[IoSlice::new(&request)],
+        &[],
+        MsgFlags::empty(),
+        Some(&NetlinkAddr::new(0, 0)),
+    )?;
     let mut answer = vec![0; 1 << 16];
     let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
     decode(answer.get(..length).unwrap_or_default())
@@ -66,7 +74,9 @@ fn decode(message: &[u8]) -> io::Result<Option<Occupied>> {
     if attached == 0 {
         return Ok(None);
     }
-    let program = attribute(xdp, PROGRAM).and_then(|value| value.first_chunk()).map_or(0, |value| u32::from_ne_bytes(*value));
+    let program = attribute(xdp, PROGRAM)
+        .and_then(|value| value.first_chunk())
+        .map_or(0, |value| u32::from_ne_bytes(*value));
     let mode = match attached {
         DRIVER => Some(XdpMode::Driver),
         GENERIC => Some(XdpMode::Generic),
@@ -101,7 +111,8 @@ mod tests {
     }
 
     fn message(attached: u8, program: u32) -> Vec<u8> {
-        let xdp = [attribute_of(ATTACHED, &[attached]), attribute_of(PROGRAM, &program.to_ne_bytes())].concat();
+        let xdp =
+            [attribute_of(ATTACHED, &[attached]), attribute_of(PROGRAM, &program.to_ne_bytes())].concat();
         let mut message = vec![0; HEADERS];
         message[4] = 16; // RTM_NEWLINK
         message.extend(attribute_of(3, b"eth0\0"));
@@ -136,7 +147,10 @@ mod tests {
             Ok(_) => {}
             // A sandbox may refuse netlink.
             Err(error) => {
-                assert!(matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EAFNOSUPPORT)), "{error}")
+                assert!(
+                    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EAFNOSUPPORT)),
+                    "{error}"
+                )
             }
         }
         assert!(occupied(u32::MAX >> 1).is_err(), "no such interface");

@@ -1,5 +1,5 @@
-//! Which addresses are ours, in the form the guard looks up: a state for each port and family, the exact addresses, and the two
-//! that need no look-up.
+//! Which addresses are ours, in the form the guard looks up: a state for each port and family, the exact
+//! addresses, and the two that need no look-up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,8 +22,9 @@ impl Mains {
 
     /// From the configuration's words.
     pub(super) fn new(v4: [u64; 2], v6: [u64; 2]) -> Self {
-        let address =
-            |[high, low]: [u64; 2]| Ipv6Addr::from_bits(u128::from(u64::from_be(high)) << 64 | u128::from(u64::from_be(low)));
+        let address = |[high, low]: [u64; 2]| {
+            Ipv6Addr::from_bits(u128::from(u64::from_be(high)) << 64 | u128::from(u64::from_be(low)))
+        };
         Self { v4: address(v4).to_ipv4_mapped().unwrap_or(Self::NONE.v4), v6: address(v6) }
     }
 
@@ -85,7 +86,8 @@ impl ListenerPlan {
     /// `[::]` takes IPv4 too, unless an IPv4 listener has the port.
     pub(super) fn new(listeners: &[SocketAddr]) -> Self {
         let canonical = || listeners.iter().map(|address| (address.ip().to_canonical(), address.port()));
-        let v4_ports: BTreeSet<u16> = canonical().filter(|(ip, _)| ip.is_ipv4()).map(|(_, port)| port).collect();
+        let v4_ports: BTreeSet<u16> =
+            canonical().filter(|(ip, _)| ip.is_ipv4()).map(|(_, port)| port).collect();
         let mut plan = Self { v4: Family::default(), v6: Family::default() };
         for (ip, port) in canonical() {
             let family = if ip.is_ipv4() { &mut plan.v4 } else { &mut plan.v6 };
@@ -119,7 +121,9 @@ impl ListenerPlan {
     /// Every exact address: those without `PORT_MAIN` are looked up, and any may lose it.
     pub(super) fn exact(&self) -> impl Iterator<Item = ListenerKey> {
         let families = [&self.v4, &self.v6].into_iter().flat_map(|family| &family.exact);
-        families.flat_map(|(&port, addresses)| addresses.iter().map(move |ip| listener_key(SocketAddr::new(*ip, port))))
+        families.flat_map(|(&port, addresses)| {
+            addresses.iter().map(move |ip| listener_key(SocketAddr::new(*ip, port)))
+        })
     }
 
     /// The whole port array, for a program that knows `mains`.
@@ -142,7 +146,8 @@ mod tests {
     use super::*;
 
     fn plan(addresses: &[&str]) -> ListenerPlan {
-        let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        let addresses: Vec<SocketAddr> =
+            addresses.iter().map(|address| address.parse().expect("an address")).collect();
         ListenerPlan::new(&addresses)
     }
 
@@ -162,7 +167,10 @@ mod tests {
         assert_eq!(states(&split, 443), (PORT_MAIN, PORT_ANY));
         assert_eq!(states(&split, 80), (PORT_ANY, PORT_ANY));
         assert_eq!(states(&split, 81), (PORT_NONE, PORT_NONE));
-        assert_eq!(split.exact().collect::<Vec<_>>(), [listener_key("192.0.2.1:443".parse().expect("an address"))]);
+        assert_eq!(
+            split.exact().collect::<Vec<_>>(),
+            [listener_key("192.0.2.1:443".parse().expect("an address"))]
+        );
     }
 
     #[test]
@@ -189,8 +197,14 @@ mod tests {
 
     #[test]
     fn the_address_on_most_ports_needs_no_lookup() {
-        let plan =
-            plan(&["192.0.2.1:80", "192.0.2.1:81", "192.0.2.1:443", "192.0.2.2:8080", "192.0.2.2:443", "[2001:db8::1]:443"]);
+        let plan = plan(&[
+            "192.0.2.1:80",
+            "192.0.2.1:81",
+            "192.0.2.1:443",
+            "192.0.2.2:8080",
+            "192.0.2.2:443",
+            "[2001:db8::1]:443",
+        ]);
         assert_eq!(states(&plan, 80), (PORT_MAIN, PORT_NONE));
         // Several addresses, or another one.
         assert_eq!(states(&plan, 443), (PORT_LOOKUP, PORT_MAIN));

@@ -1,5 +1,5 @@
-//! What outlives supervisor and data plane: the guard's maps and links, pinned in bpffs under the instance's name
-//! (Documentation/bpf/, bpf_obj_pin). Who holds the folder's run_dir lock holds the folder.
+//! What outlives supervisor and data plane: the guard's maps and links, pinned in bpffs under the instance's
+//! name (Documentation/bpf/, bpf_obj_pin). Who holds the folder's run_dir lock holds the folder.
 //!
 //! ```text
 //! <bpffs>/sluice/<instance>/owner        → the run_dir, as a symbolic link
@@ -46,7 +46,8 @@ pub enum PinError {
     NoBpffs(String),
     /// Another instance has the name.
     #[error(
-        "the instance \"{instance}\" of {} has this name and pins in {}; give process.run_dir another last component, or remove \
+        "the instance \"{instance}\" of {} has this name and pins in {}; give process.run_dir another last \
+         component, or remove \
          those pins by `sluice stop --run-dir {}`",
         owner.display(), folder.display(), owner.display()
     )]
@@ -102,7 +103,8 @@ pub(super) enum Found {
 }
 
 impl Pins {
-    /// The folder of the instance, made if need be; bpffs is mounted if it is nowhere. Call it with the run_dir's lock held.
+    /// The folder of the instance, made if need be; bpffs is mounted if it is nowhere. Call it with the
+    /// run_dir's lock held.
     ///
     /// # Errors
     /// When there is no bpffs to be had, or when another run_dir has the name.
@@ -187,7 +189,9 @@ impl Pins {
 
     /// Pins a link; it has to be held as well, or an `unpin_link` detaches at once.
     pub(super) fn pin_link(&self, name: &str, link: FdLink) -> Result<FdLink, KernelError> {
-        let pinned = link.pin(self.folder.join(name)).map_err(|error| KernelError::Pin(format!("{name}: {}", chain(&error))));
+        let pinned = link
+            .pin(self.folder.join(name))
+            .map_err(|error| KernelError::Pin(format!("{name}: {}", chain(&error))));
         pinned.map(FdLink::from)
     }
 
@@ -198,7 +202,8 @@ impl Pins {
 
     /// Puts the new object's maps beside those that are there, and tells which of them to use.
     pub(super) fn compare(&self, ebpf: &Ebpf) -> Result<Found, KernelError> {
-        let pinned: BTreeSet<String> = names(&self.folder).into_iter().filter(|name| name.starts_with(MAPS)).collect();
+        let pinned: BTreeSet<String> =
+            names(&self.folder).into_iter().filter(|name| name.starts_with(MAPS)).collect();
         let mut misfits = Vec::new();
         for (name, map) in ebpf.maps().filter(|(name, _)| name.starts_with(MAPS)) {
             let next = self.folder.join(format!("{NEXT}{name}"));
@@ -206,7 +211,8 @@ impl Pins {
             self.unpin(&next)?;
             map.pin(&next).map_err(|error| KernelError::Pin(format!("{name}: {}", chain(&error))))?;
             if pinned.contains(name) {
-                misfits.extend(difference(&self.folder.join(name), &next).map(|what| format!("{name} {what}")));
+                misfits
+                    .extend(difference(&self.folder.join(name), &next).map(|what| format!("{name} {what}")));
             } else {
                 misfits.push(format!("{name} is new"));
             }
@@ -225,7 +231,8 @@ impl Pins {
         Ok(Found::Older { reason: misfits.join(", "), bans })
     }
 
-    /// The new maps take the place of those that were pinned. The program that runs keeps its own until it is replaced.
+    /// The new maps take the place of those that were pinned. The program that runs keeps its own until it is
+    /// replaced.
     pub(super) fn take_next(&self) -> Result<(), KernelError> {
         let failed = |what: &str, error: io::Error| KernelError::Pin(format!("{what}: {error}"));
         // Without a layout no start takes over what a start that ends half-way leaves.
@@ -234,7 +241,8 @@ impl Pins {
         self.maps().iter().try_for_each(|(_, path)| self.unpin(path))?;
         for name in names(&self.folder) {
             if let Some(map) = name.strip_prefix(NEXT) {
-                fs::rename(self.folder.join(&name), self.folder.join(map)).map_err(|error| failed(map, error))?;
+                fs::rename(self.folder.join(&name), self.folder.join(map))
+                    .map_err(|error| failed(map, error))?;
             }
         }
         symlink(guard::LAYOUT.to_string(), layout).map_err(|error| failed(LAYOUT, error))
@@ -242,7 +250,10 @@ impl Pins {
 
     /// The maps that were pinned stay; the new ones go.
     pub(super) fn drop_next(&self) -> Result<(), KernelError> {
-        names(&self.folder).iter().filter(|name| name.starts_with(NEXT)).try_for_each(|name| self.unpin(&self.folder.join(name)))
+        names(&self.folder)
+            .iter()
+            .filter(|name| name.starts_with(NEXT))
+            .try_for_each(|name| self.unpin(&self.folder.join(name)))
     }
 
     /// Name and path of every map that is pinned.
@@ -275,8 +286,11 @@ pub fn instances() -> Vec<Pinned> {
 }
 
 fn described(folder: &Path) -> Pinned {
-    let program = |name: &str| Some(FdLink::from(PinnedLink::from_pin(folder.join(name)).ok()?).info().ok()?.program_id());
-    let interfaces = names(folder).iter().filter_map(|name| Some((interface(name)?, program(name)))).collect();
+    let program = |name: &str| {
+        Some(FdLink::from(PinnedLink::from_pin(folder.join(name)).ok()?).info().ok()?.program_id())
+    };
+    let interfaces =
+        names(folder).iter().filter_map(|name| Some((interface(name)?, program(name)))).collect();
     Pinned {
         instance: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         run_dir: fs::read_link(folder.join(OWNER)).unwrap_or_default(),
@@ -309,8 +323,10 @@ fn bpffs() -> Option<PathBuf> {
 /// The usual place if it is one of them.
 fn bpffs_of(mounts: &str) -> Option<PathBuf> {
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let mut places: Vec<PathBuf> =
-        fields.filter(|fields| fields.get(2) == Some(&"bpf")).filter_map(|fields| fields.get(1).map(PathBuf::from)).collect();
+    let mut places: Vec<PathBuf> = fields
+        .filter(|fields| fields.get(2) == Some(&"bpf"))
+        .filter_map(|fields| fields.get(1).map(PathBuf::from))
+        .collect();
     places.sort_by_key(|place| place != Path::new(BPFFS));
     places.into_iter().next()
 }
@@ -322,7 +338,10 @@ fn mount_bpffs() -> Result<PathBuf, PinError> {
             tracing::info!("bpffs was not mounted; it is now, on {BPFFS}");
             Ok(PathBuf::from(BPFFS))
         }
-        Err(errno) => Err(PinError::NoBpffs(format!("it is not mounted, and mounting it on {BPFFS} failed: {}", errno.desc()))),
+        Err(errno) => Err(PinError::NoBpffs(format!(
+            "it is not mounted, and mounting it on {BPFFS} failed: {}",
+            errno.desc()
+        ))),
     }
 }
 
@@ -343,7 +362,9 @@ fn names(folder: &Path) -> Vec<String> {
 
 fn remove(path: &Path) -> Result<(), PinError> {
     match fs::remove_file(path) {
-        Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(PinError::Io { path: path.to_owned(), reason }),
+        Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
+            Err(PinError::Io { path: path.to_owned(), reason })
+        }
         _ => Ok(()),
     }
 }
@@ -368,8 +389,10 @@ fn difference(pinned: &Path, next: &Path) -> Option<String> {
 
 fn read_bans(map: MapData) -> Result<Vec<(BanSource, Time)>, KernelError> {
     let failed = |error| KernelError::map(BANS, error);
-    let table: HashMap<MapData, u64, u64> = Map::from_map_data(map).and_then(HashMap::try_from).map_err(failed)?;
-    let read = table.iter().map(|entry| entry.map(|(key, end)| (BanSource::of_key(key), Time::from_nanos(end))));
+    let table: HashMap<MapData, u64, u64> =
+        Map::from_map_data(map).and_then(HashMap::try_from).map_err(failed)?;
+    let read =
+        table.iter().map(|entry| entry.map(|(key, end)| (BanSource::of_key(key), Time::from_nanos(end))));
     read.collect::<Result<_, _>>().map_err(failed)
 }
 
@@ -379,7 +402,8 @@ mod tests {
 
     #[test]
     fn the_usual_bpffs_is_preferred() {
-        let mounts = "sysfs /sys sysfs rw 0 0\nbpf /mnt/bpf bpf rw 0 0\nnone /sys/fs/bpf bpf rw,mode=700 0 0\n";
+        let mounts =
+            "sysfs /sys sysfs rw 0 0\nbpf /mnt/bpf bpf rw 0 0\nnone /sys/fs/bpf bpf rw,mode=700 0 0\n";
         assert_eq!(bpffs_of(mounts), Some(PathBuf::from("/sys/fs/bpf")));
         assert_eq!(bpffs_of("bpf /mnt/bpf bpf rw 0 0\n"), Some(PathBuf::from("/mnt/bpf")));
         assert_eq!(bpffs_of("bpf /sys/fs/bpf tmpfs rw 0 0\n"), None);

@@ -1,8 +1,8 @@
 //! What the programs are told: the guard's lists, rates and listener addresses, and the steering policy.
 //!
-//! Changes are made in an order in which every state between is the old policy, the new one, or the stricter of both for
-//! a source that is on neither list: additions, then the configuration, then removals; the prefilter's bits are set before the
-//! additions and cleared after the removals.
+//! Changes are made in an order in which every state between is the old policy, the new one, or the stricter
+//! of both for a source that is on neither list: additions, then the configuration, then removals; the
+//! prefilter's bits are set before the additions and cleared after the removals.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use proxy_common::ListenerKey;
 use proxy_common::filter::{CHUNK_WORDS, CHUNKS, Chunk};
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig, LISTENERS_MAX,
-    PREFIXES_MAX,
+    GUARD_ALLOW, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig,
+    LISTENERS_MAX, PREFIXES_MAX,
 };
 use proxy_common::steer::{POLICY_HASH, POLICY_LEAST_LOADED, POLICY_NUMA_LOCAL, SteerConfig};
 
@@ -87,7 +87,8 @@ impl Programs {
         Ok(())
     }
 
-    /// Learns what adopted maps hold: their seeds choose buckets and bits, so they stay as long as the maps do.
+    /// Learns what adopted maps hold: their seeds choose buckets and bits, so they stay as long as the maps
+    /// do.
     pub(super) fn adopt_maps(&mut self) -> Result<(), KernelError> {
         let config = self.guard_config()?;
         if config.configured != 0 {
@@ -108,7 +109,11 @@ impl Programs {
     }
 
     /// Sets policy and `stuck_after`.
-    pub fn apply_steering(&mut self, steering: model::Steering, stuck_after: Duration) -> Result<(), KernelError> {
+    pub fn apply_steering(
+        &mut self,
+        steering: model::Steering,
+        stuck_after: Duration,
+    ) -> Result<(), KernelError> {
         let policy = match steering.policy {
             model::SteeringPolicy::LeastLoaded => POLICY_LEAST_LOADED,
             model::SteeringPolicy::NumaLocal => POLICY_NUMA_LOCAL,
@@ -127,15 +132,22 @@ impl Programs {
 
     /// What the steering program reads now.
     pub(super) fn steer_config(&self) -> Result<SteerConfig, KernelError> {
-        self.map::<Array<_, SteerConfig>>(STEER_CONFIG)?.get(&0, 0).map_err(|error| KernelError::map(STEER_CONFIG, error))
+        self.map::<Array<_, SteerConfig>>(STEER_CONFIG)?
+            .get(&0, 0)
+            .map_err(|error| KernelError::map(STEER_CONFIG, error))
     }
 
     /// Inserts what is missing or different; returns the prefixes that have to go.
-    fn add_prefixes(&mut self, name: &'static str, wanted: &Prefixes) -> Result<Vec<Key<[u8; 16]>>, KernelError> {
+    fn add_prefixes(
+        &mut self,
+        name: &'static str,
+        wanted: &Prefixes,
+    ) -> Result<Vec<Key<[u8; 16]>>, KernelError> {
         let failed = |error| KernelError::map(name, error);
         let mut trie = self.map_mut::<LpmTrie<_, [u8; 16], u32>>(name)?;
         let present: Vec<_> = trie.iter().collect::<Result<_, _>>().map_err(failed)?;
-        let present: Prefixes = present.into_iter().map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect();
+        let present: Prefixes =
+            present.into_iter().map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect();
         let stale: Vec<_> = present.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
         // The trie holds both for a moment; where that is too much, the old ones go first.
         let room = PREFIXES_MAX as usize;
@@ -199,14 +211,16 @@ impl Programs {
     /// Makes the bitmap in the kernel equal to `wanted`.
     pub(super) fn write_filter(&mut self, wanted: &Filter) -> Result<(), KernelError> {
         const CLEAR: Chunk = [0; CHUNK_WORDS];
-        // What is known of the kernel's bitmap is borrowed apart from the map, and is kept right chunk by chunk.
+        // What is known of the kernel's bitmap is borrowed apart from the map, and is kept right chunk by
+        // chunk.
         let mut known = std::mem::take(&mut self.filter);
         let numbers: BTreeSet<u32> = known.chunks.keys().chain(wanted.chunks.keys()).copied().collect();
         let result = self.map_mut::<Array<_, Chunk>>(FILTER).and_then(|mut map| {
             for number in numbers {
                 let chunk = wanted.chunks.get(&number);
                 if known.chunks.get(&number) != chunk {
-                    map.set(number, chunk.map_or(&CLEAR, |chunk| chunk), 0).map_err(|error| KernelError::map(FILTER, error))?;
+                    map.set(number, chunk.map_or(&CLEAR, |chunk| chunk), 0)
+                        .map_err(|error| KernelError::map(FILTER, error))?;
                     match chunk {
                         Some(chunk) => known.chunks.insert(number, chunk.clone()),
                         None => known.chunks.remove(&number),
@@ -221,13 +235,18 @@ impl Programs {
     }
 
     pub(super) fn write_config(&mut self, config: GuardConfig) -> Result<(), KernelError> {
-        self.map_mut::<Array<_, GuardConfig>>(CONFIG)?.set(0, config, 0).map_err(|error| KernelError::map(CONFIG, error))
+        self.map_mut::<Array<_, GuardConfig>>(CONFIG)?
+            .set(0, config, 0)
+            .map_err(|error| KernelError::map(CONFIG, error))
     }
 }
 
 fn bounded(map: &'static str, entries: usize, most: u32) -> Result<(), KernelError> {
     if entries > most as usize {
-        return Err(KernelError::Map { map, reason: format!("{entries} entries wanted, {most} are the most") });
+        return Err(KernelError::Map {
+            map,
+            reason: format!("{entries} entries wanted, {most} are the most"),
+        });
     }
     Ok(())
 }
@@ -264,8 +283,8 @@ fn guard_config(guard: &model::Guard, seeds: [u64; 2], mains: Mains, classes: u3
     }
 }
 
-/// The keys of a list. An IPv6 prefix so short that it covers the IPv4-mapped addresses must not catch IPv4: that part is
-/// exempted, unless the list has all of IPv4 too.
+/// The keys of a list. An IPv6 prefix so short that it covers the IPv4-mapped addresses must not catch IPv4:
+/// that part is exempted, unless the list has all of IPv4 too.
 pub(super) fn prefixes(list: &[IpNet]) -> Prefixes {
     let mut keys = Prefixes::new();
     let all_v4 = (96, mapped(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
@@ -317,10 +336,16 @@ mod tests {
         };
         let guard_config = |guard: &model::Guard| super::guard_config(guard, [0; 2], Mains::NONE, 0);
         let config = guard_config(&guard(Some(1000), 2000));
-        assert_eq!((config.flags, config.syn_cost_nanos, config.syn_depth_nanos), (GUARD_SYN_RATE, 1_000_000, 2_000_000_000));
+        assert_eq!(
+            (config.flags, config.syn_cost_nanos, config.syn_depth_nanos),
+            (GUARD_SYN_RATE, 1_000_000, 2_000_000_000)
+        );
         assert_eq!(guard_config(&guard(None, 2000)).flags, 0);
         // The extremes neither divide by zero nor overflow.
-        assert_eq!(guard_config(&guard(Some(1), u32::MAX)).syn_depth_nanos, u64::from(u32::MAX) * 1_000_000_000);
+        assert_eq!(
+            guard_config(&guard(Some(1), u32::MAX)).syn_depth_nanos,
+            u64::from(u32::MAX) * 1_000_000_000
+        );
         assert_eq!(guard_config(&guard(Some(u32::MAX), 0)).syn_depth_nanos, 1);
     }
 }

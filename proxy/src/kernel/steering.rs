@@ -1,7 +1,9 @@
-//! Which listening sockets the steering program chooses from (sk_reuseport, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY).
+//! Which listening sockets the steering program chooses from (sk_reuseport,
+//! BPF_MAP_TYPE_REUSEPORT_SOCKARRAY).
 //!
-//! A listener address has a stride of `SLOTS` entries in the sockarray, and each of two generations one half of
-//! that. The kernel lets a socket stand in one place only; it takes it out by itself when the socket is closed.
+//! A listener address has a stride of `SLOTS` entries in the sockarray, and each of two generations one half
+//! of that. The kernel lets a socket stand in one place only; it takes it out by itself when the socket is
+//! closed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,7 +12,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use aya::maps::{Array, HashMap, MapError, ReusePortSockArray};
 use aya::programs::SkReuseport;
 use proxy_common::ListenerKey;
-use proxy_common::steer::{GENERATIONS, LISTENERS_MAX, SLOTS, SteerListener, WORKERS_MAX, WorkerSlot, slot_of};
+use proxy_common::steer::{
+    GENERATIONS, LISTENERS_MAX, SLOTS, SteerListener, WORKERS_MAX, WorkerSlot, slot_of,
+};
 
 use super::loader::{self, Programs, STEER, program_mut};
 use super::{KernelError, chain, errno, listener_key};
@@ -42,10 +46,15 @@ impl Placement {
 }
 
 impl Programs {
-    /// Puts one listener address's sockets (index = worker) into the sockarray under `generation` and attaches the reuseport
-    /// program. They must be listening, with SO_REUSEPORT. A socket that already stands elsewhere moves; between the two the
-    /// kernel's hash serves its flows.
-    pub fn steer(&mut self, address: SocketAddr, generation: u32, sockets: &[BorrowedFd<'_>]) -> Result<(), KernelError> {
+    /// Puts one listener address's sockets (index = worker) into the sockarray under `generation` and
+    /// attaches the reuseport program. They must be listening, with SO_REUSEPORT. A socket that already
+    /// stands elsewhere moves; between the two the kernel's hash serves its flows.
+    pub fn steer(
+        &mut self,
+        address: SocketAddr,
+        generation: u32,
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<(), KernelError> {
         let refused = |reason: String| KernelError::Steer { address, reason };
         let Some(first) = sockets.first() else { return Err(refused("no sockets".to_owned())) };
         let count = u32::try_from(sockets.len()).unwrap_or(u32::MAX);
@@ -55,17 +64,22 @@ impl Programs {
         if address.port() == 0 {
             return Err(refused("the address that was bound is needed, not port 0".to_owned()));
         }
-        let index = self
-            .placement
-            .index_of(address)
-            .ok_or_else(|| refused(format!("{LISTENERS_MAX} addresses are steered already, that is the most")))?;
+        let index = self.placement.index_of(address).ok_or_else(|| {
+            refused(format!("{LISTENERS_MAX} addresses are steered already, that is the most"))
+        })?;
 
         let mut place = index * SLOTS + slot_of(generation, 0);
         for (worker, socket) in sockets.iter().enumerate() {
-            self.place(place, socket).map_err(|error| refused(format!("socket of worker {worker}: {}", explain(&error))))?;
+            self.place(place, socket)
+                .map_err(|error| refused(format!("socket of worker {worker}: {}", explain(&error))))?;
             place += 1;
         }
-        let mut listener = self.placement.listeners.get(&address).copied().unwrap_or(SteerListener { index, sockets: [0; 2] });
+        let mut listener = self
+            .placement
+            .listeners
+            .get(&address)
+            .copied()
+            .unwrap_or(SteerListener { index, sockets: [0; 2] });
         let half = &mut listener.sockets[(generation % GENERATIONS) as usize];
         let before = std::mem::replace(half, count);
         self.publish(address, listener)?;
@@ -78,8 +92,8 @@ impl Programs {
         program.attach(first).map_err(|error| refused(format!("attaching the program: {}", chain(&error))))
     }
 
-    /// Takes one address's sockets of `generation` out of the sockarray: it is about to retire them. The address is forgotten
-    /// with its last generation.
+    /// Takes one address's sockets of `generation` out of the sockarray: it is about to retire them. The
+    /// address is forgotten with its last generation.
     pub fn unsteer(&mut self, address: SocketAddr, generation: u32) -> Result<(), KernelError> {
         let Some(mut listener) = self.placement.listeners.get(&address).copied() else { return Ok(()) };
         let count = std::mem::take(&mut listener.sockets[(generation % GENERATIONS) as usize]);
@@ -97,8 +111,8 @@ impl Programs {
         (first..first + count).try_for_each(|place| self.clear_place(place))
     }
 
-    /// Marks every slot of a generation empty: its data plane is dead. The sockets stay, for the next one; until that is live,
-    /// flows queue by the kernel's hash.
+    /// Marks every slot of a generation empty: its data plane is dead. The sockets stay, for the next one;
+    /// until that is live, flows queue by the kernel's hash.
     pub fn clear_slots(&mut self, generation: u32) -> Result<(), KernelError> {
         let failed = |error| KernelError::map(loader::SLOTS, error);
         let mut slots = self.map_mut::<Array<_, WorkerSlot>>(loader::SLOTS)?;
@@ -120,7 +134,9 @@ impl Programs {
 
     fn publish(&mut self, address: SocketAddr, listener: SteerListener) -> Result<(), KernelError> {
         let mut listeners = self.map_mut::<HashMap<_, ListenerKey, SteerListener>>(LISTENERS)?;
-        listeners.insert(listener_key(address), listener, 0).map_err(|error| KernelError::map(LISTENERS, error))?;
+        listeners
+            .insert(listener_key(address), listener, 0)
+            .map_err(|error| KernelError::map(LISTENERS, error))?;
         self.placement.listeners.insert(address, listener);
         Ok(())
     }

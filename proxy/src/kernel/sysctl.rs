@@ -1,6 +1,6 @@
-//! Kernel settings of this network namespace that Sluice changes while it runs. What they were is written to run_dir before the first
-//! change, so that a crash loses nothing: the next start finds it and restores at its end. What somebody else has changed meanwhile is
-//! left alone.
+//! Kernel settings of this network namespace that Sluice changes while it runs. What they were is written to
+//! run_dir before the first change, so that a crash loses nothing: the next start finds it and restores at
+//! its end. What somebody else has changed meanwhile is left alone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,8 @@ impl Sysctls {
 
     fn at(root: &Path, run_dir: &Path, boot: String, netns: u64) -> Self {
         let file = run_dir.join(FILE);
-        let left: Option<Saved> = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let left: Option<Saved> =
+            std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let saved = left.filter(|left| left.boot == boot && left.netns == netns);
         let saved = saved.unwrap_or_else(|| Saved { boot, netns, settings: BTreeMap::new() });
         Self { file, root: root.to_owned(), saved }
@@ -61,7 +62,9 @@ impl Sysctls {
     /// Why it cannot be read.
     pub fn read(&self, name: &str) -> Result<String, String> {
         let path = self.root.join(name);
-        std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|error| format!("{}: {error}", path.display()))
+        std::fs::read_to_string(&path)
+            .map(|text| text.trim().to_owned())
+            .map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// Changes a setting until this is dropped.
@@ -74,10 +77,14 @@ impl Sysctls {
             return Ok(());
         }
         let before = self.saved.settings.get(name).map_or(present, |change| change.before.clone());
-        let former = self.saved.settings.insert(name.to_owned(), Change { before: before.clone(), ours: value.to_owned() });
+        let former = self
+            .saved
+            .settings
+            .insert(name.to_owned(), Change { before: before.clone(), ours: value.to_owned() });
         let path = self.root.join(name);
-        let changed =
-            self.save().and_then(|()| std::fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display())));
+        let changed = self.save().and_then(|()| {
+            std::fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display()))
+        });
         match changed {
             Ok(()) => info!("net.ipv4.{name} is {value} while this runs; it was {before}"),
             Err(_) => {

@@ -1,5 +1,5 @@
-//! Whether a worker takes one more downstream connection, sans-IO: a count and a bound for all, and a bound for each source where the
-//! kernel side does not hold it.
+//! Whether a worker takes one more downstream connection, sans-IO: a count and a bound for all, and a bound
+//! for each source where the kernel side does not hold it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,16 +47,19 @@ impl Admission {
         self.sources = Some(sources);
     }
 
-    /// Takes a connection, or says why not. While draining, connections that were accepted before the cancel took effect
-    /// are real and still served.
+    /// Takes a connection, or says why not. While draining, connections that were accepted before the cancel
+    /// took effect are real and still served.
     ///
-    /// `source` says `None` for a connection that a proxy opened for somebody who is not known yet: `claim` follows.
+    /// `source` says `None` for a connection that a proxy opened for somebody who is not known yet: `claim`
+    /// follows.
     pub fn admit(&mut self, source: impl FnOnce() -> Option<IpAddr>) -> Result<Admitted, ShedReason> {
         if self.open >= self.open_max {
             return Err(if self.draining { ShedReason::Draining } else { ShedReason::MaxConnections });
         }
         let admitted = match &self.sources {
-            Some(_) => source().map_or(Ok(Admitted { ticket: None, note: None }), |source| self.claim(source))?,
+            Some(_) => {
+                source().map_or(Ok(Admitted { ticket: None, note: None }), |source| self.claim(source))?
+            }
             None => Admitted { ticket: None, note: None },
         };
         self.open += 1;
@@ -69,7 +72,9 @@ impl Admission {
             None | Some((_, Claim::Exempt)) => Ok(Admitted { ticket: None, note: None }),
             Some((_, Claim::Counted(ticket))) => Ok(Admitted { ticket: Some(ticket), note: None }),
             Some((_, Claim::NoRoom)) => Ok(Admitted { ticket: None, note: Some(Note::Uncounted) }),
-            Some((sources, Claim::AtLimit)) if sources.is_dry_run() => Ok(Admitted { ticket: None, note: Some(Note::AtLimit) }),
+            Some((sources, Claim::AtLimit)) if sources.is_dry_run() => {
+                Ok(Admitted { ticket: None, note: Some(Note::AtLimit) })
+            }
             Some((_, Claim::AtLimit)) => Err(ShedReason::ConnectionsPerIp),
         }
     }
@@ -169,6 +174,10 @@ mod tests {
         let second = admission.admit(ONE).expect("a dry run");
         assert_eq!((first.note, second), (None, Admitted { ticket: None, note: Some(Note::AtLimit) }));
         admission.release(second.ticket);
-        assert_eq!(admission.admit(ONE).expect("a dry run").note, Some(Note::AtLimit), "who was not counted is not given back");
+        assert_eq!(
+            admission.admit(ONE).expect("a dry run").note,
+            Some(Note::AtLimit),
+            "who was not counted is not given back"
+        );
     }
 }

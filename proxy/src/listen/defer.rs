@@ -1,14 +1,14 @@
-//! TCP_DEFER_ACCEPT (tcp(7)): a connection reaches the accept queue with its first bytes, or when the handshake's answer was sent again for
-//! so many seconds. One wake-up then serves accept and receive, and a client that says nothing costs no descriptor at first. For protocols
-//! whose client speaks first.
+//! TCP_DEFER_ACCEPT (tcp(7)): a connection reaches the accept queue with its first bytes, or when the
+//! handshake's answer was sent again for so many seconds. One wake-up then serves accept and receive, and a
+//! client that says nothing costs no descriptor at first. For protocols whose client speaks first.
 #![allow(unsafe_code, reason = "nix does not know the option")]
 
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 
-/// One repetition of the handshake's answer, after a second: a client that says nothing is then accepted, and its time to send a head
-/// begins.
+/// One repetition of the handshake's answer, after a second: a client that says nothing is then accepted, and
+/// its time to send a head begins.
 static SECONDS: libc::c_int = 1;
 
 /// Before listen(2).
@@ -19,7 +19,9 @@ pub(super) fn defer_accept(fd: impl AsFd) -> nix::Result<()> {
     let fd = fd.as_fd().as_raw_fd();
     let length = size_of_val(&SECONDS) as libc::socklen_t;
     // SAFETY: the option's value is an int, which outlives the call, and its length is said.
-    let result = unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, (&raw const SECONDS).cast(), length) };
+    let result = unsafe {
+        libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, (&raw const SECONDS).cast(), length)
+    };
     Errno::result(result).map(drop)
 }
 

@@ -1,5 +1,6 @@
-//! Listening sockets, bound by the supervisor: one per worker and address, a SO_REUSEPORT group (socket(7)) each, so that every worker
-//! has an accept queue of its own. IPV6_V6ONLY (ipv6(7)) is chosen so that `[::]` also takes IPv4 unless the port has an IPv4 listener.
+//! Listening sockets, bound by the supervisor: one per worker and address, a SO_REUSEPORT group (socket(7))
+//! each, so that every worker has an accept queue of its own. IPV6_V6ONLY (ipv6(7)) is chosen so that `[::]`
+//! also takes IPv4 unless the port has an IPv4 listener.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -7,8 +8,8 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, listen, setsockopt,
-    shutdown, socket, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname,
+    listen, setsockopt, shutdown, socket, sockopt,
 };
 
 use super::defer::defer_accept;
@@ -29,7 +30,9 @@ pub struct BindError {
 fn explain(errno: Errno) -> String {
     match errno {
         Errno::EADDRINUSE => "the address is in use by another process (`ss -ltnp` names it)".into(),
-        Errno::EACCES => "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE".into(),
+        Errno::EACCES => {
+            "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE".into()
+        }
         Errno::EADDRNOTAVAIL => "this host has no such address".into(),
         Errno::EAFNOSUPPORT => "this kernel has no such address family (IPv6 disabled?)".into(),
         Errno::EMFILE | Errno::ENFILE => "no descriptor left; raise LimitNOFILE".into(),
@@ -50,7 +53,8 @@ pub struct Bound {
 
 /// Binds and listens on every address of every listener, once per worker.
 pub fn bind_all(listeners: &[Arc<Listener>], workers: usize) -> Result<Vec<Bound>, BindError> {
-    let all: Vec<SocketAddr> = listeners.iter().flat_map(|listener| listener.addresses.iter().copied().map(canonical)).collect();
+    let all: Vec<SocketAddr> =
+        listeners.iter().flat_map(|listener| listener.addresses.iter().copied().map(canonical)).collect();
     let mut bound = Vec::with_capacity(all.len());
     for (index, listener) in listeners.iter().enumerate() {
         for address in listener.addresses.iter().copied().map(canonical) {
@@ -80,8 +84,8 @@ pub fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindErro
     make().map_err(error)
 }
 
-/// Shuts listening sockets down for every process that holds them: new clients are refused from now on. Closing would not do, since
-/// the data plane holds duplicates.
+/// Shuts listening sockets down for every process that holds them: new clients are refused from now on.
+/// Closing would not do, since the data plane holds duplicates.
 pub fn retire(bound: &[Bound]) {
     for fd in bound.iter().flat_map(|bound| &bound.sockets) {
         // ENOTCONN: it was shut down before.
@@ -97,10 +101,12 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Whether `address` must leave IPv4 alone: all but `[::]` do by nature, and `[::]` does when an IPv4 listener has its port.
+/// Whether `address` must leave IPv4 alone: all but `[::]` do by nature, and `[::]` does when an IPv4
+/// listener has its port.
 fn is_v6only(address: SocketAddr, all: &[SocketAddr]) -> bool {
     address.is_ipv6()
-        && (!address.ip().is_unspecified() || all.iter().any(|other| other.is_ipv4() && other.port() == address.port()))
+        && (!address.ip().is_unspecified()
+            || all.iter().any(|other| other.is_ipv4() && other.port() == address.port()))
 }
 
 /// The kernel cuts it to net.core.somaxconn in any case.
@@ -118,8 +124,9 @@ struct Group {
 
 impl Group {
     fn bind(&self, workers: usize) -> nix::Result<(SocketAddr, Vec<OwnedFd>)> {
-        // A socket without SO_REUSEPORT first: it finds out whether anybody has the port, another Sluice of the same user included, whose
-        // group ours would join without a word. It is closed before the group is bound.
+        // A socket without SO_REUSEPORT first: it finds out whether anybody has the port, another Sluice of
+        // the same user included, whose group ours would join without a word. It is closed before the group
+        // is bound.
         let probe = open(self.address, self.v6only)?;
         bind(probe.as_raw_fd(), &SockaddrStorage::from(self.address))?;
         let address = local_address(probe.as_fd(), self.address)?;
@@ -142,8 +149,8 @@ impl Group {
     }
 }
 
-/// A TCP socket, close-on-exec, that may take an address over from connections in TIME_WAIT. Not O_NONBLOCK: io_uring would report
-/// EAGAIN on such a socket instead of waiting for a connection.
+/// A TCP socket, close-on-exec, that may take an address over from connections in TIME_WAIT. Not O_NONBLOCK:
+/// io_uring would report EAGAIN on such a socket instead of waiting for a connection.
 fn open(address: SocketAddr, v6only: bool) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let flags = SockFlag::SOCK_CLOEXEC;
@@ -160,7 +167,9 @@ fn open(address: SocketAddr, v6only: bool) -> nix::Result<OwnedFd> {
 fn local_address(fd: BorrowedFd<'_>, wanted: SocketAddr) -> nix::Result<SocketAddr> {
     let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
     let port = name.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::port);
-    let port = port.or_else(|| name.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::port)).ok_or(Errno::EAFNOSUPPORT)?;
+    let port = port
+        .or_else(|| name.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::port))
+        .ok_or(Errno::EAFNOSUPPORT)?;
     let mut address = wanted;
     address.set_port(port);
     Ok(address)
@@ -208,8 +217,14 @@ mod tests {
             assert!(getsockopt(fd, sockopt::ReusePort).expect("option"));
             assert!(getsockopt(fd, sockopt::TcpNoDelay).expect("option"));
             assert!(getsockopt(fd, sockopt::AcceptConn).expect("option"));
-            assert!(FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).expect("flags")).contains(FdFlag::FD_CLOEXEC));
-            assert!(!OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).expect("flags")).contains(OFlag::O_NONBLOCK));
+            assert!(
+                FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).expect("flags"))
+                    .contains(FdFlag::FD_CLOEXEC)
+            );
+            assert!(
+                !OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).expect("flags"))
+                    .contains(OFlag::O_NONBLOCK)
+            );
         }
         TcpStream::connect(bound[0].address).expect("somebody listens");
     }
@@ -228,7 +243,10 @@ mod tests {
         for listeners in [[listener(&[v6]), listener(&[v4])], [listener(&[v4]), listener(&[v6])]] {
             let bound = bind_all(&listeners, 2).expect("both bind");
             for bound in &bound {
-                let v6only = bound.address.is_ipv6().then(|| getsockopt(&bound.sockets[0], sockopt::Ipv6V6Only).expect("option"));
+                let v6only = bound
+                    .address
+                    .is_ipv6()
+                    .then(|| getsockopt(&bound.sockets[0], sockopt::Ipv6V6Only).expect("option"));
                 assert_ne!(v6only, Some(false));
             }
         }

@@ -1,5 +1,6 @@
-//! The limit of connections per source at accept, sans-IO: exact over all workers, which share one table of atomics. For hosts without a
-//! guarded interface; where there is one, the kernel side counts (`proxy-ebpf/src/connections.rs`) and nothing is asked here.
+//! The limit of connections per source at accept, sans-IO: exact over all workers, which share one table of
+//! atomics. For hosts without a guarded interface; where there is one, the kernel side counts
+//! (`proxy-ebpf/src/connections.rs`) and nothing is asked here.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -55,7 +56,8 @@ impl Ticket {
 }
 
 impl Sources {
-    /// Allows `limit` connections for each source but those on `allow`; holds at least `connections_max` sources. `seeds` are random.
+    /// Allows `limit` connections for each source but those on `allow`; holds at least `connections_max`
+    /// sources. `seeds` are random.
     #[must_use]
     pub fn new(limit: u32, connections_max: usize, allow: &[IpNet], dry_run: bool, seeds: [u64; 2]) -> Self {
         // Four entries for a connection: both buckets of a source are practically never full.
@@ -110,7 +112,8 @@ impl Sources {
         self.buckets.get(index / BUCKET_ENTRIES)?.0.get(index % BUCKET_ENTRIES)
     }
 
-    /// The source's count, and the entry that takes one more: one it has, else a free one in the emptier bucket.
+    /// The source's count, and the entry that takes one more: one it has, else a free one in the emptier
+    /// bucket.
     fn look(&self, places: [Place; 2]) -> Seen {
         let mut seen = Seen { count: 0, next: None };
         let (mut has_own, mut most_free) = (false, 0);
@@ -151,7 +154,8 @@ struct Seen {
     next: Option<(Ticket, u64, u64)>,
 }
 
-/// Networks as sorted ranges that do not touch. A short IPv6 network such as ::/0 is none of IPv4, as in the guard.
+/// Networks as sorted ranges that do not touch. A short IPv6 network such as ::/0 is none of IPv4, as in the
+/// guard.
 #[derive(Debug)]
 struct Ranges {
     v4: Box<[(u128, u128)]>,
@@ -251,7 +255,8 @@ mod tests {
 
     #[test]
     fn allowed_sources_are_exempt_and_families_do_not_mix() {
-        let allow = nets(&["10.0.0.0/8", "10.1.0.0/16", "198.51.100.7/32", "2001:db8::/32", "::ffff:192.0.2.0/120"]);
+        let allow =
+            nets(&["10.0.0.0/8", "10.1.0.0/16", "198.51.100.7/32", "2001:db8::/32", "::ffff:192.0.2.0/120"]);
         let exempts = |list: &[IpNet], source: &str| Ranges::new(list).contain(address(source));
         for (source, expected) in [
             ("9.255.255.255", false),
@@ -286,7 +291,11 @@ mod tests {
         tickets.into_iter().for_each(|ticket| sources.release(ticket));
         assert_eq!(sources.count(one), 0);
         assert!(
-            sources.buckets.iter().flat_map(|bucket| &bucket.0).all(|entry| sources::is_free(entry.load(Ordering::Relaxed), 8))
+            sources
+                .buckets
+                .iter()
+                .flat_map(|bucket| &bucket.0)
+                .all(|entry| sources::is_free(entry.load(Ordering::Relaxed), 8))
         );
     }
 
@@ -311,7 +320,8 @@ mod tests {
         assert_ne!(sources.claim(address("198.51.100.7")), Claim::NoRoom);
     }
 
-    /// However many threads come and go with one source, never more than the limit are in, and at the end nobody is.
+    /// However many threads come and go with one source, never more than the limit are in, and at the end
+    /// nobody is.
     #[test]
     fn threads_share_one_exact_count() {
         const LIMIT: u32 = 7;
@@ -348,6 +358,9 @@ mod tests {
         });
         assert_eq!(most.into_inner(), LIMIT);
         assert_eq!(sources.count(one), 0);
-        assert!((0..LIMIT).all(|_| matches!(sources.claim(one), Claim::Counted(_))) && sources.claim(one) == Claim::AtLimit);
+        assert!(
+            (0..LIMIT).all(|_| matches!(sources.claim(one), Claim::Counted(_)))
+                && sources.claim(one) == Claim::AtLimit
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Headers as haproxy, nginx and the specification have them; every bound; and that no split of the input changes what is read.
+//! Headers as haproxy, nginx and the specification have them; every bound; and that no split of the input
+//! changes what is read.
 
 use proptest::prelude::*;
 
@@ -29,14 +30,18 @@ fn v2(command: u8, kind: u8, rest: &[u8]) -> Vec<u8> {
 fn lines_of_version_1_are_read() {
     for (line, header) in [
         ("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443", tcp("192.0.2.1:56324", "198.51.100.1:443")),
-        ("PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535", tcp("255.255.255.255:65535", "255.255.255.255:65535")),
+        (
+            "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535",
+            tcp("255.255.255.255:65535", "255.255.255.255:65535"),
+        ),
         ("PROXY TCP4 1.2.3.4 5.6.7.8 0 1", tcp("1.2.3.4:0", "5.6.7.8:1")),
         ("PROXY TCP6 2001:db8::1 ::1 1 2", tcp("[2001:db8::1]:1", "[::1]:2")),
         ("PROXY TCP6 ::ffff:192.0.2.1 ::ffff:1.2.3.4 1 2", tcp("192.0.2.1:1", "1.2.3.4:2")),
         ("PROXY UNKNOWN", Header::Unknown),
         ("PROXY UNKNOWN whatever \u{1} this is", Header::Unknown),
         (
-            "PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535 xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+            "PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535 \
+             xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
             Header::Unknown,
         ),
     ] {
@@ -161,14 +166,16 @@ fn inputs() -> impl Strategy<Value = Vec<u8>> {
         any::<IpAddr>().prop_map(|address| address.to_string()),
         "\\PC{0,40}",
     ];
-    let line = proptest::collection::vec(words, 0..12).prop_map(|words| format!("PROXY {}", words.concat()).into_bytes());
+    let line = proptest::collection::vec(words, 0..12)
+        .prop_map(|words| format!("PROXY {}", words.concat()).into_bytes());
     let binary = (
         prop_oneof![0x20_u8..0x23, any::<u8>()],
         prop_oneof![0_u8..0x34, any::<u8>()],
         proptest::collection::vec(any::<u8>(), 0..300),
     )
         .prop_map(|(command, kind, rest)| v2(command, kind, &rest));
-    let cut = (binary.clone(), any::<prop::sample::Index>()).prop_map(|(bytes, at)| bytes[..at.index(bytes.len())].to_vec());
+    let cut = (binary.clone(), any::<prop::sample::Index>())
+        .prop_map(|(bytes, at)| bytes[..at.index(bytes.len())].to_vec());
     prop_oneof![line, binary, cut, proptest::collection::vec(any::<u8>(), 0..40)]
 }
 

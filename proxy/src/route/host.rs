@@ -81,7 +81,8 @@ impl Host {
         if name.contains('*') {
             return Err(HostError::Wildcard);
         }
-        let is_host = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_' | '~');
+        let is_host =
+            |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_' | '~');
         if let Some(letter) = name.chars().find(|letter| !is_host(*letter)) {
             return Err(HostError::Character(letter));
         }

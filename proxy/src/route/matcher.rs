@@ -1,8 +1,10 @@
-//! Finds a request's route: the most specific host first, then within it the exact path or the longest prefix.
+//! Finds a request's route: the most specific host first, then within it the exact path or the longest
+//! prefix.
 //!
-//! The host decides alone: when its routes have none for the path, those of a wildcard or of any host do not stand in, so that a
-//! host's requests never reach what was meant for others. What a lookup costs is bounded by what is configured: one hash of the host and one for
-//! each count of labels that a wildcard has, one binary search for the path, and a step for each prefix that begins another.
+//! The host decides alone: when its routes have none for the path, those of a wildcard or of any host do not
+//! stand in, so that a host's requests never reach what was meant for others. What a lookup costs is bounded
+//! by what is configured: one hash of the host and one for each count of labels that a wildcard has, one
+//! binary search for the path, and a step for each prefix that begins another.
 
 use std::cmp::Ordering;
 use std::net::Ipv6Addr;
@@ -21,14 +23,17 @@ type PathRank = usize;
 const EXACT: usize = usize::MAX;
 
 impl RouteTable {
-    /// The route for a request that came in by `listener`; `path` as it is forwarded, without the query. `None`: 404.
+    /// The route for a request that came in by `listener`; `path` as it is forwarded, without the query.
+    /// `None`: 404.
     #[must_use]
     pub fn find(&self, listener: &str, authority: &str, path: &str) -> Option<&Arc<model::Route>> {
         let own = if self.own.is_empty() { None } else { self.own.get(listener) };
         let Some(own) = own.and_then(|own| own.paths(authority)) else {
             return self.common.paths(authority)?.1.find(path).map(|(_, route)| route);
         };
-        let Some(common) = self.common.paths(authority) else { return own.1.find(path).map(|(_, route)| route) };
+        let Some(common) = self.common.paths(authority) else {
+            return own.1.find(path).map(|(_, route)| route);
+        };
         match own.0.cmp(&common.0) {
             Ordering::Greater => own.1.find(path).map(|(_, route)| route),
             Ordering::Less => common.1.find(path).map(|(_, route)| route),
@@ -40,8 +45,8 @@ impl RouteTable {
         }
     }
 
-    /// The route for a connection over TLS that came in by `listener` and looks for this server, in lower case: of those that name the
-    /// listener, the one with the most specific host.
+    /// The route for a connection over TLS that came in by `listener` and looks for this server, in lower
+    /// case: of those that name the listener, the one with the most specific host.
     #[must_use]
     pub fn find_by_name(&self, listener: &str, server_name: &str) -> Option<&Arc<model::Route>> {
         self.own.get(listener)?.paths(server_name)?.1.find("/").map(|(_, route)| route)
@@ -86,8 +91,8 @@ impl HostTable {
 }
 
 impl PathTable {
-    /// The route with exactly this path, else the longest prefix that ends at a segment boundary. `/` begins every path, the `*` of
-    /// OPTIONS too.
+    /// The route with exactly this path, else the longest prefix that ends at a segment boundary. `/` begins
+    /// every path, the `*` of OPTIONS too.
     fn find(&self, path: &str) -> Option<(PathRank, &Arc<model::Route>)> {
         let first = self.entries.first()?;
         if let (1, "/", Some(root)) = (self.entries.len(), &*first.path, &first.prefix) {
@@ -109,7 +114,8 @@ impl PathTable {
                 }
                 (Some(same), path.len())
             }
-            // Whatever begins the path begins the entry before its place too: it is that one or among its parents.
+            // Whatever begins the path begins the entry before its place too: it is that one or among its
+            // parents.
             Err(0) => return None,
             Err(place) => (Some(place - 1), common_length(&self.entries[place - 1].path, path)),
         };

@@ -88,7 +88,8 @@ impl HostTable {
     }
 
     fn finish(&mut self) {
-        let tables = self.names.values_mut().chain(self.addresses.values_mut()).chain(self.under.values_mut());
+        let tables =
+            self.names.values_mut().chain(self.addresses.values_mut()).chain(self.under.values_mut());
         tables.chain([&mut self.any]).for_each(PathTable::finish);
     }
 }

@@ -10,11 +10,12 @@ use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Versio
 use crate::http::redirect::Target;
 use crate::io::Chunk;
 
-/// Body bytes that are read and thrown away so that the connection can go on; beyond them closing it is cheaper.
+/// Body bytes that are read and thrown away so that the connection can go on; beyond them closing it is
+/// cheaper.
 const DISCARDED_BYTES_MAX: usize = 64 << 10;
 
-/// Answers a request as its route says; a route that leads to an upstream is not for here. `body_expected`: the client sends its body
-/// unasked, if it has one.
+/// Answers a request as its route says; a route that leads to an upstream is not for here. `body_expected`:
+/// the client sends its body unasked, if it has one.
 pub(super) async fn answer(
     route: &Route,
     head: &RequestHead,
@@ -29,20 +30,35 @@ pub(super) async fn answer(
         match discard(head, source).await {
             Ok(()) => {}
             Err(SourceError::Aborted) => return Outcome::Undeliverable(SinkError::Aborted),
-            Err(SourceError::Refused(reason)) => return exchange::refuse(sink, reason, request_id, edits).await,
+            Err(SourceError::Refused(reason)) => {
+                return exchange::refuse(sink, reason, request_id, edits).await;
+            }
         }
     }
     let answer = match &route.action {
         Action::Redirect(redirect) => {
             let (authority, path_and_query) = (&*head.authority, &*head.path_and_query);
-            let Some(location) = redirect.to.render(&Target { scheme: scene.scheme(), authority, path_and_query }) else {
+            let Some(location) =
+                redirect.to.render(&Target { scheme: scene.scheme(), authority, path_and_query })
+            else {
                 return exchange::refuse(sink, RefusalReason::BadHost, request_id, edits).await;
             };
-            let body = format!("{} {}\n", redirect.status, encode::reason_phrase(redirect.status)).into_bytes();
-            generated(redirect.status, ("text/plain; charset=utf-8", &body), Some(&location), request_id, edits)
+            let body =
+                format!("{} {}\n", redirect.status, encode::reason_phrase(redirect.status)).into_bytes();
+            generated(
+                redirect.status,
+                ("text/plain; charset=utf-8", &body),
+                Some(&location),
+                request_id,
+                edits,
+            )
         }
-        Action::Respond(respond) => generated(respond.status, (&respond.content_type, &respond.body), None, request_id, edits),
-        Action::Upstream(_) => return exchange::refuse(sink, RefusalReason::NoRoute, request_id, edits).await,
+        Action::Respond(respond) => {
+            generated(respond.status, (&respond.content_type, &respond.body), None, request_id, edits)
+        }
+        Action::Upstream(_) => {
+            return exchange::refuse(sink, RefusalReason::NoRoute, request_id, edits).await;
+        }
     };
     exchange::send(sink, answer, None).await
 }

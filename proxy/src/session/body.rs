@@ -1,5 +1,5 @@
-//! A request body on its way to an endpoint: read whole before the first attempt where its route asks for that, and kept for a second
-//! attempt as far as one is allowed.
+//! A request body on its way to an endpoint: read whole before the first attempt where its route asks for
+//! that, and kept for a second attempt as far as one is allowed.
 
 use std::task::{Context, Poll};
 
@@ -29,11 +29,20 @@ pub(super) struct Replay<'a, B> {
 impl<'a, B: BodySource> Replay<'a, B> {
     /// Keeps up to `kept_max` bytes of what is not read ahead.
     pub(super) fn new(source: &'a mut B, kept_max: usize) -> Self {
-        Self { source, ahead: Vec::new(), kept: Vec::new(), kept_max, ended: None, lost: false, at: 0, again: false }
+        Self {
+            source,
+            ahead: Vec::new(),
+            kept: Vec::new(),
+            kept_max,
+            ended: None,
+            lost: false,
+            at: 0,
+            again: false,
+        }
     }
 
-    /// Reads the whole body, under the worker's buffer budget. `false` when that had no room for it: what was read goes first, the rest
-    /// comes as it comes.
+    /// Reads the whole body, under the worker's buffer budget. `false` when that had no room for it: what was
+    /// read goes first, the rest comes as it comes.
     pub(super) async fn read_ahead(&mut self, io: &Io) -> Result<bool, SourceError> {
         loop {
             match self.source.next().await? {

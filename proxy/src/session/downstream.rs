@@ -1,5 +1,6 @@
-//! The server side of one HTTP/1 connection (RFC 9112): from the first byte of a request to the next boundary with nothing
-//! received, requests in order, one exchange at a time. Between requests the connection is a row in the worker's table.
+//! The server side of one HTTP/1 connection (RFC 9112): from the first byte of a request to the next boundary
+//! with nothing received, requests in order, one exchange at a time. Between requests the connection is a row
+//! in the worker's table.
 
 use std::cell::Cell;
 use std::task::{Context, Poll, ready};
@@ -27,10 +28,12 @@ use crate::worker::sessions::{self, Seat};
 enum Next {
     /// Ready for another request.
     Request,
-    /// To be closed after what is queued. The engine flushes, ends our direction and reads past what the client still sends for a
-    /// moment: closing with unread bytes would reset the connection, and the client might never see its answer.
+    /// To be closed after what is queued. The engine flushes, ends our direction and reads past what the
+    /// client still sends for a moment: closing with unread bytes would reset the connection, and the client
+    /// might never see its answer.
     Close(CloseReason),
-    /// The same, for a client that has asked for the close and sent its request whole: it promised to send nothing more.
+    /// The same, for a client that has asked for the close and sent its request whole: it promised to send
+    /// nothing more.
     Finish,
     /// To become a tunnel to this endpoint.
     Tunnel(Box<Connection>),
@@ -45,17 +48,18 @@ impl Next {
             Self::Request | Self::Tunnel(_) => None,
             Self::Close(reason) => Some(reason),
             Self::Finish => Some(CloseReason::NotKeptAlive),
-            Self::Abort(CloseReason::ClientAborted) => Some(
-                seat.stream
-                    .error()
-                    .map_or(CloseReason::ClientAborted, |error| sessions::broken(error, CloseReason::ClientAborted)),
-            ),
+            Self::Abort(CloseReason::ClientAborted) => {
+                Some(seat.stream.error().map_or(CloseReason::ClientAborted, |error| {
+                    sessions::broken(error, CloseReason::ClientAborted)
+                }))
+            }
             Self::Abort(reason) => Some(reason),
         }
     }
 }
 
-/// Serves requests until the connection ends or waits for the next. `first` was received already; the head is due at `due`.
+/// Serves requests until the connection ends or waits for the next. `first` was received already; the head is
+/// due at `due`.
 pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
     let mut input = first;
     let mut decoder = RequestDecoder::new();
@@ -155,7 +159,12 @@ enum HeadEnd {
     Refused(RefusalReason),
 }
 
-async fn read_head(seat: &Seat, decoder: &mut RequestDecoder, input: &mut Chunk, due: Time) -> Result<RequestHead, HeadEnd> {
+async fn read_head(
+    seat: &Seat,
+    decoder: &mut RequestDecoder,
+    input: &mut Chunk,
+    due: Time,
+) -> Result<RequestHead, HeadEnd> {
     let limits = Limits::from(&seat.listener.limits);
     let mut kept = Vec::new();
     loop {
@@ -170,7 +179,8 @@ async fn read_head(seat: &Seat, decoder: &mut RequestDecoder, input: &mut Chunk,
         match parsed.map_err(|error| HeadEnd::Refused(error.refusal()))? {
             Parsed::Head { head, consumed } => {
                 input.advance(consumed - before);
-                // Empty, it would still hold a receive buffer, and a block is all that the stream may have outstanding.
+                // Empty, it would still hold a receive buffer, and a block is all that the stream may have
+                // outstanding.
                 if input.is_empty() {
                     *input = Chunk::default();
                 }
@@ -196,7 +206,8 @@ async fn refuse_head(seat: &Seat, end: HeadEnd, trace: Option<&Trace>) -> Next {
         HeadEnd::Refused(reason) => reason,
     };
     let flags = Flags::new(true, false);
-    let mut sink = Sink::new(&seat.worker, &seat.stream, &seat.listener.timeouts, Recipient::UNKNOWN, &flags, trace);
+    let mut sink =
+        Sink::new(&seat.worker, &seat.stream, &seat.listener.timeouts, Recipient::UNKNOWN, &flags, trace);
     let request_id = seat.worker.request_id();
     let outcome = exchange::refuse(&mut sink, reason, request_id.as_str(), None).await;
     exchange::count(&seat.worker.counters, outcome);
@@ -205,7 +216,9 @@ async fn refuse_head(seat: &Seat, end: HeadEnd, trace: Option<&Trace>) -> Next {
         trace.ended(outcome);
     }
     match outcome {
-        Outcome::Answered { .. } if reason == RefusalReason::RequestTimeout => Next::Close(CloseReason::RequestHeaderTimeout),
+        Outcome::Answered { .. } if reason == RefusalReason::RequestTimeout => {
+            Next::Close(CloseReason::RequestHeaderTimeout)
+        }
         Outcome::Answered { .. } => Next::Close(CloseReason::BadRequest),
         _ => Next::Abort(CloseReason::ClientAborted),
     }
@@ -221,7 +234,12 @@ pub(super) async fn refuse_plainly(seat: &Seat, reason: RefusalReason) {
     }
 }
 
-async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chunk, trace: Option<&Trace>) -> Next {
+async fn serve_request(
+    seat: &mut Seat,
+    head: &mut RequestHead,
+    input: &mut Chunk,
+    trace: Option<&Trace>,
+) -> Next {
     if let Some(trace) = trace {
         trace.reached(Step::Head);
     }
@@ -267,7 +285,8 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
         },
         flags: &flags,
     };
-    // Pipelined requests are answered one after the other; a client that never reads gets no further than this.
+    // Pipelined requests are answered one after the other; a client that never reads gets no further than
+    // this.
     if let Err(error) = sink.outbound.writable().await {
         return Next::Abort(undeliverable(error.into()));
     }
@@ -292,23 +311,37 @@ async fn serve_request(seat: &mut Seat, head: &mut RequestHead, input: &mut Chun
     // A drain that began within this exchange is why its response said `close`.
     let close_reason = close_reason.or_else(|| worker.is_draining().then_some(CloseReason::Draining));
     let kept_alive = sink.kept_alive;
-    // A length or chunks tell the client that the response is cut, and answers queued before it still arrive; a body that ends with the
-    // connection needs the reset.
+    // A length or chunks tell the client that the response is cut, and answers queued before it still arrive;
+    // a body that ends with the connection needs the reset.
     let cut = if sink.outbound.framing() == Framing::UntilClose { Next::Abort } else { Next::Close };
     match outcome {
         Outcome::Answered { .. } if kept_alive && flags.ended.get() => Next::Request,
-        Outcome::Answered { .. } if flags.ended.get() && close_reason == Some(CloseReason::NotKeptAlive) => Next::Finish,
-        Outcome::Answered { .. } if flags.ended.get() => Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive)),
-        Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => Next::Close(CloseReason::RequestBodyTimeout),
-        Outcome::Answered { refused: Some(RefusalReason::RequestTooSlow), .. } => Next::Close(CloseReason::MinRate),
+        Outcome::Answered { .. } if flags.ended.get() && close_reason == Some(CloseReason::NotKeptAlive) => {
+            Next::Finish
+        }
+        Outcome::Answered { .. } if flags.ended.get() => {
+            Next::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive))
+        }
+        Outcome::Answered { refused: Some(RefusalReason::RequestTimeout), .. } => {
+            Next::Close(CloseReason::RequestBodyTimeout)
+        }
+        Outcome::Answered { refused: Some(RefusalReason::RequestTooSlow), .. } => {
+            Next::Close(CloseReason::MinRate)
+        }
         Outcome::Answered { refused: Some(_), .. } => Next::Close(CloseReason::BadRequest),
         // Whatever the client asked for, it is still sending.
         Outcome::Answered { refused: None, .. } => Next::Close(CloseReason::EarlyResponse),
-        Outcome::Switched => flags.tunnel.take().map_or(Next::Abort(CloseReason::UpstreamAborted), Next::Tunnel),
+        Outcome::Switched => {
+            flags.tunnel.take().map_or(Next::Abort(CloseReason::UpstreamAborted), Next::Tunnel)
+        }
         Outcome::Cut => cut(CloseReason::UpstreamAborted),
         Outcome::CutBySource(SourceError::Aborted) => Next::Abort(CloseReason::ClientAborted),
-        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => cut(CloseReason::RequestBodyTimeout),
-        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTooSlow)) => cut(CloseReason::MinRate),
+        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTimeout)) => {
+            cut(CloseReason::RequestBodyTimeout)
+        }
+        Outcome::CutBySource(SourceError::Refused(RefusalReason::RequestTooSlow)) => {
+            cut(CloseReason::MinRate)
+        }
         Outcome::CutBySource(SourceError::Refused(_)) => cut(CloseReason::BadRequest),
         Outcome::Undeliverable(error) => Next::Abort(undeliverable(error)),
         Outcome::Cancelled if seat.cancel.is_cancelled() => Next::Abort(CloseReason::Stopped),
@@ -407,14 +440,19 @@ impl BodySource for Source<'_> {
                     self.pace.pardon();
                     continue;
                 }
-                Err(_) if wait < self.pause_max => return Err(SourceError::Refused(RefusalReason::RequestTooSlow)),
+                Err(_) if wait < self.pause_max => {
+                    return Err(SourceError::Refused(RefusalReason::RequestTooSlow));
+                }
                 Err(_) => return Err(SourceError::Refused(RefusalReason::RequestTimeout)),
             };
         };
         match &part {
             BodyPart::Data(chunk) => {
                 self.pace.moved(chunk.len() as u64, self.pause_max);
-                self.room = self.room.checked_sub(chunk.len() as u64).ok_or(SourceError::Refused(RefusalReason::BodyTooLarge))?;
+                self.room = self
+                    .room
+                    .checked_sub(chunk.len() as u64)
+                    .ok_or(SourceError::Refused(RefusalReason::BodyTooLarge))?;
             }
             BodyPart::End(_) => self.flags.ended.set(true),
         }
@@ -443,7 +481,15 @@ impl<'a> Sink<'a> {
         trace: Option<&'a Trace>,
     ) -> Self {
         let taking = Taking::new(timeouts.send, Pace::new(timeouts.min_rate));
-        Self { worker, outbound: Outbound::new(&worker.io, stream, taking), stream, recipient, flags, kept_alive: false, trace }
+        Self {
+            worker,
+            outbound: Outbound::new(&worker.io, stream, taking),
+            stream,
+            recipient,
+            flags,
+            kept_alive: false,
+            trace,
+        }
     }
 
     fn count(&mut self) {
@@ -502,8 +548,8 @@ impl ResponseSink for Sink<'_> {
     }
 
     async fn head(&mut self, head: &ResponseHead) -> Result<(), SinkError> {
-        // The rest of a request that was answered early is not worth reading: such a connection ends with its response.
-        // Neither is a request that would come after a drain began.
+        // The rest of a request that was answered early is not worth reading: such a connection ends with its
+        // response. Neither is a request that would come after a drain began.
         let keep_alive = self.recipient.keep_alive && self.flags.ended.get() && !self.worker.is_draining();
         self.flags.wants_continue.set(false);
         let sent = encode::response(head, Recipient { keep_alive, ..self.recipient }, self.outbound.head());

@@ -1,4 +1,5 @@
-//! HTTP/1 sessions over the simulated ring, where it matters when something happens and what it makes of either connection.
+//! HTTP/1 sessions over the simulated ring, where it matters when something happens and what it makes of
+//! either connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,11 @@ impl Scene {
         Self::within(CALM, route, listener)
     }
 
-    fn within(faults: Faults, route: impl FnOnce(&mut model::Route), listener: impl FnOnce(&mut model::Listener)) -> Self {
+    fn within(
+        faults: Faults,
+        route: impl FnOnce(&mut model::Route),
+        listener: impl FnOnce(&mut model::Listener),
+    ) -> Self {
         let mut config = testing::config(&[origin_address(1)]);
         let mut made = (*config.routes.routes()[0]).clone();
         route(&mut made);
@@ -111,7 +116,11 @@ fn a_client_that_resets_while_it_waits_is_seen_at_once() {
         assert_eq!(scene.bench.value(Plain::Active), 1);
         scene.client.reset();
         scene.pass(10 * MILLISECOND);
-        assert_eq!(scene.closed(CloseReason::ClientAborted), 1, "later {later}, within the body {within_body}");
+        assert_eq!(
+            scene.closed(CloseReason::ClientAborted),
+            1,
+            "later {later}, within the body {within_body}"
+        );
         assert_eq!(scene.bench.value(Plain::Active), 0);
         assert!(origin.is_reset(), "the endpoint is told");
         scene.bench.run_out();
@@ -205,7 +214,12 @@ fn an_endpoint_may_refuse_before_the_body_is_sent() {
     origin.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno");
     scene.pass(10 * MILLISECOND);
     let said = text(&scene.client);
-    assert!(said.starts_with("HTTP/1.1 401") && said.contains("\r\nConnection: close\r\n") && said.ends_with("no"), "{said}");
+    assert!(
+        said.starts_with("HTTP/1.1 401")
+            && said.contains("\r\nConnection: close\r\n")
+            && said.ends_with("no"),
+        "{said}"
+    );
     // Whether the client sends the body now or not, nothing of it is taken for a request.
     scene.client.write(b"hello");
     scene.pass(10 * MILLISECOND);
@@ -310,7 +324,10 @@ fn bodies_of_known_length_are_read_whole_before_an_endpoint_is_asked() {
         }
         let origin = scene.origin();
         let asked = text(&origin);
-        assert_eq!(asked.matches('x').count(), body.len() + asked.split("\r\n\r\n").next().unwrap_or("").matches('x').count());
+        assert_eq!(
+            asked.matches('x').count(),
+            body.len() + asked.split("\r\n\r\n").next().unwrap_or("").matches('x').count()
+        );
         origin.write(OK);
         scene.pass(10 * MILLISECOND);
         assert!(text(&scene.client).ends_with("ok"));
@@ -337,7 +354,8 @@ fn a_body_that_finds_no_room_in_the_budget_streams() {
             }
             accepted
         });
-        taken += origin.as_ref().map_or(0, |origin| origin.read().iter().filter(|&&byte| byte == b'y').count());
+        taken +=
+            origin.as_ref().map_or(0, |origin| origin.read().iter().filter(|&&byte| byte == b'y').count());
     }
     let origin = origin.expect("asked");
     scene.pass(10 * MILLISECOND);
@@ -464,7 +482,12 @@ fn max_forwards_counts_down_and_ends_here() {
         let found = asked.lines().find_map(|line| line.strip_prefix("Max-Forwards: "));
         assert_eq!(found, forwarded, "{method} {value}");
     }
-    for value in ["Max-Forwards: x\r\n", "Max-Forwards:\r\n", "Max-Forwards: -1\r\n", "Max-Forwards: 1\r\nMax-Forwards: 1\r\n"] {
+    for value in [
+        "Max-Forwards: x\r\n",
+        "Max-Forwards:\r\n",
+        "Max-Forwards: -1\r\n",
+        "Max-Forwards: 1\r\nMax-Forwards: 1\r\n",
+    ] {
         let (asked, answer) = ask("OPTIONS", value);
         assert!(asked.is_none() && answer.starts_with("HTTP/1.1 400"), "{value} {answer}");
     }
@@ -474,7 +497,12 @@ fn max_forwards_counts_down_and_ends_here() {
 fn paced(listener: &mut model::Listener) {
     let minute = 60 * SECOND;
     let timeouts = listener.timeouts;
-    listener.timeouts = model::Timeouts { request_body: minute, send: minute, min_rate: std::num::NonZero::new(100), ..timeouts };
+    listener.timeouts = model::Timeouts {
+        request_body: minute,
+        send: minute,
+        min_rate: std::num::NonZero::new(100),
+        ..timeouts
+    };
 }
 
 #[test]
@@ -490,7 +518,10 @@ fn a_body_below_the_rate_is_408() {
     }
     assert!(scene.bench.sim.now().since(start) >= 10 * SECOND);
     let said = text(&scene.client);
-    assert!(said.starts_with("HTTP/1.1 408 Request Timeout\r\n") && said.ends_with("request_too_slow\n"), "{said}");
+    assert!(
+        said.starts_with("HTTP/1.1 408 Request Timeout\r\n") && said.ends_with("request_too_slow\n"),
+        "{said}"
+    );
     assert_eq!(scene.refused(RefusalReason::RequestTooSlow), 1);
     scene.end();
 }
@@ -533,7 +564,8 @@ fn what_is_saved_up_by_a_burst_does_not_last_for_ever() {
 
 #[test]
 fn a_client_is_not_blamed_for_a_slow_endpoint() {
-    // The endpoint takes nothing for 40 seconds, so the body of a client that would send it is not read; then it takes all.
+    // The endpoint takes nothing for 40 seconds, so the body of a client that would send it is not read; then
+    // it takes all.
     let faults = Faults { window: 1000, ..CALM };
     let mut scene = Scene::within(faults, |route| route.timeout = 60 * SECOND, paced);
     scene.client.write(post(2_000_000, "").as_bytes());
@@ -554,7 +586,8 @@ fn a_client_is_not_blamed_for_a_slow_endpoint() {
     scene.end();
 }
 
-/// A response that is larger than all that is read ahead, and what a client took of it a second at a time, until the end.
+/// A response that is larger than all that is read ahead, and what a client took of it a second at a time,
+/// until the end.
 fn read_slowly(per_second: usize, seconds: u32) -> (Scene, u32) {
     let faults = Faults { window: 10_000, ..CALM };
     let mut scene = Scene::within(faults, |_| {}, paced);
@@ -605,7 +638,8 @@ fn a_client_that_reads_is_not_blamed_for_a_response_that_pauses() {
 
 #[test]
 fn as_much_of_a_response_is_read_ahead_as_the_route_says() {
-    // Beside it what the sockets of this world take, and what one stream may have received before anybody looks at it.
+    // Beside it what the sockets of this world take, and what one stream may have received before anybody
+    // looks at it.
     const SLACK: usize = 800_000;
     for ahead in [4096, 64 << 10, 1 << 20] {
         let faults = Faults { window: 10_000, ..CALM };

@@ -1,5 +1,6 @@
-//! Requests that come before their client's handshake is over (RFC 8446 §2.3). Somebody may have recorded them and say them again, so that
-//! only those are served then that are safe to repeat, and their endpoint is told (RFC 8470 §5); others wait for the handshake's end.
+//! Requests that come before their client's handshake is over (RFC 8446 §2.3). Somebody may have recorded
+//! them and say them again, so that only those are served then that are safe to repeat, and their endpoint is
+//! told (RFC 8470 §5); others wait for the handshake's end.
 
 use std::task::{Context, Poll, Waker};
 
@@ -35,10 +36,14 @@ impl Early {
 
 /// Whether a request may be served before its client's handshake is over.
 fn is_repeatable(head: &RequestHead) -> bool {
-    head.method.is_safe() && head.body == BodyLength::None && !head.expects_continue() && upgrade::offered(head).is_none()
+    head.method.is_safe()
+        && head.body == BodyLength::None
+        && !head.expects_continue()
+        && upgrade::offered(head).is_none()
 }
 
-/// Waits, unless the request may be served now. Whether it is an early one; `None`: the handshake came to nothing.
+/// Waits, unless the request may be served now. Whether it is an early one; `None`: the handshake came to
+/// nothing.
 pub(super) async fn admit(seat: &mut Seat, head: &RequestHead) -> Option<bool> {
     if seat.stream.is_early() && is_repeatable(head) {
         seat.worker.counters.increment(Plain::EarlyRequests);
@@ -47,8 +52,8 @@ pub(super) async fn admit(seat: &mut Seat, head: &RequestHead) -> Option<bool> {
     settle(seat).await.then_some(false)
 }
 
-/// Runs an exchange that began early; it is cancelled when the handshake is due and not over, whatever of the response is still to come: the
-/// place among those under way is another's then.
+/// Runs an exchange that began early; it is cancelled when the handshake is due and not over, whatever of the
+/// response is still to come: the place among those under way is another's then.
 pub(super) async fn within(seat: &Seat, exchange: impl Future<Output = Outcome>) -> Outcome {
     let mut exchange = Box::pin(exchange);
     let Some(early) = &seat.early else { return exchange.await };
@@ -67,7 +72,8 @@ pub(super) async fn settle(seat: &mut Seat) -> bool {
     matches!(ended, Ok(Ok(())))
 }
 
-/// Ends the wait for the handshake of a connection that is about to be reset: its client may have ended it within the exchange.
+/// Ends the wait for the handshake of a connection that is about to be reset: its client may have ended it
+/// within the exchange.
 pub(super) fn give_up(seat: &mut Seat) {
     if seat.early.is_some() {
         let ended = match seat.stream.poll_established(&mut Context::from_waker(Waker::noop())) {

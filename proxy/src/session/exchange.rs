@@ -1,7 +1,8 @@
 //! The exchange seam: one request and its response, whatever carries them on either side.
 //!
-//! An exchange takes a request head, a body source, a response sink and a cancel. Request and response bodies run at the same
-//! time, each with trailers. Several exchanges share one downstream session (HTTP/2, HTTP/3 later); cancelling one leaves the others.
+//! An exchange takes a request head, a body source, a response sink and a cancel. Request and response bodies
+//! run at the same time, each with trailers. Several exchanges share one downstream session (HTTP/2, HTTP/3
+//! later); cancelling one leaves the others.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -69,11 +70,13 @@ pub enum SinkError {
 pub trait BodySource {
     /// Whether this is all that is left to come of a body of `length` bytes, and all of it is here.
     fn is_whole(&self, length: u64) -> bool;
-    /// Whether the client waits for "100 Continue" before it sends the body. `next` sends one unless an endpoint's was sent before.
+    /// Whether the client waits for "100 Continue" before it sends the body. `next` sends one unless an
+    /// endpoint's was sent before.
     fn awaits_continue(&self) -> bool;
     /// Ready once `next` has something to take without sending "100 Continue".
     fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-    /// The next part. Waiting here is the request body's backpressure: nothing is read ahead of it beyond the stream's own bound.
+    /// The next part. Waiting here is the request body's backpressure: nothing is read ahead of it beyond the
+    /// stream's own bound.
     fn next(&mut self) -> impl Future<Output = Result<BodyPart, SourceError>>;
 }
 
@@ -81,7 +84,8 @@ pub trait BodySource {
 pub trait ResponseSink {
     /// How many bytes may be read ahead of a slow client; told before the response begins.
     fn read_ahead(&mut self, bytes: usize);
-    /// A 101 that has passed `http::upgrade`, in place of everything else: what the endpoint and the client say from now on is theirs.
+    /// A 101 that has passed `http::upgrade`, in place of everything else: what the endpoint and the client
+    /// say from now on is theirs.
     fn switch(&mut self, head: &ResponseHead, upstream: Connection);
     /// An interim response other than 101.
     fn informational(&mut self, head: &ResponseHead) -> impl Future<Output = Result<(), SinkError>>;
@@ -93,7 +97,8 @@ pub trait ResponseSink {
     fn finish(&mut self, trailers: Fields) -> impl Future<Output = Result<(), SinkError>>;
     /// Sends what was held back to travel together: called before waiting for more of the response.
     fn flush(&mut self);
-    /// Ready once the client is gone, so that nobody waits for the response any more. One that merely has nothing more to say is not.
+    /// Ready once the client is gone, so that nobody waits for the response any more. One that merely has
+    /// nothing more to say is not.
     fn poll_gone(&self, cx: &Context<'_>) -> Poll<()>;
     /// Waits until the client has taken all that was queued for it, as long as it goes on taking.
     fn taken(&mut self) -> impl Future<Output = Result<(), SinkError>>;
@@ -216,8 +221,9 @@ impl Scene<'_> {
     }
 }
 
-/// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it itself. `head` becomes what
-/// is forwarded; it is borrowed, since a future keeps a copy of each value that moves through it.
+/// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it
+/// itself. `head` becomes what is forwarded; it is borrowed, since a future keeps a copy of each value that
+/// moves through it.
 pub async fn exchange(
     head: &mut RequestHead,
     source: &mut impl BodySource,
@@ -270,7 +276,12 @@ impl Drop for Active<'_> {
     }
 }
 
-async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut impl ResponseSink, scene: &Scene<'_>) -> Outcome {
+async fn run(
+    head: &mut RequestHead,
+    source: &mut impl BodySource,
+    sink: &mut impl ResponseSink,
+    scene: &Scene<'_>,
+) -> Outcome {
     let counters = &scene.worker.counters;
     let client = scene.peer.ip().to_canonical();
     let origin = Origin {
@@ -288,11 +299,14 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
     {
         let request_id = head.request_id().unwrap_or_default();
         return match answer {
-            Ok(status) => send(sink, answer::generated(status, ("", b""), None, request_id, None), None).await,
+            Ok(status) => {
+                send(sink, answer::generated(status, ("", b""), None, request_id, None), None).await
+            }
             Err(reason) => refuse(sink, reason, request_id, None).await,
         };
     }
-    let Some(route) = scene.snapshot.config.routes.find(&scene.listener.name, &head.authority, head.path()) else {
+    let Some(route) = scene.snapshot.config.routes.find(&scene.listener.name, &head.authority, head.path())
+    else {
         return refuse(sink, RefusalReason::NoRoute, head.request_id().unwrap_or_default(), None).await;
     };
     if let Some(trace) = scene.trace {
@@ -323,7 +337,9 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
         match read {
             Ok(true) => {}
             Ok(false) => counters.increment(Plain::BodiesUnbuffered),
-            Err(error) => return refuse_body(sink, error, head.request_id().unwrap_or_default(), edits).await,
+            Err(error) => {
+                return refuse_body(sink, error, head.request_id().unwrap_or_default(), edits).await;
+            }
         }
     }
     if source.awaits_continue() {
@@ -345,7 +361,8 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
             let slot = Slot::new(connection, &scene.worker.io, limits.head);
             let (mut sender, mut receiver) = slot.split(head);
             let halves = (&mut sender, &mut receiver);
-            let ended = relay::relay(&scene.worker.io, limits, &shared, head, halves, &mut source, sink).await;
+            let ended =
+                relay::relay(&scene.worker.io, limits, &shared, head, halves, &mut source, sink).await;
             drop((sender, receiver));
             (ended, slot.into_connection())
         };
@@ -386,8 +403,9 @@ async fn run(head: &mut RequestHead, source: &mut impl BodySource, sink: &mut im
     }
 }
 
-/// The answer to a request whose Max-Forwards ends here, if it does; else it is counted down (RFC 9110 §7.6.2). OPTIONS gets a status;
-/// TRACE is refused, since what it would show includes fields that were not meant for the client.
+/// The answer to a request whose Max-Forwards ends here, if it does; else it is counted down (RFC 9110
+/// §7.6.2). OPTIONS gets a status; TRACE is refused, since what it would show includes fields that were not
+/// meant for the client.
 fn last_hop(head: &mut RequestHead) -> Option<Result<u16, RefusalReason>> {
     match forward::max_forwards(&mut head.fields) {
         Ok(false) => None,
@@ -398,7 +416,12 @@ fn last_hop(head: &mut RequestHead) -> Option<Result<u16, RefusalReason>> {
 }
 
 /// Answers a request whose body cannot be read on, if there is still somebody to answer.
-async fn refuse_body(sink: &mut impl ResponseSink, error: SourceError, request_id: &str, edits: Option<&Edits>) -> Outcome {
+async fn refuse_body(
+    sink: &mut impl ResponseSink,
+    error: SourceError,
+    request_id: &str,
+    edits: Option<&Edits>,
+) -> Outcome {
     match error {
         SourceError::Aborted => Outcome::Undeliverable(SinkError::Aborted),
         SourceError::Refused(reason) => refuse(sink, reason, request_id, edits).await,

@@ -1,4 +1,5 @@
-//! What both sides of an HTTP/1 exchange share: reading a body in place from a stream, and waiting for room to write.
+//! What both sides of an HTTP/1 exchange share: reading a body in place from a stream, and waiting for room
+//! to write.
 
 use std::time::Duration;
 
@@ -8,17 +9,20 @@ use crate::http::h1::{BodyDecoder, BodyError, Framing, Step};
 use crate::http::message::Fields;
 use crate::io::{Chunk, Io, Stream, StreamError};
 
-/// Body bytes up to this are copied behind the framing they travel with: one buffer to send instead of two, and a loan that ends early.
+/// Body bytes up to this are copied behind the framing they travel with: one buffer to send instead of two,
+/// and a loan that ends early.
 const COALESCE_BYTES: usize = 2048;
 
-/// Room for most heads. Just below what glibc keeps at hand for each thread (1,032 bytes): larger ones cost ten times as much.
+/// Room for most heads. Just below what glibc keeps at hand for each thread (1,032 bytes): larger ones cost
+/// ten times as much.
 const HEAD_BYTES: usize = 1000;
 
 /// Held back bytes beyond this leave at once.
 const HELD_BYTES: usize = 16 * 1024;
 
-/// Bytes that may wait for a peer as loans: the stream they came from may have little more than this outstanding, and would receive no
-/// more. Where more is to be read ahead it is copied out, as soon as so much waits.
+/// Bytes that may wait for a peer as loans: the stream they came from may have little more than this
+/// outstanding, and would receive no more. Where more is to be read ahead it is copied out, as soon as so
+/// much waits.
 const LOANS_MAX: usize = 128 * 1024;
 const LOANED_BYTES: usize = 64 * 1024;
 
@@ -36,9 +40,13 @@ pub(crate) enum ReadError {
     Framing(BodyError),
 }
 
-/// The next part of a body. `input` holds what was received and not taken yet, so that the future may be dropped at any time; after the
-/// end it holds what follows the body.
-pub(crate) async fn next_part(stream: &Stream, decoder: &mut BodyDecoder, input: &mut Chunk) -> Result<BodyPart, ReadError> {
+/// The next part of a body. `input` holds what was received and not taken yet, so that the future may be
+/// dropped at any time; after the end it holds what follows the body.
+pub(crate) async fn next_part(
+    stream: &Stream,
+    decoder: &mut BodyDecoder,
+    input: &mut Chunk,
+) -> Result<BodyPart, ReadError> {
     loop {
         match decoder.decode(input).map_err(ReadError::Framing)? {
             Step::Data { skip, len } => {
@@ -105,7 +113,8 @@ impl Taking {
         let mut moved_at = io.now();
         loop {
             let started = io.now();
-            let mut due = (stream.progress().sent_at.max(moved_at) + self.stall).min(started + self.pace.left());
+            let mut due =
+                (stream.progress().sent_at.max(moved_at) + self.stall).min(started + self.pace.left());
             if self.delivered.is_none() {
                 due = due.min(started + LOOK_AFTER);
             }
@@ -115,7 +124,8 @@ impl Taking {
             if let Ok(result) = waited {
                 return result.map_err(|_| WriteError::Stream);
             }
-            // Our kernel buffers much, and says that there is room in large steps: what the peer's host acknowledged tells more.
+            // Our kernel buffers much, and says that there is room in large steps: what the peer's host
+            // acknowledged tells more.
             let delivered = stream.delivered();
             match self.delivered.replace(delivered) {
                 // Whatever was waited until here cannot be judged.
@@ -136,8 +146,8 @@ impl Taking {
     }
 }
 
-/// One message on its way out: head, framing and small body parts are held back until there is reason to send them, large parts pass
-/// through as they are.
+/// One message on its way out: head, framing and small body parts are held back until there is reason to send
+/// them, large parts pass through as they are.
 #[derive(Debug)]
 pub(crate) struct Outbound<'a> {
     io: &'a Io,

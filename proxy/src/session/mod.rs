@@ -1,5 +1,5 @@
-//! Sessions: the only place where `io` and the sans-IO parts meet, as straight-line async functions that await only
-//! in-memory queues.
+//! Sessions: the only place where `io` and the sans-IO parts meet, as straight-line async functions that
+//! await only in-memory queues.
 
 mod answer;
 mod body;
@@ -19,7 +19,8 @@ mod tests;
 pub mod trace;
 pub(crate) mod tunnel;
 
-/// The wall clock in microseconds, read without a system call (vdso(7)): for what others read, never for a time limit.
+/// The wall clock in microseconds, read without a system call (vdso(7)): for what others read, never for a
+/// time limit.
 fn unix_micros() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)

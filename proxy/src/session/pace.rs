@@ -1,5 +1,6 @@
-//! How slow a client may be: `min_rate`, as an allowance of time to be waited for. Waiting spends it, bytes earn it, and nothing is counted
-//! while nobody waits for the client: what the upstream or we are slow with is not its fault.
+//! How slow a client may be: `min_rate`, as an allowance of time to be waited for. Waiting spends it, bytes
+//! earn it, and nothing is counted while nobody waits for the client: what the upstream or we are slow with
+//! is not its fault.
 
 use std::num::NonZero;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Pass-through: a client's TLS reaches an endpoint as it is, of the upstream that the hello's server name leads to. Nothing is decrypted,
-//! and what was read to find the name is handed on with the rest.
+//! Pass-through: a client's TLS reaches an endpoint as it is, of the upstream that the hello's server name
+//! leads to. Nothing is decrypted, and what was read to find the name is handed on with the rest.
 
 use std::rc::Rc;
 
@@ -17,7 +17,8 @@ const UNRECOGNIZED_NAME: u8 = 112;
 
 /// To whom speaks no TLS here, most likely HTTP.
 const NOT_TLS: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\nConnection: close\r\n\r\n\
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\n\
+      Connection: close\r\n\r\n\
 400 Bad Request: this port takes TLS\n";
 
 /// Why a connection goes no further, and what its client is told of it.
@@ -66,11 +67,18 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
             }
             let snapshot = worker.snapshot();
             // What it was accepted by may be gone, or be another's by now.
-            let listener = snapshot.config.listeners.iter().find(|listener| listener.name == seat.listener.name);
+            let listener =
+                snapshot.config.listeners.iter().find(|listener| listener.name == seat.listener.name);
             match listener.map(|listener| (listener, listener.protocol)) {
                 Some((listener, Protocol::TlsPassthrough { upstream, .. })) => {
                     seat.listener.clone_from(listener);
-                    match route(&snapshot.config, &seat, upstream, hello.server_name.as_deref(), trace.as_ref()) {
+                    match route(
+                        &snapshot.config,
+                        &seat,
+                        upstream,
+                        hello.server_name.as_deref(),
+                        trace.as_ref(),
+                    ) {
                         Ok(upstream) => return tunnel::connect(seat, &snapshot, upstream, trace).await,
                         Err(refusal) => refusal,
                     }
@@ -108,7 +116,9 @@ async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<Hello, Refusal> {
             Ok(Ok(Some(chunk))) => input = chunk,
             _ if seat.cancel.is_cancelled() => return Err(Refusal::silent(CloseReason::Stopped)),
             Ok(Ok(None)) => return Err(Refusal::silent(CloseReason::ClientAborted)),
-            Ok(Err(error)) => return Err(Refusal::silent(sessions::broken(error, CloseReason::ClientAborted))),
+            Ok(Err(error)) => {
+                return Err(Refusal::silent(sessions::broken(error, CloseReason::ClientAborted)));
+            }
             Err(_) => return Err(Refusal::silent(CloseReason::HelloTimeout)),
         }
     }

@@ -1,4 +1,5 @@
-//! The start of a connection that a trusted proxy opened: its PROXY header, then whatever the listener's clients speak.
+//! The start of a connection that a trusted proxy opened: its PROXY header, then whatever the listener's
+//! clients speak.
 
 use super::{downstream, passthrough, secure, tunnel};
 use crate::config::model::Protocol;
@@ -8,7 +9,8 @@ use crate::proxy_protocol::{self, Header, Parsed};
 use crate::time::Time;
 use crate::worker::sessions::{self, Proxied, Seat};
 
-/// Reads the header, which is due at `due` as the first request's head is, and serves the connection. `first` was received already.
+/// Reads the header, which is due at `due` as the first request's head is, and serves the connection. `first`
+/// was received already.
 pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     let (header, rest) = match read(&seat, first, due).await {
         Ok(read) => read,
@@ -32,7 +34,9 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
             seat.stream.unread(rest);
             tunnel::open(seat).await;
         }
-        Protocol::Http | Protocol::Https | Protocol::TlsPassthrough { .. } if rest.is_empty() && !seat.stream.is_readable() => {
+        Protocol::Http | Protocol::Https | Protocol::TlsPassthrough { .. }
+            if rest.is_empty() && !seat.stream.is_readable() =>
+        {
             drop(rest);
             seat.count_received();
             seat.park_fresh(due);

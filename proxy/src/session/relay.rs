@@ -1,5 +1,6 @@
-//! Pumping one exchange's bodies in both directions at once, in one task: the upload (source to slot) and the download (slot to
-//! sink), joined without spawning. Backpressure is waiting: neither side is read while the other is full.
+//! Pumping one exchange's bodies in both directions at once, in one task: the upload (source to slot) and the
+//! download (slot to sink), joined without spawning. Backpressure is waiting: neither side is read while the
+//! other is full.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -47,14 +48,15 @@ pub(super) enum Ended {
     Sink(SinkError),
 }
 
-/// Interim responses to one request, at most: an endpoint that never comes to the point must not be listened to for ever.
+/// Interim responses to one request, at most: an endpoint that never comes to the point must not be listened
+/// to for ever.
 const INTERIM_MAX: u32 = 100;
 
-/// How long an endpoint may take to say "100 Continue" before it gets the body all the same: those that do not know the expectation
-/// never say it (RFC 9110 §10.1.1).
+/// How long an endpoint may take to say "100 Continue" before it gets the body all the same: those that do
+/// not know the expectation never say it (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
-/// After this long without news from an endpoint, the client is watched too: if it goes away, nobody waits any more. Not from the start:
-/// for most exchanges that would be one receive to arm and to cancel more.
+/// After this long without news from an endpoint, the client is watched too: if it goes away, nobody waits
+/// any more. Not from the start: for most exchanges that would be one receive to arm and to cancel more.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
 
 /// What upload and download tell each other.
@@ -111,7 +113,8 @@ pub(super) async fn relay(
     Box::pin(pump(io, limits, shared, head, (sender, receiver), source, sink)).await
 }
 
-/// Upload and download at once. Boxed by its caller: it would more than double the future of a request without a body.
+/// Upload and download at once. Boxed by its caller: it would more than double the future of a request
+/// without a body.
 async fn pump(
     io: &Io,
     limits: Limits<'_>,
@@ -170,7 +173,8 @@ async fn upload(
     sender.head(head);
     if head.expects_continue() {
         sender.flush();
-        let wanted = poll_fn(|cx| if shared.continued.get() { Poll::Ready(()) } else { source.poll_arrived(cx) });
+        let wanted =
+            poll_fn(|cx| if shared.continued.get() { Poll::Ready(()) } else { source.poll_arrived(cx) });
         // Waited in vain: the body goes out, which `next` asks the client for.
         let _ = io.timeout_at(io.after(CONTINUE_WAIT), wanted).await;
     }
@@ -275,7 +279,8 @@ async fn download(
     }
 }
 
-/// The next head, before `head_due`, which moves while the request makes progress or the client is what we wait for.
+/// The next head, before `head_due`, which moves while the request makes progress or the client is what we
+/// wait for.
 async fn head_in_time(
     io: &Io,
     limits: Limits<'_>,
@@ -295,7 +300,8 @@ async fn head_in_time(
         }
         // What was read of the request may lie here for long before a slow endpoint has taken it.
         let taken_due = receiver.taken_at() + limits.head;
-        // A client's receive may be held for what the endpoint does not take: then it is not the client that is waited for.
+        // A client's receive may be held for what the endpoint does not take: then it is not the client that
+        // is waited for.
         if taken_due <= io.now() && (!shared.awaits_client.get() || receiver.has_unsent()) {
             return Err(SlotError::TimedOut.into());
         }
@@ -311,7 +317,12 @@ enum Missed {
 }
 
 /// What the endpoint says, if it says it before `due` and while there is somebody to tell.
-async fn watched<F: Future>(io: &Io, due: Time, sink: &impl ResponseSink, news: F) -> Result<F::Output, Missed> {
+async fn watched<F: Future>(
+    io: &Io,
+    due: Time,
+    sink: &impl ResponseSink,
+    news: F,
+) -> Result<F::Output, Missed> {
     let mut news = pin!(news);
     let unwatched = due.min(io.after(WATCH_AFTER));
     match io.timeout_at(unwatched, news.as_mut()).await {
@@ -322,7 +333,12 @@ async fn watched<F: Future>(io: &Io, due: Time, sink: &impl ResponseSink, news: 
 }
 
 /// The same, from now on.
-async fn watch<F: Future + Unpin>(io: &Io, due: Time, sink: &impl ResponseSink, mut news: F) -> Result<F::Output, Missed> {
+async fn watch<F: Future + Unpin>(
+    io: &Io,
+    due: Time,
+    sink: &impl ResponseSink,
+    mut news: F,
+) -> Result<F::Output, Missed> {
     let either = poll_fn(|cx| match Pin::new(&mut news).poll(cx) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
         Poll::Pending => sink.poll_gone(cx).map(|()| Err(Missed::Gone)),
@@ -360,8 +376,8 @@ async fn part_waited_for(
 ) -> Result<BodyPart, DownloadError> {
     loop {
         if receiver.is_held() {
-            // The endpoint may not send: what it sent before still waits for a slow client, whose limits hold. Once it has taken that,
-            // the endpoint has its time again.
+            // The endpoint may not send: what it sent before still waits for a slow client, whose limits
+            // hold. Once it has taken that, the endpoint has its time again.
             if let Some(part) = part_unless_taken(receiver, sink).await? {
                 return Ok(part);
             }
@@ -386,7 +402,9 @@ async fn part_unless_taken(
     let mut taken = pin!(sink.taken());
     poll_fn(|cx| match part.as_mut().poll(cx) {
         Poll::Ready(part) => Poll::Ready(part.map(Some).map_err(DownloadError::from)),
-        Poll::Pending => taken.as_mut().poll(cx).map(|taken| taken.map(|()| None).map_err(DownloadError::from)),
+        Poll::Pending => {
+            taken.as_mut().poll(cx).map(|taken| taken.map(|()| None).map_err(DownloadError::from))
+        }
     })
     .await
 }

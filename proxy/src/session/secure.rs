@@ -1,5 +1,6 @@
-//! The start of an `https` connection: its handshake, within the listener's time and the worker's share of a loop turn for such. What
-//! follows is served like any other connection, over a stream that carries records; where early data is allowed, beside the handshake's end.
+//! The start of an `https` connection: its handshake, within the listener's time and the worker's share of a
+//! loop turn for such. What follows is served like any other connection, over a stream that carries records;
+//! where early data is allowed, beside the handshake's end.
 
 use super::downstream;
 use super::early::Early;
@@ -30,7 +31,8 @@ impl From<Failure> for End {
     }
 }
 
-/// Serves a connection from its first byte. `first` was received already; the handshake is to be over at `due`.
+/// Serves a connection from its first byte. `first` was received already; the handshake is to be over at
+/// `due`.
 pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     // It may have been silent since another configuration, whose certificates are not shown any more.
     let snapshot = seat.worker.snapshot();
@@ -150,12 +152,15 @@ async fn refuse(mut seat: Seat, end: End) {
     };
     counters.increment(Counter::HandshakeFailed(failure));
     match &end {
-        End::Failed(Failure::Alert(description)) => counters.increment(Counter::AlertReceived(Alert::of(*description))),
+        End::Failed(Failure::Alert(description)) => {
+            counters.increment(Counter::AlertReceived(Alert::of(*description)))
+        }
         End::Failed(failure) => {
             if let Some(alert) = failure.sent() {
                 counters.increment(Counter::AlertSent(alert));
             }
-            tracing::debug!(client = %seat.client(), listener = %seat.listener.name, %failure, "TLS handshake failed");
+            tracing::debug!(client = %seat.client(), listener = %seat.listener.name, %failure, "TLS \
+                handshake failed");
         }
         _ => {}
     }

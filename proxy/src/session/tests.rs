@@ -1,5 +1,6 @@
-//! Whole sessions over the simulated ring, by the thousand: random clients and origins, random faults. Every request is answered once
-//! and in order or its connection ends, bytes are conserved, and everything is freed at the end.
+//! Whole sessions over the simulated ring, by the thousand: random clients and origins, random faults. Every
+//! request is answered once and in order or its connection ends, bytes are conserved, and everything is freed
+//! at the end.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -9,7 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::exchange::{BodyPart, BodySource, Cancel, Local, Outcome, ResponseSink, Scene, SinkError, SourceError, exchange};
+use super::exchange::{
+    BodyPart, BodySource, Cancel, Local, Outcome, ResponseSink, Scene, SinkError, SourceError, exchange,
+};
 use crate::error::{CloseReason, RefusalReason};
 use crate::http::h1::{BodyDecoder, Parsed, RequestDecoder, ResponseDecoder, Step};
 use crate::http::limits::Limits;
@@ -97,7 +100,10 @@ impl<H> Incoming<H> {
         Self { bytes: Vec::new(), body: None }
     }
 
-    fn next(&mut self, mut head: impl FnMut(&[u8]) -> Option<(H, BodyLength, usize)>) -> Option<(H, Vec<u8>)> {
+    fn next(
+        &mut self,
+        mut head: impl FnMut(&[u8]) -> Option<(H, BodyLength, usize)>,
+    ) -> Option<(H, Vec<u8>)> {
         loop {
             if self.body.is_none() {
                 let (head, length, consumed) = head(&self.bytes)?;
@@ -131,7 +137,10 @@ fn origin_script(mut random: Random) -> Script {
     Box::new(move |peer: &Peer| {
         incoming.bytes.extend(peer.read());
         while !closing {
-            let parse = |bytes: &[u8]| match RequestDecoder::new().parse(bytes, &LIMITS).expect("we send good requests") {
+            let parse = |bytes: &[u8]| match RequestDecoder::new()
+                .parse(bytes, &LIMITS)
+                .expect("we send good requests")
+            {
                 Parsed::Head { head, consumed } => {
                     let body = head.body;
                     Some((head, body, consumed))
@@ -155,8 +164,10 @@ fn origin_script(mut random: Random) -> Script {
 const LIMITS: Limits = Limits { header_bytes: 16 << 10, fields: 64, uri_bytes: 4 << 10 };
 
 fn answer(head: &RequestHead, body: &[u8], random: &mut Random) -> (Vec<u8>, bool) {
-    let mut parts = head.path_and_query.split('/').skip(1).map(|part| part.parse::<usize>().expect("our path"));
-    let (id, mode, length) = (parts.next().expect("id"), MODES[parts.next().expect("mode")], parts.next().expect("length"));
+    let mut parts =
+        head.path_and_query.split('/').skip(1).map(|part| part.parse::<usize>().expect("our path"));
+    let (id, mode, length) =
+        (parts.next().expect("id"), MODES[parts.next().expect("mode")], parts.next().expect("length"));
     let mut content = sum(body).to_be_bytes().to_vec();
     content.extend(pattern(id, length));
     let mut out = Vec::new();
@@ -171,7 +182,9 @@ fn answer(head: &RequestHead, body: &[u8], random: &mut Random) -> (Vec<u8>, boo
         Mode::Chunked => "Transfer-Encoding: chunked".to_owned(),
         Mode::UntilClose => "Connection: close".to_owned(),
         // Said, since a request that meets an unannounced close may not be repeated.
-        Mode::LengthThenClose | Mode::Cut => format!("Connection: close\r\nContent-Length: {}", content.len()),
+        Mode::LengthThenClose | Mode::Cut => {
+            format!("Connection: close\r\nContent-Length: {}", content.len())
+        }
         _ => format!("Content-Length: {}", content.len()),
     };
     out.extend(format!("HTTP/1.1 200 OK\r\nX-Id: {id}\r\n{framing}\r\n\r\n").bytes());
@@ -204,10 +217,12 @@ struct Planned {
 
 impl Planned {
     fn random(id: usize, random: &mut Random) -> Self {
-        let method = [Method::Get, Method::Get, Method::Post, Method::Put, Method::Head][random.below(5)].clone();
+        let method =
+            [Method::Get, Method::Get, Method::Post, Method::Put, Method::Head][random.below(5)].clone();
         let sizes = [0, 1, 100, 3000, 20_000, 100_000];
         let has_body = matches!(method, Method::Post | Method::Put);
-        let mode = if random.below(3) == 0 { MODES[random.below(MODES.len())] } else { MODES[random.below(2)] };
+        let mode =
+            if random.below(3) == 0 { MODES[random.below(MODES.len())] } else { MODES[random.below(2)] };
         Self {
             id,
             mode,
@@ -220,8 +235,13 @@ impl Planned {
 
     fn bytes(&self, random: &mut Random) -> Vec<u8> {
         let mode = MODES.iter().position(|&mode| mode == self.mode).expect("one of them");
-        let mut out = format!("{} /{}/{mode}/{} HTTP/1.1\r\nHost: example.com\r\n", self.method.as_str(), self.id, self.length)
-            .into_bytes();
+        let mut out = format!(
+            "{} /{}/{mode}/{} HTTP/1.1\r\nHost: example.com\r\n",
+            self.method.as_str(),
+            self.id,
+            self.length
+        )
+        .into_bytes();
         let body = pattern(self.id + 1000, self.body);
         if self.chunked {
             out.extend(b"Transfer-Encoding: chunked\r\n\r\n");
@@ -295,14 +315,16 @@ fn client_script(peer: &Peer, plan: Plan, mut random: Random) -> Rc<RefCell<Repo
         }
         incoming.bytes.extend(peer.read());
         while let Some(request) = plan.requests.get(report.answered) {
-            let parse =
-                |bytes: &[u8]| match ResponseDecoder::new().parse(bytes, &request.method, &LIMITS).expect("good responses") {
-                    Parsed::Head { head, consumed } => {
-                        let body = head.body;
-                        Some((head, body, consumed))
-                    }
-                    Parsed::NeedMore => None,
-                };
+            let parse = |bytes: &[u8]| match ResponseDecoder::new()
+                .parse(bytes, &request.method, &LIMITS)
+                .expect("good responses")
+            {
+                Parsed::Head { head, consumed } => {
+                    let body = head.body;
+                    Some((head, body, consumed))
+                }
+                Parsed::NeedMore => None,
+            };
             let Some((head, body)) = incoming.next(parse) else { break };
             if head.status < 200 {
                 assert_eq!(head.status, 103);
@@ -368,7 +390,8 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
     let faulty = faults.reset > 0;
     let mut reports = Vec::new();
     for client in 0..1 + random.below(4) {
-        let requests: Vec<_> = (0..1 + random.below(5)).map(|n| Planned::random(client * 10 + n, &mut random)).collect();
+        let requests: Vec<_> =
+            (0..1 + random.below(5)).map(|n| Planned::random(client * 10 + n, &mut random)).collect();
         let aborts_after = (random.below(5) == 0).then(|| random.below(requests.len()));
         let plan = Plan { requests: requests.clone(), pipelined: random.below(2) == 0, aborts_after, faulty };
         let peer = bench.sim.connect(bench.listener);
@@ -378,7 +401,10 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
     bench.check_freed(&format!("seed {seed}"));
     if std::env::var_os("SLUICE_SHOW").is_some() {
         let shown = |reason: &CloseReason| (reason.label(), bench.value(Counter::Closed(*reason)));
-        eprintln!("seed {seed}: {:?}", CloseReason::ALL.iter().map(shown).filter(|(_, count)| *count > 0).collect::<Vec<_>>());
+        eprintln!(
+            "seed {seed}: {:?}",
+            CloseReason::ALL.iter().map(shown).filter(|(_, count)| *count > 0).collect::<Vec<_>>()
+        );
         eprintln!("{} accepted, {} shed", bench.value(Plain::Accepted), bench.shed());
         for (requests, report) in &reports {
             eprintln!("{requests:#?} {:?}", report.borrow());
@@ -411,7 +437,11 @@ fn sessions_in_a_rough_world_lose_nothing() {
             let report = report.borrow();
             answered += report.answered;
             if report.cut {
-                assert!(breaks(&requests[report.answered]), "seed {seed}: cut at {:?}", requests[report.answered]);
+                assert!(
+                    breaks(&requests[report.answered]),
+                    "seed {seed}: cut at {:?}",
+                    requests[report.answered]
+                );
             }
         }
     }
@@ -531,8 +561,12 @@ struct Exchange {
 
 /// Starts an exchange as a session that multiplexes would: with its own source, sink and cancel.
 fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> Exchange {
-    let running =
-        Exchange { source: FakeSource::default(), sink: FakeSink::default(), cancel: Cancel::default(), outcome: Rc::default() };
+    let running = Exchange {
+        source: FakeSource::default(),
+        sink: FakeSink::default(),
+        cancel: Cancel::default(),
+        outcome: Rc::default(),
+    };
     let mut head = RequestHead {
         method,
         version: Version::Http2,
@@ -542,7 +576,8 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
         body,
         keep_alive: true,
     };
-    let (mut source, mut sink, cancel) = (running.source.clone(), running.sink.clone(), running.cancel.clone());
+    let (mut source, mut sink, cancel) =
+        (running.source.clone(), running.sink.clone(), running.cancel.clone());
     let (outcome, worker_) = (Rc::clone(&running.outcome), Rc::clone(worker));
     worker.io.spawn(async move {
         let snapshot = worker_.snapshot();
@@ -605,7 +640,8 @@ fn two_exchanges_share_a_session_and_one_is_reset_without_harm_to_the_other() {
 fn only_what_may_be_repeated_is_sent_again() {
     // The origin closes each connection without an answer.
     let attempts = |method: Method, body: &[u8]| {
-        let mut bench = Bench::new(1, Faults::mild(), testing::config(&[origin_address(1), origin_address(2)]));
+        let mut bench =
+            Bench::new(1, Faults::mild(), testing::config(&[origin_address(1), origin_address(2)]));
         for index in 1..=2 {
             bench.sim.serve(origin_address(index), || origin_script(Random::new(5)));
         }

@@ -1,5 +1,5 @@
-//! What an exchange leaves for the access log on its way: made only while the log is on, so that without it each of the places that
-//! tell it something costs one comparison.
+//! What an exchange leaves for the access log on its way: made only while the log is on, so that without it
+//! each of the places that tell it something costs one comparison.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,7 +18,8 @@ use crate::time::Time;
 use crate::worker::context::Worker;
 use crate::worker::sessions::Seat;
 
-/// See the module. Dropped without `finish`, it leaves a record all the same: of a session that a panic or the worker's end cut off.
+/// See the module. Dropped without `finish`, it leaves a record all the same: of a session that a panic or
+/// the worker's end cut off.
 #[derive(Debug)]
 pub struct Trace(Box<Inner>);
 
@@ -72,8 +73,8 @@ pub enum Step {
 }
 
 impl Trace {
-    /// Of an exchange whose first byte is here; `None` while the access log is off. `first`: of a connection's first, when its head is due,
-    /// and how long after the accept that is.
+    /// Of an exchange whose first byte is here; `None` while the access log is off. `first`: of a
+    /// connection's first, when its head is due, and how long after the accept that is.
     #[must_use]
     pub fn begin(seat: &Seat, first: Option<(Time, Duration)>) -> Option<Self> {
         seat.worker.access.as_ref()?;
@@ -118,7 +119,8 @@ impl Trace {
         self
     }
 
-    /// Writes the record. `head`: as it was forwarded, if it was ever whole and is not kept. `closed`: why the connection ends with this.
+    /// Writes the record. `head`: as it was forwarded, if it was ever whole and is not kept. `closed`: why
+    /// the connection ends with this.
     pub fn finish(self, seat: &Seat, head: Option<&RequestHead>, closed: Option<CloseReason>) {
         let inner = &*self.0;
         inner.received.set(seat.stream.progress().received.saturating_sub(inner.received_before));
@@ -151,7 +153,8 @@ impl Trace {
         *inner.route.borrow_mut() = Some(route.to_owned());
     }
 
-    /// An endpoint is about to be tried. What the last attempt waited for its response counts to `first_byte`.
+    /// An endpoint is about to be tried. What the last attempt waited for its response counts to
+    /// `first_byte`.
     pub fn attempt(&self, upstream: &Arc<model::Upstream>, endpoint: usize) {
         let inner = &*self.0;
         if inner.attempts.get() > 0 {
@@ -223,7 +226,8 @@ impl Inner {
         let upstream = upstream.as_deref();
         self.stream.summary(|tls| {
             log.send(&Record {
-                unix_micros: super::unix_micros().saturating_sub(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+                unix_micros: super::unix_micros()
+                    .saturating_sub(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
                 request_id: request_id.unwrap_or_default(),
                 client: self.client,
                 listener: &self.listener.name,
@@ -238,7 +242,8 @@ impl Inner {
                 sent: self.sent.get(),
                 route: self.route.borrow().as_deref(),
                 upstream: upstream.map(|upstream| upstream.name.as_str()),
-                endpoint: upstream.and_then(|upstream| Some(upstream.endpoints.get(self.endpoint.get())?.label.as_str())),
+                endpoint: upstream
+                    .and_then(|upstream| Some(upstream.endpoints.get(self.endpoint.get())?.label.as_str())),
                 attempts: self.attempts.get(),
                 upstream_reused: self.reused.get(),
                 connection_request: self.connection_request,
@@ -256,7 +261,10 @@ impl Inner {
 impl Drop for Trace {
     fn drop(&mut self) {
         if !self.0.done.get() {
-            self.0.write(None, Some(if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Stopped }));
+            self.0.write(
+                None,
+                Some(if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Stopped }),
+            );
         }
     }
 }

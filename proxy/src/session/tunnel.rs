@@ -1,5 +1,6 @@
-//! Tunnels: bytes both ways between a client and an endpoint, in whatever protocol they speak: what a TCP listener serves, TLS that is
-//! passed through, and what an HTTP upgrade becomes (RFC 9110 §7.8). Received buffers are handed on as they are; the end of each direction is passed on for itself.
+//! Tunnels: bytes both ways between a client and an endpoint, in whatever protocol they speak: what a TCP
+//! listener serves, TLS that is passed through, and what an HTTP upgrade becomes (RFC 9110 §7.8). Received
+//! buffers are handed on as they are; the end of each direction is passed on for itself.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -18,7 +19,8 @@ use crate::upstream::connector::Connection;
 use crate::worker::context::{Snapshot, Worker};
 use crate::worker::sessions::{self, Seat};
 
-/// Makes a tunnel of a client's connection and an endpoint's. It is a task of its own, so that what led to it holds no memory.
+/// Makes a tunnel of a client's connection and an endpoint's. It is a task of its own, so that what led to it
+/// holds no memory.
 pub(super) fn start(seat: Seat, upstream: Connection, trace: Option<Trace>) {
     let worker = seat.worker.clone();
     worker.io.spawn(Tunnel::new(seat, upstream.into_tunnel(), trace).serve());
@@ -30,7 +32,8 @@ pub(crate) async fn open(mut seat: Seat) {
     let snapshot = worker.snapshot();
     // What it was accepted by may be gone, or be another's by now.
     let listener = snapshot.config.listeners.iter().find(|listener| listener.name == seat.listener.name);
-    let Some((listener, Protocol::Tcp { upstream })) = listener.map(|listener| (listener, listener.protocol)) else {
+    let Some((listener, Protocol::Tcp { upstream })) = listener.map(|listener| (listener, listener.protocol))
+    else {
         seat.stream.abort();
         return seat.end(CloseReason::Draining);
     };
@@ -47,8 +50,16 @@ pub(super) async fn connect(seat: Seat, snapshot: &Snapshot, upstream: usize, tr
     let worker = Rc::clone(&seat.worker);
     let connected = {
         let (peer, local, trace) = (seat.client(), seat.local(), trace.as_ref());
-        let scene =
-            Scene { worker: &worker, snapshot, listener: &seat.listener, peer, local, identity: None, is_early: false, trace };
+        let scene = Scene {
+            worker: &worker,
+            snapshot,
+            listener: &seat.listener,
+            peer,
+            local,
+            identity: None,
+            is_early: false,
+            trace,
+        };
         let mut tries = Tries::of_new_connections(&snapshot.upstreams[upstream]);
         let mut connecting = pin!(tries.connection(&scene));
         poll_fn(|cx| match seat.cancel.poll(cx) {
@@ -122,10 +133,20 @@ impl Tunnel {
         let open = Open(Rc::clone(worker));
         let direction = Direction { ended: false, queued_at: worker.io.now() };
         let model = seat.listener.timeouts;
-        Self { upstream, up: direction, down: direction, idle: model.tunnel_idle, send: model.send, seat, trace, _open: open }
+        Self {
+            upstream,
+            up: direction,
+            down: direction,
+            idle: model.tunnel_idle,
+            send: model.send,
+            seat,
+            trace,
+            _open: open,
+        }
     }
 
-    /// Until both sides have ended, or one breaks or is too slow. Not an `async fn`, whose future would have room for the tunnel twice.
+    /// Until both sides have ended, or one breaks or is too slow. Not an `async fn`, whose future would have
+    /// room for the tunnel twice.
     pub(super) fn serve(self) -> impl Future<Output = ()> {
         let mut tunnel = self;
         async move {
@@ -198,7 +219,8 @@ impl Tunnel {
         stalled.map(|(_, reason)| reason).or(idle)
     }
 
-    /// For each side to which something is queued: when it is too late with taking it, and what that is called.
+    /// For each side to which something is queued: when it is too late with taking it, and what that is
+    /// called.
     fn stalls(&self) -> [Option<(Time, CloseReason)>; 2] {
         let stall = |to: &Stream, direction: &Direction, reason| {
             (to.unsent() > 0).then(|| (to.progress().sent_at.max(direction.queued_at) + self.send, reason))
@@ -214,7 +236,10 @@ impl Tunnel {
             let progress = stream.progress();
             progress.received_at.max(progress.sent_at)
         };
-        moved(&self.seat.stream).max(moved(self.upstream.stream())).max(self.up.queued_at).max(self.down.queued_at)
+        moved(&self.seat.stream)
+            .max(moved(self.upstream.stream()))
+            .max(self.up.queued_at)
+            .max(self.down.queued_at)
     }
 
     fn is_unsent(&self) -> bool {

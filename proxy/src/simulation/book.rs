@@ -1,4 +1,5 @@
-//! What has been seen of each exchange, by clients and origins: the place where one hand knows what the other did.
+//! What has been seen of each exchange, by clients and origins: the place where one hand knows what the other
+//! did.
 
 use std::cell::{LazyCell, Ref, RefCell, RefMut};
 use std::fmt;
@@ -26,7 +27,8 @@ pub(super) struct Record {
     /// The client has sent its head, and all of it.
     pub(super) head_sent: bool,
     pub(super) sent: bool,
-    /// Its first bytes went ahead of the handshake's end, and what has to come before others are served: that end.
+    /// Its first bytes went ahead of the handshake's end, and what has to come before others are served: that
+    /// end.
     pub(super) is_early: bool,
     pub(super) is_settled: bool,
     /// Origins that saw a byte of it, and whether they saw it whole.
@@ -35,7 +37,8 @@ pub(super) struct Record {
     pub(super) answered: Option<u16>,
     /// Its client left on its own account, or is slow enough to be given up.
     pub(super) left: bool,
-    /// It met a connection on which bytes were under way that nobody asked for: no proxy can tell them from its answer.
+    /// It met a connection on which bytes were under way that nobody asked for: no proxy can tell them from
+    /// its answer.
     pub(super) met_poison: bool,
 }
 

@@ -86,7 +86,8 @@ impl Broken {
 /// Spoils a request whose head ends at `head`; where it ends then.
 pub(super) fn apply(broken: Broken, out: &mut Vec<u8>, head: usize) -> usize {
     let text = |from: &str, to: &str, out: &mut Vec<u8>| {
-        let at = out.windows(from.len()).position(|window| window == from.as_bytes()).expect("a head of ours");
+        let at =
+            out.windows(from.len()).position(|window| window == from.as_bytes()).expect("a head of ours");
         out.splice(at..at + from.len(), to.bytes());
     };
     let before = out.len();
@@ -122,8 +123,13 @@ pub(super) fn apply(broken: Broken, out: &mut Vec<u8>, head: usize) -> usize {
         }
         Broken::ChunkEnd => {
             // A chunk with the body's first byte, which goes on where it should end.
-            let data = out[head..].iter().position(|&byte| byte == b'\n').map_or(head, |line| head + line + 1);
-            let chunk = if out[head] == b'0' { b"zz\r\n".to_vec() } else { [b"1\r\n", &out[data..=data], b"d\r\n"].concat() };
+            let data =
+                out[head..].iter().position(|&byte| byte == b'\n').map_or(head, |line| head + line + 1);
+            let chunk = if out[head] == b'0' {
+                b"zz\r\n".to_vec()
+            } else {
+                [b"1\r\n", &out[data..=data], b"d\r\n"].concat()
+            };
             out.splice(head..head, chunk);
         }
         Broken::Trailer => {

@@ -1,5 +1,5 @@
-//! A client's side of one connection: sends its requests as planned, and takes only answers that belong to them, in order, once, byte for
-//! byte or visibly cut.
+//! A client's side of one connection: sends its requests as planned, and takes only answers that belong to
+//! them, in order, once, byte for byte or visibly cut.
 
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ struct Connection {
     waits_until: Option<Time>,
     sent: usize,
     received: usize,
-    /// Bytes of the first request that went ahead of the handshake's end, until it is known what became of them.
+    /// Bytes of the first request that went ahead of the handshake's end, until it is known what became of
+    /// them.
     early: usize,
     next_read: Time,
     next_write: Time,
@@ -138,7 +139,12 @@ impl Connection {
         }
         if !self.done {
             let waited = peer.now().since(self.moved);
-            assert!(waited < self.patience, "client {} waits for {waited:?}: {:?}", self.number, self.awaited().map(|e| &e.path));
+            assert!(
+                waited < self.patience,
+                "client {} waits for {waited:?}: {:?}",
+                self.number,
+                self.awaited().map(|e| &e.path)
+            );
             if peer.now() >= self.looks {
                 self.looks = self.moved + self.patience;
                 peer.wake_at(self.looks);
@@ -146,7 +152,8 @@ impl Connection {
         }
     }
 
-    /// Whether another exchange's bytes may have come on its upstream connection: no proxy can tell them apart then.
+    /// Whether another exchange's bytes may have come on its upstream connection: no proxy can tell them
+    /// apart then.
     fn is_strange(&self, exchange: &Exchange) -> bool {
         let record = self.book.record(exchange.id);
         record.met_poison || (record.attempts.is_empty() && self.book.plan.has_poison())
@@ -170,8 +177,11 @@ impl Connection {
         let now = peer.now();
         if !self.stops_reading && now >= self.next_read {
             let Pace { piece, pause } = self.plan.reads;
-            let room =
-                if let (Fate::AtReceived(at, _), false) = (self.plan.fate, self.left) { at - self.received } else { usize::MAX };
+            let room = if let (Fate::AtReceived(at, _), false) = (self.plan.fate, self.left) {
+                at - self.received
+            } else {
+                usize::MAX
+            };
             let bytes = peer.read_at_most(piece.min(room));
             if !bytes.is_empty() {
                 self.received += bytes.len();
@@ -223,7 +233,11 @@ impl Connection {
             panic!("client {number}: {head:?} for no request");
         };
         assert!(self.answered < self.begun, "client {number}: {head:?} before its request");
-        let status: u16 = head.start.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok()).unwrap_or_default();
+        let status: u16 = head
+            .start
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3)?.parse().ok())
+            .unwrap_or_default();
         assert!((100..600).contains(&status), "client {number}: {head:?}");
         if status < 200 {
             return self.interim(peer, head, status, exchange);
@@ -235,12 +249,20 @@ impl Connection {
             None => Length::UntilClose,
         };
         assert!(length != Length::Chunked || !exchange.is_http10, "client {number}: chunks for HTTP/1.0");
-        assert!(length != Length::UntilClose || exchange.is_http10, "client {number}: neither length nor chunks: {head:?}");
-        let closes = head.lists("connection", "close") || (exchange.is_http10 && !head.lists("connection", "keep-alive"));
-        assert!(length != Length::UntilClose || closes, "client {number}: a body until close, kept alive: {head:?}");
+        assert!(
+            length != Length::UntilClose || exchange.is_http10,
+            "client {number}: neither length nor chunks: {head:?}"
+        );
+        let closes = head.lists("connection", "close")
+            || (exchange.is_http10 && !head.lists("connection", "keep-alive"));
+        assert!(
+            length != Length::UntilClose || closes,
+            "client {number}: a body until close, kept alive: {head:?}"
+        );
         self.check_close(exchange, attempt, closes);
         self.note(peer, format_args!("{status} for {}, {length:?}", exchange.id));
-        self.current = Some(Current { status, attempt, body_at: 0, closes, chunked: length == Length::Chunked });
+        self.current =
+            Some(Current { status, attempt, body_at: 0, closes, chunked: length == Length::Chunked });
         self.reader.body(length);
     }
 
@@ -250,7 +272,10 @@ impl Connection {
         self.book.tally().interims += 1;
         self.note(peer, format_args!("{status} for {}", exchange.id));
         if status == 101 {
-            assert!(exchange.tunnel.is_some() && head.field("upgrade") == Some("sim"), "client {number}: {head:?}");
+            assert!(
+                exchange.tunnel.is_some() && head.field("upgrade") == Some("sim"),
+                "client {number}: {head:?}"
+            );
             self.book.record(exchange.id).answered = Some(101);
             self.answered += 1;
             self.tunnelled = Some((0, 0));
@@ -258,10 +283,17 @@ impl Connection {
             return self.take_tunnel(&rest);
         }
         if status == 100 {
-            assert!(exchange.expects && !self.continued, "client {number}: 100 Continue that nobody waits for");
+            assert!(
+                exchange.expects && !self.continued,
+                "client {number}: 100 Continue that nobody waits for"
+            );
             self.continued = true;
         } else {
-            assert_eq!(head.field("x-exchange"), Some(exchange.id.to_string().as_str()), "client {number}: another's {status}");
+            assert_eq!(
+                head.field("x-exchange"),
+                Some(exchange.id.to_string().as_str()),
+                "client {number}: another's {status}"
+            );
             self.interims += 1;
             let most: usize = exchange.answers.iter().map(|answer| answer.interims.len()).sum();
             assert!(self.interims <= most, "client {number}: more interim responses than there were");
@@ -276,7 +308,11 @@ impl Connection {
         let attempts = self.book.record(exchange.id).attempts.len();
         match head.field("x-exchange") {
             Some("poison") => {
-                assert!(self.is_strange(exchange), "client {number}: an answer to nobody's request came for {}", exchange.id);
+                assert!(
+                    self.is_strange(exchange),
+                    "client {number}: an answer to nobody's request came for {}",
+                    exchange.id
+                );
                 Some(usize::MAX)
             }
             Some(id) => {
@@ -289,7 +325,10 @@ impl Connection {
                 if answers_another {
                     return Some(usize::MAX);
                 }
-                let attempt = head.field("x-attempt").and_then(|attempt| attempt.parse::<usize>().ok()).expect("an attempt");
+                let attempt = head
+                    .field("x-attempt")
+                    .and_then(|attempt| attempt.parse::<usize>().ok())
+                    .expect("an attempt");
                 assert!(attempt < attempts, "client {number}: an attempt that was not made");
                 let answer = exchange.answer(attempt);
                 assert_eq!(status, answer.status, "client {number}: another status for {}", exchange.id);
@@ -304,8 +343,16 @@ impl Connection {
                 } else if status >= 400 {
                     assert!(head.field("x-request-id").is_some(), "client {number}: {head:?}");
                 }
-                let allowed = self.book.plan.refusals(exchange, !self.plan.brisk || self.left, self.is_strange(exchange));
-                assert!(allowed.contains(&status), "client {number}: {status} for {}, not one of {allowed:?}", exchange.path);
+                let allowed = self.book.plan.refusals(
+                    exchange,
+                    !self.plan.brisk || self.left,
+                    self.is_strange(exchange),
+                );
+                assert!(
+                    allowed.contains(&status),
+                    "client {number}: {status} for {}, not one of {allowed:?}",
+                    exchange.path
+                );
                 None
             }
         }
@@ -315,11 +362,14 @@ impl Connection {
     fn check_close(&self, exchange: &Exchange, attempt: Option<usize>, closes: bool) {
         let limit = self.book.plan.config.listeners[0].limits.requests_per_connection;
         let limited = limit > 0 && self.answered as u64 + 1 >= limit;
-        let Some(answer) = attempt.filter(|&attempt| attempt != usize::MAX).map(|attempt| exchange.answer(attempt)) else {
+        let Some(answer) =
+            attempt.filter(|&attempt| attempt != usize::MAX).map(|attempt| exchange.answer(attempt))
+        else {
             return;
         };
         let early = answer.when != super::plan::When::Whole && exchange.body.framing != Framing::None;
-        let until_close = exchange.is_http10 && matches!(answer.body.framing, Framing::UntilClose | Framing::Chunked);
+        let until_close =
+            exchange.is_http10 && matches!(answer.body.framing, Framing::UntilClose | Framing::Chunked);
         let drains = self.book.plan.drains();
         let must = exchange.asks_for_close() || limited;
         assert!(!must || closes, "client {}: kept alive against its will", self.number);
@@ -338,7 +388,9 @@ impl Connection {
     fn data(&mut self, bytes: &[u8]) {
         let book = self.book.clone();
         let exchange = &book.plan.exchanges[self.plan.exchanges.start + self.answered];
-        let Some(mut current) = self.current.take() else { panic!("client {}: a body of no response", self.number) };
+        let Some(mut current) = self.current.take() else {
+            panic!("client {}: a body of no response", self.number)
+        };
         let end = current.body_at + bytes.len();
         if let Some(answer) = self.answer(exchange, &current) {
             let expected = answer.body.bytes.get(current.body_at..end);
@@ -361,15 +413,29 @@ impl Connection {
         let Some(current) = self.current.take() else { panic!("client {number}: the end of no response") };
         if let Some(answer) = self.answer(exchange, &current) {
             let expected = if answer.has_body(exchange) { answer.body.bytes.len() } else { 0 };
-            assert_eq!(current.body_at, expected, "client {number}: the answer to {} was cut and looks whole", exchange.id);
+            assert_eq!(
+                current.body_at, expected,
+                "client {number}: the answer to {} was cut and looks whole",
+                exchange.id
+            );
             let attempt = current.attempt.unwrap_or_default();
-            assert!(answer.can_be_whole(exchange, attempt), "client {number}: a broken answer to {} looks whole", exchange.id);
-            let expects_trailer =
-                answer.body.trailer && answer.body.framing == Framing::Chunked && current.chunked && answer.has_body(exchange);
-            let has_trailer = trailers
-                .iter()
-                .any(|(name, value)| name.eq_ignore_ascii_case("x-trailer") && *value == answer.body.bytes.len().to_string());
-            assert_eq!(has_trailer, expects_trailer, "client {number}: trailers of {}: {trailers:?}", exchange.id);
+            assert!(
+                answer.can_be_whole(exchange, attempt),
+                "client {number}: a broken answer to {} looks whole",
+                exchange.id
+            );
+            let expects_trailer = answer.body.trailer
+                && answer.body.framing == Framing::Chunked
+                && current.chunked
+                && answer.has_body(exchange);
+            let has_trailer = trailers.iter().any(|(name, value)| {
+                name.eq_ignore_ascii_case("x-trailer") && *value == answer.body.bytes.len().to_string()
+            });
+            assert_eq!(
+                has_trailer, expects_trailer,
+                "client {number}: trailers of {}: {trailers:?}",
+                exchange.id
+            );
         }
         let earlier = book.record(exchange.id).answered.replace(current.status);
         assert!(earlier.is_none(), "client {number}: {} was answered twice", exchange.id);
@@ -436,7 +502,11 @@ impl Connection {
                 return;
             }
             let whole = !reset && taken == self.tunnel().down.len();
-            assert!(reset || self.left || self.line.is_parted(), "client {}: the tunnel's end was not announced", self.number);
+            assert!(
+                reset || self.left || self.line.is_parted(),
+                "client {}: the tunnel's end was not announced",
+                self.number
+            );
             assert!(
                 whole || self.left || !self.smooth || !self.book.plan.calm,
                 "client {}: the tunnel ended at {taken}",
@@ -448,20 +518,37 @@ impl Connection {
         self.note(peer, format_args!("{}", if reset { "was reset" } else { "sees the end" }));
         let book = self.book.clone();
         let is_announced = self.line.is_parted() || !self.line.is_ready() || self.left;
-        assert!(reset || is_announced || !peer.is_ended(), "client {}: an end that nobody announced", self.number);
-        if self.reader.ends_with_connection() && peer.is_ended() && self.current.is_some() && self.line.is_parted() {
+        assert!(
+            reset || is_announced || !peer.is_ended(),
+            "client {}: an end that nobody announced",
+            self.number
+        );
+        if self.reader.ends_with_connection()
+            && peer.is_ended()
+            && self.current.is_some()
+            && self.line.is_parted()
+        {
             self.whole(peer, &[]);
         }
         let cut = self.current.is_some() || self.reader.is_within();
         let left = self.plan.exchanges.len() - self.answered;
         if left > 0 && !self.closing && !self.left {
             let exchange = &book.plan.exchanges[self.plan.exchanges.start + self.answered];
-            // A body that ends with the connection is cut by a reset, which takes what was queued before it as well.
-            let begun = &book.plan.exchanges[self.plan.exchanges.start..self.plan.exchanges.start + self.begun];
+            // A body that ends with the connection is cut by a reset, which takes what was queued before it
+            // as well.
+            let begun =
+                &book.plan.exchanges[self.plan.exchanges.start..self.plan.exchanges.start + self.begun];
             let cut_later = reset && begun.iter().any(|later| later.is_http10 && !book.plan.is_smooth(later));
-            let excused =
-                cut_later || !self.smooth || !book.plan.is_smooth(exchange) || self.is_strange(exchange) || !book.plan.calm;
-            assert!(excused, "client {}: its connection ended without an answer to {}", self.number, exchange.id);
+            let excused = cut_later
+                || !self.smooth
+                || !book.plan.is_smooth(exchange)
+                || self.is_strange(exchange)
+                || !book.plan.calm;
+            assert!(
+                excused,
+                "client {}: its connection ended without an answer to {}",
+                self.number, exchange.id
+            );
         }
         self.book.tally().cut += u64::from(cut);
         self.left_unanswered();
@@ -512,8 +599,8 @@ impl Connection {
         let mut stop = bytes.len();
         if exchange.expects && self.at < stop {
             let is_awaited = self.answered + self.plan.exchanges.start == id;
-            let answered =
-                ((self.continued || self.current.is_some()) && is_awaited) || self.answered + self.plan.exchanges.start > id;
+            let answered = ((self.continued || self.current.is_some()) && is_awaited)
+                || self.answered + self.plan.exchanges.start > id;
             if self.at >= head && !answered {
                 let until = *self.waits_until.get_or_insert(now + CONTINUE_WAIT);
                 if now < until {
@@ -558,10 +645,13 @@ impl Connection {
 
     /// Takes the next request in hand, if it is its time.
     fn begin(&mut self, peer: &Peer) -> bool {
-        if self.begun == self.plan.exchanges.len() || self.begun - self.answered.min(self.begun) >= self.plan.depth {
+        if self.begun == self.plan.exchanges.len()
+            || self.begun - self.answered.min(self.begun) >= self.plan.depth
+        {
             return false;
         }
-        let before = &self.book.plan.exchanges[self.plan.exchanges.start..self.plan.exchanges.start + self.begun];
+        let before =
+            &self.book.plan.exchanges[self.plan.exchanges.start..self.plan.exchanges.start + self.begun];
         if self.plan.brisk && before.last().is_some_and(Exchange::asks_for_close) {
             // It promised to send nothing more, and its connection may be closed at once.
             return false;

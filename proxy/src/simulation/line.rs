@@ -1,5 +1,6 @@
-//! One end of a connection as clients and origins hold it: the bytes as they are, or rustls' own TLS over them. What is sealed waits here
-//! until it is written, so that a record can be cut, altered or held back at any byte.
+//! One end of a connection as clients and origins hold it: the bytes as they are, or rustls' own TLS over
+//! them. What is sealed waits here until it is written, so that a record can be cut, altered or held back at
+//! any byte.
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
@@ -45,7 +46,8 @@ impl Line {
         line
     }
 
-    /// Changes a bit of this byte. Not in a hello's extensions, which have another order every time: what comes of it must not.
+    /// Changes a bit of this byte. Not in a hello's extensions, which have another order every time: what
+    /// comes of it must not.
     pub(super) fn flip(&mut self, at: usize) {
         self.flips = Some(if at < self.out.len() { at % FIXED } else { at });
     }

@@ -1,4 +1,5 @@
-//! An origin's side of one connection: it takes only requests that a client sent, byte for byte, and answers as planned.
+//! An origin's side of one connection: it takes only requests that a client sent, byte for byte, and answers
+//! as planned.
 
 use std::time::Duration;
 
@@ -51,9 +52,12 @@ struct Connection {
 const UNDER_WAY: Duration = Duration::from_millis(500);
 
 pub(super) fn script(book: &Book, endpoint: usize, number: usize) -> Script {
-    let Endpoint::Serves { idle } = book.plan.endpoints[endpoint] else { panic!("endpoint {endpoint} does not serve") };
+    let Endpoint::Serves { idle } = book.plan.endpoints[endpoint] else {
+        panic!("endpoint {endpoint} does not serve")
+    };
     let manner = book.plan.manners[endpoint];
-    let mut line = manner.map_or_else(Line::default, |manner| Line::server(book.parties.origin(manner != Manner::Stray)));
+    let mut line = manner
+        .map_or_else(Line::default, |manner| Line::server(book.parties.origin(manner != Manner::Stray)));
     if let Some(Manner::Stops(at)) = manner {
         line.stop(Some(at));
     }
@@ -97,7 +101,11 @@ impl Connection {
         }
         if peer.is_ended() {
             self.book.note(peer.now(), format_args!("{}: ended by the proxy", self.name));
-            assert!(self.line.is_parted() || !self.line.is_ready(), "{}: an end that nobody announced", self.name);
+            assert!(
+                self.line.is_parted() || !self.line.is_ready(),
+                "{}: an end that nobody announced",
+                self.name
+            );
             return peer.close();
         }
         if let (None, Some(idle)) = (&self.current, self.idle) {
@@ -155,7 +163,11 @@ impl Connection {
         if let Some(Current { id, tunnelled: Some(at), .. }) = &mut self.current {
             let tunnel = self.book.plan.exchanges[*id].tunnel.as_ref().expect("a tunnel");
             let end = *at + bytes.len();
-            assert!(tunnel.up.get(*at..end) == Some(&bytes[..]), "{}: other bytes up the tunnel {id}, {at}..{end}", self.name);
+            assert!(
+                tunnel.up.get(*at..end) == Some(&bytes[..]),
+                "{}: other bytes up the tunnel {id}, {at}..{end}",
+                self.name
+            );
             *at = end;
             return;
         }
@@ -185,29 +197,46 @@ impl Connection {
         assert!(self.current.is_none(), "{name}: a request before the last one was answered");
         assert!(!self.over, "{name}: a request after the connection's last response");
         let mut words = head.start.split(' ');
-        let (method, path, version) = (words.next().unwrap_or(""), words.next().unwrap_or(""), words.next().unwrap_or(""));
-        assert!(version == "HTTP/1.1" && words.next().is_none(), "{name}: a malformed request line: {head:?}");
-        let id: usize =
-            head.field("x-probe").and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("{name}: whose is {head:?}?"));
+        let (method, path, version) =
+            (words.next().unwrap_or(""), words.next().unwrap_or(""), words.next().unwrap_or(""));
+        assert!(
+            version == "HTTP/1.1" && words.next().is_none(),
+            "{name}: a malformed request line: {head:?}"
+        );
+        let id: usize = head
+            .field("x-probe")
+            .and_then(|id| id.parse().ok())
+            .unwrap_or_else(|| panic!("{name}: whose is {head:?}?"));
         let exchange = &plan.exchanges[id];
         self.check_head(head, exchange, method, path);
         let mut record = self.book.record(id);
         assert!(record.head_sent, "{name}: request {id} came before its client sent its head");
         let earlier = record.attempts.len();
-        assert!(earlier == 0 || exchange.is_idempotent(), "{name}: {method} {path} came {} times", earlier + 1);
+        assert!(
+            earlier == 0 || exchange.is_idempotent(),
+            "{name}: {method} {path} came {} times",
+            earlier + 1
+        );
         match head.field("early-data") {
-            None => assert!(record.is_settled || !exchange.is_secure, "{name}: {id} came before its client's handshake was over"),
+            None => assert!(
+                record.is_settled || !exchange.is_secure,
+                "{name}: {id} came before its client's handshake was over"
+            ),
             Some("1") => assert!(record.is_early && exchange.is_safe(), "{name}: {method} {path} is early"),
             Some(other) => panic!("{name}: Early-Data: {other}"),
         }
         record.attempts.push(false);
         if let Some(taken) = self.poison_taken.filter(|_| self.poisoned) {
-            assert!(peer.now() < taken + UNDER_WAY, "{name}: request {id} came though the connection had spoken out of turn");
+            assert!(
+                peer.now() < taken + UNDER_WAY,
+                "{name}: request {id} came though the connection had spoken out of turn"
+            );
         }
         record.met_poison |= self.poisoned;
         drop(record);
         self.book.note(peer.now(), format_args!("{name}: begins {method} {path}, attempt {earlier}"));
-        let length = head.length().unwrap_or_else(|error| panic!("{name}: {error}")).unwrap_or(Length::Known(0));
+        let length =
+            head.length().unwrap_or_else(|error| panic!("{name}: {error}")).unwrap_or(Length::Known(0));
         self.reader.body(length);
         let out = exchange.answer(earlier).response(exchange, earlier);
         self.current = Some(Current {
@@ -230,13 +259,21 @@ impl Connection {
     fn check_head(&self, head: &Head, exchange: &Exchange, method: &str, path: &str) {
         let name = &self.name;
         assert_eq!((method, path), (exchange.method, exchange.path.as_str()), "{name}: another request line");
-        assert!(exchange.broken.is_none_or(|broken| broken.is_in_body()), "{name}: {:?} was forwarded", exchange.broken);
+        assert!(
+            exchange.broken.is_none_or(|broken| broken.is_in_body()),
+            "{name}: {:?} was forwarded",
+            exchange.broken
+        );
         let upstream = usize::from(exchange.path.starts_with("/y/"));
         let is_second = self.endpoint + 1 == self.book.plan.endpoints.len();
         assert_eq!(upstream, usize::from(is_second), "{name}: {path} has another upstream");
         assert_eq!(head.field("host"), Some("sim.example"), "{name}");
         assert_eq!(head.field("x-forwarded-for"), Some("192.0.2.1"), "{name}");
-        assert_eq!(head.field("x-forwarded-proto"), Some(if exchange.is_secure { "https" } else { "http" }), "{name}");
+        assert_eq!(
+            head.field("x-forwarded-proto"),
+            Some(if exchange.is_secure { "https" } else { "http" }),
+            "{name}"
+        );
         assert!(head.field("x-request-id").is_some() && head.field("via").is_some(), "{name}: {head:?}");
         assert_eq!(head.field("upgrade"), exchange.tunnel.as_ref().map(|_| "sim"), "{name}");
         for gone in ["x-hop", "keep-alive", "proxy-connection"] {
@@ -254,7 +291,13 @@ impl Connection {
         let exchange = &self.book.plan.exchanges[current.id];
         let end = current.body_at + bytes.len();
         let expected = exchange.body.bytes.get(current.body_at..end);
-        assert!(expected == Some(bytes), "{}: other bytes in the body of {}, {}..{end}", self.name, current.id, current.body_at);
+        assert!(
+            expected == Some(bytes),
+            "{}: other bytes in the body of {}, {}..{end}",
+            self.name,
+            current.id,
+            current.body_at
+        );
         current.body_at = end;
     }
 
@@ -262,12 +305,16 @@ impl Connection {
         let Some(current) = &mut self.current else { panic!("{}: the end of no request", self.name) };
         let (name, id) = (&self.name, current.id);
         let exchange = &self.book.plan.exchanges[id];
-        assert_eq!(current.body_at, exchange.body.bytes.len(), "{name}: the body of {id} was cut and looks whole");
+        assert_eq!(
+            current.body_at,
+            exchange.body.bytes.len(),
+            "{name}: the body of {id} was cut and looks whole"
+        );
         assert!(exchange.broken.is_none(), "{name}: {:?} looks whole", exchange.broken);
         let expected = exchange.body.trailer && exchange.body.framing == super::plan::Framing::Chunked;
-        let has_trailer = trailers
-            .iter()
-            .any(|(name, value)| name.eq_ignore_ascii_case("x-trailer") && *value == exchange.body.bytes.len().to_string());
+        let has_trailer = trailers.iter().any(|(name, value)| {
+            name.eq_ignore_ascii_case("x-trailer") && *value == exchange.body.bytes.len().to_string()
+        });
         assert_eq!(has_trailer, expected, "{name}: trailers of {id}: {trailers:?}");
         current.whole = true;
         let mut record = self.book.record(id);
@@ -313,7 +360,9 @@ impl Connection {
             return peer.wake_at(due);
         }
         let stop = match trouble {
-            Some(Trouble::Stalls(at) | Trouble::Closes(at) | Trouble::Resets(at)) => at.min(current.out.len()),
+            Some(Trouble::Stalls(at) | Trouble::Closes(at) | Trouble::Resets(at)) => {
+                at.min(current.out.len())
+            }
             _ => current.out.len(),
         };
         let mut n = pace.piece.min(stop - current.written);
@@ -330,7 +379,8 @@ impl Connection {
         self.line.write(peer, usize::MAX);
         if n > 0 {
             self.next_write = now + pace.pause;
-            self.book.note(now, format_args!("{}: writes {n} bytes, {} of {stop}", self.name, current.written));
+            self.book
+                .note(now, format_args!("{}: writes {n} bytes, {} of {stop}", self.name, current.written));
         }
         if current.written < stop {
             return peer.wake_at(self.next_write);
@@ -401,7 +451,11 @@ impl Connection {
         }
         let tunnel = self.book.plan.exchanges[*id].tunnel.as_ref().expect("a tunnel");
         let whole = *at == tunnel.up.len();
-        assert!(whole || !self.book.plan.calm || self.book.record(*id).left, "{}: tunnel {id} ended at {at}", self.name);
+        assert!(
+            whole || !self.book.plan.calm || self.book.record(*id).left,
+            "{}: tunnel {id} ended at {at}",
+            self.name
+        );
         self.book.note(peer.now(), format_args!("{}: the tunnel has ended", self.name));
         peer.close();
     }

@@ -1,5 +1,6 @@
-//! What a seed decides before anything happens: the configuration, how unkind the world is, what each client sends, how and when, and
-//! what origins answer. Clients and origins know it all, so that both can tell what must arrive.
+//! What a seed decides before anything happens: the configuration, how unkind the world is, what each client
+//! sends, how and when, and what origins answer. Clients and origins know it all, so that both can tell what
+//! must arrive.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,7 +30,8 @@ pub(super) struct Plan {
     /// Connections whose bytes go through as they are.
     pub(super) throughs: Vec<Through>,
     pub(super) exchanges: Vec<Exchange>,
-    /// Nothing breaks that is not planned for an exchange: whoever behaves gets the answer that the origin gave.
+    /// Nothing breaks that is not planned for an exchange: whoever behaves gets the answer that the origin
+    /// gave.
     pub(super) calm: bool,
     /// What happens to the worker, by time since the start.
     pub(super) turns: Vec<(Duration, Turn)>,
@@ -209,7 +211,9 @@ impl Exchange {
 
     /// Whether it may be served before its client's handshake is over (RFC 8470 §4).
     pub(super) fn is_safe(&self) -> bool {
-        matches!(self.method, "GET" | "HEAD" | "OPTIONS") && self.body.bytes.is_empty() && self.tunnel.is_none()
+        matches!(self.method, "GET" | "HEAD" | "OPTIONS")
+            && self.body.bytes.is_empty()
+            && self.tunnel.is_none()
     }
 
     /// Whether the client asks for the connection's end.
@@ -220,7 +224,8 @@ impl Exchange {
     /// As the client sends it, and where its head ends.
     pub(super) fn request(&self) -> (Vec<u8>, usize) {
         let version = if self.is_http10 { "1.0" } else { "1.1" };
-        let mut out = format!("{} {} HTTP/{version}\r\nHost: sim.example\r\n", self.method, self.path).into_bytes();
+        let mut out =
+            format!("{} {} HTTP/{version}\r\nHost: sim.example\r\n", self.method, self.path).into_bytes();
         out.extend(format!("X-Probe: {}\r\n", self.id).bytes());
         match (self.is_http10, self.says_connection) {
             (true, true) => out.extend(b"Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\n"),
@@ -260,7 +265,10 @@ impl Answer {
             out.extend(format!("HTTP/1.1 {status} Interim\r\nX-Exchange: {}\r\n\r\n", exchange.id).bytes());
         }
         let status = if self.trouble == Some(Trouble::Unasked) { 101 } else { self.status };
-        out.extend(format!("HTTP/1.1 {status} Fine\r\nX-Exchange: {}\r\nX-Attempt: {attempt}\r\n", exchange.id).bytes());
+        out.extend(
+            format!("HTTP/1.1 {status} Fine\r\nX-Exchange: {}\r\nX-Attempt: {attempt}\r\n", exchange.id)
+                .bytes(),
+        );
         if self.closes {
             out.extend(b"Connection: close, X-Hop\r\nX-Hop: 1\r\n");
         }
@@ -291,7 +299,9 @@ impl Answer {
             Some(Trouble::BadChunk) => !has_body,
             Some(Trouble::Truncates) => !has_body,
             Some(Trouble::Resets(_)) if has_body && self.body.framing == Framing::UntilClose => false,
-            Some(Trouble::Stalls(at) | Trouble::Closes(at) | Trouble::Resets(at)) => at >= self.response(exchange, attempt).len(),
+            Some(Trouble::Stalls(at) | Trouble::Closes(at) | Trouble::Resets(at)) => {
+                at >= self.response(exchange, attempt).len()
+            }
         }
     }
 }
@@ -355,11 +365,21 @@ impl Plan {
     pub(super) fn patience(&self) -> Duration {
         let listener = &self.config.listeners[0].timeouts;
         let client = listener.request_header + listener.request_body + listener.keep_alive + listener.send;
-        let route = self.config.routes.routes().iter().map(|route| route.timeout + route.body_timeout).max().unwrap_or_default();
-        let connect = self.config.upstreams.iter().map(|upstream| upstream.connect_timeout).max().unwrap_or_default();
-        let attempts = self.config.upstreams.iter().map(|upstream| upstream.retry.attempts).max().unwrap_or_default();
+        let route = self
+            .config
+            .routes
+            .routes()
+            .iter()
+            .map(|route| route.timeout + route.body_timeout)
+            .max()
+            .unwrap_or_default();
+        let connect =
+            self.config.upstreams.iter().map(|upstream| upstream.connect_timeout).max().unwrap_or_default();
+        let attempts =
+            self.config.upstreams.iter().map(|upstream| upstream.retry.attempts).max().unwrap_or_default();
         let think = self.clients.iter().map(|client| client.think).max().unwrap_or_default();
-        let throughs = self.config.listeners.iter().map(|listener| listener.patience()).max().unwrap_or_default();
+        let throughs =
+            self.config.listeners.iter().map(|listener| listener.patience()).max().unwrap_or_default();
         client
             + throughs
             + attempts * (2 * connect + route)
@@ -369,8 +389,8 @@ impl Plan {
             + Duration::from_secs(10)
     }
 
-    /// The statuses with which Sluice itself may answer. `slow`: its client is, or falls silent; `strange`: other bytes than its answer may
-    /// have reached it.
+    /// The statuses with which Sluice itself may answer. `slow`: its client is, or falls silent; `strange`:
+    /// other bytes than its answer may have reached it.
     pub(super) fn refusals(&self, exchange: &Exchange, slow: bool, strange: bool) -> Vec<u16> {
         let mut allowed = Vec::new();
         if slow {
@@ -399,7 +419,8 @@ impl Plan {
 }
 
 /// What nobody asked for.
-pub(super) const POISON: &[u8] = b"HTTP/1.1 200 Fine\r\nX-Exchange: poison\r\nContent-Length: 6\r\n\r\npoison";
+pub(super) const POISON: &[u8] =
+    b"HTTP/1.1 200 Fine\r\nX-Exchange: poison\r\nContent-Length: 6\r\n\r\npoison";
 
 /// Bytes that tell their seed, their exchange and their place.
 pub(super) fn pattern(seed: u64, exchange: usize, direction: u64, length: usize) -> Rc<[u8]> {

@@ -1,4 +1,5 @@
-//! One run of a seed: the worker's loop over the simulated ring, with everything checked after every turn and at the end.
+//! One run of a seed: the worker's loop over the simulated ring, with everything checked after every turn and
+//! at the end.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -111,7 +112,14 @@ impl World {
         let observed = trace.clone();
         sim.observe(Box::new(move |now, what| observed.note(now, what)));
         let config = Arc::new(ArcSwap::from_pointee(plan.config.clone()));
-        let worker = Worker::with_random(engine.io(), Counters::private(), Arc::clone(&config), plan.connections_max, None, seed);
+        let worker = Worker::with_random(
+            engine.io(),
+            Counters::private(),
+            Arc::clone(&config),
+            plan.connections_max,
+            None,
+            seed,
+        );
         // A step of a handshake takes as much of a turn every time.
         worker.handshakes.step_time.set(Some(Duration::from_micros(30)));
         let listeners: Vec<_> = plan.config.listeners.iter().map(|_| sim.listener()).collect();
@@ -119,7 +127,18 @@ impl World {
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(u64::from(u32::MAX)));
         let book = Book::new(Rc::clone(&plan), trace);
         let start = sim.now();
-        let mut world = Self { plan, book, sim, engine, events, listeners, config, phase: Phase::Serving, start, done: false };
+        let mut world = Self {
+            plan,
+            book,
+            sim,
+            engine,
+            events,
+            listeners,
+            config,
+            phase: Phase::Serving,
+            start,
+            done: false,
+        };
         world.open_endpoints();
         world
     }
@@ -154,7 +173,9 @@ impl World {
             Party::Client(number) => {
                 (usize::from(plan.clients[number].secure.is_some()), client::script(&self.book, number, now))
             }
-            Party::Through(number) => (plan.throughs[number].way.listener(), through::client(&self.book, number, now)),
+            Party::Through(number) => {
+                (plan.throughs[number].way.listener(), through::client(&self.book, number, now))
+            }
         };
         self.sim.connect(self.listeners[listener]).script(script);
     }
@@ -165,10 +186,18 @@ impl World {
         self.book.note(self.start, format_args!("the world is {calm}: {:?}, {:?}", plan.faults, plan.memory));
         self.book.note(
             self.start,
-            format_args!("listener: {:?}, {:?}", plan.config.listeners[0].timeouts, plan.config.listeners[0].limits),
+            format_args!(
+                "listener: {:?}, {:?}",
+                plan.config.listeners[0].timeouts, plan.config.listeners[0].limits
+            ),
         );
-        let clients = plan.clients.iter().enumerate().map(|(number, client)| (client.connects, Party::Client(number)));
-        let throughs = plan.throughs.iter().enumerate().map(|(number, through)| (through.connects, Party::Through(number)));
+        let clients =
+            plan.clients.iter().enumerate().map(|(number, client)| (client.connects, Party::Client(number)));
+        let throughs = plan
+            .throughs
+            .iter()
+            .enumerate()
+            .map(|(number, through)| (through.connects, Party::Through(number)));
         let mut clients: Vec<_> = clients.chain(throughs).collect();
         clients.sort_unstable();
         let mut clients = clients.into_iter().peekable();
@@ -181,7 +210,10 @@ impl World {
             while let Some((_, turn)) = turns.next_if(|(at, _)| self.start + *at <= now) {
                 self.obey(turn);
             }
-            let next = [clients.peek().map(|(at, _)| *at), turns.peek().map(|(at, _)| *at)].into_iter().flatten().min();
+            let next = [clients.peek().map(|(at, _)| *at), turns.peek().map(|(at, _)| *at)]
+                .into_iter()
+                .flatten()
+                .min();
             self.sim.set_horizon(next.map(|at| self.start + at));
             self.turn();
             if self.done || (self.sim.is_quiet() && self.engine.is_quiet() && next.is_none()) {
@@ -198,8 +230,16 @@ impl World {
         let worker = Rc::clone(self.events.worker());
         self.sim.check_invariants();
         worker.check_invariants(&self.engine);
-        let limits = self.plan.config.listeners.iter().filter_map(|listener| Some(listener.tls.as_ref()?.max_handshakes));
-        assert!(worker.handshakes.open() <= limits.max().unwrap_or(0), "more handshakes than may be under way");
+        let limits = self
+            .plan
+            .config
+            .listeners
+            .iter()
+            .filter_map(|listener| Some(listener.tls.as_ref()?.max_handshakes));
+        assert!(
+            worker.handshakes.open() <= limits.max().unwrap_or(0),
+            "more handshakes than may be under way"
+        );
         if self.phase.advance(&worker, &mut self.engine) {
             self.done = true;
         }
@@ -240,7 +280,12 @@ impl World {
         for gauge in [Plain::Open, Plain::Active, Plain::UpstreamOpen, Plain::UpstreamIdle] {
             assert_eq!(value(gauge), 0, "{gauge:?} at the end");
         }
-        assert!(self.plan.drains() || tally.ended == tally.connected, "{} of {} clients ended", tally.ended, tally.connected);
+        assert!(
+            self.plan.drains() || tally.ended == tally.connected,
+            "{} of {} clients ended",
+            tally.ended,
+            tally.connected
+        );
         let classes = [Plain::Responses2xx, Plain::Responses3xx, Plain::Responses4xx, Plain::Responses5xx];
         for (class, counter) in classes.into_iter().enumerate() {
             assert!(value(counter) >= tally.responses[class], "{counter:?} counts fewer than clients have");
@@ -251,15 +296,27 @@ impl World {
             (sent, records.iter().filter(|record| !record.attempts.is_empty()).count() as u64)
         };
         let requests = value(Plain::Requests);
-        assert!((forwarded..=sent).contains(&requests), "{requests} requests, {sent} sent, {forwarded} forwarded");
-        let refused: u64 = RefusalReason::ALL.iter().map(|&reason| worker.counters.value(Counter::Refused(reason))).sum();
+        assert!(
+            (forwarded..=sent).contains(&requests),
+            "{requests} requests, {sent} sent, {forwarded} forwarded"
+        );
+        let refused: u64 =
+            RefusalReason::ALL.iter().map(|&reason| worker.counters.value(Counter::Refused(reason))).sum();
         let answered: u64 = classes.into_iter().map(value).sum();
-        assert!(answered <= requests + refused, "{answered} answers to {requests} requests, {refused} refused");
+        assert!(
+            answered <= requests + refused,
+            "{answered} answers to {requests} requests, {refused} refused"
+        );
         assert!(value(Plain::ReceivedBytes) <= tally.written, "more bytes received than clients sent");
         assert!(value(Plain::SentBytes) >= tally.read, "fewer bytes sent than clients have");
-        let made = HandshakeKind::ALL.iter().map(|&kind| worker.counters.value(Counter::Handshake(kind))).sum();
-        let failed = HandshakeFailure::ALL.iter().map(|&reason| worker.counters.value(Counter::HandshakeFailed(reason))).sum();
-        let handshakes = [[made, failed], [value(Plain::UpstreamHandshakes), value(Plain::UpstreamHandshakeFailures)]];
+        let made =
+            HandshakeKind::ALL.iter().map(|&kind| worker.counters.value(Counter::Handshake(kind))).sum();
+        let failed = HandshakeFailure::ALL
+            .iter()
+            .map(|&reason| worker.counters.value(Counter::HandshakeFailed(reason)))
+            .sum();
+        let handshakes =
+            [[made, failed], [value(Plain::UpstreamHandshakes), value(Plain::UpstreamHandshakeFailures)]];
         let early = value(Plain::EarlyRequests);
         self.book.note(self.sim.now(), format_args!("the end: {tally:?}, {handshakes:?}, {early} early"));
         drop(self.engine);

@@ -1,5 +1,6 @@
 //! Seeds by the thousand, on as many threads as there are cores. `cargo xtask simulate` sets the environment:
-//! `SLUICE_SIMULATE_FROM` and `SLUICE_SIMULATE_SEEDS` choose a range, `SLUICE_SIMULATE_TRACE` one seed to be told line by line.
+//! `SLUICE_SIMULATE_FROM` and `SLUICE_SIMULATE_SEEDS` choose a range, `SLUICE_SIMULATE_TRACE` one seed to be
+//! told line by line.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +13,14 @@ const SEEDS: u64 = 300;
 
 fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
-    let number = value.strip_prefix("0x").map_or_else(|| value.parse().ok(), |digits| u64::from_str_radix(digits, 16).ok());
+    let number = value
+        .strip_prefix("0x")
+        .map_or_else(|| value.parse().ok(), |digits| u64::from_str_radix(digits, 16).ok());
     Some(number.unwrap_or_else(|| panic!("{name}: {value} is no number")))
 }
 
-/// One number for all that happened in a range of seeds (FNV-1a over each seed's hash and count of events): two builds that behave alike
-/// print the same.
+/// One number for all that happened in a range of seeds (FNV-1a over each seed's hash and count of events):
+/// two builds that behave alike print the same.
 fn digest(mut traces: Vec<(u64, u64, u64)>) -> u64 {
     traces.sort_unstable();
     let numbers = traces.into_iter().flat_map(|(seed, hash, events)| [seed, hash, events]);
@@ -30,7 +33,9 @@ fn digest(mut traces: Vec<(u64, u64, u64)>) -> u64 {
 fn every_seed_keeps_the_invariants() {
     if let Some(seed) = number("SLUICE_SIMULATE_TRACE") {
         return match run(seed, true) {
-            Ok(report) => println!("seed {seed:#x}: kept, {} events, hash {:#018x}", report.events, report.hash),
+            Ok(report) => {
+                println!("seed {seed:#x}: kept, {} events, hash {:#018x}", report.events, report.hash)
+            }
             Err(broken) => panic!("seed {seed:#x}: {broken}"),
         };
     }
@@ -54,7 +59,10 @@ fn every_seed_keeps_the_invariants() {
                     unanswered.fetch_add(report.tally.unanswered, Ordering::Relaxed);
                     early.fetch_add(report.early, Ordering::Relaxed);
                     let mut sums = handshakes.lock().expect("no panic holds it");
-                    sums.iter_mut().flatten().zip(report.handshakes.iter().flatten()).for_each(|(sum, more)| *sum += more);
+                    sums.iter_mut()
+                        .flatten()
+                        .zip(report.handshakes.iter().flatten())
+                        .for_each(|(sum, more)| *sum += more);
                 }
                 Err(broken) => failures.lock().expect("no panic holds it").push((seed, broken)),
             }
@@ -75,7 +83,10 @@ fn every_seed_keeps_the_invariants() {
     );
     let [clients, endpoints] = handshakes.into_inner().expect("no panic holds it");
     println!("digest of their traces: {:#018x}", digest(traces.into_inner().expect("no panic holds it")));
-    println!("TLS handshakes made and failed: {clients:?} with clients, {endpoints:?} with endpoints; {early} early requests");
+    println!(
+        "TLS handshakes made and failed: {clients:?} with clients, {endpoints:?} with endpoints; {early} \
+         early requests"
+    );
     assert!(failures.is_empty(), "{} seeds failed", failures.len());
     assert!(count < 100 || answered > count, "{answered} answers: the simulation does nothing");
     let least = clients.into_iter().chain(endpoints).min().unwrap_or_default();
@@ -86,7 +97,8 @@ fn every_seed_keeps_the_invariants() {
 #[test]
 fn a_seed_runs_the_same_way_twice() {
     for seed in 0..20 {
-        let [first, second] = [0, 1].map(|_| run(seed, false).unwrap_or_else(|broken| panic!("seed {seed:#x}: {broken}")));
+        let [first, second] =
+            [0, 1].map(|_| run(seed, false).unwrap_or_else(|broken| panic!("seed {seed:#x}: {broken}")));
         assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed:#x}");
     }
     let hash = |seed| run(seed, false).map(|report| report.hash);

@@ -1,5 +1,6 @@
-//! Both ends of connections whose bytes go through as they are: those of a TCP listener, and TLS that is passed through, of which Sluice
-//! sees no more than the hello. Each end takes only what the other is to send, byte for byte, until the end of its direction or visibly cut.
+//! Both ends of connections whose bytes go through as they are: those of a TCP listener, and TLS that is
+//! passed through, of which Sluice sees no more than the hello. Each end takes only what the other is to
+//! send, byte for byte, until the end of its direction or visibly cut.
 
 use std::time::Duration;
 
@@ -80,7 +81,8 @@ impl Client {
             self.write(peer);
         }
         if !self.done {
-            let (waited, patience) = (peer.now().since(self.moved), self.book.plan.patience() + Duration::from_secs(20));
+            let (waited, patience) =
+                (peer.now().since(self.moved), self.book.plan.patience() + Duration::from_secs(20));
             assert!(waited < patience, "through {} waits for {waited:?}", self.number);
             peer.wake_at(self.moved + patience);
         }
@@ -116,15 +118,19 @@ impl Client {
 
     fn take(&mut self, bytes: &[u8]) {
         let end = self.taken + bytes.len();
-        assert!(self.plan.down.get(self.taken..end) == Some(bytes), "through {}: other bytes, ..{end}", self.number);
+        assert!(
+            self.plan.down.get(self.taken..end) == Some(bytes),
+            "through {}: other bytes, ..{end}",
+            self.number
+        );
         self.taken = end;
         self.book.tally().read += bytes.len() as u64;
     }
 
     fn fail(&mut self, peer: &Peer, error: &Error) {
         self.note(peer, format_args!("its TLS broke: {error}"));
-        let is_refused =
-            *error == Error::AlertReceived(AlertDescription::UnrecognisedName) && !self.book.plan.leads(self.plan.way);
+        let is_refused = *error == Error::AlertReceived(AlertDescription::UnrecognisedName)
+            && !self.book.plan.leads(self.plan.way);
         assert!(is_refused || self.left, "through {}: its TLS broke: {error}", self.number);
         self.finish(peer);
     }
@@ -252,7 +258,8 @@ impl Origin {
         match self.line.open(&bytes) {
             Ok(bytes) => self.take(&bytes),
             Err(error) => {
-                let somebody_left = (0..self.book.plan.throughs.len()).any(|number| self.book.passage(number).left);
+                let somebody_left =
+                    (0..self.book.plan.throughs.len()).any(|number| self.book.passage(number).left);
                 assert!(somebody_left, "endpoint {}: its TLS broke: {error}", self.endpoint);
                 self.line.write(peer, usize::MAX);
                 return peer.close();
@@ -265,7 +272,11 @@ impl Origin {
         let Some(number) = self.number else { return peer.close() };
         let passage = self.book.passage(number).clone();
         let is_whole = self.taken == self.book.plan.throughs[number].up.len() && self.line.is_parted();
-        assert!(is_whole || passage.left || !self.book.plan.calm, "endpoint {}: {number} was cut", self.endpoint);
+        assert!(
+            is_whole || passage.left || !self.book.plan.calm,
+            "endpoint {}: {number} was cut",
+            self.endpoint
+        );
         if self.has_ended || !is_whole {
             self.book.note(peer.now(), format_args!("endpoint {}: {number} has ended", self.endpoint));
             peer.close();
@@ -275,7 +286,8 @@ impl Origin {
     fn take(&mut self, bytes: &[u8]) {
         self.first.extend_from_slice(bytes);
         let Some(&number) = self.first.first_chunk() else { return };
-        let bytes = if self.number.is_none() { std::mem::take(&mut self.first) } else { self.first.split_off(4) };
+        let bytes =
+            if self.number.is_none() { std::mem::take(&mut self.first) } else { self.first.split_off(4) };
         let number = u32::from_be_bytes(number) as usize;
         if self.number.is_none() {
             let plan = self.book.plan.throughs.get(number);
@@ -287,7 +299,11 @@ impl Origin {
             self.first = bytes[..4].to_vec();
         }
         let (up, end) = (&self.book.plan.throughs[number].up, self.taken + bytes.len());
-        assert!(up.get(self.taken..end) == Some(&bytes[..]), "endpoint {}: other bytes of {number}, ..{end}", self.endpoint);
+        assert!(
+            up.get(self.taken..end) == Some(&bytes[..]),
+            "endpoint {}: other bytes of {number}, ..{end}",
+            self.endpoint
+        );
         self.taken = end;
     }
 

@@ -1,6 +1,6 @@
-//! Certificates and settings of a world in which TLS is spoken. Everything has the same length in every process: a signature or a serial
-//! number of one byte more would be another world, since the ring's choices depend on lengths. What a seed does not fix is what is in the
-//! records; nothing here looks at that.
+//! Certificates and settings of a world in which TLS is spoken. Everything has the same length in every
+//! process: a signature or a serial number of one byte more would be another world, since the ring's choices
+//! depend on lengths. What a seed does not fix is what is in the records; nothing here looks at that.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -37,8 +37,9 @@ struct Files {
 
 static FILES: LazyLock<Files> = LazyLock::new(|| {
     let (authority, strange) = (Authority::fixed("Sim CA", 1), Authority::fixed("Stray CA", 2));
-    let leaf =
-        |authority: &Authority, number| authority.issue(testing::params(&[NAME, OTHER, ADDRESS]), &testing::fixed_key(number));
+    let leaf = |authority: &Authority, number| {
+        authority.issue(testing::params(&[NAME, OTHER, ADDRESS]), &testing::fixed_key(number))
+    };
     let sound = leaf(&authority, 3);
     Files { ca: authority.pem().to_owned(), certificate: sound.compiled(), sound, stray: leaf(&strange, 4) }
 });
@@ -68,7 +69,8 @@ impl Keeps {
     pub(super) const ALL: [Self; 3] = [Self::Nothing, Self::Tickets, Self::Sessions];
 }
 
-/// What clients and origins of one world make their connections with. They keep sessions, which no other world knows.
+/// What clients and origins of one world make their connections with. They keep sessions, which no other
+/// world knows.
 pub(super) struct Parties {
     clients: [Arc<ClientConfig>; 3],
     /// With the certificate that is believed, and with another.
@@ -85,17 +87,26 @@ impl Parties {
                 provider.kx_groups = vec![kx_group::X25519];
             }
             let versions = if dialect == Dialect::Tls12 { &[&TLS12] } else { &[&TLS13] };
-            let builder = ClientConfig::builder_with_provider(provider.into()).with_protocol_versions(versions);
-            let mut config = builder.expect("versions").with_root_certificates(roots.clone()).with_no_client_auth();
+            let builder =
+                ClientConfig::builder_with_provider(provider.into()).with_protocol_versions(versions);
+            let mut config =
+                builder.expect("versions").with_root_certificates(roots.clone()).with_no_client_auth();
             config.resumption = Resumption::in_memory_sessions(8);
             config.enable_early_data = true;
             Arc::new(config)
         };
         let origin = |pair: &Pair| {
-            let builder = ServerConfig::builder_with_provider(default_provider().into()).with_safe_default_protocol_versions();
+            let builder = ServerConfig::builder_with_provider(default_provider().into())
+                .with_safe_default_protocol_versions();
             let chain = CertificateDer::from_pem_slice(pair.chain.as_bytes()).expect("a chain");
             let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
-            Arc::new(builder.expect("versions").with_no_client_auth().with_single_cert(vec![chain], key).expect("a pair"))
+            Arc::new(
+                builder
+                    .expect("versions")
+                    .with_no_client_auth()
+                    .with_single_cert(vec![chain], key)
+                    .expect("a pair"),
+            )
         };
         Self { clients: Dialect::ALL.map(client), origins: [origin(&FILES.sound), origin(&FILES.stray)] }
     }

@@ -1,4 +1,5 @@
-//! What happened, line by line: always hashed, so that two runs of a seed can be compared, and kept or printed when somebody wants to read it.
+//! What happened, line by line: always hashed, so that two runs of a seed can be compared, and kept or
+//! printed when somebody wants to read it.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};

@@ -1,5 +1,5 @@
-//! HTTP/1.1 as the simulation's clients and origins read it: a second, slow and strict implementation (RFC 9112), so that an error of
-//! ours that reader and writer share does not go unseen.
+//! HTTP/1.1 as the simulation's clients and origins read it: a second, slow and strict implementation (RFC
+//! 9112), so that an error of ours that reader and writer share does not go unseen.
 
 /// A start line and fields, as they came.
 #[derive(Clone, Debug)]
@@ -145,7 +145,8 @@ impl Reader {
                 }
                 State::ChunkSize => {
                     let Some(line) = self.take_line()? else { return Ok(None) };
-                    let is_hexadecimal = !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+                    let is_hexadecimal =
+                        !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit());
                     let size = u64::from_str_radix(&line, 16).ok().filter(|_| is_hexadecimal);
                     self.state = match size.ok_or_else(|| format!("a malformed chunk size: {line:?}"))? {
                         0 => State::Trailers(Vec::new()),
@@ -195,15 +196,17 @@ impl Reader {
             return if self.bytes.len() < 10_000 { Ok(None) } else { Err("a line without an end".into()) };
         };
         let line: Vec<u8> = self.bytes.drain(..=end).collect();
-        let line = line.strip_suffix(b"\r\n").ok_or_else(|| format!("a bare line feed after {}", line.escape_ascii()))?;
+        let line = line
+            .strip_suffix(b"\r\n")
+            .ok_or_else(|| format!("a bare line feed after {}", line.escape_ascii()))?;
         Ok(Some(String::from_utf8_lossy(line).into_owned()))
     }
 }
 
 fn field(line: &str) -> Result<(String, String), String> {
     let (name, value) = line.split_once(':').ok_or_else(|| format!("a field without a colon: {line:?}"))?;
-    let is_token =
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    let is_token = !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
     if !is_token {
         return Err(format!("a malformed field name: {line:?}"));
     }

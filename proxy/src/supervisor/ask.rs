@@ -1,4 +1,5 @@
-//! The other end of the control socket: what `sluice stop`, `drain`, `reload`, `status` and the ban commands send, and how long they wait for the outcome.
+//! The other end of the control socket: what `sluice stop`, `drain`, `reload`, `status` and the ban commands
+//! send, and how long they wait for the outcome.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -46,7 +47,8 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Response, AskError> {
         _ => AskError::Absent(run_dir.to_owned()),
     })?;
     // The supervisor bounds stop and drain by itself: it kills what does not end in time.
-    let supervisor = getsockopt(&stream, PeerCredentials).map_err(|errno| AskError::Silent(errno.into()))?.pid();
+    let supervisor =
+        getsockopt(&stream, PeerCredentials).map_err(|errno| AskError::Silent(errno.into()))?.pid();
     let wait = match request {
         Request::Stop | Request::Drain => None,
         Request::Reload => Some(RELOAD_WAIT),
@@ -57,7 +59,10 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Response, AskError> {
     line.push(b'\n');
     stream.write_all(&line).map_err(AskError::Silent)?;
     let mut answer = Vec::new();
-    BufReader::new(Read::by_ref(&mut stream)).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut answer).map_err(AskError::Silent)?;
+    BufReader::new(Read::by_ref(&mut stream))
+        .take(ANSWER_BYTES_MAX)
+        .read_until(b'\n', &mut answer)
+        .map_err(AskError::Silent)?;
     if answer.is_empty() {
         return Err(AskError::Silent(io::ErrorKind::UnexpectedEof.into()));
     }
@@ -71,7 +76,8 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Response, AskError> {
     Ok(response)
 }
 
-/// The kernel closes a process's connections shortly before it is gone: whoever starts a successor next shall not see both.
+/// The kernel closes a process's connections shortly before it is gone: whoever starts a successor next shall
+/// not see both.
 fn wait_until_gone(pid: i32) {
     for _ in 0..1_000 {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

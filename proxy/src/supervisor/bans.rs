@@ -25,7 +25,12 @@ pub fn ban(estate: &mut Estate, source: BanSource, asked: Option<Duration>, now:
     }
 }
 
-fn try_ban(estate: &mut Estate, source: BanSource, asked: Option<Duration>, now: Time) -> Result<String, String> {
+fn try_ban(
+    estate: &mut Estate,
+    source: BanSource,
+    asked: Option<Duration>,
+    now: Time,
+) -> Result<String, String> {
     let guard = &estate.config.guard;
     let (dry_run, duration) = (guard.dry_run, asked.unwrap_or(guard.ban_for));
     if !BAN_FOR.contains(&duration) {
@@ -42,7 +47,10 @@ fn try_ban(estate: &mut Estate, source: BanSource, asked: Option<Duration>, now:
 
     let mut receipt = format!("{source} is banned for {}", show_duration(duration));
     if let Some(before) = before {
-        receipt.push_str(&format!(" from now on, instead of the {} that were left", show_left(before.since(now))));
+        receipt.push_str(&format!(
+            " from now on, instead of the {} that were left",
+            show_left(before.since(now))
+        ));
     }
     if dry_run {
         notes.push("guard.dry_run: its packets are counted as banned and pass".to_owned());
@@ -67,7 +75,9 @@ fn warnings(estate: &Estate, network: IpNet) -> Vec<String> {
     if network.addr().is_loopback() || is_own(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)) {
         notes.push("this is the loopback: what connects from this host itself is banned".to_owned());
     } else if let Some(own) = estate.addresses().find(|own| !own.ip().is_unspecified() && is_own(own.ip())) {
-        notes.push(format!("{own} is a listener of this proxy: what connects from this host itself may be banned"));
+        notes.push(format!(
+            "{own} is a listener of this proxy: what connects from this host itself may be banned"
+        ));
     }
     if let Some(allowed) = estate.config.guard.allow.iter().find(|allowed| network.contains(*allowed)) {
         notes.push(format!("{allowed} in it is on the allow list (guard.allow) and stays served"));
@@ -77,10 +87,12 @@ fn warnings(estate: &Estate, network: IpNet) -> Vec<String> {
 
 /// Lifts a ban.
 pub fn unban(estate: &mut Estate, source: BanSource, now: Time) -> Response {
-    let lifted = estate.guard_mut().and_then(|guard| guard.unban(source, now).map_err(|error| error.to_string()));
+    let lifted =
+        estate.guard_mut().and_then(|guard| guard.unban(source, now).map_err(|error| error.to_string()));
     match lifted {
         Ok(Some(end)) => {
-            let receipt = format!("the ban of {source} is lifted, {} before its end", show_left(end.since(now)));
+            let receipt =
+                format!("the ban of {source} is lifted, {} before its end", show_left(end.since(now)));
             info!("{receipt}");
             Response::Done(receipt)
         }
@@ -94,7 +106,9 @@ pub fn list(estate: &mut Estate, now: Time) -> Response {
     match estate.guard_mut() {
         Ok(guard) => {
             let left = |end: Time| u64::try_from(end.since(now).as_millis()).unwrap_or(u64::MAX);
-            Response::Bans(guard.bans(now).map(|(address, end)| Ban { address, remaining_ms: left(end) }).collect())
+            Response::Bans(
+                guard.bans(now).map(|(address, end)| Ban { address, remaining_ms: left(end) }).collect(),
+            )
         }
         Err(why) => Response::Failed(why),
     }

@@ -1,4 +1,5 @@
-//! One data plane process and the channel to it. Sending never waits: what the channel does not take now stays in a bounded queue.
+//! One data plane process and the channel to it. Sending never waits: what the channel does not take now
+//! stays in a bounded queue.
 
 use std::collections::VecDeque;
 use std::io;
@@ -39,9 +40,10 @@ enum Outgoing {
     Carrying { message: ToDataPlane, descriptors: Vec<Arc<OwnedFd>> },
 }
 
-/// A worker frees what a whole batch of requests allocated, then allocates the same sizes again. glibc keeps 7 chunks of a size at hand
-/// for each thread, and every other one costs ten times as much (glibc manual, "Memory Allocation Tunables"; other libraries ignore it).
-/// Of its 64 sizes, up to 1,032 bytes, this many each: 8.5 MiB for a worker at most, which fill with time and are no leak.
+/// A worker frees what a whole batch of requests allocated, then allocates the same sizes again. glibc keeps
+/// 7 chunks of a size at hand for each thread, and every other one costs ten times as much (glibc manual,
+/// "Memory Allocation Tunables"; other libraries ignore it). Of its 64 sizes, up to 1,032 bytes, this many
+/// each: 8.5 MiB for a worker at most, which fill with time and are no leak.
 const ALLOCATOR: &str = "glibc.malloc.tcache_count=256";
 
 impl Child {
@@ -57,7 +59,8 @@ impl Child {
         if let Some(Identity { uid, gid }) = estate.identity {
             command.args(["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
         }
-        // Every descriptor of ours is close-on-exec, so the channel is all that it inherits beside stdout and stderr.
+        // Every descriptor of ours is close-on-exec, so the channel is all that it inherits beside stdout and
+        // stderr.
         command.stdin(Stdio::from(OwnedFd::from(theirs))).current_dir("/").env_clear();
         command.envs(std::env::vars_os().filter(|(name, _)| name == "RUST_BACKTRACE"));
         command.env("GLIBC_TUNABLES", ALLOCATOR);
@@ -119,7 +122,8 @@ impl Child {
                     channel.send(message, &descriptors.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>())
                 }
                 Outgoing::Batch { number, items } => {
-                    let descriptors: Vec<_> = items.iter().filter_map(|item| estate.descriptor(item)).collect();
+                    let descriptors: Vec<_> =
+                        items.iter().filter_map(|item| estate.descriptor(item)).collect();
                     channel.send(&ToDataPlane::Batch { number: *number, items: items.clone() }, &descriptors)
                 }
             };

@@ -1,5 +1,6 @@
-//! The control socket's clients (`sluice stop`, `drain`, `status`): one line of JSON in, one out. At most `CLIENTS_MAX` at a time, each
-//! with a deadline for asking and one for taking its answer; the wait for the outcome in between is bounded by the state table.
+//! The control socket's clients (`sluice stop`, `drain`, `status`): one line of JSON in, one out. At most
+//! `CLIENTS_MAX` at a time, each with a deadline for asking and one for taking its answer; the wait for the
+//! outcome in between is bounded by the state table.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -161,7 +162,9 @@ fn read_request(stream: &mut UnixStream, line: &mut Vec<u8>) -> Progress {
         if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
             return match serde_json::from_slice(&line[..end]) {
                 Ok(request) => Progress::Request(request),
-                Err(error) => Progress::Nonsense(format!("this supervisor does not know the request: {error}")),
+                Err(error) => {
+                    Progress::Nonsense(format!("this supervisor does not know the request: {error}"))
+                }
             };
         }
         if line.len() >= REQUEST_BYTES_MAX {
@@ -246,7 +249,8 @@ mod tests {
         assert_eq!(bench.clients.clients.len(), 1, "it waits for the reader");
         let reader = std::thread::spawn(move || line(stream));
         while !bench.clients.clients.is_empty() {
-            let mut fds: Vec<_> = bench.clients.interests().map(|(_, fd, events)| nix::poll::PollFd::new(fd, events)).collect();
+            let mut fds: Vec<_> =
+                bench.clients.interests().map(|(_, fd, events)| nix::poll::PollFd::new(fd, events)).collect();
             assert_eq!(nix::poll::poll(&mut fds, 5_000_u16).expect("poll"), 1);
             bench.clients.ready(id, NOW);
         }
@@ -276,7 +280,8 @@ mod tests {
     #[test]
     fn the_number_of_clients_is_bounded_and_the_others_wait() {
         let mut bench = Bench::new();
-        let streams: Vec<_> = (0..CLIENTS_MAX + 3).map(|_| UnixStream::connect(&bench.path).expect("connect")).collect();
+        let streams: Vec<_> =
+            (0..CLIENTS_MAX + 3).map(|_| UnixStream::connect(&bench.path).expect("connect")).collect();
         bench.clients.accept(&bench.listener, NOW);
         assert_eq!(bench.clients.clients.len(), CLIENTS_MAX);
         drop(streams);

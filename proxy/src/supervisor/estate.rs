@@ -1,5 +1,6 @@
-//! What the supervisor owns and every data plane gets: the files' bytes, listening sockets, counters, eBPF programs and maps. Made
-//! once at the start; `auto` goes on without what this host lacks and says so, an explicit demand stops here.
+//! What the supervisor owns and every data plane gets: the files' bytes, listening sockets, counters, eBPF
+//! programs and maps. Made once at the start; `auto` goes on without what this host lacks and says so, an
+//! explicit demand stops here.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,8 +33,8 @@ use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
-/// The half of the steering array that belongs to these sockets. A data plane that replaces a dead one takes the same half over, since the
-/// sockets stay where they are.
+/// The half of the steering array that belongs to these sockets. A data plane that replaces a dead one takes
+/// the same half over, since the sockets stay where they are.
 pub const SLOT_GENERATION: u32 = 1;
 
 /// Why nothing was started.
@@ -173,9 +174,14 @@ impl Estate {
             info!(listener = config.listeners[bound.listener].name, address = %bound.address, "listening");
         }
         let admin = config.admin.address.map(sockets::bind_admin).transpose()?;
-        let files = files.iter().map(Sealed::new).collect::<io::Result<_>>().map_err(|error| EstateError::Io("memfd", error))?;
+        let files = files
+            .iter()
+            .map(Sealed::new)
+            .collect::<io::Result<_>>()
+            .map_err(|error| EstateError::Io("memfd", error))?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
-        let ticket_keys = TicketRing::new(now()).map_err(|error| EstateError::Io("keys of session tickets", error))?;
+        let ticket_keys =
+            TicketRing::new(now()).map_err(|error| EstateError::Io("keys of session tickets", error))?;
         let mut estate = Self {
             config,
             snapshot: 1,
@@ -202,7 +208,9 @@ impl Estate {
     /// Steering, and the guard where interfaces are named.
     fn apply(&mut self, mut programs: Programs) -> Result<(), EstateError> {
         if let Err(error) = self.steer(&mut programs) {
-            self.degraded.push(format!("steering: the kernel's hash chooses the worker of some or all flows ({error})"));
+            self.degraded.push(format!(
+                "steering: the kernel's hash chooses the worker of some or all flows ({error})"
+            ));
         }
         self.guard(&mut programs)?;
         programs.keep_pins();
@@ -239,7 +247,8 @@ impl Estate {
                     info!(interface, mode = mode.label(), "XDP attached");
                     if mode == XdpMode::Generic && guard.mode == GuardMode::Auto {
                         self.degraded.push(format!(
-                            "guard: {interface}'s driver takes no XDP: generic mode judges packets after the kernel allocated them"
+                            "guard: {interface}'s driver takes no XDP: generic mode judges packets after the \
+                             kernel allocated them"
                         ));
                     }
                 }
@@ -247,7 +256,8 @@ impl Estate {
                     return Err(EstateError::Held(leftovers::explain(&interface, &holder)));
                 }
                 Err(error) if guard.mode == GuardMode::Auto => {
-                    self.degraded.push(format!("guard: packets on {interface} reach the kernel unjudged ({error})"));
+                    self.degraded
+                        .push(format!("guard: packets on {interface} reach the kernel unjudged ({error})"));
                 }
                 Err(error) => return Err(EstateError::Demand(error)),
             }
@@ -255,17 +265,22 @@ impl Estate {
         Ok(())
     }
 
-    /// Whether connections per source are the data plane's to limit: no program that counts them, or none that would drop handshakes.
+    /// Whether connections per source are the data plane's to limit: no program that counts them, or none
+    /// that would drop handshakes.
     fn limits_at_accept(&self) -> bool {
-        self.programs.as_ref().is_none_or(|programs| !programs.counts_connections() || programs.attached().next().is_none())
+        self.programs
+            .as_ref()
+            .is_none_or(|programs| !programs.counts_connections() || programs.attached().next().is_none())
     }
 
-    /// This configuration is in force from now on: every data plane that starts gets it. It has the listeners of the one before.
+    /// This configuration is in force from now on: every data plane that starts gets it. It has the listeners
+    /// of the one before.
     pub fn adopt(&mut self, config: Config, files: Vec<Sealed>) {
         let is_guard_same = config.guard == self.config.guard;
         for bound in &mut self.bound {
             let name = &self.config.listeners[bound.listener].name;
-            bound.listener = config.listeners.iter().position(|listener| listener.name == *name).unwrap_or(bound.listener);
+            bound.listener =
+                config.listeners.iter().position(|listener| listener.name == *name).unwrap_or(bound.listener);
         }
         self.config = config;
         self.snapshot += 1;
@@ -278,9 +293,15 @@ impl Estate {
     /// Tells the program, where it is there, what of the guard has changed: its list of the denied.
     fn follow_guard(&mut self) {
         let addresses: Vec<SocketAddr> = self.addresses().collect();
-        let Some(programs) = self.programs.as_mut().filter(|programs| programs.attached().next().is_some()) else { return };
+        let Some(programs) = self.programs.as_mut().filter(|programs| programs.attached().next().is_some())
+        else {
+            return;
+        };
         if let Err(error) = programs.apply_guard(&self.config.guard, &addresses) {
-            error!("guard.deny: the kernel took it in part only, and what was denied before is denied still: {error}");
+            error!(
+                "guard.deny: the kernel took it in part only, and what was denied before is denied still: \
+                 {error}"
+            );
         }
     }
 
@@ -294,23 +315,33 @@ impl Estate {
     /// # Errors
     /// When there is no descriptor or memory left.
     pub fn files_in_force(&self) -> Result<Vec<(PathBuf, Bytes)>, SealedError> {
-        let read = |file: &Sealed| Ok((file.path.clone(), Bytes::new(sealed::open(file.fd.try_clone()?, sealed::BYTES_MAX)?)));
+        let read = |file: &Sealed| {
+            Ok((file.path.clone(), Bytes::new(sealed::open(file.fd.try_clone()?, sealed::BYTES_MAX)?)))
+        };
         self.files.iter().map(read).collect()
     }
 
     /// What a data plane is told first, and everything that is handed over after.
     #[must_use]
     pub fn handoff(&self, generation: u32) -> (Start, Vec<Item>) {
-        let mut items: Vec<Item> = self.files.iter().map(|file| Item::File { path: file.path.clone() }).collect();
+        let mut items: Vec<Item> =
+            self.files.iter().map(|file| Item::File { path: file.path.clone() }).collect();
         items.extend([Item::Counters, Item::TicketKeys]);
         items.extend(self.programs.as_ref().map(|_| Item::Slots));
         items.extend(self.admin.as_ref().map(|_| Item::Admin));
         items.extend(self.access_log.as_ref().map(|_| Item::AccessLog));
         items.extend(self.key_log.as_ref().map(|_| Item::KeyLog));
         let workers = self.topology.workers.len();
-        items
-            .extend((0..workers).flat_map(|worker| (0..self.bound.len()).map(move |address| Item::Listener { worker, address })));
-        let place = |place: &topology::Placement| Place { cpu: place.cpu, node: place.node, memory_node: place.memory_node };
+        items.extend(
+            (0..workers).flat_map(|worker| {
+                (0..self.bound.len()).map(move |address| Item::Listener { worker, address })
+            }),
+        );
+        let place = |place: &topology::Placement| Place {
+            cpu: place.cpu,
+            node: place.node,
+            memory_node: place.memory_node,
+        };
         let start = Start {
             protocol: PROTOCOL,
             generation,
@@ -322,7 +353,11 @@ impl Estate {
             descriptors: u32::try_from(items.len()).unwrap_or(u32::MAX),
             workers: self.topology.workers.iter().map(place).collect(),
             control_cpus: self.topology.control_cpus.clone(),
-            addresses: self.bound.iter().map(|bound| Address { listener: bound.listener, address: bound.address }).collect(),
+            addresses: self
+                .bound
+                .iter()
+                .map(|bound| Address { listener: bound.listener, address: bound.address })
+                .collect(),
         };
         (start, items)
     }
@@ -331,8 +366,12 @@ impl Estate {
     #[must_use]
     pub fn descriptor(&self, item: &Item) -> Option<BorrowedFd<'_>> {
         match item {
-            Item::File { path } => self.files.iter().find(|file| file.path == *path).map(|file| file.fd.as_fd()),
-            Item::Listener { worker, address } => self.bound.get(*address)?.sockets.get(*worker).map(AsFd::as_fd),
+            Item::File { path } => {
+                self.files.iter().find(|file| file.path == *path).map(|file| file.fd.as_fd())
+            }
+            Item::Listener { worker, address } => {
+                self.bound.get(*address)?.sockets.get(*worker).map(AsFd::as_fd)
+            }
             Item::Admin => self.admin.as_ref().map(|(_, fd)| fd.as_fd()),
             Item::Counters => Some(self.counters.fd()),
             Item::TicketKeys => Some(self.ticket_keys.fd()),
@@ -349,12 +388,19 @@ impl Estate {
     pub fn guard_mut(&mut self) -> Result<&mut Programs, String> {
         if self.config.guard.interfaces.is_empty() {
             return Err(
-                "no interface is guarded (guard.interfaces is empty), so no packet would be dropped; name the interfaces \
+                "no interface is guarded (guard.interfaces is empty), so no packet would be dropped; name \
+                 the interfaces \
                         that clients come through, and start again"
                     .to_owned(),
             );
         }
-        let lacks = self.degraded.iter().filter(|lack| lack.starts_with("guard:")).cloned().collect::<Vec<_>>().join("; ");
+        let lacks = self
+            .degraded
+            .iter()
+            .filter(|lack| lack.starts_with("guard:"))
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("; ");
         let programs = self.programs.as_mut().filter(|programs| programs.attached().next().is_some());
         programs.ok_or_else(|| format!("no XDP program is attached, so no packet would be dropped: {lacks}"))
     }
@@ -408,8 +454,8 @@ impl Estate {
         self.counters.blocks().for_each(|block| block.reset_gauges());
     }
 
-    /// Opens the access log anew, so that data planes write to the file that has its name now; `false`: it is off. On an error the one that
-    /// was open stays.
+    /// Opens the access log anew, so that data planes write to the file that has its name now; `false`: it is
+    /// off. On an error the one that was open stays.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -444,8 +490,9 @@ impl Estate {
     #[must_use]
     pub fn guard_status(&self) -> GuardStatus {
         let guarding = self.programs.as_ref().filter(|programs| programs.attached().next().is_some());
-        let status =
-            guarding.and_then(|programs| programs.guard_status().inspect_err(|error| warn!("guard status: {error}")).ok());
+        let status = guarding.and_then(|programs| {
+            programs.guard_status().inspect_err(|error| warn!("guard status: {error}")).ok()
+        });
         status.unwrap_or_default()
     }
 
@@ -453,8 +500,9 @@ impl Estate {
     #[must_use]
     pub fn steering_status(&self) -> SteeringStatus {
         let programs = self.programs.as_ref();
-        let status =
-            programs.and_then(|programs| programs.steering_status().inspect_err(|error| warn!("steering status: {error}")).ok());
+        let status = programs.and_then(|programs| {
+            programs.steering_status().inspect_err(|error| warn!("steering status: {error}")).ok()
+        });
         let Some(mut status) = status else {
             return SteeringStatus { policy: "kernel-hash".into(), ..SteeringStatus::default() };
         };
@@ -483,12 +531,17 @@ fn load_programs(config: &Config, degraded: &mut Vec<String>) -> Result<Option<P
 }
 
 /// Loads the programs: pinned where an interface is guarded, over what an earlier run left.
-fn programs_with_pins(config: &Config, degraded: &mut Vec<String>) -> Result<Result<Programs, KernelError>, EstateError> {
+fn programs_with_pins(
+    config: &Config,
+    degraded: &mut Vec<String>,
+) -> Result<Result<Programs, KernelError>, EstateError> {
     let (run_dir, interfaces) = (&config.process.run_dir, &config.guard.interfaces);
     if interfaces.is_empty() {
         if let Some(mut left) = Pins::find(run_dir) {
             match left.remove() {
-                Ok(()) => warn!("no interface is guarded any more: the filter that an earlier run left is removed"),
+                Ok(()) => {
+                    warn!("no interface is guarded any more: the filter that an earlier run left is removed")
+                }
                 Err(error) => warn!("the filter that an earlier run left stays: {error}"),
             }
         }
@@ -514,22 +567,27 @@ fn use_cookies(config: &Config, programs: &mut Programs, sysctls: &mut Sysctls, 
     }
     match programs.use_cookies(guard.syn_cookies, sysctls) {
         Ok(lacks) => degraded.extend(lacks.into_iter().map(|lack| format!("guard.syn_cookies: {lack}"))),
-        Err(error) => degraded.push(format!("guard.syn_cookies: SYNs are not answered before the kernel handles them ({error})")),
+        Err(error) => degraded.push(format!(
+            "guard.syn_cookies: SYNs are not answered before the kernel handles them ({error})"
+        )),
     }
 }
 
-/// Connections count from the first one on: the program is attached, and knows whose they are, before anything listens.
+/// Connections count from the first one on: the program is attached, and knows whose they are, before
+/// anything listens.
 fn count_connections(config: &Config, programs: &mut Programs, degraded: &mut Vec<String>) {
     let guard = &config.guard;
     if guard.interfaces.is_empty() || guard.connections_per_ip.is_none() {
         return;
     }
-    let addresses: Vec<SocketAddr> = config.listeners.iter().flat_map(|listener| listener.addresses.iter().copied()).collect();
+    let addresses: Vec<SocketAddr> =
+        config.listeners.iter().flat_map(|listener| listener.addresses.iter().copied()).collect();
     let counting = programs.apply_guard(guard, &addresses).and_then(|()| programs.count_connections());
     match counting {
         Ok(cgroup) => info!(cgroup = %cgroup.display(), "connections are counted by source"),
         Err(error) => degraded.push(format!(
-            "guard.connections_per_ip: held when connections are accepted, not before the kernel handles their handshakes ({error})"
+            "guard.connections_per_ip: held when connections are accepted, not before the kernel handles \
+             their handshakes ({error})"
         )),
     }
 }
@@ -539,7 +597,10 @@ fn check_interfaces(config: &Config) -> Result<(), EstateError> {
     for name in &config.guard.interfaces {
         if if_nametoindex(name.as_str()).is_err() {
             let interfaces = nix::net::if_::if_nameindex();
-            let names = interfaces.iter().flat_map(|list| list.iter()).map(|one| one.name().to_string_lossy().into_owned());
+            let names = interfaces
+                .iter()
+                .flat_map(|list| list.iter())
+                .map(|one| one.name().to_string_lossy().into_owned());
             let existing = names.collect::<Vec<_>>().join(", ");
             return Err(EstateError::Interface { name: name.clone(), existing });
         }
@@ -565,13 +626,16 @@ mod tests {
 
     fn loaded(more: &str) -> Loaded {
         let text = format!(
-            "[[listener]]\nname = \"main\"\naddress = [\"127.0.0.1:1\", \"[::1]:1\"]\n[[route]]\npath_prefix = \"/\"\nupstream = \"app\"\n\
-             [[upstream]]\nname = \"app\"\nendpoints = [\"127.0.0.1:9000\"]\n[admin]\naddress = \"127.0.0.1:2\"\n{more}\n"
+            "[[listener]]\nname = \"main\"\naddress = [\"127.0.0.1:1\", \"[::1]:1\"]\n[[route]]\n\
+             path_prefix = \"/\"\nupstream = \"app\"\n\
+             [[upstream]]\nname = \"app\"\nendpoints = [\"127.0.0.1:9000\"]\n[admin]\n\
+             address = \"127.0.0.1:2\"\n{more}\n"
         );
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("proxy.toml");
         std::fs::write(&path, text).expect("write");
-        let mut loaded = config::load(&path).unwrap_or_else(|diagnostics| panic!("{}", diagnostics.render(false)));
+        let mut loaded =
+            config::load(&path).unwrap_or_else(|diagnostics| panic!("{}", diagnostics.render(false)));
         // Ports that the kernel chooses, which a file may not ask for.
         let listener = std::sync::Arc::make_mut(&mut loaded.config.listeners[0]);
         listener.addresses.iter_mut().for_each(|address| address.set_port(0));
@@ -591,20 +655,26 @@ mod tests {
         let mut collector = Collector::new(start).expect("sane");
         for (number, batch) in (0..).zip(batches) {
             let items: Vec<Item> = batch.into_iter().map(|(item, ())| item).collect();
-            let fds =
-                items.iter().map(|item| estate.descriptor(item).expect("there").try_clone_to_owned().expect("dup")).collect();
+            let fds = items
+                .iter()
+                .map(|item| estate.descriptor(item).expect("there").try_clone_to_owned().expect("dup"))
+                .collect();
             collector.take(number, items, fds).expect("in order");
         }
         let handoff = collector.finish().expect("complete");
         assert!(handoff.admin.is_some());
-        assert!(handoff.listeners.len() == workers && handoff.listeners.iter().all(|sockets| sockets.len() == 2));
+        assert!(
+            handoff.listeners.len() == workers && handoff.listeners.iter().all(|sockets| sockets.len() == 2)
+        );
         CountersMemory::open(handoff.counters, workers).expect("fits");
     }
 
     #[test]
     fn an_interface_that_is_not_there_stops_the_start_in_every_mode() {
         for mode in ["auto", "driver", "generic"] {
-            let error = Estate::claim(loaded(&format!("[guard]\ninterfaces = [\"nope0\"]\nmode = \"{mode}\""))).expect_err(mode);
+            let error =
+                Estate::claim(loaded(&format!("[guard]\ninterfaces = [\"nope0\"]\nmode = \"{mode}\"")))
+                    .expect_err(mode);
             assert!(matches!(&error, EstateError::Interface { name, .. } if name == "nope0"), "{error}");
             assert!(error.to_string().contains("lo"), "it names those that are there: {error}");
         }
@@ -613,8 +683,8 @@ mod tests {
     #[test]
     fn driver_mode_on_loopback_is_a_demand_that_cannot_be_met() {
         // Without the rights to load anything it is refused for that reason: refused either way.
-        let error =
-            Estate::claim(loaded("[guard]\ninterfaces = [\"lo\"]\nmode = \"driver\"")).expect_err("lo has no driver mode");
+        let error = Estate::claim(loaded("[guard]\ninterfaces = [\"lo\"]\nmode = \"driver\""))
+            .expect_err("lo has no driver mode");
         assert!(matches!(error, EstateError::Demand(_)), "{error}");
     }
 }

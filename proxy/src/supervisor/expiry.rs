@@ -1,4 +1,5 @@
-//! Certificates that end soon, or have ended, are named in the log once a day: what was to renew them has not.
+//! Certificates that end soon, or have ended, are named in the log once a day: what was to renew them has
+//! not.
 
 use std::time::Duration;
 
@@ -35,7 +36,9 @@ impl Expiry {
         self.next = now + DAY;
         let remarks = |(holder, certificate)| {
             let due = review::due(certificate, unix_now);
-            due.into_iter().map(move |remark| format!("certificate \"{}\" of {holder} {}", certificate.name(), remark.message))
+            due.into_iter().map(move |remark| {
+                format!("certificate \"{}\" of {holder} {}", certificate.name(), remark.message)
+            })
         };
         config.certificates().flat_map(remarks).collect()
     }
@@ -73,7 +76,12 @@ mod tests {
         });
         Arc::make_mut(&mut config.listeners[0]).tls = Some(Arc::new(tls.expect("sound")));
         let certificate = Some(until(2));
-        let tls = ClientTls::new(client::Settings { server_name: None, trust: Trust::Anyone, certificate, alpn: Vec::new() });
+        let tls = ClientTls::new(client::Settings {
+            server_name: None,
+            trust: Trust::Anyone,
+            certificate,
+            alpn: Vec::new(),
+        });
         Arc::make_mut(&mut config.upstreams[0]).tls = Some(Arc::new(tls.expect("sound")));
 
         let today = rcgen::date_time_ymd(2026, 2, 27).unix_timestamp();

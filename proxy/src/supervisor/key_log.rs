@@ -1,5 +1,6 @@
-//! The file that SSLKEYLOGFILE names, for secrets of handshakes. Whoever reads it reads the traffic, so that the variable alone does nothing: it takes
-//! `sluice run --allow-key-log` too. The data plane is handed the open file.
+//! The file that SSLKEYLOGFILE names, for secrets of handshakes. Whoever reads it reads the traffic, so that
+//! the variable alone does nothing: it takes `sluice run --allow-key-log` too. The data plane is handed the
+//! open file.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -39,7 +40,8 @@ impl KeyLog {
     /// Opens what the variable names, if that is allowed; says loudly what follows from that.
     ///
     /// # Errors
-    /// When it is allowed and the file cannot be used: it cannot be opened, is no regular file, or is another user's to read.
+    /// When it is allowed and the file cannot be used: it cannot be opened, is no regular file, or is another
+    /// user's to read.
     pub fn open(is_allowed: bool, variable: Option<OsString>) -> Result<Option<Self>, OpenError> {
         let path = variable.filter(|name| !name.is_empty()).map(PathBuf::from);
         let Some(path) = path else {
@@ -49,7 +51,9 @@ impl KeyLog {
             return Ok(None);
         };
         if !is_allowed {
-            warn!("{VARIABLE} is set and ignored: secrets are written with `sluice run --allow-key-log` only");
+            warn!(
+                "{VARIABLE} is set and ignored: secrets are written with `sluice run --allow-key-log` only"
+            );
             return Ok(None);
         }
         // For whoever reads the status elsewhere.
@@ -79,7 +83,8 @@ impl KeyLog {
 fn append(path: &Path) -> Result<OwnedFd, String> {
     // Neither through somebody's link, nor for ever at a FIFO that nobody reads.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let opened = OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags.bits()).open(path);
+    let opened =
+        OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags.bits()).open(path);
     let file = opened.map_err(|error| explain(&error))?;
     let found = file.metadata().map_err(|error| error.to_string())?;
     if !found.is_file() {
@@ -112,14 +117,20 @@ mod tests {
     fn it_takes_both_the_variable_and_the_permission() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("keys");
-        for (is_allowed, variable) in [(false, Some(path.clone())), (true, None), (true, Some(PathBuf::new()))] {
-            assert!(KeyLog::open(is_allowed, variable.map(OsString::from)).expect("nothing to open").is_none());
+        for (is_allowed, variable) in
+            [(false, Some(path.clone())), (true, None), (true, Some(PathBuf::new()))]
+        {
+            assert!(
+                KeyLog::open(is_allowed, variable.map(OsString::from)).expect("nothing to open").is_none()
+            );
             assert!(!path.exists());
         }
         for line in ["a\n", "b\n"] {
             let log = KeyLog::open(true, Some(path.clone().into())).expect("opens").expect("is on");
             assert_eq!(log.path(), path);
-            std::fs::File::from(log.fd().try_clone_to_owned().expect("dup")).write_all(line.as_bytes()).expect("write");
+            std::fs::File::from(log.fd().try_clone_to_owned().expect("dup"))
+                .write_all(line.as_bytes())
+                .expect("write");
         }
         assert_eq!(std::fs::read_to_string(&path).expect("text"), "a\nb\n");
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, MODE);
@@ -141,7 +152,10 @@ mod tests {
             ("not/there", "its folder does not exist"),
         ] {
             let error = KeyLog::open(true, Some(path(name).into())).expect_err(why).to_string();
-            assert!(error.starts_with("SSLKEYLOGFILE = \"") && error.ends_with(&format!("\": {why}")), "{error}");
+            assert!(
+                error.starts_with("SSLKEYLOGFILE = \"") && error.ends_with(&format!("\": {why}")),
+                "{error}"
+            );
         }
         assert!(!path("target").exists());
     }

@@ -1,5 +1,5 @@
-//! What an instance that was killed left in bpffs: its filter still drops what it was told to. What `plan` and `status` say of that, and
-//! how it goes away without a start. And who holds an interface that we want.
+//! What an instance that was killed left in bpffs: its filter still drops what it was told to. What `plan`
+//! and `status` say of that, and how it goes away without a start. And who holds an interface that we want.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -21,13 +21,18 @@ pub fn describe(run_dir: &Path) -> Option<String> {
     match (&names[..], bans) {
         ([], _) => text.push_str("maps only, no packet is judged by them"),
         (names, bans) => {
-            let _ = write!(text, "XDP on {} still drops denied and banned sources and those above their rate", names.join(", "));
+            let _ = write!(
+                text,
+                "XDP on {} still drops denied and banned sources and those above their rate",
+                names.join(", ")
+            );
             if let Some(bans) = bans {
                 let _ = write!(text, " ({bans} bans hold)");
             }
         }
     }
-    let _ = write!(text, "; a start takes them over, `sluice stop --run-dir {}` removes them", run_dir.display());
+    let _ =
+        write!(text, "; a start takes them over, `sluice stop --run-dir {}` removes them", run_dir.display());
     Some(text)
 }
 
@@ -43,21 +48,29 @@ pub fn remove(run_dir: &Path) -> Option<Result<String, String>> {
     };
     let mut pins = Pins::find(run_dir)?;
     let Pinned { folder, interfaces, bans, .. } = pins.pinned(now());
-    let removed = pins.remove().map_err(|error| format!("the pins of an earlier run stay: {error}")).map(|()| {
-        let names: Vec<&str> = interfaces.iter().map(|(name, _)| name.as_str()).collect();
-        let detached = if names.is_empty() { String::new() } else { format!(": XDP detached from {}", names.join(", ")) };
-        let bans = bans.filter(|bans| *bans > 0).map_or_else(String::new, |bans| format!(", {bans} bans lifted"));
-        format!(
-            "no sluice ran in {}; the pins that an earlier run left in {} are removed{detached}{bans}",
-            run_dir.display(),
-            folder.display()
-        )
-    });
+    let removed =
+        pins.remove().map_err(|error| format!("the pins of an earlier run stay: {error}")).map(|()| {
+            let names: Vec<&str> = interfaces.iter().map(|(name, _)| name.as_str()).collect();
+            let detached = if names.is_empty() {
+                String::new()
+            } else {
+                format!(": XDP detached from {}", names.join(", "))
+            };
+            let bans = bans
+                .filter(|bans| *bans > 0)
+                .map_or_else(String::new, |bans| format!(", {bans} bans lifted"));
+            format!(
+                "no sluice ran in {}; the pins that an earlier run left in {} are removed{detached}{bans}",
+                run_dir.display(),
+                folder.display()
+            )
+        });
     drop(lock);
     Some(removed)
 }
 
-/// Who holds an interface that is not ours to take, and what to do; `None`: nobody, or the instance of this run_dir itself.
+/// Who holds an interface that is not ours to take, and what to do; `None`: nobody, or the instance of this
+/// run_dir itself.
 #[must_use]
 pub fn holder_of(interface: &str, run_dir: &Path) -> Option<String> {
     match kernel::holder(interface)? {
@@ -73,18 +86,21 @@ pub fn explain(interface: &str, holder: &Holder) -> String {
     match holder {
         Holder::Instance { run_dir, .. } => match run_dir::runs_in(run_dir) {
             Some(pid) => format!(
-                "XDP on {interface}: {holder} filters it, as process {pid}; one instance per interface: stop that one (`sluice stop \
+                "XDP on {interface}: {holder} filters it, as process {pid}; one instance per interface: stop \
+                 that one (`sluice stop \
                  --run-dir {}`) {or}",
                 run_dir.display()
             ),
             None => format!(
-                "XDP on {interface}: {holder} filters it; it does not run, but its pins are left: `sluice stop --run-dir {}` removes \
+                "XDP on {interface}: {holder} filters it; it does not run, but its pins are left: `sluice \
+                 stop --run-dir {}` removes \
                  them; {or}",
                 run_dir.display()
             ),
         },
         Holder::Program { .. } => format!(
-            "XDP on {interface}: {holder} is attached; one XDP program per interface: detach it (`ip link set dev {interface} xdp off`, \
+            "XDP on {interface}: {holder} is attached; one XDP program per interface: detach it (`ip link \
+             set dev {interface} xdp off`, \
              or end what attached it) {or}"
         ),
     }
@@ -101,14 +117,22 @@ mod tests {
         let folder = tempfile::tempdir().expect("directory");
         let dead = Holder::Instance { instance: "edge".into(), run_dir: folder.path().to_owned() };
         let text = explain("eth0", &dead);
-        assert!(text.contains("\"edge\"") && text.contains("does not run") && text.contains("sluice stop --run-dir"), "{text}");
+        assert!(
+            text.contains("\"edge\"")
+                && text.contains("does not run")
+                && text.contains("sluice stop --run-dir"),
+            "{text}"
+        );
         let held = run_dir::RunDir::claim(folder.path()).expect("claim");
         let text = explain("eth0", &dead);
         assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
         drop(held);
         let other = Holder::Program { id: 7, name: Some("katran".into()) };
         let text = explain("eth0", &other);
-        assert!(text.contains("\"katran\"") && text.contains("not Sluice's") && text.contains("xdp off"), "{text}");
+        assert!(
+            text.contains("\"katran\"") && text.contains("not Sluice's") && text.contains("xdp off"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! The supervisor's loop: poll(2) over signals, the channel to the data plane, and the control socket. What happens to the data plane is
-//! decided by `control::state`; this turns descriptors into its events and its actions into system calls.
+//! The supervisor's loop: poll(2) over signals, the channel to the data plane, and the control socket. What
+//! happens to the data plane is decided by `control::state`; this turns descriptors into its events and its
+//! actions into system calls.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -46,8 +47,15 @@ const MESSAGES_PER_TURN: usize = 64;
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// The signals that the loop takes; blocked everywhere else.
-const SIGNALS: [Signal; 7] =
-    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+const SIGNALS: [Signal; 7] = [
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGQUIT,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
 
 /// Blocks the signals for this thread and all that it starts, and lets them be read.
 ///
@@ -178,7 +186,12 @@ impl Supervisor {
             signals: is_ready(&fds[0]),
             channel: channel_at.is_some_and(|at| is_ready(&fds[at])),
             control: control_at.is_some_and(|at| is_ready(&fds[at])),
-            clients: ids.into_iter().zip(&fds[1..]).filter(|(_, fd)| is_ready(fd)).map(|(id, _)| id).collect(),
+            clients: ids
+                .into_iter()
+                .zip(&fds[1..])
+                .filter(|(_, fd)| is_ready(fd))
+                .map(|(id, _)| id)
+                .collect(),
         }
     }
 
@@ -187,7 +200,8 @@ impl Supervisor {
         let asked = self.asked.values().map(|(_, deadline)| *deadline).min();
         let sweep = self.estate.next_sweep().map(|due| due.max(self.swept + SWEEP_PAUSE));
         let (reload, look) = (self.reloading.next_deadline(), self.watch.next_look());
-        let (expiry, rotation) = (Some(self.expiry.next_look()), Some(self.estate.ticket_keys.next_rotation()));
+        let (expiry, rotation) =
+            (Some(self.expiry.next_look()), Some(self.estate.ticket_keys.next_rotation()));
         let ours = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked, sweep];
         let deadlines = ours.into_iter().chain([reload, look, expiry, rotation]);
         let Some(deadline) = deadlines.flatten().min() else { return PollTimeout::NONE };
@@ -213,7 +227,8 @@ impl Supervisor {
             self.swept = now;
         }
         self.rotate_ticket_keys(now);
-        let due: Vec<u64> = self.asked.iter().filter(|(_, (_, deadline))| now >= *deadline).map(|(id, _)| *id).collect();
+        let due: Vec<u64> =
+            self.asked.iter().filter(|(_, (_, deadline))| now >= *deadline).map(|(id, _)| *id).collect();
         for id in due {
             self.answer_status(id, None, now);
         }
@@ -490,7 +505,8 @@ impl Supervisor {
         for id in waiting {
             clients.answer(id, &receipt, now());
         }
-        // Their connections end with the process, which tells them that it is gone; what they can still not read by then they lose.
+        // Their connections end with the process, which tells them that it is gone; what they can still not
+        // read by then they lose.
         std::mem::forget(clients);
         match receipt {
             Response::Failed(why) => error!("{why}"),
@@ -517,7 +533,9 @@ impl fmt::Display for Ending {
         write!(formatter, "connections: {ended} ended by themselves, {cut} were cut")?;
         match drain {
             // Whoever asks for the alternate form knows that it was the time that cut them.
-            Some(timeout) if cut > 0 && formatter.alternate() => write!(formatter, " after process.drain_timeout ({timeout:?})"),
+            Some(timeout) if cut > 0 && formatter.alternate() => {
+                write!(formatter, " after process.drain_timeout ({timeout:?})")
+            }
             _ => Ok(()),
         }
     }
@@ -540,7 +558,9 @@ fn receipt(outcome: Outcome, restarts: u32, ending: Option<Ending>) -> Response 
             "process {pid} ended, but its data plane did not end by itself in time or crashed{}{restarts}",
             connections(ending.map(|ending| ending.to_string()))
         )),
-        Outcome::NeverReady => Response::Failed(format!("process {pid} ended: no data plane ever became ready")),
+        Outcome::NeverReady => {
+            Response::Failed(format!("process {pid} ended: no data plane ever became ready"))
+        }
     }
 }
 

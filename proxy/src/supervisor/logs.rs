@@ -1,4 +1,5 @@
-//! Opens the access log for the data plane, which opens no configured path itself: at the start, and again when it was rotated.
+//! Opens the access log for the data plane, which opens no configured path itself: at the start, and again
+//! when it was rotated.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -37,7 +38,8 @@ pub fn open(log: &AccessLog) -> Result<Option<OwnedFd>, OpenError> {
 fn append(path: &Path) -> io::Result<OwnedFd> {
     // A FIFO that nobody reads would keep a blocking open, and with it the supervisor, for ever.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags.bits()).open(path)?;
+    let file =
+        OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags.bits()).open(path)?;
     // Writing may block: it only keeps the log thread.
     let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
     fcntl(&file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;

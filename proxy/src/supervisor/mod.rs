@@ -44,18 +44,25 @@ pub enum StartError {
     Signals(#[from] nix::Error),
 }
 
-/// `sluice run`: supervises data planes until the end is asked for. `allow_key_log`: secrets may be written to where SSLKEYLOGFILE says.
+/// `sluice run`: supervises data planes until the end is asked for. `allow_key_log`: secrets may be written
+/// to where SSLKEYLOGFILE says.
 ///
 /// # Errors
 /// When it cannot start; nothing was started then.
 pub fn run(loaded: Loaded, allow_key_log: bool) -> Result<Outcome, StartError> {
-    // Private keys and those of session tickets are in our memory: no core dump, and nobody without CAP_SYS_PTRACE looks into it.
+    // Private keys and those of session tickets are in our memory: no core dump, and nobody without
+    // CAP_SYS_PTRACE looks into it.
     nix::sys::prctl::set_dumpable(false)?;
     // Before the first thread, which inherits the mask.
     let signals = lifecycle::signals()?;
     let _log = logging::init(&loaded.config.log.level)?;
     let run_dir = run_dir::RunDir::claim(&loaded.config.process.run_dir)?;
-    info!(version = env!("CARGO_PKG_VERSION"), instance = run_dir.instance(), pid = std::process::id(), "sluice starts");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        instance = run_dir.instance(),
+        pid = std::process::id(),
+        "sluice starts"
+    );
     let watched = loaded.watched.clone();
     let key_log = key_log::KeyLog::open(allow_key_log, std::env::var_os(key_log::VARIABLE))?;
     let mut estate = estate::Estate::claim(loaded)?;

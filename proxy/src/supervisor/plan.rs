@@ -1,5 +1,6 @@
-//! `sluice plan`: what would run here, what is missing, and what each absence costs. The same findings tell a running supervisor what it went
-//! on without. Reads only; the one thing it makes is a small ring that it closes again.
+//! `sluice plan`: what would run here, what is missing, and what each absence costs. The same findings tell a
+//! running supervisor what it went on without. Reads only; the one thing it makes is a small ring that it
+//! closes again.
 
 mod cards;
 mod facts;
@@ -17,8 +18,8 @@ use crate::telemetry::report::Table;
 const DESCRIPTORS_SPARE: u64 = 64;
 /// Of a worker: its ring, its command eventfd, its counters' and slot's mappings.
 const DESCRIPTORS_PER_WORKER: u64 = 4;
-/// Of the descriptors that are left, one in so many is kept for upstream connections: an idle client has none, and a busy one shares a
-/// pool. What finds none left is answered with 503 and counted (`overloaded`).
+/// Of the descriptors that are left, one in so many is kept for upstream connections: an idle client has
+/// none, and a busy one shares a pool. What finds none left is answered with 503 and counted (`overloaded`).
 const UPSTREAM_SHARE: u64 = 5;
 const PAGE_BYTES: u64 = 4096;
 
@@ -48,7 +49,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What this host lacks for this configuration, the fatal first. Reads /proc, /sys, hwloc and the process's rights; changes nothing.
+/// What this host lacks for this configuration, the fatal first. Reads /proc, /sys, hwloc and the process's
+/// rights; changes nothing.
 #[must_use]
 pub fn findings(config: &Config) -> Vec<Finding> {
     let facts = Facts::read(config, Path::new("/"));
@@ -56,7 +58,10 @@ pub fn findings(config: &Config) -> Vec<Finding> {
         Ok(topology) => judge(config, &facts, topology.workers.len()),
         Err(error) => {
             let mut found = judge(config, &facts, 1);
-            found.insert(0, Finding { severity: Severity::Fatal, what: "workers".to_owned(), cost: error.to_string() });
+            found.insert(
+                0,
+                Finding { severity: Severity::Fatal, what: "workers".to_owned(), cost: error.to_string() },
+            );
             found
         }
     }
@@ -77,7 +82,8 @@ pub fn plan(config: &Config, root: &Path) -> Result<String, TopologyError> {
     Ok(render(config, &facts, &host, &topology))
 }
 
-/// Downstream connections that fit into a descriptor limit, over all workers; `process.max_connections` when that is fewer.
+/// Downstream connections that fit into a descriptor limit, over all workers; `process.max_connections` when
+/// that is fewer.
 #[must_use]
 pub fn connections_max(config: &Config, workers: usize, descriptors: u64) -> u64 {
     let left = descriptors.saturating_sub(descriptors_fixed(config, workers));
@@ -96,8 +102,8 @@ fn descriptors_fixed(config: &Config, workers: usize) -> u64 {
     workers as u64 * (addresses as u64 + DESCRIPTORS_PER_WORKER) + DESCRIPTORS_SPARE
 }
 
-/// Pages that the kernel charges to RLIMIT_MEMLOCK for one ring: submission entries and their index, twice as many completions, the ring
-/// of provided buffers. The buffers themselves are ordinary memory.
+/// Pages that the kernel charges to RLIMIT_MEMLOCK for one ring: submission entries and their index, twice as
+/// many completions, the ring of provided buffers. The buffers themselves are ordinary memory.
 fn locked_bytes_per_worker(ring: Ring) -> u64 {
     let entries = u64::from(ring.entries);
     let pages = |bytes: u64| bytes.next_multiple_of(PAGE_BYTES);
@@ -137,7 +143,8 @@ impl Judgement {
 
     fn judge_ring(&mut self, facts: &Facts) {
         if let Err(error) = &facts.ring {
-            let advice = "workers cannot run; it takes Linux 6.1 and kernel.io_uring_disabled = 0, and containers often forbid io_uring by seccomp";
+            let advice = "workers cannot run; it takes Linux 6.1 and kernel.io_uring_disabled = 0, and \
+                containers often forbid io_uring by seccomp";
             self.fatal(error.as_str(), advice);
         }
     }
@@ -151,10 +158,16 @@ impl Judgement {
             (false, false) => Some("CAP_BPF and CAP_NET_ADMIN"),
         };
         if let Some(lacking) = lacking {
-            self.degraded(lacking, "no steering: the kernel's hash spreads connections, blind to load and to stuck workers");
+            self.degraded(
+                lacking,
+                "no steering: the kernel's hash spreads connections, blind to load and to stuck workers",
+            );
             if !config.guard.interfaces.is_empty() {
                 if config.guard.mode == GuardMode::Auto {
-                    self.degraded(lacking, "no XDP: floods and denied sources reach the kernel's stack and the workers");
+                    self.degraded(
+                        lacking,
+                        "no XDP: floods and denied sources reach the kernel's stack and the workers",
+                    );
                 } else {
                     self.fatal(lacking, "guard.mode asks for XDP, which cannot be attached without it");
                 }
@@ -164,7 +177,8 @@ impl Judgement {
         if !config.guard.interfaces.is_empty() && facts.bpffs.is_none() && !may("CAP_SYS_ADMIN") {
             self.degraded(
                 "bpffs is not mounted",
-                "nothing is pinned: a crash of the supervisor ends the filter and its bans; `mount -t bpf bpf /sys/fs/bpf` mounts it",
+                "nothing is pinned: a crash of the supervisor ends the filter and its bans; `mount -t bpf \
+                 bpf /sys/fs/bpf` mounts it",
             );
         }
         if !may("CAP_PERFMON") && !may("CAP_SYS_ADMIN") {
@@ -181,12 +195,15 @@ impl Judgement {
             (Expected::Missing, GuardMode::Auto) => {
                 self.degraded(what, "no such interface: no XDP there; `ip -brief link` lists what there is")
             }
-            (Expected::Missing, _) => self.fatal(what, "no such interface; `ip -brief link` lists what there is"),
+            (Expected::Missing, _) => {
+                self.fatal(what, "no such interface; `ip -brief link` lists what there is")
+            }
             (Expected::Impossible, _) => {
                 self.fatal(
                     what,
                     format!(
-                        "guard.mode = \"driver\", but {} takes XDP in generic mode only; use \"auto\" or \"generic\"",
+                        "guard.mode = \"driver\", but {} takes XDP in generic mode only; use \"auto\" or \
+                         \"generic\"",
                         interface.driver_text(name)
                     ),
                 );
@@ -195,7 +212,8 @@ impl Judgement {
                 self.degraded(
                     what,
                     format!(
-                        "generic XDP ({} has none of its own): packets are judged after the kernel allocated them",
+                        "generic XDP ({} has none of its own): packets are judged after the kernel allocated \
+                         them",
                         interface.driver_text(name)
                     ),
                 );
@@ -209,17 +227,29 @@ impl Judgement {
         if !facts.user_exists {
             self.fatal(format!("process.user = {user:?}"), "no such user; create it or name another");
         } else if !facts.user_is_ours && !facts.capabilities.contains("CAP_SETUID") {
-            self.degraded("CAP_SETUID", format!("the data plane cannot become {user}: it runs with the supervisor's user"));
+            self.degraded(
+                "CAP_SETUID",
+                format!("the data plane cannot become {user}: it runs with the supervisor's user"),
+            );
         }
-        let low = config.listeners.iter().flat_map(|listener| &listener.addresses).chain(config.admin.address.as_ref());
-        let mut low: Vec<u16> =
-            low.map(std::net::SocketAddr::port).filter(|port| (1..facts.unprivileged_port_start).contains(port)).collect();
+        let low = config
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.addresses)
+            .chain(config.admin.address.as_ref());
+        let mut low: Vec<u16> = low
+            .map(std::net::SocketAddr::port)
+            .filter(|port| (1..facts.unprivileged_port_start).contains(port))
+            .collect();
         low.sort_unstable();
         low.dedup();
         if !low.is_empty() && !facts.capabilities.contains("CAP_NET_BIND_SERVICE") {
             self.fatal(
                 "CAP_NET_BIND_SERVICE",
-                format!("ports {low:?} cannot be bound; below {} it takes this capability", facts.unprivileged_port_start),
+                format!(
+                    "ports {low:?} cannot be bound; below {} it takes this capability",
+                    facts.unprivileged_port_start
+                ),
             );
         }
     }
@@ -233,10 +263,16 @@ impl Judgement {
             let limit = facts.descriptors;
             self.fatal(
                 format!("process.max_connections = {asked}"),
-                format!("needs {needed} descriptors, the hard limit is {limit}: at most {fitting}; raise it (LimitNOFILE=, ulimit -Hn)"),
+                format!(
+                    "needs {needed} descriptors, the hard limit is {limit}: at most {fitting}; raise it \
+                    (LimitNOFILE=, ulimit -Hn)"
+                ),
             );
         } else if fitting < 1024 && asked == 0 && !raise {
-            self.degraded("descriptors", format!("the hard limit of {} leaves {fitting} connections", facts.descriptors));
+            self.degraded(
+                "descriptors",
+                format!("the hard limit of {} leaves {fitting} connections", facts.descriptors),
+            );
         }
 
         let locked = locked_bytes_per_worker(config.ring) * workers as u64;
@@ -244,7 +280,8 @@ impl Judgement {
             self.fatal(
                 "locked memory",
                 format!(
-                    "{workers} rings need {}, the hard limit is {}: fewer workers, a smaller ring.entries, or LimitMEMLOCK=infinity",
+                    "{workers} rings need {}, the hard limit is {}: fewer workers, a smaller ring.entries, \
+                     or LimitMEMLOCK=infinity",
                     size(locked),
                     size(facts.locked_bytes)
                 ),
@@ -253,7 +290,10 @@ impl Judgement {
         let memory = memory_bytes_per_worker(config) * workers as u64;
         if let Some(available) = facts.available_bytes.filter(|available| memory > *available) {
             let needed = size(memory);
-            self.degraded("memory", format!("rings, buffers and budgets may grow to {needed}, {} is available", size(available)));
+            self.degraded(
+                "memory",
+                format!("rings, buffers and budgets may grow to {needed}, {} is available", size(available)),
+            );
         }
         let backlog = config.listeners.iter().map(|listener| u64::from(listener.backlog)).max().unwrap_or(0);
         if let Some(somaxconn) = facts.somaxconn.filter(|somaxconn| backlog > *somaxconn) {
@@ -281,8 +321,11 @@ enum Expected {
 }
 
 fn xdp_expected(mode: GuardMode, interface: &Interface) -> Expected {
-    let possible =
-        if interface.loopback { Some(false) } else { interface.driver_mode.as_ref().and_then(|possible| possible.clone().ok()) };
+    let possible = if interface.loopback {
+        Some(false)
+    } else {
+        interface.driver_mode.as_ref().and_then(|possible| possible.clone().ok())
+    };
     match (mode, possible) {
         _ if !interface.exists => Expected::Missing,
         (GuardMode::Generic, _) | (GuardMode::Auto, Some(false)) => Expected::Generic,
@@ -294,7 +337,11 @@ fn xdp_expected(mode: GuardMode, interface: &Interface) -> Expected {
 
 impl Interface {
     fn driver_text(&self, name: &str) -> String {
-        if self.loopback { format!("the loopback {name}") } else { format!("{name}'s driver ({})", self.driver) }
+        if self.loopback {
+            format!("the loopback {name}")
+        } else {
+            format!("{name}'s driver ({})", self.driver)
+        }
     }
 }
 
@@ -316,7 +363,9 @@ fn render(config: &Config, facts: &Facts, host: &Host, topology: &Topology) -> S
     print_kernel(&mut text, facts);
     print_limits(&mut text, config, facts, topology.workers.len());
     let findings = judge(config, facts, topology.workers.len());
-    for (severity, heading) in [(Severity::Fatal, "would stop a start"), (Severity::Degraded, "would go on without")] {
+    for (severity, heading) in
+        [(Severity::Fatal, "would stop a start"), (Severity::Degraded, "would go on without")]
+    {
         if findings.iter().any(|finding| finding.severity == severity) {
             let _ = writeln!(text, "\n{heading}");
             for finding in findings.iter().filter(|finding| finding.severity == severity) {
@@ -335,10 +384,20 @@ fn print_workers(text: &mut String, topology: &Topology) {
     let mut table = Table::new(["worker", "cpu", "core", "node", "memory"]);
     for (worker, place) in topology.workers.iter().enumerate() {
         let memory = place.memory_node.map_or_else(|| "not bound".to_owned(), |node| format!("node {node}"));
-        table.row([worker.to_string(), place.cpu.to_string(), place.core.to_string(), place.node.to_string(), memory]);
+        table.row([
+            worker.to_string(),
+            place.cpu.to_string(),
+            place.core.to_string(),
+            place.node.to_string(),
+            memory,
+        ]);
     }
     table.print(text);
-    let _ = writeln!(text, "  control and log threads: CPUs {}", topology::list(topology.control_cpus.iter().copied()));
+    let _ = writeln!(
+        text,
+        "  control and log threads: CPUs {}",
+        topology::list(topology.control_cpus.iter().copied())
+    );
     for note in &topology.notes {
         let _ = writeln!(text, "  note: {note}");
     }
@@ -372,7 +431,9 @@ fn print_interfaces(text: &mut String, config: &Config, facts: &Facts) {
             Expected::Tried if config.guard.mode == GuardMode::Driver => {
                 "driver mode is tried; this kernel cannot say beforehand".to_owned()
             }
-            Expected::Tried => "driver mode is tried, then generic; this kernel cannot say beforehand".to_owned(),
+            Expected::Tried => {
+                "driver mode is tried, then generic; this kernel cannot say beforehand".to_owned()
+            }
         };
         let _ = writeln!(text, "  {name}: {expected}");
     }
@@ -391,12 +452,19 @@ fn print_cards(text: &mut String, facts: &Facts, host: &Host, topology: &Topolog
 fn print_kernel(text: &mut String, facts: &Facts) {
     text.push_str("\nkernel\n");
     let mut table = Table::new(["feature", "found", "without it"]);
-    let mut row = |feature: &str, found: String, without: &str| table.row([feature.to_owned(), found, without.to_owned()]);
+    let mut row = |feature: &str, found: String, without: &str| {
+        table.row([feature.to_owned(), found, without.to_owned()])
+    };
     let ring = facts.ring.as_ref().map_or_else(|error| format!("no: {error}"), |()| "yes".to_owned());
     row("io_uring, multishot into provided buffers", ring, "no worker can run");
-    let place =
-        |path: &Option<std::path::PathBuf>| path.as_ref().map_or_else(|| "no".to_owned(), |path| path.display().to_string());
-    row("bpffs", place(&facts.bpffs), "a start mounts it; else a crash of the supervisor ends the filter and its bans");
+    let place = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or_else(|| "no".to_owned(), |path| path.display().to_string())
+    };
+    row(
+        "bpffs",
+        place(&facts.bpffs),
+        "a start mounts it; else a crash of the supervisor ends the filter and its bans",
+    );
     row("cgroup v2", place(&facts.cgroup2), "nothing yet: connections per source are not counted");
     for (_, name) in CAPABILITIES {
         let found = if facts.capabilities.contains(name) { "yes" } else { "no" };
@@ -421,7 +489,11 @@ fn print_limits(text: &mut String, config: &Config, facts: &Facts, workers: usiz
     let connections = connections_max(config, workers, facts.descriptors);
     let descriptors = descriptors_for(config, workers, connections);
     let count = |count: u64| if count == u64::MAX { "unlimited".to_owned() } else { count.to_string() };
-    table.row([format!("descriptors, for {connections} connections"), count(descriptors), count(facts.descriptors)]);
+    table.row([
+        format!("descriptors, for {connections} connections"),
+        count(descriptors),
+        count(facts.descriptors),
+    ]);
     table.row([
         "locked memory (rings)".to_owned(),
         size(locked_bytes_per_worker(config.ring) * workers as u64),

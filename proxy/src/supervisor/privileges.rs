@@ -1,5 +1,6 @@
-//! Whom the data plane becomes, and what the supervisor itself gives up once its sockets are bound and its programs loaded
-//! (capabilities(7)). What is cut from the bounding set, no process started later can have either.
+//! Whom the data plane becomes, and what the supervisor itself gives up once its sockets are bound and its
+//! programs loaded (capabilities(7)). What is cut from the bounding set, no process started later can have
+//! either.
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{Gid, Uid, User};
@@ -33,7 +34,9 @@ pub fn identity(user: &str) -> Result<Option<Identity>, UserError> {
     }
     match User::from_name(user) {
         Ok(Some(found)) => Ok(Some(Identity { uid: found.uid, gid: found.gid })),
-        Ok(None) => Err(UserError { user: user.into(), reason: "no such user; create it or name another".into() }),
+        Ok(None) => {
+            Err(UserError { user: user.into(), reason: "no such user; create it or name another".into() })
+        }
         Err(errno) => Err(UserError { user: user.into(), reason: errno.desc().into() }),
     }
 }
@@ -51,19 +54,22 @@ const KEPT: [Capability; 9] = [
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
     Capability::CAP_SYS_RESOURCE,
-    // The configuration and its keys may belong to somebody else, and so may run_dir, out of which the socket is removed.
+    // The configuration and its keys may belong to somebody else, and so may run_dir, out of which the socket
+    // is removed.
     Capability::CAP_DAC_OVERRIDE,
     // A reload may bring a port below 1024.
     Capability::CAP_NET_BIND_SERVICE,
 ];
 
-/// Gives up every capability but `KEPT`, for this process and for all that it starts. Without root there is nothing to give up.
+/// Gives up every capability but `KEPT`, for this process and for all that it starts. Without root there is
+/// nothing to give up.
 ///
 /// # Errors
 /// When the kernel refuses; the supervisor then has more than it needs, which is worth a warning.
 pub fn reduce() -> Result<(), caps::errors::CapsError> {
     let kept: CapsHashSet = KEPT.into_iter().collect();
-    // First, since it takes CAP_SETPCAP; an unprivileged process has nothing that the bounding set could limit.
+    // First, since it takes CAP_SETPCAP; an unprivileged process has nothing that the bounding set could
+    // limit.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in caps::read(None, CapSet::Bounding)?.difference(&kept) {
             caps::drop(None, CapSet::Bounding, *capability)?;
@@ -99,10 +105,17 @@ mod tests {
         let thread = std::thread::spawn(|| {
             reduce().expect("reduce");
             for set in [CapSet::Effective, CapSet::Permitted] {
-                assert!(caps::read(None, set).expect("read").iter().all(|capability| KEPT.contains(capability)));
+                assert!(
+                    caps::read(None, set).expect("read").iter().all(|capability| KEPT.contains(capability))
+                );
             }
             if Uid::effective().is_root() {
-                assert!(caps::read(None, CapSet::Bounding).expect("read").iter().all(|capability| KEPT.contains(capability)));
+                assert!(
+                    caps::read(None, CapSet::Bounding)
+                        .expect("read")
+                        .iter()
+                        .all(|capability| KEPT.contains(capability))
+                );
                 assert!(caps::has_cap(None, CapSet::Effective, Capability::CAP_SETUID).expect("read"));
             }
         });

@@ -1,5 +1,6 @@
-//! Reloads as one table, sans-IO: who asked, what is in flight, what the data plane said about it, what to do. In two steps, so that there is always one
-//! answer to which configuration is in force: the data plane compiles it beside the one it runs, then the supervisor adopts it and has it published.
+//! Reloads as one table, sans-IO: who asked, what is in flight, what the data plane said about it, what to
+//! do. In two steps, so that there is always one answer to which configuration is in force: the data plane
+//! compiles it beside the one it runs, then the supervisor adopts it and has it published.
 //!
 //! ```text
 //!   ask ─▶ waiting ─▶ Read ─▶ Compiling ─ compiled ─▶ Adopt, Publishing ─▶ published, dead or silent: applied
@@ -39,7 +40,8 @@ pub enum Asker<C> {
 pub enum Scope {
     /// All of them.
     All,
-    /// Those that are watched; the rest, the main file above all, stays as it is in force: it may be half edited.
+    /// Those that are watched; the rest, the main file above all, stays as it is in force: it may be half
+    /// edited.
     Watched,
 }
 
@@ -90,7 +92,8 @@ pub enum Action<P, C> {
         /// Its number.
         id: u64,
     },
-    /// This is the configuration in force from now on. The data plane publishes what it compiled under this number.
+    /// This is the configuration in force from now on. The data plane publishes what it compiled under this
+    /// number.
     Adopt {
         /// `None`: no data plane lives; its successor gets it.
         id: Option<u64>,
@@ -146,7 +149,14 @@ pub struct Reloads<P, C> {
 
 impl<P, C: Copy + PartialEq> Default for Reloads<P, C> {
     fn default() -> Self {
-        Self { last_id: 0, waiting: Vec::new(), patience: Time::default(), reading: None, flight: None, actions: VecDeque::new() }
+        Self {
+            last_id: 0,
+            waiting: Vec::new(),
+            patience: Time::default(),
+            reading: None,
+            flight: None,
+            actions: VecDeque::new(),
+        }
     }
 }
 
@@ -204,7 +214,10 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
                 self.actions.push_back(Action::Forget { id: flight.id });
                 let (outcome, text) = match plane {
                     Plane::Ending => (ReloadOutcome::Ending, "sluice is ending".to_owned()),
-                    _ => (ReloadOutcome::Silent, format!("the data plane did not compile it within {COMPILE_WAIT:?}")),
+                    _ => (
+                        ReloadOutcome::Silent,
+                        format!("the data plane did not compile it within {COMPILE_WAIT:?}"),
+                    ),
                 };
                 self.finish(flight, outcome, text);
             }
@@ -222,13 +235,19 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
             Read::Changed { prepared, summary } if plane == Plane::Serving => {
                 self.last_id += 1;
                 let (id, deadline) = (self.last_id, now + COMPILE_WAIT);
-                self.flight = Some(Flight { id, askers, began, summary, step: Step::Compiling(prepared), deadline });
+                self.flight =
+                    Some(Flight { id, askers, began, summary, step: Step::Compiling(prepared), deadline });
                 self.actions.push_back(Action::Send { id });
             }
             Read::Changed { prepared, summary } => {
                 self.actions.push_back(Action::Adopt { id: None, prepared });
                 let text = format!("{summary}; no data plane runs now, the next one starts with it");
-                self.actions.push_back(Action::Finish(Finished { askers, outcome: ReloadOutcome::Applied, text, began }));
+                self.actions.push_back(Action::Finish(Finished {
+                    askers,
+                    outcome: ReloadOutcome::Applied,
+                    text,
+                    began,
+                }));
             }
         }
     }
@@ -254,7 +273,8 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
 
     /// The data plane cannot take it.
     pub fn refused(&mut self, id: u64, reason: &str) {
-        let is_this = |flight: &mut Flight<P, C>| flight.id == id && matches!(flight.step, Step::Compiling(_));
+        let is_this =
+            |flight: &mut Flight<P, C>| flight.id == id && matches!(flight.step, Step::Compiling(_));
         let Some(flight) = self.flight.take_if(is_this) else { return };
         self.finish(flight, ReloadOutcome::Refused, format!("the data plane could not take it: {reason}"));
     }
@@ -272,10 +292,17 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
         let Some(flight) = self.flight.take() else { return };
         match flight.step {
             Step::Compiling(_) => {
-                self.finish(flight, ReloadOutcome::Died, "the data plane died while it compiled it".to_owned());
+                self.finish(
+                    flight,
+                    ReloadOutcome::Died,
+                    "the data plane died while it compiled it".to_owned(),
+                );
             }
             Step::Publishing => {
-                self.finish_applied(flight, "; the data plane died before it confirmed it, its successor starts with it");
+                self.finish_applied(
+                    flight,
+                    "; the data plane died before it confirmed it, its successor starts with it",
+                );
             }
         }
     }
@@ -333,7 +360,11 @@ mod tests {
     }
 
     #[track_caller]
-    fn finished(action: Option<Action<&'static str, u8>>, outcome: ReloadOutcome, says: &str) -> Vec<Asker<u8>> {
+    fn finished(
+        action: Option<Action<&'static str, u8>>,
+        outcome: ReloadOutcome,
+        says: &str,
+    ) -> Vec<Asker<u8>> {
         let Some(Action::Finish(finished)) = action else { panic!("{action:?}") };
         assert_eq!(finished.outcome, outcome, "{}", finished.text);
         assert!(finished.text.contains(says), "{}", finished.text);
@@ -356,7 +387,10 @@ mod tests {
         table.ask(Asker::Signal, at(0));
         assert_eq!(table.poll(Plane::Serving, at(0)), Some(Action::Read(Scope::All)));
         table.read(Read::Ended { outcome: ReloadOutcome::Invalid, text: "line 3".into() }, at(1));
-        assert_eq!(finished(table.poll(Plane::Serving, at(1)), ReloadOutcome::Invalid, "line 3"), [Asker::Signal]);
+        assert_eq!(
+            finished(table.poll(Plane::Serving, at(1)), ReloadOutcome::Invalid, "line 3"),
+            [Asker::Signal]
+        );
         assert!(table.poll(Plane::Serving, at(1)).is_none());
     }
 
@@ -414,8 +448,15 @@ mod tests {
         assert!(matches!(table.poll(Plane::Serving, at(5)), Some(Action::Adopt { .. })));
         assert_eq!(table.poll(Plane::Serving, at(5)), None);
         table.published(1);
-        assert_eq!(finished(table.poll(Plane::Serving, at(6)), ReloadOutcome::Applied, "took a"), [Asker::Client(1)]);
-        assert_eq!(table.poll(Plane::Serving, at(6)), Some(Action::Read(Scope::All)), "a signal asks for all files");
+        assert_eq!(
+            finished(table.poll(Plane::Serving, at(6)), ReloadOutcome::Applied, "took a"),
+            [Asker::Client(1)]
+        );
+        assert_eq!(
+            table.poll(Plane::Serving, at(6)),
+            Some(Action::Read(Scope::All)),
+            "a signal asks for all files"
+        );
         table.read(changed("b"), at(7));
         assert_eq!(table.poll(Plane::Serving, at(7)), Some(Action::Send { id: 2 }));
         // The first one's answers are not the second's.
@@ -452,7 +493,8 @@ mod tests {
         assert_eq!(table.poll(Plane::Changing, at(0)), None);
         table.ask(Asker::Client(2), at(9_000));
         assert_eq!(table.next_deadline(), Some(at(0) + READY_WAIT), "who came first does not wait longer");
-        let askers = finished(table.poll(Plane::Changing, at(0) + READY_WAIT), ReloadOutcome::NotReady, "15s");
+        let askers =
+            finished(table.poll(Plane::Changing, at(0) + READY_WAIT), ReloadOutcome::NotReady, "15s");
         assert_eq!(askers, [Asker::Client(1), Asker::Client(2)]);
         table.ask(Asker::Client(3), at(20_000));
         assert_eq!(table.poll(Plane::Changing, at(20_000)), None);
@@ -464,8 +506,14 @@ mod tests {
         let mut table = compiling();
         table.ask(Asker::Client(2), at(2));
         assert_eq!(table.poll(Plane::Ending, at(3)), Some(Action::Forget { id: 1 }));
-        assert_eq!(finished(table.poll(Plane::Ending, at(3)), ReloadOutcome::Ending, "ending"), [Asker::Client(1)]);
-        assert_eq!(finished(table.poll(Plane::Ending, at(3)), ReloadOutcome::Ending, "ending"), [Asker::Client(2)]);
+        assert_eq!(
+            finished(table.poll(Plane::Ending, at(3)), ReloadOutcome::Ending, "ending"),
+            [Asker::Client(1)]
+        );
+        assert_eq!(
+            finished(table.poll(Plane::Ending, at(3)), ReloadOutcome::Ending, "ending"),
+            [Asker::Client(2)]
+        );
         assert_eq!(table.poll(Plane::Ending, at(3)), None);
 
         let mut table = publishing();

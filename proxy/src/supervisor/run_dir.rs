@@ -1,5 +1,6 @@
-//! `process.run_dir`: the lock that makes an instance the only one of its name, and the control socket. The lock is flock(2) on a file
-//! that is never removed, so that there is no moment without it; the kernel frees it when its holder dies, however it dies.
+//! `process.run_dir`: the lock that makes an instance the only one of its name, and the control socket. The
+//! lock is flock(2) on a file that is never removed, so that there is no moment without it; the kernel frees
+//! it when its holder dies, however it dies.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -18,7 +19,8 @@ const LOCK: &str = "lock";
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
     /// Another supervisor holds it.
-    #[error("{} is in use: sluice runs already as process {holder} (process.run_dir names the instance; one per instance)", path.display())]
+    #[error("{} is in use: sluice runs already as process {holder} (process.run_dir names the instance; one \
+        per instance)", path.display())]
     Held {
         /// The directory.
         path: PathBuf,
@@ -26,7 +28,8 @@ pub enum RunDirError {
         holder: String,
     },
     /// Everybody could put files there.
-    #[error("{} can be written by every user (mode {mode:04o}); choose another process.run_dir or `chmod o-w` it", path.display())]
+    #[error("{} can be written by every user (mode {mode:04o}); choose another process.run_dir or `chmod \
+        o-w` it", path.display())]
     Open {
         /// The directory.
         path: PathBuf,
@@ -49,7 +52,10 @@ pub enum RunDirError {
 fn explain(reason: &io::Error) -> String {
     match reason.kind() {
         io::ErrorKind::PermissionDenied => {
-            format!("{reason}; it belongs to another user: start as root or as that user, or choose another folder")
+            format!(
+                "{reason}; it belongs to another user: start as root or as that user, or choose another \
+                 folder"
+            )
         }
         io::ErrorKind::NotFound => format!("{reason}; it has to be a folder that can be made here"),
         io::ErrorKind::ReadOnlyFilesystem => format!("{reason}; under systemd name it in RuntimeDirectory="),
@@ -114,12 +120,22 @@ fn take_lock(directory: &Path) -> Result<Flock<File>, RunDirError> {
         move |reason| RunDirError::Io { path, action, reason }
     };
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits();
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags).open(&path);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .custom_flags(flags)
+        .open(&path);
     let file = file.map_err(failed("open"))?;
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => RunDirError::Held { path: directory.to_owned(), holder: holder(file) },
-        other => RunDirError::Io { path: path.clone(), action: "lock", reason: other.into() },
-    })?;
+    let mut lock =
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => {
+                RunDirError::Held { path: directory.to_owned(), holder: holder(file) }
+            }
+            other => RunDirError::Io { path: path.clone(), action: "lock", reason: other.into() },
+        })?;
     lock.set_len(0).map_err(failed("write"))?;
     lock.rewind().map_err(failed("write"))?;
     writeln!(lock, "{}", std::process::id()).map_err(failed("write"))?;
@@ -170,10 +186,13 @@ fn bind_control(directory: &Path) -> Result<UnixListener, RunDirError> {
     };
     // Whoever left it is dead: we hold the lock.
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove the stale socket")(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("remove the stale socket")(error));
+        }
         _ => {}
     }
-    // Only our user may connect, from the first moment on. The umask belongs to the process, which has one thread that makes files.
+    // Only our user may connect, from the first moment on. The umask belongs to the process, which has one
+    // thread that makes files.
     let before = umask(Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(&path);
     umask(before);
@@ -219,7 +238,10 @@ mod tests {
         drop(UnixListener::bind(base.path().join(CONTROL_SOCKET)).expect("stale socket"));
         fs::write(base.path().join(LOCK), "99999999\nrubbish").expect("stale lock");
         let held = RunDir::claim(base.path()).expect("claim");
-        assert_eq!(fs::read_to_string(base.path().join(LOCK)).expect("read"), format!("{}\n", std::process::id()));
+        assert_eq!(
+            fs::read_to_string(base.path().join(LOCK)).expect("read"),
+            format!("{}\n", std::process::id())
+        );
         UnixStream::connect(base.path().join(CONTROL_SOCKET)).expect("connect");
         drop(held);
     }

@@ -1,5 +1,6 @@
-//! The keys of session tickets that the supervisor makes: a new one every twelve hours, of which the one before is still accepted. They outlive every
-//! data plane, so that a restarted one resumes what the dead one began, and end with the supervisor: nothing of them is ever written.
+//! The keys of session tickets that the supervisor makes: a new one every twelve hours, of which the one
+//! before is still accepted. They outlive every data plane, so that a restarted one resumes what the dead one
+//! began, and end with the supervisor: nothing of them is ever written.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,7 +29,8 @@ impl TicketRing {
         Ok(Self { newest, sealed, rotates_at: now + ROTATION })
     }
 
-    /// Makes a new key when it is time; whether it did. When it fails, those that are there go on and it is tried again in a minute.
+    /// Makes a new key when it is time; whether it did. When it fails, those that are there go on and it is
+    /// tried again in a minute.
     ///
     /// # Errors
     /// As `new`.

@@ -1,4 +1,5 @@
-//! Which core each worker gets. hwloc2 describes the host once (`Host::read`); `choose` is a pure function over that description.
+//! Which core each worker gets. hwloc2 describes the host once (`Host::read`); `choose` is a pure function
+//! over that description.
 
 pub use crate::placement::{bind_memory_current_thread, pin_current, pin_current_to};
 
@@ -30,7 +31,8 @@ pub struct Cpu {
 pub struct Host {
     /// Every logical CPU, ascending by number.
     pub cpus: Vec<Cpu>,
-    /// False when hwloc describes another machine (HWLOC_SYNTHETIC, HWLOC_XMLFILE): good for a plan, not for pinning.
+    /// False when hwloc describes another machine (HWLOC_SYNTHETIC, HWLOC_XMLFILE): good for a plan, not for
+    /// pinning.
     pub this_system: bool,
 }
 
@@ -51,7 +53,9 @@ pub enum TopologyError {
         existing: String,
     },
     /// A listed CPU is not ours.
-    #[error("{key}: CPU {cpu} is not allowed to this process (cgroup cpuset or affinity); allowed: {allowed}")]
+    #[error(
+        "{key}: CPU {cpu} is not allowed to this process (cgroup cpuset or affinity); allowed: {allowed}"
+    )]
     NotAllowed {
         /// `workers.cpus` or `workers.control_cpus`.
         key: &'static str,
@@ -108,19 +112,23 @@ pub struct Topology {
 }
 
 impl Host {
-    /// Reads this host through hwloc2, the calling thread's affinity included: read it before a thread of this process is pinned.
+    /// Reads this host through hwloc2, the calling thread's affinity included: read it before a thread of
+    /// this process is pinned.
     pub fn read() -> Result<Self, TopologyError> {
         let load = |flags| {
-            hwloc2::Topology::with_flags(flags).ok_or_else(|| TopologyError::Host("the topology cannot be read".to_owned()))
+            hwloc2::Topology::with_flags(flags)
+                .ok_or_else(|| TopologyError::Host("the topology cannot be read".to_owned()))
         };
-        // Everything there is, so that "does not exist" and "is not ours" can be told apart; then what the cgroup leaves us.
+        // Everything there is, so that "does not exist" and "is not ours" can be told apart; then what the
+        // cgroup leaves us.
         let all = load(vec![hwloc2::TopologyFlag::IncludeDisallowed])?;
         let cgroup: BTreeSet<usize> = units(&load(Vec::new())?)?.iter().map(|cpu| cpu.cpu).collect();
         let this_system = all.support().cpu().set_current_thread();
         let affinity = if this_system { Some(affinity()?) } else { None };
         let mut cpus = units(&all)?;
         for cpu in &mut cpus {
-            cpu.allowed = cgroup.contains(&cpu.cpu) && affinity.as_ref().is_none_or(|ours| ours.contains(&cpu.cpu));
+            cpu.allowed =
+                cgroup.contains(&cpu.cpu) && affinity.as_ref().is_none_or(|ours| ours.contains(&cpu.cpu));
         }
         cpus.sort_unstable_by_key(|cpu| cpu.cpu);
         Ok(Self { cpus, this_system })
@@ -135,8 +143,14 @@ impl Host {
         let found = self.cpus.iter().find(|known| known.cpu == cpu);
         match found {
             Some(known) if known.allowed => Ok(known),
-            Some(_) => Err(TopologyError::NotAllowed { key, cpu, allowed: list(self.allowed().map(|cpu| cpu.cpu)) }),
-            None => Err(TopologyError::Nonexistent { key, cpu, existing: list(self.cpus.iter().map(|cpu| cpu.cpu)) }),
+            Some(_) => {
+                Err(TopologyError::NotAllowed { key, cpu, allowed: list(self.allowed().map(|cpu| cpu.cpu)) })
+            }
+            None => Err(TopologyError::Nonexistent {
+                key,
+                cpu,
+                existing: list(self.cpus.iter().map(|cpu| cpu.cpu)),
+            }),
         }
     }
 
@@ -151,8 +165,8 @@ impl Host {
     }
 }
 
-/// The processing units of a topology. hwloc2's `depth_for_type` cannot name NUMA nodes, so the node comes from the unit's node set; a machine
-/// without a core level (some VMs) has one core per unit.
+/// The processing units of a topology. hwloc2's `depth_for_type` cannot name NUMA nodes, so the node comes
+/// from the unit's node set; a machine without a core level (some VMs) has one core per unit.
 fn units(topology: &hwloc2::Topology) -> Result<Vec<Cpu>, TopologyError> {
     let units = topology
         .objects_with_type(&hwloc2::ObjectType::PU)
@@ -172,21 +186,27 @@ fn units(topology: &hwloc2::Topology) -> Result<Vec<Cpu>, TopologyError> {
 
 /// The calling thread's sched_getaffinity.
 fn affinity() -> Result<BTreeSet<usize>, TopologyError> {
-    let set = sched_getaffinity(Pid::from_raw(0)).map_err(|error| TopologyError::Host(format!("sched_getaffinity: {error}")))?;
+    let set = sched_getaffinity(Pid::from_raw(0))
+        .map_err(|error| TopologyError::Host(format!("sched_getaffinity: {error}")))?;
     Ok((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect())
 }
 
 /// Chooses the workers' and the control threads' CPUs.
 ///
-/// With `count = "auto"` every allowed physical core gets a worker, but one is left to the control threads when there are more than two: the
-/// one with the lowest CPU, where kernels like to put their own work. An asked-for count takes physical cores first, that one last; then
-/// second hardware threads. Workers go round the NUMA nodes.
+/// With `count = "auto"` every allowed physical core gets a worker, but one is left to the control threads
+/// when there are more than two: the one with the lowest CPU, where kernels like to put their own work. An
+/// asked-for count takes physical cores first, that one last; then second hardware threads. Workers go round
+/// the NUMA nodes.
 pub fn choose(workers: &model::Workers, host: &Host) -> Result<Topology, TopologyError> {
     let mut notes = Vec::new();
     if host.allowed().next().is_none() {
         return Err(TopologyError::Host("no CPU is allowed to this process".to_owned()));
     }
-    let control = workers.control_cpus.as_deref().map(|cpus| host.find_all("workers.control_cpus", cpus)).transpose()?;
+    let control = workers
+        .control_cpus
+        .as_deref()
+        .map(|cpus| host.find_all("workers.control_cpus", cpus))
+        .transpose()?;
     let chosen = match &workers.cpus {
         Some(cpus) => listed(workers, host.find_all("workers.cpus", cpus)?)?,
         None => ranked(workers, host, control.as_deref(), &mut notes)?,
@@ -198,17 +218,27 @@ pub fn choose(workers: &model::Workers, host: &Host) -> Result<Topology, Topolog
     if control_cpus.iter().any(|cpu| chosen.iter().any(|worker| worker.cpu == *cpu)) {
         notes.push("control and log threads share their CPUs with workers".to_owned());
     }
-    if let Some(pair) =
-        chosen.iter().enumerate().find_map(|(at, worker)| chosen[..at].iter().find(|other| other.core == worker.core))
+    if let Some(pair) = chosen
+        .iter()
+        .enumerate()
+        .find_map(|(at, worker)| chosen[..at].iter().find(|other| other.core == worker.core))
     {
         notes.push(format!("more workers than physical cores: core {} carries more than one", pair.core));
     }
     if !host.this_system {
-        notes.push("hwloc describes another machine than this one: this is a plan, pinning will fail here".to_owned());
+        notes.push(
+            "hwloc describes another machine than this one: this is a plan, pinning will fail here"
+                .to_owned(),
+        );
     }
     let workers = chosen
         .into_iter()
-        .map(|Cpu { cpu, core, node, .. }| Placement { cpu, core, node, memory_node: workers.numa_local.then_some(node) })
+        .map(|Cpu { cpu, core, node, .. }| Placement {
+            cpu,
+            core,
+            node,
+            memory_node: workers.numa_local.then_some(node),
+        })
         .collect();
     Ok(Topology { workers, control_cpus, notes })
 }
@@ -247,7 +277,8 @@ fn ranked(
         None if cores.len() > 2 => host.allowed().next().map(|cpu| cpu.core).into_iter().collect(),
         None => BTreeSet::new(),
     };
-    // The reserved cores come last within each class; a CPU the user gave to control threads comes after everything.
+    // The reserved cores come last within each class; a CPU the user gave to control threads comes after
+    // everything.
     let named = |cpu: &Cpu| control.is_some_and(|control| control.iter().any(|named| named.cpu == cpu.cpu));
     let mut threads_seen: BTreeMap<usize, usize> = BTreeMap::new();
     let mut classes: BTreeMap<(bool, usize, bool), BTreeMap<usize, VecDeque<Cpu>>> = BTreeMap::new();
@@ -286,7 +317,11 @@ fn ranked(
         return Err(TopologyError::TooMany { count, available: WORKERS_MAX, what: "workers can exist" });
     }
     if count > order.len() {
-        return Err(TopologyError::TooMany { count, available: order.len(), what: "CPUs are allowed to this process" });
+        return Err(TopologyError::TooMany {
+            count,
+            available: order.len(),
+            what: "CPUs are allowed to this process",
+        });
     }
     order.truncate(count);
     Ok(order)
@@ -295,7 +330,8 @@ fn ranked(
 /// CPUs for the control threads: a core without a worker (the lowest), else CPUs without a worker, else all.
 fn left_over(host: &Host, workers: &[Cpu]) -> Vec<usize> {
     let without_worker = |cpu: &&Cpu| workers.iter().all(|worker| worker.cpu != cpu.cpu);
-    let free_core = host.allowed().find(|cpu| workers.iter().all(|worker| worker.core != cpu.core)).map(|cpu| cpu.core);
+    let free_core =
+        host.allowed().find(|cpu| workers.iter().all(|worker| worker.core != cpu.core)).map(|cpu| cpu.core);
     if let Some(core) = free_core {
         return host.allowed().filter(|cpu| cpu.core == core).map(|cpu| cpu.cpu).collect();
     }
@@ -423,7 +459,9 @@ mod tests {
         assert_eq!(message(&settings(Some(0))), "workers.count names no CPU");
         let two_of_three = model::Workers { count: Some(2), ..with(&[2, 1, 0]) };
         assert_eq!(cpus(&choose(&two_of_three, &host).expect("fits")), [2, 1]);
-        assert!(message(&model::Workers { count: Some(3), ..with(&[1, 2]) }).contains("only 2 CPUs are listed"));
+        assert!(
+            message(&model::Workers { count: Some(3), ..with(&[1, 2]) }).contains("only 2 CPUs are listed")
+        );
         let control = |cpus: &[usize]| model::Workers { control_cpus: Some(cpus.to_vec()), ..settings(None) };
         assert!(message(&control(&[9])).starts_with("workers.control_cpus: CPU 9 does not exist"));
         let topology = choose(&control(&[1]), &host).expect("fits");
@@ -433,7 +471,8 @@ mod tests {
     #[test]
     fn control_on_every_core_still_leaves_workers() {
         let host = machine(1, 2, 1);
-        let topology = choose(&model::Workers { control_cpus: Some(vec![0, 1]), ..settings(None) }, &host).expect("fits");
+        let topology = choose(&model::Workers { control_cpus: Some(vec![0, 1]), ..settings(None) }, &host)
+            .expect("fits");
         assert_eq!(cpus(&topology), [0, 1]);
     }
 
@@ -455,8 +494,8 @@ mod tests {
         }
     }
 
-    /// hwloc reads its environment when the topology is loaded, and changing our own environment is not safe beside other threads: the test
-    /// asks a second process of itself.
+    /// hwloc reads its environment when the topology is loaded, and changing our own environment is not safe
+    /// beside other threads: the test asks a second process of itself.
     #[test]
     fn a_synthetic_two_socket_machine_gets_a_sensible_plan() {
         const MARK: &str = "SLUICE_TEST_SYNTHETIC_HOST";
@@ -475,14 +514,22 @@ mod tests {
             return;
         }
         let output = std::process::Command::new(std::env::current_exe().expect("our path"))
-            .args(["--exact", "supervisor::topology::tests::a_synthetic_two_socket_machine_gets_a_sensible_plan", "--nocapture"])
+            .args([
+                "--exact",
+                "supervisor::topology::tests::a_synthetic_two_socket_machine_gets_a_sensible_plan",
+                "--nocapture",
+            ])
             .env(MARK, "1")
             .env("HWLOC_SYNTHETIC", "numa:2 core:32 pu:2")
             .env("HWLOC_THISSYSTEM", "0")
             .output()
             .expect("runs");
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     proptest! {
@@ -516,7 +563,8 @@ mod tests {
             let used: BTreeSet<usize> = topology.workers.iter().map(|worker| worker.core).collect();
             prop_assert_eq!(used.len(), expected.min(physical.len()), "physical cores first");
             if expected < physical.len() {
-                prop_assert!(topology.control_cpus.iter().all(|cpu| !workers.contains(cpu)), "a core was left");
+                prop_assert!(topology.control_cpus.iter().all(|cpu| !workers.contains(cpu)), "a core was \
+                    left");
             }
             // A node has at most one worker more than another, unless that other has no core left to give.
             if expected < physical.len() {

@@ -1,5 +1,6 @@
-//! Notices that a file the configuration refers to has changed: a look at each every two seconds. stat(2) follows symbolic links, so files that are replaced by
-//! rename (certbot) or by a link further up (Kubernetes) show like those that are written in place, on every file system. What is seen twice is
+//! Notices that a file the configuration refers to has changed: a look at each every two seconds. stat(2)
+//! follows symbolic links, so files that are replaced by rename (certbot) or by a link further up
+//! (Kubernetes) show like those that are written in place, on every file system. What is seen twice is
 //! settled; it is tried once, and again only when it changes.
 
 use std::os::unix::fs::MetadataExt;
@@ -30,7 +31,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches these files. What they hold may be another than what was read from them, so the first settled state is tried.
+    /// Watches these files. What they hold may be another than what was read from them, so the first settled
+    /// state is tried.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>, now: Time) -> Self {
         Self { paths, next_look: now + PAUSE, ..Self::default() }
@@ -79,10 +81,14 @@ impl Watch {
         true
     }
 
-    /// What became of it. A data plane that died, say, is no reason to leave a renewed certificate alone for ever.
+    /// What became of it. A data plane that died, say, is no reason to leave a renewed certificate alone for
+    /// ever.
     pub fn finished(&mut self, outcome: ReloadOutcome, now: Time) {
         let again = match outcome {
-            ReloadOutcome::Applied | ReloadOutcome::Unchanged | ReloadOutcome::Invalid | ReloadOutcome::NeedsRestart => false,
+            ReloadOutcome::Applied
+            | ReloadOutcome::Unchanged
+            | ReloadOutcome::Invalid
+            | ReloadOutcome::NeedsRestart => false,
             ReloadOutcome::NotSent
             | ReloadOutcome::Refused
             | ReloadOutcome::Died

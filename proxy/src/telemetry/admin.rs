@@ -1,5 +1,6 @@
-//! The admin endpoints: `/metrics`, `/healthz`, `/readyz` and `/status`, on the control thread. A connection carries one request and has one
-//! deadline for everything: head, answer and the client's reading of it; the number of connections is bounded.
+//! The admin endpoints: `/metrics`, `/healthz`, `/readyz` and `/status`, on the control thread. A connection
+//! carries one request and has one deadline for everything: head, answer and the client's reading of it; the
+//! number of connections is bounded.
 
 use std::fmt;
 use std::io;
@@ -65,7 +66,12 @@ impl AdminState {
     /// Over these sources.
     #[must_use]
     pub fn new(sources: Arc<dyn Sources>) -> Self {
-        Self { sources, supervisor_wait: SUPERVISOR_WAIT, connection_life: CONNECTION_LIFE, connections_max: CONNECTIONS_MAX }
+        Self {
+            sources,
+            supervisor_wait: SUPERVISOR_WAIT,
+            connection_life: CONNECTION_LIFE,
+            connections_max: CONNECTIONS_MAX,
+        }
     }
 
     async fn supervisor(&self) -> Option<SupervisorStatus> {
@@ -91,21 +97,29 @@ fn router(state: AdminState) -> Router {
         .route("/readyz", get(show_ready))
         .route("/status", get(show_status))
         .fallback(|| async {
-            (StatusCode::NOT_FOUND, one_request("text/plain; charset=utf-8", "/metrics /healthz /readyz /status\n".to_owned()))
+            (
+                StatusCode::NOT_FOUND,
+                one_request("text/plain; charset=utf-8", "/metrics /healthz /readyz /status\n".to_owned()),
+            )
         })
         .with_state(state)
 }
 
 /// Every answer ends its connection, so that no idle one holds a permit.
 fn one_request(content_type: &'static str, body: String) -> Response {
-    let headers = [(header::CONTENT_TYPE, content_type), (header::CONNECTION, "close"), (header::CACHE_CONTROL, "no-store")];
+    let headers = [
+        (header::CONTENT_TYPE, content_type),
+        (header::CONNECTION, "close"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
     (headers.map(|(name, value)| (name, HeaderValue::from_static(value))), body).into_response()
 }
 
 async fn show_metrics(State(state): State<AdminState>) -> Response {
     let supervisor = state.supervisor().await;
     // Read after the wait, so that cells and status are of now.
-    let scrape = Scrape { workers: state.sources.counters(), data_plane: state.sources.data_plane(), supervisor };
+    let scrape =
+        Scrape { workers: state.sources.counters(), data_plane: state.sources.data_plane(), supervisor };
     one_request(metrics::CONTENT_TYPE, metrics::encode(scrape))
 }
 
@@ -142,10 +156,19 @@ impl Listener for BoundedListener {
     async fn accept(&mut self) -> (MortalStream, SocketAddr) {
         loop {
             // The semaphore is never closed; were it, accepting nothing more is right.
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { std::future::pending().await };
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+                std::future::pending().await
+            };
             let (stream, peer) = Listener::accept(&mut self.inner).await;
             if stream.set_nodelay(true).is_ok() {
-                return (MortalStream { stream, deadline: Box::pin(tokio::time::sleep(self.life)), _permit: permit }, peer);
+                return (
+                    MortalStream {
+                        stream,
+                        deadline: Box::pin(tokio::time::sleep(self.life)),
+                        _permit: permit,
+                    },
+                    peer,
+                );
             }
         }
     }
@@ -155,7 +178,8 @@ impl Listener for BoundedListener {
     }
 }
 
-/// A connection with a deadline for its whole life: hyper's own timers cover the head, not a client that reads slowly.
+/// A connection with a deadline for its whole life: hyper's own timers cover the head, not a client that
+/// reads slowly.
 struct MortalStream {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
@@ -176,13 +200,21 @@ impl MortalStream {
 }
 
 impl AsyncRead for MortalStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.poll_alive(context, |stream, context| stream.poll_read(context, buffer))
     }
 }
 
 impl AsyncWrite for MortalStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_alive(context, |stream, context| stream.poll_write(context, bytes))
     }
 
@@ -243,9 +275,11 @@ mod tests {
             let supervisor = self.supervisor;
             Box::pin(async move {
                 match supervisor {
-                    Supervisor::Answers => {
-                        Some(SupervisorStatus { version: "9.9.9".to_owned(), restarts: 2, ..SupervisorStatus::default() })
-                    }
+                    Supervisor::Answers => Some(SupervisorStatus {
+                        version: "9.9.9".to_owned(),
+                        restarts: 2,
+                        ..SupervisorStatus::default()
+                    }),
                     Supervisor::Absent => None,
                     Supervisor::Hangs => std::future::pending().await,
                 }
@@ -263,7 +297,8 @@ mod tests {
     impl Server {
         fn start(supervisor: Supervisor, adjust: impl FnOnce(&mut AdminState)) -> Self {
             let status = DataPlaneStatus { ready: true, pid: 77, ..DataPlaneStatus::default() };
-            let fake = Arc::new(Fake { status: Mutex::new(status), block: CounterBlock::default(), supervisor });
+            let fake =
+                Arc::new(Fake { status: Mutex::new(status), block: CounterBlock::default(), supervisor });
             let mut state = AdminState::new(fake.clone());
             state.supervisor_wait = Duration::from_millis(50);
             adjust(&mut state);
@@ -271,7 +306,8 @@ mod tests {
             let address = listener.local_addr().expect("bound");
             let (stop, stopped) = tokio::sync::oneshot::channel();
             let thread = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
                 runtime.block_on(async {
                     tokio::select! {
                         result = serve(listener, state) => panic!("serve ended: {result:?}"),
@@ -333,7 +369,10 @@ mod tests {
             assert!(status["supervisor"].is_null());
             assert_eq!(status["data_plane"]["pid"], 77);
             let (_, body) = server.ask("/metrics");
-            assert!(body.contains("sluice_supervisor_up 0\n") && body.contains("sluice_requests_total{worker=\"0\"} 0\n"));
+            assert!(
+                body.contains("sluice_supervisor_up 0\n")
+                    && body.contains("sluice_requests_total{worker=\"0\"} 0\n")
+            );
         }
     }
 
@@ -361,7 +400,8 @@ mod tests {
 
     #[test]
     fn a_client_that_never_finishes_its_head_is_cut() {
-        let server = Server::start(Supervisor::Absent, |state| state.connection_life = Duration::from_millis(200));
+        let server =
+            Server::start(Supervisor::Absent, |state| state.connection_life = Duration::from_millis(200));
         let mut stream = server.connect();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:").expect("sent");
         let start = Instant::now();

@@ -1,10 +1,12 @@
-//! The workers' counters: one block per worker, written by that worker alone, read by anybody. The blocks live in a memfd that
-//! the supervisor owns, so they outlive a data plane; `metrics` only encodes them.
+//! The workers' counters: one block per worker, written by that worker alone, read by anybody. The blocks
+//! live in a memfd that the supervisor owns, so they outlive a data plane; `metrics` only encodes them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, PoolCloseReason, RefusalReason, ShedReason};
+use crate::error::{
+    CloseReason, HandshakeFailure, HandshakeKind, PoolCloseReason, RefusalReason, ShedReason,
+};
 use crate::tls::alert::Alert;
 
 /// Declares the plain counters and gauges with their metric name and help text.
@@ -56,7 +58,8 @@ plain! {
     /// Responses 5xx.
     Responses5xx = Counter "sluice_responses_5xx" "Responses sent with a 5xx status",
     /// Tunnels opened: TCP connections and HTTP upgrades.
-    Tunnels = Counter "sluice_tunnels" "Tunnels opened: connections of tcp and tls-passthrough listeners, and HTTP upgrades",
+    Tunnels = Counter "sluice_tunnels" "Tunnels opened: connections of tcp and tls-passthrough listeners, \
+        and HTTP upgrades",
     /// Tunnels open now.
     TunnelsOpen = Gauge "sluice_tunnels_open" "Tunnels open now",
     /// Bytes received from clients.
@@ -66,23 +69,28 @@ plain! {
     /// Upstream connections opened.
     UpstreamConnects = Counter "sluice_upstream_connects" "Upstream connections opened",
     /// Upstream connects that failed.
-    UpstreamConnectFailures = Counter "sluice_upstream_connect_failures" "Upstream connects that failed or timed out",
+    UpstreamConnectFailures = Counter "sluice_upstream_connect_failures" "Upstream connects that failed or \
+        timed out",
     /// Requests served before their client's handshake was over.
-    EarlyRequests = Counter "sluice_tls_early_requests" "Requests served from early data, before their client's handshake was over",
+    EarlyRequests = Counter "sluice_tls_early_requests" "Requests served from early data, before their \
+        client's handshake was over",
     /// TLS handshakes with endpoints.
     UpstreamHandshakes = Counter "sluice_upstream_tls_handshakes" "TLS handshakes with endpoints",
     /// TLS handshakes with endpoints that failed.
-    UpstreamHandshakeFailures = Counter "sluice_upstream_tls_handshake_failures" "TLS handshakes with endpoints that failed or timed out",
+    UpstreamHandshakeFailures = Counter "sluice_upstream_tls_handshake_failures" "TLS handshakes with \
+        endpoints that failed or timed out",
     /// Exchanges that found a pooled connection.
     UpstreamReuses = Counter "sluice_upstream_reuses" "Exchanges carried by a pooled connection",
     /// Requests sent again after a pooled connection turned out dead or an endpoint failed.
     UpstreamRetries = Counter "sluice_upstream_retries" "Requests sent again on another connection",
     /// Upstream connections open now.
-    UpstreamOpen = Gauge "sluice_upstream_connections_open" "Upstream connections open now, idle ones included",
+    UpstreamOpen = Gauge "sluice_upstream_connections_open" "Upstream connections open now, idle ones \
+        included",
     /// Idle upstream connections.
     UpstreamIdle = Gauge "sluice_upstream_connections_idle" "Idle upstream connections",
     /// Request bodies that the buffer budget had no room for.
-    BodiesUnbuffered = Counter "sluice_request_bodies_unbuffered" "Request bodies streamed though short enough for buffer_request: the buffer budget was used up",
+    BodiesUnbuffered = Counter "sluice_request_bodies_unbuffered" "Request bodies streamed though short \
+        enough for buffer_request: the buffer budget was used up",
     /// Panics caught in a session.
     Panics = Counter "sluice_session_panics" "Sessions ended by a panic",
     /// Times the buffer ring was empty.
@@ -96,14 +104,18 @@ plain! {
     /// Completions handled.
     RingCompletions = Counter "sluice_ring_completions" "Completions handled",
     /// Connections admitted without being counted for their source.
-    SourcesUncounted = Counter "sluice_connections_uncounted" "Connections that the table of sources had no room to count",
+    SourcesUncounted = Counter "sluice_connections_uncounted" "Connections that the table of sources had no \
+        room to count",
     /// Loop turns longer than stuck_after.
     Stuck = Counter "sluice_worker_stuck" "Loop turns that took longer than workers.stuck_after",
 }
 
-/// Upper bounds of the buckets of `sluice_request_duration_seconds`, in microseconds; one more bucket has no bound.
-pub const DURATION_BOUNDS_MICROS: [u64; 14] =
-    [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
+/// Upper bounds of the buckets of `sluice_request_duration_seconds`, in microseconds; one more bucket has no
+/// bound.
+pub const DURATION_BOUNDS_MICROS: [u64; 14] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000,
+];
 
 /// One cell of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +176,12 @@ impl Counter {
             Self::AlertSent(alert) => ALERT_SENT_AT + alert.index(),
             // One that does not exist counts to the last.
             Self::Duration(bucket) => {
-                DURATION_AT + if bucket < DURATION_BOUNDS_MICROS.len() { bucket } else { DURATION_BOUNDS_MICROS.len() }
+                DURATION_AT
+                    + if bucket < DURATION_BOUNDS_MICROS.len() {
+                        bucket
+                    } else {
+                        DURATION_BOUNDS_MICROS.len()
+                    }
             }
             Self::DurationMicros => DURATION_MICROS_AT,
         }
@@ -203,7 +220,10 @@ impl CounterBlock {
     /// Counts how long an exchange took. Most are fast, so the search begins there.
     pub fn took(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = DURATION_BOUNDS_MICROS.iter().position(|bound| micros <= *bound).unwrap_or(DURATION_BOUNDS_MICROS.len());
+        let bucket = DURATION_BOUNDS_MICROS
+            .iter()
+            .position(|bound| micros <= *bound)
+            .unwrap_or(DURATION_BOUNDS_MICROS.len());
         self.increment(Counter::Duration(bucket));
         self.add(Counter::DurationMicros, micros);
     }

@@ -1,6 +1,6 @@
-//! Secrets of handshakes in the format that NSS gave key logs: a bounded queue between the threads that shake hands, which never wait, and one
-//! that writes to the file that the supervisor opened. Both are there only where that was asked for. A disk that is full or too slow costs lines,
-//! which is said, and nothing else.
+//! Secrets of handshakes in the format that NSS gave key logs: a bounded queue between the threads that shake
+//! hands, which never wait, and one that writes to the file that the supervisor opened. Both are there only
+//! where that was asked for. A disk that is full or too slow costs lines, which is said, and nothing else.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -29,7 +29,9 @@ const FLUSH_FOR: Duration = Duration::from_secs(1);
 /// What is said wherever somebody looks.
 #[must_use]
 pub fn warning(path: &str) -> String {
-    format!("THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO {path}: whoever reads it can read their traffic")
+    format!(
+        "THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO {path}: whoever reads it can read their traffic"
+    )
 }
 
 /// Keeps the thread; dropping it writes what is queued, for at most a second.
@@ -58,7 +60,9 @@ impl KeyLogGuard {
         let queue = Arc::new(Queue::new(LINES_MAX));
         let theirs = Arc::clone(&queue);
         let name = "sluice-key-log".to_owned();
-        let thread = std::thread::Builder::new().name(name).spawn(move || theirs.write_out(&mut File::from(output)))?;
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || theirs.write_out(&mut File::from(output)))?;
         let _ = queue.writer.set(thread.thread().clone());
         let guard = Self { queue: Arc::clone(&queue), thread: Some(thread) };
         if key_log::tell(queue) { Ok(guard) } else { Err(io::ErrorKind::AlreadyExists.into()) }
@@ -116,7 +120,9 @@ impl Queue {
             match output.write_all(&batch) {
                 Ok(()) => failed &= is_empty,
                 // Once, until it works again.
-                Err(error) if !std::mem::replace(&mut failed, true) => warn!("the key log cannot be written: {error}"),
+                Err(error) if !std::mem::replace(&mut failed, true) => {
+                    warn!("the key log cannot be written: {error}")
+                }
                 Err(_) => {}
             }
             batch.zeroize();

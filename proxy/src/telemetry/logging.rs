@@ -1,5 +1,6 @@
-//! Logging: tracing events become lines on the calling thread and bytes on the log thread. In between is a bounded queue: a full queue
-//! or a failing disk loses lines, which are counted, and never delays a worker. aya-log speaks `log`, which tracing-log carries here.
+//! Logging: tracing events become lines on the calling thread and bytes on the log thread. In between is a
+//! bounded queue: a full queue or a failing disk loses lines, which are counted, and never delays a worker.
+//! aya-log speaks `log`, which tracing-log carries here.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,8 +63,9 @@ pub struct LogGuard {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Installs the process's logger on stderr: text when stderr is a terminal, JSON otherwise. `level` as in `log.level`; libraries below us
-/// (hyper, tokio) never log finer than `info`. Panics are logged as errors, from the log thread like everything else.
+/// Installs the process's logger on stderr: text when stderr is a terminal, JSON otherwise. `level` as in
+/// `log.level`; libraries below us (hyper, tokio) never log finer than `info`. Panics are logged as errors,
+/// from the log thread like everything else.
 pub fn init(level: &str) -> Result<LogGuard, LogError> {
     let format = if std::io::stderr().is_terminal() { Format::Text } else { Format::Json };
     let level = parse_level(level)?;
@@ -82,7 +84,8 @@ pub fn init(level: &str) -> Result<LogGuard, LogError> {
     Ok(guard)
 }
 
-/// Another `log.level` from now on. Threads that log see it at their next line and wait for nothing: which lines are wanted is kept with the line.
+/// Another `log.level` from now on. Threads that log see it at their next line and wait for nothing: which
+/// lines are wanted is kept with the line.
 ///
 /// # Errors
 /// When it is no level.
@@ -130,7 +133,10 @@ fn log_level(level: LevelFilter) -> log::LevelFilter {
 
 fn targets(level: LevelFilter) -> Targets {
     // "proxy" is a prefix: it covers the eBPF side's crates too.
-    Targets::new().with_default(level.min(LevelFilter::INFO)).with_target("proxy", level).with_target("sluice", level)
+    Targets::new()
+        .with_default(level.min(LevelFilter::INFO))
+        .with_target("proxy", level)
+        .with_target("sluice", level)
 }
 
 fn subscriber(level: LevelFilter, format: Format, sink: Sink) -> (impl Subscriber + Send + Sync, Level) {
@@ -138,7 +144,9 @@ fn subscriber(level: LevelFilter, format: Format, sink: Sink) -> (impl Subscribe
     let lines = tracing_subscriber::fmt::layer().with_writer(sink);
     let lines = match format {
         Format::Text => lines.with_ansi(true).with_target(false).boxed(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        Format::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
     };
     (tracing_subscriber::registry().with(lines.with_filter(targets)), handle)
 }
@@ -166,7 +174,8 @@ impl LogGuard {
         let thread = std::thread::Builder::new()
             .name("sluice-log".to_owned())
             .spawn(move || {
-                // Capabilities belong to threads, and the supervisor gives up its own when this one runs already. It needs none.
+                // Capabilities belong to threads, and the supervisor gives up its own when this one runs
+                // already. It needs none.
                 for set in [caps::CapSet::Effective, caps::CapSet::Permitted, caps::CapSet::Inheritable] {
                     let _ = caps::clear(None, set);
                 }
@@ -201,7 +210,8 @@ impl Shared {
         let line: Box<[u8]> = if line.len() <= LINE_BYTES {
             line.into()
         } else {
-            // Never half a character: the line stays UTF-8 (a cut JSON line is no JSON any more; no event of ours is that long).
+            // Never half a character: the line stays UTF-8 (a cut JSON line is no JSON any more; no event of
+            // ours is that long).
             let end = (0..=LINE_BYTES).rev().find(|&at| line[at] & 0xc0 != 0x80).unwrap_or(0);
             [&line[..end], "…\n".as_bytes()].concat().into()
         };
@@ -319,15 +329,19 @@ mod tests {
     fn events_are_one_json_object_per_line_and_are_flushed_on_drop() {
         let output = Output::default();
         let guard = LogGuard::start(output.clone()).expect("a thread");
-        tracing::subscriber::with_default(subscriber(LevelFilter::INFO, Format::Json, guard.sink.clone()).0, || {
-            for worker in 0..100 {
-                tracing::info!(worker, "with \"quotes\"\nand a newline");
-            }
-            tracing::debug!("below the level");
-        });
+        tracing::subscriber::with_default(
+            subscriber(LevelFilter::INFO, Format::Json, guard.sink.clone()).0,
+            || {
+                for worker in 0..100 {
+                    tracing::info!(worker, "with \"quotes\"\nand a newline");
+                }
+                tracing::debug!("below the level");
+            },
+        );
         drop(guard);
         let text = output.text();
-        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(lines.len(), 100);
         assert_eq!(lines[99]["worker"], 99);
         assert_eq!(lines[0]["level"], "INFO");
@@ -338,10 +352,13 @@ mod tests {
     fn libraries_stay_at_info_when_sluice_speaks_finer() {
         let output = Output::default();
         let guard = LogGuard::start(output.clone()).expect("a thread");
-        tracing::subscriber::with_default(subscriber(LevelFilter::TRACE, Format::Text, guard.sink.clone()).0, || {
-            tracing::trace!(target: "proxy::worker", "ours");
-            tracing::debug!(target: "hyper::proto", "theirs");
-        });
+        tracing::subscriber::with_default(
+            subscriber(LevelFilter::TRACE, Format::Text, guard.sink.clone()).0,
+            || {
+                tracing::trace!(target: "proxy::worker", "ours");
+                tracing::debug!(target: "hyper::proto", "theirs");
+            },
+        );
         drop(guard);
         assert!(output.text().contains("ours"));
         assert!(!output.text().contains("theirs"));
@@ -363,7 +380,10 @@ mod tests {
         });
         drop(guard);
         let text = output.text();
-        assert!(text.contains("said second") && !text.contains("said first") && !text.contains("said third"), "{text}");
+        assert!(
+            text.contains("said second") && !text.contains("said first") && !text.contains("said third"),
+            "{text}"
+        );
         assert!(matches!(set_level("loud"), Err(LogError::Level(_))));
     }
 
@@ -407,7 +427,8 @@ mod tests {
         guard.sink.0.push(&[b'y'; LINE_BYTES]);
         drop(guard);
         let half = LINE_BYTES / 2;
-        let expected = format!("{}…\nx{}…\n{}", "ä".repeat(half), "ä".repeat(half - 1), "y".repeat(LINE_BYTES));
+        let expected =
+            format!("{}…\nx{}…\n{}", "ä".repeat(half), "ä".repeat(half - 1), "y".repeat(LINE_BYTES));
         assert_eq!(output.text(), expected);
     }
 
@@ -431,24 +452,36 @@ mod tests {
             tracing::info!(worker = 3, "from tracing");
             log::warn!(target: "proxy_ebpf", "from log, as aya-log does");
             log::debug!(target: "proxy_ebpf", "below the level");
-            let panicked =
-                std::thread::Builder::new().name("w0".to_owned()).spawn(|| panic!("on purpose")).expect("a thread").join();
+            let panicked = std::thread::Builder::new()
+                .name("w0".to_owned())
+                .spawn(|| panic!("on purpose"))
+                .expect("a thread")
+                .join();
             assert!(panicked.is_err());
             drop(guard);
             return;
         }
         let output = std::process::Command::new(std::env::current_exe().expect("our path"))
-            .args(["--exact", "telemetry::logging::tests::everything_reaches_stderr_through_one_thread", "--nocapture"])
+            .args([
+                "--exact",
+                "telemetry::logging::tests::everything_reaches_stderr_through_one_thread",
+                "--nocapture",
+            ])
             .env(MARK, "1")
             .output()
             .expect("runs");
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{text}");
-        let lines: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).expect("stderr is no terminal: JSON")).collect();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("stderr is no terminal: JSON"))
+            .collect();
         assert_eq!(lines.len(), 3, "{text}");
         assert_eq!((&lines[0]["message"], &lines[0]["worker"]), (&"from tracing".into(), &3.into()));
-        assert_eq!((&lines[1]["message"], &lines[1]["level"]), (&"from log, as aya-log does".into(), &"WARN".into()));
+        assert_eq!(
+            (&lines[1]["message"], &lines[1]["level"]),
+            (&"from log, as aya-log does".into(), &"WARN".into())
+        );
         assert_eq!((&lines[2]["message"], &lines[2]["thread"]), (&"panic: on purpose".into(), &"w0".into()));
     }
 }

@@ -1,5 +1,6 @@
-//! `/metrics`: the counters' cells and the supervisor's numbers, encoded by prometheus-client at the moment of the scrape, in the OpenMetrics
-//! text format. Nothing here is kept between scrapes: the cells outlive us in the supervisor's memfd.
+//! `/metrics`: the counters' cells and the supervisor's numbers, encoded by prometheus-client at the moment
+//! of the scrape, in the OpenMetrics text format. Nothing here is kept between scrapes: the cells outlive us
+//! in the supervisor's memfd.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +11,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::control::status::{CertificateStatus, DataPlaneStatus, SupervisorStatus};
-use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason, ShedReason};
+use crate::error::{
+    CloseReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason, ShedReason,
+};
 use crate::telemetry::counters::{Cells, Counter, DURATION_BOUNDS_MICROS, Kind, Plain};
 use crate::telemetry::{access, logging};
 use crate::tls::alert::Alert;
@@ -35,7 +38,10 @@ pub fn encode(scrape: Scrape) -> String {
     let Scrape { workers, data_plane, supervisor } = scrape;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Workers(workers)));
-    registry.register_collector(Box::new(DataPlane { status: data_plane, supervisor_answers: supervisor.is_some() }));
+    registry.register_collector(Box::new(DataPlane {
+        status: data_plane,
+        supervisor_answers: supervisor.is_some(),
+    }));
     registry.register_collector(Box::new(Process));
     if let Some(supervisor) = supervisor {
         registry.register_collector(Box::new(Supervisor(supervisor)));
@@ -59,17 +65,20 @@ struct Family<'a, 'e> {
 
 impl Family<'_, '_> {
     fn counter(self, value: u64) -> fmt::Result {
-        let mut metric = self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Counter)?;
+        let mut metric =
+            self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
     fn gauge(self, value: u64) -> fmt::Result {
-        let mut metric = self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Gauge)?;
+        let mut metric =
+            self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Gauge)?;
         metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
     }
 
     fn counters<L: EncodeLabelSet>(self, samples: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
-        let mut metric = self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Counter)?;
+        let mut metric =
+            self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Counter)?;
         for (labels, value) in samples {
             metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
@@ -77,7 +86,8 @@ impl Family<'_, '_> {
     }
 
     fn gauges<L: EncodeLabelSet>(self, samples: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
-        let mut metric = self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Gauge)?;
+        let mut metric =
+            self.encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Gauge)?;
         for (labels, value) in samples {
             metric.encode_family(&labels)?.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
         }
@@ -93,15 +103,22 @@ fn family<'a, 'e>(encoder: &'a mut DescriptorEncoder<'e>, name: &'a str, help: &
     Family { encoder, name, help, unit }
 }
 
-/// How long exchanges took, over all workers: as many series for each of them would be a lot on a large machine.
+/// How long exchanges took, over all workers: as many series for each of them would be a lot on a large
+/// machine.
 fn durations(encoder: &mut DescriptorEncoder<'_>, workers: &[Cells]) -> fmt::Result {
     let sum = |counter: Counter| workers.iter().map(|cells| cells[counter.index()]).sum::<u64>();
     let bounds = DURATION_BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
-    let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(bucket, bound)| (bound, sum(Counter::Duration(bucket)))).collect();
+    let buckets: Vec<(f64, u64)> =
+        bounds.enumerate().map(|(bucket, bound)| (bound, sum(Counter::Duration(bucket)))).collect();
     let count = buckets.iter().map(|(_, count)| count).sum();
     let help = "From the whole request head to the response's last byte, queued for the client";
     let family = family(encoder, "sluice_request_duration_seconds", help);
-    let mut metric = family.encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), MetricType::Histogram)?;
+    let mut metric = family.encoder.encode_descriptor(
+        family.name,
+        family.help,
+        family.unit.as_ref(),
+        MetricType::Histogram,
+    )?;
     metric.encode_histogram::<NoLabelSet>(sum(Counter::DurationMicros) as f64 / 1e6, count, &buckets, None)
 }
 
@@ -114,7 +131,8 @@ impl Workers {
         self.0.iter().enumerate().map(move |(worker, cells)| (worker, cells[counter.index()]))
     }
 
-    /// One family with a reason label: every reason is shown from the start, so that rates are right from the first event on.
+    /// One family with a reason label: every reason is shown from the start, so that rates are right from the
+    /// first event on.
     fn by_reason<R: Copy>(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
@@ -135,8 +153,9 @@ impl Workers {
         counter: fn(R) -> Counter,
     ) -> fmt::Result {
         let samples = values.iter().flat_map(|&value| {
-            self.samples(counter(value))
-                .map(move |(worker, count)| ([("worker", worker.to_string()), (key, label(value).to_owned())], count))
+            self.samples(counter(value)).map(move |(worker, count)| {
+                ([("worker", worker.to_string()), (key, label(value).to_owned())], count)
+            })
         });
         family(encoder, name, help).counters(samples)
     }
@@ -157,13 +176,23 @@ impl Collector for Workers {
         self.by_reason(encoder, closed, CloseReason::ALL, CloseReason::label, Counter::Closed)?;
         let refused = ("sluice_requests_refused", "Requests answered by Sluice itself, by reason");
         self.by_reason(encoder, refused, RefusalReason::ALL, RefusalReason::label, Counter::Refused)?;
-        let shed = ("sluice_connections_shed", "Accepted connections refused before a byte was read, by reason");
+        let shed =
+            ("sluice_connections_shed", "Accepted connections refused before a byte was read, by reason");
         self.by_reason(encoder, shed, ShedReason::ALL, ShedReason::label, Counter::Shed)?;
         let pool = ("sluice_upstream_connections_closed", "Upstream connections closed, by reason");
         self.by_reason(encoder, pool, PoolCloseReason::ALL, PoolCloseReason::label, Counter::PoolClosed)?;
         let failed = ("sluice_tls_handshakes_failed", "TLS handshakes with clients that failed, by reason");
-        self.by_reason(encoder, failed, HandshakeFailure::ALL, HandshakeFailure::label, Counter::HandshakeFailed)?;
-        let done = ("sluice_tls_handshakes", "TLS handshakes with clients, by version and whether an earlier session went on");
+        self.by_reason(
+            encoder,
+            failed,
+            HandshakeFailure::ALL,
+            HandshakeFailure::label,
+            Counter::HandshakeFailed,
+        )?;
+        let done = (
+            "sluice_tls_handshakes",
+            "TLS handshakes with clients, by version and whether an earlier session went on",
+        );
         self.by(encoder, done, "kind", (HandshakeKind::ALL, HandshakeKind::label), Counter::Handshake)?;
         let received = ("sluice_tls_alerts_received", "Alerts from clients that ended a connection, by name");
         self.by(encoder, received, "alert", (Alert::ALL, Alert::label), Counter::AlertReceived)?;
@@ -189,8 +218,10 @@ impl Collector for DataPlane {
         family(encoder, "sluice_ready", "1 while accepting and not draining")
             .gauge(u64::from(status.ready && !status.draining))?;
         family(encoder, "sluice_draining", "1 while draining").gauge(u64::from(status.draining))?;
-        family(encoder, "sluice_generation", "Which data plane this is, from 1").gauge(u64::from(status.generation))?;
-        family(encoder, "sluice_snapshot", "Which compiled configuration is current, from 1").gauge(status.snapshot)?;
+        family(encoder, "sluice_generation", "Which data plane this is, from 1")
+            .gauge(u64::from(status.generation))?;
+        family(encoder, "sluice_snapshot", "Which compiled configuration is current, from 1")
+            .gauge(status.snapshot)?;
         family(encoder, "sluice_supervisor_up", "1 when the supervisor answered this scrape")
             .gauge(u64::from(self.supervisor_answers))?;
         let workers = status.workers.iter().map(|worker| {
@@ -205,17 +236,26 @@ impl Collector for DataPlane {
                 1,
             )
         });
-        family(encoder, "sluice_worker_info", "Always 1; where each worker runs and how it is").gauges(workers)?;
+        family(encoder, "sluice_worker_info", "Always 1; where each worker runs and how it is")
+            .gauges(workers)?;
         certificates(encoder, &status.certificates)?;
         family(encoder, "sluice_log_lines_lost", "Log lines lost to a full queue or a failing output")
             .counter(logging::lines_lost())?;
-        family(encoder, "sluice_access_log_records", "Records written to the access log").counter(access::written())?;
-        let lost = LogLossReason::ALL.iter().map(|&reason| ([("reason", reason.label())], access::lost(reason)));
-        family(encoder, "sluice_access_log_records_lost", "Records of the access log that were lost, by reason").counters(lost)
+        family(encoder, "sluice_access_log_records", "Records written to the access log")
+            .counter(access::written())?;
+        let lost =
+            LogLossReason::ALL.iter().map(|&reason| ([("reason", reason.label())], access::lost(reason)));
+        family(
+            encoder,
+            "sluice_access_log_records_lost",
+            "Records of the access log that were lost, by reason",
+        )
+        .counters(lost)
     }
 }
 
-/// When certificates end. Of several that stand for the same only one is ever shown: that which is valid for longest.
+/// When certificates end. Of several that stand for the same only one is ever shown: that which is valid for
+/// longest.
 fn certificates(encoder: &mut DescriptorEncoder<'_>, certificates: &[CertificateStatus]) -> fmt::Result {
     let mut ends: BTreeMap<[(&str, &str); 4], i64> = BTreeMap::new();
     for CertificateStatus { listener, upstream, name, key, not_after_seconds, .. } in certificates {
@@ -224,8 +264,8 @@ fn certificates(encoder: &mut DescriptorEncoder<'_>, certificates: &[Certificate
         *end = (*end).max(*not_after_seconds);
     }
     let samples = ends.into_iter().map(|(labels, end)| (labels, u64::try_from(end).unwrap_or_default()));
-    let help =
-        "The last moment of each certificate that clients (listener) or endpoints (upstream) are shown, in seconds since 1970";
+    let help = "The last moment of each certificate that clients (listener) or endpoints (upstream) are \
+        shown, in seconds since 1970";
     family(encoder, "sluice_certificate_not_after_timestamp_seconds", help).gauges(samples)
 }
 
@@ -240,33 +280,51 @@ impl Collector for Supervisor {
         }
         let encoder = &mut encoder;
         let Self(status) = self;
-        let by_outcome = status.reload.outcomes.iter().map(|(outcome, count)| ([("outcome", outcome.as_str())], *count));
-        family(encoder, "sluice_restarts", "Data planes restarted after a death").counter(u64::from(status.restarts))?;
-        family(encoder, "sluice_uptime_seconds", "Since the supervisor started").gauge(status.uptime_seconds)?;
+        let by_outcome =
+            status.reload.outcomes.iter().map(|(outcome, count)| ([("outcome", outcome.as_str())], *count));
+        family(encoder, "sluice_restarts", "Data planes restarted after a death")
+            .counter(u64::from(status.restarts))?;
+        family(encoder, "sluice_uptime_seconds", "Since the supervisor started")
+            .gauge(status.uptime_seconds)?;
         family(encoder, "sluice_reloads", "Reloads of the configuration, by outcome").counters(by_outcome)?;
-        family(encoder, "sluice_reload_last_success_timestamp_seconds", "When the configuration in force was read or confirmed")
-            .gauge(status.reload.succeeded_at)?;
+        family(
+            encoder,
+            "sluice_reload_last_success_timestamp_seconds",
+            "When the configuration in force was read or confirmed",
+        )
+        .gauge(status.reload.succeeded_at)?;
         family(encoder, "sluice_reload_watched_files", "Files whose changes take effect by themselves")
             .gauge(status.reload.watched_files as u64)?;
         family(encoder, "sluice_degraded_findings", "What auto went on without; /status names it")
             .gauge(status.degraded.len() as u64)?;
-        let interfaces =
-            status.guard.interfaces.iter().map(|(name, mode)| ([("interface", name.as_str()), ("mode", mode.as_str())], 1));
-        family(encoder, "sluice_guard_interface_info", "Always 1; the XDP mode of each interface").gauges(interfaces)?;
+        let interfaces = status
+            .guard
+            .interfaces
+            .iter()
+            .map(|(name, mode)| ([("interface", name.as_str()), ("mode", mode.as_str())], 1));
+        family(encoder, "sluice_guard_interface_info", "Always 1; the XDP mode of each interface")
+            .gauges(interfaces)?;
         family(encoder, "sluice_guard_dry_run", "1 when the guard counts and drops nothing")
             .gauge(u64::from(status.guard.dry_run))?;
         if let Some(connections) = status.guard.connections {
-            family(encoder, "sluice_guard_connections", "Connections that count for their source now").gauge(connections)?;
-            family(encoder, "sluice_guard_connections_uncounted", "Connections that could not be counted for their source")
-                .counter(status.guard.uncounted)?;
+            family(encoder, "sluice_guard_connections", "Connections that count for their source now")
+                .gauge(connections)?;
+            family(
+                encoder,
+                "sluice_guard_connections_uncounted",
+                "Connections that could not be counted for their source",
+            )
+            .counter(status.guard.uncounted)?;
         }
         family(encoder, "sluice_guard_packets", "Packets judged by the guard, by verdict")
             .counters(by_reason(&status.guard.verdicts))?;
         family(encoder, "sluice_guard_bans", "Bans that hold").gauge(status.guard.bans)?;
         let policy = [([("policy", status.steering.policy.as_str())], 1)];
-        family(encoder, "sluice_steering_policy_info", "Always 1; the steering policy in force").gauges(policy)?;
+        family(encoder, "sluice_steering_policy_info", "Always 1; the steering policy in force")
+            .gauges(policy)?;
         let selected = status.steering.selected.iter().map(|(worker, flows)| ([("worker", *worker)], *flows));
-        family(encoder, "sluice_steering_selected", "Flows handed to each worker by the steering program").counters(selected)?;
+        family(encoder, "sluice_steering_selected", "Flows handed to each worker by the steering program")
+            .counters(selected)?;
         family(encoder, "sluice_steering_fallback", "Flows left to the kernel's hash, by reason")
             .counters(by_reason(&status.steering.fallback))
     }
@@ -283,19 +341,28 @@ impl Collector for Process {
         if let Ok(usage) = usage {
             let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
             let family = family(encoder, "sluice_process_cpu_seconds", "CPU time of the data plane");
-            let mut metric =
-                family.encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), MetricType::Counter)?;
+            let mut metric = family.encoder.encode_descriptor(
+                family.name,
+                family.help,
+                family.unit.as_ref(),
+                MetricType::Counter,
+            )?;
             for (mode, time) in [("user", usage.user_time()), ("system", usage.system_time())] {
-                metric.encode_family(&[("mode", mode)])?.encode_counter::<NoLabelSet, _, u64>(&seconds(time), None)?;
+                metric
+                    .encode_family(&[("mode", mode)])?
+                    .encode_counter::<NoLabelSet, _, u64>(&seconds(time), None)?;
             }
         }
         if let Some(bytes) = resident_bytes() {
-            family(encoder, "sluice_process_resident_memory_bytes", "Resident memory of the data plane").gauge(bytes)?;
+            family(encoder, "sluice_process_resident_memory_bytes", "Resident memory of the data plane")
+                .gauge(bytes)?;
         }
         if let Some(descriptors) = open_descriptors() {
-            family(encoder, "sluice_process_open_fds", "Open descriptors of the data plane").gauge(descriptors)?;
+            family(encoder, "sluice_process_open_fds", "Open descriptors of the data plane")
+                .gauge(descriptors)?;
         }
-        if let Ok((soft, _hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+        if let Ok((soft, _hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        {
             family(encoder, "sluice_process_max_fds", "Descriptors the data plane may open").gauge(soft)?;
         }
         Ok(())
@@ -309,7 +376,8 @@ fn resident_bytes() -> Option<u64> {
     Some(pages * u64::try_from(page).ok()?)
 }
 
-/// Since Linux 6.2 the directory's size is the number of descriptors; counting twenty thousand entries takes milliseconds.
+/// Since Linux 6.2 the directory's size is the number of descriptors; counting twenty thousand entries takes
+/// milliseconds.
 fn open_descriptors() -> Option<u64> {
     let size = std::fs::metadata("/proc/self/fd").ok()?.len();
     if size > 0 { Some(size) } else { Some(std::fs::read_dir("/proc/self/fd").ok()?.count() as u64) }
@@ -355,7 +423,12 @@ mod tests {
         blocks[0].increment(Counter::Refused(RefusalReason::NoRoute));
         blocks[0].increment(Counter::Shed(ShedReason::MaxConnections));
         blocks[0].increment(Counter::PoolClosed(PoolCloseReason::IdleTimeout));
-        let workers = vec![WorkerStatus { worker: 1, cpu: Some(4), state: "live".to_owned(), ..WorkerStatus::default() }];
+        let workers = vec![WorkerStatus {
+            worker: 1,
+            cpu: Some(4),
+            state: "live".to_owned(),
+            ..WorkerStatus::default()
+        }];
         let certificate = |not_after_seconds| CertificateStatus {
             listener: "web".to_owned(),
             name: "*.a.example".to_owned(),
@@ -364,8 +437,14 @@ mod tests {
             ..CertificateStatus::default()
         };
         let certificates = vec![certificate(1_790_000_000), certificate(1_800_000_000), certificate(-1)];
-        let data_plane =
-            DataPlaneStatus { ready: true, generation: 2, snapshot: 9, workers, certificates, ..DataPlaneStatus::default() };
+        let data_plane = DataPlaneStatus {
+            ready: true,
+            generation: 2,
+            snapshot: 9,
+            workers,
+            certificates,
+            ..DataPlaneStatus::default()
+        };
         encode(Scrape { workers: blocks.iter().map(CounterBlock::cells).collect(), data_plane, supervisor })
     }
 
@@ -420,17 +499,24 @@ mod tests {
     #[test]
     fn the_readme_lists_every_metric() {
         const README: &str = include_str!("../../../README.md");
-        let rows: Vec<&str> =
-            README.lines().filter_map(|line| line.strip_prefix("| `sluice_")?.split_once('`')).map(|(name, _)| name).collect();
+        let rows: Vec<&str> = README
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `sluice_")?.split_once('`'))
+            .map(|(name, _)| name)
+            .collect();
         let text = encoded(Some(supervisor()));
         let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE sluice_")?.split_once(' '));
-        let names: Vec<String> =
-            families.map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() }).collect();
+        let names: Vec<String> = families
+            .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
+            .collect();
         for name in &names {
             assert!(rows.contains(&name.as_str()), "README.md lacks a row for sluice_{name}");
         }
         for row in rows {
-            assert!(names.iter().any(|name| name == row), "README.md has a row for sluice_{row}, which is no metric");
+            assert!(
+                names.iter().any(|name| name == row),
+                "README.md has a row for sluice_{row}, which is no metric"
+            );
         }
     }
 
@@ -450,7 +536,10 @@ mod tests {
                     "histogram" => &["_bucket", "_sum", "_count"],
                     _ => &[""],
                 };
-                assert!(suffixes.iter().any(|suffix| name == format!("{family}{suffix}")), "{name} of {kind} {family}");
+                assert!(
+                    suffixes.iter().any(|suffix| name == format!("{family}{suffix}")),
+                    "{name} of {kind} {family}"
+                );
             }
         }
         let mut names: Vec<_> = families.iter().map(|(name, _)| name).collect();
@@ -474,7 +563,8 @@ mod tests {
             .chain(HandshakeFailure::ALL.iter().map(|&reason| Counter::HandshakeFailed(reason)))
             .chain(Alert::ALL.iter().map(|&alert| Counter::AlertReceived(alert)))
             .chain(Alert::ALL.iter().map(|&alert| Counter::AlertSent(alert)));
-        let durations = (0..=DURATION_BOUNDS_MICROS.len()).map(Counter::Duration).chain([Counter::DurationMicros]);
+        let durations =
+            (0..=DURATION_BOUNDS_MICROS.len()).map(Counter::Duration).chain([Counter::DurationMicros]);
         for (at, counter) in durations.clone().enumerate() {
             assert_eq!(counter.index(), crate::telemetry::counters::CELLS - durations.clone().count() + at);
         }
@@ -499,7 +589,8 @@ mod tests {
             blocks[0].took(std::time::Duration::from_micros(micros));
         }
         blocks[1].took(std::time::Duration::from_micros(600));
-        let text = encode(Scrape { workers: blocks.iter().map(CounterBlock::cells).collect(), ..Scrape::default() });
+        let text =
+            encode(Scrape { workers: blocks.iter().map(CounterBlock::cells).collect(), ..Scrape::default() });
         for line in [
             "# UNIT sluice_request_duration_seconds seconds",
             "sluice_request_duration_seconds_bucket{le=\"0.0005\"} 2",
@@ -517,7 +608,9 @@ mod tests {
     #[test]
     fn the_process_is_described() {
         let text = encoded(None);
-        for name in ["sluice_process_resident_memory_bytes", "sluice_process_open_fds", "sluice_process_max_fds"] {
+        for name in
+            ["sluice_process_resident_memory_bytes", "sluice_process_open_fds", "sluice_process_max_fds"]
+        {
             let line = text.lines().find(|line| line.starts_with(name)).expect(name);
             let value: u64 = line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number");
             assert!(value > 0, "{line}");

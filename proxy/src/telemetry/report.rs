@@ -1,5 +1,5 @@
-//! `sluice status` for people: aligned tables over `control::status`, in the order in which a person looks: is it up, where does it listen,
-//! do the workers share the load, does the guard drop.
+//! `sluice status` for people: aligned tables over `control::status`, in the order in which a person looks:
+//! is it up, where does it listen, do the workers share the load, does the guard drop.
 
 use std::fmt::Write;
 
@@ -30,16 +30,24 @@ impl Table {
     pub(crate) fn print(&self, text: &mut String) {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
-        let widths: Vec<usize> =
-            (0..columns).map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0))
+            .collect();
         let numeric: Vec<bool> = (0..columns)
-            .map(|column| self.rows.len() > 1 && cells(column).skip(1).all(|cell| cell == "-" || cell.parse::<u64>().is_ok()))
+            .map(|column| {
+                self.rows.len() > 1
+                    && cells(column).skip(1).all(|cell| cell == "-" || cell.parse::<u64>().is_ok())
+            })
             .collect();
         for row in &self.rows {
             let mut line = String::from(" ");
             for (column, cell) in row.iter().enumerate() {
                 let width = widths[column];
-                let _ = if numeric[column] { write!(line, " {cell:>width$} ") } else { write!(line, " {cell:<width$} ") };
+                let _ = if numeric[column] {
+                    write!(line, " {cell:>width$} ")
+                } else {
+                    write!(line, " {cell:<width$} ")
+                };
             }
             text.push_str(line.trim_end());
             text.push('\n');
@@ -57,7 +65,9 @@ pub fn render(status: &Status) -> String {
     }
     match &status.data_plane {
         Some(data_plane) => print_data_plane(&mut text, data_plane),
-        None => text.push_str("\ndata plane: not running; new connections wait in the accept queues while it restarts\n"),
+        None => text.push_str(
+            "\ndata plane: not running; new connections wait in the accept queues while it restarts\n",
+        ),
     }
     if let Some(supervisor) = &status.supervisor {
         print_kernel(&mut text, supervisor);
@@ -85,8 +95,11 @@ pub fn render_bans(bans: &[Ban]) -> String {
 fn print_supervisor(text: &mut String, supervisor: &SupervisorStatus) {
     let SupervisorStatus { version, pid, instance, uptime_seconds, restarts, .. } = supervisor;
     let _ = writeln!(text, "sluice {version}, instance {instance}, up {}", duration(*uptime_seconds));
-    let _ =
-        writeln!(text, "supervisor: pid {pid}, {restarts} data plane {}", if *restarts == 1 { "restart" } else { "restarts" });
+    let _ = writeln!(
+        text,
+        "supervisor: pid {pid}, {restarts} data plane {}",
+        if *restarts == 1 { "restart" } else { "restarts" }
+    );
     print_reload(text, &supervisor.reload);
     if let Some(path) = &supervisor.key_log {
         let _ = writeln!(text, "{}", key_log::warning(path));
@@ -159,8 +172,10 @@ fn print_certificates(text: &mut String, certificates: &[CertificateStatus]) {
     }
     let mut table = Table::new(["certificate", "of", "key", "valid until", "left"]);
     for certificate in certificates {
-        let CertificateStatus { listener, upstream, name, key, not_after, remaining_seconds, .. } = certificate;
-        let holder = if upstream.is_empty() { format!("listener {listener}") } else { format!("upstream {upstream}") };
+        let CertificateStatus { listener, upstream, name, key, not_after, remaining_seconds, .. } =
+            certificate;
+        let holder =
+            if upstream.is_empty() { format!("listener {listener}") } else { format!("upstream {upstream}") };
         let left = u64::try_from(*remaining_seconds).map_or_else(|_| "expired".to_owned(), duration);
         table.row([name.clone(), holder, key.clone(), not_after.clone(), left]);
     }
@@ -169,9 +184,11 @@ fn print_certificates(text: &mut String, certificates: &[CertificateStatus]) {
 }
 
 fn print_reasons(text: &mut String, reasons: &ReasonStatus) {
-    for (heading, counts) in
-        [("connections ended", &reasons.closed), ("requests refused", &reasons.refused), ("connections shed", &reasons.shed)]
-    {
+    for (heading, counts) in [
+        ("connections ended", &reasons.closed),
+        ("requests refused", &reasons.refused),
+        ("connections shed", &reasons.shed),
+    ] {
         if !counts.is_empty() {
             let mut table = Table::new([heading, "count"]);
             counts.iter().for_each(|(reason, count)| table.row([reason.clone(), count.to_string()]));
@@ -200,7 +217,8 @@ fn print_kernel(text: &mut String, supervisor: &SupervisorStatus) {
     if guard.interfaces.is_empty() {
         text.push_str("\nguard: no XDP\n");
     } else {
-        let interfaces: Vec<String> = guard.interfaces.iter().map(|(name, mode)| format!("{name} ({mode})")).collect();
+        let interfaces: Vec<String> =
+            guard.interfaces.iter().map(|(name, mode)| format!("{name} ({mode})")).collect();
         let _ = writeln!(
             text,
             "\nguard: XDP on {}{}",
@@ -208,7 +226,11 @@ fn print_kernel(text: &mut String, supervisor: &SupervisorStatus) {
             if guard.dry_run { ", dry run: counts only" } else { "" }
         );
         if let Some(connections) = guard.connections {
-            let _ = writeln!(text, "connections counted by source: {connections} ({} could not be)", guard.uncounted);
+            let _ = writeln!(
+                text,
+                "connections counted by source: {connections} ({} could not be)",
+                guard.uncounted
+            );
         }
         let mut verdicts = Table::new(["verdict", "packets"]);
         for (reason, packets) in &guard.verdicts {
@@ -254,7 +276,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::control::status::{EndpointStatus, GuardStatus, ListenerStatus, SteeringStatus, UpstreamStatus, WorkerStatus};
+    use crate::control::status::{
+        EndpointStatus, GuardStatus, ListenerStatus, SteeringStatus, UpstreamStatus, WorkerStatus,
+    };
 
     fn whole() -> Status {
         Status {
@@ -284,7 +308,9 @@ mod tests {
                     outcomes: BTreeMap::from([("applied".to_owned(), 0), ("invalid".to_owned(), 2)]),
                     succeeded_at: 1_790_000_000,
                     watched_files: 2,
-                    failed: Some("not reloaded, snapshot 1 stays in force: the configuration has an error".to_owned()),
+                    failed: Some(
+                        "not reloaded, snapshot 1 stays in force: the configuration has an error".to_owned(),
+                    ),
                 },
             }),
             data_plane: Some(DataPlaneStatus {
@@ -308,7 +334,10 @@ mod tests {
                 listeners: vec![ListenerStatus { name: "http".to_owned(), address: "[::]:8080".to_owned() }],
                 upstreams: vec![UpstreamStatus {
                     name: "app".to_owned(),
-                    endpoints: vec![EndpointStatus { address: "127.0.0.1:9000".to_owned(), health: "unchecked".to_owned() }],
+                    endpoints: vec![EndpointStatus {
+                        address: "127.0.0.1:9000".to_owned(),
+                        health: "unchecked".to_owned(),
+                    }],
                 }],
                 certificates: vec![
                     CertificateStatus {
@@ -330,7 +359,10 @@ mod tests {
                     },
                 ],
                 reasons: ReasonStatus {
-                    closed: BTreeMap::from([("client_closed".to_owned(), 11_990), ("keep_alive_timeout".to_owned(), 7)]),
+                    closed: BTreeMap::from([
+                        ("client_closed".to_owned(), 11_990),
+                        ("keep_alive_timeout".to_owned(), 7),
+                    ]),
                     refused: BTreeMap::from([("no_route".to_owned(), 5)]),
                     shed: BTreeMap::new(),
                 },
@@ -403,12 +435,17 @@ going on without
         let status = Status { data_plane: None, ..whole() };
         let text = render(&status);
         assert!(text.contains("data plane: not running") && text.contains("guard: XDP on lo"));
-        let logged = SupervisorStatus { key_log: Some("/tmp/keys".to_owned()), ..SupervisorStatus::default() };
+        let logged =
+            SupervisorStatus { key_log: Some("/tmp/keys".to_owned()), ..SupervisorStatus::default() };
         let text = render(&Status { supervisor: Some(logged), data_plane: None });
         assert!(text.contains("THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO /tmp/keys"), "{text}");
         let status = Status { supervisor: None, ..whole() };
         let text = render(&status);
-        assert!(text.contains("supervisor: does not answer") && text.contains("workers\n") && !text.contains("guard"));
+        assert!(
+            text.contains("supervisor: does not answer")
+                && text.contains("workers\n")
+                && !text.contains("guard")
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A certificate as listeners use it: chain and key, checked to belong together, and what the rest of Sluice wants to know of it (RFC 5280).
+//! A certificate as listeners use it: chain and key, checked to belong together, and what the rest of Sluice
+//! wants to know of it (RFC 5280).
 
 use std::fmt;
 use std::sync::Arc;
@@ -86,21 +87,25 @@ impl Certificate {
         let mut parsed = Vec::with_capacity(chain.len());
         for (index, der) in chain.iter().enumerate() {
             let (_, certificate) = X509Certificate::from_der(der).map_err(|_| {
-                TlsError::new(Part::Chain, format!("certificate {} is not X.509", index + 1), "certificates as a CA issues them")
+                TlsError::new(
+                    Part::Chain,
+                    format!("certificate {} is not X.509", index + 1),
+                    "certificates as a CA issues them",
+                )
             })?;
             parsed.push(certificate);
         }
         let leaf = &parsed[0];
         let kind = kind(leaf)?;
         let key = pem::key(Part::Key, files.key)?;
-        let key = provider()
-            .key_provider
-            .load_private_key(key)
-            .map_err(|_| TlsError::new(Part::Key, "is damaged, or of a kind that is not supported", KEYS_FORM))?;
+        let key = provider().key_provider.load_private_key(key).map_err(|_| {
+            TlsError::new(Part::Key, "is damaged, or of a kind that is not supported", KEYS_FORM)
+        })?;
         // Read before the chain goes to its owner.
         let names = names(leaf);
         let subject = subject(leaf, &names);
-        let (not_before, not_after) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
+        let (not_before, not_after) =
+            (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
         if let Some(public) = key.public_key()
             && public.as_ref() != leaf.public_key().raw
         {
@@ -108,33 +113,58 @@ impl Certificate {
             return Err(match other {
                 Some(other) => TlsError::new(
                     Part::Chain,
-                    format!("begins with another certificate than the key's, which is the {} one", ordinal(other)),
+                    format!(
+                        "begins with another certificate than the key's, which is the {} one",
+                        ordinal(other)
+                    ),
                     "the server's own certificate first, then those that lead to its root",
                 ),
-                None => {
-                    TlsError::new(Part::Key, "does not belong to the certificate", "the key that the certificate was issued for")
-                }
+                None => TlsError::new(
+                    Part::Key,
+                    "does not belong to the certificate",
+                    "the key that the certificate was issued for",
+                ),
             });
         }
         let staple = files.ocsp.map(|response| ocsp::read(response, leaf)).transpose()?;
         let lasting = review::lasting(&parsed, &names);
-        let ends = parsed.iter().map(|certificate| certificate.validity().not_after.timestamp()).enumerate().skip(1);
+        let ends =
+            parsed.iter().map(|certificate| certificate.validity().not_after.timestamp()).enumerate().skip(1);
         let intermediate_end = ends.min_by_key(|(_, end)| *end);
         drop(parsed);
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
-            Err(_) => return Err(TlsError::new(Part::Chain, "is not what TLS can use", "certificates as a CA issues them")),
+            Err(_) => {
+                return Err(TlsError::new(
+                    Part::Chain,
+                    "is not what TLS can use",
+                    "certificates as a CA issues them",
+                ));
+            }
         }
-        let stapled = files.ocsp.map(|response| CertifiedKey { ocsp: Some(response.to_vec()), ..certified.clone() });
+        let stapled =
+            files.ocsp.map(|response| CertifiedKey { ocsp: Some(response.to_vec()), ..certified.clone() });
         let bare = Arc::new(certified);
         let certified = stapled.map_or_else(|| Arc::clone(&bare), Arc::new);
         let digest = digest_of(files);
-        Ok(Self { certified, bare, staple, names, subject, kind, not_before, not_after, intermediate_end, lasting, digest })
+        Ok(Self {
+            certified,
+            bare,
+            staple,
+            names,
+            subject,
+            kind,
+            not_before,
+            not_after,
+            intermediate_end,
+            lasting,
+            digest,
+        })
     }
 
-    /// DNS names it is for, in lower case: `example.com`, `*.example.com`. Those of the subject alternative name, or the common name of
-    /// a certificate without one. May be empty.
+    /// DNS names it is for, in lower case: `example.com`, `*.example.com`. Those of the subject alternative
+    /// name, or the common name of a certificate without one. May be empty.
     #[must_use]
     pub fn names(&self) -> &[Box<str>] {
         &self.names
@@ -146,7 +176,8 @@ impl Certificate {
         self.names.first().unwrap_or(&self.subject)
     }
 
-    /// What rustls signs and shows: a staple only while it may be shown at what `now` reads, in seconds since 1970.
+    /// What rustls signs and shows: a staple only while it may be shown at what `now` reads, in seconds since
+    /// 1970.
     pub(super) fn certified(&self, now: impl FnOnce() -> Option<i64>) -> &Arc<CertifiedKey> {
         match self.staple {
             Some(Staple { next_update: Some(end), .. }) if now().is_none_or(|now| now > end) => &self.bare,
@@ -211,7 +242,11 @@ impl PartialEq for Certificate {
 impl fmt::Debug for Certificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = formatter.debug_struct("Certificate");
-        shown.field("names", &self.names).field("kind", &self.kind).field("not_after", &self.not_after).finish_non_exhaustive()
+        shown
+            .field("names", &self.names)
+            .field("kind", &self.kind)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
     }
 }
 
@@ -233,12 +268,24 @@ fn kind(leaf: &X509Certificate<'_>) -> Result<KeyKind, TlsError> {
     const P521: &str = "1.3.132.0.35";
     const ED25519: &str = "1.3.101.112";
     let public = leaf.public_key();
-    let curve = || public.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok()).map(|oid| oid.to_id_string());
-    let unsupported = |what: &str| TlsError::new(Part::Chain, format!("has {what}, which is not supported"), KEYS_FORM);
+    let curve = || {
+        public
+            .algorithm
+            .parameters
+            .as_ref()
+            .and_then(|curve| curve.as_oid().ok())
+            .map(|oid| oid.to_id_string())
+    };
+    let unsupported =
+        |what: &str| TlsError::new(Part::Chain, format!("has {what}, which is not supported"), KEYS_FORM);
     match public.parsed() {
         Ok(PublicKey::RSA(key)) => {
             let bits = key.key_size();
-            if RSA_BITS.contains(&bits) { Ok(KeyKind::Rsa) } else { Err(unsupported(&format!("an RSA key of {bits} bits"))) }
+            if RSA_BITS.contains(&bits) {
+                Ok(KeyKind::Rsa)
+            } else {
+                Err(unsupported(&format!("an RSA key of {bits} bits")))
+            }
         }
         Ok(PublicKey::EC(_)) => match curve().as_deref() {
             Some(P256) => Ok(KeyKind::EcdsaP256),
@@ -274,7 +321,8 @@ fn names(leaf: &X509Certificate<'_>) -> Vec<Box<str>> {
 fn is_dns_name(name: &str) -> bool {
     let labels = name.strip_prefix("*.").unwrap_or(name);
     let is_label = |label: &str| {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        let inner =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
         !label.is_empty() && label.len() <= 63 && label.bytes().all(inner)
     };
     name.len() <= 253 && labels.split('.').all(is_label)

@@ -1,4 +1,5 @@
-//! TLS to an upstream's endpoints, compiled once per configuration from the bytes of its files, in supervisor and data plane alike.
+//! TLS to an upstream's endpoints, compiled once per configuration from the bytes of its files, in supervisor
+//! and data plane alike.
 
 use std::sync::Arc;
 
@@ -58,7 +59,8 @@ impl ClientTls {
             Trust::Anyone => Arc::new(Credulous(provider())),
         };
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| TlsError::new(Part::Ca, error.to_string(), "a supported version"))?;
+        let builder =
+            builder.map_err(|error| TlsError::new(Part::Ca, error.to_string(), "a supported version"))?;
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match &settings.certificate {
             Some(certificate) => {
@@ -76,8 +78,8 @@ impl ClientTls {
         Ok(Self { config, settings })
     }
 
-    /// What connections are made with, and a cache of sessions of its own: for one worker and one endpoint, which needs no lock that another
-    /// holds, and never shows one endpoint the ticket of another.
+    /// What connections are made with, and a cache of sessions of its own: for one worker and one endpoint,
+    /// which needs no lock that another holds, and never shows one endpoint the ticket of another.
     #[must_use]
     pub fn with_own_sessions(&self) -> Arc<ClientConfig> {
         let mut config = self.config.clone();
@@ -110,7 +112,9 @@ impl PartialEq for ClientTls {
 
 fn verifier(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
-    verifier.map_err(|error| TlsError::new(Part::Ca, format!("is not usable: {error}"), "certificates of CAs, in PEM"))
+    verifier.map_err(|error| {
+        TlsError::new(Part::Ca, format!("is not usable: {error}"), "certificates of CAs, in PEM")
+    })
 }
 
 /// Those of a bundle that can be roots: it is not the operator's to put right.
@@ -118,7 +122,11 @@ fn usable_roots(bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(pem::certificates(Part::Ca, bytes)?);
     if added == 0 {
-        return Err(TlsError::new(Part::Ca, "holds no certificate that is usable", "certificates of CAs, in PEM"));
+        return Err(TlsError::new(
+            Part::Ca,
+            "holds no certificate that is usable",
+            "certificates of CAs, in PEM",
+        ));
     }
     Ok(roots)
 }

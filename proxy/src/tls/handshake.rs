@@ -1,11 +1,14 @@
-//! A handshake: rustls' unbuffered connection until it is over, then its keys in `Records`. Bytes in, bytes out.
+//! A handshake: rustls' unbuffered connection until it is over, then its keys in `Records`. Bytes in, bytes
+//! out.
 
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
+};
 use rustls::{AlertDescription, ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig};
 
 use super::alert::{self, Alert};
@@ -14,7 +17,8 @@ use super::records::{ALERT, CHANGE_CIPHER_SPEC, HEADER_BYTES, Records, Violation
 use super::summary::Summary;
 use crate::error::{HandshakeFailure, HandshakeKind};
 
-/// Bytes of a handshake that may wait for the rest of their message: a chain of client certificates is the largest.
+/// Bytes of a handshake that may wait for the rest of their message: a chain of client certificates is the
+/// largest.
 pub const INPUT_BYTES_MAX: usize = 64 << 10;
 
 /// What rustls takes for too long a record, beyond RFC 5246 §6.2.3.
@@ -61,7 +65,9 @@ impl Failure {
             Self::Alert(_) => HandshakeFailure::Alert,
             Self::TooLarge => HandshakeFailure::Malformed,
             Self::Refused(error, _) => match error {
-                Error::NoCertificatesPresented | Error::InvalidCertificate(_) => HandshakeFailure::ClientCertificate,
+                Error::NoCertificatesPresented | Error::InvalidCertificate(_) => {
+                    HandshakeFailure::ClientCertificate
+                }
                 Error::PeerIncompatible(_) | Error::NoApplicationProtocol => HandshakeFailure::Incompatible,
                 Error::InvalidMessage(_)
                 | Error::PeerMisbehaved(_)
@@ -75,8 +81,8 @@ impl Failure {
     }
 }
 
-/// rustls tells a client of TLS 1.2 that a certificate is required in the words of 1.3; its own has another for that (RFC 5246 §7.4.6). In 1.3
-/// the alert is sealed.
+/// rustls tells a client of TLS 1.2 that a certificate is required in the words of 1.3; its own has another
+/// for that (RFC 5246 §7.4.6). In 1.3 the alert is sealed.
 fn in_words_of_1_2(out: &mut [u8]) {
     if let [ALERT, 3, _, 0, 2, _, description] = out
         && *description == alert::CERTIFICATE_REQUIRED
@@ -101,7 +107,9 @@ fn alert_for(error: &Error) -> AlertDescription {
         Error::InvalidCertificate(error) => error.clone().into(),
         Error::NoCertificatesPresented => AlertDescription::CertificateRequired,
         Error::NoApplicationProtocol => AlertDescription::NoApplicationProtocol,
-        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => AlertDescription::UnexpectedMessage,
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            AlertDescription::UnexpectedMessage
+        }
         Error::DecryptError => AlertDescription::BadRecordMac,
         Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
         Error::PeerMisbehaved(_) => AlertDescription::IllegalParameter,
@@ -151,7 +159,8 @@ pub struct Handshake {
     /// Bytes of it that rustls has seen: whole records.
     shown: usize,
     is_first: bool,
-    /// Reads the client's hello for its name, until it has it: rustls keeps that from whoever has an unbuffered connection.
+    /// Reads the client's hello for its name, until it has it: rustls keeps that from whoever has an
+    /// unbuffered connection.
     reader: Option<Box<Reader>>,
     server_name: Option<Box<str>>,
     /// Early data came, and what of it was not taken.
@@ -248,7 +257,8 @@ impl Handshake {
         record_at(&self.input[self.shown..]).is_some()
     }
 
-    /// Shows rustls one record more. What comes right behind the last of the handshake is for `Records`, which alone may open it.
+    /// Shows rustls one record more. What comes right behind the last of the handshake is for `Records`,
+    /// which alone may open it.
     fn show(&mut self) -> bool {
         let length = record_at(&self.input[self.shown..]);
         self.shown += length.unwrap_or(0);
@@ -268,7 +278,9 @@ impl Handshake {
                     let taken = take_early(connection.process_tls_records(input), out, &mut self.early);
                     // Our half of it is over, and theirs is not.
                     match taken {
-                        (discard, Ok(Step::Established)) if connection.is_handshaking() => (discard, Ok(Step::NeedMore)),
+                        (discard, Ok(Step::Established)) if connection.is_handshaking() => {
+                            (discard, Ok(Step::NeedMore))
+                        }
                         taken => taken,
                     }
                 }
@@ -285,7 +297,9 @@ impl Handshake {
                         return Ok(Progress::NeedMore);
                     }
                 }
-                Ok(Step::Established) => return self.establish().map(|established| Progress::Done(Box::new(established))),
+                Ok(Step::Established) => {
+                    return self.establish().map(|established| Progress::Done(Box::new(established)));
+                }
                 Err(error) => {
                     let start = out.len();
                     self.say_last(out);
@@ -302,7 +316,8 @@ impl Handshake {
         }
     }
 
-    /// Whether a client that resumes asked something before the handshake was over (RFC 8446 §2.3). It may be answered before, too.
+    /// Whether a client that resumes asked something before the handshake was over (RFC 8446 §2.3). It may be
+    /// answered before, too.
     #[must_use]
     pub const fn is_early(&self) -> bool {
         self.is_early
@@ -351,13 +366,18 @@ impl Handshake {
         out: &mut Vec<u8>,
         write: impl Fn(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), Failure> {
-        let Connection::Server(connection) = &mut self.connection else { return Err(Failure::ours(Error::EncryptError)) };
-        let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.input[..self.shown]);
+        let Connection::Server(connection) = &mut self.connection else {
+            return Err(Failure::ours(Error::EncryptError));
+        };
+        let UnbufferedStatus { discard, state } =
+            connection.process_tls_records(&mut self.input[..self.shown]);
         let written = match state {
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => append(out, |room| match write(&mut traffic, room) {
-                Err(EncryptError::InsufficientSize(needed)) => Err(Some(needed)),
-                other => other.map_err(|_| None),
-            }),
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                append(out, |room| match write(&mut traffic, room) {
+                    Err(EncryptError::InsufficientSize(needed)) => Err(Some(needed)),
+                    other => other.map_err(|_| None),
+                })
+            }
             Ok(_) => Err(Error::EncryptError),
             Err(error) => Err(error),
         };
@@ -366,8 +386,8 @@ impl Handshake {
         written.map_err(Failure::ours)
     }
 
-    /// The alert that rustls has queued with an error. It refers to what it has taken in, so that the input must be there still; and it may
-    /// be asked no further than that.
+    /// The alert that rustls has queued with an error. It refers to what it has taken in, so that the input
+    /// must be there still; and it may be asked no further than that.
     fn say_last(&mut self, out: &mut Vec<u8>) {
         let mut connection = std::mem::replace(&mut self.connection, Connection::Over);
         loop {
@@ -391,12 +411,14 @@ impl Handshake {
         let (records, mut agreed) = match std::mem::replace(&mut self.connection, Connection::Over) {
             Connection::Server(connection) => {
                 let agreed = Agreed::of(&connection);
-                let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(Failure::ours)?;
+                let (secrets, kernel) =
+                    connection.dangerous_into_kernel_connection().map_err(Failure::ours)?;
                 (Records::server(secrets, kernel), agreed)
             }
             Connection::Client(connection) => {
                 let agreed = Agreed::of(&connection);
-                let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(Failure::ours)?;
+                let (secrets, kernel) =
+                    connection.dangerous_into_kernel_connection().map_err(Failure::ours)?;
                 (Records::client(secrets, kernel), agreed)
             }
             Connection::Over => return Err(Failure::ours(Error::HandshakeNotComplete)),
@@ -432,7 +454,9 @@ fn take_early(
     early: &mut Vec<u8>,
 ) -> (usize, Result<Step, Error>) {
     let UnbufferedStatus { mut discard, state } = status;
-    let Ok(ConnectionState::ReadEarlyData(mut read)) = state else { return step(UnbufferedStatus { discard, state }, out) };
+    let Ok(ConnectionState::ReadEarlyData(mut read)) = state else {
+        return step(UnbufferedStatus { discard, state }, out);
+    };
     while let Some(record) = read.next_record() {
         match record {
             Ok(record) => {
@@ -451,7 +475,9 @@ pub fn record_length(header: [u8; HEADER_BYTES]) -> usize {
     let [kind, major, _, high, low] = header;
     let length = usize::from(u16::from_be_bytes([high, low]));
     // Heartbeats, SSL 2 and DTLS are names to rustls.
-    let is_none = !(CHANGE_CIPHER_SPEC..=HEARTBEAT).contains(&kind) || !matches!(major, 2 | 3 | 0xfe) || length >= BODY_BYTES_MAX;
+    let is_none = !(CHANGE_CIPHER_SPEC..=HEARTBEAT).contains(&kind)
+        || !matches!(major, 2 | 3 | 0xfe)
+        || length >= BODY_BYTES_MAX;
     if is_none { HEADER_BYTES } else { HEADER_BYTES + length }
 }
 
@@ -479,7 +505,9 @@ fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut Vec<u8>) -> (usi
         }
         Ok(ConnectionState::BlockedHandshake) => Ok(Step::NeedMore),
         Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Established),
-        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Err(Error::AlertReceived(AlertDescription::CloseNotify)),
+        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+            Err(Error::AlertReceived(AlertDescription::CloseNotify))
+        }
         // Data behind the handshake: rustls is shown none. Early data was taken before.
         Ok(_) => Err(Error::HandshakeNotComplete),
     };

@@ -1,15 +1,18 @@
-//! The start of a TLS connection as far as a router needs it, sans-IO: records (RFC 8446 §5.1) with a `ClientHello` (§4.1.2), which names the
-//! server (RFC 6066 §3) and the protocols to speak (RFC 7301). Nothing is decrypted, and nothing is judged that the server itself judges.
+//! The start of a TLS connection as far as a router needs it, sans-IO: records (RFC 8446 §5.1) with a
+//! `ClientHello` (§4.1.2), which names the server (RFC 6066 §3) and the protocols to speak (RFC 7301).
+//! Nothing is decrypted, and nothing is judged that the server itself judges.
 
 use std::net::IpAddr;
 
-/// Bytes of the handshake message, its header included. A hello has some hundreds, with post-quantum key shares below 2,000.
+/// Bytes of the handshake message, its header included. A hello has some hundreds, with post-quantum key
+/// shares below 2,000.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 10;
 /// All that IANA lists are fewer.
 const EXTENSIONS_MAX: usize = 128;
 
 const RECORD_HEADER: usize = 5;
-/// Of a record's fragment. An empty one is forbidden for handshake messages, so that a flood of them cannot be.
+/// Of a record's fragment. An empty one is forbidden for handshake messages, so that a flood of them cannot
+/// be.
 const FRAGMENT_BYTES: std::ops::RangeInclusive<usize> = 1..=1 << 14;
 const MESSAGE_HEADER: usize = 4;
 
@@ -100,7 +103,8 @@ impl HelloError {
     }
 }
 
-/// Reads a hello from what a connection begins with, in pieces of any size. Each byte is looked at once; what follows the hello is not.
+/// Reads a hello from what a connection begins with, in pieces of any size. Each byte is looked at once; what
+/// follows the hello is not.
 #[derive(Debug, Default)]
 pub struct Reader {
     /// The record's header as far as it is here.
@@ -163,7 +167,9 @@ impl Reader {
             (3, [first, _, CLIENT_HELLO, ..]) if is_first && first >= 0x80 => Err(HelloError::Sslv2),
             (1..=3, [first, ..]) if first != HANDSHAKE => Err(HelloError::NotTls(first)),
             // The minor version says nothing (RFC 8446 §5.1).
-            (3, [_, major, minor, ..]) if major != 3 => Err(HelloError::Version(u16::from_be_bytes([major, minor]))),
+            (3, [_, major, minor, ..]) if major != 3 => {
+                Err(HelloError::Version(u16::from_be_bytes([major, minor])))
+            }
             (5, [.., high, low]) if !FRAGMENT_BYTES.contains(&self.record_length()) => {
                 Err(HelloError::RecordLength(u16::from_be_bytes([high, low])))
             }
@@ -183,7 +189,8 @@ impl Reader {
         if total > MESSAGE_BYTES_MAX {
             return Err(HelloError::TooLarge(length));
         }
-        // Nobody may say more before the server has answered, and early data comes in records of another type.
+        // Nobody may say more before the server has answered, and early data comes in records of another
+        // type.
         if message.len() + self.fragment_left > total {
             return Err(HelloError::Malformed("length"));
         }
@@ -203,7 +210,10 @@ fn body(bytes: &[u8]) -> Result<Hello, HelloError> {
     input.vector8().filter(|id| id.len() <= 32).ok_or_else(malformed("legacy_session_id"))?;
     let is_list = |suites: &&[u8]| suites.len() >= 2 && suites.len().is_multiple_of(2);
     input.vector16().filter(is_list).ok_or_else(malformed("cipher_suites"))?;
-    input.vector8().filter(|methods| !methods.is_empty()).ok_or_else(malformed("legacy_compression_methods"))?;
+    input
+        .vector8()
+        .filter(|methods| !methods.is_empty())
+        .ok_or_else(malformed("legacy_compression_methods"))?;
     // Before TLS 1.3 there need not be any.
     if input.0.is_empty() {
         return Ok(Hello::default());
@@ -233,7 +243,8 @@ fn read_extensions(mut input: Input<'_>) -> Result<Hello, HelloError> {
     Ok(hello)
 }
 
-/// A `ServerNameList`. There is one type of name, and one name of each type: what a second entry would mean, nobody says.
+/// A `ServerNameList`. There is one type of name, and one name of each type: what a second entry would mean,
+/// nobody says.
 fn server_name(data: &[u8]) -> Result<Box<str>, HelloError> {
     let malformed = HelloError::Malformed("server_name");
     let mut input = Input(data);
@@ -262,7 +273,8 @@ fn server_name(data: &[u8]) -> Result<Box<str>, HelloError> {
 fn protocols(data: &[u8]) -> Result<&[u8], HelloError> {
     const MALFORMED: HelloError = HelloError::Malformed("application_layer_protocol_negotiation");
     let mut input = Input(data);
-    let entries = input.vector16().filter(|entries| input.0.is_empty() && !entries.is_empty()).ok_or(MALFORMED)?;
+    let entries =
+        input.vector16().filter(|entries| input.0.is_empty() && !entries.is_empty()).ok_or(MALFORMED)?;
     let mut left = Input(entries);
     while !left.0.is_empty() {
         left.vector8().filter(|name| !name.is_empty()).ok_or(MALFORMED)?;

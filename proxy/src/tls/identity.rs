@@ -1,8 +1,10 @@
-//! Who a client is that showed a certificate: the value of X-Forwarded-Client-Cert in the form that Envoy gave it, for what stands behind us.
+//! Who a client is that showed a certificate: the value of X-Forwarded-Client-Cert in the form that Envoy
+//! gave it, for what stands behind us.
 //!
-//! `Hash=…;Subject="…";URI=…;DNS=…`: SHA-256 of the certificate, its subject as RFC 4514 writes it, and its alternative names, each key as
-//! often as there are such names. Whatever a certificate holds, the value is of visible ASCII, no byte of a name ends it, and no quoted text
-//! holds a quotation mark or ends with a backslash: those are written as their numbers.
+//! `Hash=…;Subject="…";URI=…;DNS=…`: SHA-256 of the certificate, its subject as RFC 4514 writes it, and its
+//! alternative names, each key as often as there are such names. Whatever a certificate holds, the value is
+//! of visible ASCII, no byte of a name ends it, and no quoted text holds a quotation mark or ends with a
+//! backslash: those are written as their numbers.
 
 use std::fmt::Write as _;
 
@@ -116,8 +118,8 @@ fn attribute_text(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
     }
 }
 
-/// Escaped by number wherever RFC 4514 asks for an escape, so that no character of the value stands in the header as itself that means
-/// something there.
+/// Escaped by number wherever RFC 4514 asks for an escape, so that no character of the value stands in the
+/// header as itself that means something there.
 fn value_text(text: &mut String, value: &str) {
     let last = value.len().saturating_sub(1);
     for (index, byte) in value.bytes().enumerate() {

@@ -1,4 +1,5 @@
-//! Where every configuration tells the secrets of its handshakes, for whoever may read the traffic. As long as nobody takes them, none is asked for.
+//! Where every configuration tells the secrets of its handshakes, for whoever may read the traffic. As long
+//! as nobody takes them, none is asked for.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,5 +1,6 @@
-//! TLS without I/O: certificates and settings compiled once per configuration, who is shown which certificate, handshakes by rustls, and
-//! records by ourselves. Nothing here opens a file; the clock is read by rustls' time provider alone.
+//! TLS without I/O: certificates and settings compiled once per configuration, who is shown which
+//! certificate, handshakes by rustls, and records by ourselves. Nothing here opens a file; the clock is read
+//! by rustls' time provider alone.
 
 use std::fmt;
 use std::sync::Arc;
@@ -79,7 +80,11 @@ fn roots(part: Part, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in pem::certificates(part, bytes)?.into_iter().enumerate() {
         roots.add(certificate).map_err(|error| {
-            TlsError::new(part, format!("certificate {} is not usable: {error}", index + 1), "certificates of CAs, in PEM")
+            TlsError::new(
+                part,
+                format!("certificate {} is not usable: {error}", index + 1),
+                "certificates of CAs, in PEM",
+            )
         })?;
     }
     Ok(roots)

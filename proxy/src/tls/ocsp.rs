@@ -1,5 +1,5 @@
-//! OCSP responses to staple (RFC 6960 §4.2.1): read as far as it takes to know that one is for a certificate, and until when it may be shown.
-//! Its signature is the client's to verify.
+//! OCSP responses to staple (RFC 6960 §4.2.1): read as far as it takes to know that one is for a certificate,
+//! and until when it may be shown. Its signature is the client's to verify.
 
 use aws_lc_rs::digest;
 use x509_parser::asn1_rs::{Any, FromDer, GeneralizedTime, Tag};
@@ -89,7 +89,8 @@ fn about(single: &[u8], leaf: &X509Certificate<'_>) -> Option<Staple> {
         _ => return None,
     };
     let is_issuer = digest::digest(algorithm, leaf.issuer().as_raw()).as_ref() == issuer_name.data;
-    (is_issuer && serial.data == leaf.raw_serial()).then_some(Staple { is_good: status.tag().0 == 0, next_update })
+    (is_issuer && serial.data == leaf.raw_serial())
+        .then_some(Staple { is_good: status.tag().0 == 0, next_update })
 }
 
 fn any(der: &[u8]) -> Option<(&[u8], Any<'_>)> {

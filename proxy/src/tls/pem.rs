@@ -1,13 +1,15 @@
-//! PEM files (RFC 7468) of certificates and keys. What is not what was expected is said by what was found in its place: a key where a
-//! chain belongs, DER, an encrypted key.
+//! PEM files (RFC 7468) of certificates and keys. What is not what was expected is said by what was found in
+//! its place: a key where a chain belongs, DER, an encrypted key.
 
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+};
 
 use super::{Part, TlsError};
 
-const CHAIN_FORM: &str =
-    "PEM certificates (-----BEGIN CERTIFICATE-----), the server's own first, then those that lead to its root";
+const CHAIN_FORM: &str = "PEM certificates (-----BEGIN CERTIFICATE-----), the server's own first, then those \
+    that lead to its root";
 const CA_FORM: &str = "PEM certificates (-----BEGIN CERTIFICATE-----)";
 const KEY_FORM: &str = "one unencrypted private key in PEM (-----BEGIN PRIVATE KEY-----)";
 
@@ -20,7 +22,11 @@ pub fn certificates(part: Part, bytes: &[u8]) -> Result<Vec<CertificateDer<'stat
     let mut found = Vec::new();
     for item in CertificateDer::pem_slice_iter(bytes) {
         let certificate = item.map_err(|error| {
-            TlsError::new(part, format!("certificate {} is damaged: {}", found.len() + 1, damage(&error)), expected)
+            TlsError::new(
+                part,
+                format!("certificate {} is damaged: {}", found.len() + 1, damage(&error)),
+                expected,
+            )
         })?;
         found.push(certificate);
     }
@@ -32,13 +38,20 @@ pub fn certificates(part: Part, bytes: &[u8]) -> Result<Vec<CertificateDer<'stat
 /// # Errors
 /// There is none or more than one, or it is damaged or encrypted.
 pub fn key(part: Part, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
-    if labels(bytes).any(|label| label == "ENCRYPTED PRIVATE KEY") || contains(bytes, b"Proc-Type: 4,ENCRYPTED") {
+    if labels(bytes).any(|label| label == "ENCRYPTED PRIVATE KEY")
+        || contains(bytes, b"Proc-Type: 4,ENCRYPTED")
+    {
         let message = "is encrypted, and nobody is there at a start to type its passphrase";
-        return Err(TlsError::new(part, message, "an unencrypted key, for its owner alone to read: `openssl pkey -in … -out …`"));
+        return Err(TlsError::new(
+            part,
+            message,
+            "an unencrypted key, for its owner alone to read: `openssl pkey -in … -out …`",
+        ));
     }
     let mut found = None;
     for item in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
-        let (kind, der) = item.map_err(|error| TlsError::new(part, format!("is damaged: {}", damage(&error)), KEY_FORM))?;
+        let (kind, der) =
+            item.map_err(|error| TlsError::new(part, format!("is damaged: {}", damage(&error)), KEY_FORM))?;
         let key = match kind {
             SectionKind::PrivateKey => PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der)),
             SectionKind::RsaPrivateKey => PrivateKeyDer::Pkcs1(PrivatePkcs1KeyDer::from(der)),
@@ -76,13 +89,17 @@ fn instead(part: Part, bytes: &[u8], expected: &'static str, wanted: &str) -> Tl
 /// A section's label with its article.
 fn what(label: &str) -> String {
     match label {
-        "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" => "a private key".to_owned(),
+        "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" => {
+            "a private key".to_owned()
+        }
         "CERTIFICATE" => "a certificate".to_owned(),
         "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => "a request for a certificate".to_owned(),
         "PUBLIC KEY" => "a public key".to_owned(),
         "X509 CRL" => "a list of revoked certificates".to_owned(),
         "PKCS7" => "a PKCS #7 bundle (`openssl pkcs7 -print_certs` takes it apart)".to_owned(),
-        "TRUSTED CERTIFICATE" => "a certificate in OpenSSL's own form (`openssl x509 -in … -out …` makes a usual one)".to_owned(),
+        "TRUSTED CERTIFICATE" => {
+            "a certificate in OpenSSL's own form (`openssl x509 -in … -out …` makes a usual one)".to_owned()
+        }
         "OPENSSH PRIVATE KEY" => "a key of OpenSSH".to_owned(),
         _ => format!("\"{}\"", label.chars().take(40).collect::<String>().escape_debug()),
     }

@@ -1,5 +1,6 @@
-//! The record layer of an established connection (RFC 8446 §5, RFC 5246 §6.2 with AEAD ciphers). rustls makes the handshake and hands over
-//! the traffic keys; from then on a record costs one pass of the cipher and no copy. Key updates stay with rustls' key schedule.
+//! The record layer of an established connection (RFC 8446 §5, RFC 5246 §6.2 with AEAD ciphers). rustls makes
+//! the handshake and hands over the traffic keys; from then on a record costs one pass of the cipher and no
+//! copy. Key updates stay with rustls' key schedule.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -29,8 +30,8 @@ const EMPTY_MAX: u8 = 32;
 /// Post-handshake messages in parts, at most: tickets.
 const MESSAGE_BYTES_MAX: usize = 1 << 16;
 
-/// The first bytes after a pause go in records of about one segment, so that the peer can use each segment as it comes; as many as an
-/// initial window (RFC 6928) lets go.
+/// The first bytes after a pause go in records of about one segment, so that the peer can use each segment as
+/// it comes; as many as an initial window (RFC 6928) lets go.
 const SMALL_RECORD: usize = 1360;
 const SMALL_BYTES: usize = 10 * SMALL_RECORD;
 /// The congestion window may be small again after this.
@@ -153,7 +154,10 @@ impl Records {
     ///
     /// # Errors
     /// When rustls names a cipher that this does not know.
-    pub fn server(secrets: ExtractedSecrets, kernel: KernelConnection<ServerConnectionData>) -> Result<Self, Violation> {
+    pub fn server(
+        secrets: ExtractedSecrets,
+        kernel: KernelConnection<ServerConnectionData>,
+    ) -> Result<Self, Violation> {
         let (version, limit) = (kernel.protocol_version(), limit_of(kernel.negotiated_cipher_suite()));
         Self::new(secrets, Kernel::Server(kernel), version, limit)
     }
@@ -162,12 +166,20 @@ impl Records {
     ///
     /// # Errors
     /// As `server`.
-    pub fn client(secrets: ExtractedSecrets, kernel: KernelConnection<ClientConnectionData>) -> Result<Self, Violation> {
+    pub fn client(
+        secrets: ExtractedSecrets,
+        kernel: KernelConnection<ClientConnectionData>,
+    ) -> Result<Self, Violation> {
         let (version, limit) = (kernel.protocol_version(), limit_of(kernel.negotiated_cipher_suite()));
         Self::new(secrets, Kernel::Client(kernel), version, limit)
     }
 
-    fn new(secrets: ExtractedSecrets, kernel: Kernel, version: ProtocolVersion, limit: u64) -> Result<Self, Violation> {
+    fn new(
+        secrets: ExtractedSecrets,
+        kernel: Kernel,
+        version: ProtocolVersion,
+        limit: u64,
+    ) -> Result<Self, Violation> {
         let is_13 = version == ProtocolVersion::TLSv1_3;
         let half = |(sequence, secrets)| Half::new(sequence, secrets, is_13, limit);
         Ok(Self {
@@ -190,7 +202,11 @@ impl Records {
         let [kind, major, minor, high, low] = header;
         let length = usize::from(u16::from_be_bytes([high, low]));
         let max = PLAIN_MAX + if self.is_13 { EXPANSION_MAX } else { EXPANSION_MAX_12 };
-        let fits = if self.is_13 { kind == APPLICATION_DATA } else { matches!(kind, ALERT | HANDSHAKE | APPLICATION_DATA) };
+        let fits = if self.is_13 {
+            kind == APPLICATION_DATA
+        } else {
+            matches!(kind, ALERT | HANDSHAKE | APPLICATION_DATA)
+        };
         let result = if !fits || kind == CHANGE_CIPHER_SPEC {
             Err(Violation::UNEXPECTED)
         } else if (major, minor) != (3, 3) {
@@ -208,11 +224,20 @@ impl Records {
     /// # Errors
     /// When the connection cannot go on; an alert for the peer is in `out` then.
     pub fn open(&mut self, record: Sealed<'_>, out: &mut Vec<u8>) -> Result<Opened, Violation> {
-        let opened = self.receive.open(record, self.is_13).and_then(|(kind, bytes, at)| self.take(kind, bytes, at, out));
+        let opened = self
+            .receive
+            .open(record, self.is_13)
+            .and_then(|(kind, bytes, at)| self.take(kind, bytes, at, out));
         opened.inspect_err(|&violation| self.refuse(violation, out))
     }
 
-    fn take(&mut self, kind: u8, bytes: Vec<u8>, at: Range<usize>, out: &mut Vec<u8>) -> Result<Opened, Violation> {
+    fn take(
+        &mut self,
+        kind: u8,
+        bytes: Vec<u8>,
+        at: Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<Opened, Violation> {
         if kind == APPLICATION_DATA && !at.is_empty() {
             // A message in parts would have to be whole first.
             if !self.message.is_empty() {
@@ -336,7 +361,12 @@ impl Records {
 }
 
 impl Half {
-    fn new(sequence: u64, secrets: ConnectionTrafficSecrets, is_13: bool, limit: u64) -> Result<Self, Violation> {
+    fn new(
+        sequence: u64,
+        secrets: ConnectionTrafficSecrets,
+        is_13: bool,
+        limit: u64,
+    ) -> Result<Self, Violation> {
         let (algorithm, key, iv, is_gcm) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, true),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, true),
@@ -349,7 +379,8 @@ impl Half {
         Ok(Self { key: LessSafeKey::new(unbound?), iv: iv?, sequence, limit, is_explicit: is_gcm && !is_13 })
     }
 
-    /// The record's number in, the nonce out (RFC 8446 §5.3, RFC 7905 §2; for AES-GCM in TLS 1.2 any that is new will do, RFC 5288 §3).
+    /// The record's number in, the nonce out (RFC 8446 §5.3, RFC 7905 §2; for AES-GCM in TLS 1.2 any that is
+    /// new will do, RFC 5288 §3).
     fn nonce(&self) -> [u8; 12] {
         let mut nonce = self.iv;
         for (byte, number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
@@ -386,7 +417,14 @@ impl Half {
         let sealed = if is_13 {
             self.key.seal_out_of_place_scatter(nonce, Aad::from(header), plain, body, extra, rest)
         } else {
-            self.key.seal_out_of_place_scatter(nonce, Aad::from(self.aad_12(kind, plain.len())), plain, body, extra, rest)
+            self.key.seal_out_of_place_scatter(
+                nonce,
+                Aad::from(self.aad_12(kind, plain.len())),
+                plain,
+                body,
+                extra,
+                rest,
+            )
         };
         // Each number once: whatever comes of it, this one is used up.
         self.sequence += 1;
@@ -399,7 +437,9 @@ impl Half {
             Sealed::Shared(bytes) => bytes,
             Sealed::Own(bytes) => bytes.as_slice(),
         };
-        let Some((&header, body)) = bytes.split_first_chunk::<HEADER_BYTES>() else { return Err(Violation::MALFORMED) };
+        let Some((&header, body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+            return Err(Violation::MALFORMED);
+        };
         let explicit = if self.is_explicit { EXPLICIT_BYTES } else { 0 };
         let Some(length) = body.len().checked_sub(explicit + TAG_BYTES) else { return Err(Violation::MAC) };
         let mut nonce = self.nonce();
@@ -414,7 +454,9 @@ impl Half {
             Sealed::Shared(bytes) => {
                 let (sealed, tag) = bytes[start..].split_at(length);
                 let mut plain = vec![0; length];
-                self.key.open_separate_gather(nonce, aad, sealed, tag, &mut plain).map_err(|_| Violation::MAC)?;
+                self.key
+                    .open_separate_gather(nonce, aad, sealed, tag, &mut plain)
+                    .map_err(|_| Violation::MAC)?;
                 (plain, 0..length)
             }
             Sealed::Own(mut bytes) => {

@@ -1,5 +1,6 @@
-//! Which certificate a client is shown (RFC 6066 §3, RFC 9525 §6.3): by the name it asks for, exact before wildcard, then by what it can
-//! verify, cheapest to sign first. One that holds now goes before one that does not, wherever both fit.
+//! Which certificate a client is shown (RFC 6066 §3, RFC 9525 §6.3): by the name it asks for, exact before
+//! wildcard, then by what it can verify, cheapest to sign first. One that holds now goes before one that does
+//! not, wherever both fit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +40,8 @@ impl Resolver {
         }
         let mut default: Vec<Arc<Certificate>> = Vec::new();
         if let Some((first, others)) = certificates.split_first() {
-            let beside = |other: &&Arc<Certificate>| other.names().iter().any(|name| first.names().contains(name));
+            let beside =
+                |other: &&Arc<Certificate>| other.names().iter().any(|name| first.names().contains(name));
             default.push(Arc::clone(first));
             default.extend(others.iter().filter(beside).cloned());
         }
@@ -50,16 +52,23 @@ impl Resolver {
         Self { exact, wildcard, default, clock }
     }
 
-    /// The certificate for a client that asks for `name` and verifies `schemes`; `None`: it can verify none of those that are for it.
+    /// The certificate for a client that asks for `name` and verifies `schemes`; `None`: it can verify none
+    /// of those that are for it.
     #[must_use]
     pub fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Arc<Certificate>> {
-        let name = name.map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()).unwrap_or_default();
+        let name =
+            name.map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()).unwrap_or_default();
         let exact = self.exact.get(&*name).map_or(&[][..], Vec::as_slice);
         let under = name.split_once('.').and_then(|(_, under)| self.wildcard.get(under));
         let wildcard = under.map_or(&[][..], Vec::as_slice);
         let named = exact.iter().chain(wildcard);
-        self.best(named, schemes)
-            .or_else(|| if exact.is_empty() && wildcard.is_empty() { self.best(self.default.iter(), schemes) } else { None })
+        self.best(named, schemes).or_else(|| {
+            if exact.is_empty() && wildcard.is_empty() {
+                self.best(self.default.iter(), schemes)
+            } else {
+                None
+            }
+        })
     }
 
     fn best<'c>(
@@ -87,7 +96,8 @@ impl Resolver {
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // With any, rustls finds that they have no signature in common, and says so; with none it says access_denied.
+        // With any, rustls finds that they have no signature in common, and says so; with none it says
+        // access_denied.
         let chosen = self.choose(hello.server_name(), hello.signature_schemes()).or(self.default.first())?;
         Some(Arc::clone(chosen.certified(|| self.now())))
     }

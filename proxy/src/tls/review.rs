@@ -32,17 +32,20 @@ pub(super) fn lasting(chain: &[X509Certificate<'_>], names: &[Box<str>]) -> Vec<
     let mut remarks = Vec::new();
     let leaf = &chain[0];
     if names.is_empty() {
-        remarks.push(Remark::new(Part::Chain, "has no DNS name, so no client that looks at names accepts it"));
+        remarks
+            .push(Remark::new(Part::Chain, "has no DNS name, so no client that looks at names accepts it"));
     }
     if let Ok(Some(usage)) = leaf.extended_key_usage()
         && !(usage.value.any || usage.value.server_auth)
     {
-        remarks.push(Remark::new(Part::Chain, "is not for servers (extended key usage), so clients refuse it"));
+        remarks
+            .push(Remark::new(Part::Chain, "is not for servers (extended key usage), so clients refuse it"));
     }
     for (index, pair) in chain.windows(2).enumerate() {
         if pair[0].issuer().as_raw() != pair[1].subject().as_raw() {
             let message = format!(
-                "is out of order: certificate {} was not issued by the one below it, and some clients cannot put that right",
+                "is out of order: certificate {} was not issued by the one below it, and some clients cannot \
+                 put that right",
                 index + 1
             );
             remarks.push(Remark::new(Part::Chain, message));
@@ -74,17 +77,26 @@ pub fn due(certificate: &Certificate, now: i64) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let (first, last) = (certificate.not_before(), certificate.not_after());
     if now > last {
-        remarks.push(Remark::new(Part::Chain, format!("has expired on {}, {}: clients refuse it", date(last), ago(now - last))));
+        remarks.push(Remark::new(
+            Part::Chain,
+            format!("has expired on {}, {}: clients refuse it", date(last), ago(now - last)),
+        ));
     } else if now < first {
-        remarks.push(Remark::new(Part::Chain, format!("is not valid before {}: until then clients refuse it", date(first))));
+        remarks.push(Remark::new(
+            Part::Chain,
+            format!("is not valid before {}: until then clients refuse it", date(first)),
+        ));
     } else if last - now < SOON {
         remarks.push(Remark::new(Part::Chain, format!("expires on {}, in {}", date(last), days(last - now))));
     }
     if let Some((index, last)) = certificate.intermediate_end()
         && now > last
     {
-        let message =
-            format!("certificate {} has expired on {}: clients may not find another way to the root", index + 1, date(last));
+        let message = format!(
+            "certificate {} has expired on {}: clients may not find another way to the root",
+            index + 1,
+            date(last)
+        );
         remarks.push(Remark::new(Part::Chain, message));
     }
     if let Some(staple) = certificate.staple() {
@@ -92,7 +104,8 @@ pub fn due(certificate: &Certificate, now: i64) -> Vec<Remark> {
             remarks.push(Remark::new(Part::Ocsp, "says that the certificate is revoked or unknown"));
         }
         if let Some(end) = staple.next_update.filter(|end| now > *end) {
-            let message = format!("was to be replaced until {}, and is not shown to clients any more", date(end));
+            let message =
+                format!("was to be replaced until {}, and is not shown to clients any more", date(end));
             remarks.push(Remark::new(Part::Ocsp, message));
         }
     }

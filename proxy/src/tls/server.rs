@@ -1,4 +1,5 @@
-//! A listener's TLS, compiled once per configuration from the bytes of its files, in supervisor and data plane alike.
+//! A listener's TLS, compiled once per configuration from the bytes of its files, in supervisor and data
+//! plane alike.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use super::sessions::Sessions;
 use super::tickets::{TicketKey, Tickets};
 use super::{Part, TlsError, provider, roots};
 
-/// Early data of a connection, RFC 8446 §4.2.10. Where it is refused, rustls skips so much, and counts a record once more with each that follows.
+/// Early data of a connection, RFC 8446 §4.2.10. Where it is refused, rustls skips so much, and counts a
+/// record once more with each that follows.
 const EARLY_BYTES_MAX: u32 = 48 << 10;
 
 /// The oldest version that is spoken.
@@ -77,19 +79,29 @@ impl ServerTls {
             MinVersion::Tls12 => &[&TLS13, &TLS12][..],
             MinVersion::Tls13 => &[&TLS13][..],
         };
-        let builder = ServerConfig::builder_with_details(provider(), Arc::clone(&clock)).with_protocol_versions(versions);
-        let builder = builder.map_err(|error| TlsError::new(Part::Chain, error.to_string(), "a supported version"))?;
+        let builder = ServerConfig::builder_with_details(provider(), Arc::clone(&clock))
+            .with_protocol_versions(versions);
+        let builder =
+            builder.map_err(|error| TlsError::new(Part::Chain, error.to_string(), "a supported version"))?;
         let builder = match &settings.client_ca {
             Some(bytes) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(Part::ClientCa, bytes)?), provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(
+                    Arc::new(roots(Part::ClientCa, bytes)?),
+                    provider(),
+                );
                 let verifier = verifier.build().map_err(|error| {
-                    TlsError::new(Part::ClientCa, format!("is not usable: {error}"), "certificates that may vouch for clients")
+                    TlsError::new(
+                        Part::ClientCa,
+                        format!("is not usable: {error}"),
+                        "certificates that may vouch for clients",
+                    )
                 })?;
                 builder.with_client_cert_verifier(verifier)
             }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(Resolver::new(&settings.certificates, Arc::clone(&clock))));
+        let mut config =
+            builder.with_cert_resolver(Arc::new(Resolver::new(&settings.certificates, Arc::clone(&clock))));
         config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // The codec takes the traffic keys over when the handshake is done.
         config.enable_secret_extraction = true;

@@ -1,5 +1,6 @@
-//! Sessions that stay with the listener instead of travelling in tickets. One of TLS 1.3 is taken out as it is resumed, so that early data is
-//! accepted once (RFC 8446 §8.1); one of 1.2 stays. Each has an age and a size, since a client's certificates are among what is kept.
+//! Sessions that stay with the listener instead of travelling in tickets. One of TLS 1.3 is taken out as it
+//! is resumed, so that early data is accepted once (RFC 8446 §8.1); one of 1.2 stays. Each has an age and a
+//! size, since a client's certificates are among what is kept.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use rustls::time_provider::TimeProvider;
 
 /// Held at once, about; the oldest leave. One has 300 bytes beside its client's certificates.
 const SESSIONS_MAX: usize = 16_384;
-/// Caches that they are in, by a byte of their random names: rustls' searches all that it has for what is taken out, and has a lock.
+/// Caches that they are in, by a byte of their random names: rustls' searches all that it has for what is
+/// taken out, and has a lock.
 const SHELVES: usize = 64;
 /// The longest that is kept: what a client shows beside its certificate is up to the client.
 const STATE_BYTES_MAX: usize = 4 << 10;
@@ -26,7 +28,10 @@ impl Sessions {
     /// None yet.
     #[must_use]
     pub fn new(clock: Arc<dyn TimeProvider>) -> Self {
-        Self { clock, shelves: (0..SHELVES).map(|_| ServerSessionMemoryCache::new(SESSIONS_MAX / SHELVES)).collect() }
+        Self {
+            clock,
+            shelves: (0..SHELVES).map(|_| ServerSessionMemoryCache::new(SESSIONS_MAX / SHELVES)).collect(),
+        }
     }
 
     fn now(&self) -> Option<u64> {
@@ -105,27 +110,40 @@ mod tests {
         let (_, sessions) = sessions();
         assert!(sessions.can_cache() && sessions.put(id(1), vec![1]));
         assert_eq!((sessions.get(&id(1)), sessions.get(&id(1))), (Some(vec![1]), Some(vec![1])));
-        assert_eq!((sessions.take(&id(1)), sessions.take(&id(1)), sessions.get(&id(1))), (Some(vec![1]), None, None));
+        assert_eq!(
+            (sessions.take(&id(1)), sessions.take(&id(1)), sessions.get(&id(1))),
+            (Some(vec![1]), None, None)
+        );
     }
 
     #[test]
     fn the_oldest_leave_and_none_is_long() {
         let (_, sessions) = sessions();
         (0..2 * SESSIONS_MAX).for_each(|number| assert!(sessions.put(id(number), vec![7; 300])));
-        let kept: Vec<usize> = (0..2 * SESSIONS_MAX).filter(|&number| sessions.get(&id(number)).is_some()).collect();
+        let kept: Vec<usize> =
+            (0..2 * SESSIONS_MAX).filter(|&number| sessions.get(&id(number)).is_some()).collect();
         assert_eq!(kept, (SESSIONS_MAX..2 * SESSIONS_MAX).collect::<Vec<_>>());
-        assert!(sessions.put(id(0), vec![7; STATE_BYTES_MAX]) && !sessions.put(id(1), vec![7; STATE_BYTES_MAX + 1]));
+        assert!(
+            sessions.put(id(0), vec![7; STATE_BYTES_MAX])
+                && !sessions.put(id(1), vec![7; STATE_BYTES_MAX + 1])
+        );
         assert_eq!((sessions.get(&id(0)), sessions.get(&id(1))), (Some(vec![7; STATE_BYTES_MAX]), None));
     }
 
     #[test]
     fn none_outlives_what_its_client_was_told() {
         let (clock, sessions) = sessions();
-        for (at, is_good) in [(1_000_000 + LIFETIME, true), (1_000_000 + LIFETIME + 1, false), (999_999, false)] {
+        for (at, is_good) in
+            [(1_000_000 + LIFETIME, true), (1_000_000 + LIFETIME + 1, false), (999_999, false)]
+        {
             clock.0.store(1_000_000, Ordering::Relaxed);
             assert!(sessions.put(id(1), vec![1]));
             clock.0.store(at, Ordering::Relaxed);
-            assert_eq!((sessions.get(&id(1)).is_some(), sessions.take(&id(1)).is_some()), (is_good, is_good), "{at}");
+            assert_eq!(
+                (sessions.get(&id(1)).is_some(), sessions.take(&id(1)).is_some()),
+                (is_good, is_good),
+                "{at}"
+            );
         }
     }
 }

@@ -1,17 +1,22 @@
-//! What the access log says of a connection's TLS. It is kept for as long as the connection, idle or not, so that it takes as few bytes as may be.
+//! What the access log says of a connection's TLS. It is kept for as long as the connection, idle or not, so
+//! that it takes as few bytes as may be.
 
 use std::time::Duration;
 
 use rustls::CipherSuite;
 
-/// Every suite that is spoken, with its name in IANA's registry: rustls has names of its own for those of TLS 1.3.
+/// Every suite that is spoken, with its name in IANA's registry: rustls has names of its own for those of TLS
+/// 1.3.
 const SUITES: [(CipherSuite, &str); 9] = [
     (CipherSuite::TLS13_AES_128_GCM_SHA256, "TLS_AES_128_GCM_SHA256"),
     (CipherSuite::TLS13_AES_256_GCM_SHA384, "TLS_AES_256_GCM_SHA384"),
     (CipherSuite::TLS13_CHACHA20_POLY1305_SHA256, "TLS_CHACHA20_POLY1305_SHA256"),
     (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
     (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
-    (CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
+    (
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    ),
     (CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
     (CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
     (CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
@@ -33,7 +38,9 @@ pub struct Summary {
 impl Summary {
     /// Of a handshake that is over.
     pub(crate) fn new(is_13: bool, suite: Option<CipherSuite>, is_resumed: bool) -> Self {
-        let at = suite.and_then(|suite| SUITES.iter().position(|(known, _)| *known == suite)).unwrap_or(SUITES.len());
+        let at = suite
+            .and_then(|suite| SUITES.iter().position(|(known, _)| *known == suite))
+            .unwrap_or(SUITES.len());
         let flags = if is_13 { IS_13 } else { 0 } | if is_resumed { IS_RESUMED } else { 0 };
         Self { packed: at as u8 | flags, micros: [0; 4] }
     }
@@ -85,12 +92,17 @@ mod tests {
         for suite in provider().cipher_suites.iter().map(rustls::SupportedCipherSuite::suite) {
             let name = suite.as_str().expect("a name").replace("TLS13_", "TLS_");
             for (is_13, is_resumed) in [(false, false), (false, true), (true, false), (true, true)] {
-                let summary = Summary::new(is_13, Some(suite), is_resumed).took(Duration::from_micros(1_234_567));
+                let summary =
+                    Summary::new(is_13, Some(suite), is_resumed).took(Duration::from_micros(1_234_567));
                 assert_eq!(summary.cipher(), Some(name.as_str()));
-                assert_eq!((summary.is_13(), summary.is_resumed(), summary.micros()), (is_13, is_resumed, 1_234_567));
+                assert_eq!(
+                    (summary.is_13(), summary.is_resumed(), summary.micros()),
+                    (is_13, is_resumed, 1_234_567)
+                );
             }
         }
-        let unknown = Summary::new(true, Some(CipherSuite::TLS_NULL_WITH_NULL_NULL), true).took(Duration::MAX);
+        let unknown =
+            Summary::new(true, Some(CipherSuite::TLS_NULL_WITH_NULL_NULL), true).took(Duration::MAX);
         assert_eq!((unknown.cipher(), unknown.version(), unknown.micros()), (None, "TLSv1.3", u32::MAX));
     }
 

@@ -143,11 +143,19 @@ impl Response {
     /// Good until the first of February 2026.
     pub(crate) fn new(chain: &str) -> Self {
         let next_update = Some("20260201120000Z");
-        Self { chain: chain.to_owned(), others: Vec::new(), status: 0x80, is_sha1: true, has_version: false, next_update }
+        Self {
+            chain: chain.to_owned(),
+            others: Vec::new(),
+            status: 0x80,
+            is_sha1: true,
+            has_version: false,
+            next_update,
+        }
     }
 
     pub(crate) fn der(&self) -> Vec<u8> {
-        let singles: Vec<u8> = self.others.iter().chain([&self.chain]).flat_map(|chain| self.single(chain)).collect();
+        let singles: Vec<u8> =
+            self.others.iter().chain([&self.chain]).flat_map(|chain| self.single(chain)).collect();
         let time = tlv(0x18, b"20260125120000Z");
         let version = if self.has_version { tlv(0xa0, &tlv(2, &[0])) } else { Vec::new() };
         let responder = tlv(0xa2, &tlv(4, &[7; 20]));
@@ -172,7 +180,11 @@ impl Response {
         let name = tlv(4, digest::digest(hash, leaf.issuer().as_raw()).as_ref());
         let id = tlv(0x30, &[algorithm, name, tlv(4, &[9; 20]), tlv(2, leaf.raw_serial())].concat());
         let next = self.next_update.map_or_else(Vec::new, |time| tlv(0xa0, &tlv(0x18, time.as_bytes())));
-        let status = if self.status == 0xa1 { tlv(0xa1, &tlv(0x18, b"20260101000000Z")) } else { tlv(self.status, &[]) };
+        let status = if self.status == 0xa1 {
+            tlv(0xa1, &tlv(0x18, b"20260101000000Z"))
+        } else {
+            tlv(self.status, &[])
+        };
         tlv(0x30, &[id, status, tlv(0x18, b"20260125120000Z"), next].concat())
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion,
+};
 
 use super::handshake::{Established, Failure, Handshake, INPUT_BYTES_MAX, Progress};
 use super::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
@@ -32,10 +34,16 @@ fn pki(version: &'static SupportedProtocolVersion, suite: Option<rustls::Support
         provider.cipher_suites = vec![suite];
     }
     let provider = Arc::new(provider);
-    let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version]).expect("version");
-    let mut server = server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key.into()).expect("pair");
+    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[version])
+        .expect("version");
+    let mut server = server
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .expect("pair");
     server.enable_secret_extraction = true;
-    let client = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).expect("version");
+    let client =
+        ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).expect("version");
     let mut client = client.with_root_certificates(roots).with_no_client_auth();
     client.enable_secret_extraction = true;
     Pki { server: Arc::new(server), client: Arc::new(client) }
@@ -77,7 +85,11 @@ fn feed(connection: &mut rustls::Connection, mut bytes: &[u8]) -> Result<Vec<u8>
 }
 
 /// Ours with theirs, `piece` bytes at a time.
-fn establish(mut ours: Handshake, theirs: &mut rustls::Connection, piece: usize) -> Result<(Established, Vec<u8>), Failure> {
+fn establish(
+    mut ours: Handshake,
+    theirs: &mut rustls::Connection,
+    piece: usize,
+) -> Result<(Established, Vec<u8>), Failure> {
     let mut to_them = Vec::new();
     let mut heard = Vec::new();
     let mut progress = ours.advance(&mut to_them)?;
@@ -96,7 +108,12 @@ fn establish(mut ours: Handshake, theirs: &mut rustls::Connection, piece: usize)
 }
 
 /// Cuts records off and opens them.
-fn open(records: &mut Records, mut bytes: &[u8], own: bool, out: &mut Vec<u8>) -> Result<(Vec<u8>, bool), Violation> {
+fn open(
+    records: &mut Records,
+    mut bytes: &[u8],
+    own: bool,
+    out: &mut Vec<u8>,
+) -> Result<(Vec<u8>, bool), Violation> {
     let mut plain = Vec::new();
     while let Some((&header, _)) = bytes.split_first_chunk::<HEADER_BYTES>() {
         let (record, rest) = bytes.split_at(records.length(header, out)?);
@@ -127,18 +144,29 @@ fn every_suite_carries_data_both_ways_with_their_clients() {
         for own in [false, true] {
             let pki = pki(version, Some(suite));
             let mut theirs = rustls::Connection::from(client_of(&pki));
-            let (established, _) =
-                establish(Handshake::server(&pki.server).expect("server"), &mut theirs, if own { 1 } else { 4096 })
-                    .expect("handshake");
+            let (established, _) = establish(
+                Handshake::server(&pki.server).expect("server"),
+                &mut theirs,
+                if own { 1 } else { 4096 },
+            )
+            .expect("handshake");
             let Established { mut records, rest, agreed, .. } = established;
             assert!(rest.is_empty());
             assert_eq!(agreed.summary.version(), if version == &TLS13 { "TLSv1.3" } else { "TLSv1.2" });
             for length in [1, 100, 1360, 1361, 16_384, 16_385, 100_000] {
                 let plain = pattern(length);
-                assert_eq!(feed(&mut theirs, &seal(&mut records, &plain)).expect("accepted"), plain, "{suite:?} {length}");
+                assert_eq!(
+                    feed(&mut theirs, &seal(&mut records, &plain)).expect("accepted"),
+                    plain,
+                    "{suite:?} {length}"
+                );
                 theirs.writer().write_all(&plain).expect("memory");
                 let mut out = Vec::new();
-                assert_eq!(open(&mut records, &drain(&mut theirs), own, &mut out), Ok((plain, false)), "{suite:?} {length}");
+                assert_eq!(
+                    open(&mut records, &drain(&mut theirs), own, &mut out),
+                    Ok((plain, false)),
+                    "{suite:?} {length}"
+                );
                 assert!(out.is_empty());
             }
             let mut out = Vec::new();
@@ -161,7 +189,11 @@ fn the_name_that_a_client_looks_for_is_remembered_where_that_is_wanted() {
             let ours = Handshake::server(&pki.server).expect("server");
             let ours = if wanted { ours.with_name() } else { ours };
             let (established, _) = establish(ours, &mut theirs, piece).expect("handshake");
-            assert_eq!(established.agreed.server_name.as_deref(), wanted.then_some(NAME), "{version:?} {piece}");
+            assert_eq!(
+                established.agreed.server_name.as_deref(),
+                wanted.then_some(NAME),
+                "{version:?} {piece}"
+            );
         }
     }
 }
@@ -182,13 +214,19 @@ fn who_shows_no_certificate_is_told_so_in_the_words_of_its_version() {
     };
     let tls = server::ServerTls::new(settings).expect("settings");
     for (version, alert) in [(&TLS13, alert::CERTIFICATE_REQUIRED), (&TLS12, alert::HANDSHAKE_FAILURE)] {
-        let client = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]).expect("version");
-        let client = client.dangerous().with_custom_certificate_verifier(Arc::new(client::Credulous(provider())));
+        let client = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[version])
+            .expect("version");
+        let client =
+            client.dangerous().with_custom_certificate_verifier(Arc::new(client::Credulous(provider())));
         let name = ServerName::try_from(NAME).expect("name");
         let theirs = ClientConnection::new(Arc::new(client.with_no_client_auth()), name).expect("client");
         let ours = Handshake::server(&tls.config).expect("server");
         let failure = establish(ours, &mut theirs.into(), 4096).expect_err("no certificate");
-        assert_eq!(failure, Failure::Refused(rustls::Error::NoCertificatesPresented, Some(alert::Alert::of(alert))));
+        assert_eq!(
+            failure,
+            Failure::Refused(rustls::Error::NoCertificatesPresented, Some(alert::Alert::of(alert)))
+        );
     }
 }
 
@@ -196,7 +234,8 @@ fn who_shows_no_certificate_is_told_so_in_the_words_of_its_version() {
 fn every_suite_carries_data_both_ways_with_their_servers() {
     for (version, suite) in suites() {
         let pki = pki(version, Some(suite));
-        let mut theirs = rustls::Connection::from(ServerConnection::new(Arc::clone(&pki.server)).expect("server"));
+        let mut theirs =
+            rustls::Connection::from(ServerConnection::new(Arc::clone(&pki.server)).expect("server"));
         let ours = Handshake::client(&pki.client, ServerName::try_from(NAME).expect("name")).expect("client");
         let (established, _) = establish(ours, &mut theirs, 333).expect("handshake");
         let Established { mut records, rest, agreed, .. } = established;
@@ -216,18 +255,26 @@ fn every_suite_carries_data_both_ways_with_their_servers() {
 fn tickets_that_come_after_the_handshake_resume_the_next() {
     for version in [&TLS13, &TLS12] {
         let mut pki = pki(version, None);
-        Arc::get_mut(&mut pki.server).expect("ours").ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().expect("ticketer");
+        Arc::get_mut(&mut pki.server).expect("ours").ticketer =
+            rustls::crypto::aws_lc_rs::Ticketer::new().expect("ticketer");
         for is_resumed in [false, true] {
-            let mut theirs = rustls::Connection::from(ServerConnection::new(Arc::clone(&pki.server)).expect("server"));
-            let ours = Handshake::client(&pki.client, ServerName::try_from(NAME).expect("name")).expect("client");
-            let (Established { mut records, rest, agreed, .. }, _) = establish(ours, &mut theirs, 100_000).expect("handshake");
+            let mut theirs =
+                rustls::Connection::from(ServerConnection::new(Arc::clone(&pki.server)).expect("server"));
+            let ours =
+                Handshake::client(&pki.client, ServerName::try_from(NAME).expect("name")).expect("client");
+            let (Established { mut records, rest, agreed, .. }, _) =
+                establish(ours, &mut theirs, 100_000).expect("handshake");
             assert_eq!(agreed.summary.is_resumed(), is_resumed, "{version:?}");
-            assert_eq!(open(&mut records, &[rest, drain(&mut theirs)].concat(), false, &mut Vec::new()), Ok((vec![], false)));
+            assert_eq!(
+                open(&mut records, &[rest, drain(&mut theirs)].concat(), false, &mut Vec::new()),
+                Ok((vec![], false))
+            );
         }
         // And the other way round.
         for is_resumed in [true, true] {
             let mut theirs = rustls::Connection::from(client_of(&pki));
-            let (established, _) = establish(Handshake::server(&pki.server).expect("server"), &mut theirs, 7).expect("handshake");
+            let (established, _) = establish(Handshake::server(&pki.server).expect("server"), &mut theirs, 7)
+                .expect("handshake");
             assert_eq!(established.agreed.summary.is_resumed(), is_resumed, "{version:?}");
         }
     }
@@ -263,7 +310,8 @@ fn data_right_behind_the_handshake_is_not_lost() {
 fn established(version: &'static SupportedProtocolVersion) -> (Box<Records>, rustls::Connection) {
     let pki = pki(version, None);
     let mut theirs = rustls::Connection::from(client_of(&pki));
-    let (established, _) = establish(Handshake::server(&pki.server).expect("server"), &mut theirs, 4096).expect("handshake");
+    let (established, _) =
+        establish(Handshake::server(&pki.server).expect("server"), &mut theirs, 4096).expect("handshake");
     (established.records, theirs)
 }
 
@@ -342,7 +390,10 @@ fn records_out_of_bounds_are_refused_by_their_header() {
     }
     let (mut records, _) = established(&TLS12);
     assert_eq!(records.length(header(22, 0x303, 16_384 + 2048), &mut out), Ok(5 + 18_432));
-    assert_eq!(records.length(header(23, 0x303, 18_433), &mut out), Err(Violation::Ours(alert::RECORD_OVERFLOW)));
+    assert_eq!(
+        records.length(header(23, 0x303, 18_433), &mut out),
+        Err(Violation::Ours(alert::RECORD_OVERFLOW))
+    );
     // Shorter than a tag.
     let mut short = header(23, 0x303, 3).to_vec();
     short.extend_from_slice(b"abc");
@@ -355,7 +406,8 @@ fn empty_records_are_bounded_and_alerts_heard() {
     let pair = |version| {
         let pki = pki(version, None);
         let mut server = Handshake::server(&pki.server).expect("server");
-        let mut client = Handshake::client(&pki.client, ServerName::try_from(NAME).expect("name")).expect("client");
+        let mut client =
+            Handshake::client(&pki.client, ServerName::try_from(NAME).expect("name")).expect("client");
         let (mut up, mut down) = (Vec::new(), Vec::new());
         let (mut left, mut right) = (client.advance(&mut up).expect("hello"), Progress::NeedMore);
         while let (Progress::NeedMore, _) | (_, Progress::NeedMore) = (&left, &right) {
@@ -392,7 +444,10 @@ fn empty_records_are_bounded_and_alerts_heard() {
             ((21, &[1]), Err(Violation::Ours(alert::DECODE_ERROR))),
             ((21, &[1, 90]), Ok((vec![], false))),
             ((22, &[]), Err(Violation::Ours(alert::UNEXPECTED_MESSAGE))),
-            ((22, &[24, 0, 0, 1, 2]), Err(Violation::Ours(if version == &TLS13 { alert::DECODE_ERROR } else { 10 }))),
+            (
+                (22, &[24, 0, 0, 1, 2]),
+                Err(Violation::Ours(if version == &TLS13 { alert::DECODE_ERROR } else { 10 })),
+            ),
             ((22, &[24, 0, 0, 1, 0, 24]), Err(Violation::Ours(alert::UNEXPECTED_MESSAGE))),
             ((22, &[4, 0, 0, 1, 0]), Err(Violation::Ours(alert::UNEXPECTED_MESSAGE))),
             ((22, &[11, 255, 0, 0]), Err(Violation::Ours(alert::RECORD_OVERFLOW))),
@@ -433,7 +488,9 @@ fn records_are_small_at_first_and_full_in_bulk() {
     let (mut records, _) = established(&TLS13);
     let mut at = |seconds, length| {
         let mut out = Vec::new();
-        records.seal(&pattern(length), Time::default() + Duration::from_millis(seconds), &mut out).expect("sealed");
+        records
+            .seal(&pattern(length), Time::default() + Duration::from_millis(seconds), &mut out)
+            .expect("sealed");
         lengths(&out)
     };
     assert_eq!(at(5000, 20_000), [[1360; 10].as_slice(), &[6400]].concat());
@@ -464,9 +521,13 @@ fn what_is_no_handshake_says_what_it_is() {
     let mut out = Vec::new();
     assert_eq!(server().receive(b"GET / HTTP/1.1\r\n"), Err(Failure::PlainHttp));
     assert_eq!(server().receive(&vec![22; INPUT_BYTES_MAX + 1]), Err(Failure::TooLarge));
-    for garbage in
-        [&[22, 3, 1, 0, 4, 1, 0, 0, 0][..], &[0; 100], &[22, 3, 3, 0xff, 0xff], &[23, 3, 3, 0, 1, 0], &[128, 46, 1, 0, 2]]
-    {
+    for garbage in [
+        &[22, 3, 1, 0, 4, 1, 0, 0, 0][..],
+        &[0; 100],
+        &[22, 3, 3, 0xff, 0xff],
+        &[23, 3, 3, 0, 1, 0],
+        &[128, 46, 1, 0, 2],
+    ] {
         let mut handshake = server();
         handshake.receive(garbage).expect("fits");
         out.clear();
@@ -477,7 +538,8 @@ fn what_is_no_handshake_says_what_it_is() {
     }
     // Their alert.
     let mut theirs = rustls::Connection::from(
-        ClientConnection::new(Arc::clone(&pki.client), ServerName::try_from("other.test").expect("name")).expect("client"),
+        ClientConnection::new(Arc::clone(&pki.client), ServerName::try_from("other.test").expect("name"))
+            .expect("client"),
     );
     let mut handshake = server();
     handshake.receive(&drain(&mut theirs)).expect("fits");

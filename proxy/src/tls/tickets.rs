@@ -1,6 +1,8 @@
-//! Session tickets (RFC 5077, RFC 8446 §4.6.1): what a resumption needs, encrypted to ourselves, so that every worker, every later data plane and
-//! every instance with the same keys can resume. A ticket is a key's name, a nonce, and what AES-256-GCM-SIV (RFC 8452) makes of the state: its
-//! random nonces are safe for more tickets than a fleet makes under one key. Keys are made and replaced by the supervisor, or come from files.
+//! Session tickets (RFC 5077, RFC 8446 §4.6.1): what a resumption needs, encrypted to ourselves, so that
+//! every worker, every later data plane and every instance with the same keys can resume. A ticket is a key's
+//! name, a nonce, and what AES-256-GCM-SIV (RFC 8452) makes of the state: its random nonces are safe for more
+//! tickets than a fleet makes under one key. Keys are made and replaced by the supervisor, or come from
+//! files.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +25,8 @@ const NAME_BYTES: usize = 16;
 const SECRET_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
-/// The longest state that becomes a ticket: with a client's certificate it has some KiB. A ticket's length has 16 bits.
+/// The longest state that becomes a ticket: with a client's certificate it has some KiB. A ticket's length
+/// has 16 bits.
 const STATE_BYTES_MAX: usize = 32 << 10;
 
 /// A key as it travels and rests. Wiped when it is dropped.
@@ -44,7 +47,8 @@ impl TicketKey {
         Ok(key)
     }
 
-    /// From a file's bytes; `None`: neither 48 nor 80 of them. The first 16 are its name, the secret is drawn from all others (RFC 5869).
+    /// From a file's bytes; `None`: neither 48 nor 80 of them. The first 16 are its name, the secret is drawn
+    /// from all others (RFC 5869).
     #[must_use]
     pub fn from_file(bytes: &[u8]) -> Option<Self> {
         if !FILE_BYTES.contains(&bytes.len()) {
@@ -71,7 +75,8 @@ impl TicketKey {
     #[must_use]
     pub fn split(bytes: &[u8]) -> Option<Vec<Self>> {
         let (keys, rest) = bytes.as_chunks::<{ Self::BYTES }>();
-        (rest.is_empty() && (1..=KEYS_MAX).contains(&keys.len())).then(|| keys.iter().map(|key| Self(*key)).collect())
+        (rest.is_empty() && (1..=KEYS_MAX).contains(&keys.len()))
+            .then(|| keys.iter().map(|key| Self(*key)).collect())
     }
 
     fn name(&self) -> &[u8] {
@@ -125,7 +130,9 @@ impl Keys {
         ticket.extend_from_slice(&nonce);
         ticket.extend_from_slice(state);
         let (_, sealed) = ticket.split_at_mut(NAME_BYTES + NONCE_BYTES);
-        let tag = key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), sealed).ok()?;
+        let tag = key
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), sealed)
+            .ok()?;
         ticket.extend_from_slice(tag.as_ref());
         Some(ticket)
     }
@@ -139,7 +146,10 @@ impl Keys {
         // Names are no secret: they stand in every ticket.
         let (_, key) = self.0.iter().find(|(known, _)| known == name)?;
         let mut state = sealed.to_vec();
-        let length = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(context), &mut state).ok()?.len();
+        let length = key
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(context), &mut state)
+            .ok()?
+            .len();
         state.truncate(length);
         Some(state)
     }
@@ -157,8 +167,9 @@ pub struct Tickets {
     keys: ArcSwap<Keys>,
     /// They are the listener's own, from files.
     are_own: bool,
-    /// Bound into each ticket: what a client had to show for it. A session of a listener that asks for no certificate must not be resumed on
-    /// one that does, though they share their keys, nor one whose certificate another authority vouched for.
+    /// Bound into each ticket: what a client had to show for it. A session of a listener that asks for no
+    /// certificate must not be resumed on one that does, though they share their keys, nor one whose
+    /// certificate another authority vouched for.
     context: [u8; 32],
 }
 

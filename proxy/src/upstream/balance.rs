@@ -1,10 +1,10 @@
-//! Choosing an endpoint, sans-IO. One balancer per upstream and worker: workers share nothing, and a random start keeps them from
-//! marching in step.
+//! Choosing an endpoint, sans-IO. One balancer per upstream and worker: workers share nothing, and a random
+//! start keeps them from marching in step.
 
 use super::endpoint::Tried;
 
-/// Takes endpoints in turn, each as often as its weight says and as evenly spread as that allows: in every run of as many picks as the weights'
-/// sum each has had exactly its share.
+/// Takes endpoints in turn, each as often as its weight says and as evenly spread as that allows: in every
+/// run of as many picks as the weights' sum each has had exactly its share.
 #[derive(Clone, Debug)]
 pub struct RoundRobin {
     weights: Vec<u32>,
@@ -15,8 +15,8 @@ pub struct RoundRobin {
 enum Turns {
     /// All weights are the same: the position of the next.
     Equal { next: usize },
-    /// Smooth weighted round-robin: at each pick every endpoint gains its weight, the one that has most is taken and pays what all gained. Their
-    /// sum stays zero.
+    /// Smooth weighted round-robin: at each pick every endpoint gains its weight, the one that has most is
+    /// taken and pays what all gained. Their sum stays zero.
     Weighted { credits: Vec<i64> },
 }
 
@@ -158,7 +158,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the start and wherever one begins to count, and whether or not another exchange retried before.
+        /// Whatever the start and wherever one begins to count, and whether or not another exchange retried
+        /// before.
         #[test]
         fn shares_are_exact(
             weights in prop::collection::vec(0_u32..9, 1..6),

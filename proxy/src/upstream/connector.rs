@@ -1,5 +1,5 @@
-//! An upstream as one worker holds it: its pool and balancer, which outlive snapshots; and the way to a slot, from the pool or
-//! by connecting.
+//! An upstream as one worker holds it: its pool and balancer, which outlive snapshots; and the way to a slot,
+//! from the pool or by connecting.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -123,7 +123,8 @@ impl Connection {
         self.clean = true;
     }
 
-    /// Why a connection between exchanges cannot be used: it spoke, it ended, or it was answered before it was asked.
+    /// Why a connection between exchanges cannot be used: it spoke, it ended, or it was answered before it
+    /// was asked.
     fn unfit(&self) -> PoolCloseReason {
         match self.stream.poll_read(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(Some(_))) => PoolCloseReason::UnsolicitedBytes,
@@ -149,7 +150,14 @@ impl Drop for Connection {
 impl State {
     /// Nothing connected yet. `random` places the balancer's start.
     #[must_use]
-    pub fn new(id: u16, config: &model::Upstream, io: Io, counters: Counters, handshakes: Rc<Handshakes>, random: u64) -> Self {
+    pub fn new(
+        id: u16,
+        config: &model::Upstream,
+        io: Io,
+        counters: Counters,
+        handshakes: Rc<Handshakes>,
+        random: u64,
+    ) -> Self {
         let addresses = config.endpoints.iter().map(|endpoint| endpoint.address);
         Self {
             id,
@@ -172,8 +180,8 @@ impl State {
         self.id
     }
 
-    /// Takes a new snapshot's limits and endpoints. An upstream with other TLS has another state instead: connections made under another word about
-    /// whom to trust serve nobody any more, those in use included.
+    /// Takes a new snapshot's limits and endpoints. An upstream with other TLS has another state instead:
+    /// connections made under another word about whom to trust serve nobody any more, those in use included.
     pub fn configure(&self, config: &model::Upstream) {
         let addresses: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.address).collect();
         self.sessions.borrow_mut().endpoints.retain(|address, _| addresses.contains(address));
@@ -218,7 +226,8 @@ impl State {
         }
     }
 
-    /// A new connection within `connect_timeout`, and TLS over it within that time again. `introduction` goes out ahead of everything.
+    /// A new connection within `connect_timeout`, and TLS over it within that time again. `introduction` goes
+    /// out ahead of everything.
     pub async fn connect(
         &self,
         endpoint: &model::Endpoint,
@@ -244,9 +253,13 @@ impl State {
         config: &model::Upstream,
         tls: &Arc<ClientTls>,
     ) -> Result<(), RefusalReason> {
-        let (settings, name, due) =
-            (self.sessions_of(endpoint, tls), tls.server_name(endpoint), self.io.after(config.connect_timeout));
-        let made = secure::shake_hands(&self.io, &self.handshakes, &connection.stream, &settings, name, due).await;
+        let (settings, name, due) = (
+            self.sessions_of(endpoint, tls),
+            tls.server_name(endpoint),
+            self.io.after(config.connect_timeout),
+        );
+        let made =
+            secure::shake_hands(&self.io, &self.handshakes, &connection.stream, &settings, name, due).await;
         let error = match made {
             Ok(()) => {
                 self.counters.increment(Plain::UpstreamHandshakes);
@@ -257,7 +270,8 @@ impl State {
         self.counters.increment(Plain::UpstreamHandshakeFailures);
         if self.warned.get().is_none_or(|at| self.io.now().since(at) >= WARN_PAUSE) {
             self.warned.set(Some(self.io.now()));
-            tracing::warn!(upstream = %config.name, endpoint = %endpoint.label, %error, "TLS with an endpoint failed");
+            tracing::warn!(upstream = %config.name, endpoint = %endpoint.label, %error, "TLS with an \
+                endpoint failed");
         }
         // The alert that tells why goes out in order.
         connection.clean = !matches!(error, secure::Error::Timeout);
@@ -338,7 +352,9 @@ impl State {
     pub fn expire(&self) {
         self.timer.set(None);
         loop {
-            let Some((connection, reason)) = self.pool.borrow_mut().poll_expired(self.io.now()) else { break };
+            let Some((connection, reason)) = self.pool.borrow_mut().poll_expired(self.io.now()) else {
+                break;
+            };
             self.counters.decrement(Plain::UpstreamIdle);
             connection.close(reason);
         }
@@ -368,8 +384,8 @@ impl State {
         keys.iter().map(|key| u64::from(self.id) << 48 | key.to_bits()).collect()
     }
 
-    /// One timer for the pool, at its first deadline. One that fires early finds nothing and arms again, which costs less than moving it
-    /// at every lease.
+    /// One timer for the pool, at its first deadline. One that fires early finds nothing and arms again,
+    /// which costs less than moving it at every lease.
     fn arm(&self) {
         if self.timer.get().is_some() {
             return;

@@ -1,7 +1,8 @@
-//! What an exchange remembers about the endpoints of its upstream, sans-IO. An endpoint is named by its index in the snapshot that the
-//! exchange holds, and by its address everywhere that outlives a snapshot (pools).
+//! What an exchange remembers about the endpoints of its upstream, sans-IO. An endpoint is named by its index
+//! in the snapshot that the exchange holds, and by its address everywhere that outlives a snapshot (pools).
 
-/// Endpoints that failed this exchange, by index. Holds as many as `upstream.retry.attempts` allows, so a short list is enough.
+/// Endpoints that failed this exchange, by index. Holds as many as `upstream.retry.attempts` allows, so a
+/// short list is enough.
 #[derive(Clone, Debug, Default)]
 pub struct Tried {
     indices: Vec<usize>,

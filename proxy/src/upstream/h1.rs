@@ -1,5 +1,5 @@
-//! An HTTP/1.1 connection to an endpoint as an exchange slot (RFC 9112): one exchange at a time, its request and its response each in a
-//! half of its own.
+//! An HTTP/1.1 connection to an endpoint as an exchange slot (RFC 9112): one exchange at a time, its request
+//! and its response each in a half of its own.
 
 use std::time::Duration;
 
@@ -128,7 +128,8 @@ impl ReceiveResponse for Receiver<'_> {
             match parsed.map_err(|_| SlotError::Malformed)? {
                 Parsed::Head { head, consumed } => {
                     self.input.advance(consumed - before);
-                    // Empty, it would still hold a receive buffer, and a block is all that the stream may have outstanding.
+                    // Empty, it would still hold a receive buffer, and a block is all that the stream may
+                    // have outstanding.
                     if self.input.is_empty() {
                         self.input = Chunk::default();
                     }

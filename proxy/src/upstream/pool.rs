@@ -1,7 +1,7 @@
 //! The idle exchange slots of one upstream on one worker, sans-IO: which to reuse, which to close, and when.
 //!
-//! The pool never sees a socket: `C` is whatever carries a slot. The one that was used last is reused first, so that the
-//! others can age out. Everything that leaves the pool leaves it with a reason.
+//! The pool never sees a socket: `C` is whatever carries a slot. The one that was used last is reused first,
+//! so that the others can age out. Everything that leaves the pool leaves it with a reason.
 
 use std::net::SocketAddr;
 
@@ -101,7 +101,9 @@ impl<C> Pool<C> {
 
     /// A slot to `address`, the most recently used first. Call again after `Expired`.
     pub fn lease(&mut self, address: SocketAddr, now: Time) -> Lease<C> {
-        let Some(index) = self.shelf(address).and_then(|shelf| shelf.stack.pop()) else { return Lease::Empty };
+        let Some(index) = self.shelf(address).and_then(|shelf| shelf.stack.pop()) else {
+            return Lease::Empty;
+        };
         let Idle { slot, born, since, .. } = self.idle.remove(index as usize);
         match expiry(&self.limits, born, since) {
             (deadline, reason) if deadline <= now => Lease::Expired(slot, reason),
@@ -110,7 +112,13 @@ impl<C> Pool<C> {
     }
 
     /// Puts a slot back. The caller parks the stream under the key; on refusal it closes it.
-    pub fn release(&mut self, address: SocketAddr, slot: C, born: Time, now: Time) -> Result<IdleKey, (C, PoolCloseReason)> {
+    pub fn release(
+        &mut self,
+        address: SocketAddr,
+        slot: C,
+        born: Time,
+        now: Time,
+    ) -> Result<IdleKey, (C, PoolCloseReason)> {
         if now.since(born) >= self.limits.max_lifetime {
             return Err((slot, PoolCloseReason::MaxLifetime));
         }
@@ -178,7 +186,10 @@ impl<C> Pool<C> {
         shelved.sort_unstable();
         let idle: Vec<u32> = self.idle.iter().map(|(index, _)| index as u32).collect();
         assert_eq!(shelved, idle, "each idle slot is on one shelf");
-        self.idle.iter().map(|(index, idle)| IdleKey { index: index as u32, generation: idle.generation }).collect()
+        self.idle
+            .iter()
+            .map(|(index, idle)| IdleKey { index: index as u32, generation: idle.generation })
+            .collect()
     }
 
     /// Idle slots.
@@ -210,7 +221,11 @@ impl<C> Pool<C> {
 fn expiry(limits: &model::Pool, born: Time, since: Time) -> (Time, PoolCloseReason) {
     let idle = since + limits.idle_timeout;
     let lifetime = born + limits.max_lifetime;
-    if lifetime < idle { (lifetime, PoolCloseReason::MaxLifetime) } else { (idle, PoolCloseReason::IdleTimeout) }
+    if lifetime < idle {
+        (lifetime, PoolCloseReason::MaxLifetime)
+    } else {
+        (idle, PoolCloseReason::IdleTimeout)
+    }
 }
 
 #[cfg(test)]
@@ -221,8 +236,11 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: model::Pool =
-        model::Pool { max_idle: 4, idle_timeout: Duration::from_secs(60), max_lifetime: Duration::from_secs(3600) };
+    const LIMITS: model::Pool = model::Pool {
+        max_idle: 4,
+        idle_timeout: Duration::from_secs(60),
+        max_lifetime: Duration::from_secs(3600),
+    };
 
     fn address(last: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, last], 80))
@@ -272,7 +290,10 @@ mod tests {
         assert_eq!(pool.poll_expired(at(69)), None);
         assert_eq!(pool.poll_expired(at(70)), Some(('i', PoolCloseReason::IdleTimeout)));
         assert_eq!(pool.next_deadline(), Some(at(3600)));
-        assert!(matches!(pool.lease(address(1), at(3600)), Lease::Expired('l', PoolCloseReason::MaxLifetime)));
+        assert!(matches!(
+            pool.lease(address(1), at(3600)),
+            Lease::Expired('l', PoolCloseReason::MaxLifetime)
+        ));
         assert_eq!(pool.next_deadline(), None);
     }
 

@@ -1,4 +1,5 @@
-//! TLS with an endpoint: the handshake, step by step when a loop turn has time for it, after which the connection's stream carries records.
+//! TLS with an endpoint: the handshake, step by step when a loop turn has time for it, after which the
+//! connection's stream carries records.
 
 use std::sync::Arc;
 
@@ -55,7 +56,8 @@ pub(super) async fn shake_hands(
         // Also beside an error: the alert.
         stream.write(Chunk::from_vec(out));
         if let Progress::Done(established) = step.map_err(|_| Error::Timeout)?? {
-            // Where nothing else says where a response ends, only the endpoint's word tells its end from a cut.
+            // Where nothing else says where a response ends, only the endpoint's word tells its end from a
+            // cut.
             stream.secure(established.records, established.rest, true);
             return Ok(());
         }

@@ -1,6 +1,8 @@
-//! The exchange slot: what an exchange leases to talk to an endpoint. An HTTP/1 connection has one, an HTTP/2 connection many.
+//! The exchange slot: what an exchange leases to talk to an endpoint. An HTTP/1 connection has one, an HTTP/2
+//! connection many.
 //!
-//! A slot splits into a sending and a receiving half, so that request and response bodies run at the same time in one task.
+//! A slot splits into a sending and a receiving half, so that request and response bodies run at the same
+//! time in one task.
 
 use crate::http::message::{Fields, RequestHead, ResponseHead};
 use crate::io::Chunk;
@@ -36,7 +38,8 @@ pub trait SendRequest {
     fn flush(&mut self);
 }
 
-/// The receiving half. Its futures may be dropped and made again at any time: what was received stays in the half.
+/// The receiving half. Its futures may be dropped and made again at any time: what was received stays in the
+/// half.
 pub trait ReceiveResponse {
     /// The next head: interim ones, then the final one.
     fn head(&mut self) -> impl Future<Output = Result<ResponseHead, SlotError>>;

@@ -1,4 +1,5 @@
-//! What must hold of a worker after every turn of its loop, for tests: its table, its pools, its gauges and its timers tell the same story.
+//! What must hold of a worker after every turn of its loop, for tests: its table, its pools, its gauges and
+//! its timers tell the same story.
 
 use super::context::Worker;
 use super::tags;
@@ -29,11 +30,16 @@ impl Worker {
         let value = |counter: Counter| self.counters.value(counter);
         assert_eq!(value(Plain::Open.into()), table.open as u64, "the gauge of open connections");
         let closed: u64 = CloseReason::ALL.iter().map(|&reason| value(Counter::Closed(reason))).sum();
-        // Without a descriptor there was no connection either, and one that was gone at once counts as never accepted.
+        // Without a descriptor there was no connection either, and one that was gone at once counts as never
+        // accepted.
         let never = [ShedReason::DescriptorsExhausted, ShedReason::ClientGone];
         let shed = ShedReason::ALL.iter().filter(|reason| !never.contains(reason));
         let shed: u64 = shed.map(|&reason| value(Counter::Shed(reason))).sum();
-        assert_eq!(value(Plain::Accepted.into()), closed + shed + table.open as u64, "accepted = closed + shed + open");
+        assert_eq!(
+            value(Plain::Accepted.into()),
+            closed + shed + table.open as u64,
+            "accepted = closed + shed + open"
+        );
         assert!(value(Plain::Active.into()) <= table.open as u64, "more exchanges than connections");
         assert_eq!(engine.stats().panics, 0, "a session panicked");
 
@@ -65,6 +71,9 @@ impl Worker {
         let slots = parked.iter().filter(|tag| tag.kind == tags::POOL_SLOT).count() as u64;
         assert!(slots <= idle, "{slots} streams are parked for a pool of {idle}");
         assert_eq!(self.counters.value(Plain::UpstreamIdle), idle, "the gauge of idle upstream connections");
-        assert!(self.counters.value(Plain::UpstreamOpen) >= idle, "fewer upstream connections open than idle");
+        assert!(
+            self.counters.value(Plain::UpstreamOpen) >= idle,
+            "fewer upstream connections open than idle"
+        );
     }
 }

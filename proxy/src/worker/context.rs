@@ -1,5 +1,5 @@
-//! What every session of one worker shares: the engine's handle, counters, the current snapshot, upstream states, and the table of
-//! sessions. Single-threaded; borrows never cross an await.
+//! What every session of one worker shares: the engine's handle, counters, the current snapshot, upstream
+//! states, and the table of sessions. Single-threaded; borrows never cross an await.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -147,13 +147,17 @@ impl Worker {
         states.iter().for_each(|state| state.drain());
     }
 
-    /// Upstreams keep their pools and balancers over snapshots, by name. What a new one shares with the one before costs nothing here.
+    /// Upstreams keep their pools and balancers over snapshots, by name. What a new one shares with the one
+    /// before costs nothing here.
     fn compile(&self, config: Arc<model::Config>, before: &Snapshot) -> Rc<Snapshot> {
         let mut known: HashMap<&str, &Upstream> =
             before.upstreams.iter().map(|upstream| (upstream.config.name.as_str(), upstream)).collect();
         let succeed = |upstream: &Arc<model::Upstream>| {
             // What was connected under other TLS carries nothing more: such an upstream begins anew.
-            let before = known.get(upstream.name.as_str()).filter(|before| is_same_tls(&before.config, upstream)).copied();
+            let before = known
+                .get(upstream.name.as_str())
+                .filter(|before| is_same_tls(&before.config, upstream))
+                .copied();
             let state = match before {
                 Some(before) => {
                     known.remove(upstream.name.as_str());
@@ -181,7 +185,8 @@ impl Worker {
         self.states_made.set(id.wrapping_add(1));
         self.random.set(self.random.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
         let random = self.random.get() >> 16;
-        let (io, counters, handshakes) = (self.io.clone(), self.counters.clone(), Rc::clone(&self.handshakes));
+        let (io, counters, handshakes) =
+            (self.io.clone(), self.counters.clone(), Rc::clone(&self.handshakes));
         let state = Rc::new(State::new(id, upstream, io, counters, handshakes, random));
         if self.draining.get() {
             state.drain();

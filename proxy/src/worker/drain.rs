@@ -1,5 +1,6 @@
-//! How a worker ends. Serving, then draining (accepts end with the listening sockets; what is idle is closed, what is active ends with `Connection: close`), then
-//! stopping (what is left is reset), each with a deadline.
+//! How a worker ends. Serving, then draining (accepts end with the listening sockets; what is idle is closed,
+//! what is active ends with `Connection: close`), then stopping (what is left is reset), each with a
+//! deadline.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use crate::time::Time;
 /// How long resets may take to leave before the worker returns all the same.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
-/// How long accepts go on after a drain began: until then the supervisor has shut down the listening sockets. What was in their queues is
-/// served, which it would not be if accepts ended first.
+/// How long accepts go on after a drain began: until then the supervisor has shut down the listening sockets.
+/// What was in their queues is served, which it would not be if accepts ended first.
 const ACCEPT_GRACE: Duration = Duration::from_secs(1);
 
 /// Where a worker is in its life.
@@ -41,7 +42,13 @@ pub enum Phase {
 
 impl Phase {
     /// Follows a command. A second drain can only shorten the first.
-    pub fn obey<R: Ring>(&mut self, command: Command, worker: &Rc<Worker>, engine: &mut Engine<R>, steering: &SteeringSlot) {
+    pub fn obey<R: Ring>(
+        &mut self,
+        command: Command,
+        worker: &Rc<Worker>,
+        engine: &mut Engine<R>,
+        steering: &SteeringSlot,
+    ) {
         match (command, *self) {
             (_, Self::Stopping { .. }) => {}
             (Command::Drain { deadline }, Self::Draining { deadline: earlier, accepts_until }) => {
@@ -69,7 +76,9 @@ impl Phase {
 
     /// Looks at what is left after a loop turn; whether the worker is done.
     pub fn advance<R: Ring>(&mut self, worker: &Rc<Worker>, engine: &mut Engine<R>) -> bool {
-        let empty = |engine: &Engine<R>| engine.accepts_armed() == 0 && worker.sessions.open() == 0 && engine.streams() == 0;
+        let empty = |engine: &Engine<R>| {
+            engine.accepts_armed() == 0 && worker.sessions.open() == 0 && engine.streams() == 0
+        };
         match *self {
             Self::Serving => false,
             Self::Draining { .. } if empty(engine) => true,

@@ -1,4 +1,5 @@
-//! What the engine reports, handed to whom it concerns; and what the loop publishes about itself before it sleeps.
+//! What the engine reports, handed to whom it concerns; and what the loop publishes about itself before it
+//! sleeps.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -32,7 +33,15 @@ impl Events {
     /// Nothing has happened yet.
     #[must_use]
     pub fn new(worker: Rc<Worker>, steering: SteeringSlot, stuck_after: Duration) -> Self {
-        Self { worker, steering, stuck_after, woke: None, load: 0, published: Stats::default(), commands_wait: false }
+        Self {
+            worker,
+            steering,
+            stuck_after,
+            woke: None,
+            load: 0,
+            published: Stats::default(),
+            commands_wait: false,
+        }
     }
 
     /// Its worker.
@@ -123,8 +132,11 @@ impl Handler for Events {
     }
 }
 
-/// CLOCK_MONOTONIC. The engine's `now` stands still within a turn, and a turn's length is what is wanted here.
+/// CLOCK_MONOTONIC. The engine's `now` stands still within a turn, and a turn's length is what is wanted
+/// here.
 fn clock() -> Time {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map_or_else(|_| Time::default(), |now| Time::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or_else(
+        |_| Time::default(),
+        |now| Time::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64),
+    )
 }

@@ -1,5 +1,6 @@
-//! TLS handshakes under way on one worker: how many with clients, and how much of a loop turn all may take. A handshake costs as much as
-//! dozens of requests, and whoever asks for many must not make those wait that have theirs.
+//! TLS handshakes under way on one worker: how many with clients, and how much of a loop turn all may take. A
+//! handshake costs as much as dozens of requests, and whoever asks for many must not make those wait that
+//! have theirs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -8,12 +9,14 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// What handshakes may take of one loop turn, beyond which no further step begins: less than a step that signs, so that one of those is all.
-/// With 200 µs, two or three of them, the p99 of established sessions beside a storm was 684 µs, with this 401, and a handshake cost the same.
+/// What handshakes may take of one loop turn, beyond which no further step begins: less than a step that
+/// signs, so that one of those is all. With 200 µs, two or three of them, the p99 of established sessions
+/// beside a storm was 684 µs, with this 401, and a handshake cost the same.
 const TURN_TIME: Duration = Duration::from_micros(40);
 
-/// Whom a handshake is with. While both kinds wait they take turns, step by step: an exchange that needs a connection to its endpoint does
-/// not queue behind thousands of new clients, nor does a new client behind as many such exchanges.
+/// Whom a handshake is with. While both kinds wait they take turns, step by step: an exchange that needs a
+/// connection to its endpoint does not queue behind thousands of new clients, nor does a new client behind as
+/// many such exchanges.
 #[derive(Clone, Copy, Debug)]
 pub enum With {
     /// One that connected to us.
@@ -110,7 +113,8 @@ impl Default for Handshakes {
 }
 
 impl Handshakes {
-    /// Begins one with a client; `None`: `max` are under way. Those with endpoints are bounded by the exchanges that wait for them.
+    /// Begins one with a client; `None`: `max` are under way. Those with endpoints are bounded by the
+    /// exchanges that wait for them.
     #[must_use]
     pub fn begin(self: &Rc<Self>, max: usize) -> Option<Underway> {
         if self.open.get() >= max {
@@ -241,7 +245,8 @@ mod tests {
     fn short_steps_share_a_turn() {
         let handshakes = Rc::new(Handshakes::default());
         let places: Vec<_> = (0..3).map(|_| handshakes.begin(4).expect("room")).collect();
-        let (mut a, mut b, mut c) = (pin!(places[0].step(long)), pin!(places[1].step(|| ())), pin!(places[2].step(|| ())));
+        let (mut a, mut b, mut c) =
+            (pin!(places[0].step(long)), pin!(places[1].step(|| ())), pin!(places[2].step(|| ())));
         assert!(is_done(a.as_mut()) && !is_done(b.as_mut()) && !is_done(c.as_mut()));
         handshakes.begin_turn();
         assert!(is_done(b.as_mut()) && is_done(c.as_mut()), "the first calls the next");
@@ -254,14 +259,16 @@ mod tests {
             assert!(is_done(pin!(handshakes.step(many, long))));
             let mut crowd: Vec<_> = (0..100).map(|_| Box::pin(handshakes.step(many, long))).collect();
             assert!(crowd.iter_mut().all(|step| !is_done(step.as_mut())));
-            // Each of these comes to a crowd that has been waiting, is let through in the second turn at the latest, and holds up one of it.
+            // Each of these comes to a crowd that has been waiting, is let through in the second turn at the
+            // latest, and holds up one of it.
             let mut through = 0;
             for _ in 0..10 {
                 let mut step = pin!(handshakes.step(one, long));
                 assert!(!is_done(step.as_mut()), "the crowd waits already");
                 let turns = (1..=2).find(|_| {
                     handshakes.begin_turn();
-                    let of_crowd = crowd.iter_mut().filter_map(|step| is_done(step.as_mut()).then_some(())).count();
+                    let of_crowd =
+                        crowd.iter_mut().filter_map(|step| is_done(step.as_mut()).then_some(())).count();
                     crowd.drain(..of_crowd);
                     let is_through = is_done(step.as_mut());
                     assert_eq!(of_crowd + usize::from(is_through), 1, "a turn has time for one long step");

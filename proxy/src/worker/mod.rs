@@ -84,17 +84,20 @@ pub enum WorkerError {
 fn advice(error: &std::io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOMEM) => {
-            "; the locked memory that this user may have is used up, by rings of its other processes too: LimitMEMLOCK=infinity, fewer \
+            "; the locked memory that this user may have is used up, by rings of its other processes too: \
+             LimitMEMLOCK=infinity, fewer \
              workers, or a smaller ring.entries"
         }
-        Some(libc::EPERM | libc::ENOSYS) => "; forbidden here: kernel.io_uring_disabled, or a container's seccomp profile",
+        Some(libc::EPERM | libc::ENOSYS) => {
+            "; forbidden here: kernel.io_uring_disabled, or a container's seccomp profile"
+        }
         Some(libc::EINVAL) => "; this kernel is too old: it takes Linux 6.12",
         _ => "",
     }
 }
 
-/// Runs the worker on this thread until it is told to stop. Reports readiness through `ready` once its accepts are armed; marking the
-/// steering slot live is up to `ready`.
+/// Runs the worker on this thread until it is told to stop. Reports readiness through `ready` once its
+/// accepts are armed; marking the steering slot live is up to `ready`.
 ///
 /// # Errors
 /// When the ring cannot be made, or a loop turn's enter fails for a reason that no later turn would mend.
@@ -123,7 +126,11 @@ fn engine_settings(connections_max: usize) -> Settings {
 }
 
 /// Turns the loop until the worker is done.
-fn serve<R: Ring>(engine: &mut Engine<R>, events: &mut Events, commands: &CommandReceiver) -> std::io::Result<()> {
+fn serve<R: Ring>(
+    engine: &mut Engine<R>,
+    events: &mut Events,
+    commands: &CommandReceiver,
+) -> std::io::Result<()> {
     let worker = Rc::clone(events.worker());
     let mut phase = Phase::Serving;
     loop {

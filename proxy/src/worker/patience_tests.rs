@@ -1,4 +1,5 @@
-//! A worker over the simulated ring: who is waited for, and who is blamed, where a client or an endpoint is slow.
+//! A worker over the simulated ring: who is waited for, and who is blamed, where a client or an endpoint is
+//! slow.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,8 +14,8 @@ use crate::route::RouteTable;
 use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
-/// Seed 0x102a of the simulation: where memory is short the client's receive is held for what its endpoint does not take, and each was
-/// excused by the other, for ever.
+/// Seed 0x102a of the simulation: where memory is short the client's receive is held for what its endpoint
+/// does not take, and each was excused by the other, for ever.
 #[test]
 fn an_endpoint_that_takes_nothing_is_too_slow_though_its_client_is_held() {
     // Pieces large enough to stay in the buffers they came in.
@@ -26,7 +27,9 @@ fn an_endpoint_that_takes_nothing_is_too_slow_though_its_client_is_held() {
     upload.resize(upload.len() + 200_000, b'x');
     let seen = converse(&bench.sim.connect(bench.listener), upload, 4000, usize::MAX);
     let begun = bench.sim.now();
-    bench.run_until(|events| events.worker().counters.value(Counter::Refused(RefusalReason::UpstreamTimeout)) == 1);
+    bench.run_until(|events| {
+        events.worker().counters.value(Counter::Refused(RefusalReason::UpstreamTimeout)) == 1
+    });
     // Twice the route's 5 s at most.
     let took = bench.sim.now().since(begun);
     assert!((Duration::from_secs(5)..Duration::from_secs(11)).contains(&took), "{took:?}");
@@ -35,7 +38,8 @@ fn an_endpoint_that_takes_nothing_is_too_slow_though_its_client_is_held() {
     bench.check_freed("");
 }
 
-/// Seed 0x419e of the simulation: a pooled connection received nothing for one client while another held what it had received before.
+/// Seed 0x419e of the simulation: a pooled connection received nothing for one client while another held what
+/// it had received before.
 #[test]
 fn a_slow_client_does_not_hold_back_the_next_exchange_on_its_connection() {
     let faults = Faults { window: 1024, delay: 0, short: false, ..Faults::mild() };
@@ -81,7 +85,8 @@ fn a_slow_client_does_not_hold_back_the_next_exchange_on_its_connection() {
     bench.check_freed("");
 }
 
-/// Seed 0x1b217 of the simulation: two blocks that a slow client had yet to take held the receive, and the endpoint was blamed for silence.
+/// Seed 0x1b217 of the simulation: two blocks that a slow client had yet to take held the receive, and the
+/// endpoint was blamed for silence.
 #[test]
 fn an_endpoint_is_not_too_slow_while_it_is_held_back_for_a_slow_client() {
     let faults = Faults { window: 1024, delay: 0, short: false, ..Faults::mild() };
@@ -119,7 +124,8 @@ fn an_endpoint_is_not_too_slow_while_it_is_held_back_for_a_slow_client() {
             }
         });
         bench.run_out();
-        let (whole, reason) = if takes_all { (1, CloseReason::KeepAliveTimeout) } else { (0, CloseReason::SendTimeout) };
+        let (whole, reason) =
+            if takes_all { (1, CloseReason::KeepAliveTimeout) } else { (0, CloseReason::SendTimeout) };
         assert_eq!(bench.value(Plain::Responses2xx), whole);
         assert_eq!(bench.value(Counter::Closed(reason)), 1);
         assert_eq!(taken.get() > body, takes_all, "{} bytes", taken.get());
@@ -141,7 +147,8 @@ fn a_client_that_takes_nothing_meets_its_limit_before_its_endpoint_does() {
     config.routes = RouteTable::new(vec![Arc::new(route)]);
     let send = config.listeners[0].timeouts.send;
     let mut bench = Bench::new(1, faults, config);
-    // Fast until it is received in blocks, then a little at a time: two blocks hold less than may be queued for a client.
+    // Fast until it is received in blocks, then a little at a time: two blocks hold less than may be queued
+    // for a client.
     bench.sim.serve(origin_address(1), || {
         let (mut left, next) = (1_500_000, std::cell::Cell::new(Time::default()));
         Box::new(move |peer: &Peer| {

@@ -41,7 +41,9 @@ fn a_connection_is_accepted_by_the_newest_listener() {
     });
     let silent = bench.sim.connect(bench.listener);
     let begun = bench.sim.now();
-    bench.run_until(|events| events.worker().counters.value(Counter::Closed(CloseReason::RequestHeaderTimeout)) == 1);
+    bench.run_until(|events| {
+        events.worker().counters.value(Counter::Closed(CloseReason::RequestHeaderTimeout)) == 1
+    });
     let took = bench.sim.now().since(begun);
     assert!((before * 3..before * 3 + Duration::from_secs(1)).contains(&took), "{took:?}");
     silent.close();
@@ -127,7 +129,8 @@ fn with(name: Option<&str>) -> impl FnOnce(&mut model::Config) {
 
 #[test]
 fn a_connection_in_use_while_its_upstream_gets_other_tls_ends_with_its_exchange() {
-    let mut bench = Bench::new(1, Faults { short: false, ..Faults::mild() }, testing::config(&[origin_address(1)]));
+    let mut bench =
+        Bench::new(1, Faults { short: false, ..Faults::mild() }, testing::config(&[origin_address(1)]));
     bench.sim.origin(origin_address(1));
     let client = bench.sim.connect(bench.listener);
     client.write(REQUEST);
@@ -155,7 +158,10 @@ fn what_was_connected_under_other_tls_carries_nothing_more() {
     publish(&bench, with(Some("a.test")));
     let first = states(&bench);
     assert!(!Rc::ptr_eq(&plain[0], &first[0]));
-    assert_eq!((bench.value(Plain::UpstreamIdle), bench.value(Counter::PoolClosed(PoolCloseReason::Draining))), (0, 1));
+    assert_eq!(
+        (bench.value(Plain::UpstreamIdle), bench.value(Counter::PoolClosed(PoolCloseReason::Draining))),
+        (0, 1)
+    );
     // Made anew of the same settings it is the same.
     publish(&bench, with(Some("a.test")));
     assert!(Rc::ptr_eq(&first[0], &states(&bench)[0]));

@@ -1,4 +1,5 @@
-//! What is held for slow peers where a connection carries TLS: no more than where it does not, and all of it counted.
+//! What is held for slow peers where a connection carries TLS: no more than where it does not, and all of it
+//! counted.
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read as _, Write as _};
@@ -22,8 +23,10 @@ const CROWD: usize = 40;
 const BODY: usize = 160 << 10;
 /// With one block beside the buffers.
 const MEMORY: Memory = Memory { buffers: 64, buffer_size: 4096, budget: 512 << 10 };
-/// All that may wait: budget, buffers and block, and of each connection a head and what is too little to count.
-const MOST: usize = MEMORY.budget + MEMORY.buffers as usize * MEMORY.buffer_size + BLOCK_BYTES + CROWD * (4 << 10);
+/// All that may wait: budget, buffers and block, and of each connection a head and what is too little to
+/// count.
+const MOST: usize =
+    MEMORY.budget + MEMORY.buffers as usize * MEMORY.buffer_size + BLOCK_BYTES + CROWD * (4 << 10);
 /// A slow peer takes so much.
 const STEP: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -192,7 +195,8 @@ fn uploads_over_tls_to_a_slow_endpoint_hold_no_more_than_memory_allows() {
         });
         let head = format!("POST / HTTP/1.1\r\nHost: edge.test\r\nContent-Length: {BODY}\r\n\r\n");
         let request = [head.as_bytes(), &pattern(7)].concat();
-        let crowd: Vec<_> = (0..CROWD).map(|_| client(&bench, config.as_ref(), &request, Peer::read)).collect();
+        let crowd: Vec<_> =
+            (0..CROWD).map(|_| client(&bench, config.as_ref(), &request, Peer::read)).collect();
         let most = most_unsent(&mut bench, || crowd.iter().all(|got| got.borrow().ends_with(b"\r\n\r\n")));
         assert!((MOST / 4..=MOST).contains(&most), "secure: {is_secure}: {most} bytes waited, {MOST} may");
         assert_eq!(whole.get(), CROWD);

@@ -1,4 +1,5 @@
-//! https connections over the simulated ring: rustls' own client at the other end, short reads and writes in between.
+//! https connections over the simulated ring: rustls' own client at the other end, short reads and writes in
+//! between.
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read as _, Write as _};
@@ -28,7 +29,12 @@ fn bench(seed: u64, faults: Faults, max_handshakes: usize) -> (Bench, Arc<Client
     bench_with_memory(seed, faults, max_handshakes, Memory::default())
 }
 
-fn bench_with_memory(seed: u64, faults: Faults, max_handshakes: usize, memory: Memory) -> (Bench, Arc<ClientConfig>) {
+fn bench_with_memory(
+    seed: u64,
+    faults: Faults,
+    max_handshakes: usize,
+    memory: Memory,
+) -> (Bench, Arc<ClientConfig>) {
     let authority = Authority::new("Test CA");
     let mut config = testing::config(&[origin_address(1)]);
     let listener = Arc::make_mut(&mut config.listeners[0]);
@@ -42,7 +48,10 @@ fn bench_with_memory(seed: u64, faults: Faults, max_handshakes: usize, memory: M
             received.extend(peer.read());
             while let Some(at) = received.windows(4).position(|end| end == b"\r\n\r\n") {
                 let head = String::from_utf8_lossy(&received[..at]).into_owned();
-                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok()).unwrap_or(0);
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok())
+                    .unwrap_or(0);
                 if received.len() < at + 4 + length {
                     break;
                 }
@@ -80,7 +89,9 @@ pub(super) fn trust(authority: &Authority) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("a CA")).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions");
     Arc::new(client.with_root_certificates(roots).with_no_client_auth())
 }
 
@@ -93,7 +104,13 @@ struct Seen {
 }
 
 /// A client that says this, reads, and closes once it has seen so many bytes, and last the body `last`.
-fn converse(peer: &Peer, config: &Arc<ClientConfig>, bytes: Vec<u8>, until: usize, last: &'static [u8]) -> Rc<RefCell<Seen>> {
+fn converse(
+    peer: &Peer,
+    config: &Arc<ClientConfig>,
+    bytes: Vec<u8>,
+    until: usize,
+    last: &'static [u8],
+) -> Rc<RefCell<Seen>> {
     converse_in_pieces(peer, config, bytes, until, last, usize::MAX)
 }
 
@@ -106,7 +123,8 @@ fn converse_in_pieces(
     last: &'static [u8],
     piece: usize,
 ) -> Rc<RefCell<Seen>> {
-    let mut tls = ClientConnection::new(Arc::clone(config), ServerName::try_from(NAME).expect("name")).expect("client");
+    let mut tls =
+        ClientConnection::new(Arc::clone(config), ServerName::try_from(NAME).expect("name")).expect("client");
     // Where an earlier session allows it, as much as may be of it at once.
     if let Some(mut early) = tls.early_data() {
         let n = early.write(&bytes).expect("memory");
@@ -154,15 +172,18 @@ fn converse_in_pieces(
 }
 
 fn post(body: &[u8]) -> Vec<u8> {
-    [format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
+    [format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body]
+        .concat()
 }
 
 #[test]
 fn requests_and_bodies_pass_whatever_the_pieces() {
     for seed in 0..20 {
-        let faults = if seed % 2 == 0 { Faults::mild() } else { Faults { short: false, delay: 0, ..Faults::mild() } };
+        let faults =
+            if seed % 2 == 0 { Faults::mild() } else { Faults { short: false, delay: 0, ..Faults::mild() } };
         let (mut bench, config) = bench(seed, faults, 4);
-        let body: Vec<u8> = (0..100_000 + seed as usize * 1000).map(|index| (index * 31 + index / 255) as u8).collect();
+        let body: Vec<u8> =
+            (0..100_000 + seed as usize * 1000).map(|index| (index * 31 + index / 255) as u8).collect();
         let small = post(b"small");
         let seen = converse(
             &bench.sim.connect(bench.listener),
@@ -184,19 +205,26 @@ fn requests_and_bodies_pass_whatever_the_pieces() {
 #[test]
 fn early_data_passes_whatever_the_pieces() {
     for seed in 0..20 {
-        let faults = if seed % 2 == 0 { Faults::mild() } else { Faults { short: false, delay: 0, ..Faults::mild() } };
+        let faults =
+            if seed % 2 == 0 { Faults::mild() } else { Faults { short: false, delay: 0, ..Faults::mild() } };
         let (mut bench, mut config) = bench(seed, faults, 4);
         Arc::make_mut(&mut config).enable_early_data = true;
-        let body: Vec<u8> = (0..60_000 + seed as usize * 1000).map(|index| (index * 31 + index / 255) as u8).collect();
+        let body: Vec<u8> =
+            (0..60_000 + seed as usize * 1000).map(|index| (index * 31 + index / 255) as u8).collect();
         let get = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n").into_bytes();
         let _whole = converse(&bench.sim.connect(bench.listener), &config, post(b"first"), 5, b"first");
         bench.run_until(|events| {
-            events.worker().counters.value(Plain::Open) == 0 && events.worker().counters.value(Plain::Requests) == 1
+            events.worker().counters.value(Plain::Open) == 0
+                && events.worker().counters.value(Plain::Requests) == 1
         });
         // One that may be served early, then one that may not, of whose body a part comes early too.
-        let bytes =
-            if seed % 4 < 2 { [&get[..], &post(&body), &post(b"last")].concat() } else { [post(&body), post(b"last")].concat() };
-        let seen = converse(&bench.sim.connect(bench.listener), &config, bytes, body.len() + 100, b"\r\n\r\nlast");
+        let bytes = if seed % 4 < 2 {
+            [&get[..], &post(&body), &post(b"last")].concat()
+        } else {
+            [post(&body), post(b"last")].concat()
+        };
+        let seen =
+            converse(&bench.sim.connect(bench.listener), &config, bytes, body.len() + 100, b"\r\n\r\nlast");
         bench.run_out();
         let seen = seen.borrow();
         assert!(seen.plain.ends_with(b"\r\n\r\nlast"), "seed {seed}: {}", bench.counted());
@@ -226,7 +254,9 @@ fn a_handshake_has_its_time_and_no_more() {
         let client = bench.sim.connect(bench.listener);
         client.write(said);
         let begun = bench.sim.now();
-        bench.run_until(|events| events.worker().counters.value(Counter::Closed(CloseReason::TlsHandshake)) == 1);
+        bench.run_until(|events| {
+            events.worker().counters.value(Counter::Closed(CloseReason::TlsHandshake)) == 1
+        });
         let took = bench.sim.now().since(begun);
         assert!((TIMEOUT..TIMEOUT + Duration::from_secs(1)).contains(&took), "{took:?}");
         assert_eq!(bench.value(Counter::HandshakeFailed(HandshakeFailure::Timeout)), 1);
@@ -243,7 +273,9 @@ fn no_more_handshakes_than_max_handshakes_are_under_way() {
     for client in &slow {
         client.write(&[22, 3, 1]);
     }
-    bench.run_until(|events| events.worker().counters.value(Counter::HandshakeFailed(HandshakeFailure::TooMany)) == 1);
+    bench.run_until(|events| {
+        events.worker().counters.value(Counter::HandshakeFailed(HandshakeFailure::TooMany)) == 1
+    });
     assert_eq!(bench.events.worker().handshakes.open(), 2);
     bench.run_out();
     assert_eq!(slow.iter().filter(|client| client.is_reset()).count(), 3);
@@ -257,8 +289,9 @@ fn no_more_handshakes_than_max_handshakes_are_under_way() {
 #[test]
 fn a_crowd_of_handshakes_takes_turns_and_all_get_through() {
     let (mut bench, config) = bench(3, Faults { short: false, ..Faults::mild() }, 40);
-    let seen: Vec<_> =
-        (0..40).map(|_| converse(&bench.sim.connect(bench.listener), &config, post(b"x"), 20, b"\r\n\r\nx")).collect();
+    let seen: Vec<_> = (0..40)
+        .map(|_| converse(&bench.sim.connect(bench.listener), &config, post(b"x"), 20, b"\r\n\r\nx"))
+        .collect();
     bench.run_out();
     assert!(seen.iter().all(|seen| seen.borrow().plain.ends_with(b"x")));
     assert_eq!(bench.value(Counter::Handshake(HandshakeKind::Full13)), 40);
@@ -300,8 +333,8 @@ fn what_is_not_tls_is_told_so() {
     bench.check_freed("");
 }
 
-/// A client that shakes hands and then breaks a record; `then` is called whenever the world moves after that, and says whether it reads. The
-/// alert it has read.
+/// A client that shakes hands and then breaks a record; `then` is called whenever the world moves after that,
+/// and says whether it reads. The alert it has read.
 fn offend(
     client: &Peer,
     config: Arc<ClientConfig>,
@@ -426,13 +459,18 @@ fn who_never_stops_after_it_broke_the_rules_is_cut_soon() {
         stranger.script(send_on(&sent, size, pause));
         // A session is over at once; what lingers of it is bounded.
         bench.run_until(|events| {
-            events.worker().counters.value(Plain::Open) == 0 && events.worker().counters.value(Plain::Accepted) == 2
+            events.worker().counters.value(Plain::Open) == 0
+                && events.worker().counters.value(Plain::Accepted) == 2
         });
         bench.sim.run(&mut bench.engine, &mut bench.events, |_| offender.is_closed() && stranger.is_closed());
         let took = bench.sim.now().since(begun);
         assert!(took < settings.refused_max + Duration::from_millis(1500), "{took:?}");
         assert!(sent.get() < 2 * settings.refused_bytes + (2 << 20), "{} bytes were taken", sent.get());
-        assert!(size == 1 || sent.get() > settings.refused_bytes, "the bound was reached: {} bytes", sent.get());
+        assert!(
+            size == 1 || sent.get() > settings.refused_bytes,
+            "the bound was reached: {} bytes",
+            sent.get()
+        );
         bench.run_out();
         bench.check_freed("");
     }
@@ -440,7 +478,8 @@ fn who_never_stops_after_it_broke_the_rules_is_cut_soon() {
 
 #[test]
 fn part_of_a_record_keeps_nobody_from_the_rest() {
-    // So little comes at a time that a record would need all buffers several times over; without budget for copies there is no way.
+    // So little comes at a time that a record would need all buffers several times over; without budget for
+    // copies there is no way.
     for (budget, is_served) in [(4 << 10, false), (24 << 10, true), (64 << 10, true)] {
         let memory = Memory { buffers: 16, buffer_size: 4096, budget };
         let (mut bench, config) = bench_with_memory(1, Faults { short: false, ..Faults::mild() }, 4, memory);
@@ -449,7 +488,8 @@ fn part_of_a_record_keeps_nobody_from_the_rest() {
         let begun = bench.sim.now();
         bench.run_until(|events| {
             let counters = &events.worker().counters;
-            counters.value(Plain::Responses2xx) == 1 || counters.value(Counter::Closed(CloseReason::Overloaded)) == 1
+            counters.value(Plain::Responses2xx) == 1
+                || counters.value(Counter::Closed(CloseReason::Overloaded)) == 1
         });
         assert_eq!(bench.value(Plain::Responses2xx) == 1, is_served, "budget {budget}: {}", bench.counted());
         let took = bench.sim.now().since(begun);
@@ -465,14 +505,18 @@ fn what_memory_runs_out_for_at_the_handshakes_end_is_reset() {
     // A record after the other, and the only one together with the end.
     for (length, piece, buffer_size) in [(30_000, 4000, 4096), (14_000, 8000, 64 << 10)] {
         let memory = Memory { buffers: 64, buffer_size, budget: 8 << 10 };
-        let (mut bench, mut config) = bench_with_memory(1, Faults { short: false, delay: 0, ..Faults::mild() }, 4, memory);
+        let (mut bench, mut config) =
+            bench_with_memory(1, Faults { short: false, delay: 0, ..Faults::mild() }, 4, memory);
         Arc::make_mut(&mut config).enable_early_data = true;
         let _whole = converse(&bench.sim.connect(bench.listener), &config, post(b"first"), 5, b"first");
         bench.run_until(|events| {
-            events.worker().counters.value(Plain::Open) == 0 && events.worker().counters.value(Plain::Requests) == 1
+            events.worker().counters.value(Plain::Open) == 0
+                && events.worker().counters.value(Plain::Requests) == 1
         });
         // Answered without its body, which finds no room once it counts.
-        let refused = format!("OPTIONS * HTTP/1.1\r\nHost: {NAME}\r\nMax-Forwards: 0\r\nContent-Length: {length}\r\n\r\n");
+        let refused = format!(
+            "OPTIONS * HTTP/1.1\r\nHost: {NAME}\r\nMax-Forwards: 0\r\nContent-Length: {length}\r\n\r\n"
+        );
         let client = bench.sim.connect(bench.listener);
         let bytes = [refused.as_bytes(), &vec![7; length]].concat();
         let seen = converse_in_pieces(&client, &config, bytes, usize::MAX, b"", piece);

@@ -1,6 +1,6 @@
-//! The table of downstream connections. An idle connection is a row here and nothing else: its stream is parked and one timer is
-//! armed. A future is made at the first byte of a request and lingers for a moment after each of a busy connection, whose next
-//! request comes soon.
+//! The table of downstream connections. An idle connection is a row here and nothing else: its stream is
+//! parked and one timer is armed. A future is made at the first byte of a request and lingers for a moment
+//! after each of a busy connection, whose next request comes soon.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -90,8 +90,8 @@ struct Row {
     since: Time,
     /// When a parked row is closed or looked at again, or a lingering one parked.
     due: Time,
-    /// The row's only timer and when it fires: at `due` or before. Moving it with every request would cost more than one that fires
-    /// early now and then.
+    /// The row's only timer and when it fires: at `due` or before. Moving it with every request would cost
+    /// more than one that fires early now and then.
     timer: Option<(TimerKey, Time)>,
 }
 
@@ -108,7 +108,8 @@ pub struct Proxied {
 enum State {
     /// Between requests, without a future.
     Parked,
-    /// With a future: within a request, or between requests if it lingers. No task: it is about to be spawned.
+    /// With a future: within a request, or between requests if it lingers. No task: it is about to be
+    /// spawned.
     Live { cancel: Cancel, task: Option<TaskKey>, lingers: bool },
 }
 
@@ -141,7 +142,8 @@ impl Sessions {
     #[cfg(test)]
     pub(super) fn check(&self) -> super::checks::Table {
         let table = self.table.borrow();
-        let mut found = super::checks::Table { open: table.rows.len(), parked: vec![], timed: vec![], lingering: vec![] };
+        let mut found =
+            super::checks::Table { open: table.rows.len(), parked: vec![], timed: vec![], lingering: vec![] };
         for (index, row) in &table.rows {
             let tag = SessionKey { index: index as u32, generation: row.generation }.tag();
             assert!(row.timer.is_none_or(|(_, at)| at <= row.due), "a row's timer fires after it is due");
@@ -271,7 +273,8 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
         let mut table = worker.sessions.table.borrow_mut();
         let Some(row) = table.row(key) else { return };
         row.state = State::Live { cancel: cancel.clone(), task: None, lingers: false };
-        // What asked once may never ask again: only a connection that did within this time is worth a future that waits for it.
+        // What asked once may never ask again: only a connection that did within this time is worth a future
+        // that waits for it.
         let is_busy = row.requests > 0 && worker.io.now().since(row.since) < LINGER;
         let seat = Seat {
             worker: Rc::clone(worker),
@@ -291,7 +294,9 @@ fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
     let spawned = match seat.listener.protocol {
         _ if awaits_header => worker.io.spawn(proxied::serve(seat, first, due)),
         model::Protocol::Http => worker.io.spawn(downstream::serve(seat, first, due)),
-        model::Protocol::Https if !seat.stream.is_secure() => worker.io.spawn(secure::serve(seat, first, due)),
+        model::Protocol::Https if !seat.stream.is_secure() => {
+            worker.io.spawn(secure::serve(seat, first, due))
+        }
         model::Protocol::Https => worker.io.spawn(downstream::serve(seat, first, due)),
         model::Protocol::Tcp { .. } => worker.io.spawn(tunnel::open(seat)),
         model::Protocol::TlsPassthrough { .. } => worker.io.spawn(passthrough::serve(seat, first, due)),
@@ -334,7 +339,11 @@ pub fn timed_out(worker: &Rc<Worker>, bits: u64) {
         if worker.io.now() < due {
             let look = worker.io.after(row.listener.timeouts.keep_alive.max(LINGER));
             // One that takes its last response is idle from then on.
-            return row.set_due(worker, key, if reason == CloseReason::SendTimeout { due.min(look) } else { due });
+            return row.set_due(
+                worker,
+                key,
+                if reason == CloseReason::SendTimeout { due.min(look) } else { due },
+            );
         }
         (row.stream.clone(), reason)
     };
@@ -433,7 +442,9 @@ fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
         worker.counters.increment(Counter::Closed(reason));
         if let Some(StreamError::Tls(violation)) = row.stream.error() {
             match violation {
-                Violation::Alert(alert) => worker.counters.increment(Counter::AlertReceived(Alert::of(alert))),
+                Violation::Alert(alert) => {
+                    worker.counters.increment(Counter::AlertReceived(Alert::of(alert)))
+                }
                 Violation::Ours(alert) => worker.counters.increment(Counter::AlertSent(Alert::of(alert))),
                 Violation::Unsaid => {}
             }
@@ -449,8 +460,8 @@ fn is_flushed(stream: &Stream) -> bool {
 }
 
 impl Row {
-    /// When a parked row is to be closed, and why: it is idle only once the client has taken its last response, which may be queued long
-    /// after its session parked.
+    /// When a parked row is to be closed, and why: it is idle only once the client has taken its last
+    /// response, which may be queued long after its session parked.
     fn deadline(&self) -> (Time, CloseReason) {
         let (moved_at, timeouts) = (self.stream.progress().sent_at.max(self.since), &self.listener.timeouts);
         if self.listener.tls.is_some() && !self.stream.is_secure() {
@@ -530,8 +541,8 @@ impl Seat {
         self.proxied.as_ref().map_or(Local::Of(&self.stream), |proxied| Local::Known(proxied.destination))
     }
 
-    /// The connection's PROXY header was read; what it said, unless that the connection's own addresses hold. `false`: its client has as many
-    /// connections as a source may have.
+    /// The connection's PROXY header was read; what it said, unless that the connection's own addresses hold.
+    /// `false`: its client has as many connections as a source may have.
     #[must_use]
     pub fn introduce(&mut self, proxied: Option<Proxied>) -> bool {
         self.proxied = proxied.map(Rc::new);
@@ -580,8 +591,9 @@ impl Seat {
         // The row is parked now, so dropping the seat leaves it.
     }
 
-    /// The connection waits for the next request, and the session with it for a moment: whoever calls this waits for bytes, then calls
-    /// `resume`. When the moment is over the session is dropped and its connection parked. `false` where it must be parked at once.
+    /// The connection waits for the next request, and the session with it for a moment: whoever calls this
+    /// waits for bytes, then calls `resume`. When the moment is over the session is dropped and its
+    /// connection parked. `false` where it must be parked at once.
     pub fn linger(&self) -> bool {
         let table = &mut *self.worker.sessions.table.borrow_mut();
         if !self.is_busy || self.listener.timeouts.keep_alive <= LINGER || table.lingering >= LINGERING_MAX {
@@ -626,7 +638,8 @@ impl Drop for Seat {
     fn drop(&mut self) {
         if self.early.is_some() {
             let is_given_up = self.cancel.is_cancelled() || self.end.is_none();
-            let failure = if is_given_up { HandshakeFailure::Draining } else { HandshakeFailure::ClientClosed };
+            let failure =
+                if is_given_up { HandshakeFailure::Draining } else { HandshakeFailure::ClientClosed };
             self.worker.counters.increment(Counter::HandshakeFailed(failure));
         }
         // `None`: the row is gone, or the table is in use while a panic unwinds.

@@ -90,7 +90,8 @@ fn a_client_that_asked_for_the_close_is_not_waited_for() {
     assert_eq!(bench.value(Counter::Closed(CloseReason::NotKeptAlive)), 1);
 }
 
-/// A client's side: sends all of it, a piece whenever the world moves, and reads. `true` once the end came in order, `false` if a reset did.
+/// A client's side: sends all of it, a piece whenever the world moves, and reads. `true` once the end came in
+/// order, `false` if a reset did.
 pub(super) fn converse(
     peer: &Peer,
     bytes: Vec<u8>,
@@ -113,7 +114,8 @@ pub(super) fn converse(
     seen
 }
 
-/// Seeds 0x17d and 0x216 of the simulation: such a connection was closed at once, and the unread bytes made that a reset.
+/// Seeds 0x17d and 0x216 of the simulation: such a connection was closed at once, and the unread bytes made
+/// that a reset.
 #[test]
 fn a_client_that_did_not_ask_for_the_close_sees_its_answer_though_it_sends_on() {
     let early = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -148,7 +150,8 @@ fn a_client_that_did_not_ask_for_the_close_sees_its_answer_though_it_sends_on() 
     }
 }
 
-/// Seed 0x202 of the simulation: what was still queued for the client was thrown away when its idle time began with the queueing.
+/// Seed 0x202 of the simulation: what was still queued for the client was thrown away when its idle time
+/// began with the queueing.
 #[test]
 fn a_client_is_idle_only_after_it_has_taken_its_response() {
     for drains in [false, true] {
@@ -208,7 +211,8 @@ fn a_client_is_idle_only_after_it_has_taken_its_response() {
 /// One that takes nothing more of its last response is given up after `send`, and said to be that.
 #[test]
 fn a_client_that_does_not_take_its_last_response_meets_the_send_timeout() {
-    let mut bench = Bench::new(1, Faults { window: 8, ..Faults::mild() }, testing::config(&[origin_address(1)]));
+    let mut bench =
+        Bench::new(1, Faults { window: 8, ..Faults::mild() }, testing::config(&[origin_address(1)]));
     serve(&bench, 1);
     let client = bench.sim.connect(bench.listener);
     client.write(REQUEST);
@@ -239,7 +243,9 @@ fn an_idle_client_meets_the_keep_alive_timeout_however_long_it_may_take_over_a_r
         let shared = Rc::clone(&taken);
         // The slow one takes more than a second over its response, in steps that are within `send`.
         client.script(move |peer| {
-            if peer.now() >= next.get() && !(slow && peer.read_at_most(4).is_empty() || !slow && peer.read().is_empty()) {
+            if peer.now() >= next.get()
+                && !(slow && peer.read_at_most(4).is_empty() || !slow && peer.read().is_empty())
+            {
                 shared.set(peer.now());
                 next.set(peer.now() + if slow { Duration::from_millis(50) } else { Duration::ZERO });
             }
@@ -247,7 +253,9 @@ fn an_idle_client_meets_the_keep_alive_timeout_however_long_it_may_take_over_a_r
                 peer.wake_at(next.get());
             }
         });
-        bench.run_until(|events| events.worker().counters.value(Counter::Closed(CloseReason::KeepAliveTimeout)) == 1);
+        bench.run_until(|events| {
+            events.worker().counters.value(Counter::Closed(CloseReason::KeepAliveTimeout)) == 1
+        });
         let took = bench.sim.now().since(taken.get());
         // One that is slow is looked at once a second.
         let late = Duration::from_millis(if slow { 1100 } else { 100 });
@@ -265,7 +273,8 @@ fn a_drain_closes_the_idle_and_resets_the_stuck_at_its_deadline() {
     let mut config = (**bench.config.load()).clone();
     let silent = model::Endpoint { address: origin_address(2), label: "silent".into(), weight: 1 };
     bench.sim.origin(silent.address);
-    config.upstreams = vec![Arc::new(model::Upstream { endpoints: vec![silent], ..(*config.upstreams[0]).clone() })];
+    config.upstreams =
+        vec![Arc::new(model::Upstream { endpoints: vec![silent], ..(*config.upstreams[0]).clone() })];
     bench.config.store(Arc::new(config));
     let stuck = bench.sim.connect(bench.listener);
     stuck.write(REQUEST);
@@ -296,7 +305,8 @@ fn a_drain_with_nothing_to_do_ends_at_once_and_a_stop_too() {
         let idle = fetch(&mut bench);
         let mut phase = Phase::Serving;
         let begun = bench.sim.now();
-        let command = if stop { Command::Stop } else { Command::Drain { deadline: begun + Duration::from_secs(600) } };
+        let command =
+            if stop { Command::Stop } else { Command::Drain { deadline: begun + Duration::from_secs(600) } };
         obey(&mut bench, &mut phase, command);
         idle.close();
         finish(&mut bench, &mut phase);
@@ -338,7 +348,8 @@ fn a_new_configuration_serves_the_next_request_and_closes_what_it_dropped() {
     assert_eq!(bench.value(Plain::UpstreamIdle), 1);
     let mut config = (**bench.config.load()).clone();
     let other = model::Endpoint { address: origin_address(2), label: "other".into(), weight: 1 };
-    config.upstreams = vec![Arc::new(model::Upstream { endpoints: vec![other], ..(*config.upstreams[0]).clone() })];
+    config.upstreams =
+        vec![Arc::new(model::Upstream { endpoints: vec![other], ..(*config.upstreams[0]).clone() })];
     bench.config.store(Arc::new(config));
     client.write(REQUEST);
     bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 2);
@@ -366,7 +377,9 @@ fn pooled_connections_end_by_idleness() {
 
 #[test]
 fn an_idle_connection_that_speaks_or_closes_leaves_the_pool() {
-    for (speaks, reason) in [(true, PoolCloseReason::UnsolicitedBytes), (false, PoolCloseReason::ClosedByUpstream)] {
+    for (speaks, reason) in
+        [(true, PoolCloseReason::UnsolicitedBytes), (false, PoolCloseReason::ClosedByUpstream)]
+    {
         // The request is sent whole before it is answered.
         let faults = Faults { short: false, delay: 0, ..Faults::mild() };
         let mut bench = Bench::new(1, faults, testing::config(&[origin_address(1)]));
@@ -394,7 +407,8 @@ fn an_idle_connection_that_speaks_or_closes_leaves_the_pool() {
 
 #[test]
 fn a_client_that_stops_reading_is_given_up_and_holds_back_its_origin() {
-    let mut bench = Bench::new(1, Faults { window: 4096, ..Faults::mild() }, testing::config(&[origin_address(1)]));
+    let mut bench =
+        Bench::new(1, Faults { window: 4096, ..Faults::mild() }, testing::config(&[origin_address(1)]));
     let written = Rc::new(std::cell::Cell::new(0_usize));
     let counted = Rc::clone(&written);
     bench.sim.serve(origin_address(1), move || {
@@ -475,7 +489,8 @@ fn connections_above_the_bound_are_shed() {
 
 #[test]
 fn a_client_that_pipelines_and_never_reads_is_bounded() {
-    let mut bench = Bench::new(1, Faults { window: 4096, ..Faults::mild() }, testing::config(&[origin_address(1)]));
+    let mut bench =
+        Bench::new(1, Faults { window: 4096, ..Faults::mild() }, testing::config(&[origin_address(1)]));
     serve(&bench, 1);
     let client = bench.sim.connect(bench.listener);
     for _ in 0..20_000 {
@@ -503,13 +518,15 @@ fn a_connection_that_breaks_ends_for_what_broke_it() {
     }
 }
 
-/// Whatever becomes of it: one record for each request whose head was read, and for each answer to one that was not.
+/// Whatever becomes of it: one record for each request whose head was read, and for each answer to one that
+/// was not.
 #[test]
 fn every_exchange_of_a_hostile_world_leaves_one_record() {
     let (mut with_head, mut without, mut cut) = (0, 0, 0);
     for seed in 0..40 {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let (log, mut senders) = AccessLog::start(file.reopen().expect("open").into(), 1, true).expect("a thread");
+        let (log, mut senders) =
+            AccessLog::start(file.reopen().expect("open").into(), 1, true).expect("a thread");
         let faults = Faults::hostile();
         let config = testing::config(&[origin_address(1), origin_address(2)]);
         let mut bench = Bench::logged(seed, faults, config, senders.pop());
@@ -517,9 +534,11 @@ fn every_exchange_of_a_hostile_world_leaves_one_record() {
         serve(&bench, 2);
         for client in 0..6 {
             let peer = bench.sim.connect(bench.listener);
-            let last: &[u8] =
-                [&b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"[..], b"NONSENSE\r\n\r\n", b"GET / HT"]
-                    [client % 3];
+            let last: &[u8] = [
+                &b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"[..],
+                b"NONSENSE\r\n\r\n",
+                b"GET / HT",
+            ][client % 3];
             peer.write(&[REQUEST, REQUEST, last].concat());
             if client % 3 == 2 {
                 peer.shutdown_write();
@@ -536,7 +555,8 @@ fn every_exchange_of_a_hostile_world_leaves_one_record() {
         drop(bench);
         drop(log);
         let text = std::fs::read_to_string(file.path()).expect("text");
-        let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let records: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         let heads = records.iter().filter(|record| !record["method"].is_null()).count();
         assert_eq!(heads as u64, requests, "seed {seed}: {text}");
         for record in &records {

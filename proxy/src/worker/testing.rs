@@ -41,11 +41,22 @@ impl Bench {
     }
 
     /// With an access log.
-    pub(crate) fn logged(seed: u64, faults: Faults, config: model::Config, access: Option<AccessSender>) -> Self {
+    pub(crate) fn logged(
+        seed: u64,
+        faults: Faults,
+        config: model::Config,
+        access: Option<AccessSender>,
+    ) -> Self {
         Self::make(seed, faults, config, Memory::default(), access)
     }
 
-    fn make(seed: u64, faults: Faults, config: model::Config, memory: Memory, access: Option<AccessSender>) -> Self {
+    fn make(
+        seed: u64,
+        faults: Faults,
+        config: model::Config,
+        memory: Memory,
+        access: Option<AccessSender>,
+    ) -> Self {
         let (mut engine, sim) = Sim::engine(seed, faults, memory, Settings::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
         let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&config), 100, access);
@@ -78,8 +89,9 @@ impl Bench {
     /// Every counter that is not zero.
     pub(crate) fn counted(&self) -> String {
         let plain = Plain::ALL.iter().map(|&plain| (plain.describe().0.to_owned(), self.value(plain)));
-        let closed =
-            CloseReason::ALL.iter().map(|&reason| (format!("closed {}", reason.label()), self.value(Counter::Closed(reason))));
+        let closed = CloseReason::ALL
+            .iter()
+            .map(|&reason| (format!("closed {}", reason.label()), self.value(Counter::Closed(reason))));
         let refused = RefusalReason::ALL
             .iter()
             .map(|&reason| (format!("refused {}", reason.label()), self.value(Counter::Refused(reason))));
@@ -106,11 +118,16 @@ impl Bench {
         assert_eq!(self.engine.streams(), 0, "streams {context}");
         assert_eq!(self.sim.open_sockets(), 0, "sockets {context}");
         let closed: u64 = CloseReason::ALL.iter().map(|&reason| self.value(Counter::Closed(reason))).sum();
-        assert_eq!(closed + self.shed(), self.value(Plain::Accepted), "every connection ended for one reason {context}");
+        assert_eq!(
+            closed + self.shed(),
+            self.value(Plain::Accepted),
+            "every connection ended for one reason {context}"
+        );
     }
 
     pub(crate) fn shed(&self) -> u64 {
-        // Without a descriptor there was no connection either, and one that was gone at once counts as never accepted.
+        // Without a descriptor there was no connection either, and one that was gone at once counts as never
+        // accepted.
         let never = [ShedReason::DescriptorsExhausted, ShedReason::ClientGone];
         let accepted = ShedReason::ALL.iter().filter(|reason| !never.contains(reason));
         accepted.map(|&reason| self.value(Counter::Shed(reason))).sum()

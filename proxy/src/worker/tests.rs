@@ -69,7 +69,10 @@ impl Origin {
         Self::start(|request, stream| {
             let body = if request.body.is_empty() { b"hello".as_slice() } else { &request.body };
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).map_or(Then::Close, |()| Then::Stay)
+            stream
+                .write_all(head.as_bytes())
+                .and_then(|()| stream.write_all(body))
+                .map_or(Then::Close, |()| Then::Stay)
         })
     }
 
@@ -175,7 +178,11 @@ impl Running {
         let counter = counter.into();
         let start = Instant::now();
         while self.value(counter) != value {
-            assert!(start.elapsed() < Duration::from_secs(10), "{counter:?} is {} not {value}", self.value(counter));
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "{counter:?} is {} not {value}",
+                self.value(counter)
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -187,7 +194,14 @@ impl Running {
     }
 
     fn check_freed(&self) {
-        for gauge in [Plain::Open, Plain::Active, Plain::UpstreamOpen, Plain::UpstreamIdle, Plain::BuffersLoaned, Plain::Panics] {
+        for gauge in [
+            Plain::Open,
+            Plain::Active,
+            Plain::UpstreamOpen,
+            Plain::UpstreamIdle,
+            Plain::BuffersLoaned,
+            Plain::Panics,
+        ] {
             assert_eq!(self.value(gauge), 0, "{gauge:?}");
         }
     }
@@ -202,7 +216,12 @@ fn a_thousand_requests_share_one_upstream_connection() {
     for request in 0..1000 {
         if request % 3 == 0 {
             let body = format!("body {request}");
-            write!(stream, "POST /{request} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len()).expect("write");
+            write!(
+                stream,
+                "POST /{request} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .expect("write");
             assert_eq!(read_message(&mut reader).expect("a response").body, body.as_bytes());
         } else {
             write!(stream, "GET /{request} HTTP/1.1\r\nHost: a\r\n\r\n").expect("write");
@@ -224,7 +243,8 @@ fn a_thousand_requests_share_one_upstream_connection() {
 fn large_bodies_arrive_whole_in_both_directions_and_framings() {
     let origin = Origin::echo();
     let worker = Running::start(testing::config(&[origin.address]));
-    let body: Vec<u8> = (0..5_000_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let body: Vec<u8> =
+        (0..5_000_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let mut stream = worker.connect();
     let mut reader = BufReader::new(stream.try_clone().expect("clone"));
     write!(stream, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()).expect("write");
@@ -273,7 +293,10 @@ fn refusals_carry_their_status_and_close() {
     listener.limits.header_bytes = 2048;
     listener.limits.uri_bytes = 512;
     config.listeners = vec![Arc::new(listener)];
-    let route = model::Route { path: model::RoutePath::Prefix("/app".into()), ..(*config.routes.routes()[0]).clone() };
+    let route = model::Route {
+        path: model::RoutePath::Prefix("/app".into()),
+        ..(*config.routes.routes()[0]).clone()
+    };
     config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
     let worker = Running::start(config);
     let long = "x".repeat(5000);
@@ -282,13 +305,24 @@ fn refusals_carry_their_status_and_close() {
         ("GET /app HTTP/1.1\r\nHost: a\r\nBad Field: x\r\n\r\n".to_owned(), "400", RefusalReason::Malformed),
         (format!("GET /app{long} HTTP/1.1\r\nHost: a\r\n\r\n"), "414", RefusalReason::UriTooLong),
         (format!("GET /app HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n"), "431", RefusalReason::HeadTooLarge),
-        (format!("POST /app HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n{long}"), "413", RefusalReason::BodyTooLarge),
         (
-            format!("POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1388\r\n{long}\r\n0\r\n\r\n"),
+            format!("POST /app HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n{long}"),
             "413",
             RefusalReason::BodyTooLarge,
         ),
-        ("POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello".to_owned(), "404", RefusalReason::NoRoute),
+        (
+            format!(
+                "POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1388\r\n{long}\r\n0\r\n\
+                 \r\n"
+            ),
+            "413",
+            RefusalReason::BodyTooLarge,
+        ),
+        (
+            "POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
+            "404",
+            RefusalReason::NoRoute,
+        ),
     ];
     for (request, status, reason) in cases {
         let response = worker.converse(request.as_bytes());
@@ -321,7 +355,11 @@ fn slow_clients_are_answered_408_and_closed() {
     worker.wait_for(Counter::Closed(CloseReason::RequestHeaderTimeout), 1);
     assert!(worker.converse(b"GET / HT").starts_with("HTTP/1.1 408 "));
     worker.wait_for(Counter::Closed(CloseReason::RequestHeaderTimeout), 2);
-    assert!(worker.converse(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf").starts_with("HTTP/1.1 408 "));
+    assert!(
+        worker
+            .converse(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+            .starts_with("HTTP/1.1 408 ")
+    );
     worker.wait_for(Counter::Closed(CloseReason::RequestBodyTimeout), 1);
     assert!(worker.converse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").ends_with("hello"));
     worker.wait_for(Counter::Closed(CloseReason::KeepAliveTimeout), 1);
@@ -339,7 +377,8 @@ fn upstream_trouble_becomes_502_and_504() {
         Then::Close
     });
     let closing = Origin::start(|_, _| Then::Close);
-    let refusing = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("address");
+    let refusing =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("address");
     let cases = [
         (silent.address, "504", RefusalReason::UpstreamTimeout),
         (broken.address, "502", RefusalReason::UpstreamMalformed),
@@ -348,7 +387,8 @@ fn upstream_trouble_becomes_502_and_504() {
     ];
     for (address, status, reason) in cases {
         let mut config = testing::config(&[address]);
-        let route = model::Route { timeout: Duration::from_millis(300), ..(*config.routes.routes()[0]).clone() };
+        let route =
+            model::Route { timeout: Duration::from_millis(300), ..(*config.routes.routes()[0]).clone() };
         config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
         let worker = Running::start(config);
         let response = worker.converse(b"GET / HTTP/1.0\r\n\r\n");
@@ -361,7 +401,8 @@ fn upstream_trouble_becomes_502_and_504() {
 
 #[test]
 fn a_dead_pooled_connection_is_replaced_unnoticed() {
-    // Says keep-alive, then closes after a moment: in some rounds the proxy has noticed, in others the request meets the reset.
+    // Says keep-alive, then closes after a moment: in some rounds the proxy has noticed, in others the
+    // request meets the reset.
     let origin = Origin::start(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         std::thread::sleep(Duration::from_millis(5));
@@ -384,7 +425,8 @@ fn a_dead_pooled_connection_is_replaced_unnoticed() {
 
 #[test]
 fn a_connect_failure_moves_on_to_the_next_endpoint() {
-    let refusing = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("address");
+    let refusing =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("address");
     let origin = Origin::echo();
     let worker = Running::start(testing::config(&[refusing, origin.address]));
     for _ in 0..10 {
@@ -450,7 +492,8 @@ fn expect_head_and_http10_are_served() {
         } else if request.line.contains("/interim") {
             b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
         } else if request.line.contains("/chunked") {
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 1\r\n\
+              \r\n"
         } else {
             b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
         };
@@ -459,7 +502,9 @@ fn expect_head_and_http10_are_served() {
     let worker = Running::start(testing::config(&[origin.address]));
     let mut stream = worker.connect();
     let mut reader = BufReader::new(stream.try_clone().expect("clone"));
-    stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").expect("write");
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        .expect("write");
     assert_eq!(read_message(&mut reader).expect("interim").line, "HTTP/1.1 100 Continue");
     stream.write_all(b"abc").expect("write");
     assert_eq!(read_message(&mut reader).expect("final").body, b"body");
@@ -468,13 +513,17 @@ fn expect_head_and_http10_are_served() {
     assert_eq!(read_message(&mut reader).expect("final").body, b"ok");
     drop((stream, reader));
 
-    let close = |line: &str| worker.converse(format!("{line}\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes());
+    let close =
+        |line: &str| worker.converse(format!("{line}\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes());
     let head = close("HEAD / HTTP/1.1");
     assert!(head.contains("Content-Length: 1000\r\n") && head.ends_with("\r\n\r\n"), "{head}");
     assert!(close("GET /none HTTP/1.1").ends_with("\r\n\r\n"));
     assert!(close("GET /unchanged HTTP/1.1").ends_with("\r\n\r\n"));
     let chunked = close("GET /chunked HTTP/1.1");
-    assert!(chunked.contains("Transfer-Encoding: chunked\r\n") && chunked.ends_with("0\r\nX-Sum: 1\r\n\r\n"), "{chunked}");
+    assert!(
+        chunked.contains("Transfer-Encoding: chunked\r\n") && chunked.ends_with("0\r\nX-Sum: 1\r\n\r\n"),
+        "{chunked}"
+    );
     let old = close("GET /chunked HTTP/1.0");
     assert!(!old.contains("chunked") && old.ends_with("\r\n\r\nabcde"), "{old}");
     let mut stream = worker.connect();
@@ -491,7 +540,9 @@ fn expect_head_and_http10_are_served() {
 fn a_drain_finishes_what_is_active_and_closes_what_is_idle() {
     let origin = Origin::start(|_, stream| {
         std::thread::sleep(Duration::from_millis(300));
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate").map_or(Then::Close, |()| Then::Stay)
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+            .map_or(Then::Close, |()| Then::Stay)
     });
     let mut worker = Running::start(testing::config(&[origin.address]));
     let mut idle = worker.connect();
@@ -516,21 +567,32 @@ fn a_drain_finishes_what_is_active_and_closes_what_is_idle() {
     assert_eq!(worker.value(Counter::Closed(CloseReason::Draining)), 2);
 }
 
-/// Between the command and the shutdown of the socket connections are served; the shutdown itself ends the accept and is no failure.
+/// Between the command and the shutdown of the socket connections are served; the shutdown itself ends the
+/// accept and is no failure.
 #[test]
 fn a_drain_serves_what_comes_until_the_socket_is_shut_down() {
     let origin = Origin::echo();
     let mut worker = Running::start(testing::config(&[origin.address]));
-    assert!(worker.converse(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 200"));
+    assert!(
+        worker
+            .converse(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .starts_with("HTTP/1.1 200")
+    );
     let begun = Instant::now();
     worker.commands.send(Command::Drain { deadline: Time::from_nanos(u64::MAX) }).expect("room");
     std::thread::sleep(Duration::from_millis(100));
     for _ in 0..3 {
         let response = worker.converse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert!(response.starts_with("HTTP/1.1 200") && response.contains("Connection: close\r\n"), "{response}");
+        assert!(
+            response.starts_with("HTTP/1.1 200") && response.contains("Connection: close\r\n"),
+            "{response}"
+        );
     }
-    nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&worker.listener), nix::sys::socket::Shutdown::Both)
-        .expect("shutdown");
+    nix::sys::socket::shutdown(
+        std::os::fd::AsRawFd::as_raw_fd(&worker.listener),
+        nix::sys::socket::Shutdown::Both,
+    )
+    .expect("shutdown");
     worker.thread.take().expect("runs").join().expect("no panic").expect("no error");
     assert!(begun.elapsed() < Duration::from_millis(900), "it does not wait for more: {:?}", begun.elapsed());
     for &reason in ShedReason::ALL {

@@ -37,7 +37,12 @@ struct Heard {
 }
 
 /// A worker whose upstream is believed if `authority` says so, and a TLS server behind it.
-fn bench(faults: Faults, authority: &Authority, server: &Authority, manner: Manner) -> (Bench, Rc<RefCell<Heard>>) {
+fn bench(
+    faults: Faults,
+    authority: &Authority,
+    server: &Authority,
+    manner: Manner,
+) -> (Bench, Rc<RefCell<Heard>>) {
     let tls = ClientTls::new(Settings {
         server_name: Some(ServerName::try_from(NAME).expect("name")),
         trust: Trust::Ca(authority.pem().as_bytes().into()),
@@ -48,10 +53,13 @@ fn bench(faults: Faults, authority: &Authority, server: &Authority, manner: Mann
     Arc::make_mut(&mut config.upstreams[0]).tls = Some(Arc::new(tls.expect("settings")));
     let bench = Bench::new(1, faults, config);
     let pair = server.leaf(&[NAME]);
-    let chain = CertificateDer::pem_slice_iter(pair.chain.as_bytes()).collect::<Result<_, _>>().expect("a chain");
+    let chain =
+        CertificateDer::pem_slice_iter(pair.chain.as_bytes()).collect::<Result<_, _>>().expect("a chain");
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions");
     let mut server = server.with_no_client_auth().with_single_cert(chain, key).expect("a pair");
     server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().expect("ticketer");
     let server = Arc::new(server);
@@ -87,7 +95,10 @@ fn bench(faults: Faults, authority: &Authority, server: &Authority, manner: Mann
             while let Some(at) = received.windows(4).position(|end| end == b"\r\n\r\n") {
                 received.drain(..at + 4);
                 match manner {
-                    Manner::Keeps => tls.writer().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("memory"),
+                    Manner::Keeps => tls
+                        .writer()
+                        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                        .expect("memory"),
                     Manner::Ends { is_announced } => {
                         tls.writer().write_all(b"HTTP/1.1 200 OK\r\n\r\nall there is").expect("memory");
                         if is_announced {
@@ -159,14 +170,22 @@ fn a_loop_turn_completes_one_handshake_with_an_endpoint_and_a_crowd_takes_turns(
 
 #[test]
 fn an_endpoint_that_is_not_believed_is_502_and_told_why() {
-    let (mut bench, heard) = bench(Faults::mild(), &Authority::new("Test CA"), &Authority::new("Another CA"), Manner::Keeps);
+    let (mut bench, heard) =
+        bench(Faults::mild(), &Authority::new("Test CA"), &Authority::new("Another CA"), Manner::Keeps);
     let client = bench.sim.connect(bench.listener);
     client.write(REQUEST);
     bench.run_out();
     assert!(client.read().starts_with(b"HTTP/1.1 502 "));
     // Two attempts.
-    assert_eq!((bench.value(Plain::UpstreamHandshakes), bench.value(Plain::UpstreamHandshakeFailures)), (0, 2));
-    assert!(matches!(heard.borrow().failed, Some(rustls::Error::AlertReceived(_))), "{:?}", heard.borrow().failed);
+    assert_eq!(
+        (bench.value(Plain::UpstreamHandshakes), bench.value(Plain::UpstreamHandshakeFailures)),
+        (0, 2)
+    );
+    assert!(
+        matches!(heard.borrow().failed, Some(rustls::Error::AlertReceived(_))),
+        "{:?}",
+        heard.borrow().failed
+    );
     bench.check_freed("");
 }
 

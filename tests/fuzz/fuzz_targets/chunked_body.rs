@@ -1,4 +1,5 @@
-//! Chunked bodies: any split has the same outcome, and what was decoded, written again in other chunks, decodes to the same.
+//! Chunked bodies: any split has the same outcome, and what was decoded, written again in other chunks,
+//! decodes to the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
-//! A server's handshake over whatever comes: any bytes end the same way however they are cut; of what a rustls client says, altered, left out,
-//! repeated, framed anew and cut anywhere, only what arrives as it was said makes a connection; an error is final and one alert at most.
+//! A server's handshake over whatever comes: any bytes end the same way however they are cut; of what a
+//! rustls client says, altered, left out, repeated, framed anew and cut anywhere, only what arrives as it was
+//! said makes a connection; an error is final and one alert at most.
 #![no_main]
 
 use std::io::Write as _;
@@ -112,7 +113,9 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     // Whoever offers another share is asked for this one.
     let mut narrow = default_provider();
     narrow.kx_groups = vec![kx_group::SECP256R1];
-    let builder = ServerConfig::builder_with_provider(narrow.into()).with_safe_default_protocol_versions().expect("versions");
+    let builder = ServerConfig::builder_with_provider(narrow.into())
+        .with_safe_default_protocol_versions()
+        .expect("versions");
     let pair = |chain: &str, key: &str| {
         let chain = CertificateDer::from_pem_slice(chain.as_bytes()).expect("a chain");
         (vec![chain], PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key"))
@@ -129,12 +132,16 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 
     let mut roots = RootCertStore::empty();
     roots.add(ca.der().clone()).expect("a root");
-    let client = |versions: &[&'static rustls::SupportedProtocolVersion], is_light: bool, identity: Option<&KeyPair>| {
+    let client = |versions: &[&'static rustls::SupportedProtocolVersion],
+                  is_light: bool,
+                  identity: Option<&KeyPair>| {
         let mut provider = default_provider();
         if is_light {
             provider.kx_groups = vec![kx_group::X25519, kx_group::SECP256R1];
         }
-        let builder = ClientConfig::builder_with_provider(provider.into()).with_protocol_versions(versions).expect("versions");
+        let builder = ClientConfig::builder_with_provider(provider.into())
+            .with_protocol_versions(versions)
+            .expect("versions");
         let builder = builder.with_root_certificates(roots.clone());
         let mut config = match identity {
             Some(key) => {
@@ -198,7 +205,9 @@ impl Server {
         assert!(alerts <= 1, "{kinds:?}");
         assert!(alerts == 0 || kinds.last() == Some(&ALERT), "{kinds:?}");
         match failure {
-            Some(Failure::Refused(_, alert)) => assert!(alert.is_some() || alerts == 0, "an alert that nobody counts"),
+            Some(Failure::Refused(_, alert)) => {
+                assert!(alert.is_some() || alerts == 0, "an alert that nobody counts")
+            }
             // rustls answers an alert of a level that there is not.
             Some(Failure::Alert(_)) => {}
             _ => assert_eq!(alerts, 0, "an alert without a refusal: {failure:?}"),
@@ -224,7 +233,8 @@ fn kinds(mut bytes: &[u8]) -> Vec<u8> {
     kinds
 }
 
-/// What bytes that nobody made for this connection come to: the failure, and what was said but for its contents.
+/// What bytes that nobody made for this connection come to: the failure, and what was said but for its
+/// contents.
 fn receive(server: usize, wire: &[u8], ends: &[usize]) -> (Option<Failure>, Vec<u8>, usize) {
     let mut server = Server::new(&WORLD.servers[server]);
     let mut at = 0;
@@ -304,7 +314,8 @@ fn framed(wire: &[u8], size: usize) -> Vec<u8> {
         content.extend_from_slice(now);
         rest = later;
     }
-    let records = content.chunks(size).flat_map(|chunk| [&[HANDSHAKE, 3, 1, 0, chunk.len() as u8][..], chunk].concat());
+    let records =
+        content.chunks(size).flat_map(|chunk| [&[HANDSHAKE, 3, 1, 0, chunk.len() as u8][..], chunk].concat());
     records.chain(rest.iter().copied()).collect()
 }
 
@@ -392,7 +403,8 @@ fn converse(seed: u8, server_kind: usize, client_kind: usize, acts: &[Act<'_>]) 
         }
         let wire = altered(&said, acts, flight == 0);
         let is_reframed = acts.iter().any(|act| matches!(act.deed, Deed::Frame(_)));
-        is_altered |= wire != said && !(is_reframed && first_message(&wire) == first_message(&said) && is_framing(acts));
+        is_altered |= wire != said
+            && !(is_reframed && first_message(&wire) == first_message(&said) && is_framing(acts));
         is_misheard |= flight == 0 && first_message(&wire) != first_message(&said);
         let mut outcome = None;
         fuzz::splits(seed % 251, wire.len(), |ends| {
@@ -470,6 +482,8 @@ fuzz_target!(|input: Input<'_>| {
             fuzz::splits(input.seed, bytes.len(), |ends| assert_eq!(receive(server, bytes, ends), whole));
         }
         Mode::Flood { kind, message, record } => flood(server, kind, message, record),
-        Mode::Client { kind, acts } => converse(input.seed, server, usize::from(kind) % WORLD.clients.len(), &acts),
+        Mode::Client { kind, acts } => {
+            converse(input.seed, server, usize::from(kind) % WORLD.clients.len(), &acts)
+        }
     }
 });

@@ -1,5 +1,5 @@
-//! A connection's first bytes: every cut gives the same outcome, known as early as it can be; and where rustls accepts the hello too, it reads
-//! the same names.
+//! A connection's first bytes: every cut gives the same outcome, known as early as it can be; and where
+//! rustls accepts the hello too, it reads the same names.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

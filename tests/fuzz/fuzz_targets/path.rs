@@ -9,7 +9,8 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(path::normalise(normal.as_bytes()).as_deref(), Ok(&*normal));
         assert!(normal.len() <= input.len());
         assert!(normal.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#'));
-        let (path, query) = normal.split_once('?').map_or((&*normal, None), |(path, query)| (path, Some(query)));
+        let (path, query) =
+            normal.split_once('?').map_or((&*normal, None), |(path, query)| (path, Some(query)));
         assert!(path.starts_with('/') && !path.contains('\\'));
         assert!(path.split('/').all(|segment| !matches!(segment, "." | "..")));
         let input_query = memchr(input).map(|at| &input[at + 1..]);

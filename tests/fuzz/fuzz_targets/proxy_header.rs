@@ -1,5 +1,5 @@
-//! PROXY headers: every beginning of one says `NeedMore` until something is said, which no byte after it changes; and what is read can be
-//! written and read again.
+//! PROXY headers: every beginning of one says `NeedMore` until something is said, which no byte after it
+//! changes; and what is read can be written and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,7 +9,10 @@ fuzz_target!(|data: (u8, &[u8])| {
     let (seed, input) = data;
     let whole = proxy_protocol::parse(input);
     let expect = |ends: &[usize]| {
-        let first = ends.iter().map(|&end| proxy_protocol::parse(&input[..end])).find(|parsed| *parsed != Ok(Parsed::NeedMore));
+        let first = ends
+            .iter()
+            .map(|&end| proxy_protocol::parse(&input[..end]))
+            .find(|parsed| *parsed != Ok(Parsed::NeedMore));
         assert_eq!(first.unwrap_or(Ok(Parsed::NeedMore)), whole);
     };
     fuzz::splits(seed, input.len(), expect);

@@ -1,5 +1,6 @@
-//! The record layer of an established server connection: whatever a client seals, alters or makes up, cut anywhere, only what was sealed
-//! as data comes out, in order and unaltered; an error says one alert, which a client can open, and is the same however the bytes are cut.
+//! The record layer of an established server connection: whatever a client seals, alters or makes up, cut
+//! anywhere, only what was sealed as data comes out, in order and unaltered; an error says one alert, which a
+//! client can open, and is the same however the bytes are cut.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -154,7 +155,8 @@ fuzz_target!(|input: Input<'_>| {
     fuzz::splits(input.seed, wire.len(), |ends| assert_eq!(receive(&input, &wire, ends), whole));
 
     assert!(sealed.starts_with(&whole.data), "what was not sealed as data came out");
-    let (mut client, mut out, mut alerts, mut last) = (Client::new(input.is_13), &whole.out[..], Vec::new(), None);
+    let (mut client, mut out, mut alerts, mut last) =
+        (Client::new(input.is_13), &whole.out[..], Vec::new(), None);
     while !out.is_empty() {
         let (record, rest) = out.split_at(HEADER_BYTES + usize::from(u16::from_be_bytes([out[3], out[4]])));
         out = rest;

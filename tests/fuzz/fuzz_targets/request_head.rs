@@ -1,4 +1,5 @@
-//! Request heads: any split has the same outcome, and what is forwarded of an accepted head reads back as the same request.
+//! Request heads: any split has the same outcome, and what is forwarded of an accepted head reads back as the
+//! same request.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -21,7 +22,10 @@ fn decode(input: &[u8], cuts: &[usize]) -> Result<Option<(RequestHead, usize)>, 
     Ok(None)
 }
 
-fn same(a: &Result<Option<(RequestHead, usize)>, HeadError>, b: &Result<Option<(RequestHead, usize)>, HeadError>) -> bool {
+fn same(
+    a: &Result<Option<(RequestHead, usize)>, HeadError>,
+    b: &Result<Option<(RequestHead, usize)>, HeadError>,
+) -> bool {
     match (a, b) {
         (Ok(Some((a, a_end))), Ok(Some((b, b_end)))) => {
             (&a.method, a.version, &a.authority, &a.path_and_query, a.body, a.keep_alive, a_end)
@@ -76,7 +80,12 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
     );
     assert!(read.keep_alive);
     for (name, value) in head.fields.iter() {
-        let is_rewritten = ["host", "content-length"].iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
-        assert!(is_rewritten || read.fields.all(name).any(|read| read == value), "{:?}", String::from_utf8_lossy(name));
+        let is_rewritten =
+            ["host", "content-length"].iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
+        assert!(
+            is_rewritten || read.fields.all(name).any(|read| read == value),
+            "{:?}",
+            String::from_utf8_lossy(name)
+        );
     }
 });

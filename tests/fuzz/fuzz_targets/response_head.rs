@@ -1,4 +1,5 @@
-//! Response heads: any split has the same outcome, and what is forwarded of an accepted head reads back as the same response.
+//! Response heads: any split has the same outcome, and what is forwarded of an accepted head reads back as
+//! the same response.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -20,7 +21,10 @@ fn decode(input: &[u8], method: &Method, cuts: &[usize]) -> Result<Option<(Respo
     Ok(None)
 }
 
-fn same(a: &Result<Option<(ResponseHead, usize)>, HeadError>, b: &Result<Option<(ResponseHead, usize)>, HeadError>) -> bool {
+fn same(
+    a: &Result<Option<(ResponseHead, usize)>, HeadError>,
+    b: &Result<Option<(ResponseHead, usize)>, HeadError>,
+) -> bool {
     match (a, b) {
         (Ok(Some((a, a_end))), Ok(Some((b, b_end)))) => {
             (a.status, a.version, &a.reason, a.body, a.keep_alive, a_end)
@@ -59,7 +63,8 @@ fuzz_target!(|data: (u8, u8, &[u8])| {
     } else {
         Some(encode::response(&head, recipient, &mut written))
     };
-    let Ok(Parsed::Head { head: read, consumed }) = ResponseDecoder::new().parse(&written, &method, &limits) else {
+    let Ok(Parsed::Head { head: read, consumed }) = ResponseDecoder::new().parse(&written, &method, &limits)
+    else {
         panic!("we do not read what we wrote: {:?}", String::from_utf8_lossy(&written));
     };
     assert_eq!((consumed, read.status, &read.reason), (written.len(), head.status, &head.reason));

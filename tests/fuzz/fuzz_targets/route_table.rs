@@ -1,4 +1,5 @@
-//! The route table against the rules said plainly over a list of routes: any hosts, wildcards, addresses, paths and listeners.
+//! The route table against the rules said plainly over a list of routes: any hosts, wildcards, addresses,
+//! paths and listeners.
 #![no_main]
 
 use std::cmp::Reverse;
@@ -32,7 +33,10 @@ fn path_text(bytes: &[u8]) -> Option<String> {
     path::normalise(raw.as_bytes()).ok().map(String::from)
 }
 
-fn route((hosts, path, is_exact, listeners): &(Vec<Vec<u8>>, Vec<u8>, bool, u8), index: usize) -> Option<Arc<Route>> {
+fn route(
+    (hosts, path, is_exact, listeners): &(Vec<Vec<u8>>, Vec<u8>, bool, u8),
+    index: usize,
+) -> Option<Arc<Route>> {
     let path = path_text(path)?.into();
     let named = LISTENERS.iter().enumerate().filter(|(at, _)| listeners >> at & 1 != 0);
     Some(Arc::new(Route {
@@ -47,9 +51,10 @@ fn host_rank(route: &Route, host: &str) -> Option<usize> {
     let rank = |named: &Host| match named {
         Host::Name(name) => (**name == *host).then_some(1000),
         Host::Ipv6(address) => (host.trim_matches(['[', ']']).parse() == Ok(*address)).then_some(1000),
-        Host::Under(name) => {
-            host.strip_suffix(&**name).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')).then_some(name.len())
-        }
+        Host::Under(name) => host
+            .strip_suffix(&**name)
+            .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            .then_some(name.len()),
     };
     if route.hosts.is_empty() { Some(0) } else { route.hosts.iter().filter_map(rank).max() }
 }
@@ -67,19 +72,30 @@ fn path_rank(route: &Route, path: &str) -> Option<usize> {
     }
 }
 
-fn plainly<'r>(routes: &'r [Arc<Route>], listener: &str, authority: &str, path: &str) -> Option<&'r Arc<Route>> {
+fn plainly<'r>(
+    routes: &'r [Arc<Route>],
+    listener: &str,
+    authority: &str,
+    path: &str,
+) -> Option<&'r Arc<Route>> {
     let host = authority::host(authority);
     let host = host.strip_suffix('.').unwrap_or(host);
-    let here = || routes.iter().filter(|route| route.listeners.is_empty() || route.listeners.iter().any(|name| name == listener));
+    let here = || {
+        routes
+            .iter()
+            .filter(|route| route.listeners.is_empty() || route.listeners.iter().any(|name| name == listener))
+    };
     let most = here().filter_map(|route| host_rank(route, host)).max()?;
     let of_host = here().enumerate().filter(|(_, route)| host_rank(route, host) == Some(most));
-    let ranked =
-        of_host.filter_map(|(at, route)| Some(((path_rank(route, path)?, !route.listeners.is_empty(), Reverse(at)), route)));
+    let ranked = of_host.filter_map(|(at, route)| {
+        Some(((path_rank(route, path)?, !route.listeners.is_empty(), Reverse(at)), route))
+    });
     ranked.max_by_key(|(rank, _)| *rank).map(|(_, route)| route)
 }
 
 fuzz_target!(|case: Case| {
-    let routes: Vec<_> = case.routes.iter().take(12).enumerate().filter_map(|(index, spec)| route(spec, index)).collect();
+    let routes: Vec<_> =
+        case.routes.iter().take(12).enumerate().filter_map(|(index, spec)| route(spec, index)).collect();
     let table = RouteTable::new(routes.clone());
     for (host, target, listener) in case.requests.iter().take(8) {
         let host = host_text(host);
@@ -87,7 +103,8 @@ fuzz_target!(|case: Case| {
         let path = if target.first() == Some(&255) { Some("*".to_owned()) } else { path_text(target) };
         let Some(path) = path else { continue };
         let listener = ["inside", "outside", "third"][usize::from(*listener) % 3];
-        let (found, expected) = (table.find(listener, &authority, &path), plainly(&routes, listener, &authority, &path));
+        let (found, expected) =
+            (table.find(listener, &authority, &path), plainly(&routes, listener, &authority, &path));
         assert_eq!(found, expected, "{listener} {authority} {path} {routes:#?}");
     }
 });

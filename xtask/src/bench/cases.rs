@@ -87,7 +87,9 @@ impl Case {
     pub(super) fn wrk(&self) -> Option<Wrk> {
         let (connections, path, close, routes) = match self.what {
             What::Small { connections, routes } => (connections, "/".to_owned(), false, routes),
-            What::Down { body, connections } => (connections, format!("/bodies/{}", BODIES[body].0), false, 0),
+            What::Down { body, connections } => {
+                (connections, format!("/bodies/{}", BODIES[body].0), false, 0)
+            }
             What::Fresh { connections } => (connections, "/".to_owned(), true, 0),
             What::Beside { connections } => (connections, "/".to_owned(), false, 0),
             What::Handshake { resumed, connections } => return Some(Wrk::handshakes(connections, resumed)),
@@ -122,7 +124,8 @@ impl Case {
         }
     }
 
-    /// Rounds that a process lives: its luck with memory lasts as long as itself, so several lives make a better median.
+    /// Rounds that a process lives: its luck with memory lasts as long as itself, so several lives make a
+    /// better median.
     pub(super) const fn rounds_a_life(&self) -> usize {
         match self.what {
             What::Idle => 1,
@@ -198,16 +201,29 @@ pub(super) fn all() -> Vec<Case> {
 /// Those over TLS, and a plain connection for each request, of which handshakes are what is beyond.
 pub(super) fn tls() -> Vec<Case> {
     let of_servers = || of(&[Kind::Sluice, Kind::Nginx, Kind::Haproxy]);
-    let case =
-        |name: &str, title: &str, what| Case { name: name.into(), title: title.into(), what, tls: true, entrants: of_servers() };
+    let case = |name: &str, title: &str, what| Case {
+        name: name.into(),
+        title: title.into(),
+        what,
+        tls: true,
+        entrants: of_servers(),
+    };
     let handshake = |resumed| What::Handshake { resumed, connections: 16 };
     let probe = |storm| What::Probe { storm, connections: 64 };
     vec![
         fresh(),
         case("tls-full", "a full handshake for each request, 16 at a time", handshake(false)),
         case("tls-resumed", "a resumed handshake for each request, 16 at a time", handshake(true)),
-        case("tls-small-64", "small response over TLS, 64 connections", What::Small { connections: 64, routes: 0 }),
-        case("tls-small-256", "small response over TLS, 256 connections", What::Small { connections: 256, routes: 0 }),
+        case(
+            "tls-small-64",
+            "small response over TLS, 64 connections",
+            What::Small { connections: 64, routes: 0 },
+        ),
+        case(
+            "tls-small-256",
+            "small response over TLS, 256 connections",
+            What::Small { connections: 256, routes: 0 },
+        ),
         case("tls-down-1m", "1 MiB down over TLS, 16 connections", What::Down { body: 1, connections: 16 }),
         case("tls-idle", "memory of idle connections over TLS", What::Idle),
         case("tls-quiet", "1,000 requests/s over 64 established connections", probe(false)),
@@ -293,10 +309,9 @@ pub(super) fn peers(names: &[String]) -> Result<Vec<Kind>, String> {
     names
         .iter()
         .map(|name| {
-            Kind::PEERS
-                .into_iter()
-                .find(|kind| kind.name() == name)
-                .ok_or_else(|| format!("no peer is called {name}; there are: {}", Kind::PEERS.map(Kind::name).join(", ")))
+            Kind::PEERS.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+                format!("no peer is called {name}; there are: {}", Kind::PEERS.map(Kind::name).join(", "))
+            })
         })
         .collect()
 }
@@ -343,6 +358,9 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), cases.len());
-        assert_eq!((thousands(7), thousands(15_000), thousands(1_234_567)), ("7".into(), "15,000".into(), "1,234,567".into()));
+        assert_eq!(
+            (thousands(7), thousands(15_000), thousands(1_234_567)),
+            ("7".into(), "15,000".into(), "1,234,567".into())
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Bar charts as SVG: groups of horizontal bars, each with a whisker from least to most and its median in figures. Colours hold on light
-//! and dark ground.
+//! Bar charts as SVG: groups of horizontal bars, each with a whisker from least to most and its median in
+//! figures. Colours hold on light and dark ground.
 
 use std::fmt::Write;
 
@@ -37,30 +37,43 @@ const GROUP_GAP: f64 = 14.0;
 
 /// By name, so that a proxy looks the same in every chart.
 fn colour(name: &str) -> &'static str {
-    let colours =
-        [("sluice", "#2f81f7"), ("nginx", "#3fa45b"), ("haproxy", "#d29922"), ("envoy", "#b76ad6"), ("pingora", "#e5534b")];
+    let colours = [
+        ("sluice", "#2f81f7"),
+        ("nginx", "#3fa45b"),
+        ("haproxy", "#d29922"),
+        ("envoy", "#b76ad6"),
+        ("pingora", "#e5534b"),
+    ];
     colours.iter().find(|(start, _)| name.starts_with(start)).map_or("#8b949e", |&(_, colour)| colour)
 }
 
-const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#24292f}.t{font-size:15px;font-weight:600}.g{font-weight:600}\
+const STYLE: &str = "text{font:13px \
+    system-ui,sans-serif;fill:#24292f}.t{font-size:15px;font-weight:600}.g{font-weight:600}\
     .s{fill:#6e7781;font-size:11px}.grid{stroke:#8b949e;stroke-opacity:.3}.w{stroke:#24292f;stroke-width:1.3}\
     @media(prefers-color-scheme:dark){text{fill:#d1d7e0}.s{fill:#9198a1}.w{stroke:#d1d7e0}}";
 
 impl Chart {
     /// None of nothing.
     pub(super) fn svg(&self) -> Option<String> {
-        let values: Vec<f64> = self.groups.iter().flat_map(|group| &group.bars).map(|bar| bar.value.max).collect();
+        let values: Vec<f64> =
+            self.groups.iter().flat_map(|group| &group.bars).map(|bar| bar.value.max).collect();
         if values.is_empty() {
             return None;
         }
         let scale = Scale::new(&self.all_values(), self.logarithmic);
-        let bottom = HEAD + self.groups.iter().map(|group| GROUP_HEAD + group.bars.len() as f64 * STEP + GROUP_GAP).sum::<f64>();
+        let bottom = HEAD
+            + self
+                .groups
+                .iter()
+                .map(|group| GROUP_HEAD + group.bars.len() as f64 * STEP + GROUP_GAP)
+                .sum::<f64>();
         let mut svg = String::new();
         let (width, height) = (WIDTH, bottom + 26.0);
         let title = escape(&self.title);
         let _ = writeln!(
             svg,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\" aria-label=\"{title}\">\n\
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
+             height=\"{height}\" role=\"img\" aria-label=\"{title}\">\n\
              <style>{STYLE}</style>\n<text class=\"t\" x=\"12\" y=\"22\">{title}</text>\n\
              <text class=\"s\" x=\"12\" y=\"39\">{}; median, whisker from least to most round{}</text>",
             escape(&self.unit),
@@ -70,14 +83,20 @@ impl Chart {
             let x = scale.x(*tick);
             let _ = writeln!(
                 svg,
-                "<line class=\"grid\" x1=\"{x:.1}\" y1=\"{HEAD}\" x2=\"{x:.1}\" y2=\"{bottom:.1}\"/><text class=\"s\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                "<line class=\"grid\" x1=\"{x:.1}\" y1=\"{HEAD}\" x2=\"{x:.1}\" y2=\"{bottom:.1}\"/><text \
+                 class=\"s\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
                 bottom + 15.0,
                 number(*tick)
             );
         }
         let mut y = HEAD;
         for group in &self.groups {
-            let _ = writeln!(svg, "<text class=\"g\" x=\"12\" y=\"{:.1}\">{}</text>", y + 15.0, escape(&group.title));
+            let _ = writeln!(
+                svg,
+                "<text class=\"g\" x=\"12\" y=\"{:.1}\">{}</text>",
+                y + 15.0,
+                escape(&group.title)
+            );
             y += GROUP_HEAD;
             for bar in &group.bars {
                 draw(&mut svg, bar, y, &scale);
@@ -102,7 +121,8 @@ fn draw(svg: &mut String, bar: &Bar, y: f64, scale: &Scale) {
         svg,
         "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
          <rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{}\"/>\
-         <path class=\"w\" fill=\"none\" d=\"M{low:.1} {middle:.1}H{high:.1}M{low:.1} {:.1}v8M{high:.1} {:.1}v8\"/>\
+         <path class=\"w\" fill=\"none\" d=\"M{low:.1} {middle:.1}H{high:.1}M{low:.1} {:.1}v8M{high:.1} \
+         {:.1}v8\"/>\
          <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
         LEFT - 8.0,
         middle + 4.5,
@@ -154,7 +174,11 @@ impl Scale {
 /// The next of 1, 2, 5, 10, 20, …
 fn step(at_least: f64) -> f64 {
     let power = 10f64.powf(at_least.log10().floor());
-    [1.0, 2.0, 5.0].into_iter().map(|factor| factor * power).find(|step| *step >= at_least).unwrap_or(10.0 * power)
+    [1.0, 2.0, 5.0]
+        .into_iter()
+        .map(|factor| factor * power)
+        .find(|step| *step >= at_least)
+        .unwrap_or(10.0 * power)
 }
 
 /// Three digits or so.
@@ -200,9 +224,14 @@ mod tests {
 
     #[test]
     fn scales_hold_their_values() {
-        for (values, logarithmic) in [(vec![0.3, 7.0, 19.0], false), (vec![500.0, 90_000.0], true), (vec![10.0, 10.0], true)] {
+        for (values, logarithmic) in
+            [(vec![0.3, 7.0, 19.0], false), (vec![500.0, 90_000.0], true), (vec![10.0, 10.0], true)]
+        {
             let scale = Scale::new(&values, logarithmic);
-            assert!(values.iter().all(|value| *value >= scale.low && *value <= scale.high * 1.000_001), "{values:?}");
+            assert!(
+                values.iter().all(|value| *value >= scale.low && *value <= scale.high * 1.000_001),
+                "{values:?}"
+            );
             assert!(scale.ticks.len() >= 2 && scale.ticks.len() < 12, "{:?}", scale.ticks);
             assert!(scale.x(values[0]) <= scale.x(values[1]));
         }

@@ -1,5 +1,6 @@
-//! `--compare BINARY`: a given Sluice and the freshly built one in short interleaved slices, for who changes the data path. Both are
-//! started anew every few rounds, since a process's luck with memory lasts as long as the process.
+//! `--compare BINARY`: a given Sluice and the freshly built one in short interleaved slices, for who changes
+//! the data path. Both are started anew every few rounds, since a process's luck with memory lasts as long as
+//! the process.
 
 use std::io::{IsTerminal, Write};
 
@@ -22,7 +23,8 @@ pub(super) fn compare(
     (rounds, seconds): (usize, f64),
 ) -> Result<(), String> {
     for case in cases {
-        let wrk = case.wrk().ok_or_else(|| format!("--compare knows cases of requests, not {}", case.name))?;
+        let wrk =
+            case.wrk().ok_or_else(|| format!("--compare knows cases of requests, not {}", case.name))?;
         let rounds = measure_case(stage, origin, programs, &wrk, (rounds, seconds), &case.name)?;
         print(&case.name, programs, &rounds);
     }
@@ -80,7 +82,9 @@ fn print(case: &str, programs: &[Program], rounds: &[Vec<Figures>]) {
         "  {:<8}  {:>26}  {:>11}  {:>9}  {:>8}  {:>11}",
         "", "CPU µs/request (min–max)", "requests/s", "load core", "enters", "completions"
     );
-    let median = |at: usize, figure: &str| spread(&column(&rounds[at], figure)).map_or(f64::NAN, |spread| spread.median);
+    let median = |at: usize, figure: &str| {
+        spread(&column(&rounds[at], figure)).map_or(f64::NAN, |spread| spread.median)
+    };
     for (at, program) in programs.iter().enumerate() {
         let Some(cpu) = spread(&column(&rounds[at], CPU_US)) else { continue };
         let shown = format!("{:.3} ({:.2}–{:.2})", cpu.median, cpu.min, cpu.max);

@@ -1,4 +1,5 @@
-//! What the kernel knows about a process tree and a core: time on the processor, memory, and how busy a core is.
+//! What the kernel knows about a process tree and a core: time on the processor, memory, and how busy a core
+//! is.
 
 use std::fs;
 use std::time::Duration;
@@ -12,7 +13,8 @@ pub(super) fn tree(pid: u32) -> Vec<u32> {
     let mut at = 0;
     while at < found.len() {
         for thread in numbers(&format!("/proc/{}/task", found[at])) {
-            let children = fs::read_to_string(format!("/proc/{}/task/{thread}/children", found[at])).unwrap_or_default();
+            let children =
+                fs::read_to_string(format!("/proc/{}/task/{thread}/children", found[at])).unwrap_or_default();
             found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
         }
         at += 1;
@@ -25,8 +27,9 @@ fn numbers(folder: &str) -> Vec<u32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Microseconds on the processor of a tree's living processes, user and system, ended threads included: each process's CPU clock, which
-/// counts nanoseconds up to this instant. schedstat would be as fine, but lags behind a running thread by up to a tick.
+/// Microseconds on the processor of a tree's living processes, user and system, ended threads included: each
+/// process's CPU clock, which counts nanoseconds up to this instant. schedstat would be as fine, but lags
+/// behind a running thread by up to a tick.
 pub(super) fn micros(pids: &[u32]) -> Result<f64, String> {
     let mut sum = 0.0;
     for &pid in pids {
@@ -108,7 +111,9 @@ mod tests {
     #[test]
     fn kernel_files_are_read() {
         assert_eq!(
-            pss_bytes("563736a32000-7ffd3a918000 ---p 0 0 0 [rollup]\nRss: 9 kB\nPss:    1108 kB\nPss_Anon: 1 kB\n"),
+            pss_bytes(
+                "563736a32000-7ffd3a918000 ---p 0 0 0 [rollup]\nRss: 9 kB\nPss:    1108 kB\nPss_Anon: 1 kB\n"
+            ),
             Some(1108 * 1024)
         );
         assert_eq!(pss_bytes("Rss: 9 kB\n"), None);
@@ -134,7 +139,9 @@ mod tests {
         let mut sent = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut sent.1, &[7; 3000]).unwrap();
         std::io::Read::read_exact(&mut sent.0, &mut [0; 3000]).unwrap();
-        assert!(bytes_read(pids[0]).unwrap() >= read + 3000 && bytes_written(pids[0]).unwrap() >= written + 3000);
+        assert!(
+            bytes_read(pids[0]).unwrap() >= read + 3000 && bytes_written(pids[0]).unwrap() >= written + 3000
+        );
         assert!(micros(&[(1 << 22) + 1]).is_err(), "beyond the largest process id");
     }
 }

@@ -1,5 +1,5 @@
-//! Where the measurements must get to, judged from the results: which goals are met, which are missed and by how much, and which were not
-//! measured.
+//! Where the measurements must get to, judged from the results: which goals are met, which are missed and by
+//! how much, and which were not measured.
 
 use super::cases::{AGAIN, GUARDED, RATES, beside_idle, thousands};
 use super::measure::{CPU_MS_PER_GIB, CPU_US, IDLE_BYTES, P99, P999};
@@ -79,10 +79,18 @@ pub(super) fn judge(results: &Results) -> Vec<Goal> {
     goals.extend(RATES.map(|rate| tail(results, rate)));
     for (name, factor, state) in [("sluice", 0.9, "guard off"), (GUARDED, 1.1, "guard on")] {
         let what = format!("CPU per fresh connection, {state}");
-        goals.push(Goal::new(&what, &format!("≤ {factor:.1} × the best peer"), by_best(results, "fresh", name, CPU_US, factor)));
+        goals.push(Goal::new(
+            &what,
+            &format!("≤ {factor:.1} × the best peer"),
+            by_best(results, "fresh", name, CPU_US, factor),
+        ));
     }
-    for (name, shown) in [("down-1m", "1 MiB down"), ("up-1m", "1 MiB up"), ("down-64m", "64 MiB down"), ("up-64m", "64 MiB up")]
-    {
+    for (name, shown) in [
+        ("down-1m", "1 MiB down"),
+        ("up-1m", "1 MiB up"),
+        ("down-64m", "64 MiB down"),
+        ("up-64m", "64 MiB up"),
+    ] {
         let measured = by_best(results, name, "sluice", CPU_MS_PER_GIB, 0.9);
         goals.push(Goal::new(&format!("CPU per GiB, {shown}"), "≤ 0.9 × the best peer", measured));
     }
@@ -97,7 +105,11 @@ pub(super) fn judge(results: &Results) -> Vec<Goal> {
 fn tls(results: &Results, goals: &mut Vec<Goal>) {
     for (name, shown, factor) in [("tls-full", "full", 0.65), ("tls-resumed", "resumed", 0.5)] {
         let goal = format!("≤ {factor:.2} × the best of nginx and haproxy");
-        goals.push(Goal::new(&format!("CPU of a {shown} handshake"), &goal, handshake(results, name, factor)));
+        goals.push(Goal::new(
+            &format!("CPU of a {shown} handshake"),
+            &goal,
+            handshake(results, name, factor),
+        ));
     }
     for connections in [64, 256] {
         let measured = by_best(results, &format!("tls-small-{connections}"), "sluice", CPU_US, 0.8);
@@ -112,11 +124,16 @@ fn tls(results: &Results, goals: &mut Vec<Goal>) {
     });
     goals.push(Goal::new("idle connection over TLS, memory of ours", "≤ 5 KiB", measured));
     let measured = case(results, "tls-quiet").and_then(|quiet| {
-        let (quiet, storm) = (median(quiet, "sluice", P99)?, median(case(results, "tls-storm")?, "sluice", P99)?);
+        let (quiet, storm) =
+            (median(quiet, "sluice", P99)?, median(case(results, "tls-storm")?, "sluice", P99)?);
         let value = storm / quiet;
         Ok(Measured { shown: format!("{storm:.0} / {quiet:.0} µs = {value:.2}"), value, limit: 3.0 })
     });
-    goals.push(Goal::new("p99 of 64 established sessions in a storm of handshakes", "≤ 3 × without it", measured));
+    goals.push(Goal::new(
+        "p99 of 64 established sessions in a storm of handshakes",
+        "≤ 3 × without it",
+        measured,
+    ));
 }
 
 fn handshake(results: &Results, name: &str, factor: f64) -> Result<Measured, String> {
@@ -127,7 +144,11 @@ fn handshake(results: &Results, name: &str, factor: f64) -> Result<Measured, Str
     let best = theirs.min_by(|one, other| one.0.total_cmp(&other.0));
     let (theirs, peer) = best.ok_or("neither nginx nor haproxy has a figure")?;
     let value = ours / theirs;
-    Ok(Measured { shown: format!("{} / {} µs ({peer}) = {value:.3}", short(ours), short(theirs)), value, limit: factor })
+    Ok(Measured {
+        shown: format!("{} / {} µs ({peer}) = {value:.3}", short(ours), short(theirs)),
+        value,
+        limit: factor,
+    })
 }
 
 fn case<'a>(results: &'a Results, name: &str) -> Result<&'a CaseResult, String> {
@@ -145,7 +166,11 @@ fn noise(results: &Results) -> Goal {
     let measured = case(results, "small-64").and_then(|case| {
         let (one, other) = (median(case, "sluice", CPU_US)?, median(case, AGAIN, CPU_US)?);
         let value = (one / other - 1.0).abs();
-        Ok(Measured { shown: format!("{one:.2} and {other:.2} µs: {:.1} %", value * 100.0), value, limit: 0.03 })
+        Ok(Measured {
+            shown: format!("{one:.2} and {other:.2} µs: {:.1} %", value * 100.0),
+            value,
+            limit: 0.03,
+        })
     });
     Goal::new("noise: one binary twice, 64 connections", "medians differ by < 3 %", measured)
 }
@@ -171,11 +196,21 @@ fn small(results: &Results, connections: usize, goals: &mut Vec<Goal>) {
 fn by_one(case: &CaseResult, name: &str, other: &str, figure: &str, factor: f64) -> Result<Measured, String> {
     let (ours, theirs) = (median(case, name, figure)?, median(case, other, figure)?);
     let value = ours / theirs;
-    Ok(Measured { shown: format!("{} / {} ({other}) = {value:.3}", short(ours), short(theirs)), value, limit: factor })
+    Ok(Measured {
+        shown: format!("{} / {} ({other}) = {value:.3}", short(ours), short(theirs)),
+        value,
+        limit: factor,
+    })
 }
 
 /// Of the better of Debian's two.
-fn by_best(results: &Results, case_name: &str, name: &str, figure: &str, factor: f64) -> Result<Measured, String> {
+fn by_best(
+    results: &Results,
+    case_name: &str,
+    name: &str,
+    figure: &str,
+    factor: f64,
+) -> Result<Measured, String> {
     let case = case(results, case_name)?;
     let (best, _) = case.best(&DEBIANS, figure).ok_or("neither nginx nor haproxy has a figure")?;
     by_one(case, name, best, figure, factor)
@@ -191,7 +226,8 @@ fn tail(results: &Results, rate: u64) -> Goal {
     let measured = case(results, &format!("rate-{rate}")).and_then(|case| {
         let ours = median(case, "sluice", P999)?;
         let (best, theirs) = case.best(&DEBIANS, P999).ok_or("neither nginx nor haproxy has a figure")?;
-        let shown = format!("{ours:.0} µs; {best} {:.0} ({:.0}–{:.0})", theirs.median, theirs.min, theirs.max);
+        let shown =
+            format!("{ours:.0} µs; {best} {:.0} ({:.0}–{:.0})", theirs.median, theirs.min, theirs.max);
         Ok(Measured { shown, value: ours, limit: theirs.max })
     });
     let figure = format!("p99.9 at {} requests/s", thousands(rate));
@@ -221,7 +257,8 @@ fn xdp(results: &Results, goals: &mut Vec<Goal>) {
 }
 
 fn beside(results: &Results) -> Goal {
-    let measured = case(results, "beside-idle").and_then(|case| by_one(case, &beside_idle(Kind::Sluice), "sluice", CPU_US, 1.05));
+    let measured = case(results, "beside-idle")
+        .and_then(|case| by_one(case, &beside_idle(Kind::Sluice), "sluice", CPU_US, 1.05));
     Goal::new("CPU per request, 64 busy beside 15,000 idle", "≤ 1.05 × the same without them", measured)
 }
 
@@ -239,7 +276,11 @@ mod tests {
         let results = results(vec![of("fresh", 20.0, 30.0, 10.0), of("tls-full", 70.0, 130.0, 100.0)]);
         let measured = handshake(&results, "tls-full", 0.65).unwrap_or_else(|error| panic!("{error}"));
         // 50 against nginx' 100 and haproxy's 90.
-        assert!((measured.value - 50.0 / 90.0).abs() < 1e-9 && measured.shown.contains("haproxy"), "{}", measured.shown);
+        assert!(
+            (measured.value - 50.0 / 90.0).abs() < 1e-9 && measured.shown.contains("haproxy"),
+            "{}",
+            measured.shown
+        );
         assert!(handshake(&results, "tls-resumed", 0.5).is_err_and(|reason| reason.ends_with(NOT_RUN)));
     }
 
@@ -299,7 +340,8 @@ mod tests {
 
     #[test]
     fn the_tail_may_be_as_bad_as_the_best_peers_worst_round() {
-        let peers: [(&str, &[f64]); 2] = [("nginx", &[300.0, 320.0, 420.0]), ("haproxy", &[400.0, 500.0, 900.0])];
+        let peers: [(&str, &[f64]); 2] =
+            [("nginx", &[300.0, 320.0, 420.0]), ("haproxy", &[400.0, 500.0, 900.0])];
         for (ours, met) in [(410.0, true), (421.0, false)] {
             let entries: &[(&str, &[f64])] = &[("sluice", &[ours]), peers[0], peers[1]];
             let goals = judge(&results(vec![case("rate-2000", P999, entries)]));
@@ -328,8 +370,11 @@ mod tests {
             above_floor_ns,
             goal_ns,
         };
-        results.xdp.lines =
-            vec![line("floor", 0.0, None), line("established", 24.0, Some(25.0)), line("SYN", 300.0, Some(250.0))];
+        results.xdp.lines = vec![
+            line("floor", 0.0, None),
+            line("established", 24.0, Some(25.0)),
+            line("SYN", 300.0, Some(250.0)),
+        ];
         let goals = judge(&results);
         assert_eq!(row(&goals, "established", "25").is_met(), Some(true));
         assert_eq!(row(&goals, "SYN", "250").verdict(), "**missed by 20 %**");

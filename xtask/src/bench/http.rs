@@ -1,5 +1,5 @@
-//! As much HTTP as the harness itself speaks: asking whether a proxy answers, what the origin has served, what /metrics says, and a sink
-//! for request bodies.
+//! As much HTTP as the harness itself speaks: asking whether a proxy answers, what the origin has served,
+//! what /metrics says, and a sink for request bodies.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -88,8 +88,8 @@ pub(super) fn metric(text: &str, name: &str) -> Option<u64> {
     (!values.is_empty()).then(|| values.iter().sum())
 }
 
-/// Takes request bodies of known length and answers once they are complete, which nginx's `return` would do at their beginning. A thread
-/// for each connection, which lives as long as the proxy keeps it.
+/// Takes request bodies of known length and answers once they are complete, which nginx's `return` would do
+/// at their beginning. A thread for each connection, which lives as long as the proxy keeps it.
 pub(super) fn start_sink() -> Result<SocketAddr, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| format!("sink: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("sink: {error}"))?;
@@ -101,7 +101,8 @@ pub(super) fn start_sink() -> Result<SocketAddr, String> {
     Ok(address)
 }
 
-/// Until the other side ends, or sends what is not understood: then the connection closes and the measurement sees an error.
+/// Until the other side ends, or sends what is not understood: then the connection closes and the measurement
+/// sees an error.
 fn swallow(mut stream: TcpStream) {
     let mut received = Vec::new();
     let mut space = vec![0; 256 << 10];
@@ -142,10 +143,12 @@ mod tests {
 
     #[test]
     fn what_the_origin_and_sluice_say_is_read() {
-        let status = "Active connections: 2 \nserver accepts handled requests\n 16 17 3107 \nReading: 0 Writing: 1 Waiting: 1 \n";
+        let status = "Active connections: 2 \nserver accepts handled requests\n 16 17 3107 \n\
+            Reading: 0 Writing: 1 Waiting: 1 \n";
         assert_eq!(requests_in_stub_status(status), Some(3107));
         assert_eq!(requests_in_stub_status("hello"), None);
-        let metrics = "# TYPE a counter\na_total{worker=\"0\"} 3\na_total{worker=\"1\"} 4\na_total_more 9\n# EOF\n";
+        let metrics =
+            "# TYPE a counter\na_total{worker=\"0\"} 3\na_total{worker=\"1\"} 4\na_total_more 9\n# EOF\n";
         assert_eq!(metric(metrics, "a_total"), Some(7));
         assert_eq!(metric(metrics, "b_total"), None);
     }

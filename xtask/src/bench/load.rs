@@ -28,7 +28,8 @@ pub(super) struct Wrk {
     pub(super) routes: usize,
     /// With one version, suite and group alone.
     pub(super) tls: bool,
-    /// Not wrk but `tlsload`, whose every request begins with a handshake: whether it goes on with an earlier session.
+    /// Not wrk but `tlsload`, whose every request begins with a handshake: whether it goes on with an earlier
+    /// session.
     pub(super) handshakes: Option<bool>,
 }
 
@@ -47,12 +48,14 @@ struct WrkReport {
 
 impl WrkReport {
     fn parse(output: &str) -> Result<Self, String> {
-        let line = output.lines().find(|line| line.starts_with('{')).ok_or_else(|| format!("wrk said: {output}"))?;
+        let line =
+            output.lines().find(|line| line.starts_with('{')).ok_or_else(|| format!("wrk said: {output}"))?;
         let report: Self = serde_json::from_str(line).map_err(|error| format!("wrk said {line}: {error}"))?;
         let Self { connect, read, write, status, timeout, .. } = report;
         if connect + read + write + status + timeout > 0 {
             return Err(format!(
-                "wrk saw errors: {connect} at connect, {read} at read, {write} at write, {timeout} timeouts, {status} status not 2xx"
+                "wrk saw errors: {connect} at connect, {read} at read, {write} at write, {timeout} timeouts, \
+                 {status} status not 2xx"
             ));
         }
         Ok(report)
@@ -63,7 +66,8 @@ impl WrkReport {
 const WRK_SECONDS: u64 = 120;
 
 /// What OpenSSL is held to.
-const OPENSSL_CONF: &str = "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = only\n[only]\nMinProtocol = TLSv1.3\n\
+const OPENSSL_CONF: &str = "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = only\n\
+    [only]\nMinProtocol = TLSv1.3\n\
     Ciphersuites = TLS_AES_128_GCM_SHA256\nGroups = X25519\n";
 
 impl Wrk {
@@ -74,12 +78,20 @@ impl Wrk {
 
     pub(super) fn start(&self, stage: &Stage, target: SocketAddr) -> Result<Process, String> {
         if let Some(resumed) = self.handshakes {
-            let command = tlsload(target, "fresh", &["--connections", &self.connections.to_string()], resumed)?;
+            let command =
+                tlsload(target, "fresh", &["--connections", &self.connections.to_string()], resumed)?;
             return Ok(stage.start("tlsload", LOAD_CPU, &command, Pipes::Out)?.ended_by(Signal::SIGINT));
         }
         let mut command = Command::new("wrk");
         command
-            .args(["-t1", &format!("-c{}", self.connections), &format!("-d{WRK_SECONDS}s"), "--timeout", "20s", "-s"])
+            .args([
+                "-t1",
+                &format!("-c{}", self.connections),
+                &format!("-d{WRK_SECONDS}s"),
+                "--timeout",
+                "20s",
+                "-s",
+            ])
             .arg(machine::root().join("benches/peers/wrk.lua"))
             .env("ROUTES", self.routes.to_string());
         if self.close {
@@ -116,7 +128,8 @@ fn tlsload(target: SocketAddr, mode: &str, more: &[&str], resume: bool) -> Resul
     Ok(command)
 }
 
-/// Latencies over established TLS connections, in peace or beside a storm of full handshakes with what the probe leaves of the load's core.
+/// Latencies over established TLS connections, in peace or beside a storm of full handshakes with what the
+/// probe leaves of the load's core.
 pub(super) fn probe(
     stage: &Stage,
     target: SocketAddr,
@@ -133,12 +146,14 @@ pub(super) fn probe(
         None
     };
     let (connections, seconds_said) = (connections.to_string(), seconds.to_string());
-    let command = tlsload(target, "probe", &["--connections", &connections, "--seconds", &seconds_said], false)?;
+    let command =
+        tlsload(target, "probe", &["--connections", &connections, "--seconds", &seconds_said], false)?;
     let output = stage.run("probe", Duration::from_secs(seconds) + GRACE, &command)?;
     if let Some(process) = storming {
         process.ask_to_end();
         let output = stage.finish(process, GRACE)?;
-        WrkReport::parse(&String::from_utf8_lossy(&output.stdout)).map_err(|error| format!("storm: {error}"))?;
+        WrkReport::parse(&String::from_utf8_lossy(&output.stdout))
+            .map_err(|error| format!("storm: {error}"))?;
     }
     parse_arrivals(&String::from_utf8_lossy(&output.stdout))
         .map_err(|error| format!("{error}\n{}", String::from_utf8_lossy(&output.stderr).trim_end()))
@@ -153,11 +168,18 @@ pub(super) struct Upload<'a> {
 
 impl Upload<'_> {
     /// For at least so long.
-    pub(super) fn start(&self, stage: &Stage, target: SocketAddr, duration: Duration) -> Result<Process, String> {
+    pub(super) fn start(
+        &self,
+        stage: &Stage,
+        target: SocketAddr,
+        duration: Duration,
+    ) -> Result<Process, String> {
         // Whole seconds, and some to begin.
         let seconds = (duration.as_secs_f64() + 0.2).ceil();
         let mut command = Command::new("h2load");
-        command.args(["--h1", "-t1", &format!("-c{}", self.connections), &format!("-D{seconds}"), "-d"]).arg(self.file);
+        command
+            .args(["--h1", "-t1", &format!("-c{}", self.connections), &format!("-D{seconds}"), "-d"])
+            .arg(self.file);
         command.arg(format!("http://{target}/upload"));
         stage.start("h2load", LOAD_CPU, &command, Pipes::Out)
     }
@@ -213,8 +235,10 @@ pub(super) fn arrivals(
 }
 
 fn parse_arrivals(text: &str) -> Result<Arrivals, String> {
-    let line = text.lines().find(|line| line.starts_with('{')).ok_or_else(|| format!("arrivals said: {text}"))?;
-    let report: Arrivals = serde_json::from_str(line).map_err(|error| format!("arrivals said {line}: {error}"))?;
+    let line =
+        text.lines().find(|line| line.starts_with('{')).ok_or_else(|| format!("arrivals said: {text}"))?;
+    let report: Arrivals =
+        serde_json::from_str(line).map_err(|error| format!("arrivals said {line}: {error}"))?;
     if report.errors > 0 || report.completed < report.scheduled {
         return Err(format!(
             "arrivals: {} scheduled, {} completed, {} errors",
@@ -230,7 +254,8 @@ pub(super) fn tool(name: &str) -> Result<PathBuf, String> {
     if path.exists() { Ok(path) } else { Err(format!("benches has no binary `{name}`")) }
 }
 
-/// Connections that are open and do nothing, held by processes of their own: each may only have so many descriptors.
+/// Connections that are open and do nothing, held by processes of their own: each may only have so many
+/// descriptors.
 pub(super) struct Held {
     holders: Vec<Holder>,
 }
@@ -242,7 +267,12 @@ struct Holder {
 
 impl Holder {
     /// Each has a source address of its own: the ports of one would run out beyond 28,000 connections.
-    fn start(stage: &Stage, target: SocketAddr, (count, tls): (usize, bool), number: usize) -> Result<Self, String> {
+    fn start(
+        stage: &Stage,
+        target: SocketAddr,
+        (count, tls): (usize, bool),
+        number: usize,
+    ) -> Result<Self, String> {
         let command = if tls {
             tlsload(target, "idle", &["--count", &count.to_string()], false)?
         } else {
@@ -275,13 +305,19 @@ struct Alive {
     alive: usize,
 }
 
-/// Connections that one process holds at most. Small enough that what a proxy accepts before it refuses is known to so many.
+/// Connections that one process holds at most. Small enough that what a proxy accepts before it refuses is
+/// known to so many.
 const PER_HOLDER: usize = 2_500;
 
 impl Held {
-    /// Opens them, each with one request first; returns with how many are really open, which may be fewer: where the proxy refuses one, its
-    /// holder gives up and all of that holder are missing.
-    pub(super) fn open(stage: &Stage, target: SocketAddr, count: usize, tls: bool) -> Result<(Self, usize), String> {
+    /// Opens them, each with one request first; returns with how many are really open, which may be fewer:
+    /// where the proxy refuses one, its holder gives up and all of that holder are missing.
+    pub(super) fn open(
+        stage: &Stage,
+        target: SocketAddr,
+        count: usize,
+        tls: bool,
+    ) -> Result<(Self, usize), String> {
         let mut held = Self { holders: Vec::new() };
         let mut open = 0;
         while open < count {
@@ -289,7 +325,8 @@ impl Held {
             held.holders.push(Holder::start(stage, target, (part, tls), held.holders.len() + 1)?);
             match held.next_line(stage, Duration::from_secs(60)) {
                 Ok(line) => {
-                    let ready: Ready = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
+                    let ready: Ready =
+                        serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
                     open += ready.ready;
                     if ready.ready < part {
                         break;
@@ -316,7 +353,9 @@ impl Held {
             match holder.lines.recv_timeout(step) {
                 Ok(line) => return Ok(line),
                 Err(mpsc::RecvTimeoutError::Timeout) if waited < within => waited += step,
-                Err(mpsc::RecvTimeoutError::Timeout) => return Err(format!("hold was silent for {} s", within.as_secs())),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(format!("hold was silent for {} s", within.as_secs()));
+                }
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return Err(format!("hold ended:\n{}", holder.process.last_words()));
                 }
@@ -330,7 +369,8 @@ impl Held {
         while let Some(holder) = self.holders.last_mut() {
             drop(holder.process.child.stdin.take());
             let line = self.next_line(stage, Duration::from_secs(30))?;
-            let end: Alive = serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
+            let end: Alive =
+                serde_json::from_str(&line).map_err(|error| format!("hold said {line}: {error}"))?;
             alive += end.alive;
             self.holders.pop();
         }
@@ -344,11 +384,18 @@ mod tests {
 
     #[test]
     fn wrk_is_understood_and_its_errors_are_errors() {
-        let fine = "Running 1s test\n{\"requests\":5,\"connect\":0,\"read\":0,\"write\":0,\"status\":0,\"timeout\":0}\n";
+        let fine = "Running 1s test\n\
+            {\"requests\":5,\"connect\":0,\"read\":0,\"write\":0,\"status\":0,\"timeout\":0}\n";
         assert_eq!(WrkReport::parse(fine).unwrap().requests, 5);
-        for (part, broken) in [("\"read\":0", "\"read\":2"), ("\"status\":0", "\"status\":1"), ("\"timeout\":0", "\"timeout\":1")]
-        {
-            assert!(WrkReport::parse(&fine.replace(part, broken)).unwrap_err().contains("wrk saw errors"), "{broken}");
+        for (part, broken) in [
+            ("\"read\":0", "\"read\":2"),
+            ("\"status\":0", "\"status\":1"),
+            ("\"timeout\":0", "\"timeout\":1"),
+        ] {
+            assert!(
+                WrkReport::parse(&fine.replace(part, broken)).unwrap_err().contains("wrk saw errors"),
+                "{broken}"
+            );
         }
         assert!(WrkReport::parse("unable to connect").unwrap_err().contains("unable to connect"));
     }
@@ -367,7 +414,10 @@ mod tests {
             ("100 2xx, 0 3xx", "99 2xx, 1 3xx"),
             ("100 done, 100 succeeded", "0 done, 0 succeeded"),
         ] {
-            assert!(judge_upload(&H2LOAD.replace(part, broken)).unwrap_err().starts_with("h2load: requests"), "{broken}");
+            assert!(
+                judge_upload(&H2LOAD.replace(part, broken)).unwrap_err().starts_with("h2load: requests"),
+                "{broken}"
+            );
         }
     }
 

@@ -1,5 +1,5 @@
-//! One round of one proxy: load it, take the kernel's figures between two instants of that load, and give back numbers per request,
-//! connection or GiB. Nothing here compares or judges.
+//! One round of one proxy: load it, take the kernel's figures between two instants of that load, and give
+//! back numbers per request, connection or GiB. Nothing here compares or judges.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,8 @@ use super::stage::{LOAD_CPU, PROXY_CPU, Stage};
 /// One round's numbers by name; the names are below.
 pub(super) type Figures = BTreeMap<&'static str, f64>;
 
-/// Microseconds of the whole process tree for each request (where a connection carries one: for each connection).
+/// Microseconds of the whole process tree for each request (where a connection carries one: for each
+/// connection).
 pub(super) const CPU_US: &str = "cpu_us";
 /// Milliseconds of it for each GiB of body.
 pub(super) const CPU_MS_PER_GIB: &str = "cpu_ms_per_gib";
@@ -87,8 +88,15 @@ fn settling(connections: usize) -> Duration {
     Duration::from_millis(300 + connections as u64 / 2)
 }
 
-/// CPU per request and rate over `seconds` within a longer run of wrk: what connecting and ending cost lies outside.
-pub(super) fn requests(stage: &Stage, origin: &mut Origin, proxy: &Proxy, wrk: &Wrk, seconds: f64) -> Result<Figures, String> {
+/// CPU per request and rate over `seconds` within a longer run of wrk: what connecting and ending cost lies
+/// outside.
+pub(super) fn requests(
+    stage: &Stage,
+    origin: &mut Origin,
+    proxy: &Proxy,
+    wrk: &Wrk,
+    seconds: f64,
+) -> Result<Figures, String> {
     let pids = cpu::tree(proxy.process.pid());
     let process = wrk.start(stage, proxy.address)?;
     stage.sleep(settling(wrk.connections))?;
@@ -143,7 +151,8 @@ fn ring_counters(proxy: &Proxy) -> Result<Option<RingCounters>, String> {
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// CPU per GiB of responses: small bodies by requests, large ones by the bytes that wrk has read between two instants.
+/// CPU per GiB of responses: small bodies by requests, large ones by the bytes that wrk has read between two
+/// instants.
 pub(super) fn downloads(
     stage: &Stage,
     origin: &mut Origin,
@@ -160,13 +169,20 @@ pub(super) fn downloads(
     }
     let pids = cpu::tree(proxy.process.pid());
     let process = wrk.start(stage, proxy.address)?;
-    let carried = window(stage, &pids, settling(wrk.connections), seconds, || cpu::bytes_read(process.pid()))?;
+    let carried =
+        window(stage, &pids, settling(wrk.connections), seconds, || cpu::bytes_read(process.pid()))?;
     wrk.finish(stage, process)?;
     bytes_figures(&carried)
 }
 
 /// CPU per GiB of request bodies: by the bytes that h2load has written between two instants.
-pub(super) fn uploads(stage: &Stage, proxy: &Proxy, file: &Path, connections: usize, seconds: f64) -> Result<Figures, String> {
+pub(super) fn uploads(
+    stage: &Stage,
+    proxy: &Proxy,
+    file: &Path,
+    connections: usize,
+    seconds: f64,
+) -> Result<Figures, String> {
     let pids = cpu::tree(proxy.process.pid());
     let upload = Upload { file, connections };
     let settling = settling(connections);
@@ -201,7 +217,13 @@ fn bytes_figures([first, last]: &[Reading; 2]) -> Result<Figures, String> {
 }
 
 /// Latencies at a fixed rate of arrivals.
-pub(super) fn latency(stage: &Stage, proxy: &Proxy, rate: u64, connections: usize, seconds: f64) -> Result<Figures, String> {
+pub(super) fn latency(
+    stage: &Stage,
+    proxy: &Proxy,
+    rate: u64,
+    connections: usize,
+    seconds: f64,
+) -> Result<Figures, String> {
     let pids = cpu::tree(proxy.process.pid());
     let first = Reading::take(&pids, || Ok(0))?;
     let report = load::arrivals(stage, proxy.address, rate, connections, seconds.ceil() as u64)?;
@@ -218,19 +240,34 @@ pub(super) fn latency(stage: &Stage, proxy: &Proxy, rate: u64, connections: usiz
 }
 
 /// Latencies over established TLS connections.
-pub(super) fn probe(stage: &Stage, proxy: &Proxy, connections: usize, storm: bool, seconds: f64) -> Result<Figures, String> {
+pub(super) fn probe(
+    stage: &Stage,
+    proxy: &Proxy,
+    connections: usize,
+    storm: bool,
+    seconds: f64,
+) -> Result<Figures, String> {
     let pids = cpu::tree(proxy.process.pid());
     let first = Reading::take(&pids, || Ok(0))?;
     let report = load::probe(stage, proxy.address, connections, storm, seconds.ceil() as u64)?;
     let last = Reading::take(&pids, || Ok(report.completed))?;
     let (_, _, mut figures) = last.since(&first);
-    figures.extend([(P50, report.p50_us), (P99, report.p99_us), (P999, report.p999_us), (MAX, report.max_us)]);
+    figures.extend([
+        (P50, report.p50_us),
+        (P99, report.p99_us),
+        (P999, report.p999_us),
+        (MAX, report.max_us),
+    ]);
     Ok(figures)
 }
 
-/// Memory for each of `count` idle connections that have had one request. Where the proxy takes fewer, the number it takes; the
-/// refusing has left its traces then, and another try with a fresh process is due.
-pub(super) fn idle_memory(stage: &Stage, proxy: &Proxy, count: usize) -> Result<Result<Figures, usize>, String> {
+/// Memory for each of `count` idle connections that have had one request. Where the proxy takes fewer, the
+/// number it takes; the refusing has left its traces then, and another try with a fresh process is due.
+pub(super) fn idle_memory(
+    stage: &Stage,
+    proxy: &Proxy,
+    count: usize,
+) -> Result<Result<Figures, usize>, String> {
     let pids = cpu::tree(proxy.process.pid());
     stage.sleep(Duration::from_millis(300))?;
     let before = cpu::pss(&pids)?;

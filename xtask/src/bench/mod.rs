@@ -1,5 +1,6 @@
-//! `cargo xtask bench`: Sluice beside other proxies on the same machine in the same run, one worker each pinned to the same core, rounds
-//! interleaved. Client and origin share the other core. `benches/report` holds what a whole run found.
+//! `cargo xtask bench`: Sluice beside other proxies on the same machine in the same run, one worker each
+//! pinned to the same core, rounds interleaved. Client and origin share the other core. `benches/report`
+//! holds what a whole run found.
 
 use std::collections::HashMap;
 use std::fs;
@@ -47,7 +48,8 @@ enum Subject {
     Tls,
 }
 
-/// What to measure; nothing said: everything but TLS, which takes about half an hour and renews benches/report.
+/// What to measure; nothing said: everything but TLS, which takes about half an hour and renews
+/// benches/report.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// `tls`: what concerns TLS, which takes ten minutes and renews benches/report/tls.
@@ -125,7 +127,15 @@ impl Options {
             machine::target_dir().join("bench-report")
         };
         let report = self.report.clone().unwrap_or(default);
-        Ok(Plan { cases, peers, rounds, seconds, xdp: self.xdp || is_whole, micro: self.micro || is_whole, report })
+        Ok(Plan {
+            cases,
+            peers,
+            rounds,
+            seconds,
+            xdp: self.xdp || is_whole,
+            micro: self.micro || is_whole,
+            report,
+        })
     }
 
     /// The command as somebody else would type it.
@@ -175,8 +185,11 @@ fn side_by_side(options: &Options) -> Result<(), String> {
     let plan = options.plan()?;
     let stage = Stage::new()?;
     let (programs, missing) = prepare(&plan)?;
-    let mut versions: Vec<(String, String)> =
-        programs.values().flatten().map(|program| (program.name.clone(), install::version(program))).collect();
+    let mut versions: Vec<(String, String)> = programs
+        .values()
+        .flatten()
+        .map(|program| (program.name.clone(), install::version(program)))
+        .collect();
     versions.sort();
     versions.extend(install::load_versions());
     let mut results = Results {
@@ -216,7 +229,8 @@ fn side_by_side(options: &Options) -> Result<(), String> {
 
 type Programs = HashMap<Kind, Result<Program, String>>;
 
-/// Builds and installs; what cannot be had is missing, with the reason. Without Sluice or the tools there is nothing to do.
+/// Builds and installs; what cannot be had is missing, with the reason. Without Sluice or the tools there is
+/// nothing to do.
 fn prepare(plan: &Plan) -> Result<(Programs, Vec<(String, String)>), String> {
     install::tools()?;
     let mut programs = Programs::new();
@@ -243,7 +257,12 @@ fn prepare(plan: &Plan) -> Result<(Programs, Vec<(String, String)>), String> {
     Ok((programs, missing))
 }
 
-fn run_tools(plan: &Plan, stage: &Stage, results: &mut Results, progress: &mut Progress) -> Result<(), String> {
+fn run_tools(
+    plan: &Plan,
+    stage: &Stage,
+    results: &mut Results,
+    progress: &mut Progress,
+) -> Result<(), String> {
     if plan.xdp {
         progress.show("XDP, packet by packet");
         results.xdp = tools::xdp(stage)?;
@@ -270,7 +289,12 @@ fn run_cases(plan: &Plan, runner: &mut Runner<'_>, results: &mut Results) -> Res
     for (at, case) in plan.cases.iter().enumerate() {
         runner.progress.place = format!("case {} of {},", at + 1, plan.cases.len());
         let result = runner.run(case)?;
-        let mut text = format!("{}: {}\n{}", result.name, result.title, table::plain(&table::table(&result), table::Lean::Right));
+        let mut text = format!(
+            "{}: {}\n{}",
+            result.name,
+            result.title,
+            table::plain(&table::table(&result), table::Lean::Right)
+        );
         report::notes(&mut text, &result);
         println!("{text}");
         results.cases.push(result);
@@ -293,7 +317,8 @@ fn compare_with(options: &Options, binary: &Path) -> Result<(), String> {
     for kind in peers {
         programs.push(install::peer(kind).map_err(|error| format!("{}: {error}", kind.name()))?);
     }
-    let names = if options.cases.is_empty() { owned(&["small-64", "small-256"]) } else { options.cases.clone() };
+    let names =
+        if options.cases.is_empty() { owned(&["small-64", "small-256"]) } else { options.cases.clone() };
     let cases = cases::chosen(&names)?;
     stage.keep_to_load_core()?;
     let mut origin = Origin::start(&stage, &cases::BODIES)?;
@@ -321,7 +346,9 @@ mod tests {
     fn only_a_whole_run_renews_the_committed_report() {
         assert!(plan("").report.ends_with("benches/report"));
         assert!(plan("--rounds 9 --seconds 4").report.ends_with("benches/report"));
-        for words in ["--quick", "--cases small-64", "--peers nginx", "--rounds 6", "--seconds 1", "--xdp", "--micro"] {
+        for words in
+            ["--quick", "--cases small-64", "--peers nginx", "--rounds 6", "--seconds 1", "--xdp", "--micro"]
+        {
             assert!(plan(words).report.ends_with("bench-report"), "{words}");
         }
         assert!(plan("--quick --report here").report.ends_with("here"));

@@ -1,5 +1,5 @@
-//! The proxies under measurement and the origin behind them: how each is set up and started. Their configurations are the committed
-//! templates of benches/peers.
+//! The proxies under measurement and the origin behind them: how each is set up and started. Their
+//! configurations are the committed templates of benches/peers.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -57,7 +57,8 @@ pub(super) struct Setup {
     pub(super) upstream: SocketAddr,
     /// One for everything, or this many by path prefix, each with an upstream of its own.
     pub(super) routes: usize,
-    /// Sluice's XDP program on lo. It sees all traffic of the machine's lo: never beside another proxy's turn.
+    /// Sluice's XDP program on lo. It sees all traffic of the machine's lo: never beside another proxy's
+    /// turn.
     pub(super) guard: bool,
     /// Clients at a time, for who wants to know.
     pub(super) connections: usize,
@@ -75,7 +76,9 @@ impl Setup {
         if self.routes == 0 {
             return vec![("origin".into(), "/".into())];
         }
-        (1..=self.routes).map(|route| (format!("service{route:02}"), format!("/service-{route:02}/"))).collect()
+        (1..=self.routes)
+            .map(|route| (format!("service{route:02}"), format!("/service-{route:02}/")))
+            .collect()
     }
 }
 
@@ -101,7 +104,8 @@ impl Proxy {
             process = process.ended_by(Signal::SIGINT);
         }
         let path = setup.routes()[0].1.clone();
-        wait_for(stage, &mut process, (address, setup.tls), &path).map_err(|error| format!("{}: {error}", program.name))?;
+        wait_for(stage, &mut process, (address, setup.tls), &path)
+            .map_err(|error| format!("{}: {error}", program.name))?;
         Ok(Self { kind: program.kind, address, admin, tls: setup.tls, process })
     }
 
@@ -146,7 +150,8 @@ fn command(
             command.arg("-p").arg(&folder).arg("-c").arg(file).arg("-e").arg(folder.join("error.log"))
         }
         Kind::Haproxy => {
-            let lines: String = setup.routes().iter().map(|(route, prefix)| format!("{prefix} {route}\n")).collect();
+            let lines: String =
+                setup.routes().iter().map(|(route, prefix)| format!("{prefix} {route}\n")).collect();
             write(&folder.join("routes.map"), &lines)?;
             command.arg("-db").arg("-f").arg(configure("haproxy.cfg")?)
         }
@@ -180,7 +185,12 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 }
 
 /// Fills a template of benches/peers in and writes it to the folder.
-fn configure(folder: &Path, template: &str, values: &[(&str, String)], setup: &Setup) -> Result<PathBuf, String> {
+fn configure(
+    folder: &Path,
+    template: &str,
+    values: &[(&str, String)],
+    setup: &Setup,
+) -> Result<PathBuf, String> {
     let source = machine::root().join("benches/peers").join(template);
     let text = fs::read_to_string(&source).map_err(|error| format!("{}: {error}", source.display()))?;
     let text = fill(&text, values, &setup.routes(), (setup.guard, setup.tls))
@@ -194,8 +204,27 @@ fn configure(folder: &Path, template: &str, values: &[(&str, String)], setup: &S
 fn make_certificate(folder: &Path) -> Result<(), String> {
     let file = folder.join("tls.pem");
     let output = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"])
-        .args(["-subj", "/CN=bench.test", "-addext", "subjectAltName=DNS:bench.test", "-keyout", "-", "-out", "-"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "30",
+        ])
+        .args([
+            "-subj",
+            "/CN=bench.test",
+            "-addext",
+            "subjectAltName=DNS:bench.test",
+            "-keyout",
+            "-",
+            "-out",
+            "-",
+        ])
         .output()
         .map_err(|error| format!("openssl: {error}"))?;
     if !output.status.success() {
@@ -204,8 +233,8 @@ fn make_certificate(folder: &Path) -> Result<(), String> {
     fs::write(&file, output.stdout).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// Puts values for their @NAME@, repeats what lies between EACH ROUTE and END ROUTE, and drops GUARD to END GUARD unless it is on, and TLS to
-/// END TLS or PLAIN to END PLAIN.
+/// Puts values for their @NAME@, repeats what lies between EACH ROUTE and END ROUTE, and drops GUARD to END
+/// GUARD unless it is on, and TLS to END TLS or PLAIN to END PLAIN.
 fn fill(
     template: &str,
     values: &[(&str, String)],
@@ -250,19 +279,28 @@ fn fill(
 fn has_placeholder(line: &str) -> bool {
     let between: Vec<&str> = line.split('@').collect();
     between.len() > 2
-        && between[1..between.len() - 1]
-            .iter()
-            .any(|name| !name.is_empty() && name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_'))
+        && between[1..between.len() - 1].iter().any(|name| {
+            !name.is_empty() && name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_')
+        })
 }
 
-fn wait_for(stage: &Stage, process: &mut Process, (address, tls): (SocketAddr, bool), path: &str) -> Result<(), String> {
+fn wait_for(
+    stage: &Stage,
+    process: &mut Process,
+    (address, tls): (SocketAddr, bool),
+    path: &str,
+) -> Result<(), String> {
     let give_up = Instant::now() + READY_WITHIN;
     loop {
         process.check()?;
         match if tls { get_over_tls(address, path) } else { http::get(address, path).map(drop) } {
             Ok(()) => return Ok(()),
             Err(error) if Instant::now() > give_up => {
-                return Err(format!("no answer within {} s: {error}\n{}", READY_WITHIN.as_secs(), process.last_words()));
+                return Err(format!(
+                    "no answer within {} s: {error}\n{}",
+                    READY_WITHIN.as_secs(),
+                    process.last_words()
+                ));
             }
             Err(_) => stage.sleep(Duration::from_millis(50))?,
         }
@@ -273,7 +311,11 @@ fn get_over_tls(address: SocketAddr, path: &str) -> Result<(), String> {
     let mut command = Command::new("curl");
     command.args(["-sSfk", "--max-time", "5", "-o", "/dev/null"]).arg(format!("https://{address}{path}"));
     let output = command.output().map_err(|error| format!("curl: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
 }
 
 /// The server behind all proxies.
@@ -295,7 +337,8 @@ impl Origin {
         for (name, bytes) in bodies {
             // Written, not sparse: all of it in the page cache.
             let size = usize::try_from(*bytes).map_err(|error| error.to_string())?;
-            fs::write(files.join(name), vec![b'x'; size]).map_err(|error| format!("{}: {error}", files.display()))?;
+            fs::write(files.join(name), vec![b'x'; size])
+                .map_err(|error| format!("{}: {error}", files.display()))?;
         }
         let address = stage.address()?;
         let values = [
@@ -309,7 +352,13 @@ impl Origin {
         command.arg("-p").arg(&folder).arg("-c").arg(conf).arg("-e").arg(folder.join("error.log"));
         let mut process = stage.start("origin", LOAD_CPU, &command, Pipes::None)?;
         wait_for(stage, &mut process, (address, false), "/").map_err(|error| format!("origin: {error}"))?;
-        Ok(Self { address, client: http::Client::connect(address)?, sink: http::start_sink()?, files, process })
+        Ok(Self {
+            address,
+            client: http::Client::connect(address)?,
+            sink: http::start_sink()?,
+            files,
+            process,
+        })
     }
 
     /// An error when it has ended.
@@ -345,11 +394,14 @@ mod tests {
 
     #[test]
     fn templates_are_filled_in() {
-        let template =
-            "# prose @X@\nport @PORT@;\n# GUARD\nguard\n# END GUARD\n# EACH ROUTE\nroute @ROUTE@ @PREFIX@\n# END ROUTE\n";
+        let template = "# prose @X@\nport @PORT@;\n# GUARD\nguard\n# END GUARD\n# EACH ROUTE\n\
+            route @ROUTE@ @PREFIX@\n# END ROUTE\n";
         let values = [("PORT", "80".to_owned())];
         let routes = [("a".to_owned(), "/a/".to_owned()), ("b".to_owned(), "/b/".to_owned())];
-        assert_eq!(fill(template, &values, &routes, (false, false)).unwrap(), "port 80;\nroute a /a/\nroute b /b/\n");
+        assert_eq!(
+            fill(template, &values, &routes, (false, false)).unwrap(),
+            "port 80;\nroute a /a/\nroute b /b/\n"
+        );
         assert!(fill(template, &values, &routes, (true, false)).unwrap().contains("guard\n"));
         assert!(fill("x @MISSING@\n", &values, &routes, (false, false)).unwrap_err().contains("@MISSING@"));
         assert!(fill("# END ROUTE\n", &values, &routes, (false, false)).is_err());
@@ -372,7 +424,11 @@ mod tests {
                 let filled = fill(&text, &values, &setup.routes(), (true, routes == 0)).unwrap();
                 let speaks_tls = filled.contains("tls.pem");
                 assert_eq!(speaks_tls, routes == 0 && template != "origin.conf", "{template}");
-                assert_eq!(filled.matches("service32").count() > 0, routes == 32 && template != "origin.conf", "{template}");
+                assert_eq!(
+                    filled.matches("service32").count() > 0,
+                    routes == 32 && template != "origin.conf",
+                    "{template}"
+                );
             }
         }
     }

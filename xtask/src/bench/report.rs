@@ -20,9 +20,21 @@ const CHARTS: &[(&str, &str, &str, &[&str], bool)] = &[
         &["small-16", "small-64", "small-256", "small-1024", "small-4000", "routes-32"],
         false,
     ),
-    ("bodies", "CPU time for each GiB of body", "ms", &["down-16k", "up-16k", "down-1m", "up-1m", "down-64m", "up-64m"], false),
+    (
+        "bodies",
+        "CPU time for each GiB of body",
+        "ms",
+        &["down-16k", "up-16k", "down-1m", "up-1m", "down-64m", "up-64m"],
+        false,
+    ),
     ("fresh", "CPU time for each connection with one request", "µs", &["fresh"], false),
-    ("latency", "p99.9 latency at fixed rates of arrivals", "µs", &["rate-2000", "rate-5000", "rate-10000"], false),
+    (
+        "latency",
+        "p99.9 latency at fixed rates of arrivals",
+        "µs",
+        &["rate-2000", "rate-5000", "rate-10000"],
+        false,
+    ),
     ("beside-idle", "CPU time for each request beside idle connections", "µs", &["beside-idle"], false),
     ("idle", "Memory of an idle keep-alive connection", "bytes", &["idle"], true),
 ];
@@ -64,7 +76,10 @@ fn draw(results: &Results) -> Vec<(&'static str, Chart)> {
     });
     let bars: Vec<Bar> = bars.collect();
     let groups = if bars.is_empty() { Vec::new() } else { vec![Group { title: "XDP program".into(), bars }] };
-    charts.push(("xdp", Chart { title: "Time for each packet".into(), unit: "ns".into(), groups, logarithmic: false }));
+    charts.push((
+        "xdp",
+        Chart { title: "Time for each packet".into(), unit: "ns".into(), groups, logarithmic: false },
+    ));
     charts
 }
 
@@ -90,7 +105,13 @@ fn text(results: &Results, charts: &[(String, String)]) -> String {
     }
     text.push_str("\n## Every case\n");
     for case in &results.cases {
-        let _ = write!(text, "\n### {} (`{}`)\n\n{}", capital(&case.title), case.name, table::markdown(&table::table(case)));
+        let _ = write!(
+            text,
+            "\n### {} (`{}`)\n\n{}",
+            capital(&case.title),
+            case.name,
+            table::markdown(&table::table(case))
+        );
         notes(&mut text, case);
     }
     tools(&mut text, results);
@@ -126,10 +147,16 @@ const DISTURBED: f64 = 0.05;
 pub(super) fn notes(text: &mut String, case: &CaseResult) {
     for entry in &case.entries {
         if let Some(reason) = &entry.failed {
-            let _ = writeln!(text, "\n{} failed in this case: {}", entry.name, reason.lines().collect::<Vec<_>>().join(" "));
+            let _ = writeln!(
+                text,
+                "\n{} failed in this case: {}",
+                entry.name,
+                reason.lines().collect::<Vec<_>>().join(" ")
+            );
         }
     }
-    let busiest = case.entries.iter().filter_map(|entry| Some((entry.spread(LOAD_CORE)?.median, &entry.name)));
+    let busiest =
+        case.entries.iter().filter_map(|entry| Some((entry.spread(LOAD_CORE)?.median, &entry.name)));
     if let Some((part, name)) = busiest.max_by(|one, other| one.0.total_cmp(&other.0))
         && part > 0.95
         && !matches!(case.figure, P99 | P999)
@@ -140,7 +167,12 @@ pub(super) fn notes(text: &mut String, case: &CaseResult) {
             part * 100.0
         );
     }
-    let disturbed = case.entries.iter().filter_map(|entry| entry.spread(OTHERS)).map(|spread| spread.median).fold(0.0, f64::max);
+    let disturbed = case
+        .entries
+        .iter()
+        .filter_map(|entry| entry.spread(OTHERS))
+        .map(|spread| spread.median)
+        .fold(0.0, f64::max);
     if disturbed > DISTURBED {
         let _ = writeln!(
             text,
@@ -149,9 +181,11 @@ pub(super) fn notes(text: &mut String, case: &CaseResult) {
         );
     }
     if case.figure == IDLE_BYTES {
-        let all = if case.name.starts_with("tls-") { super::cases::IDLE_TLS } else { super::cases::IDLE } as u64;
+        let all =
+            if case.name.starts_with("tls-") { super::cases::IDLE_TLS } else { super::cases::IDLE } as u64;
         let asked = thousands(all);
-        let fewer = case.entries.iter().filter_map(|entry| Some((entry, entry.spread(IDLE_COUNT)?.median as u64)));
+        let fewer =
+            case.entries.iter().filter_map(|entry| Some((entry, entry.spread(IDLE_COUNT)?.median as u64)));
         for (entry, count) in fewer.filter(|(_, count)| *count < all) {
             let _ = writeln!(
                 text,
@@ -170,7 +204,8 @@ pub(super) fn notes(text: &mut String, case: &CaseResult) {
             .collect();
         let _ = writeln!(
             text,
-            "\nExtrapolated to {} connections, not measured: {}. The kernel's own memory for sockets is the same for all and not in it.",
+            "\nExtrapolated to {} connections, not measured: {}. The kernel's own memory for sockets is the \
+             same for all and not in it.",
             thousands(100_000),
             many.join(", ")
         );
@@ -206,7 +241,10 @@ pub(super) fn tools(text: &mut String, results: &Results) {
     if !results.micro.lines.is_empty() {
         let mut rows = vec![["", "ns (min–max)"].map(str::to_owned).to_vec()];
         for line in &results.micro.lines {
-            rows.push(vec![line.case.clone(), format!("{:.1} ({:.1}–{:.1})", line.ns_median, line.ns_min, line.ns_max)]);
+            rows.push(vec![
+                line.case.clone(),
+                format!("{:.1} ({:.1}–{:.1})", line.ns_median, line.ns_min, line.ns_max),
+            ]);
         }
         text.push_str(&table::markdown(&rows));
     }
@@ -215,7 +253,8 @@ pub(super) fn tools(text: &mut String, results: &Results) {
             let count = thousands(count.round().max(0.0) as u64);
             let _ = writeln!(
                 text,
-                "\nInstructions of our user-space part for each request, sessions over the simulated ring included, by callgrind: {count}."
+                "\nInstructions of our user-space part for each request, sessions over the simulated ring \
+                 included, by callgrind: {count}."
             );
         }
         Some(Err(error)) => {
@@ -233,21 +272,31 @@ fn capital(text: &str) -> String {
 const HOW: &str = "
 ## How this was measured, and what it does not say
 
-- One worker each, the proxy's whole process tree pinned to CPU 0; wrk, h2load, the open-loop generator and the origin (nginx) share CPU 1.
+- One worker each, the proxy's whole process tree pinned to CPU 0; wrk, h2load, the open-loop generator and \
+the origin (nginx) share CPU 1.
   No scaling is claimed from two cores; rates show who was the bottleneck, they are not the result.
-- One proxy has load at a time; the others stand idle. Each round gives every proxy a turn, in changing order, and each is started anew
-  every second round. Numbers are medians with least and most round; \"round by round\" is the median of each round's own ratio.
-- CPU time is the process tree's CPU clock, user and system, between two instants within the load; requests are those the origin counted
-  meanwhile. Interrupts that strike the proxy while it runs count to it. On loopback the sender's core does the receiver's TCP work:
+- One proxy has load at a time; the others stand idle. Each round gives every proxy a turn, in changing \
+order, and each is started anew
+  every second round. Numbers are medians with least and most round; \"round by round\" is the median of \
+  each round's own ratio.
+- CPU time is the process tree's CPU clock, user and system, between two instants within the load; requests \
+are those the origin counted
+  meanwhile. Interrupts that strike the proxy while it runs count to it. On loopback the sender's core does \
+  the receiver's TCP work:
   what a proxy receives is partly paid by CPU 1, what it sends wholly by itself. This is the same for all.
-- The relay is the limit: io_uring and bytes, one upstream connection for each client, no HTTP, no pool, no counters.
+- The relay is the limit: io_uring and bytes, one upstream connection for each client, no HTTP, no pool, no \
+counters.
 - Latencies come from an open-loop generator: arrivals at a fixed rate, each measured from when it was due.
-- All add X-Forwarded-For, -Proto and -Host; Sluice and Envoy make an X-Request-Id, too, the others do not. Logs are off everywhere.
+- All add X-Forwarded-For, -Proto and -Host; Sluice and Envoy make an X-Request-Id, too, the others do not. \
+Logs are off everywhere.
   Configurations: `benches/peers/`.
-- Bodies: CPU time by the bytes that the client has read or written between two instants within the load; uploads end in a sink that drops
+- Bodies: CPU time by the bytes that the client has read or written between two instants within the load; \
+uploads end in a sink that drops
   them in the kernel.
-- Guard on: the XDP program in generic mode on lo, which sees every packet of both sides, the origin's too; only in its own turn.
-- Memory is the process tree's proportional set size (PSS) with so many idle connections that have had one request, less that without
+- Guard on: the XDP program in generic mode on lo, which sees every packet of both sides, the origin's too; \
+only in its own turn.
+- Memory is the process tree's proportional set size (PSS) with so many idle connections that have had one \
+request, less that without
   them, by their number.
 ";
 
@@ -260,5 +309,9 @@ pub(super) fn summary(results: &Results) -> String {
     }
     let judged: Vec<bool> = goals.iter().filter_map(goals::Goal::is_met).collect();
     let met = judged.iter().filter(|met| **met).count();
-    format!("{}\n{met} of {} measured goals met", table::plain(&goals::table(&goals), table::Lean::Left), judged.len())
+    format!(
+        "{}\n{met} of {} measured goals met",
+        table::plain(&goals::table(&goals), table::Lean::Left),
+        judged.len()
+    )
 }

@@ -1,4 +1,5 @@
-//! What a run found, as results.json holds it: rounds as they came, with the machine and the versions they belong to.
+//! What a run found, as results.json holds it: rounds as they came, with the machine and the versions they
+//! belong to.
 
 use std::fs;
 use std::process::Command;
@@ -144,9 +145,11 @@ impl Machine {
         };
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kilobytes =
-            value(&meminfo, "MemTotal").and_then(|value| value.strip_suffix(" kB")?.parse::<f64>().ok()).unwrap_or(f64::NAN);
-        let numbers = ["vendor_id", "cpu family", "model\t", "stepping"].map(|key| value(&cpuinfo, key).unwrap_or_default());
+        let kilobytes = value(&meminfo, "MemTotal")
+            .and_then(|value| value.strip_suffix(" kB")?.parse::<f64>().ok())
+            .unwrap_or(f64::NAN);
+        let numbers = ["vendor_id", "cpu family", "model\t", "stepping"]
+            .map(|key| value(&cpuinfo, key).unwrap_or_default());
         let name = value(&cpuinfo, "model name").unwrap_or_else(|| "unknown".into());
         let hypervisor = if cpuinfo.contains(" hypervisor") { ", virtual machine" } else { "" };
         let [_, family, model, stepping] = numbers;
@@ -178,7 +181,12 @@ pub(super) fn said(words: &[&str]) -> String {
         |output| {
             let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
             // Envoy begins with an empty line.
-            String::from_utf8_lossy(&text).lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
+            String::from_utf8_lossy(&text)
+                .lines()
+                .map(str::trim)
+                .find(|line| !line.is_empty())
+                .unwrap_or_default()
+                .to_owned()
         },
     )
 }

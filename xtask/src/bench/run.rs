@@ -1,5 +1,5 @@
-//! Runs a case: its entrants round by round in changing order, each proxy with several lives. Who errs is out of this case, with the
-//! reason, and the others go on.
+//! Runs a case: its entrants round by round in changing order, each proxy with several lives. Who errs is out
+//! of this case, with the reason, and the others go on.
 
 use std::collections::HashMap;
 
@@ -41,7 +41,8 @@ struct Slot<'a> {
 impl Runner<'_> {
     /// An error here is the run's: the user's wish to end, or the origin's death.
     pub(super) fn run(&mut self, case: &Case) -> Result<CaseResult, String> {
-        let mut slots: Vec<Slot<'_>> = case.entrants.iter().filter_map(|entrant| self.slot(entrant, case.tls)).collect();
+        let mut slots: Vec<Slot<'_>> =
+            case.entrants.iter().filter_map(|entrant| self.slot(entrant, case.tls)).collect();
         for round in 0..self.rounds {
             for turn in 0..slots.len() {
                 let at = cases::turn(round, turn, slots.len());
@@ -49,7 +50,13 @@ impl Runner<'_> {
                 if slot.failed.is_some() {
                     continue;
                 }
-                self.progress.show(&format!("{}: round {} of {}: {}", case.name, round + 1, self.rounds, slot.entrant.name));
+                self.progress.show(&format!(
+                    "{}: round {} of {}: {}",
+                    case.name,
+                    round + 1,
+                    self.rounds,
+                    slot.entrant.name
+                ));
                 match self.turn(case, slot) {
                     Ok(figures) => slot.rounds.push(figures),
                     Err(error) => {
@@ -134,9 +141,16 @@ impl Runner<'_> {
             return Ok(());
         }
         let Some(program) = &slot.program else { return Err("has no program".into()) };
-        let upstream = if matches!(case.what, What::Up { .. }) { self.origin.sink } else { self.origin.address };
+        let upstream =
+            if matches!(case.what, What::Up { .. }) { self.origin.sink } else { self.origin.address };
         let routes = case.wrk().map_or(0, |wrk| wrk.routes);
-        let setup = Setup { upstream, routes, guard: slot.entrant.guard, connections: case.connections(), tls: case.tls };
+        let setup = Setup {
+            upstream,
+            routes,
+            guard: slot.entrant.guard,
+            connections: case.connections(),
+            tls: case.tls,
+        };
         let proxy = Proxy::start(self.stage, program, &setup)?;
         if slot.entrant.beside {
             let (held, open) = Held::open(self.stage, proxy.address, cases::BESIDE, case.tls)?;
@@ -179,9 +193,13 @@ struct RelayCounters {
     completions: u64,
 }
 
-/// Spreads the relay's counters over the requests of its life's rounds; a relay that prints none leaves them without.
+/// Spreads the relay's counters over the requests of its life's rounds; a relay that prints none leaves them
+/// without.
 fn count_relay(printed: &str, rounds: &mut [Figures]) {
-    let Some(counters) = printed.lines().find_map(|line| serde_json::from_str::<RelayCounters>(line).ok()) else { return };
+    let Some(counters) = printed.lines().find_map(|line| serde_json::from_str::<RelayCounters>(line).ok())
+    else {
+        return;
+    };
     let served: f64 = rounds.iter().filter_map(|round| round.get(SERVED)).sum();
     if served > 0.0 {
         for round in rounds {

@@ -1,5 +1,6 @@
-//! What a measurement stands on: a folder, processes that end with us, ports, and waiting that Ctrl-C interrupts. Everything started
-//! here is ended by its process id and everything written lies in the folder, whatever way the run ends.
+//! What a measurement stands on: a folder, processes that end with us, ports, and waiting that Ctrl-C
+//! interrupts. Everything started here is ended by its process id and everything written lies in the folder,
+//! whatever way the run ends.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -49,15 +50,18 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    /// Makes the folder, raises the descriptor limit to its hard one for all children, and from now on takes SIGINT and SIGTERM as a
-    /// wish to end in order.
+    /// Makes the folder, raises the descriptor limit to its hard one for all children, and from now on takes
+    /// SIGINT and SIGTERM as a wish to end in order.
     pub(super) fn new() -> Result<Self, String> {
         let interrupted = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(|error| format!("signals: {error}"))?;
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
+        {
+            signal_hook::flag::register(signal, Arc::clone(&interrupted))
+                .map_err(|error| format!("signals: {error}"))?;
         }
         if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(|error| format!("descriptor limit: {error}"))?;
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+                .map_err(|error| format!("descriptor limit: {error}"))?;
         }
         let folder = std::env::temp_dir().join(format!("sluice-bench-{}", std::process::id()));
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -114,9 +118,15 @@ impl Stage {
         }
     }
 
-    /// Starts a process on a core. It belongs to a group of its own, so that a terminal's Ctrl-C comes to us alone, and gets a SIGTERM
-    /// should we die without a word.
-    pub(super) fn start(&self, name: &str, core: usize, command: &Command, pipes: Pipes) -> Result<Process, String> {
+    /// Starts a process on a core. It belongs to a group of its own, so that a terminal's Ctrl-C comes to us
+    /// alone, and gets a SIGTERM should we die without a word.
+    pub(super) fn start(
+        &self,
+        name: &str,
+        core: usize,
+        command: &Command,
+        pipes: Pipes,
+    ) -> Result<Process, String> {
         self.check()?;
         let log = self.folder.join(format!("{name}.log"));
         let file = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
@@ -138,7 +148,8 @@ impl Stage {
         let status = self.wait(&mut process, within)?;
         let mut stdout = Vec::new();
         if let Some(mut pipe) = process.child.stdout.take() {
-            std::io::Read::read_to_end(&mut pipe, &mut stdout).map_err(|error| format!("{}: {error}", process.name))?;
+            std::io::Read::read_to_end(&mut pipe, &mut stdout)
+                .map_err(|error| format!("{}: {error}", process.name))?;
         }
         let stderr = fs::read(&process.log).unwrap_or_default();
         Ok(Output { status, stdout, stderr })
@@ -151,14 +162,17 @@ impl Stage {
             match process.child.try_wait() {
                 Ok(Some(status)) => return Ok(status),
                 Ok(None) if Instant::now() < give_up => thread::sleep(Duration::from_millis(10)),
-                Ok(None) => return Err(format!("{} did not end within {} s", process.name, within.as_secs())),
+                Ok(None) => {
+                    return Err(format!("{} did not end within {} s", process.name, within.as_secs()));
+                }
                 Err(error) => return Err(format!("{}: {error}", process.name)),
             }
         }
     }
 }
 
-/// The same command, started by `setpriv`, which ties its life to ours and then becomes it: the process id stays.
+/// The same command, started by `setpriv`, which ties its life to ours and then becomes it: the process id
+/// stays.
 fn parented(command: &Command, pipes: Pipes) -> Command {
     let mut tied = Command::new("setpriv");
     tied.args(["--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());

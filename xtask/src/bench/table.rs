@@ -1,8 +1,8 @@
 //! A case's result as rows of text, for the terminal and for report.md alike.
 
 use super::measure::{
-    BASE_BYTES, COMPLETIONS, CPU_MS_PER_GIB, CPU_US, ENTERS, GIB_RATE, IDLE_BYTES, IDLE_COUNT, LOAD_CORE, MAX, P50, P99, P999,
-    PROXY_CORE, RATE,
+    BASE_BYTES, COMPLETIONS, CPU_MS_PER_GIB, CPU_US, ENTERS, GIB_RATE, IDLE_BYTES, IDLE_COUNT, LOAD_CORE,
+    MAX, P50, P99, P999, PROXY_CORE, RATE,
 };
 use super::results::CaseResult;
 use super::stats::Spread;
@@ -34,7 +34,12 @@ fn columns(case: &CaseResult) -> Vec<Column> {
         IDLE_BYTES => vec![
             column(IDLE_BYTES, "bytes/connection", |value| format!("{value:.0}"), true),
             column(IDLE_COUNT, "connections", |value| format!("{value:.0}"), false),
-            column(BASE_BYTES, "MiB without them", |value| format!("{:.1}", value / f64::from(1 << 20)), false),
+            column(
+                BASE_BYTES,
+                "MiB without them",
+                |value| format!("{:.1}", value / f64::from(1 << 20)),
+                false,
+            ),
         ],
         P99 | P999 => vec![
             column(P50, "p50 µs", micros, false),
@@ -62,11 +67,9 @@ pub(super) fn table(case: &CaseResult) -> Table {
     let columns = columns(case);
     let ours = case.entries.first().map_or("", |entry| entry.name.as_str());
     let mut head = vec![String::new()];
-    head.extend(columns.iter().map(
-        |column| {
-            if column.whole { format!("{} (min–max)", column.head) } else { column.head.to_owned() }
-        },
-    ));
+    head.extend(columns.iter().map(|column| {
+        if column.whole { format!("{} (min–max)", column.head) } else { column.head.to_owned() }
+    }));
     head.push(format!("{ours} / it"));
     head.push("round by round".into());
     let mut rows = vec![head];
@@ -87,7 +90,10 @@ pub(super) fn table(case: &CaseResult) -> Table {
             let median = |name: &str| case.spread(name, case.figure).map_or(f64::NAN, |spread| spread.median);
             let ratio = median(ours) / median(&entry.name);
             let paired = case.paired(ours, &entry.name, case.figure).map_or(f64::NAN, |spread| spread.median);
-            row.extend([ratio, paired].map(|ratio| if ratio.is_finite() { format!("{ratio:.3}") } else { "–".into() }));
+            row.extend(
+                [ratio, paired]
+                    .map(|ratio| if ratio.is_finite() { format!("{ratio:.3}") } else { "–".into() }),
+            );
         }
         rows.push(row);
     }

@@ -1,4 +1,5 @@
-//! What package `benches` measures by itself: nanoseconds for each packet and for each operation, and instructions by callgrind.
+//! What package `benches` measures by itself: nanoseconds for each packet and for each operation, and
+//! instructions by callgrind.
 
 use std::process::Command;
 use std::time::Duration;
@@ -41,9 +42,14 @@ fn json_lines<L: DeserializeOwned>(stage: &Stage, name: &str) -> Result<Vec<L>, 
     let process = stage.start(name, PROXY_CPU, &command, Pipes::Out)?;
     let output = stage.finish(process, WITHIN)?;
     if !output.status.success() {
-        return Err(format!("{name}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end()));
+        return Err(format!(
+            "{name}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        ));
     }
-    let lines = parse_lines(&String::from_utf8_lossy(&output.stdout)).map_err(|error| format!("{name} said {error}"))?;
+    let lines = parse_lines(&String::from_utf8_lossy(&output.stdout))
+        .map_err(|error| format!("{name} said {error}"))?;
     if lines.is_empty() { Err(format!("{name} printed no line of JSON")) } else { Ok(lines) }
 }
 
@@ -71,16 +77,18 @@ fn difference(stage: &Stage) -> Result<f64, String> {
             .args(["--only", "session", "--iterations", &iterations.to_string()]);
         let output = stage.run("callgrind", WITHIN, &command)?;
         let text = String::from_utf8_lossy(&output.stderr);
-        *count = collected(&text)
-            .filter(|_| output.status.success())
-            .ok_or_else(|| format!("callgrind: {}: {}", output.status, text.lines().last().unwrap_or_default()))?;
+        *count = collected(&text).filter(|_| output.status.success()).ok_or_else(|| {
+            format!("callgrind: {}: {}", output.status, text.lines().last().unwrap_or_default())
+        })?;
     }
     Ok((counts[1].saturating_sub(counts[0])) as f64 / (ITERATIONS[1] - ITERATIONS[0]) as f64)
 }
 
 /// "==7== Collected : 123456".
 fn collected(text: &str) -> Option<u64> {
-    text.lines().rev().find_map(|line| line.split_once("Collected : ")?.1.split_whitespace().next()?.parse().ok())
+    text.lines()
+        .rev()
+        .find_map(|line| line.split_once("Collected : ")?.1.split_whitespace().next()?.parse().ok())
 }
 
 #[cfg(test)]

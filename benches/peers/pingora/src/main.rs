@@ -1,6 +1,6 @@
-//! `pingora-peer --listen 127.0.0.1:P --upstream 127.0.0.1:Q [--threads 1]`: an HTTP/1.1 proxy as Pingora's quick start and user
-//! guide build one: a `ProxyHttp` with a fixed peer, connection reuse on, no logger, and the request headers that nginx and Sluice
-//! are set to add.
+//! `pingora-peer --listen 127.0.0.1:P --upstream 127.0.0.1:Q [--threads 1]`: an HTTP/1.1 proxy as Pingora's
+//! quick start and user guide build one: a `ProxyHttp` with a fixed peer, connection reuse on, no logger, and
+//! the request headers that nginx and Sluice are set to add.
 
 use std::net::SocketAddr;
 

@@ -9,16 +9,25 @@ use crate::config::{model, schema, units};
 
 impl Resolver<'_> {
     /// `None` only after an error.
-    pub(super) fn listener(&self, listener: schema::Listener, upstreams: &BTreeMap<&str, usize>) -> Option<Arc<model::Listener>> {
+    pub(super) fn listener(
+        &self,
+        listener: schema::Listener,
+        upstreams: &BTreeMap<&str, usize>,
+    ) -> Option<Arc<model::Listener>> {
         const KEY: &str = "listener.upstream";
         let protocol = match (listener.protocol, &listener.upstream) {
-            (schema::Protocol::Tcp, Some(name)) => model::Protocol::Tcp { upstream: self.upstream_index(KEY, name, upstreams)? },
+            (schema::Protocol::Tcp, Some(name)) => {
+                model::Protocol::Tcp { upstream: self.upstream_index(KEY, name, upstreams)? }
+            }
             (schema::Protocol::TlsPassthrough, name) => {
                 let upstream = match name {
                     Some(name) => Some(self.upstream_index(KEY, name, upstreams)?),
                     None => None,
                 };
-                model::Protocol::TlsPassthrough { upstream, handshake_timeout: listener.tls.handshake_timeout }
+                model::Protocol::TlsPassthrough {
+                    upstream,
+                    handshake_timeout: listener.tls.handshake_timeout,
+                }
             }
             (schema::Protocol::Tcp, None) => {
                 let message = "is missing: a tcp listener has no routes".to_owned();
@@ -26,7 +35,10 @@ impl Resolver<'_> {
                 return None;
             }
             (_, Some(name)) => {
-                let message = format!("{} is for protocol = \"tcp\" and \"tls-passthrough\" alone", units::quote(&name.value));
+                let message = format!(
+                    "{} is for protocol = \"tcp\" and \"tls-passthrough\" alone",
+                    units::quote(&name.value)
+                );
                 self.error(KEY, name.span.as_ref(), message, "a [[route]] to it, or protocol = \"tcp\"");
                 return None;
             }
@@ -52,8 +64,8 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether `address` is one of those that the wildcard `by` of its own family stands for. `[::]` leaves IPv4 alone where its port has an
-/// IPv4 listener.
+/// Whether `address` is one of those that the wildcard `by` of its own family stands for. `[::]` leaves IPv4
+/// alone where its port has an IPv4 listener.
 pub(super) fn is_within(address: SocketAddr, by: SocketAddr) -> bool {
     by.ip().is_unspecified() && by.port() == address.port() && by.is_ipv4() == address.is_ipv4()
 }

@@ -1,5 +1,5 @@
-//! Routes of listeners that pass TLS through: nothing of a connection is known but the name that its hello holds, so they have a host and
-//! an upstream and nothing else.
+//! Routes of listeners that pass TLS through: nothing of a connection is known but the name that its hello
+//! holds, so they have a host and an upstream and nothing else.
 
 use std::net::Ipv4Addr;
 
@@ -26,16 +26,21 @@ impl Resolver<'_> {
         }
         for listener in of_it(listeners).filter(|listener| listener.upstream.is_none()) {
             if !routes.iter().any(|route| names(route, &listener.name.value)) {
-                let message = format!("no route names listener \"{}\": every connection is closed", listener.name.value);
+                let message = format!(
+                    "no route names listener \"{}\": every connection is closed",
+                    listener.name.value
+                );
                 self.context.warn("listener.upstream", listener.name.span.clone(), message);
             }
         }
     }
 
     fn check_passthrough_route(&self, route: &schema::Route, listeners: &[schema::Listener]) {
-        let is_of_http = |name: &str| listeners.iter().any(|other| other.protocol.is_http() && other.name.value == name);
+        let is_of_http =
+            |name: &str| listeners.iter().any(|other| other.protocol.is_http() && other.name.value == name);
         for At { value: name, span } in route.listeners.iter().filter(|at| is_of_http(&at.value)) {
-            let message = format!("{} speaks HTTP, and others that this route names pass TLS through", quote(name));
+            let message =
+                format!("{} speaks HTTP, and others that this route names pass TLS through", quote(name));
             self.error("route.listener", span.as_ref(), message, "a route of its own for each kind");
         }
         for At { value: key, span } in &route.of_http {

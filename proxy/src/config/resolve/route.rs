@@ -1,5 +1,5 @@
-//! Routes beside each other: names become indices, two routes for the same requests are refused, and those that no request can reach, or
-//! that leave a gap one may not expect, get a warning.
+//! Routes beside each other: names become indices, two routes for the same requests are refused, and those
+//! that no request can reach, or that leave a gap one may not expect, get a warning.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -53,7 +53,9 @@ impl Resolver<'_> {
         buffer_budget: usize,
     ) -> Option<Vec<Arc<model::Route>>> {
         // Nothing routes a connection of TCP.
-        if routes.is_empty() && (listeners.is_empty() || listeners.iter().any(|listener| listener.protocol.is_http())) {
+        if routes.is_empty()
+            && (listeners.is_empty() || listeners.iter().any(|listener| listener.protocol.is_http()))
+        {
             self.context.warn("route", None, "there is none: every request gets 404".to_owned());
         }
         let sound: Vec<&schema::Route> = routes.iter().filter(|route| !route.is_doubtful).collect();
@@ -73,14 +75,21 @@ impl Resolver<'_> {
                 if let (length, Some(span)) = (route.buffer_request.value, &route.buffer_request.span)
                     && length > buffer_budget as u64 / 2
                 {
-                    let message = "is more than half of process.buffer_budget, which is what such bodies may take".to_owned();
+                    let message =
+                        "is more than half of process.buffer_budget, which is what such bodies may take"
+                            .to_owned();
                     let expected = format!("at most {}", units::show_size(buffer_budget as u64 / 2));
                     self.error("route.buffer_request", Some(span), message, &expected);
                 }
                 if route.buffer_response.value > buffer_budget as u64 {
                     let message = "is more than process.buffer_budget".to_owned();
                     let expected = format!("at most {}", units::show_size(buffer_budget as u64));
-                    self.error("route.buffer_response", route.buffer_response.span.as_ref(), message, &expected);
+                    self.error(
+                        "route.buffer_response",
+                        route.buffer_response.span.as_ref(),
+                        message,
+                        &expected,
+                    );
                 }
                 self.route(route, &names, listeners)
             })
@@ -89,14 +98,25 @@ impl Resolver<'_> {
     }
 
     fn check_listener_names(&self, routes: &[schema::Route], listeners: &[schema::Listener]) {
-        let known: Vec<&str> =
-            listeners.iter().map(|listener| listener.name.value.as_str()).filter(|name| !name.is_empty()).collect();
+        let known: Vec<&str> = listeners
+            .iter()
+            .map(|listener| listener.name.value.as_str())
+            .filter(|name| !name.is_empty())
+            .collect();
         // A listener whose name was reported may be the one that is meant.
         let all_named = known.len() == listeners.len();
         for At { value: name, span } in routes.iter().flat_map(|route| &route.listeners) {
-            if listeners.iter().any(|listener| listener.protocol == schema::Protocol::Tcp && listener.name.value == *name) {
+            if listeners
+                .iter()
+                .any(|listener| listener.protocol == schema::Protocol::Tcp && listener.name.value == *name)
+            {
                 let message = format!("{} is for tcp, which no route takes", units::quote(name));
-                self.error("route.listener", span.as_ref(), message, "listeners of HTTP or of tls-passthrough");
+                self.error(
+                    "route.listener",
+                    span.as_ref(),
+                    message,
+                    "listeners of HTTP or of tls-passthrough",
+                );
             }
             if !known.contains(&name.as_str()) && all_named {
                 let help = nearest(name, &known).map(|known| format!("did you mean \"{known}\"?"));
@@ -107,7 +127,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// Routes for the same host and path: on one listener they would hide each other, unless one of them alone names it.
+    /// Routes for the same host and path: on one listener they would hide each other, unless one of them
+    /// alone names it.
     fn check_same_requests(&self, routes: &[&schema::Route], listeners: &[schema::Listener]) {
         let mut takers: HashMap<Taken<'_>, Vec<&schema::Route>> = HashMap::new();
         for &route in routes {
@@ -116,7 +137,8 @@ impl Resolver<'_> {
                 let earlier = takers.entry(taken).or_default();
                 let other = earlier.iter().find(|other| {
                     other.listeners.is_empty() == route.listeners.is_empty()
-                        && (route.listeners.is_empty() || route.listeners.iter().any(|at| names(other, &at.value)))
+                        && (route.listeners.is_empty()
+                            || route.listeners.iter().any(|at| names(other, &at.value)))
                 });
                 if let Some(other) = other.filter(|_| !reported) {
                     reported = true;
@@ -135,7 +157,9 @@ impl Resolver<'_> {
                 of_http().all(|listener| takers.iter().any(|taker| names(taker, &listener.name.value)))
             };
             if of_http().next().is_some() && route.takes().all(is_hidden) {
-                let message = "is never reached: on every listener a route that names it takes the same requests".to_owned();
+                let message =
+                    "is never reached: on every listener a route that names it takes the same requests"
+                        .to_owned();
                 self.context.warn(route.path_key(), route.place(), message);
             }
         }
@@ -148,24 +172,35 @@ impl Resolver<'_> {
         let host = host.map_or_else(|| "any host".to_owned(), |host| format!("host \"{host}\""));
         let message = format!("an earlier route takes \"{path}\" of {host} already");
         let related = other.place().map(|span| Related { span, label: "the earlier one".to_owned() });
-        self.context.clash(route.path_key(), route.place(), message, "each host and path once on a listener", related);
+        self.context.clash(
+            route.path_key(),
+            route.place(),
+            message,
+            "each host and path once on a listener",
+            related,
+        );
     }
 
     fn check_lengths(&self, routes: &[&schema::Route], listeners: &[schema::Listener]) {
         for route in routes {
             let (RoutePath::Exact(path) | RoutePath::Prefix(path)) = &route.path.value;
-            let reach = listeners.iter().filter(|listener| route.listeners.is_empty() || names(route, &listener.name.value));
+            let reach = listeners
+                .iter()
+                .filter(|listener| route.listeners.is_empty() || names(route, &listener.name.value));
             let longest = reach.map(|listener| listener.limits.uri_bytes).max();
             if longest.is_some_and(|longest| path.len() > longest) {
-                let message = "is never reached: it is longer than limits.uri_bytes of its listeners".to_owned();
+                let message =
+                    "is never reached: it is longer than limits.uri_bytes of its listeners".to_owned();
                 self.context.warn(route.path_key(), route.path.span.clone(), message);
             }
         }
     }
 
-    /// A host whose routes leave paths out, although a less specific host has routes for them: those do not stand in.
+    /// A host whose routes leave paths out, although a less specific host has routes for them: those do not
+    /// stand in.
     fn check_gaps(&self, routes: &[&schema::Route]) {
-        let hosts: HashSet<&Host> = routes.iter().flat_map(|route| &route.hosts).map(|host| &host.value).collect();
+        let hosts: HashSet<&Host> =
+            routes.iter().flat_map(|route| &route.hosts).map(|host| &host.value).collect();
         let any = routes.iter().any(|route| route.hosts.is_empty());
         let is_whole = |path: &RoutePath| matches!(path, RoutePath::Prefix(prefix) if &**prefix == "/");
         let mut settled: HashSet<&Host> = HashSet::new();
@@ -175,7 +210,8 @@ impl Resolver<'_> {
         for At { value: host, span } in routes.iter().flat_map(|route| &route.hosts) {
             if (any || covered(host, &hosts)) && settled.insert(host) {
                 let message = format!(
-                    "\"{host}\" has no route for every path, and routes of less specific hosts do not stand in: what none of its own takes gets 404"
+                    "\"{host}\" has no route for every path, and routes of less specific hosts do not stand \
+                     in: what none of its own takes gets 404"
                 );
                 self.context.warn("route.host", span.clone(), message);
             }
@@ -190,7 +226,9 @@ impl Resolver<'_> {
     ) -> Option<Arc<model::Route>> {
         let label = label(&route, listeners);
         let action = match route.action? {
-            Action::Upstream(name) => model::Action::Upstream(self.upstream_index("route.upstream", &name, upstreams)?),
+            Action::Upstream(name) => {
+                model::Action::Upstream(self.upstream_index("route.upstream", &name, upstreams)?)
+            }
             Action::Redirect(redirect) => model::Action::Redirect(redirect),
             Action::Respond(respond) => model::Action::Respond(respond),
         };

@@ -1,4 +1,5 @@
-//! TLS: files become certificates and settings, and what is wrong with one is reported at the key that names it.
+//! TLS: files become certificates and settings, and what is wrong with one is reported at the key that names
+//! it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,8 @@ const UPSTREAM_CA: &str = "upstream.tls.ca";
 const UPSTREAM_CERTIFICATE: &str = "upstream.tls.certificate";
 const UPSTREAM_KEY: &str = "upstream.tls.key";
 
-/// The most certificates of all listeners: each is two or three files, which travel to every data plane as descriptors.
+/// The most certificates of all listeners: each is two or three files, which travel to every data plane as
+/// descriptors.
 const CERTIFICATES_MAX: usize = 1024;
 
 impl Resolver<'_> {
@@ -32,7 +34,12 @@ impl Resolver<'_> {
         let count = all.clone().count();
         if let Some(first_beyond) = all.nth(CERTIFICATES_MAX) {
             let message = format!("{count} certificates in all");
-            self.error(CHAIN, first_beyond.chain.span.as_ref(), message, &format!("at most {CERTIFICATES_MAX}"));
+            self.error(
+                CHAIN,
+                first_beyond.chain.span.as_ref(),
+                message,
+                &format!("at most {CERTIFICATES_MAX}"),
+            );
         }
     }
 
@@ -54,7 +61,8 @@ impl Resolver<'_> {
             None => None,
         };
         // All of them, so that every wrong one is reported.
-        let certificates: Vec<_> = tls.certificates.iter().map(|certificate| self.certificate(certificate)).collect();
+        let certificates: Vec<_> =
+            tls.certificates.iter().map(|certificate| self.certificate(certificate)).collect();
         let certificates: Vec<_> = certificates.into_iter().collect::<Option<_>>()?;
         self.check_same_names(&tls.certificates, &certificates);
         let ticket_keys = self.ticket_keys(&tls.ticket_keys)?;
@@ -90,7 +98,10 @@ impl Resolver<'_> {
                 continue;
             };
             let wrong = match TicketKey::from_file(bytes) {
-                None => Some((format!("has {} bytes", bytes.len()), "48 or 80 random bytes, as `openssl rand 80` makes them")),
+                None => Some((
+                    format!("has {} bytes", bytes.len()),
+                    "48 or 80 random bytes, as `openssl rand 80` makes them",
+                )),
                 Some(key) if keys.iter().any(|other| other.is_named_as(&key)) => Some((
                     "begins with the same 16 bytes as one before, by which keys are told apart".to_owned(),
                     "each key once",
@@ -104,7 +115,12 @@ impl Resolver<'_> {
             if let Some((message, expected)) = wrong {
                 is_sound = false;
                 let path = super::beside(self.main, &file.value);
-                self.error(TICKET_KEYS, file.span.as_ref(), format!("\"{}\" {message}", path.display()), expected);
+                self.error(
+                    TICKET_KEYS,
+                    file.span.as_ref(),
+                    format!("\"{}\" {message}", path.display()),
+                    expected,
+                );
             }
         }
         is_sound.then_some(keys)
@@ -115,7 +131,11 @@ impl Resolver<'_> {
         let key = self.file(KEY, &written.key);
         let ocsp = written.ocsp.as_ref().map(|file| self.file(OCSP, file));
         // All three were looked for: each that is missing is reported.
-        let files = Files { chain: chain?.1, key: key?.1, ocsp: ocsp.map_or(Some(None), |found| Some(Some(found?.1)))? };
+        let files = Files {
+            chain: chain?.1,
+            key: key?.1,
+            ocsp: ocsp.map_or(Some(None), |found| Some(Some(found?.1)))?,
+        };
         match Certificate::new(files) {
             Ok(certificate) => {
                 self.review(written, &certificate);
@@ -137,15 +157,22 @@ impl Resolver<'_> {
     ) -> Option<Option<Arc<ClientTls>>> {
         let Some(tls) = &upstream.tls else { return Some(None) };
         let trust = self.trust(tls);
-        let certificate = tls.certificate.as_ref().map(|(certificate, key)| self.client_certificate(certificate, key));
+        let certificate =
+            tls.certificate.as_ref().map(|(certificate, key)| self.client_certificate(certificate, key));
         // What carries bytes of any protocol offers none.
         let is_tunnel = |listener: &&schema::Listener| {
-            !listener.protocol.is_http() && listener.upstream.as_ref().is_some_and(|name| name.value == upstream.name.value)
+            !listener.protocol.is_http()
+                && listener.upstream.as_ref().is_some_and(|name| name.value == upstream.name.value)
         };
         let is_tunnel = listeners.iter().any(|listener| is_tunnel(&listener));
         let alpn = if is_tunnel { Vec::new() } else { vec!["http/1.1".into()] };
         let certificate = certificate.map_or(Some(None), |found| Some(Some(found?)));
-        let settings = client::Settings { server_name: tls.server_name.clone(), trust: trust?, certificate: certificate?, alpn };
+        let settings = client::Settings {
+            server_name: tls.server_name.clone(),
+            trust: trust?,
+            certificate: certificate?,
+            alpn,
+        };
         match ClientTls::new(settings) {
             Ok(tls) => Some(Some(Arc::new(tls))),
             Err(error) => {
@@ -161,7 +188,8 @@ impl Resolver<'_> {
     fn trust(&self, tls: &schema::ClientTls) -> Option<Trust> {
         match &tls.ca {
             _ if !tls.verify => {
-                let message = "nobody is asked who the endpoints are: whoever is on the way can read and change everything";
+                let message = "nobody is asked who the endpoints are: whoever is on the way can read and \
+                    change everything";
                 self.context.warn("upstream.tls.verify", tls.verify_at.clone(), message.to_owned());
                 Some(Trust::Anyone)
             }
@@ -179,7 +207,12 @@ impl Resolver<'_> {
 
     fn no_system_roots(&self, tls: &schema::ClientTls, reason: &str) {
         let message = format!("has no ca, and the system's roots cannot be used: {reason}");
-        self.error("upstream.tls", tls.span.as_ref(), message, "ca, or the package ca-certificates installed");
+        self.error(
+            "upstream.tls",
+            tls.span.as_ref(),
+            message,
+            "ca, or the package ca-certificates installed",
+        );
     }
 
     fn client_certificate(&self, written: &At<PathBuf>, key: &At<PathBuf>) -> Option<Arc<Certificate>> {
@@ -190,7 +223,9 @@ impl Resolver<'_> {
         let (chain, key_bytes) = (self.file(UPSTREAM_CERTIFICATE, written), self.file(UPSTREAM_KEY, key));
         match Certificate::new(Files { chain: chain?.1, key: key_bytes?.1, ocsp: None }) {
             Ok(certificate) => {
-                for Remark { part, message } in self.facts.now.map(|now| review::due(&certificate, now)).unwrap_or_default() {
+                for Remark { part, message } in
+                    self.facts.now.map(|now| review::due(&certificate, now)).unwrap_or_default()
+                {
                     let (key, file) = place(part);
                     self.tls_warning(key, file, &message.replace("clients", "endpoints"));
                 }
@@ -222,7 +257,8 @@ impl Resolver<'_> {
         self.check_mode(KEY, &written.key);
     }
 
-    /// Warnings about certificates beside each other: for the same name and of the same kind only one is ever chosen.
+    /// Warnings about certificates beside each other: for the same name and of the same kind only one is ever
+    /// chosen.
     fn check_same_names(&self, written: &[schema::Certificate], certificates: &[Arc<Certificate>]) {
         let mut taken: HashMap<(&str, KeyKind), usize> = HashMap::new();
         for (index, certificate) in certificates.iter().enumerate() {
@@ -235,12 +271,17 @@ impl Resolver<'_> {
             }
             let Some((name, first)) = shared else {
                 if index > 0 && certificate.names().is_empty() {
-                    self.tls_warning(CHAIN, &written[index].chain, "is never used: it has no name, and is not the first");
+                    self.tls_warning(
+                        CHAIN,
+                        &written[index].chain,
+                        "is never used: it has no name, and is not the first",
+                    );
                 }
                 continue;
             };
             let holds = |index: usize| self.facts.now.is_none_or(|now| certificates[index].is_valid_at(now));
-            let used = if holds(first) || !holds(index) { "that one is" } else { "only this one is valid now, and" };
+            let used =
+                if holds(first) || !holds(index) { "that one is" } else { "only this one is valid now, and" };
             let path = super::beside(self.main, &written[first].chain.value);
             let kind = certificate.kind().label();
             let message = format!("is for \"{name}\" and {kind} as \"{}\" is: {used} used", path.display());

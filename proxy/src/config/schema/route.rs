@@ -68,8 +68,11 @@ pub(in crate::config) enum Action {
 }
 
 pub(super) fn route(mut table: Table<'_, '_>) -> Route {
-    let of_http =
-        OF_HTTP.iter().filter(|key| table.has(key)).map(|key| At { value: *key, span: table.value_span(key) }).collect();
+    let of_http = OF_HTTP
+        .iter()
+        .filter(|key| table.has(key))
+        .map(|key| At { value: *key, span: table.value_span(key) })
+        .collect();
     let hosts = hosts(&mut table);
     let path = route_path(&mut table);
     let listeners = table.strings("listener", true);
@@ -106,7 +109,12 @@ fn hosts(table: &mut Table<'_, '_>) -> Option<Vec<At<Host>>> {
     let written = table.has(KEY);
     let texts = table.strings(KEY, true);
     if table.is_empty_list(KEY) {
-        table.error(KEY, table.value_span(KEY), "is empty".to_owned(), "at least one host, or no such key: any host");
+        table.error(
+            KEY,
+            table.value_span(KEY),
+            "is empty".to_owned(),
+            "at least one host, or no such key: any host",
+        );
     }
     let count = texts.len();
     let mut seen = HashSet::new();
@@ -120,11 +128,18 @@ fn hosts(table: &mut Table<'_, '_>) -> Option<Vec<At<Host>>> {
             Err(error) => {
                 let help = match error {
                     HostError::Empty => Some("leave `host` out to take any host".to_owned()),
-                    HostError::NotAscii => Some("write \"xn--bcher-kva.example\" for \"bücher.example\", say".to_owned()),
-                    HostError::Port => text.rsplit_once(':').map(|(host, _)| format!("write {}", quote(host))),
+                    HostError::NotAscii => {
+                        Some("write \"xn--bcher-kva.example\" for \"bücher.example\", say".to_owned())
+                    }
+                    HostError::Port => {
+                        text.rsplit_once(':').map(|(host, _)| format!("write {}", quote(host)))
+                    }
                     HostError::Ipv6 => {
                         let address = text.trim_matches(['[', ']']);
-                        address.parse::<std::net::Ipv6Addr>().ok().map(|address| format!("write \"[{address}]\""))
+                        address
+                            .parse::<std::net::Ipv6Addr>()
+                            .ok()
+                            .map(|address| format!("write \"[{address}]\""))
                     }
                     HostError::Wildcard => text.rsplit_once('*').map(|(_, rest)| {
                         let name = rest.trim_start_matches('.');
@@ -144,7 +159,8 @@ fn route_path(table: &mut Table<'_, '_>) -> Option<At<RoutePath>> {
     const FORM: &str = "a path such as \"/\" or \"/api\"";
     let text = |text: &str| Ok(text.to_owned());
     let (has_prefix, has_exact) = (table.has("path_prefix"), table.has("path"));
-    let prefix = table.parsed("path_prefix", FORM, text).and_then(|at| checked_path(table, "path_prefix", at));
+    let prefix =
+        table.parsed("path_prefix", FORM, text).and_then(|at| checked_path(table, "path_prefix", at));
     let exact = table.parsed("path", FORM, text).and_then(|at| checked_path(table, "path", at));
     if has_prefix && has_exact {
         table.error("path", table.value_span("path"), "is beside `path_prefix`".to_owned(), "one of both");
@@ -159,19 +175,29 @@ fn route_path(table: &mut Table<'_, '_>) -> Option<At<RoutePath>> {
 }
 
 /// Only a path in the form that paths are routed in can match one.
-fn checked_path(table: &Table<'_, '_>, key: &str, At { value: text, span }: At<String>) -> Option<At<String>> {
-    const FORM: &str = "a path as it is routed: from the first slash on, percent-encoded, without query and dot segments";
+fn checked_path(
+    table: &Table<'_, '_>,
+    key: &str,
+    At { value: text, span }: At<String>,
+) -> Option<At<String>> {
+    const FORM: &str =
+        "a path as it is routed: from the first slash on, percent-encoded, without query and dot segments";
     let shown = quote(&text);
     let is_forbidden = |letter: char| !letter.is_ascii_graphic() || matches!(letter, '#' | '?' | '\\');
     let (message, help) = match path::normalise(text.as_bytes()) {
-        _ if text.contains('?') => {
-            (format!("{shown} contains '?', which a path never does"), text.split('?').next().map(str::to_owned))
-        }
+        _ if text.contains('?') => (
+            format!("{shown} contains '?', which a path never does"),
+            text.split('?').next().map(str::to_owned),
+        ),
         Ok(normal) if normal == text => return Some(At { value: text, span }),
-        Ok(normal) if text.split('/').any(is_dots) => {
-            (format!("{shown} has a dot segment, which paths no longer have when they are routed"), Some(normal.into_owned()))
-        }
-        Ok(normal) => (format!("{shown} is never what is routed: paths are normalised first"), Some(normal.into_owned())),
+        Ok(normal) if text.split('/').any(is_dots) => (
+            format!("{shown} has a dot segment, which paths no longer have when they are routed"),
+            Some(normal.into_owned()),
+        ),
+        Ok(normal) => (
+            format!("{shown} is never what is routed: paths are normalised first"),
+            Some(normal.into_owned()),
+        ),
         Err(PathError::NotAbsolute) => {
             let fixed = format!("/{text}");
             let is_path = path::normalise(fixed.as_bytes()).is_ok_and(|normal| normal == fixed);
@@ -179,14 +205,17 @@ fn checked_path(table: &Table<'_, '_>, key: &str, At { value: text, span }: At<S
         }
         Err(PathError::ForbiddenByte) => {
             let letter = text.chars().find(|letter| is_forbidden(*letter)).unwrap_or_default();
-            let encoded: String =
-                text.chars().map(|letter| if is_forbidden(letter) { percent(letter) } else { letter.into() }).collect();
+            let encoded: String = text
+                .chars()
+                .map(|letter| if is_forbidden(letter) { percent(letter) } else { letter.into() })
+                .collect();
             (format!("{shown} contains {letter:?}, which a path never does"), Some(encoded))
         }
         Err(error) => (format!("{shown} has {}", error.to_string().trim_start_matches("an ")), None),
     };
     // What cannot be shown in a line is no suggestion.
-    let help = help.filter(|fixed| fixed.len() <= 60 && !fixed.is_empty()).map(|fixed| format!("write \"{fixed}\""));
+    let help =
+        help.filter(|fixed| fixed.len() <= 60 && !fixed.is_empty()).map(|fixed| format!("write \"{fixed}\""));
     table.error_with_help(key, span, message, FORM, help);
     None
 }
@@ -201,8 +230,10 @@ fn percent(letter: char) -> String {
 
 /// Exactly one of `upstream`, `redirect` and `respond`.
 fn action(table: &mut Table<'_, '_>) -> Option<Action> {
-    const FORM: &str = "the name of an [[upstream]]; or redirect = { to = \"https://{host}{uri}\" }, or respond = { status = 200, body = \"ok\" }";
-    let written: Vec<&str> = ["upstream", "redirect", "respond"].into_iter().filter(|key| table.has(key)).collect();
+    const FORM: &str = "the name of an [[upstream]]; or redirect = { to = \"https://{host}{uri}\" }, or \
+        respond = { status = 200, body = \"ok\" }";
+    let written: Vec<&str> =
+        ["upstream", "redirect", "respond"].into_iter().filter(|key| table.has(key)).collect();
     if written.is_empty() {
         table.missing("upstream", FORM);
     }
@@ -211,8 +242,10 @@ fn action(table: &mut Table<'_, '_>) -> Option<Action> {
         table.error(key, table.value_span(key), message, "exactly one of upstream, redirect and respond");
     }
     let upstream = table.string("upstream").map(Action::Upstream);
-    let redirect = if table.has("redirect") { redirect(table.table("redirect")) } else { table.absent("redirect") };
-    let respond = if table.has("respond") { respond(table.table("respond")) } else { table.absent("respond") };
+    let redirect =
+        if table.has("redirect") { redirect(table.table("redirect")) } else { table.absent("redirect") };
+    let respond =
+        if table.has("respond") { respond(table.table("respond")) } else { table.absent("respond") };
     upstream.or(redirect.map(Action::Redirect)).or(respond.map(Action::Respond))
 }
 
@@ -235,8 +268,12 @@ fn redirect(mut table: Table<'_, '_>) -> Option<model::Redirect> {
                     let near = nearest(name, &PLACEHOLDERS).map(|known| format!("did you mean {{{known}}}?"));
                     near.or_else(|| Some(format!("there are {{{}}}", PLACEHOLDERS.join("}, {"))))
                 }
-                TemplateError::NotAnchored => Some("begin with \"https://{host}\", or with a path of your own".to_owned()),
-                TemplateError::Character(letter) if !letter.is_ascii_control() => Some(format!("write {}", percent(*letter))),
+                TemplateError::NotAnchored => {
+                    Some("begin with \"https://{host}\", or with a path of your own".to_owned())
+                }
+                TemplateError::Character(letter) if !letter.is_ascii_control() => {
+                    Some(format!("write {}", percent(*letter)))
+                }
                 TemplateError::InHost(_) => Some("put a '/' or {path} after the host".to_owned()),
                 _ => None,
             };
@@ -255,7 +292,8 @@ fn respond(mut table: Table<'_, '_>) -> Option<model::Respond> {
         let right = !text.is_empty() && text.bytes().all(is_field_content) && text.trim() == text;
         if right { Ok(text.to_owned()) } else { Err(format!("{} is no media type", quote(text))) }
     };
-    let content_type = table.parsed("content_type", "a media type such as \"text/html; charset=utf-8\"", content_type);
+    let content_type =
+        table.parsed("content_type", "a media type such as \"text/html; charset=utf-8\"", content_type);
     if matches!(status, 204 | 205 | 304) && !body.value.is_empty() {
         let message = format!("is not empty, but a {status} response has none");
         table.error("body", body.span.clone(), message, "no body, or another status");
@@ -283,14 +321,31 @@ fn edits(mut table: Table<'_, '_>, side: Side) -> Option<Box<Edits>> {
     let mut seen = HashSet::new();
     for (name, value) in &to_set {
         if !seen.insert(name.value.to_ascii_lowercase()) {
-            set.error(&name.value, name.span.clone(), "is set already, in another spelling".to_owned(), "each field once");
+            set.error(
+                &name.value,
+                name.span.clone(),
+                "is set already, in another spelling".to_owned(),
+                "each field once",
+            );
         } else if let Err(error) = edits.set(side, &name.value, &value.value) {
-            set.error_with_help(&name.value, blamed(error, name, value), show(error, side), FIELD, advice(error));
+            set.error_with_help(
+                &name.value,
+                blamed(error, name, value),
+                show(error, side),
+                FIELD,
+                advice(error),
+            );
         }
     }
     for (name, value) in &to_add {
         if let Err(error) = edits.add(side, &name.value, &value.value) {
-            add.error_with_help(&name.value, blamed(error, name, value), show(error, side), FIELD, advice(error));
+            add.error_with_help(
+                &name.value,
+                blamed(error, name, value),
+                show(error, side),
+                FIELD,
+                advice(error),
+            );
         }
     }
     for name in &removed {
@@ -303,7 +358,8 @@ fn edits(mut table: Table<'_, '_>, side: Side) -> Option<Box<Edits>> {
         }
     }
     let count = to_set.len() + to_add.len() + removed.len();
-    let bytes: usize = to_set.iter().chain(&to_add).map(|(name, value)| name.value.len() + value.value.len()).sum();
+    let bytes: usize =
+        to_set.iter().chain(&to_add).map(|(name, value)| name.value.len() + value.value.len()).sum();
     if count > EDITS_MAX || bytes > EDIT_BYTES_MAX {
         let message = format!("changes {count} fields with {bytes} bytes");
         table.error_of_all(message, &format!("at most {EDITS_MAX} fields and {EDIT_BYTES_MAX} bytes"));
@@ -320,7 +376,10 @@ fn blamed(error: EditError, name: &At<String>, value: &At<String>) -> Option<Ran
 
 fn show(error: EditError, side: Side) -> String {
     match (error, side) {
-        (EditError::Framing | EditError::HopByHop | EditError::Expect | EditError::RequestId, Side::Request) => {
+        (
+            EditError::Framing | EditError::HopByHop | EditError::Expect | EditError::RequestId,
+            Side::Request,
+        ) => {
             format!("cannot be changed in a request: it {error}")
         }
         (EditError::Framing | EditError::HopByHop | EditError::Expect, Side::Response) => {

@@ -59,7 +59,12 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
         let is_read = is_https || (key == "tls" && protocol == Protocol::TlsPassthrough);
         if !is_read && listener.has(key) && !listener.is_empty_list(key) {
             let span = listener.value_span(key);
-            listener.error(key, span, "is for protocol = \"https\" alone".to_owned(), "protocol = \"https\", or none");
+            listener.error(
+                key,
+                span,
+                "is for protocol = \"https\" alone".to_owned(),
+                "protocol = \"https\", or none",
+            );
         }
     }
     let lacks_certificates = !listener.has("certificate") || listener.is_empty_list("certificate");
@@ -67,17 +72,27 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
     let alpn = alpn(listener);
     let mut table = listener.table("tls");
     if protocol == Protocol::TlsPassthrough {
-        for key in ["min_version", "client_ca", "session_tickets", "ticket_keys", "early_data", "max_handshakes"] {
-            super::only_of_http(&table, protocol, key, "handshake_timeout, or none: the endpoint's TLS is spoken");
+        for key in
+            ["min_version", "client_ca", "session_tickets", "ticket_keys", "early_data", "max_handshakes"]
+        {
+            super::only_of_http(
+                &table,
+                protocol,
+                key,
+                "handshake_timeout, or none: the endpoint's TLS is spoken",
+            );
         }
     }
-    let min_version = table.choice("min_version", &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)], &[]);
+    let min_version =
+        table.choice("min_version", &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)], &[]);
     let client_ca = optional_file(&mut table, "client_ca");
     let session_tickets = table.boolean("session_tickets", true);
     let ticket_keys = ticket_keys(&mut table, session_tickets);
     let early_data = table.boolean("early_data", false);
     if early_data && session_tickets {
-        let message = "needs session_tickets = false, since a ticket can be played back and its early data with it".to_owned();
+        let message =
+            "needs session_tickets = false, since a ticket can be played back and its early data with it"
+                .to_owned();
         table.error(
             "early_data",
             table.value_span("early_data"),
@@ -107,7 +122,12 @@ fn ticket_keys(table: &mut Table<'_, '_>, session_tickets: bool) -> Vec<At<PathB
     const KEY: &str = "ticket_keys";
     let written = table.strings(KEY, false);
     if written.len() > KEYS_MAX {
-        table.error(KEY, table.value_span(KEY), format!("has {} files", written.len()), &format!("at most {KEYS_MAX}"));
+        table.error(
+            KEY,
+            table.value_span(KEY),
+            format!("has {} files", written.len()),
+            &format!("at most {KEYS_MAX}"),
+        );
     }
     if !session_tickets && !written.is_empty() {
         let message = "has no effect with session_tickets = false".to_owned();
@@ -154,7 +174,8 @@ pub(super) fn client_tls(upstream: &mut Table<'_, '_>) -> Option<ClientTls> {
     if !table.is_present() {
         return None;
     }
-    let server_name = table.parsed("server_name", "a host name, or \"\" for the endpoint's address", server_name);
+    let server_name =
+        table.parsed("server_name", "a host name, or \"\" for the endpoint's address", server_name);
     let ca = optional_file(&mut table, "ca");
     let certificate = optional_file(&mut table, "certificate");
     let key = optional_file(&mut table, "key");
@@ -177,7 +198,14 @@ pub(super) fn client_tls(upstream: &mut Table<'_, '_>) -> Option<ClientTls> {
     };
     let (span, verify_at) = (table.span(), table.value_span("verify"));
     table.finish();
-    Some(ClientTls { server_name: server_name.and_then(|name| name.value), ca, certificate, verify, span, verify_at })
+    Some(ClientTls {
+        server_name: server_name.and_then(|name| name.value),
+        ca,
+        certificate,
+        verify,
+        span,
+        verify_at,
+    })
 }
 
 fn server_name(text: &str) -> Result<Option<ServerName<'static>>, String> {
@@ -189,7 +217,11 @@ fn server_name(text: &str) -> Result<Option<ServerName<'static>>, String> {
 }
 
 fn certificate(mut table: Table<'_, '_>) -> Option<Certificate> {
-    let chain = required_file(&mut table, "chain", "a PEM file: the server's certificate, then those that lead to its root");
+    let chain = required_file(
+        &mut table,
+        "chain",
+        "a PEM file: the server's certificate, then those that lead to its root",
+    );
     let key = required_file(&mut table, "key", "a PEM file with the certificate's private key");
     let ocsp = optional_file(&mut table, "ocsp");
     table.finish();
@@ -205,7 +237,8 @@ fn required_file(table: &mut Table<'_, '_>, key: &'static str, what: &str) -> Op
 
 /// Empty: none.
 fn optional_file(table: &mut Table<'_, '_>, key: &'static str) -> Option<At<PathBuf>> {
-    let path = table.parsed(key, FILE_FORM, |text| if text.is_empty() { Ok(None) } else { file_path(text).map(Some) })?;
+    let path = table
+        .parsed(key, FILE_FORM, |text| if text.is_empty() { Ok(None) } else { file_path(text).map(Some) })?;
     Some(At { value: path.value?, span: path.span })
 }
 
@@ -220,7 +253,9 @@ fn alpn(listener: &mut Table<'_, '_>) -> Vec<Box<str>> {
     for At { value, span } in &written {
         match value.as_str() {
             BUILT => {}
-            "h2" | "http/1.0" => listener.error("alpn", span.clone(), format!("\"{value}\" is not built yet"), FORM),
+            "h2" | "http/1.0" => {
+                listener.error("alpn", span.clone(), format!("\"{value}\" is not built yet"), FORM)
+            }
             _ => listener.error("alpn", span.clone(), format!("{} is unknown", units::quote(value)), FORM),
         }
     }

@@ -35,7 +35,8 @@ endpoints = ["127.0.0.1:9001"]
 "#;
 
 fn changes(text: &str) -> Changes {
-    let (old, new) = (resolve_text(MAIN).expect("valid"), resolve_text(text).unwrap_or_else(|errors| panic!("{errors}")));
+    let (old, new) =
+        (resolve_text(MAIN).expect("valid"), resolve_text(text).unwrap_or_else(|errors| panic!("{errors}")));
     Changes::between(&old, &new)
 }
 
@@ -53,11 +54,13 @@ fn what_is_the_same_has_no_changes() {
 
 #[test]
 fn each_key_that_takes_a_restart_is_named() {
-    let process = |line: &str| with("run_dir = \"/run/sluice\"", &format!("run_dir = \"/run/sluice\"\n{line}"));
+    let process =
+        |line: &str| with("run_dir = \"/run/sluice\"", &format!("run_dir = \"/run/sluice\"\n{line}"));
     let table = |header: &str, line: &str| format!("{MAIN}\n[{header}]\n{line}\n");
     let guard = |line: &str| with("[guard]", &format!("[guard]\n{line}"));
     let log = |line: &str| with("[log]", &format!("[log]\n{line}"));
-    let web = |line: &str| with("address = \"127.0.0.1:8080\"", &format!("address = \"127.0.0.1:8080\"\n{line}"));
+    let web =
+        |line: &str| with("address = \"127.0.0.1:8080\"", &format!("address = \"127.0.0.1:8080\"\n{line}"));
     let cases = [
         (with("/run/sluice", "/run/other"), "process.run_dir"),
         (process("user = \"www-data\""), "process.user"),
@@ -96,8 +99,8 @@ fn each_key_that_takes_a_restart_is_named() {
 
 #[test]
 fn all_of_them_are_named_at_once_beside_what_could_change() {
-    let text =
-        with("\"127.0.0.1:9000\"", "\"127.0.0.1:9009\"").replace("name = \"web\"", "name = \"edge\"") + "[ring]\nentries = 128\n";
+    let text = with("\"127.0.0.1:9000\"", "\"127.0.0.1:9009\"").replace("name = \"web\"", "name = \"edge\"")
+        + "[ring]\nentries = 128\n";
     let changes = changes(&text);
     assert_eq!(changes.fixed, ["ring.entries", "listener \"web\" (removed)", "listener \"edge\" (new)"]);
     assert!(!changes.live.is_empty());
@@ -113,14 +116,26 @@ fn what_can_change_is_told() {
             with("[guard]", "[guard]\ndeny = [\"10.0.0.0/8\"]"),
             vec!["guard.deny changed (1 networks now, guard.deny_file included)"],
         ),
-        (with("/run/sluice\"", "/run/sluice\"\ndrain_timeout = \"1s\""), vec!["process.drain_timeout changed"]),
+        (
+            with("/run/sluice\"", "/run/sluice\"\ndrain_timeout = \"1s\""),
+            vec!["process.drain_timeout changed"],
+        ),
         (web("[listener.timeouts]\nsend = \"1s\""), vec!["listeners changed: \"web\""]),
         (web("[listener.limits]\nheaders = 7"), vec!["listeners changed: \"web\""]),
         (web("trusted_proxies = [\"10.0.0.0/8\"]"), vec!["listeners changed: \"web\""]),
-        (web("proxy_protocol = \"accept\"\ntrusted_proxies = [\"10.0.0.0/8\"]"), vec!["listeners changed: \"web\""]),
+        (
+            web("proxy_protocol = \"accept\"\ntrusted_proxies = [\"10.0.0.0/8\"]"),
+            vec!["listeners changed: \"web\""],
+        ),
         (with("upstream = \"db\"", "upstream = \"app\""), vec!["listeners changed: \"db\""]),
-        (with("path_prefix = \"/old\"", "path_prefix = \"/new\""), vec!["routes: 1 added, 1 removed (2 now)"]),
-        (with("path_prefix = \"/old\"", "path_prefix = \"/old\"\ntimeout = \"1s\""), vec!["routes: 1 changed (2 now)"]),
+        (
+            with("path_prefix = \"/old\"", "path_prefix = \"/new\""),
+            vec!["routes: 1 added, 1 removed (2 now)"],
+        ),
+        (
+            with("path_prefix = \"/old\"", "path_prefix = \"/old\"\ntimeout = \"1s\""),
+            vec!["routes: 1 changed (2 now)"],
+        ),
         (
             with("path_prefix = \"/old\"\nupstream = \"app\"", "path_prefix = \"/old\"\nupstream = \"db\""),
             vec!["routes: 1 changed (2 now)"],
@@ -190,19 +205,28 @@ fn certificates_are_watched_and_a_renewed_one_is_named() {
     };
     put("a", &["a.example"]);
     put("b", &["b.example"]);
-    let certificate = |file: &str| format!("[[listener.certificate]]\nchain = \"{file}.pem\"\nkey = \"{file}.key\"\n");
-    let https = with("defer_accept = false", &format!("protocol = \"https\"\n{}{}", certificate("a"), certificate("b")));
+    let certificate =
+        |file: &str| format!("[[listener.certificate]]\nchain = \"{file}.pem\"\nkey = \"{file}.key\"\n");
+    let https = with(
+        "defer_accept = false",
+        &format!("protocol = \"https\"\n{}{}", certificate("a"), certificate("b")),
+    );
     write("proxy.toml", &https.replace("[guard]", "[guard]\ndeny_file = \"deny.txt\""));
     write("deny.txt", "");
     let loaded = load(&folder.path().join("proxy.toml")).unwrap_or_else(|errors| panic!("{errors}"));
-    let watched: Vec<PathBuf> = ["deny.txt", "a.pem", "a.key", "b.pem", "b.key"].map(|name| folder.path().join(name)).to_vec();
+    let watched: Vec<PathBuf> =
+        ["deny.txt", "a.pem", "a.key", "b.pem", "b.key"].map(|name| folder.path().join(name)).to_vec();
     assert_eq!(loaded.watched, watched);
 
     // Renewed, while the main file is being edited.
     put("b", &["b.example", "www.b.example"]);
     write("proxy.toml", "half a fi");
     let again = load_watched(&loaded.files).unwrap_or_else(|errors| panic!("{errors}"));
-    let live = ["listeners changed: \"web\"", "certificates taken: \"b.example\"", "certificates let go: \"b.example\""];
+    let live = [
+        "listeners changed: \"web\"",
+        "certificates taken: \"b.example\"",
+        "certificates let go: \"b.example\"",
+    ];
     assert_eq!(
         Changes::between(&loaded.config, &again.config),
         Changes { fixed: Vec::new(), live: live.map(str::to_owned).to_vec() }
@@ -211,9 +235,14 @@ fn certificates_are_watched_and_a_renewed_one_is_named() {
     assert_eq!(tls(&again.config).certificates[0], tls(&loaded.config).certificates[0]);
 
     // With other limits it is the same TLS, whose tickets go on.
-    write("proxy.toml", &https.replacen("[[listener.certificate]]", "limits = { headers = 9 }\n[[listener.certificate]]", 1));
-    let limited =
-        load(&folder.path().join("proxy.toml")).unwrap_or_else(|errors| panic!("{errors}")).config.succeed(&again.config);
+    write(
+        "proxy.toml",
+        &https.replacen("[[listener.certificate]]", "limits = { headers = 9 }\n[[listener.certificate]]", 1),
+    );
+    let limited = load(&folder.path().join("proxy.toml"))
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .config
+        .succeed(&again.config);
     assert_eq!(limited.listeners[0].limits.headers, 9);
     assert!(Arc::ptr_eq(&tls(&limited), &tls(&again.config)));
 

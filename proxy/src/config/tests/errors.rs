@@ -51,7 +51,11 @@ fn each_error_names_its_line_and_key() {
             "process.run_dri",
             &["no such key in `process`", "did you mean `run_dir`?", "drain_timeout"],
         ),
-        case("[ring]\nzzzzzzzz = 1 # <-\n", "ring.zzzzzzzz", &["expected one of entries, buffers, buffer_size"]),
+        case(
+            "[ring]\nzzzzzzzz = 1 # <-\n",
+            "ring.zzzzzzzz",
+            &["expected one of entries, buffers, buffer_size"],
+        ),
         case("[workers]\nbusy_pol = \"0us\" # <-\n", "workers.busy_pol", &["did you mean `busy_poll`?"]),
         // Wrong types.
         case("[process]\nuser = 65534 # <-\n", "process.user", &["is an integer", "a user's name"]),
@@ -67,7 +71,11 @@ fn each_error_names_its_line_and_key() {
         ),
         case("[guard]\ndry_run = \"yes\" # <-\n", "guard.dry_run", &["is a string", "true or false"]),
         case("[guard]\nallow = \"10.0.0.0/8\" # <-\n", "guard.allow", &["is a string", "a list of strings"]),
-        case("[guard]\nallow = [\"10.0.0.0/8\",\n  7, # <-\n]\n", "guard.allow", &["is an integer", "only strings"]),
+        case(
+            "[guard]\nallow = [\"10.0.0.0/8\",\n  7, # <-\n]\n",
+            "guard.allow",
+            &["is an integer", "only strings"],
+        ),
         case("[steering]\npolicy = [] # <-\n", "steering.policy", &["is a list", "least-loaded"]),
         case("log = 3 # <-\n", "log", &["is an integer", "a table, [log]"]),
         whole(
@@ -77,41 +85,105 @@ fn each_error_names_its_line_and_key() {
         ),
         case("[log]\nlevel = 1979-05-27 # <-\n", "log.level", &["is a date"]),
         // Units and bounds.
-        case("[process]\ndrain_timeout = \"30x\" # <-\n", "process.drain_timeout", &["\"x\" is not a unit of time", "\"250ms\""]),
-        case("[process]\ndrain_timeout = \"0s\" # <-\n", "process.drain_timeout", &["must not be zero", "1ms to 1d"]),
-        case("[process]\ndrain_timeout = \"2d\" # <-\n", "process.drain_timeout", &["out of bounds", "1ms to 1d"]),
-        case("[process]\nbuffer_budget = \"512KiB\" # <-\n", "process.buffer_budget", &["out of bounds", "1MiB to 64GiB"]),
+        case(
+            "[process]\ndrain_timeout = \"30x\" # <-\n",
+            "process.drain_timeout",
+            &["\"x\" is not a unit of time", "\"250ms\""],
+        ),
+        case(
+            "[process]\ndrain_timeout = \"0s\" # <-\n",
+            "process.drain_timeout",
+            &["must not be zero", "1ms to 1d"],
+        ),
+        case(
+            "[process]\ndrain_timeout = \"2d\" # <-\n",
+            "process.drain_timeout",
+            &["out of bounds", "1ms to 1d"],
+        ),
+        case(
+            "[process]\nbuffer_budget = \"512KiB\" # <-\n",
+            "process.buffer_budget",
+            &["out of bounds", "1MiB to 64GiB"],
+        ),
         case("[process]\nmax_connections = -1 # <-\n", "process.max_connections", &["out of bounds"]),
         case("[process]\nrun_dir = \"run\" # <-\n", "process.run_dir", &["not an absolute path"]),
-        case("[process]\nrun_dir = \"/\" # <-\n", "process.run_dir", &["not an absolute path with a last component"]),
+        case(
+            "[process]\nrun_dir = \"/\" # <-\n",
+            "process.run_dir",
+            &["not an absolute path with a last component"],
+        ),
         case("[process]\nuser = \"\" # <-\n", "process.user", &["not a user's name"]),
         case("[ring]\nentries = 1000 # <-\n", "ring.entries", &["1000 is not a power of two", "512 or 1024"]),
         case("[ring]\nbuffers = 65536 # <-\n", "ring.buffers", &["out of bounds", "16 to 32768"]),
-        case("[ring]\nbuffer_size = \"5KiB\" # <-\n", "ring.buffer_size", &["5KiB is not a power of two", "4KiB or 8KiB"]),
-        case("[workers]\ncount = \"all\" # <-\n", "workers.count", &["\"all\" is unknown", "\"auto\" or a whole number"]),
+        case(
+            "[ring]\nbuffer_size = \"5KiB\" # <-\n",
+            "ring.buffer_size",
+            &["5KiB is not a power of two", "4KiB or 8KiB"],
+        ),
+        case(
+            "[workers]\ncount = \"all\" # <-\n",
+            "workers.count",
+            &["\"all\" is unknown", "\"auto\" or a whole number"],
+        ),
         case("[workers]\ncount = 0 # <-\n", "workers.count", &["out of bounds", "1 to 128"]),
-        case("[workers]\ncount = 3 # <-\ncpus = \"0-1\"\n", "workers.count", &["3 workers do not fit on 2 CPUs"]),
+        case(
+            "[workers]\ncount = 3 # <-\ncpus = \"0-1\"\n",
+            "workers.count",
+            &["3 workers do not fit on 2 CPUs"],
+        ),
         case("[workers]\ncpus = \"0-128\" # <-\n", "workers.cpus", &["129 CPUs", "at most 128"]),
         case("[workers]\ncpus = \"3-1\" # <-\n", "workers.cpus", &["runs backwards", "\"2-15,18\""]),
-        case("[workers]\nnuma = \"locale\" # <-\n", "workers.numa", &["\"locale\" is unknown", "did you mean \"local\"?"]),
+        case(
+            "[workers]\nnuma = \"locale\" # <-\n",
+            "workers.numa",
+            &["\"locale\" is unknown", "did you mean \"local\"?"],
+        ),
         case("[workers]\nstuck_after = \"0s\" # <-\n", "workers.stuck_after", &["must not be zero"]),
-        case("[steering]\npolicy = \"lest-loaded\" # <-\n", "steering.policy", &["did you mean \"least-loaded\"?"]),
+        case(
+            "[steering]\npolicy = \"lest-loaded\" # <-\n",
+            "steering.policy",
+            &["did you mean \"least-loaded\"?"],
+        ),
         case("[log]\nlevel = \"inof\" # <-\n", "log.level", &["did you mean \"info\"?"]),
-        case("[log]\naccess = \"\" # <-\n", "log.access", &["is not a path", "\"off\", \"stdout\" or a file's path"]),
+        case(
+            "[log]\naccess = \"\" # <-\n",
+            "log.access",
+            &["is not a path", "\"off\", \"stdout\" or a file's path"],
+        ),
         case("[log]\naccess = \"stderr\" # <-\n", "log.access", &["neither a word", "./stderr"]),
-        case("[log]\naccess = true # <-\n", "log.access", &["is a boolean", "\"off\", \"stdout\" or a file's path"]),
+        case(
+            "[log]\naccess = true # <-\n",
+            "log.access",
+            &["is a boolean", "\"off\", \"stdout\" or a file's path"],
+        ),
         case("[log]\nformat = \"text\" # <-\n", "log.format", &["\"json\""]),
         case("[log]\nquery = \"yes\" # <-\n", "log.query", &["is a string", "true or false"]),
         // Guard.
-        case("[guard]\nallow = [\"10.0.0.0/33\"] # <-\n", "guard.allow", &["\"33\" is not a prefix length from 0 to 32"]),
-        case("[guard]\ndeny = [\n\"10.0.0.0/8\",\n\"10.1.2.3/8\", # <-\n]\n", "guard.deny", &["write 10.0.0.0/8 or 10.1.2.3"]),
+        case(
+            "[guard]\nallow = [\"10.0.0.0/33\"] # <-\n",
+            "guard.allow",
+            &["\"33\" is not a prefix length from 0 to 32"],
+        ),
+        case(
+            "[guard]\ndeny = [\n\"10.0.0.0/8\",\n\"10.1.2.3/8\", # <-\n]\n",
+            "guard.deny",
+            &["write 10.0.0.0/8 or 10.1.2.3"],
+        ),
         case(
             "[guard]\nmode = \"native\" # <-\n",
             "guard.mode",
             &["\"native\" is unknown", "\"auto\" or \"driver\" or \"generic\""],
         ),
-        case("[guard]\ninterfaces = [\"a-name-that-is-too-long\"] # <-\n", "guard.interfaces", &["not an interface's name"]),
-        case("[guard]\ninterfaces = [\"lo\", \"lo\"] # <-\n", "guard.interfaces", &["\"lo\" is listed twice"]),
+        case(
+            "[guard]\ninterfaces = [\"a-name-that-is-too-long\"] # <-\n",
+            "guard.interfaces",
+            &["not an interface's name"],
+        ),
+        case(
+            "[guard]\ninterfaces = [\"lo\", \"lo\"] # <-\n",
+            "guard.interfaces",
+            &["\"lo\" is listed twice"],
+        ),
         case(
             "[guard]\nsyn_rate_per_ip = \"0/s\" # <-\n",
             "guard.syn_rate_per_ip",
@@ -124,7 +196,11 @@ fn each_error_names_its_line_and_key() {
         case("[guard]\nsyn_cookies = \"on\" # <-\n", "guard.syn_cookies", &["always"]),
         case("[guard]\nconnections_per_ip = 65536 # <-\n", "guard.connections_per_ip", &["out of bounds"]),
         case("[guard]\ndeny_file = \"none.txt\" # <-\n", "guard.deny_file", &["none.txt\" cannot be read"]),
-        case("[process]\nrun_dir = \"/run/a.b\" # <-\n[guard]\ninterfaces = [\"lo\"]\n", "process.run_dir", &["dot"]),
+        case(
+            "[process]\nrun_dir = \"/run/a.b\" # <-\n[guard]\ninterfaces = [\"lo\"]\n",
+            "process.run_dir",
+            &["dot"],
+        ),
         // Listeners.
         whole(
             "[[route]]\nupstream=\"a\"\n[[upstream]]\nname=\"a\"\nendpoints=[\"127.0.0.1:1\"]\n",
@@ -134,11 +210,24 @@ fn each_error_names_its_line_and_key() {
         case("[[listener]] # <-\naddress = \"127.0.0.1:1\"\n", "listener.name", &["is missing"]),
         case("[[listener]] # <-\nname = \"a\"\n", "listener.address", &["is missing", "\"127.0.0.1:8080\""]),
         case("[[listener]] # <-\nname = \"a\"\naddress = []\n", "listener.address", &["is missing"]),
-        case("[[listener]]\nname = \"a b\" # <-\naddress = \"127.0.0.1:1\"\n", "listener.name", &["\"a b\" is not a name"]),
-        case("[[listener]]\nname = \"a\"\naddress = \"127.0.0.1\" # <-\n", "listener.address", &["has no port"]),
-        case("[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:0\" # <-\n", "listener.address", &["has port 0"]),
         case(
-            "[[listener]]\nname = \"b\"\naddress = \"0.0.0.0:81\"\n[[listener]]\nname = \"a\"\naddress = [\"[::]:81\",\n\"127.0.0.1:81\"] # <-\n",
+            "[[listener]]\nname = \"a b\" # <-\naddress = \"127.0.0.1:1\"\n",
+            "listener.name",
+            &["\"a b\" is not a name"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1\" # <-\n",
+            "listener.address",
+            &["has no port"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:0\" # <-\n",
+            "listener.address",
+            &["has port 0"],
+        ),
+        case(
+            "[[listener]]\nname = \"b\"\naddress = \"0.0.0.0:81\"\n[[listener]]\nname = \"a\"\n\
+             address = [\"[::]:81\",\n\"127.0.0.1:81\"] # <-\n",
             "listener.address",
             &["127.0.0.1:81 is covered by 0.0.0.0:81, an address of listener \"b\""],
         ),
@@ -154,31 +243,40 @@ fn each_error_names_its_line_and_key() {
             &["there is none, and https needs one"],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n[[listener.certificate]] # <-\nchain = \"a\"\nkey = \"b\"\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n[[listener.certificate]] # <-\n\
+             chain = \"a\"\nkey = \"b\"\n",
             "listener.certificate",
             &["is for protocol = \"https\" alone"],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n[listener.tls] # <-\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n\
+             [listener.tls] # <-\n",
             "listener.tls",
             &["is for protocol = \"https\" alone"],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"https\"\ncertificate = [{ chain = \"a\" }] # <-\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"https\"\n\
+             certificate = [{ chain = \"a\" }] # <-\n",
             "listener.certificate.key",
             &["is missing", "private key"],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"https\"\ncertificate = \"a.pem\" # <-\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"https\"\n\
+             certificate = \"a.pem\" # <-\n",
             "listener.certificate",
             &["is a string", "[[listener.certificate]]"],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nupstream = \"app\" # <-\nprotocol = \"https\"\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nupstream = \"app\" # <-\n\
+             protocol = \"https\"\n",
             "listener.upstream",
             &["is for protocol = \"tcp\" and \"tls-passthrough\" alone"],
         ),
-        case("[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nalpn = [] # <-\n", "listener.alpn", &["is empty"]),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nalpn = [] # <-\n",
+            "listener.alpn",
+            &["is empty"],
+        ),
         case(
             "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nalpn = [\"http/2\"] # <-\n",
             "listener.alpn",
@@ -191,7 +289,8 @@ fn each_error_names_its_line_and_key() {
             &["is missing", "the name of an [[upstream]]"],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"ap\" # <-\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\n\
+             upstream = \"ap\" # <-\n",
             "listener.upstream",
             &["there is no upstream \"ap\"", "did you mean \"app\"?"],
         ),
@@ -206,22 +305,26 @@ fn each_error_names_its_line_and_key() {
             &["\"udp\" is unknown", "\"http\" or \"https\" or \"tcp\" or \"tls-passthrough\""],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\nlimits = { headers = 3 } # <-\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n\
+             limits = { headers = 3 } # <-\n",
             "listener.limits",
             &["has no meaning for protocol = \"tcp\""],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\ndefer_accept = true # <-\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n\
+             defer_accept = true # <-\n",
             "listener.defer_accept",
             &["has no meaning for protocol = \"tcp\"", "a server that speaks first"],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\ntimeouts.keep_alive = \"3s\" # <-\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n\
+             timeouts.keep_alive = \"3s\" # <-\n",
             "listener.timeouts.keep_alive",
             &["has no meaning for protocol = \"tcp\"", "send and tunnel_idle"],
         ),
         case(
-            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\ntrusted_proxies = [\"10.0.0.1\"] # <-\n",
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n\
+             trusted_proxies = [\"10.0.0.1\"] # <-\n",
             "listener.trusted_proxies",
             &["has no effect without proxy_protocol"],
         ),
@@ -251,7 +354,8 @@ fn each_error_names_its_line_and_key() {
             &["not an address with a port"],
         ),
         whole(
-            "[[listener]]\nname=\"a\"\naddress=\"[::]:80\"\n[[listener]]\nname=\"b\"\naddress=\"[::]:80\" # <-\n",
+            "[[listener]]\nname=\"a\"\naddress=\"[::]:80\"\n[[listener]]\nname=\"b\"\n\
+             address=\"[::]:80\" # <-\n",
             "listener.address",
             &["listener \"a\" already"],
         ),
@@ -261,7 +365,8 @@ fn each_error_names_its_line_and_key() {
             &["127.0.0.1:80 is an address of listener \"a\""],
         ),
         whole(
-            "[[listener]]\nname=\"a\"\naddress=\"[::]:80\"\n[[listener]]\nname=\"a\" # <-\naddress=\"[::]:81\"\n",
+            "[[listener]]\nname=\"a\"\naddress=\"[::]:80\"\n[[listener]]\nname=\"a\" # <-\n\
+             address=\"[::]:81\"\n",
             "listener.name",
             &["\"a\" is taken"],
         ),
@@ -273,7 +378,11 @@ fn each_error_names_its_line_and_key() {
         case("[admin]\naddress = \"127.0.0.1:8080\" # <-\n", "admin.address", &["taken by listener \"web\""]),
         case("[admin]\naddress = \"9901\" # <-\n", "admin.address", &["not an address with a port"]),
         case("[admin]\naddress = 9901 # <-\n", "admin.address", &["is an integer"]),
-        case("[[listener]]\nname=\"a\"\naddress=\"[::]:1\"\nbacklog = 0 # <-\n", "listener.backlog", &["out of bounds"]),
+        case(
+            "[[listener]]\nname=\"a\"\naddress=\"[::]:1\"\nbacklog = 0 # <-\n",
+            "listener.backlog",
+            &["out of bounds"],
+        ),
         case(
             "[[listener]]\nname=\"a\"\naddress=\"[::]:1\"\ntrusted_proxies = [\"x\"] # <-\n",
             "listener.trusted_proxies",
@@ -321,7 +430,11 @@ fn each_error_names_its_line_and_key() {
         ),
         // Upstreams.
         case("[[upstream]] # <-\nname = \"u\"\n", "upstream.endpoints", &["is missing"]),
-        case("[[upstream]] # <-\nname = \"u\"\nendpoints = []\n", "upstream.endpoints", &["at least one address"]),
+        case(
+            "[[upstream]] # <-\nname = \"u\"\nendpoints = []\n",
+            "upstream.endpoints",
+            &["at least one address"],
+        ),
         whole(
             "[[listener]]
 name=\"a\"
@@ -337,7 +450,11 @@ endpoints=[\"127.0.0.1:2\"]
             "upstream.name",
             &["\"u\" is taken already"],
         ),
-        case("[[upstream]]\nname = \"u\"\nendpoints = [\"10.0.0.1\"] # <-\n", "upstream.endpoints", &["has no port"]),
+        case(
+            "[[upstream]]\nname = \"u\"\nendpoints = [\"10.0.0.1\"] # <-\n",
+            "upstream.endpoints",
+            &["has no port"],
+        ),
         case(
             "[[upstream]]\nname = \"u\"\nendpoints = [\"app.internal:80\"] # <-\n",
             "upstream.endpoints",
@@ -359,13 +476,22 @@ endpoints=[\"127.0.0.1:2\"]
             &["no endpoint that takes requests", "a weight of 1 or more"],
         ),
         case(
-            "[[upstream]]\nname = \"u\"\nendpoints = [{ adress = \"10.0.0.1:1\", address = \"10.0.0.2:1\" }] # <-\n",
+            "[[upstream]]\nname = \"u\"\nendpoints = [{ adress = \"10.0.0.1:1\", address = \"10.0.0.2:1\" }] \
+             # <-\n",
             "upstream.endpoints.adress",
             &["did you mean `address`?"],
         ),
-        case("[[upstream]]\nname = \"u\"\nendpoints = [{}] # <-\n", "upstream.endpoints.address", &["is missing"]),
+        case(
+            "[[upstream]]\nname = \"u\"\nendpoints = [{}] # <-\n",
+            "upstream.endpoints.address",
+            &["is missing"],
+        ),
         case("[[upstream]]\nname = \"u\"\nendpoints = [7] # <-\n", "upstream.endpoints", &["is an integer"]),
-        case("[[upstream]]\nname = \"u\"\nendpoints = \"10.0.0.1:1\" # <-\n", "upstream.endpoints", &["is a string"]),
+        case(
+            "[[upstream]]\nname = \"u\"\nendpoints = \"10.0.0.1:1\" # <-\n",
+            "upstream.endpoints",
+            &["is a string"],
+        ),
         case(
             "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\nretry.attempts = 0 # <-\n",
             "upstream.retry.attempts",
@@ -387,22 +513,26 @@ endpoints=[\"127.0.0.1:2\"]
             &["has no ca, and the system's roots cannot be used: they were not passed on", "ca-certificates"],
         ),
         case(
-            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\ntls = { verify = false, server_name = \"-\" } # <-\n",
+            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\n\
+             tls = { verify = false, server_name = \"-\" } # <-\n",
             "upstream.tls.server_name",
             &["\"-\" is not a host name"],
         ),
         case(
-            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\n[upstream.tls]\nverify = false\nca = \"ca.pem\" # <-\n",
+            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\n[upstream.tls]\nverify = false\n\
+             ca = \"ca.pem\" # <-\n",
             "upstream.tls.ca",
             &["has no effect beside verify = false"],
         ),
         case(
-            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\n[upstream.tls] # <-\nverify = false\ncertificate = \"c.pem\"\n",
+            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\n[upstream.tls] # <-\nverify = false\n\
+             certificate = \"c.pem\"\n",
             "upstream.tls.key",
             &["is missing"],
         ),
         case(
-            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\n[upstream.tls] # <-\nverify = false\nkey = \"k.pem\"\n",
+            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\n[upstream.tls] # <-\nverify = false\n\
+             key = \"k.pem\"\n",
             "upstream.tls.certificate",
             &["is missing"],
         ),
@@ -444,7 +574,11 @@ fn features_that_are_not_built_say_so() {
         .iter()
         .map(in_table("listener", "[[listener]]\nname = \"x\"\naddress = \"[::]:1\"\n"))
         .chain(route.iter().map(in_table("route", "[[route]]\nupstream = \"app\"\npath_prefix = \"/x\"\n")))
-        .chain(upstream.iter().map(in_table("upstream", "[[upstream]]\nname = \"x\"\nendpoints = [\"10.0.0.1:1\"]\n")))
+        .chain(
+            upstream
+                .iter()
+                .map(in_table("upstream", "[[upstream]]\nname = \"x\"\nendpoints = [\"10.0.0.1:1\"]\n")),
+        )
         .map(|(table, head, line)| (table, head.to_owned(), line))
         .chain(top.iter().map(|(table, line)| (*table, format!("[{table}]\n"), *line)));
     for (table, head, line) in cases {

@@ -1,5 +1,6 @@
-//! Every key of config/proxy.toml with a value of a wrong type and with a wrong one: exactly one error, at the value, that says what is expected,
-//! with the line shown and the value marked. Keys of features that are not built say so.
+//! Every key of config/proxy.toml with a value of a wrong type and with a wrong one: exactly one error, at
+//! the value, that says what is expected, with the line shown and the value marked. Keys of features that are
+//! not built say so.
 
 use super::*;
 
@@ -33,7 +34,9 @@ impl Key {
         if let Some(header) = self.hidden_table {
             lines[header - 1] = self.table.clone();
             // What of it is built is written too: some keys need others.
-            let of_table = lines[header..].iter_mut().take_while(|line| line.starts_with("# ") && !line.starts_with("# ["));
+            let of_table = lines[header..]
+                .iter_mut()
+                .take_while(|line| line.starts_with("# ") && !line.starts_with("# ["));
             for line in of_table.filter(|line| !line.contains("not built yet")) {
                 *line = line.trim_start_matches("# ").to_owned();
             }
@@ -87,13 +90,17 @@ fn keys(lines: &[&str]) -> Vec<Key> {
 }
 
 fn shipped() -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/proxy.toml")).expect("readable")
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/proxy.toml"))
+        .expect("readable")
 }
 
 /// On a system that trusts somebody: what else is wrong with `[upstream.tls]` is to be the only error.
 fn resolve_where_roots_are(text: &str) -> Result<model::Config, Diagnostics> {
     let roots = crate::tls::testing::Authority::new("CA").pem().as_bytes().to_vec();
-    resolve(&[(PathBuf::from("etc/test.toml"), text.as_bytes().to_vec().into()), (SYSTEM_ROOTS.into(), roots.into())])
+    resolve(&[
+        (PathBuf::from("etc/test.toml"), text.as_bytes().to_vec().into()),
+        (SYSTEM_ROOTS.into(), roots.into()),
+    ])
 }
 
 /// The one error that a file has; at the value of `key`, with its words, and shown with the value marked.
@@ -101,9 +108,11 @@ fn check(key: &Key, text: &str, words: &str) {
     let dotted = key.dotted();
     let errors = resolve_where_roots_are(text).map(drop).expect_err(&dotted);
     let context = format!("{dotted}\n{}", errors.render(false));
-    // Beside `path_prefix`, `path` is one more mistake, and so on for what excludes another key; the file's listener is of "http".
-    let beside =
-        |error: &&Diagnostic| !error.message.starts_with("is beside") && error.message != "is for protocol = \"https\" alone";
+    // Beside `path_prefix`, `path` is one more mistake, and so on for what excludes another key; the file's
+    // listener is of "http".
+    let beside = |error: &&Diagnostic| {
+        !error.message.starts_with("is beside") && error.message != "is for protocol = \"https\" alone"
+    };
     let found: Vec<&Diagnostic> = errors.iter().filter(beside).collect();
     assert_eq!(found.len(), 1, "{context}");
     let error = found[0];
@@ -112,19 +121,27 @@ fn check(key: &Key, text: &str, words: &str) {
     // Some keys have values that are not built: which those are, their comment says.
     let not_built = key.comment.contains("not built yet") && error.message.contains("not built yet");
     assert!(not_built || error.message.contains(words), "lacks {words:?}: {context}");
-    assert!(error.expected.is_some() || error.help.is_some(), "says nothing of what would be right: {context}");
+    assert!(
+        error.expected.is_some() || error.help.is_some(),
+        "says nothing of what would be right: {context}"
+    );
     let line = text.lines().nth(key.line - 1).expect("the line");
     let shown = error.to_string();
-    assert!(shown.starts_with(&format!("etc/test.toml:{}:{}: error: `{dotted}", key.line, error.column())), "{shown}");
+    assert!(
+        shown.starts_with(&format!("etc/test.toml:{}:{}: error: `{dotted}", key.line, error.column())),
+        "{shown}"
+    );
 
     // The line is there, and under it a mark that begins where the error does.
     let rendered = errors.render(false);
     let place = format!("[etc/test.toml:{}:{}]", key.line, error.column());
     let report = rendered.lines().skip_while(|shown| !shown.contains(&place));
-    let mut below = report.skip_while(|shown| !(shown.contains(&format!("{} │ ", key.line)) && shown.contains(line)));
+    let mut below =
+        report.skip_while(|shown| !(shown.contains(&format!("{} │ ", key.line)) && shown.contains(line)));
     let excerpt = below.next().unwrap_or_else(|| panic!("no excerpt: {context}"));
     let start = excerpt.chars().take_while(|&letter| letter != '│').count() + 2;
-    let mark = below.next().expect("a mark below").chars().position(|letter| matches!(letter, '─' | '┬' | '╰'));
+    let mark =
+        below.next().expect("a mark below").chars().position(|letter| matches!(letter, '─' | '┬' | '╰'));
     assert_eq!(mark, Some(start + error.column() - 1), "{context}");
     assert!((not_built && error.column() == 1) || error.column() > key.name.len() + " = ".len(), "{context}");
 }
@@ -226,7 +243,8 @@ fn keys_that_are_not_built_say_so() {
         let errors = resolve_where_roots_are(&key.with(&lines, &value)).map(drop).expect_err(&key.dotted());
         let said = errors.iter().any(|error| {
             let of_table = key.hidden_table == Some(error.line()) && key.dotted().starts_with(&error.key);
-            error.message.contains("is not built yet") && (of_table || (error.line() == key.line && error.key == key.dotted()))
+            error.message.contains("is not built yet")
+                && (of_table || (error.line() == key.line && error.key == key.dotted()))
         });
         assert!(said, "{}\n{}", key.dotted(), errors.render(false));
     }

@@ -247,7 +247,8 @@ fn values_other_than_the_defaults_are_taken() {
     assert_eq!(config.listeners[0].limits.body_bytes, 1 << 30);
     let actions: Vec<_> = config.routes.routes().iter().map(|route| route.action.clone()).collect();
     assert_eq!(actions, [model::Action::Upstream(1), model::Action::Upstream(0)]);
-    let endpoints: Vec<String> = config.upstreams[1].endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+    let endpoints: Vec<String> =
+        config.upstreams[1].endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
     assert_eq!(endpoints, ["10.0.0.2:1", "[2001:db8::1]:8080"]);
     assert_eq!(config.upstreams[1].endpoints[0].label, "[::ffff:10.0.0.2]:1");
 }
@@ -258,8 +259,14 @@ fn suspicious_files_get_warnings() {
     assert_eq!(with(""), Vec::<String>::new());
     for (toml, words) in [
         ("[process]\nuser = \"root\"\n", "3:8: warning: `process.user`: the data plane".replace("3:", "2:")),
-        ("[workers]\ncpus = \"1-2\"\ncontrol_cpus = \"0,2\"\n", "3:16: warning: `workers.control_cpus`: CPU 2".to_owned()),
-        ("[guard]\ndeny = [\"10.0.0.0/8\"]\n", "2:9: warning: `guard.interfaces`: no interface is guarded".to_owned()),
+        (
+            "[workers]\ncpus = \"1-2\"\ncontrol_cpus = \"0,2\"\n",
+            "3:16: warning: `workers.control_cpus`: CPU 2".to_owned(),
+        ),
+        (
+            "[guard]\ndeny = [\"10.0.0.0/8\"]\n",
+            "2:9: warning: `guard.interfaces`: no interface is guarded".to_owned(),
+        ),
         (
             "[guard]\ninterfaces = [\"lo\"]\nallow = [\"::1\"]\ndeny = [\"::1/128\"]\n",
             "4:9: warning: `guard.deny`: ::1/128 is on the allow list".to_owned(),
@@ -280,7 +287,8 @@ fn suspicious_files_get_warnings() {
         ("127.0.0.2:8080", ""),
         ("127.0.0.1:8081", "is listener \"all\" itself"),
     ] {
-        let text = BASE.replace("127.0.0.1:9000", endpoint) + "[[listener]]\nname = \"all\"\naddress = \"[::]:8081\"\n";
+        let text = BASE.replace("127.0.0.1:9000", endpoint)
+            + "[[listener]]\nname = \"all\"\naddress = \"[::]:8081\"\n";
         let warned = warnings(&text);
         assert_eq!(warned.len(), usize::from(!words.is_empty()), "{endpoint}: {warned:?}");
         assert!(warned.iter().all(|warning| warning.contains(words)), "{warned:?}");
@@ -289,7 +297,8 @@ fn suspicious_files_get_warnings() {
 
 #[test]
 fn all_errors_are_reported_at_once_in_the_order_of_the_file() {
-    let text = format!("[process]\nusr = 1\n[ring]\nentries = 3\n[workers]\nnuma = 7\n{BASE}[log]\nlevel = \"x\"\n");
+    let text =
+        format!("[process]\nusr = 1\n[ring]\nentries = 3\n[workers]\nnuma = 7\n{BASE}[log]\nlevel = \"x\"\n");
     let errors = resolve_text(&text).expect_err("four errors");
     let found: Vec<(usize, &str)> = errors.iter().map(|error| (error.line(), error.key.as_str())).collect();
     assert_eq!(found, [(2, "process.usr"), (4, "ring.entries"), (6, "workers.numa"), (17, "log.level")]);
@@ -312,7 +321,8 @@ fn the_excerpt_underlines_the_value() {
     assert!(rendered.contains("etc/test.toml:3:1"), "{rendered}");
     assert!(rendered.contains("3 │ run_dri = \"/run/x\""), "{rendered}");
     assert!(rendered.contains("help: did you mean `run_dir`?"), "{rendered}");
-    let underline = rendered.lines().skip_while(|line| !line.contains("run_dri = ")).nth(1).expect("a line below");
+    let underline =
+        rendered.lines().skip_while(|line| !line.contains("run_dri = ")).nth(1).expect("a line below");
     assert_eq!(underline.matches(['─', '┬']).count(), "run_dri".len(), "{rendered}");
     assert!(!rendered.contains('\u{1b}'));
     assert!(resolve_text(&text).expect_err("an unknown key").render(true).contains('\u{1b}'));
@@ -320,14 +330,16 @@ fn the_excerpt_underlines_the_value() {
 
 #[test]
 fn columns_count_characters() {
-    let errors = resolve_text(&format!("process = {{ user = \"äöü\", usr = 1 }}\n{BASE}")).expect_err("an unknown key");
+    let errors = resolve_text(&format!("process = {{ user = \"äöü\", usr = 1 }}\n{BASE}"))
+        .expect_err("an unknown key");
     let error = errors.iter().next().expect("one");
     assert_eq!((error.line(), error.column()), (1, 27));
 }
 
 #[test]
 fn a_file_that_is_not_utf8_is_refused_where_it_is_not() {
-    let errors = resolve(&[(PathBuf::from("a.toml"), b"[log]\nlevel = \"\xff\"\n".to_vec().into())]).expect_err("not UTF-8");
+    let errors = resolve(&[(PathBuf::from("a.toml"), b"[log]\nlevel = \"\xff\"\n".to_vec().into())])
+        .expect_err("not UTF-8");
     assert_eq!(errors.to_string(), "a.toml:2:10: error: is not UTF-8 here; expected a TOML file");
     assert!(resolve(&[]).is_err());
 }
@@ -337,14 +349,19 @@ fn a_deny_file_is_read_beside_the_main_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let main = folder.path().join("proxy.toml");
     let list = folder.path().join("deny.txt");
-    let text = format!("[guard]\ninterfaces = [\"lo\"]\ndeny = [\"10.0.0.0/8\"]\ndeny_file = \"deny.txt\"\n{BASE}");
+    let text =
+        format!("[guard]\ninterfaces = [\"lo\"]\ndeny = [\"10.0.0.0/8\"]\ndeny_file = \"deny.txt\"\n{BASE}");
     std::fs::write(&main, text).expect("written");
 
     let errors = load(&main).expect_err("no list");
-    assert!(errors.to_string().starts_with(&format!("{}:4:13: error: `guard.deny_file`: ", main.display())), "{errors}");
+    assert!(
+        errors.to_string().starts_with(&format!("{}:4:13: error: `guard.deny_file`: ", main.display())),
+        "{errors}"
+    );
     assert!(errors.to_string().contains("no such file"), "{errors}");
 
-    std::fs::write(&list, "# bad ones\n192.0.2.0/24 # whole\r\n\n  2001:db8::1\n10.0.0.0/8").expect("written");
+    std::fs::write(&list, "# bad ones\n192.0.2.0/24 # whole\r\n\n  2001:db8::1\n10.0.0.0/8")
+        .expect("written");
     let loaded = load(&main).map_err(|errors| errors.to_string()).expect("valid");
     let deny: Vec<String> = loaded.config.guard.deny.iter().map(ToString::to_string).collect();
     assert_eq!(deny, ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::1/128"]);
@@ -358,7 +375,10 @@ fn a_deny_file_is_read_beside_the_main_file() {
     let errors = load(&main).expect_err("a wrong line").to_string();
     let lines: Vec<&str> = errors.lines().collect();
     assert!(
-        lines[0].starts_with(&format!("{}:2:3: error: `guard.deny_file`: \"10.0.0.300\" is not an address", list.display())),
+        lines[0].starts_with(&format!(
+            "{}:2:3: error: `guard.deny_file`: \"10.0.0.300\" is not an address",
+            list.display()
+        )),
         "{errors}"
     );
     assert!(lines[1].contains(":3:1:") && lines[1].contains("\"\\u{7}\""), "{errors}");
@@ -371,7 +391,10 @@ fn a_deny_file_is_read_beside_the_main_file() {
 #[test]
 fn a_missing_main_file_is_named() {
     let errors = load(Path::new("/nonexistent/proxy.toml")).expect_err("missing");
-    assert_eq!(errors.to_string(), "/nonexistent/proxy.toml:1:1: error: the configuration cannot be read: no such file");
+    assert_eq!(
+        errors.to_string(),
+        "/nonexistent/proxy.toml:1:1: error: the configuration cannot be read: no such file"
+    );
     assert!(errors.render(false).contains("/nonexistent/proxy.toml"), "{}", errors.render(false));
 }
 
@@ -379,7 +402,8 @@ fn a_missing_main_file_is_named() {
 #[test]
 fn shipped_files_are_valid() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
-    let load_shipped = |name: &str| load(&folder.join(name)).map_err(|errors| errors.render(false)).expect(name);
+    let load_shipped =
+        |name: &str| load(&folder.join(name)).map_err(|errors| errors.render(false)).expect(name);
 
     let full = load_shipped("proxy.toml");
     assert!(full.warnings.is_empty(), "{}", full.warnings);
@@ -390,11 +414,15 @@ fn shipped_files_are_valid() {
     let made = tempfile::tempdir().expect("a folder");
     let copy = made.path().join("dev.toml");
     std::fs::copy(folder.join("dev.toml"), &copy).expect("a copy");
-    crate::demo::certificate(&made.path().join("dev-tls"), std::time::SystemTime::now()).expect("a certificate");
+    crate::demo::certificate(&made.path().join("dev-tls"), std::time::SystemTime::now())
+        .expect("a certificate");
     let dev = load(&copy).map_err(|errors| errors.render(false)).expect("dev.toml");
     assert!(dev.warnings.is_empty(), "{}", dev.warnings);
     assert_eq!(dev.config.process.run_dir, Path::new("/run/sluice-dev"));
-    assert_eq!((&*dev.config.guard.interfaces, dev.config.guard.mode), (&["lo".to_owned()][..], model::GuardMode::Generic));
+    assert_eq!(
+        (&*dev.config.guard.interfaces, dev.config.guard.mode),
+        (&["lo".to_owned()][..], model::GuardMode::Generic)
+    );
     assert_eq!(dev.config.listeners[0].addresses, ["127.0.0.1:8080".parse().expect("address")]);
     assert_eq!(dev.config.upstreams[0].endpoints[0].label, "127.0.0.1:9000");
 }
@@ -402,7 +430,8 @@ fn shipped_files_are_valid() {
 /// Every key that the schema knows is in proxy.toml, commented out or not.
 #[test]
 fn the_full_file_has_every_key() {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/proxy.toml")).expect("readable");
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/proxy.toml"))
+        .expect("readable");
     let mentions = |key: &str| {
         text.lines()
             .map(|line| line.trim_start_matches("# "))
@@ -435,7 +464,8 @@ fn check_mentions(text: &str, mentions: &dyn Fn(&str) -> bool) {
     let error = errors.iter().find(|error| error.key.contains("zzzz")).expect("the unknown key");
     let known = error.expected.as_deref().and_then(|list| list.strip_prefix("one of ")).expect("a list");
     for key in known.split(", ").filter(|key| {
-        !["timeouts", "limits", "tls", "certificate", "pool", "health", "passive", "retry", "fallback"].contains(key)
+        !["timeouts", "limits", "tls", "certificate", "pool", "health", "passive", "retry", "fallback"]
+            .contains(key)
     }) {
         assert!(mentions(key), "proxy.toml lacks {key}");
     }

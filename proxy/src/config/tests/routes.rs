@@ -13,8 +13,10 @@ fn route(lines: &str) -> model::Route {
 
 #[test]
 fn what_a_route_takes() {
-    let found =
-        route("host = [\"A.example.\", \"*.b.example\", \"[::1]\"]\npath = \"/exact\"\nlistener = [\"web\"]\nupstream = \"app\"");
+    let found = route(
+        "host = [\"A.example.\", \"*.b.example\", \"[::1]\"]\npath = \"/exact\"\nlistener = [\"web\"]\n\
+         upstream = \"app\"",
+    );
     let hosts: Vec<String> = found.hosts.iter().map(ToString::to_string).collect();
     assert_eq!(hosts, ["a.example", "*.b.example", "[::1]"]);
     assert_eq!(found.path, RoutePath::Exact("/exact".into()));
@@ -35,8 +37,12 @@ fn what_a_route_answers() {
     assert_eq!(redirect.status, 308);
     let found = route("path = \"/a\"\nrespond = {}");
     let Action::Respond(respond) = found.action else { panic!("a response") };
-    assert_eq!((respond.status, &*respond.content_type, &*respond.body), (200, "text/plain; charset=utf-8", &b""[..]));
-    let found = route("path = \"/a\"\nrespond = { status = 503, body = \"<p>\", content_type = \"text/html\" }");
+    assert_eq!(
+        (respond.status, &*respond.content_type, &*respond.body),
+        (200, "text/plain; charset=utf-8", &b""[..])
+    );
+    let found =
+        route("path = \"/a\"\nrespond = { status = 503, body = \"<p>\", content_type = \"text/html\" }");
     let Action::Respond(respond) = found.action else { panic!("a response") };
     assert_eq!((respond.status, &*respond.content_type, &*respond.body), (503, "text/html", &b"<p>"[..]));
 }
@@ -44,8 +50,10 @@ fn what_a_route_answers() {
 #[test]
 fn edits_keep_their_order_and_empty_ones_cost_nothing() {
     let found = route(
-        "path = \"/a\"\nupstream = \"app\"\nrequest_headers = { set = { Host = \"b.example\", X-Z = \"1\", X-A = \"2\" }, \
-         add = { X-Z = [\"3\", \"4\"] }, remove = [\"Via\"] }\nresponse_headers = { set = {}, add = {}, remove = [] }",
+        "path = \"/a\"\nupstream = \"app\"\nrequest_headers = { set = { Host = \"b.example\", X-Z = \"1\", \
+         X-A = \"2\" }, \
+         add = { X-Z = [\"3\", \"4\"] }, remove = [\"Via\"] }\n\
+         response_headers = { set = {}, add = {}, remove = [] }",
     );
     assert_eq!(found.response_headers, None);
     let edits = found.request_headers.expect("some");
@@ -60,9 +68,11 @@ fn edits_keep_their_order_and_empty_ones_cost_nothing() {
 #[test]
 fn each_error_names_its_line_and_key() {
     let to_app = "[[route]]\npath_prefix = \"/a\"\nupstream = \"app\"\n";
-    let own = |line: &'static str| -> &'static str { Box::leak(format!("{to_app}{line} # <-\n").into_boxed_str()) };
-    let alone =
-        |line: &'static str| -> &'static str { Box::leak(format!("[[route]]\npath = \"/a\"\n{line} # <-\n").into_boxed_str()) };
+    let own =
+        |line: &'static str| -> &'static str { Box::leak(format!("{to_app}{line} # <-\n").into_boxed_str()) };
+    let alone = |line: &'static str| -> &'static str {
+        Box::leak(format!("[[route]]\npath = \"/a\"\n{line} # <-\n").into_boxed_str())
+    };
     let host = "route.host";
     let to = "route.redirect.to";
     let cases = [
@@ -88,7 +98,11 @@ fn each_error_names_its_line_and_key() {
             "route.path",
             &["is beside `path_prefix`", "one of both"],
         ),
-        case("[[route]]\npath_prefix = 1 # <-\nupstream = \"app\"\n", "route.path_prefix", &["is an integer", "\"/api\""]),
+        case(
+            "[[route]]\npath_prefix = 1 # <-\nupstream = \"app\"\n",
+            "route.path_prefix",
+            &["is an integer", "\"/api\""],
+        ),
         case(
             "[[route]]\npath_prefix = \"a\" # <-\nupstream = \"app\"\n",
             "route.path_prefix",
@@ -99,45 +113,105 @@ fn each_error_names_its_line_and_key() {
             "route.path_prefix",
             &["contains '?'", "write \"/a\""],
         ),
-        case("[[route]]\npath = \"/a/%2E./b\" # <-\nupstream = \"app\"\n", "route.path", &["dot segment", "write \"/b\""]),
-        case("[[route]]\npath = \"/a%2\" # <-\nupstream = \"app\"\n", "route.path", &["malformed percent-encoding"]),
+        case(
+            "[[route]]\npath = \"/a/%2E./b\" # <-\nupstream = \"app\"\n",
+            "route.path",
+            &["dot segment", "write \"/b\""],
+        ),
+        case(
+            "[[route]]\npath = \"/a%2\" # <-\nupstream = \"app\"\n",
+            "route.path",
+            &["malformed percent-encoding"],
+        ),
         case(
             "[[route]]\npath = \"/a%2fb\" # <-\nupstream = \"app\"\n",
             "route.path",
             &["never what is routed", "write \"/a%2Fb\""],
         ),
-        case("[[route]]\npath = \"/%61\" # <-\nupstream = \"app\"\n", "route.path", &["never what is routed", "write \"/a\""]),
-        case("[[route]]\npath = \"/é b\" # <-\nupstream = \"app\"\n", "route.path", &["contains 'é'", "write \"/%C3%A9%20b\""]),
-        case("[[route]]\npath = \"/a;/..;b\" # <-\nupstream = \"app\"\n", "route.path", &["has a dot segment with parameters"]),
+        case(
+            "[[route]]\npath = \"/%61\" # <-\nupstream = \"app\"\n",
+            "route.path",
+            &["never what is routed", "write \"/a\""],
+        ),
+        case(
+            "[[route]]\npath = \"/é b\" # <-\nupstream = \"app\"\n",
+            "route.path",
+            &["contains 'é'", "write \"/%C3%A9%20b\""],
+        ),
+        case(
+            "[[route]]\npath = \"/a;/..;b\" # <-\nupstream = \"app\"\n",
+            "route.path",
+            &["has a dot segment with parameters"],
+        ),
         // Listeners.
-        case(own("listener = [\"wep\"]"), "route.listener", &["there is no listener \"wep\"", "did you mean \"web\"?"]),
+        case(
+            own("listener = [\"wep\"]"),
+            "route.listener",
+            &["there is no listener \"wep\"", "did you mean \"web\"?"],
+        ),
         case(own("listener = 1"), "route.listener", &["is an integer"]),
         // What becomes of it.
-        case("[[route]] # <-\npath_prefix = \"/a\"\n", "route.upstream", &["is missing", "redirect", "respond"]),
+        case(
+            "[[route]] # <-\npath_prefix = \"/a\"\n",
+            "route.upstream",
+            &["is missing", "redirect", "respond"],
+        ),
         case(alone("upstream = \"ap\""), "route.upstream", &["no upstream \"ap\"", "did you mean \"app\"?"]),
         case(alone("upstream = \"\""), "route.upstream", &["no upstream \"\""]),
         case(alone("upstream = true"), "route.upstream", &["is a boolean"]),
-        case(own("redirect = { to = \"/b\" }"), "route.redirect", &["is beside `upstream`", "exactly one of"]),
+        case(
+            own("redirect = { to = \"/b\" }"),
+            "route.redirect",
+            &["is beside `upstream`", "exactly one of"],
+        ),
         case(own("respond = {}"), "route.respond", &["is beside `upstream`", "exactly one of"]),
         case(alone("redirect = { to = \"/b\" }\nrespond = {}"), "route.respond", &["is beside `redirect`"]),
         case(alone("redirect = \"/b\""), "route.redirect", &["is a string", "a table"]),
         case(alone("redirect = {}"), to, &["is missing", "https://{host}{uri}"]),
         case(alone("redirect = { to = 1 }"), to, &["is an integer"]),
-        case(alone("redirect = { to = \"https://{hots}/\" }"), to, &["unknown placeholder {hots}", "did you mean {host}?"]),
+        case(
+            alone("redirect = { to = \"https://{hots}/\" }"),
+            to,
+            &["unknown placeholder {hots}", "did you mean {host}?"],
+        ),
         case(alone("redirect = { to = \"https://{host}/{zzzzzzz}\" }"), to, &["there are {scheme}, {host}"]),
-        case(alone("redirect = { to = \"{uri}\" }"), to, &["could lead to whatever host a client names", "begin with"]),
-        case(alone("redirect = { to = \"https://b.example{query}\" }"), to, &["has {query} where", "put a '/'"]),
-        case(alone("redirect = { to = \"https://b.example/ü\" }"), to, &["has 'ü', which a URL never does", "write %C3%BC"]),
-        case(alone("redirect = { to = \"https://b.example/\\r\\nX: y\" }"), to, &["has '\\r', which a URL never does"]),
+        case(
+            alone("redirect = { to = \"{uri}\" }"),
+            to,
+            &["could lead to whatever host a client names", "begin with"],
+        ),
+        case(
+            alone("redirect = { to = \"https://b.example{query}\" }"),
+            to,
+            &["has {query} where", "put a '/'"],
+        ),
+        case(
+            alone("redirect = { to = \"https://b.example/ü\" }"),
+            to,
+            &["has 'ü', which a URL never does", "write %C3%BC"],
+        ),
+        case(
+            alone("redirect = { to = \"https://b.example/\\r\\nX: y\" }"),
+            to,
+            &["has '\\r', which a URL never does"],
+        ),
         case(
             alone("redirect = { to = \"/b\", status = 304 }"),
             "route.redirect.status",
             &["304 is no redirect", "301, 302, 303, 307 or 308"],
         ),
         case(alone("redirect = { to = \"/b\", status = 200 }"), "route.redirect.status", &["out of bounds"]),
-        case(alone("redirect = { to = \"/b\", code = 301 }"), "route.redirect.code", &["no such key", "one of to, status"]),
+        case(
+            alone("redirect = { to = \"/b\", code = 301 }"),
+            "route.redirect.code",
+            &["no such key", "one of to, status"],
+        ),
         case(alone("respond = { status = 101 }"), "route.respond.status", &["200 to 599"]),
-        case(alone("respond = { status = 204, body = \"x\" }"), "route.respond.body", &["a 204 response has none"]),
+        case(
+            alone("respond = { status = 204, body = \"x\" }"),
+            "route.respond.body",
+            &["a 204 response has none"],
+        ),
         case(alone("respond = { status = 200, body = 1 }"), "route.respond.body", &["is an integer"]),
         case(
             alone("respond = { content_type = \"a\\r\\nb\" }"),
@@ -165,7 +239,11 @@ fn each_error_names_its_line_and_key() {
             "route.request_headers.set.Host",
             &["not a host with an optional port"],
         ),
-        case(own("response_headers = { set = { Host = \"a\" } }"), "route.response_headers.set.Host", &["requests only"]),
+        case(
+            own("response_headers = { set = { Host = \"a\" } }"),
+            "route.response_headers.set.Host",
+            &["requests only"],
+        ),
         case(
             own("request_headers = { remove = [\"Host\"] }"),
             "route.request_headers.remove",
@@ -176,11 +254,31 @@ fn each_error_names_its_line_and_key() {
             "route.request_headers.remove",
             &["ties a request to its log lines"],
         ),
-        case(own("request_headers = { set = { \"a b\" = \"1\" } }"), "route.request_headers.set.a b", &["is not a field name"]),
-        case(own("request_headers = { set = { a = \"x\\ny\" } }"), "route.request_headers.set.a", &["has a control character"]),
-        case(own("request_headers = { set = { a = \" x\" } }"), "route.request_headers.set.a", &["has white space around it"]),
-        case(own("request_headers = { set = { a = 1 } }"), "route.request_headers.set.a", &["is an integer", "a string"]),
-        case(own("request_headers = { set = { a = \"1\", A = \"2\" } }"), "route.request_headers.set.A", &["is set already"]),
+        case(
+            own("request_headers = { set = { \"a b\" = \"1\" } }"),
+            "route.request_headers.set.a b",
+            &["is not a field name"],
+        ),
+        case(
+            own("request_headers = { set = { a = \"x\\ny\" } }"),
+            "route.request_headers.set.a",
+            &["has a control character"],
+        ),
+        case(
+            own("request_headers = { set = { a = \" x\" } }"),
+            "route.request_headers.set.a",
+            &["has white space around it"],
+        ),
+        case(
+            own("request_headers = { set = { a = 1 } }"),
+            "route.request_headers.set.a",
+            &["is an integer", "a string"],
+        ),
+        case(
+            own("request_headers = { set = { a = \"1\", A = \"2\" } }"),
+            "route.request_headers.set.A",
+            &["is set already"],
+        ),
         case(
             own("request_headers = { set = { a = \"1\" }, remove = [\"A\"] }"),
             "route.request_headers.remove",
@@ -195,11 +293,20 @@ fn each_error_names_its_line_and_key() {
         case(own("request_headers = [\"Via\"]"), "route.request_headers", &["is a list", "a table"]),
         // Numbers.
         case(own("timeout = \"0s\""), "route.timeout", &["must not be zero"]),
-        case(own("buffer_request = \"40MiB\""), "route.buffer_request", &["half of process.buffer_budget", "at most 32MiB"]),
-        case(own("buffer_response = \"1GiB\""), "route.buffer_response", &["process.buffer_budget", "at most 64MiB"]),
+        case(
+            own("buffer_request = \"40MiB\""),
+            "route.buffer_request",
+            &["half of process.buffer_budget", "at most 32MiB"],
+        ),
+        case(
+            own("buffer_response = \"1GiB\""),
+            "route.buffer_response",
+            &["process.buffer_budget", "at most 64MiB"],
+        ),
         // Beside each other.
         whole(
-            "[[listener]]\nname=\"a\"\naddress=\"[::]:1\"\n[[upstream]]\nname=\"u\"\nendpoints=[\"127.0.0.1:2\"]\n\
+            "[[listener]]\nname=\"a\"\naddress=\"[::]:1\"\n[[upstream]]\nname=\"u\"\n\
+             endpoints=[\"127.0.0.1:2\"]\n\
              [[route]]\nupstream=\"u\"\n[[route]] # <-\nupstream=\"u\"\n",
             "route.path_prefix",
             &["an earlier route takes \"/\" of any host already", "the earlier one on line 7"],
@@ -211,10 +318,13 @@ fn each_error_names_its_line_and_key() {
 /// Routes of two listeners; what the report says, empty for none.
 fn beside(first: &str, second: &str) -> Vec<String> {
     let text = format!(
-        "[[listener]]\nname = \"in\"\naddress = \"127.0.0.1:1\"\n[[route]]\n{first}\nupstream = \"app\"\n[[route]]\n{second}\nupstream = \"app\"\n{BASE}"
+        "[[listener]]\nname = \"in\"\naddress = \"127.0.0.1:1\"\n[[route]]\n{first}\nupstream = \"app\"\n\
+         [[route]]\n{second}\nupstream = \"app\"\n{BASE}"
     );
-    let parsed =
-        Parsed::new(Path::new("t"), text.replace("[[route]]\nupstream", "[[route]]\nhost = \"other\"\nupstream").as_bytes());
+    let parsed = Parsed::new(
+        Path::new("t"),
+        text.replace("[[route]]\nupstream", "[[route]]\nhost = \"other\"\nupstream").as_bytes(),
+    );
     let (_, errors, warnings) = parsed.resolve(&[], &Facts::default());
     errors.iter().chain(warnings.iter()).map(ToString::to_string).collect()
 }
@@ -228,13 +338,18 @@ fn routes_for_the_same_requests() {
         (
             "host = \"a\"",
             "host = [\"b\", \"A.\"]",
-            "takes \"/\" of host \"a\" already; expected each host and path once on a listener; the earlier one on line 4",
+            "takes \"/\" of host \"a\" already; expected each host and path once on a listener; the earlier \
+             one on line 4",
         ),
         ("host = \"[::1]\"", "host = \"[0:0::1]\"", "takes \"/\" of host \"[::1]\" already"),
         ("host = \"*.a\"", "host = \"a\"", ""),
         ("listener = [\"in\"]\npath = \"/a\"", "path = \"/a\"", ""),
         ("listener = [\"in\"]\npath = \"/a\"", "listener = [\"web\"]\npath = \"/a\"", ""),
-        ("listener = [\"in\"]\npath = \"/a\"", "listener = [\"web\", \"in\"]\npath = \"/a\"", "an earlier route takes \"/a\""),
+        (
+            "listener = [\"in\"]\npath = \"/a\"",
+            "listener = [\"web\", \"in\"]\npath = \"/a\"",
+            "an earlier route takes \"/a\"",
+        ),
     ] {
         let found = beside(first, second);
         assert_eq!(found.len(), usize::from(!words.is_empty()), "{first}\n{second}\n{found:#?}");
@@ -246,14 +361,23 @@ fn routes_for_the_same_requests() {
 fn routes_that_nothing_reaches_and_gaps_get_warnings() {
     let hidden = beside("listener = [\"in\", \"web\"]\npath = \"/a\"", "path = \"/a\"");
     assert_eq!(hidden.len(), 1, "{hidden:?}");
-    assert!(hidden[0].contains("t:9:8: warning: `route.path` is never reached: on every listener"), "{hidden:?}");
+    assert!(
+        hidden[0].contains("t:9:8: warning: `route.path` is never reached: on every listener"),
+        "{hidden:?}"
+    );
     let long = format!("path = \"/{}\"", "a".repeat(8192));
     let long = beside(&long, "path = \"/b\"");
-    assert!(long.len() == 1 && long[0].contains("`route.path` is never reached: it is longer than"), "{long:?}");
+    assert!(
+        long.len() == 1 && long[0].contains("`route.path` is never reached: it is longer than"),
+        "{long:?}"
+    );
 
     let gap = beside("host = \"www.a\"\npath_prefix = \"/x\"", "host = \"*.a\"");
     assert_eq!(gap.len(), 1, "{gap:?}");
-    assert!(gap[0].contains("t:5:8: warning: `route.host`: \"www.a\" has no route for every path"), "{gap:?}");
+    assert!(
+        gap[0].contains("t:5:8: warning: `route.host`: \"www.a\" has no route for every path"),
+        "{gap:?}"
+    );
     assert!(gap[0].contains("do not stand in"), "{gap:?}");
     for (first, second) in [
         ("host = \"www.a\"\npath_prefix = \"/x\"", "host = \"www.b\""),
@@ -271,7 +395,10 @@ fn routes_that_nothing_reaches_and_gaps_get_warnings() {
 
 #[test]
 fn both_places_of_a_clash_are_shown() {
-    let text = format!("[[route]]\npath = \"/twice\"\nupstream = \"app\"\n[[route]]\npath = \"/twice\"\nrespond = {{}}\n{BASE}");
+    let text = format!(
+        "[[route]]\npath = \"/twice\"\nupstream = \"app\"\n[[route]]\npath = \"/twice\"\nrespond = {{}}\n\
+         {BASE}"
+    );
     let shown = resolve_text(&text).expect_err("a clash").render(false);
     assert!(shown.contains("the earlier one") && shown.matches("path = \"/twice\"").count() == 2, "{shown}");
     assert!(shown.contains("etc/test.toml:5:8"), "{shown}");
@@ -281,7 +408,10 @@ fn both_places_of_a_clash_are_shown() {
 fn ten_thousand_routes_resolve() {
     let routes: String = (0..10_000)
         .map(|number| {
-            format!("[[route]]\nhost = \"h{}.example\"\npath_prefix = \"/{number}/\"\nupstream = \"app\"\n", number % 5_000)
+            format!(
+                "[[route]]\nhost = \"h{}.example\"\npath_prefix = \"/{number}/\"\nupstream = \"app\"\n",
+                number % 5_000
+            )
         })
         .collect();
     let config = resolve_text(&(routes + BASE)).map_err(|errors| errors.to_string()).expect("valid");

@@ -1,4 +1,5 @@
-//! TLS: certificates are read beside the main file, and what is wrong with one is reported at the key that names it.
+//! TLS: certificates are read beside the main file, and what is wrong with one is reported at the key that
+//! names it.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -7,7 +8,8 @@ use crate::tls::client::Trust;
 use crate::tls::server::MinVersion;
 use crate::tls::testing::{Authority, Pair, Response, params};
 
-/// A folder with these certificates as `0.pem`, `0.key` and so on, and a main file with a listener that has them.
+/// A folder with these certificates as `0.pem`, `0.key` and so on, and a main file with a listener that has
+/// them.
 struct Folder {
     folder: tempfile::TempDir,
     text: String,
@@ -17,10 +19,13 @@ impl Folder {
     fn new(pairs: &[&Pair], tls: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut text =
-            "[[upstream]]\nname = \"app\"\nendpoints = [\"127.0.0.1:9000\"]\n[[route]]\nupstream = \"app\"\n".to_owned();
+            "[[upstream]]\nname = \"app\"\nendpoints = [\"127.0.0.1:9000\"]\n[[route]]\nupstream = \"app\"\n"
+                .to_owned();
         text.push_str("[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:8443\"\nprotocol = \"https\"\n");
         for (index, pair) in pairs.iter().enumerate() {
-            text.push_str(&format!("[[listener.certificate]]\nchain = \"{index}.pem\"\nkey = \"{index}.key\"\n"));
+            text.push_str(&format!(
+                "[[listener.certificate]]\nchain = \"{index}.pem\"\nkey = \"{index}.key\"\n"
+            ));
             std::fs::write(folder.path().join(format!("{index}.pem")), &pair.chain).expect("written");
             std::fs::write(folder.path().join(format!("{index}.key")), &pair.key).expect("written");
         }
@@ -43,10 +48,16 @@ impl Folder {
     /// The warnings at a day's first moment, without the folder's name.
     fn warnings(&self, (year, month, day): (i32, u8, u8)) -> Vec<String> {
         let now = rcgen::date_time_ymd(year, month, day).unix_timestamp();
-        let loaded = load_at(&self.folder.path().join("proxy.toml"), now).map_err(|errors| errors.to_string()).expect("sound");
+        let loaded = load_at(&self.folder.path().join("proxy.toml"), now)
+            .map_err(|errors| errors.to_string())
+            .expect("sound");
         assert_eq!(resolve(&loaded.files), Ok(loaded.config));
         let warnings = loaded.warnings.to_string();
-        warnings.replace(&format!("{}/", self.folder.path().display()), "").lines().map(str::to_owned).collect()
+        warnings
+            .replace(&format!("{}/", self.folder.path().display()), "")
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
@@ -71,7 +82,8 @@ fn certificates_are_read_beside_the_main_file_and_resolved_from_bytes_alike() {
     let (one, other) = (authority.leaf(&["a.example"]), authority.leaf(&["b.example"]));
     let folder = Folder::new(
         &[&one, &other],
-        "[listener.tls]\nmin_version = \"1.3\"\nclient_ca = \"ca.pem\"\nhandshake_timeout = \"3s\"\nmax_handshakes = 7\nticket_keys = []\nearly_data = false\n",
+        "[listener.tls]\nmin_version = \"1.3\"\nclient_ca = \"ca.pem\"\nhandshake_timeout = \"3s\"\n\
+         max_handshakes = 7\nticket_keys = []\nearly_data = false\n",
     );
     folder.write("ca.pem", authority.pem());
     let loaded = folder.load().map_err(|errors| errors.to_string()).expect("sound");
@@ -79,7 +91,10 @@ fn certificates_are_read_beside_the_main_file_and_resolved_from_bytes_alike() {
     assert_eq!(listener.protocol, model::Protocol::Https);
     let tls = listener.tls.as_ref().expect("its TLS");
     assert_eq!((tls.handshake_timeout, tls.max_handshakes), (Duration::from_secs(3), 7));
-    assert_eq!(tls.certificates.iter().map(|certificate| certificate.name()).collect::<Vec<_>>(), ["a.example", "b.example"]);
+    assert_eq!(
+        tls.certificates.iter().map(|certificate| certificate.name()).collect::<Vec<_>>(),
+        ["a.example", "b.example"]
+    );
     assert_eq!(loaded.files.len(), 6);
     assert_eq!(resolve(&loaded.files), Ok(loaded.config.clone()));
     // Another key is another configuration, and nothing of a key is shown.
@@ -95,10 +110,13 @@ fn certificates_are_read_beside_the_main_file_and_resolved_from_bytes_alike() {
 fn defaults_of_tls_are_those_of_the_interface() {
     let pair = Authority::new("CA").leaf(&["a.example"]);
     let plain = Folder::new(&[&pair], "").load().expect("sound").config;
-    let written = "[listener.tls]\nmin_version = \"1.2\"\nclient_ca = \"\"\nsession_tickets = true\nhandshake_timeout = \"10s\"\nmax_handshakes = 256\nearly_data = false\n";
+    let written = "[listener.tls]\nmin_version = \"1.2\"\nclient_ca = \"\"\nsession_tickets = true\n\
+        handshake_timeout = \"10s\"\nmax_handshakes = 256\nearly_data = false\n";
     assert_eq!(plain, Folder::new(&[&pair], written).load().expect("sound").config);
     let early = written.replace("true", "false").replace("early_data = false", "early_data = true");
-    for changed in [written.replace("1.2", "1.3"), written.replace("10s", "9s"), written.replace("true", "false"), early] {
+    for changed in
+        [written.replace("1.2", "1.3"), written.replace("10s", "9s"), written.replace("true", "false"), early]
+    {
         assert_ne!(plain, Folder::new(&[&pair], &changed).load().expect("sound").config, "{changed}");
     }
 }
@@ -131,8 +149,14 @@ fn each_wrong_file_is_reported_at_its_key() {
     std::fs::remove_file(folder.folder.path().join("0.pem")).expect("removed");
     let errors = folder.errors();
     assert_eq!(errors.len(), 2, "{errors:?}");
-    assert!(errors[0].contains("`listener.certificate.chain`: \"0.pem\" cannot be read: no such file"), "{errors:?}");
-    assert!(errors[1].contains("`listener.certificate.key`: \"1.key\" cannot be read: no such file"), "{errors:?}");
+    assert!(
+        errors[0].contains("`listener.certificate.chain`: \"0.pem\" cannot be read: no such file"),
+        "{errors:?}"
+    );
+    assert!(
+        errors[1].contains("`listener.certificate.key`: \"1.key\" cannot be read: no such file"),
+        "{errors:?}"
+    );
 }
 
 #[test]
@@ -149,7 +173,10 @@ fn files_of_ticket_keys_are_told_apart_and_have_48_or_80_bytes() {
     assert_ne!(folder.load().expect("sound").config, loaded.config);
     let line = folder.line("ticket_keys");
     for (bytes, words) in [
-        (&[0; 79][..], "\"old\" has 79 bytes; expected 48 or 80 random bytes, as `openssl rand 80` makes them"),
+        (
+            &[0; 79][..],
+            "\"old\" has 79 bytes; expected 48 or 80 random bytes, as `openssl rand 80` makes them",
+        ),
         (&[], "\"old\" has 0 bytes"),
         (&[1; 48], "\"old\" begins with the same 16 bytes as one before"),
     ] {
@@ -180,7 +207,10 @@ fn ticket_keys_that_cannot_be_say_why() {
         folder.write("new", [1; 80]);
         let errors = folder.errors();
         let start = format!("proxy.toml:{}:", folder.line("ticket_keys"));
-        assert!(errors[0].starts_with(&start) && errors[0].contains("`listener.tls.ticket_keys`"), "{errors:?}");
+        assert!(
+            errors[0].starts_with(&start) && errors[0].contains("`listener.tls.ticket_keys`"),
+            "{errors:?}"
+        );
         assert!(errors[0].contains(words), "{errors:?} lacks {words}");
     }
 }
@@ -195,13 +225,17 @@ fn the_number_of_certificates_has_a_bound() {
         let errors = folder.load().err().map(|errors| errors.to_string()).unwrap_or_default();
         assert_eq!(beyond(&errors), count == 1024, "{errors}");
         let errors = errors.replace(&format!("{}/", folder.folder.path().display()), "");
-        assert!(errors.is_empty() || errors.starts_with(&format!("proxy.toml:{}:9: error: ", folder.text.lines().count() - 1)));
+        assert!(
+            errors.is_empty()
+                || errors.starts_with(&format!("proxy.toml:{}:9: error: ", folder.text.lines().count() - 1))
+        );
     }
 }
 
 #[test]
 fn min_version_is_taken() {
-    let settings = |text: &str| Folder::new(&[&Authority::new("CA").leaf(&["a.example"])], text).load().expect("sound");
+    let settings =
+        |text: &str| Folder::new(&[&Authority::new("CA").leaf(&["a.example"])], text).load().expect("sound");
     let loaded = settings("[listener.tls]\nmin_version = \"1.3\"\n");
     let tls = loaded.config.listeners[0].tls.as_ref().expect("its TLS");
     assert_eq!(tls.settings().min_version, MinVersion::Tls13);
@@ -224,11 +258,13 @@ fn certificates_that_clients_will_refuse_are_warned_of_at_their_files() {
         folder.warnings(TODAY),
         [
             format!(
-                "proxy.toml:{}:9: warning: `listener.certificate.chain`: \"0.pem\" has expired on 2026-01-20, 7 days ago: clients refuse it",
+                "proxy.toml:{}:9: warning: `listener.certificate.chain`: \"0.pem\" has expired on \
+                 2026-01-20, 7 days ago: clients refuse it",
                 line("chain = \"0.pem\"")
             ),
             format!(
-                "proxy.toml:{}:9: warning: `listener.certificate.chain`: \"1.pem\" expires on 2026-02-01, in 5 days",
+                "proxy.toml:{}:9: warning: `listener.certificate.chain`: \"1.pem\" expires on 2026-02-01, in \
+                 5 days",
                 line("chain = \"1.pem\"")
             ),
         ]
@@ -237,7 +273,8 @@ fn certificates_that_clients_will_refuse_are_warned_of_at_their_files() {
     let warnings = folder.warnings((2020, 1, 2));
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(
-        warnings[0].contains("`listener.certificate.key`: \"2.key\" may be read by every user of this machine"),
+        warnings[0]
+            .contains("`listener.certificate.key`: \"2.key\" may be read by every user of this machine"),
         "{warnings:?}"
     );
 }
@@ -247,21 +284,30 @@ fn of_certificates_for_the_same_name_the_warning_says_which_is_used() {
     let authority = Authority::new("CA");
     let between = |names: &[&str], from, to| {
         let mut params = params(names);
-        (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
         authority.issue(params, &rcgen::KeyPair::generate().expect("a key"))
     };
     let old = between(&["b.example", "a.example"], 2020, 2027);
     let new = between(&["a.example"], 2025, 2030);
     let rsa = authority.issue(params(&["a.example"]), &crate::tls::testing::rsa_key());
     let folder = Folder::new(&[&old, &rsa, &new], "");
-    let said = |day| folder.warnings(day).into_iter().find(|warning| warning.contains("\"2.pem\"")).expect("a warning");
-    assert!(said(TODAY).ends_with("\"2.pem\" is for \"a.example\" and ECDSA P-256 as \"0.pem\" is: that one is used"));
+    let said = |day| {
+        folder.warnings(day).into_iter().find(|warning| warning.contains("\"2.pem\"")).expect("a warning")
+    };
+    assert!(
+        said(TODAY)
+            .ends_with("\"2.pem\" is for \"a.example\" and ECDSA P-256 as \"0.pem\" is: that one is used")
+    );
     assert!(said((2028, 1, 1)).ends_with("only this one is valid now, and used"));
     assert_eq!(folder.warnings(TODAY).len(), 1, "ECDSA and RSA stand side by side");
 
     let nameless = authority.leaf(&["192.0.2.1"]);
     let warnings = Folder::new(&[&old, &nameless], "").warnings(TODAY);
-    assert!(warnings.iter().any(|warning| warning.ends_with("\"1.pem\" is never used: it has no name, and is not the first")));
+    assert!(warnings.iter().any(|warning| warning.ends_with(
+        "\"1.pem\" is never used: it has no name, and is \
+        not the first"
+    )));
 }
 
 #[test]
@@ -272,7 +318,10 @@ fn a_staple_is_for_its_certificate() {
     folder.write("0.ocsp", Response::new(&leaf.chain).der());
     assert_eq!(folder.warnings(TODAY), Vec::<String>::new());
     let warnings = folder.warnings((2026, 2, 3));
-    assert!(warnings.len() == 1 && warnings[0].contains("`listener.certificate.ocsp`: \"0.ocsp\" was to be"), "{warnings:?}");
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("`listener.certificate.ocsp`: \"0.ocsp\" was to be"),
+        "{warnings:?}"
+    );
     for (bytes, words) in [
         (Response::new(&other.chain).der(), "is for another certificate"),
         (leaf.chain.as_bytes().to_vec(), "is PEM, not DER"),
@@ -280,11 +329,16 @@ fn a_staple_is_for_its_certificate() {
     ] {
         folder.write("0.ocsp", bytes);
         let errors = folder.errors();
-        let start = format!("proxy.toml:{}:8: error: `listener.certificate.ocsp`: \"0.ocsp\" {words}", folder.line("ocsp"));
+        let start = format!(
+            "proxy.toml:{}:8: error: `listener.certificate.ocsp`: \"0.ocsp\" {words}",
+            folder.line("ocsp")
+        );
         assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?} is not {start}");
     }
     std::fs::remove_file(folder.folder.path().join("0.ocsp")).expect("removed");
-    assert!(folder.errors()[0].contains("`listener.certificate.ocsp`: \"0.ocsp\" cannot be read: no such file"));
+    assert!(
+        folder.errors()[0].contains("`listener.certificate.ocsp`: \"0.ocsp\" cannot be read: no such file")
+    );
 }
 
 /// A folder whose one upstream has these lines in `[upstream.tls]`.
@@ -305,7 +359,9 @@ fn upstream_tls(folder: &Folder) -> std::sync::Arc<crate::tls::client::ClientTls
 fn tls_to_endpoints_is_read() {
     let authority = Authority::new("CA");
     let leaf = authority.leaf(&["client.example"]);
-    let folder = with_upstream_tls("server_name = \"app.example\"\nca = \"ca.pem\"\ncertificate = \"c.pem\"\nkey = \"c.key\"\n");
+    let folder = with_upstream_tls(
+        "server_name = \"app.example\"\nca = \"ca.pem\"\ncertificate = \"c.pem\"\nkey = \"c.key\"\n",
+    );
     folder.write("ca.pem", authority.pem());
     folder.write("c.pem", &leaf.chain);
     folder.write("c.key", &leaf.key);
@@ -318,7 +374,8 @@ fn tls_to_endpoints_is_read() {
     assert_eq!(settings.alpn, ["http/1.1".into()]);
     assert_eq!(folder.warnings(TODAY), Vec::<String>::new());
     let warnings = folder.warnings((2041, 1, 1));
-    let shown = "`upstream.tls.certificate`: \"c.pem\" has expired on 2040-01-01, 366 days ago: endpoints refuse it";
+    let shown =
+        "`upstream.tls.certificate`: \"c.pem\" has expired on 2040-01-01, 366 days ago: endpoints refuse it";
     assert!(warnings.iter().any(|warning| warning.contains(shown)), "{warnings:?}");
 
     for (file, bytes, key, words) in [
@@ -329,7 +386,11 @@ fn tls_to_endpoints_is_read() {
         let before = std::fs::read(folder.folder.path().join(file)).expect("read");
         folder.write(file, bytes);
         let errors = folder.errors();
-        let start = format!("proxy.toml:{}:{}: error: `upstream.tls.{key}`: {words}", folder.line(key), key.len() + 4);
+        let start = format!(
+            "proxy.toml:{}:{}: error: `upstream.tls.{key}`: {words}",
+            folder.line(key),
+            key.len() + 4
+        );
         assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?} is not {start}");
         folder.write(file, before);
     }
@@ -355,14 +416,20 @@ fn verification_off_is_warned_of() {
     assert_eq!(upstream_tls(&folder).settings().trust, Trust::Anyone);
     let warnings = folder.warnings(TODAY);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].starts_with(&format!("proxy.toml:{}:10: warning: `upstream.tls.verify`: ", folder.line("verify"))));
+    assert!(
+        warnings[0].starts_with(&format!(
+            "proxy.toml:{}:10: warning: `upstream.tls.verify`: ",
+            folder.line("verify")
+        ))
+    );
     assert!(warnings[0].contains("whoever is on the way can read and change everything"));
 }
 
 #[test]
 fn a_tunnel_offers_no_application_protocol() {
     let folder = with_upstream_tls("verify = false\n");
-    let tcp = "[[listener]]\nname = \"t\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n";
+    let tcp =
+        "[[listener]]\nname = \"t\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n";
     folder.write("proxy.toml", format!("{}{tcp}", folder.text));
     assert_eq!(upstream_tls(&folder).settings().alpn, []);
 }
@@ -373,7 +440,8 @@ fn early_data_beside_tickets_is_an_error() {
     for (line, words) in [
         (
             "early_data = true",
-            ": needs session_tickets = false, since a ticket can be played back and its early data with it; expected session_tickets = false",
+            ": needs session_tickets = false, since a ticket can be played back and its early data with it; \
+             expected session_tickets = false",
         ),
         ("early_data = 1", " is an integer"),
     ] {

@@ -1,4 +1,5 @@
-//! What is forwarded of a head (RFC 9110 section 7.6): hop-by-hop fields go, ours come, and who may say what about the client.
+//! What is forwarded of a head (RFC 9110 section 7.6): hop-by-hop fields go, ours come, and who may say what
+//! about the client.
 
 use super::*;
 use crate::http::h1::{Parsed, RequestDecoder, ResponseDecoder};
@@ -56,8 +57,10 @@ const ADDED: [&str; 5] = [
 #[test]
 fn hop_by_hop_fields_of_a_request_end_here() {
     let sent = forwarded(
-        "Connection: close, X-Hop, x-unknown\r\nX-HOP: 1\r\nKeep-Alive: 5\r\nProxy-Connection: a\r\nTE: gzip\r\nUpgrade: websocket\r\n\
-         Proxy-Authorization: b\r\nHTTP2-Settings: c\r\nExpect: 100-continue\r\nTrailer: x\r\nAccept: */*\r\nVia: 1.0 other\r\n",
+        "Connection: close, X-Hop, x-unknown\r\nX-HOP: 1\r\nKeep-Alive: 5\r\nProxy-Connection: a\r\n\
+         TE: gzip\r\nUpgrade: websocket\r\n\
+         Proxy-Authorization: b\r\nHTTP2-Settings: c\r\nExpect: 100-continue\r\nTrailer: x\r\nAccept: */*\r\n\
+         Via: 1.0 other\r\n",
         false,
     );
     let kept = ["Host: App", "Trailer: x", "Accept: */*", "Via: 1.0 other"];
@@ -66,7 +69,10 @@ fn hop_by_hop_fields_of_a_request_end_here() {
 
 #[test]
 fn connection_cannot_hide_what_is_for_the_upstream() {
-    let sent = forwarded("Connection: Host, Cookie, authorization, X-Forwarded-For\r\nCookie: a\r\nAuthorization: b\r\n", false);
+    let sent = forwarded(
+        "Connection: Host, Cookie, authorization, X-Forwarded-For\r\nCookie: a\r\nAuthorization: b\r\n",
+        false,
+    );
     assert_eq!(sent, [&["Host: App", "Cookie: a", "Authorization: b"][..], &ADDED[..]].concat());
 }
 
@@ -79,8 +85,10 @@ fn te_keeps_trailers_alone() {
 #[test]
 fn an_untrusted_client_is_not_believed() {
     let sent = forwarded(
-        "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\n\
-         X_Forwarded_For: 2.2.2.2\r\nX-Forwarded_Proto: https\r\nX-Real-IP: 3.3.3.3\r\nX_Real_Ip: 4.4.4.4\r\nForwarded: for=5.5.5.5\r\n",
+        "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-proto: https\r\nX-Forwarded-Host: evil\r\n\
+         X-Forwarded-Port: 1\r\n\
+         X_Forwarded_For: 2.2.2.2\r\nX-Forwarded_Proto: https\r\nX-Real-IP: 3.3.3.3\r\nX_Real_Ip: 4.4.4.4\r\n\
+         Forwarded: for=5.5.5.5\r\n",
         false,
     );
     assert_eq!(sent, [&["Host: App"][..], &ADDED[..]].concat());
@@ -89,7 +97,8 @@ fn an_untrusted_client_is_not_believed() {
 #[test]
 fn a_trusted_proxy_is_believed_and_appended_to() {
     let sent = forwarded(
-        "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2, 3.3.3.3\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: front\r\n\
+        "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2, 3.3.3.3\r\nX-Forwarded-Proto: https\r\n\
+         X-Forwarded-Host: front\r\n\
          X_Forwarded_For: 9.9.9.9\r\nForwarded: for=1.1.1.1\r\n",
         true,
     );
@@ -108,8 +117,8 @@ fn a_trusted_proxy_is_believed_and_appended_to() {
 
 #[test]
 fn only_who_proved_it_or_is_trusted_says_who_the_client_is() {
-    const WRITTEN: &str =
-        "X-Forwarded-Client-Cert: Hash=00\r\nx-forwarded-client-cert: Hash=01\r\nX_Forwarded_Client_Cert: Hash=02\r\n";
+    const WRITTEN: &str = "X-Forwarded-Client-Cert: Hash=00\r\nx-forwarded-client-cert: Hash=01\r\n\
+        X_Forwarded_Client_Cert: Hash=02\r\n";
     let who = |fields: &str, is_trusted, identity| {
         let mut head = request_head(fields);
         request(&mut head, &Origin { identity, ..origin(is_trusted) });
@@ -117,7 +126,10 @@ fn only_who_proved_it_or_is_trusted_says_who_the_client_is() {
         shown(&head.fields).into_iter().filter(said).collect::<Vec<_>>()
     };
     assert_eq!(who(WRITTEN, false, None), Vec::<String>::new());
-    assert_eq!(who(WRITTEN, true, None), ["X-Forwarded-Client-Cert: Hash=00", "x-forwarded-client-cert: Hash=01"]);
+    assert_eq!(
+        who(WRITTEN, true, None),
+        ["X-Forwarded-Client-Cert: Hash=00", "x-forwarded-client-cert: Hash=01"]
+    );
     let hidden = format!("{WRITTEN}Connection: X-Forwarded-Client-Cert\r\n");
     for (fields, is_trusted) in [(WRITTEN, false), (WRITTEN, true), (&hidden, false), (&hidden, true)] {
         assert_eq!(who(fields, is_trusted, Some("Hash=03")), ["X-Forwarded-Client-Cert: Hash=03"]);
@@ -129,7 +141,10 @@ fn what_comes_early_says_so_once_whatever_the_client_says() {
     let said = |fields: &str, is_early| {
         let mut head = request_head(fields);
         request(&mut head, &Origin { is_early, ..origin(false) });
-        shown(&head.fields).into_iter().filter(|field| field.to_ascii_lowercase().starts_with("early")).collect::<Vec<_>>()
+        shown(&head.fields)
+            .into_iter()
+            .filter(|field| field.to_ascii_lowercase().starts_with("early"))
+            .collect::<Vec<_>>()
     };
     let hidden = "early-data: 0\r\nEarly_Data: 0\r\nEarly-Data: 1\r\nConnection: Early-Data\r\n";
     for fields in ["", hidden] {
@@ -156,7 +171,8 @@ fn a_fit_request_id_is_kept_once() {
 #[test]
 fn hop_by_hop_fields_of_a_response_end_here() {
     let mut head = response_head(
-        "Connection: X-Hop, Set-Cookie, keep-alive\r\nx-hop: 1\r\nKeep-Alive: 5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n\
+        "Connection: X-Hop, Set-Cookie, keep-alive\r\nx-hop: 1\r\nKeep-Alive: 5\r\n\
+         Proxy-Authenticate: Basic\r\nUpgrade: h2c\r\n\
          Set-Cookie: a\r\nContent-Length: 3\r\nServer: b\r\n",
     );
     response(&mut head);
@@ -185,9 +201,16 @@ fn many_connection_options_are_found() {
 #[test]
 fn trailers_carry_no_framing_or_authority() {
     let mut fields = Fields::new();
-    for name in
-        ["Content-Length", "transfer-encoding", "Host", "Set-Cookie", "X-Forwarded-For", "X-Request-Id", "Trailer", "X-Sum"]
-    {
+    for name in [
+        "Content-Length",
+        "transfer-encoding",
+        "Host",
+        "Set-Cookie",
+        "X-Forwarded-For",
+        "X-Request-Id",
+        "Trailer",
+        "X-Sum",
+    ] {
         fields.push(name.as_bytes(), b"1");
     }
     trailers(&mut fields);

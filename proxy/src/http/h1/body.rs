@@ -1,5 +1,5 @@
-//! Message bodies (RFC 9112 §6.3, §7.1), decoded in place: the decoder says which bytes of its input are body, and copies none
-//! but trailers.
+//! Message bodies (RFC 9112 §6.3, §7.1), decoded in place: the decoder says which bytes of its input are
+//! body, and copies none but trailers.
 //!
 //! The chunked states, and what each byte does in them; every other byte is an error:
 //!
@@ -167,7 +167,11 @@ impl BodyDecoder {
                 if *left == 0 {
                     self.state = State::DataCr;
                 }
-                return Ok(if len > 0 { Step::Data { skip: at, len } } else { Step::NeedMore { consumed: at } });
+                return Ok(if len > 0 {
+                    Step::Data { skip: at, len }
+                } else {
+                    Step::NeedMore { consumed: at }
+                });
             }
             if let State::Trailers(section) = &mut self.state {
                 let Some((taken, trailers)) = section.read(&input[at..]).map_err(BodyError::Trailers)? else {
@@ -213,7 +217,9 @@ impl State {
             (&Self::Padding { size, length }, b';') => Ok(Self::Extension { size, length: length + 1 }),
             (&Self::Padding { .. }, _) => Err(BodyError::ChunkSize),
             (&Self::Extension { size, .. }, b'\r') => Ok(Self::SizeLf { size }),
-            (&Self::Extension { size, length }, b'\t' | b' '..=b'~') => Ok(Self::Extension { size, length: length + 1 }),
+            (&Self::Extension { size, length }, b'\t' | b' '..=b'~') => {
+                Ok(Self::Extension { size, length: length + 1 })
+            }
             (&Self::Extension { .. }, _) => Err(BodyError::ChunkExtension),
             (Self::SizeLf { size: 0 }, b'\n') => Ok(Self::TrailerStart),
             (&Self::SizeLf { size }, b'\n') => Ok(Self::Data { left: size }),
@@ -226,7 +232,9 @@ impl State {
             (Self::EndLf, b'\n') => Ok(Self::Done),
             (Self::EndLf, _) => Err(BodyError::Trailers(HeadError::BareCarriageReturn)),
             // Bodies that are not chunked have no framing bytes, and the other two never get here.
-            (Self::Known(_) | Self::UntilClose | Self::Data { .. } | Self::Trailers(_) | Self::Done, _) => Ok(Self::Done),
+            (Self::Known(_) | Self::UntilClose | Self::Data { .. } | Self::Trailers(_) | Self::Done, _) => {
+                Ok(Self::Done)
+            }
         }
     }
 }
@@ -248,7 +256,8 @@ impl TrailerSection {
         let mut headers = [httparse::EMPTY_HEADER; Limits::TRAILERS.fields];
         match httparse::parse_headers(&self.bytes[..section.end], &mut headers)? {
             httparse::Status::Complete((length, headers)) if length == section.end => {
-                let fields = collect(&self.bytes[..section.end], headers, (0, 0), NameSet::default(), |_, _| Ok(()))?;
+                let fields =
+                    collect(&self.bytes[..section.end], headers, (0, 0), NameSet::default(), |_, _| Ok(()))?;
                 Ok(Some((section.end - before, fields)))
             }
             _ => Err(HeadError::FieldName),

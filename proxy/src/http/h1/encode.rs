@@ -1,5 +1,5 @@
-//! Writes HTTP/1.1 heads and body framing (RFC 9112 §2–4, §6–7). Body bytes never pass through here: the framing around them is
-//! written, so that received chunks go out without a copy.
+//! Writes HTTP/1.1 heads and body framing (RFC 9112 §2–4, §6–7). Body bytes never pass through here: the
+//! framing around them is written, so that received chunks go out without a copy.
 
 use crate::error::RefusalReason;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
@@ -36,7 +36,8 @@ impl Framing {
         if matches!(self, Self::Chunked) { b"\r\n" } else { b"" }
     }
 
-    /// What goes after the last data. Trailers that the framing cannot carry are dropped; they must have passed `forward::trailers`.
+    /// What goes after the last data. Trailers that the framing cannot carry are dropped; they must have
+    /// passed `forward::trailers`.
     pub fn end(self, trailers: &Fields, out: &mut Vec<u8>) {
         if self == Self::Chunked {
             out.extend_from_slice(b"0\r\n");
@@ -49,14 +50,17 @@ impl Framing {
 /// What is right on one side is wrong on the other.
 const PER_CONNECTION: NameSet = NameSet::of(&[Name::Connection, Name::TransferEncoding]);
 
-/// Room for what the encoders add to fields: a start line but for what a peer chose in it, framing and persistence.
+/// Room for what the encoders add to fields: a start line but for what a peer chose in it, framing and
+/// persistence.
 const ADDED_BYTES: usize = 128;
 
 /// Writes a request head for an upstream. Host comes from `authority`, framing from `body`.
 pub fn request(head: &RequestHead, out: &mut Vec<u8>) -> Framing {
     const LEFT_OUT: NameSet = PER_CONNECTION.with(Name::Host).with(Name::ContentLength);
     let method = head.method.as_str();
-    out.reserve(ADDED_BYTES + method.len() + head.path_and_query.len() + head.authority.len() + head.fields.bytes());
+    out.reserve(
+        ADDED_BYTES + method.len() + head.path_and_query.len() + head.authority.len() + head.fields.bytes(),
+    );
     out.extend_from_slice(method.as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.path_and_query.as_bytes());
@@ -112,20 +116,24 @@ pub struct Sent {
     pub keep_alive: bool,
 }
 
-/// Writes a final response head. A body of unknown length is chunked, or closes the connection of an HTTP/1.0 client.
+/// Writes a final response head. A body of unknown length is chunked, or closes the connection of an HTTP/1.0
+/// client.
 pub fn response(head: &ResponseHead, recipient: Recipient, out: &mut Vec<u8>) -> Sent {
     let bodiless = recipient.is_head || matches!(head.status, 100..=199 | 204 | 304);
     let framing = match head.body {
         _ if bodiless => Framing::None,
         BodyLength::None => Framing::Length(0),
         BodyLength::Known(length) => Framing::Length(length),
-        BodyLength::Unknown | BodyLength::UntilClose if recipient.version == Version::Http10 => Framing::UntilClose,
+        BodyLength::Unknown | BodyLength::UntilClose if recipient.version == Version::Http10 => {
+            Framing::UntilClose
+        }
         BodyLength::Unknown | BodyLength::UntilClose => Framing::Chunked,
     };
     let keep_alive = recipient.keep_alive && framing != Framing::UntilClose;
     status_line(head, out);
     framing_fields(framing, out);
-    // For HEAD and 304 the length is not framing but what a GET would have had; 1xx and 204 have none (RFC 9110 §8.6).
+    // For HEAD and 304 the length is not framing but what a GET would have had; 1xx and 204 have none (RFC
+    // 9110 §8.6).
     let keeps_length = head.status == 304 || (recipient.is_head && !matches!(head.status, 100..=199 | 204));
     let left_out = if keeps_length { PER_CONNECTION } else { PER_CONNECTION.with(Name::ContentLength) };
     head.fields.write(left_out, out);
@@ -157,7 +165,8 @@ pub fn switching(head: &ResponseHead, out: &mut Vec<u8>) {
 pub struct Refusal<'a> {
     /// For X-Request-Id; the caller vouches that it is fit for a field value.
     pub request_id: &'a str,
-    /// The request's version and method, and whether the connection may go on; `Recipient::UNKNOWN` if no head was read.
+    /// The request's version and method, and whether the connection may go on; `Recipient::UNKNOWN` if no
+    /// head was read.
     pub recipient: Recipient,
     /// From `date::imf_fixdate`.
     pub date: &'a [u8],
@@ -168,7 +177,8 @@ impl Recipient {
     pub const UNKNOWN: Self = Self { version: Version::Http11, is_head: false, keep_alive: false };
 }
 
-/// Writes a whole error response: head and, unless for HEAD, a short body. Returns whether the connection goes on.
+/// Writes a whole error response: head and, unless for HEAD, a short body. Returns whether the connection
+/// goes on.
 pub fn refusal(reason: RefusalReason, refusal: &Refusal<'_>, out: &mut Vec<u8>) -> bool {
     let status = reason.status();
     let phrase = reason_phrase(status);
@@ -199,7 +209,8 @@ pub fn refusal(reason: RefusalReason, refusal: &Refusal<'_>, out: &mut Vec<u8>) 
     refusal.recipient.keep_alive
 }
 
-/// The registered reason phrase (RFC 9110 §15, RFC 6585, RFC 7725), for statuses that Sluice itself may send; else empty.
+/// The registered reason phrase (RFC 9110 §15, RFC 6585, RFC 7725), for statuses that Sluice itself may send;
+/// else empty.
 #[must_use]
 pub const fn reason_phrase(status: u16) -> &'static str {
     match status {

@@ -117,7 +117,10 @@ const INLINE_FIELDS: usize = 128;
 pub(super) const AT_ONCE_FIELDS: usize = 64;
 
 /// Room for `httparse` to put `count` fields.
-pub(super) fn with_headers<'b, R>(count: usize, parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'b>>]) -> R) -> R {
+pub(super) fn with_headers<'b, R>(
+    count: usize,
+    parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'b>>]) -> R,
+) -> R {
     if count <= INLINE_FIELDS {
         parse(&mut [const { MaybeUninit::uninit() }; INLINE_FIELDS][..count])
     } else {
@@ -125,11 +128,12 @@ pub(super) fn with_headers<'b, R>(count: usize, parse: impl FnOnce(&mut [MaybeUn
     }
 }
 
-/// Makes `Fields` of a section's lines and the fields that `httparse` found in them, and shows those of `noted` to `note`. The lines are
-/// copied in one piece, and only those that are not spelt `name: value` are written anew. `extra_bytes` and `extra_fields` are room for
-/// `forward`'s.
+/// Makes `Fields` of a section's lines and the fields that `httparse` found in them, and shows those of
+/// `noted` to `note`. The lines are copied in one piece, and only those that are not spelt `name: value` are
+/// written anew. `extra_bytes` and `extra_fields` are room for `forward`'s.
 ///
-/// It follows the lines to the letter of RFC 9112 §2.2 and §5 as it goes: field after field has to end with CRLF where the next begins.
+/// It follows the lines to the letter of RFC 9112 §2.2 and §5 as it goes: field after field has to end with
+/// CRLF where the next begins.
 #[inline]
 pub(super) fn collect<'b>(
     lines: &[u8],
@@ -148,7 +152,9 @@ pub(super) fn collect<'b>(
         let line = rest.split_at_checked(header.name.len() + header.value.len() + 4);
         match line {
             // White space beside the one space would leave the line's end further away: a value has no CR.
-            Some((line, after)) if line[header.name.len()..].starts_with(b": ") && line.ends_with(b"\r\n") => {
+            Some((line, after))
+                if line[header.name.len()..].starts_with(b": ") && line.ends_with(b"\r\n") =>
+            {
                 fields.adopt(name, at, name_end, lines.len() - after.len());
                 rest = after;
             }
@@ -163,7 +169,12 @@ pub(super) fn collect<'b>(
 
 /// Takes the line that `rest` starts with and returns what follows it.
 #[cold]
-fn rewrite<'b>(rest: &'b [u8], name: Name, header: &httparse::Header<'_>, fields: &mut Fields) -> Result<&'b [u8], HeadError> {
+fn rewrite<'b>(
+    rest: &'b [u8],
+    name: Name,
+    header: &httparse::Header<'_>,
+    fields: &mut Fields,
+) -> Result<&'b [u8], HeadError> {
     let end = memchr::memchr(b'\r', rest).ok_or(HeadError::BareLineFeed)?;
     let (line, after) = rest.split_at(end);
     let value = line.get(header.name.len()..).and_then(|rest| rest.strip_prefix(b":"));
@@ -185,7 +196,8 @@ pub(super) struct Framing {
 
 impl Framing {
     /// What `note` takes into account.
-    pub(super) const NAMES: NameSet = NameSet::of(&[Name::Connection, Name::ContentLength, Name::TransferEncoding]);
+    pub(super) const NAMES: NameSet =
+        NameSet::of(&[Name::Connection, Name::ContentLength, Name::TransferEncoding]);
 
     /// Takes a field into account if it is one of framing or persistence.
     #[inline]

@@ -1,4 +1,5 @@
-//! The HTTP/1 codec of both sides (RFC 9112), sans-IO: bytes in, decisions out; strict, so that nothing with two readings passes.
+//! The HTTP/1 codec of both sides (RFC 9112), sans-IO: bytes in, decisions out; strict, so that nothing with
+//! two readings passes.
 //!
 //! # Reading
 //!
@@ -11,15 +12,16 @@
 //! BodyDecoder::eof()                                    -> Result<(), BodyError>    was the end of stream a clean end?
 //! ```
 //!
-//! A head has to lie in one slice: while a decoder says `NeedMore`, append what arrives to `buf` and call `parse` again with
-//! the whole of it; the decoder remembers how far it looked, and never asks for more than `limits.header_bytes`. `consumed` bytes belong
-//! to the head, what follows is body or the next head. After a `Head` the decoder is ready for the next one, after an error
-//! it must not be used again: the connection closes. A decoder is one small struct; drop it when the connection is idle.
+//! A head has to lie in one slice: while a decoder says `NeedMore`, append what arrives to `buf` and call
+//! `parse` again with the whole of it; the decoder remembers how far it looked, and never asks for more than
+//! `limits.header_bytes`. `consumed` bytes belong to the head, what follows is body or the next head. After a
+//! `Head` the decoder is ready for the next one, after an error it must not be used again: the connection
+//! closes. A decoder is one small struct; drop it when the connection is idle.
 //!
-//! A body is decoded in place. `Data { skip, len }`: drop `skip` bytes of framing, pass `len` bytes on, call again with the rest.
-//! `NeedMore { consumed }`: the whole input was framing (`consumed` is its length, maybe 0). `End { consumed, trailers }`: drop
-//! `consumed`; what is left is the next message. Call `decode` at least once for every body, with an empty slice if
-//! nothing is there yet: `None` and `Known(0)` end at once.
+//! A body is decoded in place. `Data { skip, len }`: drop `skip` bytes of framing, pass `len` bytes on, call
+//! again with the rest. `NeedMore { consumed }`: the whole input was framing (`consumed` is its length, maybe
+//! 0). `End { consumed, trailers }`: drop `consumed`; what is left is the next message. Call `decode` at
+//! least once for every body, with an empty slice if nothing is there yet: `None` and `Known(0)` end at once.
 //!
 //! # Writing
 //!
@@ -34,8 +36,8 @@
 //! Framing::end(&trailers, &mut out)                                                 last chunk with trailers, or nothing
 //! ```
 //!
-//! Heads must have passed `http::forward` (or be our own): the encoders write neither hop-by-hop fields nor Content-Length from
-//! `fields`, framing comes from `body` alone.
+//! Heads must have passed `http::forward` (or be our own): the encoders write neither hop-by-hop fields nor
+//! Content-Length from `fields`, framing comes from `body` alone.
 
 pub mod body;
 pub mod encode;

@@ -1,5 +1,5 @@
-//! Request heads from clients (RFC 9112 §2–3, §6, RFC 9110 §7): httparse splits lines into fields, everything that it
-//! takes leniently is checked before or after it.
+//! Request heads from clients (RFC 9112 §2–3, §6, RFC 9110 §7): httparse splits lines into fields, everything
+//! that it takes leniently is checked before or after it.
 
 use std::mem::MaybeUninit;
 use std::rc::Rc;
@@ -48,20 +48,28 @@ impl RequestDecoder {
             let mut request = httparse::Request::new(&mut []);
             let bytes = &buf[section.start..section.end];
             match request.parse_with_uninit_headers(bytes, headers) {
-                Ok(httparse::Status::Complete(length)) if length == bytes.len() => {
-                    interpret(&request, section.first_line_end, &buf[..section.end], section.start, limits, &mut self.host)
-                }
+                Ok(httparse::Status::Complete(length)) if length == bytes.len() => interpret(
+                    &request,
+                    section.first_line_end,
+                    &buf[..section.end],
+                    section.start,
+                    limits,
+                    &mut self.host,
+                ),
                 // The scanner saw the end of the head: if httparse sees another one, there are two readings.
                 Ok(_) => Err(HeadError::StartLine),
-                Err(httparse::Error::Version) => Err(version_error(&buf[section.start..section.first_line_end])),
+                Err(httparse::Error::Version) => {
+                    Err(version_error(&buf[section.start..section.first_line_end]))
+                }
                 Err(error) => Err(error.into()),
             }
         })
     }
 }
 
-/// A head that lies whole at the start of `buf` and is as the RFC has it: where httparse found its parts says what the scanner would look
-/// for. `None` leaves everything else, what is refused in particular, to scanner and httparse one after the other.
+/// A head that lies whole at the start of `buf` and is as the RFC has it: where httparse found its parts says
+/// what the scanner would look for. `None` leaves everything else, what is refused in particular, to scanner
+/// and httparse one after the other.
 #[inline]
 fn at_once(buf: &[u8], limits: &Limits, known: &mut Option<Rc<str>>) -> Option<Parsed<RequestHead>> {
     if matches!(buf, [b'\r' | b'\n', ..]) {
@@ -71,7 +79,9 @@ fn at_once(buf: &[u8], limits: &Limits, known: &mut Option<Rc<str>>) -> Option<P
     let mut request = httparse::Request::new(&mut []);
     let visible = &buf[..buf.len().min(limits.header_bytes)];
     let room = &mut headers[..limits.fields.min(AT_ONCE_FIELDS)];
-    let Ok(httparse::Status::Complete(end)) = request.parse_with_uninit_headers(visible, room) else { return None };
+    let Ok(httparse::Status::Complete(end)) = request.parse_with_uninit_headers(visible, room) else {
+        return None;
+    };
     let line = request.method?.len() + 1 + request.path?.len() + VERSION.len();
     // A second space would leave the line's end further away, and a bare LF is another end.
     let ends = visible[..end].get(line..).is_some_and(|rest| rest.starts_with(b"\r\n"));
@@ -103,7 +113,8 @@ fn version_error(line: &[u8]) -> HeadError {
     }
 }
 
-/// `buf` is the head, which starts at `start` and whose first line ends, with CRLF, at `line_end`. `known` is the last host.
+/// `buf` is the head, which starts at `start` and whose first line ends, with CRLF, at `line_end`. `known` is
+/// the last host.
 fn interpret(
     request: &httparse::Request<'_, '_>,
     line_end: usize,
@@ -177,7 +188,8 @@ fn resolve(method: &Method, target: &str, host: Option<Rc<str>>) -> Result<(Rc<s
         b"*" if *method == Method::Options => Ok((host.unwrap_or_default(), "*".into())),
         bytes => {
             let rest = strip_scheme(bytes).ok_or(HeadError::Target)?;
-            let authority_end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+            let authority_end =
+                rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
             let (raw_authority, path) = rest.split_at(authority_end);
             // Host is ignored beside an absolute-form target, once it was found valid (RFC 9112 §3.2.2).
             let authority = authority::normalise(raw_authority).ok_or(HeadError::HostInvalid)?;
@@ -200,8 +212,8 @@ fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
 }
 
 impl RequestHead {
-    /// Whether the client waits for "100 Continue" before it sends its body (RFC 9110 §10.1.1). The decoder has refused every
-    /// other expectation.
+    /// Whether the client waits for "100 Continue" before it sends its body (RFC 9110 §10.1.1). The decoder
+    /// has refused every other expectation.
     #[must_use]
     pub fn expects_continue(&self) -> bool {
         self.version > Version::Http10

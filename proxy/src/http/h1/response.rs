@@ -1,5 +1,5 @@
-//! Response heads from upstreams (RFC 9112 §4, §6.3), as strict as for requests: an upstream that is confused, or made to be,
-//! must not confuse the client.
+//! Response heads from upstreams (RFC 9112 §4, §6.3), as strict as for requests: an upstream that is
+//! confused, or made to be, must not confuse the client.
 
 use std::mem::MaybeUninit;
 
@@ -23,9 +23,15 @@ impl ResponseDecoder {
         Self::default()
     }
 
-    /// Looks for a head at the start of `buf`: the same bytes as in the last call, with more at their end. `method` is that of the
-    /// request it answers. Interim heads (1xx, 101 too) come out like final ones: read on after them.
-    pub fn parse(&mut self, buf: &[u8], method: &Method, limits: &Limits) -> Result<Parsed<ResponseHead>, HeadError> {
+    /// Looks for a head at the start of `buf`: the same bytes as in the last call, with more at their end.
+    /// `method` is that of the request it answers. Interim heads (1xx, 101 too) come out like final ones:
+    /// read on after them.
+    pub fn parse(
+        &mut self,
+        buf: &[u8],
+        method: &Method,
+        limits: &Limits,
+    ) -> Result<Parsed<ResponseHead>, HeadError> {
         let bounds = Bounds {
             bytes: limits.header_bytes,
             first_line: STATUS_LINE_BYTES,
@@ -38,9 +44,11 @@ impl ResponseDecoder {
         {
             return Ok(parsed);
         }
-        // What speaks another protocol may wait for us before its head would end: its first bytes give it away. An empty line is
-        // the scanner's to name.
-        if !matches!(buf, [b'\r' | b'\n', ..]) && !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
+        // What speaks another protocol may wait for us before its head would end: its first bytes give it
+        // away. An empty line is the scanner's to name.
+        if !matches!(buf, [b'\r' | b'\n', ..])
+            && !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected)
+        {
             return Err(HeadError::StartLine);
         }
         let Some(section) = self.scanner.scan(buf, &bounds)? else { return Ok(Parsed::NeedMore) };
@@ -48,11 +56,16 @@ impl ResponseDecoder {
         with_headers(section.lines - 1, |headers| {
             let mut response = httparse::Response::new(&mut []);
             let bytes = &buf[..section.end];
-            let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, headers);
+            let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+                &mut response,
+                bytes,
+                headers,
+            );
             match parsed {
                 Ok(httparse::Status::Complete(length)) if length == bytes.len() => {
-                    let line =
-                        status_line(bytes).filter(|line| line.end == section.first_line_end).ok_or(HeadError::StartLine)?;
+                    let line = status_line(bytes)
+                        .filter(|line| line.end == section.first_line_end)
+                        .ok_or(HeadError::StartLine)?;
                     interpret(response.headers, &line, bytes, method)
                 }
                 Ok(_) => Err(HeadError::StartLine),
@@ -69,7 +82,8 @@ fn at_once(buf: &[u8], method: &Method, limits: &Limits) -> Option<Parsed<Respon
     let mut response = httparse::Response::new(&mut []);
     let visible = &buf[..buf.len().min(limits.header_bytes)];
     let room = &mut headers[..limits.fields.min(AT_ONCE_FIELDS)];
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, visible, room);
+    let parsed =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, visible, room);
     let Ok(httparse::Status::Complete(end)) = parsed else { return None };
     let line = status_line(visible)?;
     if line.end > STATUS_LINE_BYTES {
@@ -106,7 +120,12 @@ fn status_line(bytes: &[u8]) -> Option<StatusLine<'_>> {
     let line_end = rest.iter().position(|&byte| !is_field_content(byte))?;
     let (line, after) = rest.split_at(line_end);
     let reason = if line.is_empty() { line } else { line.strip_prefix(b" ")? };
-    (status >= 100 && after.starts_with(b"\r\n")).then_some(StatusLine { version, status, reason, end: start.len() + line_end })
+    (status >= 100 && after.starts_with(b"\r\n")).then_some(StatusLine {
+        version,
+        status,
+        reason,
+        end: start.len() + line_end,
+    })
 }
 
 /// `buf` is the head.
@@ -119,7 +138,8 @@ fn interpret(
     /// Bytes and fields that `forward` adds.
     const ADDED: (usize, usize) = (32, 1);
     let mut framing = Framing::default();
-    let fields = collect(&buf[end + 2..], headers, ADDED, Framing::NAMES, |name, value| framing.note(name, value))?;
+    let fields =
+        collect(&buf[end + 2..], headers, ADDED, Framing::NAMES, |name, value| framing.note(name, value))?;
     let length = framing.length(version)?;
     let (body, mut keep_alive) = if matches!(status, 100..=199 | 204 | 304) || *method == Method::Head {
         (BodyLength::None, framing.persists(version))
@@ -127,7 +147,8 @@ fn interpret(
         let body = length.unwrap_or(BodyLength::UntilClose);
         (body, body != BodyLength::UntilClose && framing.persists(version))
     };
-    // A 1xx or 204 that announces a body has none (RFC 9112 §6.3), but its sender may see that differently: no second exchange.
+    // A 1xx or 204 that announces a body has none (RFC 9112 §6.3), but its sender may see that differently:
+    // no second exchange.
     if matches!(status, 100..=199 | 204) && !matches!(length, None | Some(BodyLength::Known(0))) {
         keep_alive = false;
     }

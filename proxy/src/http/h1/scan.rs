@@ -1,7 +1,8 @@
-//! Finds where a head or trailer section ends and holds its line ends to the letter of RFC 9112 §2.2: CRLF only, no folding.
+//! Finds where a head or trailer section ends and holds its line ends to the letter of RFC 9112 §2.2: CRLF
+//! only, no folding.
 //!
-//! Every byte is looked at once however it arrives, and bounds and errors depend on positions alone, so that any split of
-//! the input has the same outcome.
+//! Every byte is looked at once however it arrives, and bounds and errors depend on positions alone, so that
+//! any split of the input has the same outcome.
 
 use super::HeadError;
 use crate::http::grammar::is_tchar;
@@ -50,12 +51,14 @@ impl Scanner {
         self.searched == 0
     }
 
-    /// Goes on where the last call stopped; `buf` is the same bytes with more at the end. `None`: not whole yet.
+    /// Goes on where the last call stopped; `buf` is the same bytes with more at the end. `None`: not whole
+    /// yet.
     pub(super) fn scan(&mut self, buf: &[u8], bounds: &Bounds) -> Result<Option<Section>, HeadError> {
         let visible = &buf[..buf.len().min(bounds.bytes)];
         loop {
             self.check_line_start(visible)?;
-            let found = memchr::memchr2(b'\r', b'\n', &visible[self.searched..]).map(|offset| self.searched + offset);
+            let found =
+                memchr::memchr2(b'\r', b'\n', &visible[self.searched..]).map(|offset| self.searched + offset);
             let line_end = found.unwrap_or(visible.len());
             if self.lines == 0 && line_end - self.line_start > bounds.first_line {
                 return Err(bounds.too_long);
@@ -64,7 +67,9 @@ impl Scanner {
             let rest = &visible[line_end..];
             match rest {
                 [] | [b'\r'] if visible.len() < bounds.bytes => return Ok(None),
-                [] | [b'\r'] => return Err(if self.lines == 0 { bounds.too_long } else { HeadError::TooLarge }),
+                [] | [b'\r'] => {
+                    return Err(if self.lines == 0 { bounds.too_long } else { HeadError::TooLarge });
+                }
                 [b'\r', b'\n', ..] => {}
                 [b'\r', ..] => return Err(HeadError::BareCarriageReturn),
                 _ => return Err(HeadError::BareLineFeed),
@@ -90,8 +95,8 @@ impl Scanner {
         }
     }
 
-    /// A line starts with a token, or is empty. Anything else is refused at its first byte: a TLS hello on a plain port,
-    /// and a folded line.
+    /// A line starts with a token, or is empty. Anything else is refused at its first byte: a TLS hello on a
+    /// plain port, and a folded line.
     fn check_line_start(&self, visible: &[u8]) -> Result<(), HeadError> {
         match visible.get(self.line_start) {
             None | Some(b'\r' | b'\n') => Ok(()),

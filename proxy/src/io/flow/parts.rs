@@ -1,5 +1,6 @@
-//! Part of a TLS record is of use to nobody before the rest has come, so that a stream must not be kept from receiving by holding that. Its
-//! buffers are exchanged for copies, which count for no more than their bytes; without budget for those it is reset after a while.
+//! Part of a TLS record is of use to nobody before the rest has come, so that a stream must not be kept from
+//! receiving by holding that. Its buffers are exchanged for copies, which count for no more than their bytes;
+//! without budget for those it is reset after a while.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -24,8 +25,14 @@ enum Hold {
 }
 
 impl Flow {
-    /// For a stream that holds as much as it may and has no receive in flight. `false`: it does not wait for the rest of a record.
-    pub(super) fn go_on_within_record<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) -> bool {
+    /// For a stream that holds as much as it may and has no receive in flight. `false`: it does not wait for
+    /// the rest of a record.
+    pub(super) fn go_on_within_record<R: Ring>(
+        &mut self,
+        state: &Rc<State>,
+        inner: &mut Inner,
+        ring: &mut R,
+    ) -> bool {
         if !inner.is_within_record() {
             return false;
         }
@@ -50,7 +57,8 @@ impl Flow {
     }
 
     fn hold_of(&self, state: &State, inner: &Inner) -> Hold {
-        let (outstanding, limit, part) = (self.shared.pool.outstanding(state.account()), self.limit_of(inner), self.part(inner));
+        let (outstanding, limit, part) =
+            (self.shared.pool.outstanding(state.account()), self.limit_of(inner), self.part(inner));
         if outstanding < limit {
             Hold::None
         } else if outstanding.saturating_sub(part) >= limit {
@@ -62,7 +70,8 @@ impl Flow {
         }
     }
 
-    /// Exchanges what is on loan for copies, as far as the budget goes, and gives up what was opened already of those that there are.
+    /// Exchanges what is on loan for copies, as far as the budget goes, and gives up what was opened already
+    /// of those that there are.
     fn copy_inbound(&mut self, state: &Rc<State>, inner: &mut Inner) {
         let mut held = std::mem::take(&mut inner.inbound);
         let spares = &self.shared.spares;
@@ -90,7 +99,8 @@ impl Flow {
             let Some((slot, generation, until)) = self.parts.pop_front() else { break };
             let Some(state) = shared.find(slot, generation) else { continue };
             let inner = &mut *state.inner.borrow_mut();
-            let waits = inner.phase == Phase::Open && inner.receive == Receive::Held && inner.is_within_record();
+            let waits =
+                inner.phase == Phase::Open && inner.receive == Receive::Held && inner.is_within_record();
             if waits {
                 self.copy_inbound(&state, inner);
             }

@@ -1,4 +1,5 @@
-//! Receiving: when a stream's receive is armed and into which class of buffer, when it is held, and what becomes of the bytes.
+//! Receiving: when a stream's receive is armed and into which class of buffer, when it is held, and what
+//! becomes of the bytes.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,9 +16,10 @@ use crate::io::token::Kind;
 pub(super) const COALESCE_MAX: usize = 16 << 10;
 /// The part of what is free that one stream may hold while memory is tight.
 const SHARE: usize = 64;
-/// When a stream went quiet after its last bytes, its receive is armed anew after this time. Where bytes and the end (or a reset) come
-/// together, a multishot receive of some kernels (6.18 among them) takes the bytes and misses the end, which wakes nobody again: both wake-ups
-/// were folded into one. Arming looks at the socket first.
+/// When a stream went quiet after its last bytes, its receive is armed anew after this time. Where bytes and
+/// the end (or a reset) come together, a multishot receive of some kernels (6.18 among them) takes the bytes
+/// and misses the end, which wakes nobody again: both wake-ups were folded into one. Arming looks at the
+/// socket first.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// Receives in a row that fill a small buffer before a stream gets blocks.
 const FULL_MAX: u8 = 4;
@@ -57,9 +59,15 @@ impl Flow {
         if is_wanted && (full || inner.throttled) && self.go_on_within_record(state, inner, ring) {
             return;
         }
-        let low = if limit == self.shared.settings.receive_high { self.shared.settings.receive_low } else { limit / 2 };
+        let low = if limit == self.shared.settings.receive_high {
+            self.shared.settings.receive_low
+        } else {
+            limit / 2
+        };
         match inner.receive {
-            Receive::Armed if full || inner.throttled || inner.armed != inner.class => self.cancel_receive(state, inner, ring),
+            Receive::Armed if full || inner.throttled || inner.armed != inner.class => {
+                self.cancel_receive(state, inner, ring)
+            }
             // The request has come, and nobody knows yet whether more is wanted.
             Receive::Idle if inner.on_demand && !inner.is_read() => {}
             Receive::Idle if inner.throttled && outstanding > self.little(inner) => {
@@ -87,8 +95,8 @@ impl Flow {
     pub(super) fn arm_receive<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
         inner.receive = Receive::Armed;
         inner.throttled = false;
-        // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled, more than the cache holds where they
-        // are blocks.
+        // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled, more
+        // than the cache holds where they are blocks.
         let tight = self.shared.pool.is_tight();
         if tight {
             inner.class = Class::Small;
@@ -99,7 +107,8 @@ impl Flow {
         ring.submit(token(state, Kind::Receive), Op::Receive { fd: inner.fd, multishot, class: inner.class });
     }
 
-    /// A stream that sends a lot at a time gets blocks, one call for dozens of small buffers; it goes back when it no longer does.
+    /// A stream that sends a lot at a time gets blocks, one call for dozens of small buffers; it goes back
+    /// when it no longer does.
     fn choose_class(&self, inner: &mut Inner, length: usize) {
         let size = self.shared.pool.buffer_size();
         let (other, needed) = match inner.class {
@@ -111,7 +120,11 @@ impl Flow {
             return;
         }
         inner.streak = 0;
-        inner.class = if inner.class == Class::Small && self.shared.pool.has_blocks() { Class::Block } else { Class::Small };
+        inner.class = if inner.class == Class::Small && self.shared.pool.has_blocks() {
+            Class::Block
+        } else {
+            Class::Small
+        };
     }
 
     pub(super) fn cancel_receive<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
@@ -133,7 +146,11 @@ impl Flow {
                 inner.is_fresh = false;
                 self.choose_class(inner, loan.len());
                 if completion.more && !std::mem::replace(&mut inner.unsure, true) {
-                    self.unsure.push_back((state.slot, state.generation, inner.progress.received_at + SECOND_LOOK));
+                    self.unsure.push_back((
+                        state.slot,
+                        state.generation,
+                        inner.progress.received_at + SECOND_LOOK,
+                    ));
                 }
                 if !open {
                     inner.closing.get_or_insert_default().discarded += loan.len();
@@ -209,14 +226,20 @@ impl Flow {
         if inner.secure.is_some() { size + RECORD_BYTES_MAX } else { 2 * size }
     }
 
-    /// What this stream may have outstanding before its receive stops: twice as much in blocks, of which two always are half empty.
+    /// What this stream may have outstanding before its receive stops: twice as much in blocks, of which two
+    /// always are half empty.
     pub(super) fn limit_of(&self, inner: &Inner) -> usize {
-        let limit = if inner.secure.is_some() { self.receive_limit().max(self.little(inner)) } else { self.receive_limit() };
+        let limit = if inner.secure.is_some() {
+            self.receive_limit().max(self.little(inner))
+        } else {
+            self.receive_limit()
+        };
         if inner.armed == Class::Block && !self.shared.pool.is_tight() { 2 * limit } else { limit }
     }
 
-    /// What a stream may have outstanding before its receive stops. While memory is tight that is a share of what is free (dynamic
-    /// thresholds, Choudhury and Hahne 1998): however many slow peers hold as much as they may, something stays free for the others.
+    /// What a stream may have outstanding before its receive stops. While memory is tight that is a share of
+    /// what is free (dynamic thresholds, Choudhury and Hahne 1998): however many slow peers hold as much as
+    /// they may, something stays free for the others.
     pub(super) fn receive_limit(&self) -> usize {
         let (settings, pool) = (&self.shared.settings, &self.shared.pool);
         if !pool.is_tight() {

@@ -1,4 +1,5 @@
-//! The simulated world: descriptors, connections, origins, and what may happen to them next. Every choice is drawn from the seed.
+//! The simulated world: descriptors, connections, origins, and what may happen to them next. Every choice is
+//! drawn from the seed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -224,7 +225,15 @@ impl World {
         self.post_with(fd, token, result, more, None, Vec::new());
     }
 
-    pub(super) fn post_with(&mut self, fd: RawFd, token: Token, result: i32, more: bool, loan: Option<Loan>, chunks: Vec<Chunk>) {
+    pub(super) fn post_with(
+        &mut self,
+        fd: RawFd,
+        token: Token,
+        result: i32,
+        more: bool,
+        loan: Option<Loan>,
+        chunks: Vec<Chunk>,
+    ) {
         if !more && self.old.len() < 256 {
             self.old.push(token);
         }
@@ -235,10 +244,14 @@ impl World {
     /// What the kernel does with a submission at once.
     /// Bytes that a socket took and its peer has not read.
     pub(super) fn unread_by_peer(&self, fd: RawFd) -> usize {
-        let file =
-            usize::try_from(fd).ok().and_then(|fd| fd.checked_sub(FD_BASE)).and_then(|index| self.files.get(index)?.as_ref());
+        let file = usize::try_from(fd)
+            .ok()
+            .and_then(|fd| fd.checked_sub(FD_BASE))
+            .and_then(|index| self.files.get(index)?.as_ref());
         match file {
-            Some(&File::Socket { connection: Some(connection), .. }) => self.connections[connection].outward.len(),
+            Some(&File::Socket { connection: Some(connection), .. }) => {
+                self.connections[connection].outward.len()
+            }
             _ => 0,
         }
     }
@@ -247,7 +260,9 @@ impl World {
         self.note(format_args!("{}", Started(token, &op)));
         match op {
             Op::Accept { fd } => match self.file(fd) {
-                File::Listener { accept, .. } => assert!(accept.replace(token).is_none(), "two accepts on one listener"),
+                File::Listener { accept, .. } => {
+                    assert!(accept.replace(token).is_none(), "two accepts on one listener")
+                }
                 File::Socket { .. } => self.post(fd, token, -libc::EINVAL, false),
             },
             Op::Receive { fd, multishot, class } => match self.file(fd) {
@@ -259,7 +274,10 @@ impl World {
             },
             Op::Send { fd, chunks } => match self.file(fd) {
                 File::Socket { send, .. } => {
-                    assert!(!chunks.is_empty() && chunks.iter().all(|chunk| !chunk.is_empty()), "an empty send");
+                    assert!(
+                        !chunks.is_empty() && chunks.iter().all(|chunk| !chunk.is_empty()),
+                        "an empty send"
+                    );
                     assert!(send.replace((token, chunks)).is_none(), "two sends on one socket");
                 }
                 File::Listener { .. } => self.post(fd, token, -libc::ENOTCONN, false),
@@ -332,7 +350,10 @@ impl World {
         match file {
             File::Listener { accept, .. } => assert!(accept.is_none(), "closed under an accept"),
             File::Socket { connection, receive, send, connect } => {
-                assert!(receive.is_none() && send.is_none() && connect.is_none(), "closed under an operation");
+                assert!(
+                    receive.is_none() && send.is_none() && connect.is_none(),
+                    "closed under an operation"
+                );
                 let Some(connection) = connection else { return };
                 let connection = &mut self.connections[connection];
                 connection.engine_closed = true;
@@ -366,7 +387,9 @@ impl World {
         match &self.files[index] {
             None => false,
             Some(File::Listener { accept, backlog, .. }) => accept.is_some() && !backlog.is_empty(),
-            Some(File::Socket { connect: Some((_, address)), .. }) => !matches!(self.origins.get(address), Some(Origin::Silent)),
+            Some(File::Socket { connect: Some((_, address)), .. }) => {
+                !matches!(self.origins.get(address), Some(Origin::Silent))
+            }
             Some(File::Socket { connection, receive, send, .. }) => connection.is_some_and(|connection| {
                 let connection = &self.connections[connection];
                 let writable = connection.peer_closed || connection.outward.len() < self.faults.window;
@@ -403,7 +426,9 @@ impl World {
     }
 
     pub(super) fn step_receive(&mut self, index: usize, fd: RawFd, pool: &Rc<Pool>) -> Option<()> {
-        let Some(File::Socket { connection: Some(connection), receive, .. }) = &mut self.files[index] else { return None };
+        let Some(File::Socket { connection: Some(connection), receive, .. }) = &mut self.files[index] else {
+            return None;
+        };
         let Receiving { token, multishot, class, misses_end } = (*receive)?;
         let connection = &mut self.connections[*connection];
         if !connection.is_broken() && self.random.chance(self.faults.reset) {
@@ -432,7 +457,9 @@ impl World {
         let most = connection.inward.len().min(pool.size(class));
         let n = if self.faults.short { 1 + self.random.below(most) } else { most };
         let bytes = take_front(&mut connection.inward, n);
-        let Some(loan) = pool.lend_filled(class, &bytes) else { panic!("a free buffer that is not in the ring") };
+        let Some(loan) = pool.lend_filled(class, &bytes) else {
+            panic!("a free buffer that is not in the ring")
+        };
         connection.delivered += n as u64;
         let more = multishot && !self.random.chance(self.faults.spurious_end);
         let misses_end = self.random.chance(self.faults.missed_end);
@@ -442,7 +469,9 @@ impl World {
     }
 
     pub(super) fn step_send(&mut self, index: usize, fd: RawFd) -> Option<()> {
-        let Some(File::Socket { connection: Some(connection), send, .. }) = &mut self.files[index] else { return None };
+        let Some(File::Socket { connection: Some(connection), send, .. }) = &mut self.files[index] else {
+            return None;
+        };
         let (_, chunks) = send.as_ref()?;
         let connection = &mut self.connections[*connection];
         assert!(!connection.outward_fin, "bytes after FIN");
@@ -502,8 +531,8 @@ impl World {
         }
     }
 
-    /// Hands over what was posted, in an order in which a kernel might: any between descriptors, the given one within each. Of much, a
-    /// portion.
+    /// Hands over what was posted, in an order in which a kernel might: any between descriptors, the given
+    /// one within each. Of much, a portion.
     pub(super) fn take_posted(&mut self, into: &mut Vec<Completion>) {
         let mut room = if std::mem::take(&mut self.catching_up) { usize::MAX } else { self.faults.portion };
         let mut queues: BTreeMap<RawFd, VecDeque<Completion>> = BTreeMap::new();
@@ -519,11 +548,14 @@ impl World {
                 queues.swap_remove(at);
             }
         }
-        let left = queues.into_iter().flat_map(|(fd, queue)| queue.into_iter().map(move |completion| (fd, completion)));
+        let left = queues
+            .into_iter()
+            .flat_map(|(fd, queue)| queue.into_iter().map(move |completion| (fd, completion)));
         self.posted.extend(left);
     }
 
-    /// Slips in a completion of something that ended: of a stream that is gone, so that only its generation tells.
+    /// Slips in a completion of something that ended: of a stream that is gone, so that only its generation
+    /// tells.
     pub(super) fn post_stale(&mut self) {
         if self.old.is_empty() || !self.random.chance(self.faults.stale) {
             return;
@@ -531,12 +563,14 @@ impl World {
         let at = self.random.below(self.old.len());
         let token = self.old.swap_remove(at);
         let of_stream = !matches!(token.kind(), Kind::Accept | Kind::Watch | Kind::Discard | Kind::Close);
-        let same =
-            |old: &Token| old.kind() == Kind::Close && (old.slot(), old.generation()) == (token.slot(), token.generation());
+        let same = |old: &Token| {
+            old.kind() == Kind::Close && (old.slot(), old.generation()) == (token.slot(), token.generation())
+        };
         // The close itself must have been seen: until then the slot is the stream's.
         let closed = self.old.iter().any(same) && !self.posted.iter().any(|(_, posted)| same(&posted.token));
         if of_stream && closed {
-            self.posted.push((-3, Completion { token, result: 0, more: false, loan: None, chunks: Vec::new() }));
+            self.posted
+                .push((-3, Completion { token, result: 0, more: false, loan: None, chunks: Vec::new() }));
         }
     }
 

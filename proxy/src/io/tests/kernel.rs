@@ -39,7 +39,8 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Descriptors of this process whose local address has this port: what the engine holds of one test, and nothing of the others.
+/// Descriptors of this process whose local address has this port: what the engine holds of one test, and
+/// nothing of the others.
 fn held(port: u16) -> usize {
     let table = std::fs::read_to_string("/proc/self/net/tcp").expect("the kernel's sockets");
     let local = format!(":{port:04X}");
@@ -55,11 +56,17 @@ fn held(port: u16) -> usize {
 }
 
 /// Turns until `done`, for at most `PATIENCE`; a timer keeps the loop from sleeping past that.
-fn turn_until(engine: &mut Engine<KernelRing>, worker: &mut Worker, mut done: impl FnMut(&Engine<KernelRing>, &Worker) -> bool) {
+fn turn_until(
+    engine: &mut Engine<KernelRing>,
+    worker: &mut Worker,
+    mut done: impl FnMut(&Engine<KernelRing>, &Worker) -> bool,
+) {
     let end = Instant::now() + PATIENCE;
     while !done(engine, worker) {
         assert!(Instant::now() < end, "not within {PATIENCE:?}");
-        let tick = worker.io.timer_at(worker.io.after(Duration::from_millis(20)), Tag { kind: NonZero::<u32>::MAX, key: 0 });
+        let tick = worker
+            .io
+            .timer_at(worker.io.after(Duration::from_millis(20)), Tag { kind: NonZero::<u32>::MAX, key: 0 });
         engine.turn(worker).expect("a turn");
         worker.io.cancel_timer(tick);
         engine.check_invariants();
@@ -67,7 +74,11 @@ fn turn_until(engine: &mut Engine<KernelRing>, worker: &mut Worker, mut done: im
 }
 
 /// Serves `session` to what `clients` does in another thread, then waits until nothing is left of it.
-fn serve(session: Session, ring: model::Ring, clients: impl FnOnce(SocketAddr) + Send + 'static) -> Engine<KernelRing> {
+fn serve(
+    session: Session,
+    ring: model::Ring,
+    clients: impl FnOnce(SocketAddr) + Send + 'static,
+) -> Engine<KernelRing> {
     let mut engine = engine(ring);
     let (listener, address) = listener();
     engine.add_listener(OwnedFd::from(listener), 0);
@@ -134,7 +145,8 @@ fn a_reset_ends_both_sides_of_a_relay() {
         upstream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         let mut begun = [0; 5];
         upstream.read_exact(&mut begun).expect("relayed");
-        setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).expect("an option");
+        setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })
+            .expect("an option");
         drop(stream);
         let error = upstream.read(&mut begun).expect_err("no end in order after a reset");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -297,7 +309,9 @@ fn dropping_the_engine_mid_flight_frees_what_the_kernel_knew() {
         stream.set_nonblocking(true).expect("an option");
         while stream.write(&[0; 65536]).is_ok() {}
     }
-    turn_until(&mut engine, &mut worker, |engine, worker| worker.accepted == 50 && engine.stats().completions > 200);
+    turn_until(&mut engine, &mut worker, |engine, worker| {
+        worker.accepted == 50 && engine.stats().completions > 200
+    });
     assert_eq!(held(address.port()), 51);
     let start = Instant::now();
     drop(engine);
@@ -313,20 +327,22 @@ fn dropping_the_engine_mid_flight_frees_what_the_kernel_knew() {
     }
 }
 
-/// The kernel hands over what is done in portions of 20 or so. A worker that comes late to many connects must not take those that are
-/// still to be handed over for connects that took too long.
+/// The kernel hands over what is done in portions of 20 or so. A worker that comes late to many connects must
+/// not take those that are still to be handed over for connects that took too long.
 #[test]
 fn connects_made_in_time_are_in_time_however_late_the_worker_looks() {
     const CONNECTS: usize = 200;
     let mut engine = engine(RING);
     let (origin, address) = listener();
-    nix::sys::socket::listen(&origin, nix::sys::socket::Backlog::new(CONNECTS as i32).expect("a backlog")).expect("listens");
+    nix::sys::socket::listen(&origin, nix::sys::socket::Backlog::new(CONNECTS as i32).expect("a backlog"))
+        .expect("listens");
     let mut worker = Worker::new(engine.io(), Session::Sink);
     let (connected, late) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     for _ in 0..CONNECTS {
         let (io, connected, late) = (engine.io(), Rc::clone(&connected), Rc::clone(&late));
         engine.io().spawn(async move {
-            let outcome = match io.timeout_at(io.after(Duration::from_millis(100)), io.connect(address)).await {
+            let outcome = match io.timeout_at(io.after(Duration::from_millis(100)), io.connect(address)).await
+            {
                 Ok(result) => result.map(|_| &connected).expect("nobody refuses"),
                 Err(_) => &late,
             };

@@ -1,4 +1,5 @@
-//! What the kernel reports late or not at all: ends that a multishot receive missed, and completions that wait their turn.
+//! What the kernel reports late or not at all: ends that a multishot receive missed, and completions that
+//! wait their turn.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -86,7 +87,8 @@ fn an_end_that_the_kernel_missed_is_found_after_a_quiet_second() {
     }
 }
 
-/// Busy streams are put back in the queue of those to look at; that may make a quiet one wait for a second more, but no longer.
+/// Busy streams are put back in the queue of those to look at; that may make a quiet one wait for a second
+/// more, but no longer.
 #[test]
 fn missed_ends_are_found_beside_busy_streams() {
     for seed in 0..20 {
@@ -138,7 +140,11 @@ fn looking_again_loses_no_bytes() {
             if rest.is_empty() {
                 break;
             }
-            sim.settle(&mut engine, &mut watcher, Duration::from_micros(990_000 + (seed * 37 + step * 1_913) % 20_000));
+            sim.settle(
+                &mut engine,
+                &mut watcher,
+                Duration::from_micros(990_000 + (seed * 37 + step * 1_913) % 20_000),
+            );
         }
         peer.shutdown_write();
         sim.settle(&mut engine, &mut watcher, Duration::from_millis(2500));
@@ -187,7 +193,8 @@ fn a_parked_stream_reports_an_end_that_the_kernel_missed() {
     assert_clean(&engine, &sim);
 }
 
-/// The simulated counterpart of a worker that comes late to much: one completion a wait, and a deadline that passes meanwhile.
+/// The simulated counterpart of a worker that comes late to much: one completion a wait, and a deadline that
+/// passes meanwhile.
 #[test]
 fn what_was_done_in_time_is_not_late() {
     for seed in 0..50 {
@@ -199,7 +206,8 @@ fn what_was_done_in_time_is_not_late() {
         for _ in 0..200 {
             let (io, outcomes) = (engine.io(), Rc::clone(&outcomes));
             engine.io().spawn(async move {
-                let outcome = io.timeout_at(io.after(Duration::from_millis(5)), io.connect(address(ORIGIN))).await;
+                let outcome =
+                    io.timeout_at(io.after(Duration::from_millis(5)), io.connect(address(ORIGIN))).await;
                 outcomes.borrow_mut().push(matches!(outcome, Ok(Ok(_))));
             });
         }
@@ -212,11 +220,13 @@ fn what_was_done_in_time_is_not_late() {
     }
 }
 
-/// Wherever an engine is dropped, each descriptor is closed once: the simulated kernel panics at the second time.
+/// Wherever an engine is dropped, each descriptor is closed once: the simulated kernel panics at the second
+/// time.
 #[test]
 fn an_engine_dropped_among_closes_closes_once() {
     for seed in 0..100 {
-        let (mut engine, sim) = Sim::engine(seed, Faults { portion: 1, ..Faults::mild() }, Memory::default(), tight());
+        let (mut engine, sim) =
+            Sim::engine(seed, Faults { portion: 1, ..Faults::mild() }, Memory::default(), tight());
         let listener = sim.listener();
         engine.add_listener(listener, 0);
         let mut worker = Worker::new(engine.io(), Session::Echo);

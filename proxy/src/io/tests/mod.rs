@@ -33,7 +33,15 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(io: Io, session: Session) -> Self {
-        Self { io, session, accepted: 0, accept_failures: 0, commands: 0, timers: Vec::new(), ready: Vec::new() }
+        Self {
+            io,
+            session,
+            accepted: 0,
+            accept_failures: 0,
+            commands: 0,
+            timers: Vec::new(),
+            ready: Vec::new(),
+        }
     }
 }
 
@@ -87,7 +95,9 @@ pub(super) async fn pump(from: &Stream, to: &Stream) -> Result<(), StreamError> 
 /// Joins a connection to a new one. An error on either side resets both.
 pub(super) async fn relay(io: Io, downstream: Stream, address: SocketAddr) {
     let deadline = io.after(Duration::from_secs(10));
-    let Ok(Ok(upstream)) = io.timeout_at(deadline, io.connect(address)).await else { return downstream.close() };
+    let Ok(Ok(upstream)) = io.timeout_at(deadline, io.connect(address)).await else {
+        return downstream.close();
+    };
     let forth = async {
         pump(&downstream, &upstream).await?;
         upstream.shutdown_write();

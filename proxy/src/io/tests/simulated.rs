@@ -1,4 +1,5 @@
-//! Seeded simulations: the same sessions for many seeds, with invariants after every turn and everything given back at the end.
+//! Seeded simulations: the same sessions for many seeds, with invariants after every turn and everything
+//! given back at the end.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -86,12 +87,17 @@ fn run_many(seed: u64, faults: Faults, session: Session, clients: usize, len: us
             (peer, bytes, received)
         })
         .collect();
-    let all_closed = |_: &mut Worker| peers.iter().all(|(peer, ..)| peer.is_closed() && (peer.is_reset() || peer.is_ended()));
+    let all_closed = |_: &mut Worker| {
+        peers.iter().all(|(peer, ..)| peer.is_closed() && (peer.is_reset() || peer.is_ended()))
+    };
     assert!(sim.run(&mut engine, &mut worker, all_closed), "seed {seed}: stuck");
     for (peer, bytes, received) in &peers {
         let received = received.borrow();
         let whole = *received == *bytes;
-        assert!(whole || (faults.reset > 0 || faults.connect_failure > 0) && bytes.starts_with(&received), "seed {seed}");
+        assert!(
+            whole || (faults.reset > 0 || faults.connect_failure > 0) && bytes.starts_with(&received),
+            "seed {seed}"
+        );
         assert!(whole || peer.is_reset() || peer.is_ended(), "seed {seed}: cut off without a sign");
     }
     sim.run(&mut engine, &mut worker, |_| sim.open_sockets() == 0);
@@ -173,7 +179,11 @@ fn a_fast_client_passes_beside_slow_ones() {
         client(&fast, bytes.clone(), &received, 4000);
         let start = sim.now();
         assert!(sim.run(&mut engine, &mut worker, |_| received.borrow().len() == bytes.len()), "seed {seed}");
-        assert!(sim.now().since(start) < Duration::from_secs(20), "seed {seed}: {:?}", sim.now().since(start));
+        assert!(
+            sim.now().since(start) < Duration::from_secs(20),
+            "seed {seed}: {:?}",
+            sim.now().since(start)
+        );
         assert_eq!(*received.borrow(), bytes);
         // Each slow send is cancelled for its buffers once or twice, not for ever.
         assert!(engine.stats().sends_reclaimed <= 80, "seed {seed}: {:?}", engine.stats());
@@ -247,7 +257,9 @@ fn parked_streams_report_instead_of_waking() {
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let (io, place) = (engine.io(), Rc::new(RefCell::new(None)));
     let kept = Rc::clone(&place);
-    io.clone().spawn(async move { *kept.borrow_mut() = Some(io.connect(address(ORIGIN)).await.expect("connected")) });
+    io.clone().spawn(async move {
+        *kept.borrow_mut() = Some(io.connect(address(ORIGIN)).await.expect("connected"))
+    });
     sim.run(&mut engine, &mut worker, |_| place.borrow().is_some());
     let stream = place.borrow_mut().take().expect("a stream");
     let peer = sim.accept(address(ORIGIN)).expect("an accepted connection");
@@ -456,7 +468,8 @@ fn dropping_the_engine_ends_everything() {
     assert!(stream.is_readable());
 }
 
-/// A session that keeps what it has read until more comes must get that more once memory is free again, though it gave nothing back.
+/// A session that keeps what it has read until more comes must get that more once memory is free again,
+/// though it gave nothing back.
 #[test]
 fn who_keeps_what_it_read_goes_on_when_memory_is_free_again() {
     struct Keeper(Worker, Rc<Cell<usize>>);

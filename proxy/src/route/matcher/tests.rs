@@ -180,12 +180,14 @@ fn of_equal_routes_the_first_counts() {
     assert_eq!(table.routes().len(), 4);
 }
 
-/// A lookup takes a step for each prefix that begins another, not for each that is there, and none for a client's slashes or labels.
+/// A lookup takes a step for each prefix that begins another, not for each that is there, and none for a
+/// client's slashes or labels.
 #[test]
 fn ten_thousand_routes_and_hostile_requests() {
     let names: Vec<String> = (0..10_000).map(|number| format!("h{number}.example")).collect();
     let paths: Vec<String> = (0..10_000).map(|number| format!("/service-{number}/api")).collect();
-    let mut routes: Vec<_> = names.iter().enumerate().map(|(at, name)| route(at, (&[name], "/", &[]))).collect();
+    let mut routes: Vec<_> =
+        names.iter().enumerate().map(|(at, name)| route(at, (&[name], "/", &[]))).collect();
     routes.extend(paths.iter().enumerate().map(|(at, path)| route(at, (&[], path, &[]))));
     let table = RouteTable::new(routes);
     for number in [0, 1, 99, 5_000, 9_999] {
@@ -221,10 +223,13 @@ fn naive(specs: &[Spec<'_>], listener: &str, authority: &str, path: &str) -> Opt
             rest.filter(|rest| boundary(rest)).map(|_| spec.1.len())
         }
     };
-    let here: Vec<usize> = (0..specs.len()).filter(|&at| specs[at].2.is_empty() || specs[at].2.contains(&listener)).collect();
+    let here: Vec<usize> =
+        (0..specs.len()).filter(|&at| specs[at].2.is_empty() || specs[at].2.contains(&listener)).collect();
     let most = here.iter().filter_map(|&at| host_rank(&specs[at])).max()?;
     let of_host = here.into_iter().filter(|&at| host_rank(&specs[at]) == Some(most));
-    let ranked = of_host.filter_map(|at| Some(((path_rank(&specs[at])?, !specs[at].2.is_empty(), std::cmp::Reverse(at)), at)));
+    let ranked = of_host.filter_map(|at| {
+        Some(((path_rank(&specs[at])?, !specs[at].2.is_empty(), std::cmp::Reverse(at)), at))
+    });
     ranked.max().map(|(_, at)| at)
 }
 

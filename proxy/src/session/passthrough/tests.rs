@@ -1,4 +1,5 @@
-//! TLS that is passed through, over the simulated ring: who gets a hello, however it comes in, and what becomes of everything else.
+//! TLS that is passed through, over the simulated ring: who gets a hello, however it comes in, and what
+//! becomes of everything else.
 
 use std::time::Duration;
 
@@ -61,7 +62,9 @@ fn part(bench: &mut Bench, client: &Peer, server: &Peer) {
 #[test]
 fn each_name_reaches_its_upstream_with_every_byte() {
     let mut bench = bench(config(true));
-    for (name, index) in [("a.example", 1), ("x.b.example", 2), ("y.x.B.example", 2), ("b.example", 3), ("x.a.example", 3)] {
+    for (name, index) in
+        [("a.example", 1), ("x.b.example", 2), ("y.x.B.example", 2), ("b.example", 3), ("x.a.example", 3)]
+    {
         let client = bench.sim.connect(bench.listener);
         let sent = [&hello(name)[..], b"\x17\x03\x03\x00\x02ed"].concat();
         client.write(&sent);
@@ -91,7 +94,8 @@ fn a_hello_in_pieces_is_passed_on_as_it_came() {
     config.listeners = vec![model::Listener { protocol, ..(*config.listeners[0]).clone() }.into()];
     let mut bench = bench(config);
     let message = message(&hello("x.b.example"));
-    for (lengths, piece) in [(&[1 << 14][..], 100), (&[1 << 14], 1), (&[1], 1), (&[1], 4000), (&[300, 7], 64)] {
+    for (lengths, piece) in [(&[1 << 14][..], 100), (&[1 << 14], 1), (&[1], 1), (&[1], 4000), (&[300, 7], 64)]
+    {
         let sent = in_records(&message, lengths);
         let client = bench.sim.connect(bench.listener);
         for piece in sent.chunks(piece) {
@@ -112,7 +116,9 @@ fn a_hello_in_pieces_is_passed_on_as_it_came() {
 #[test]
 fn nobody_s_name_is_told_so() {
     let mut bench = bench(config(false));
-    for (hello, reason) in [(hello("c.example"), CloseReason::NoRoute), (without_name(), CloseReason::NoServerName)] {
+    for (hello, reason) in
+        [(hello("c.example"), CloseReason::NoRoute), (without_name(), CloseReason::NoServerName)]
+    {
         let client = bench.sim.connect(bench.listener);
         client.write(&hello);
         settle(&mut bench, 50);
@@ -161,8 +167,11 @@ fn what_is_no_hello_is_answered_as_far_as_it_can_be_understood() {
 fn a_hello_is_due_in_its_time() {
     let mut bench = bench(config(true));
     let sent = hello("a.example");
-    let (silent, slow, steady) =
-        (bench.sim.connect(bench.listener), bench.sim.connect(bench.listener), bench.sim.connect(bench.listener));
+    let (silent, slow, steady) = (
+        bench.sim.connect(bench.listener),
+        bench.sim.connect(bench.listener),
+        bench.sim.connect(bench.listener),
+    );
     settle(&mut bench, 100);
     slow.write(&sent[..sent.len() - 1]);
     // A byte every now and then does not help.
@@ -178,7 +187,9 @@ fn a_hello_is_due_in_its_time() {
     }
     assert_eq!(bench.value(Counter::Closed(CloseReason::HelloTimeout)), 3);
     // Those who leave before are not blamed for it.
-    for (bytes, reason) in [(&sent[..0], CloseReason::ClientClosed), (&sent[..100], CloseReason::ClientAborted)] {
+    for (bytes, reason) in
+        [(&sent[..0], CloseReason::ClientClosed), (&sent[..100], CloseReason::ClientAborted)]
+    {
         let client = bench.sim.connect(bench.listener);
         settle(&mut bench, 10);
         client.write(bytes);
@@ -233,7 +244,10 @@ fn whom_a_proxy_introduces_is_passed_on_with_the_hello() {
         ..(*config.listeners[0]).clone()
     };
     config.listeners = vec![listener.into()];
-    let upstreams = config.upstreams.iter().map(|upstream| model::Upstream { send_proxy: true, ..(**upstream).clone() }.into());
+    let upstreams = config
+        .upstreams
+        .iter()
+        .map(|upstream| model::Upstream { send_proxy: true, ..(**upstream).clone() }.into());
     config.upstreams = upstreams.collect();
     let mut bench = bench(config);
     let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 1000 443\r\n";
@@ -247,10 +261,15 @@ fn whom_a_proxy_introduces_is_passed_on_with_the_hello() {
         let server = bench.sim.accept(origin_address(1)).expect("connected");
         settle(&mut bench, 50);
         let heard = server.read();
-        let Ok(Parsed::Header { header: Header::Tcp { source, .. }, consumed }) = proxy_protocol::parse(&heard) else {
+        let Ok(Parsed::Header { header: Header::Tcp { source, .. }, consumed }) =
+            proxy_protocol::parse(&heard)
+        else {
             panic!("{heard:?}")
         };
-        assert_eq!((source.to_string().as_str(), &heard[consumed..]), ("192.0.2.7:1000", &sent[line.len()..]));
+        assert_eq!(
+            (source.to_string().as_str(), &heard[consumed..]),
+            ("192.0.2.7:1000", &sent[line.len()..])
+        );
         part(&mut bench, &client, &server);
     }
     // After the header the same time goes on.

@@ -1,5 +1,5 @@
-//! Tunnels over the simulated ring: no byte is lost or out of order whatever the world does, ends are passed on one by one, and each time
-//! limit cuts what it is for.
+//! Tunnels over the simulated ring: no byte is lost or out of order whatever the world does, ends are passed
+//! on one by one, and each time limit cuts what it is for.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -17,11 +17,14 @@ use crate::worker::drain::Phase;
 use crate::worker::testing::{self, Bench, origin_address};
 
 const REQUEST: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-Of: origin\r\n\r\n";
+const SWITCH: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-Of: origin\r\n\r\n";
 
 /// Bytes that tell their place.
 fn pattern(id: usize, length: usize) -> Vec<u8> {
-    (0..length).map(|at| ((at ^ at >> 8 ^ id.wrapping_mul(97)).wrapping_mul(0x9e37_79b1) >> 13) as u8).collect()
+    (0..length)
+        .map(|at| ((at ^ at >> 8 ^ id.wrapping_mul(97)).wrapping_mul(0x9e37_79b1) >> 13) as u8)
+        .collect()
 }
 
 fn below(state: &mut u64, bound: usize) -> usize {
@@ -63,7 +66,8 @@ fn lengths(seed: u64, client: usize) -> (usize, usize) {
     (sizes[below(&mut state, sizes.len())], sizes[below(&mut state, sizes.len())])
 }
 
-/// An endpoint that switches, then says its part, whose length the request's path holds, and checks the other's.
+/// An endpoint that switches, then says its part, whose length the request's path holds, and checks the
+/// other's.
 fn origin(seed: u64, checks: bool) -> Script {
     let mut received = Vec::new();
     let mut talker: Option<(Talker, Vec<u8>)> = None;
@@ -91,7 +95,8 @@ fn simulate(seed: u64, faults: Faults, checks: bool) {
     let minute = Duration::from_secs(60);
     let mut config = testing::config(&[origin_address(1)]);
     let mut listener = testing::listener();
-    (listener.timeouts.send, listener.timeouts.tunnel_idle, listener.timeouts.request_header) = (minute, minute, minute);
+    (listener.timeouts.send, listener.timeouts.tunnel_idle, listener.timeouts.request_header) =
+        (minute, minute, minute);
     config.listeners = vec![listener.into()];
     let route = model::Route { timeout: minute, ..(*config.routes.routes()[0]).clone() };
     config.routes = crate::route::RouteTable::new(vec![route.into()]);
@@ -259,14 +264,21 @@ fn an_idle_tunnel_is_closed_and_any_byte_puts_that_off() {
 
 #[test]
 fn who_takes_nothing_holds_the_other_up_and_is_then_cut() {
-    for (client_is_slow, reason) in [(true, CloseReason::SendTimeout), (false, CloseReason::UpstreamSendTimeout)] {
+    for (client_is_slow, reason) in
+        [(true, CloseReason::SendTimeout), (false, CloseReason::UpstreamSendTimeout)]
+    {
         let mut bench = bench();
         let (client, endpoint) = tunnel(&mut bench);
         let (talks, slow) = if client_is_slow { (&endpoint, &client) } else { (&client, &endpoint) };
         let flood = vec![7; 4 << 20];
         talks.write(&flood);
         settle(&mut bench, 2000);
-        assert!(talks.unsent() > 2 << 20, "backpressure: {} of {} bytes are held up", talks.unsent(), flood.len());
+        assert!(
+            talks.unsent() > 2 << 20,
+            "backpressure: {} of {} bytes are held up",
+            talks.unsent(),
+            flood.len()
+        );
         assert_eq!(bench.value(Plain::TunnelsOpen), 1);
         settle(&mut bench, 2000);
         assert_eq!(bench.value(Counter::Closed(reason)), 1);
@@ -329,8 +341,16 @@ fn a_switch_that_nobody_asked_for_is_refused_and_any_other_answer_is_ordinary() 
         (REQUEST, SWITCH.replace("echo", "other"), "HTTP/1.1 502 "),
         (REQUEST, SWITCH.replace("Upgrade: echo\r\n", ""), "HTTP/1.1 502 "),
         (&with_body, SWITCH.to_owned(), "HTTP/1.1 502 "),
-        (REQUEST, "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\nUpgrade: echo\r\n\r\nno".to_owned(), "HTTP/1.1 426 "),
-        (REQUEST, "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno".to_owned(), "HTTP/1.1 200 "),
+        (
+            REQUEST,
+            "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\nUpgrade: echo\r\n\r\nno".to_owned(),
+            "HTTP/1.1 426 ",
+        ),
+        (
+            REQUEST,
+            "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno".to_owned(),
+            "HTTP/1.1 200 ",
+        ),
     ] {
         let mut bench = bench();
         bench.sim.origin(origin_address(1));
@@ -359,7 +379,8 @@ fn a_switch_that_nobody_asked_for_is_refused_and_any_other_answer_is_ordinary() 
 fn tcp_bench(endpoints: u8, change: impl FnOnce(&mut model::Listener, &mut model::Upstream)) -> Bench {
     let addresses: Vec<_> = (1..=endpoints).map(origin_address).collect();
     let mut config = testing::config(&addresses);
-    let mut listener = model::Listener { protocol: model::Protocol::Tcp { upstream: 0 }, ..testing::listener() };
+    let mut listener =
+        model::Listener { protocol: model::Protocol::Tcp { upstream: 0 }, ..testing::listener() };
     let mut upstream = (*config.upstreams[0]).clone();
     change(&mut listener, &mut upstream);
     (config.listeners, config.upstreams) = (vec![listener.into()], vec![upstream.into()]);
@@ -444,14 +465,19 @@ fn a_proxy_header_is_taken_off_and_passed_on_as_version_2() {
         let client = bench.sim.connect(bench.listener);
         client.write(&line[..cut]);
         settle(&mut bench, 50);
-        assert!(cut == line.len() || bench.sim.accept(origin_address(1)).is_none(), "not before the whole header");
+        assert!(
+            cut == line.len() || bench.sim.accept(origin_address(1)).is_none(),
+            "not before the whole header"
+        );
         client.write(&line[cut..]);
         client.write(b"hello");
         settle(&mut bench, 50);
         let server = bench.sim.accept(origin_address(1)).expect("connected");
         settle(&mut bench, 50);
-        let header =
-            Header::Tcp { source: "192.0.2.7:1000".parse().expect("one"), destination: "198.51.100.1:443".parse().expect("one") };
+        let header = Header::Tcp {
+            source: "192.0.2.7:1000".parse().expect("one"),
+            destination: "198.51.100.1:443".parse().expect("one"),
+        };
         let mut expected = Vec::new();
         proxy_protocol::encode(header, &mut expected);
         expected.extend(b"hello");
@@ -467,7 +493,9 @@ fn a_proxy_header_is_taken_off_and_passed_on_as_version_2() {
     let server = bench.sim.accept(origin_address(1)).expect("connected");
     settle(&mut bench, 50);
     let heard = server.read();
-    let Ok(Parsed::Header { header: Header::Tcp { source, destination }, consumed }) = proxy_protocol::parse(&heard) else {
+    let Ok(Parsed::Header { header: Header::Tcp { source, destination }, consumed }) =
+        proxy_protocol::parse(&heard)
+    else {
         panic!("{heard:?}")
     };
     assert_eq!((source, destination.port(), &heard[consumed..]), (client.address(), 80, &b"hello"[..]));
@@ -514,7 +542,9 @@ fn what_a_trusted_proxy_owes_is_demanded_and_others_are_taken_as_they_are() {
         settle(bench, after);
         client
     };
-    for (count, bytes) in [(1, &b"hello"[..]), (2, b"PROXY TCP4 1.2.3.4\r\n"), (3, b"\r\n\r\n\0\r\nQUIT\n\x31")] {
+    for (count, bytes) in
+        [(1, &b"hello"[..]), (2, b"PROXY TCP4 1.2.3.4\r\n"), (3, b"\r\n\r\n\0\r\nQUIT\n\x31")]
+    {
         let client = told(&mut bench, bytes, 50);
         assert!(client.is_ended() && !client.is_reset(), "{bytes:?}");
         assert_eq!(bench.value(Counter::Closed(CloseReason::ProxyHeader)), count);
@@ -531,7 +561,11 @@ fn what_a_trusted_proxy_owes_is_demanded_and_others_are_taken_as_they_are() {
     let client = told(&mut bench, b"", 50);
     client.close();
     settle(&mut bench, 50);
-    assert_eq!(bench.value(Counter::Closed(CloseReason::ClientClosed)), 1, "a health check that only connects");
+    assert_eq!(
+        bench.value(Counter::Closed(CloseReason::ClientClosed)),
+        1,
+        "a health check that only connects"
+    );
     let _silent = told(&mut bench, b"", 3500);
     assert_eq!(bench.value(Counter::Closed(CloseReason::RequestHeaderTimeout)), 1);
     assert_eq!(bench.value(Plain::Tunnels), 0);
@@ -605,7 +639,9 @@ fn an_endpoint_that_is_told_of_its_client_gets_a_connection_for_each_request() {
         let endpoint = bench.sim.accept(origin_address(1)).expect("a new connection");
         settle(&mut bench, 50);
         let heard = endpoint.read();
-        let Ok(Parsed::Header { header: Header::Tcp { source, .. }, consumed }) = proxy_protocol::parse(&heard) else {
+        let Ok(Parsed::Header { header: Header::Tcp { source, .. }, consumed }) =
+            proxy_protocol::parse(&heard)
+        else {
             panic!("{heard:?}")
         };
         assert_eq!(source, client.address());

@@ -1,4 +1,5 @@
-//! How a client's bytes get to its line: as they are, or sealed, a piece at a time, and what it asks ahead of its handshake's end.
+//! How a client's bytes get to its line: as they are, or sealed, a piece at a time, and what it asks ahead of
+//! its handshake's end.
 
 use super::Connection;
 use crate::io::simulated::Peer;

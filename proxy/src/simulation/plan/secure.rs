@@ -1,5 +1,5 @@
-//! What a world has beside plain HTTP: TLS with clients and with endpoints, and listeners that hand bytes on as they are. A fifth of the
-//! worlds have it; a generator of its own leaves the others as they were.
+//! What a world has beside plain HTTP: TLS with clients and with endpoints, and listeners that hand bytes on
+//! as they are. A fifth of the worlds have it; a generator of its own leaves the others as they were.
 
 use std::sync::Arc;
 
@@ -89,7 +89,9 @@ impl Way {
 impl Plan {
     /// Whether somebody takes it.
     pub(in crate::simulation) fn leads(&self, way: Way) -> bool {
-        let rest = |listener: &Arc<Listener>| matches!(listener.protocol, Protocol::TlsPassthrough { upstream: Some(_), .. });
+        let rest = |listener: &Arc<Listener>| {
+            matches!(listener.protocol, Protocol::TlsPassthrough { upstream: Some(_), .. })
+        };
         !matches!(way, Way::Unrouted(..)) || self.config.listeners.last().is_some_and(rest)
     }
 
@@ -126,7 +128,8 @@ impl Plan {
         let handshake_timeout = random.millis(2000..=5000);
         let max_handshakes = if self.calm || random.percent(80) { 64 } else { random.within(1..=2) };
         let secure = tls::listener(handshake_timeout, max_handshakes, keeps);
-        let passed = Protocol::TlsPassthrough { upstream: random.percent(60).then_some(4), handshake_timeout };
+        let passed =
+            Protocol::TlsPassthrough { upstream: random.percent(60).then_some(4), handshake_timeout };
         let main = Arc::clone(&self.config.listeners[0]);
         let listener = |name: &str, protocol| Listener { name: name.into(), protocol, ..(*main).clone() };
         self.config.listeners.extend([
@@ -177,7 +180,8 @@ impl Plan {
         client.secure = Some(Secure { dialect, is_polite: random.percent(70), is_early: random.percent(70) });
         let exchanges = &mut self.exchanges[client.exchanges.clone()];
         exchanges.iter_mut().for_each(|exchange| exchange.is_secure = true);
-        let bytes: usize = HANDSHAKE + exchanges.iter().map(|exchange| exchange.request().0.len()).sum::<usize>();
+        let bytes: usize =
+            HANDSHAKE + exchanges.iter().map(|exchange| exchange.request().0.len()).sum::<usize>();
         if client.brisk {
             client.writes = pace(random, bytes, BRISK);
             client.reads = pace(random, 20_000 + HANDSHAKE, BRISK);
@@ -199,7 +203,8 @@ impl Plan {
             _ => Way::Unrouted(dialect, random.percent(50)),
         };
         let length = |random: &mut Random| random.pick(&[0, 1, 100, 5000, 50_000]);
-        let bytes = |random: &mut Random, direction| pattern(self.seed, 1 << 20 | number, direction, length(random));
+        let bytes =
+            |random: &mut Random, direction| pattern(self.seed, 1 << 20 | number, direction, length(random));
         let number = u32::try_from(number).expect("a few").to_be_bytes();
         let up: Rc<[u8]> = [&number[..], &bytes(random, 5)].concat().into();
         let down = bytes(random, 6);

@@ -57,14 +57,16 @@ impl Plan {
             self.exchanges.push(exchange);
         }
         let exchanges = first..self.exchanges.len();
-        let bytes: usize = self.exchanges[exchanges.clone()].iter().map(|exchange| exchange.request().0.len()).sum();
+        let bytes: usize =
+            self.exchanges[exchanges.clone()].iter().map(|exchange| exchange.request().0.len()).sum();
         let brisk = random.percent(85);
         let fate = match random.below(20) {
             0..7 => Fate::Waits,
             7..12 => Fate::ClosesWhenDone,
             12..15 => Fate::HalfCloses,
             15..18 => {
-                let leave = random.pick(&[Leave::Close, Leave::Fin, Leave::Reset, Leave::Vanish, Leave::Stall]);
+                let leave =
+                    random.pick(&[Leave::Close, Leave::Fin, Leave::Reset, Leave::Vanish, Leave::Stall]);
                 Fate::AtSent(random.below(bytes + 1), leave)
             }
             _ => {
@@ -99,7 +101,8 @@ impl Plan {
 
     fn exchange(&self, random: &mut Random, large: bool) -> Exchange {
         let id = self.exchanges.len();
-        let method = random.pick(&["GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH"]);
+        let method =
+            random.pick(&["GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH"]);
         let is_http10 = random.percent(12);
         let has_body = matches!(method, "POST" | "PUT" | "PATCH") || random.percent(5);
         let framing = match random.below(2) {
@@ -110,7 +113,8 @@ impl Plan {
         let body = self.body(random, id, 1, framing, large);
         let mut broken = None;
         if !is_http10 && random.percent(6) {
-            broken = Some(random.pick(if framing == Framing::Chunked { broken::BODIES } else { broken::HEADS }));
+            broken =
+                Some(random.pick(if framing == Framing::Chunked { broken::BODIES } else { broken::HEADS }));
         }
         let area = random.pick(&["x", "x", "x", "x", "y", "y", "y/deeper", "none", "here", "moved"]);
         let query = if broken.is_none() && random.percent(20) { "?a=%zz&b=1" } else { "" };
@@ -130,13 +134,20 @@ impl Plan {
                 .collect(),
             body,
         };
-        // An unannounced close after an answer would break the next request on that connection, whose own plan knows nothing of it.
+        // An unannounced close after an answer would break the next request on that connection, whose own
+        // plan knows nothing of it.
         let unannounced = |answer: &Answer, attempt| match answer.trouble {
-            Some(Trouble::Closes(at) | Trouble::Resets(at)) => at >= answer.response(&exchange, attempt).len(),
+            Some(Trouble::Closes(at) | Trouble::Resets(at)) => {
+                at >= answer.response(&exchange, attempt).len()
+            }
             _ => false,
         };
-        let harmless: Vec<_> =
-            exchange.answers.iter().enumerate().map(|(attempt, answer)| unannounced(answer, attempt)).collect();
+        let harmless: Vec<_> = exchange
+            .answers
+            .iter()
+            .enumerate()
+            .map(|(attempt, answer)| unannounced(answer, attempt))
+            .collect();
         for (answer, harmless) in exchange.answers.iter_mut().zip(harmless) {
             answer.trouble = answer.trouble.filter(|_| !(harmless && self.calm));
         }
@@ -147,7 +158,10 @@ impl Plan {
         let id = self.exchanges.len();
         let length = |random: &mut Random| random.pick(&[0, 1, 100, 5000, 50_000]);
         let none = Body { framing: Framing::None, bytes: Rc::new([]), chunk: 1, trailer: false };
-        let tunnel = Tunnel { up: pattern(self.seed, id, 3, length(random)), down: pattern(self.seed, id, 4, length(random)) };
+        let tunnel = Tunnel {
+            up: pattern(self.seed, id, 3, length(random)),
+            down: pattern(self.seed, id, 4, length(random)),
+        };
         let answer = Answer {
             status: 101,
             interims: Vec::new(),
@@ -175,7 +189,13 @@ impl Plan {
     }
 
     fn answer(&self, random: &mut Random, id: usize, is_certain: bool, large: bool, upload: usize) -> Answer {
-        let framing = random.pick(&[Framing::Length, Framing::Length, Framing::Chunked, Framing::Chunked, Framing::UntilClose]);
+        let framing = random.pick(&[
+            Framing::Length,
+            Framing::Length,
+            Framing::Chunked,
+            Framing::Chunked,
+            Framing::UntilClose,
+        ]);
         let body = self.body(random, id, 2, framing, large);
         let status = random.pick(&[200, 200, 200, 201, 204, 301, 304, 404, 500, 503]);
         let bytes = body.bytes.len();
@@ -193,7 +213,8 @@ impl Plan {
             12 | 13 => Trouble::StopsReading,
             _ => Trouble::Poison,
         });
-        // A response that ends with the connection cannot have another behind it, and a close within it is its end.
+        // A response that ends with the connection cannot have another behind it, and a close within it is
+        // its end.
         let trouble = match trouble {
             Some(Trouble::Poison) if framing == Framing::UntilClose => None,
             Some(Trouble::Closes(at)) if framing == Framing::UntilClose => Some(Trouble::Resets(at)),
@@ -205,7 +226,8 @@ impl Plan {
                 .map(|_| random.pick(&[100, 102, 103]))
                 .collect(),
             body,
-            closes: trouble != Some(Trouble::Poison) && (framing == Framing::UntilClose || random.percent(15)),
+            closes: trouble != Some(Trouble::Poison)
+                && (framing == Framing::UntilClose || random.percent(15)),
             when: match random.below(10) {
                 0 => When::Head,
                 1 => When::Bytes(random.below(upload + 1)),
@@ -344,7 +366,10 @@ fn turns(random: &mut Random, calm: bool) -> Vec<(Duration, Turn)> {
     }
     if !calm && random.percent(25) {
         let within = random.millis(0..=10_000);
-        turns.push((random.millis(0..=8000), if random.percent(50) { Turn::Drain { within } } else { Turn::Stop }));
+        turns.push((
+            random.millis(0..=8000),
+            if random.percent(50) { Turn::Drain { within } } else { Turn::Stop },
+        ));
     }
     turns.sort_by_key(|(at, _)| *at);
     turns

@@ -40,7 +40,12 @@ pub(super) struct Reloading {
 
 impl Reloading {
     pub(super) fn new() -> Self {
-        Self { table: Reloads::default(), outcomes: [0; ReloadOutcome::ALL.len()], succeeded_at: wall_clock(), failed: None }
+        Self {
+            table: Reloads::default(),
+            outcomes: [0; ReloadOutcome::ALL.len()],
+            succeeded_at: wall_clock(),
+            failed: None,
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {
@@ -109,11 +114,17 @@ impl Supervisor {
         }
     }
 
-    /// Reads and compares. This holds the loop up: 50 ms of CPU time for 10,000 routes and 1,000 upstreams, 10 more for the largest list of the guard.
+    /// Reads and compares. This holds the loop up: 50 ms of CPU time for 10,000 routes and 1,000 upstreams,
+    /// 10 more for the largest list of the guard.
     fn read(&mut self, scope: Scope) -> Read<Prepared> {
         let in_force = match self.estate.files_in_force() {
             Ok(files) => files,
-            Err(error) => return ended(ReloadOutcome::NotSent, format!("the files in force cannot be read again: {error}")),
+            Err(error) => {
+                return ended(
+                    ReloadOutcome::NotSent,
+                    format!("the files in force cannot be read again: {error}"),
+                );
+            }
         };
         let loaded = match scope {
             Scope::All => config::load(&in_force[0].0),
@@ -123,7 +134,10 @@ impl Supervisor {
             Ok(loaded) => self.compare(loaded),
             Err(diagnostics) => {
                 diagnostics.iter().for_each(|diagnostic| error!("{diagnostic}"));
-                ended(ReloadOutcome::Invalid, format!("{}\n{}", count_errors(&diagnostics), diagnostics.render(false).trim_end()))
+                ended(
+                    ReloadOutcome::Invalid,
+                    format!("{}\n{}", count_errors(&diagnostics), diagnostics.render(false).trim_end()),
+                )
             }
         }
     }
@@ -134,8 +148,10 @@ impl Supervisor {
         drop(files);
         let Changes { fixed, live } = Changes::between(&self.estate.config, &config);
         if !fixed.is_empty() {
-            let text =
-                format!("these keys are taken at a start only: {}; restart sluice for them, or set them back", fixed.join(", "));
+            let text = format!(
+                "these keys are taken at a start only: {}; restart sluice for them, or set them back",
+                fixed.join(", ")
+            );
             return ended(ReloadOutcome::NeedsRestart, text);
         }
         let files = match sealed {
@@ -155,8 +171,12 @@ impl Supervisor {
     }
 
     fn send_prepared(&mut self, id: u64) {
-        let (Some(Prepared { files, .. }), Some(child)) = (self.reloading.table.prepared(), &mut self.child) else { return };
-        let items = files.iter().map(|file| (Item::File { path: file.path.clone() }, Arc::clone(&file.fd))).collect();
+        let (Some(Prepared { files, .. }), Some(child)) = (self.reloading.table.prepared(), &mut self.child)
+        else {
+            return;
+        };
+        let items =
+            files.iter().map(|file| (Item::File { path: file.path.clone() }, Arc::clone(&file.fd))).collect();
         let batches = batches::cut(items);
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let (snapshot, descriptors) = (self.estate.snapshot + 1, count(files.len()));
@@ -183,7 +203,8 @@ impl Supervisor {
         self.reloading.outcomes[outcome.index()] += 1;
         let (response, line) = match outcome {
             ReloadOutcome::Applied => {
-                let line = format!("reloaded in {took:.1} ms: snapshot {} -> {snapshot}; {text}", snapshot - 1);
+                let line =
+                    format!("reloaded in {took:.1} ms: snapshot {} -> {snapshot}; {text}", snapshot - 1);
                 (Response::Done(line.clone()), line)
             }
             ReloadOutcome::Unchanged => {

@@ -1,5 +1,6 @@
-//! Network cards beside workers: which queue's interrupt arrives at which CPU, and what to change where that does not fit. A packet is
-//! cheapest where the CPU that its interrupt came to, the worker's CPU and the card are close to each other.
+//! Network cards beside workers: which queue's interrupt arrives at which CPU, and what to change where that
+//! does not fit. A packet is cheapest where the CPU that its interrupt came to, the worker's CPU and the card
+//! are close to each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -9,7 +10,8 @@ use crate::config::units;
 use crate::supervisor::topology::{self, Host, Topology};
 
 /// Interrupts of a card that carry no packets, by a part of their name.
-const NO_QUEUE: &[&str] = &["config", "async", "misc", "ctrl", "control", "fdir", "mbx", "ptp", "aeq", "cmd", "mgmt", "event"];
+const NO_QUEUE: &[&str] =
+    &["config", "async", "misc", "ctrl", "control", "fdir", "mbx", "ptp", "aeq", "cmd", "mgmt", "event"];
 
 /// Appends one card: its queues, interrupts and advice.
 pub(super) fn print(text: &mut String, name: &str, card: &Interface, host: &Host, topology: &Topology) {
@@ -40,8 +42,12 @@ pub(super) fn print(text: &mut String, name: &str, card: &Interface, host: &Host
 fn beside(interrupt: &Interrupt, host: &Host, topology: &Topology) -> String {
     let cpus = interrupt.cpus();
     let [cpu] = cpus.as_slice() else { return String::new() };
-    let node = host.node_of(*cpu).filter(|_| host.nodes() > 1).map_or_else(String::new, |node| format!(", node {node}"));
-    let on = topology.workers.iter().position(|place| place.cpu == *cpu).map(|worker| format!("worker {worker}"));
+    let node = host
+        .node_of(*cpu)
+        .filter(|_| host.nodes() > 1)
+        .map_or_else(String::new, |node| format!(", node {node}"));
+    let on =
+        topology.workers.iter().position(|place| place.cpu == *cpu).map(|worker| format!("worker {worker}"));
     let on = on.or_else(|| topology.control_cpus.contains(cpu).then(|| "control threads".to_owned()));
     format!(" ({}{node})", on.unwrap_or_else(|| "no worker".to_owned()))
 }
@@ -54,7 +60,8 @@ pub(super) fn advice(name: &str, card: &Interface, host: &Host, topology: &Topol
     let (receive, _) = card.queues;
     if receive > 0 && receive < workers.len() && !queues.is_empty() {
         lines.push(format!(
-            "{receive} receive queues for {} workers: the kernel's work for every packet is done on {receive} CPUs at most; \
+            "{receive} receive queues for {} workers: the kernel's work for every packet is done on \
+             {receive} CPUs at most; \
              `ethtool -L {name} combined {}` if the card has more",
             workers.len(),
             workers.len()
@@ -62,7 +69,9 @@ pub(super) fn advice(name: &str, card: &Interface, host: &Host, topology: &Topol
     }
     let pinned: Vec<(&Interrupt, usize)> = queues
         .iter()
-        .filter_map(|interrupt| Some((*interrupt, *interrupt.cpus().first().filter(|_| interrupt.is_pinned())?)))
+        .filter_map(|interrupt| {
+            Some((*interrupt, *interrupt.cpus().first().filter(|_| interrupt.is_pinned())?))
+        })
         .collect();
     let loose = queues.len() - pinned.len();
     if loose > 0 {
@@ -73,34 +82,48 @@ pub(super) fn advice(name: &str, card: &Interface, host: &Host, topology: &Topol
     }
     let mut per_cpu: BTreeMap<usize, usize> = BTreeMap::new();
     pinned.iter().for_each(|(_, cpu)| *per_cpu.entry(*cpu).or_default() += 1);
-    if let Some((cpu, count)) = per_cpu.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > 1)
+    if let Some((cpu, count)) =
+        per_cpu.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > 1)
         && per_cpu.len() < workers.len().min(queues.len())
     {
-        lines.push(format!("{count} of {} queue interrupts arrive at CPU {cpu}, while other CPUs have none", queues.len()));
+        lines.push(format!(
+            "{count} of {} queue interrupts arrive at CPU {cpu}, while other CPUs have none",
+            queues.len()
+        ));
     }
     let strange: BTreeSet<usize> = per_cpu.keys().copied().filter(|cpu| !workers.contains(cpu)).collect();
     if !strange.is_empty() && per_cpu.len() <= workers.len() {
         lines.push(format!("queue interrupts arrive at CPUs without a worker: {}", topology::list(strange)));
     }
     if let Some(node) = card.node {
-        let far: BTreeSet<usize> =
-            per_cpu.keys().copied().filter(|cpu| host.node_of(*cpu).is_some_and(|other| other != node)).collect();
+        let far: BTreeSet<usize> = per_cpu
+            .keys()
+            .copied()
+            .filter(|cpu| host.node_of(*cpu).is_some_and(|other| other != node))
+            .collect();
         if !far.is_empty() {
-            lines.push(format!("queue interrupts arrive at CPUs of another NUMA node than the card's: {}", topology::list(far)));
+            lines.push(format!(
+                "queue interrupts arrive at CPUs of another NUMA node than the card's: {}",
+                topology::list(far)
+            ));
         }
         if topology.workers.iter().any(|place| place.node != node) {
             lines.push(format!(
-                "workers on other nodes than the card's node {node} fetch every packet from there; steering.policy = \"numa-local\" \
+                "workers on other nodes than the card's node {node} fetch every packet from there; \
+                 steering.policy = \"numa-local\" \
                  prefers those of the node that received it"
             ));
         }
     }
-    if let Some(line) = commands(&queues, card, topology).filter(|_| lines.len() > usize::from(receive < workers.len())) {
+    if let Some(line) =
+        commands(&queues, card, topology).filter(|_| lines.len() > usize::from(receive < workers.len()))
+    {
         lines.push(line);
     }
     if card.rps {
         lines.push(
-            "RPS (queues/rx-*/rps_cpus) moves packets between CPUs in software: turn it off where there is a queue for each worker".to_owned(),
+            "RPS (queues/rx-*/rps_cpus) moves packets between CPUs in software: turn it off where there is a \
+             queue for each worker".to_owned(),
         );
     }
     lines
@@ -118,7 +141,8 @@ fn commands(queues: &[&Interrupt], card: &Interface, topology: &Topology) -> Opt
         .collect();
     (!moves.is_empty()).then(|| {
         format!(
-            "a worker beside each queue: systemctl stop irqbalance; for m in {}; do echo ${{m#*:}} > /proc/irq/${{m%:*}}/smp_affinity_list; done",
+            "a worker beside each queue: systemctl stop irqbalance; for m in {}; do echo ${{m#*:}} > \
+             /proc/irq/${{m%:*}}/smp_affinity_list; done",
             moves.join(" ")
         )
     })
@@ -159,7 +183,11 @@ mod tests {
     fn machine(workers: &[usize]) -> (Host, Topology) {
         let cpus = (0..8).map(|cpu| Cpu { cpu, core: cpu, node: cpu / 4, allowed: true }).collect();
         let place = |&cpu: &usize| Placement { cpu, core: cpu, node: cpu / 4, memory_node: Some(cpu / 4) };
-        let topology = Topology { workers: workers.iter().map(place).collect(), control_cpus: vec![0], notes: Vec::new() };
+        let topology = Topology {
+            workers: workers.iter().map(place).collect(),
+            control_cpus: vec![0],
+            notes: Vec::new(),
+        };
         (Host { cpus, this_system: true }, topology)
     }
 
@@ -171,7 +199,14 @@ mod tests {
         };
         let mut interrupts: Vec<Interrupt> = cpus.iter().enumerate().map(interrupt).collect();
         interrupts.push(Interrupt { number: 60, name: "eth0-misc".to_owned(), cpus: "0-7".to_owned() });
-        Interface { exists: true, driver: "ice".to_owned(), queues: (receive, receive), node, interrupts, ..Interface::default() }
+        Interface {
+            exists: true,
+            driver: "ice".to_owned(),
+            queues: (receive, receive),
+            node,
+            interrupts,
+            ..Interface::default()
+        }
     }
 
     fn told(card: &Interface, workers: &[usize]) -> Vec<String> {
@@ -182,7 +217,11 @@ mod tests {
     #[test]
     fn a_card_whose_queues_lie_beside_the_workers_needs_nothing() {
         assert_eq!(told(&card(Some(0), 3, &["1", "2", "3"]), &[1, 2, 3]), Vec::<String>::new());
-        assert_eq!(told(&card(None, 2, &[]), &[1, 2, 3]), Vec::<String>::new(), "no interrupts: nothing is known");
+        assert_eq!(
+            told(&card(None, 2, &[]), &[1, 2, 3]),
+            Vec::<String>::new(),
+            "no interrupts: nothing is known"
+        );
     }
 
     #[test]
@@ -198,7 +237,11 @@ mod tests {
                 &[1, 2, 3],
                 &["1 of 3 queue interrupts may arrive at several CPUs", "for m in 42:3;"],
             ),
-            (card(Some(0), 3, &["1", "1", "3"]), &[1, 2, 3], &["2 of 3 queue interrupts arrive at CPU 1", "for m in 41:2;"]),
+            (
+                card(Some(0), 3, &["1", "1", "3"]),
+                &[1, 2, 3],
+                &["2 of 3 queue interrupts arrive at CPU 1", "for m in 41:2;"],
+            ),
             (card(Some(0), 2, &["0", "1"]), &[1, 2], &["without a worker: 0", "for m in 40:1 41:2;"]),
             (
                 card(Some(0), 2, &["5", "2"]),

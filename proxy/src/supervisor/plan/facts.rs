@@ -81,7 +81,8 @@ pub(super) struct Interrupt {
 }
 
 impl Facts {
-    /// `root`: where to look for /sys and /proc of the network cards; another one than `/` describes another machine.
+    /// `root`: where to look for /sys and /proc of the network cards; another one than `/` describes another
+    /// machine.
     pub(super) fn read(config: &Config, root: &Path) -> Self {
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
         let user = nix::unistd::User::from_name(&config.process.user).ok().flatten();
@@ -100,7 +101,12 @@ impl Facts {
             somaxconn: number("/proc/sys/net/core/somaxconn"),
             unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024),
             left: leftovers::describe(&config.process.run_dir),
-            interfaces: config.guard.interfaces.iter().map(|name| (name.clone(), judged(root, name, config))).collect(),
+            interfaces: config
+                .guard
+                .interfaces
+                .iter()
+                .map(|name| (name.clone(), judged(root, name, config)))
+                .collect(),
             cards: cards(root, &config.guard.interfaces),
         }
     }
@@ -203,16 +209,21 @@ fn has_rps(base: &Path) -> bool {
 fn interrupts(root: &Path, base: &Path) -> Vec<Interrupt> {
     let table = fs::read_to_string(root.join("proc/interrupts")).unwrap_or_default();
     let Ok(device) = fs::canonicalize(base.join("device")) else { return Vec::new() };
-    let folder = [device.join("msi_irqs"), device.join("../msi_irqs")].into_iter().find(|folder| folder.is_dir());
+    let folder =
+        [device.join("msi_irqs"), device.join("../msi_irqs")].into_iter().find(|folder| folder.is_dir());
     let entries = folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-    let numbers: BTreeSet<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let numbers: BTreeSet<u32> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     numbers
         .into_iter()
         .filter_map(|number| {
             let name = interrupt_name(&table, number)?;
             let cpus = ["effective_affinity_list", "smp_affinity_list"]
                 .into_iter()
-                .find_map(|file| number_or_text(root.join(format!("proc/irq/{number}/{file}"))).filter(|list| !list.is_empty()))
+                .find_map(|file| {
+                    number_or_text(root.join(format!("proc/irq/{number}/{file}")))
+                        .filter(|list| !list.is_empty())
+                })
                 .unwrap_or_else(|| "?".to_owned());
             Some(Interrupt { number, name, cpus })
         })
@@ -231,13 +242,14 @@ mod tests {
 
     #[test]
     fn proc_files_are_understood() {
-        let mounts = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n";
+        let mounts = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n\
+            bpf /sys/fs/bpf bpf rw 0 0\n";
         assert_eq!(mounted(mounts, "cgroup2"), Some(PathBuf::from("/sys/fs/cgroup/unified")));
         assert_eq!(mounted(mounts, "bpf"), Some(PathBuf::from("/sys/fs/bpf")));
         assert_eq!(mounted("", "bpf"), None);
         assert_eq!(available_bytes("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
-        let table =
-            "           CPU0       CPU1\n 38:          0       5693 PCI-MSIX-0000:00:03.0   1-edge      virtio2-input.0\n";
+        let table = "           CPU0       CPU1\n 38:          0       5693 PCI-MSIX-0000:00:03.0   \
+            1-edge      virtio2-input.0\n";
         assert_eq!(interrupt_name(table, 38).as_deref(), Some("virtio2-input.0"));
         assert_eq!(interrupt_name(table, 8), None);
     }

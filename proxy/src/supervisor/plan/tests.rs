@@ -13,10 +13,16 @@ use crate::supervisor::topology::Placement;
 /// As many workers and buffers as the defaults give, and a listener with two addresses.
 fn config() -> Config {
     let made = testing::config(&[]);
-    let addresses = vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")];
-    let listener = model::Listener { name: "http".to_owned(), addresses, backlog: 4096, ..testing::listener() };
+    let addresses =
+        vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")];
+    let listener =
+        model::Listener { name: "http".to_owned(), addresses, backlog: 4096, ..testing::listener() };
     Config {
-        process: model::Process { run_dir: PathBuf::from("/run/sluice"), buffer_budget: 64 << 20, ..made.process },
+        process: model::Process {
+            run_dir: PathBuf::from("/run/sluice"),
+            buffer_budget: 64 << 20,
+            ..made.process
+        },
         workers: model::Workers { count: None, numa_local: true, ..made.workers },
         ring: Ring { entries: 4096, buffers: 4096, buffer_size: 4096 },
         listeners: vec![Arc::new(listener)],
@@ -30,7 +36,11 @@ fn config() -> Config {
 fn facts() -> Facts {
     Facts {
         kernel: "6.18.0".to_owned(),
-        capabilities: CAPABILITIES.iter().map(|(_, name)| *name).filter(|name| *name != "CAP_SYS_RESOURCE").collect(),
+        capabilities: CAPABILITIES
+            .iter()
+            .map(|(_, name)| *name)
+            .filter(|name| *name != "CAP_SYS_RESOURCE")
+            .collect(),
         descriptors: 20_000,
         locked_bytes: 8 << 20,
         available_bytes: Some(8 << 30),
@@ -48,7 +58,12 @@ fn facts() -> Facts {
 }
 
 fn card(driver_mode: Result<bool, String>) -> Interface {
-    Interface { exists: true, driver: "ice".to_owned(), driver_mode: Some(driver_mode), ..Interface::default() }
+    Interface {
+        exists: true,
+        driver: "ice".to_owned(),
+        driver_mode: Some(driver_mode),
+        ..Interface::default()
+    }
 }
 
 fn loopback() -> Interface {
@@ -122,7 +137,10 @@ fn each_absence_says_what_it_costs() {
     small.somaxconn = Some(128);
     small.available_bytes = Some(1 << 20);
     let found = judge(&config(), &small, 4);
-    assert_eq!(found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>(), ["memory", "net.core.somaxconn"]);
+    assert_eq!(
+        found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>(),
+        ["memory", "net.core.somaxconn"]
+    );
 }
 
 #[test]
@@ -167,7 +185,11 @@ fn interfaces_are_judged_by_mode() {
         let mut facts = facts();
         facts.interfaces.insert("net0".to_owned(), interface);
         let found = judge(&config, &facts, 4);
-        assert_eq!(found.first().map(|finding| finding.severity), severity, "{mode:?} {expected:?}: {found:?}");
+        assert_eq!(
+            found.first().map(|finding| finding.severity),
+            severity,
+            "{mode:?} {expected:?}: {found:?}"
+        );
     }
 }
 
@@ -204,7 +226,8 @@ fn connections_fit_the_descriptors() {
 
 #[test]
 fn locked_memory_is_what_the_kernel_charged() {
-    // Measured: with 8 MiB the 21st ring of 4096 entries was refused. That was without a ring of provided buffers.
+    // Measured: with 8 MiB the 21st ring of 4096 entries was refused. That was without a ring of provided
+    // buffers.
     let ring = Ring { entries: 4096, buffers: 0, buffer_size: 4096 };
     let each = locked_bytes_per_worker(ring);
     assert!(each * 20 <= 8 << 20 && each * 21 > 8 << 20, "{each}");
@@ -216,17 +239,26 @@ fn locked_memory_is_what_the_kernel_charged() {
 fn the_plan_shows_interrupts_beside_workers() {
     let mut config = config();
     config.guard.interfaces.push("eth0".to_owned());
-    let interrupt = |number, cpus: &str| Interrupt { number, name: format!("ice-rx-{number}"), cpus: cpus.to_owned() };
+    let interrupt =
+        |number, cpus: &str| Interrupt { number, name: format!("ice-rx-{number}"), cpus: cpus.to_owned() };
     let mut facts = facts();
     facts.interfaces.insert("eth0".to_owned(), card(Ok(true)));
     facts.cards.insert(
         "eth0".to_owned(),
-        Interface { queues: (2, 2), node: Some(1), interrupts: vec![interrupt(40, "3"), interrupt(41, "0-3")], ..card(Ok(true)) },
+        Interface {
+            queues: (2, 2),
+            node: Some(1),
+            interrupts: vec![interrupt(40, "3"), interrupt(41, "0-3")],
+            ..card(Ok(true))
+        },
     );
     let place = |cpu| Placement { cpu, core: cpu, node: 0, memory_node: Some(0) };
-    let topology = Topology { workers: vec![place(2), place(3)], control_cpus: vec![0, 1], notes: Vec::new() };
-    let host =
-        Host { cpus: (0..4).map(|cpu| topology::Cpu { cpu, core: cpu, node: 0, allowed: true }).collect(), this_system: true };
+    let topology =
+        Topology { workers: vec![place(2), place(3)], control_cpus: vec![0, 1], notes: Vec::new() };
+    let host = Host {
+        cpus: (0..4).map(|cpu| topology::Cpu { cpu, core: cpu, node: 0, allowed: true }).collect(),
+        this_system: true,
+    };
     let text = render(&config, &facts, &host, &topology);
     for line in [
         "       1    3     3     0  node 0",

@@ -1,11 +1,12 @@
-//! Whether an interface takes XDP in its driver, asked of the kernel without attaching anything: generic netlink, family `netdev`, attribute
-//! XDP_FEATURES (Linux 6.3, Documentation/netlink/specs/netdev.yaml).
+//! Whether an interface takes XDP in its driver, asked of the kernel without attaching anything: generic
+//! netlink, family `netdev`, attribute XDP_FEATURES (Linux 6.3, Documentation/netlink/specs/netdev.yaml).
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -22,24 +23,34 @@ const BASIC: u64 = 1;
 /// nlmsghdr and genlmsghdr.
 const HEADERS: usize = 16 + 4;
 
-/// Whether the driver runs XDP programs. An error when the kernel is older than 6.3 or does not know the interface.
+/// Whether the driver runs XDP programs. An error when the kernel is older than 6.3 or does not know the
+/// interface.
 pub(super) fn driver_mode(interface_index: u32) -> io::Result<bool> {
     let (control, get_family, family_name, family_id) = CONTROL;
     let family = ask(control, get_family, family_name, b"netdev\0", family_id)?;
-    let family = u16::from_ne_bytes(family.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?);
+    let family =
+        u16::from_ne_bytes(family.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?);
     let (get_device, index, features) = DEVICE;
     let features = ask(family, get_device, index, &interface_index.to_ne_bytes(), features)?;
-    let features = u64::from_ne_bytes(features.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?);
+    let features =
+        u64::from_ne_bytes(features.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?);
     Ok(features & BASIC != 0)
 }
 
 /// One request with one attribute; the wanted attribute of the answer.
 fn ask(family: u16, command: u8, key: u16, value: &[u8], wanted: u16) -> io::Result<Vec<u8>> {
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkGeneric)?;
+    let netlink =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkGeneric)?;
     // The kernel answers within the send; a wait would be a bug that must not hang `plan`.
     setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
     let request = encode(family, command, key, value);
-    sendmsg(netlink.as_raw_fd(), &[IoSlice::new(&request)], &[], MsgFlags::empty(), Some(&NetlinkAddr::new(0, 0)))?;
+    sendmsg(
+        netlink.as_raw_fd(),
+        &[IoSlice::new(&request)],
+        &[],
+        MsgFlags::empty(),
+        Some(&NetlinkAddr::new(0, 0)),
+    )?;
     let mut answer = [0; 8192];
     let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
     decode(answer.get(..length).unwrap_or_default(), wanted)
@@ -88,7 +99,10 @@ mod tests {
     fn what_we_write_we_parse() {
         for value in [&b"x"[..], b"four", b"netdev\0"] {
             assert_eq!(decode(&encode(0x10, 3, 7, value), 7).expect("there"), value);
-            assert_eq!(decode(&encode(0x10, 3, 7, value), 8).expect_err("not there").kind(), io::ErrorKind::NotFound);
+            assert_eq!(
+                decode(&encode(0x10, 3, 7, value), 8).expect_err("not there").kind(),
+                io::ErrorKind::NotFound
+            );
         }
     }
 
@@ -119,7 +133,13 @@ mod tests {
             Err(error) => assert!(
                 matches!(
                     error.raw_os_error(),
-                    Some(libc::ENOENT | libc::EPERM | libc::EACCES | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT)
+                    Some(
+                        libc::ENOENT
+                            | libc::EPERM
+                            | libc::EACCES
+                            | libc::EAFNOSUPPORT
+                            | libc::EPROTONOSUPPORT
+                    )
                 ),
                 "{error}"
             ),

@@ -1,5 +1,6 @@
-//! One JSON object on one line (RFC 8259), written into a buffer. Strings come out in ASCII alone, whatever bytes a peer sent: control
-//! characters and everything above ASCII are escaped, what is no UTF-8 becomes U+FFFD.
+//! One JSON object on one line (RFC 8259), written into a buffer. Strings come out in ASCII alone, whatever
+//! bytes a peer sent: control characters and everything above ASCII are escaped, what is no UTF-8 becomes
+//! U+FFFD.
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -142,8 +143,14 @@ mod tests {
 
     #[test]
     fn hostile_strings_come_back_as_they_were() {
-        for text in ["", "plain", "\"\\/\u{8}\t\n\r\u{0}\u{7f}", "zoë \u{2028}\u{2029}\u{85} \u{1f600}", "\\u0041", "</script>"]
-        {
+        for text in [
+            "",
+            "plain",
+            "\"\\/\u{8}\t\n\r\u{0}\u{7f}",
+            "zoë \u{2028}\u{2029}\u{85} \u{1f600}",
+            "\\u0041",
+            "</script>",
+        ] {
             assert_eq!(read(text.as_bytes()), text);
         }
         assert_eq!(read(b"a\xffb\xc3"), "a\u{fffd}b\u{fffd}");
@@ -172,7 +179,8 @@ mod tests {
         inner.close();
         object.boolean("h", None);
         object.close();
-        let expected = r#"{"a":null,"b":"x","c":18446744073709551615,"d":null,"e":false,"f":{"g":"y"},"h":null}"#;
+        let expected =
+            r#"{"a":null,"b":"x","c":18446744073709551615,"d":null,"e":false,"f":{"g":"y"},"h":null}"#;
         assert_eq!(String::from_utf8_lossy(&out), expected);
     }
 

@@ -1,6 +1,6 @@
-//! The access log: one JSON object a line for each exchange. A worker formats its record into memory of its own and puts the bytes
-//! into its ring; one thread takes them from all rings and writes them in batches. A full ring or a failing disk loses lines, which are
-//! counted; nothing waits for them.
+//! The access log: one JSON object a line for each exchange. A worker formats its record into memory of its
+//! own and puts the bytes into its ring; one thread takes them from all rings and writes them in batches. A
+//! full ring or a failing disk loses lines, which are counted; nothing waits for them.
 
 pub mod json;
 pub mod record;
@@ -27,7 +27,8 @@ pub struct AccessSender {
 }
 
 impl AccessSender {
-    /// Queues a record, or counts it as lost. Neither waits nor allocates once its buffer has grown to the longest line.
+    /// Queues a record, or counts it as lost. Neither waits nor allocates once its buffer has grown to the
+    /// longest line.
     pub fn send(&self, record: &Record<'_>) {
         let mut line = self.line.borrow_mut();
         line.clear();

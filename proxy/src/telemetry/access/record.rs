@@ -1,4 +1,5 @@
-//! One line of the access log: what it says and in which order. Every record has every key; what does not apply is null.
+//! One line of the access log: what it says and in which order. Every record has every key; what does not
+//! apply is null.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -9,8 +10,8 @@ use crate::http::date;
 use crate::http::message::{RequestHead, Version};
 use crate::tls::summary::Summary;
 
-/// How long each phase took, in microseconds; those from `head` on add up to the whole. The worker looks at the clock once per loop turn, so what
-/// is done within one turn takes 0.
+/// How long each phase took, in microseconds; those from `head` on add up to the whole. The worker looks at
+/// the clock once per loop turn, so what is done within one turn takes 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
     /// From the first byte of the hello until TLS was agreed upon; only of a connection's first request.
@@ -19,7 +20,8 @@ pub struct Phases {
     pub accept: Option<u32>,
     /// Until the head was whole.
     pub head: Option<u32>,
-    /// Until a route was found, and the body was here if the route has it read whole; the answers to requests before it go out first.
+    /// Until a route was found, and the body was here if the route has it read whole; the answers to requests
+    /// before it go out first.
     pub route: Option<u32>,
     /// Waiting for a connection of the pool, over all attempts.
     pub pool: Option<u32>,
@@ -101,9 +103,12 @@ impl Record<'_> {
             None => object.string("tls", None),
         }
         object.string("method", request.map(|request| request.method.as_str().as_bytes()));
-        let host = request.map(|request| request.authority.as_bytes()).or(self.server_name.map(str::as_bytes));
+        let host =
+            request.map(|request| request.authority.as_bytes()).or(self.server_name.map(str::as_bytes));
         object.string("host", host);
-        let path = |request: &RequestHead| if with_query { request.path_and_query.len() } else { request.path().len() };
+        let path = |request: &RequestHead| {
+            if with_query { request.path_and_query.len() } else { request.path().len() }
+        };
         object.string("path", request.map(|request| &request.path_and_query.as_bytes()[..path(request)]));
         object.number("status", self.status.map(u64::from));
         object.string("refused", self.refused.map(|reason| reason.label().as_bytes()));
@@ -116,7 +121,8 @@ impl Record<'_> {
         object.number("attempts", u64::from(self.attempts));
         object.boolean("upstream_reused", self.upstream_reused);
         object.number("connection_request", self.connection_request);
-        let Phases { handshake, accept, head, route, pool, connect, first_byte, last_byte, total } = self.phases;
+        let Phases { handshake, accept, head, route, pool, connect, first_byte, last_byte, total } =
+            self.phases;
         let mut phases = object.object("micros");
         for (key, phase) in [
             ("handshake", handshake),
@@ -224,9 +230,17 @@ mod tests {
 
     #[test]
     fn one_without_a_head_has_the_same_keys() {
-        let refused = Record { request_id: "", refused: Some(RefusalReason::Malformed), protocol: Some("tcp"), ..record(None) };
+        let refused = Record {
+            request_id: "",
+            refused: Some(RefusalReason::Malformed),
+            protocol: Some("tcp"),
+            ..record(None)
+        };
         let read = read(&refused, true);
-        assert_eq!((&read["method"], &read["path"], &read["request_id"]), (&Value::Null, &Value::Null, &Value::Null));
+        assert_eq!(
+            (&read["method"], &read["path"], &read["request_id"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
         assert_eq!((&read["refused"], &read["protocol"]), (&json!("malformed"), &json!("tcp")));
         assert_eq!(read.as_object().expect("object").len(), 21);
     }
@@ -236,8 +250,7 @@ mod tests {
         let summary = Summary::new(true, Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256), true);
         for name in [None, Some("a.example"), Some("\"\\\n\u{85}é")] {
             let read = read(&Record { tls: Some((summary, name)), ..record(None) }, false);
-            let expected =
-                json!({"version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "server_name": name, "resumed": true});
+            let expected = json!({"version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "server_name": name, "resumed": true});
             assert_eq!(read["tls"], expected);
         }
     }

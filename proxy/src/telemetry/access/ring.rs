@@ -1,5 +1,6 @@
-//! A bounded queue of byte strings from one thread to another, without lock or allocation: a ring of words in which each string lies
-//! behind its length. The words are atomics only so that sharing them is safe; each is written by one side at a time.
+//! A bounded queue of byte strings from one thread to another, without lock or allocation: a ring of words in
+//! which each string lies behind its length. The words are atomics only so that sharing them is safe; each is
+//! written by one side at a time.
 
 use std::cell::Cell;
 use std::sync::Arc;

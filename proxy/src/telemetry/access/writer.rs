@@ -1,5 +1,6 @@
-//! The access log's thread: takes what the workers queued and writes it in large pieces. While there is traffic it naps between two
-//! looks instead of being woken for each record; only when a look found nothing does it sleep until somebody rings.
+//! The access log's thread: takes what the workers queued and writes it in large pieces. While there is
+//! traffic it naps between two looks instead of being woken for each record; only when a look found nothing
+//! does it sleep until somebody rings.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -61,7 +62,8 @@ pub(super) struct Doorbell {
 impl Doorbell {
     /// Wakes the thread if it sleeps, or if it naps and there is a lot to do.
     pub(super) fn after_push(&self, is_urgent: bool) {
-        // Between the push and the look at the state; the thread has one between its state and its look at the rings.
+        // Between the push and the look at the state; the thread has one between its state and its look at
+        // the rings.
         fence(Ordering::SeqCst);
         let state = self.state.load(Ordering::Relaxed);
         let wakes = state == SLEEPING || (state == NAPPING && is_urgent);
@@ -97,7 +99,11 @@ impl AccessLog {
     ///
     /// # Errors
     /// When the kernel has no thread left.
-    pub fn start(output: OwnedFd, workers: usize, with_query: bool) -> std::io::Result<(Self, Vec<AccessSender>)> {
+    pub fn start(
+        output: OwnedFd,
+        workers: usize,
+        with_query: bool,
+    ) -> std::io::Result<(Self, Vec<AccessSender>)> {
         Self::start_with(output, workers, with_query, QUEUE_BYTES)
     }
 
@@ -107,12 +113,16 @@ impl AccessLog {
         with_query: bool,
         queue_bytes: usize,
     ) -> std::io::Result<(Self, Vec<AccessSender>)> {
-        let shared = Arc::new(Shared { doorbell: Arc::default(), next: Mutex::new(None), closing: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            doorbell: Arc::default(),
+            next: Mutex::new(None),
+            closing: AtomicBool::new(false),
+        });
         let (producers, consumers): (Vec<_>, Vec<_>) = (0..workers).map(|_| ring::ring(queue_bytes)).unzip();
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("sluice-access".to_owned())
-            .spawn(move || Writer { shared: &theirs, rings: consumers, output: Output::new(output.into()) }.run())?;
+        let thread = std::thread::Builder::new().name("sluice-access".to_owned()).spawn(move || {
+            Writer { shared: &theirs, rings: consumers, output: Output::new(output.into()) }.run()
+        })?;
         let _ = shared.doorbell.thread.set(thread.thread().clone());
         let sender = |producer| AccessSender {
             producer,
@@ -124,7 +134,8 @@ impl AccessLog {
         Ok((Self { shared, thread: Some(thread) }, senders))
     }
 
-    /// Writes to another file from now on. What is being written is finished to the old one: no record is lost, none is in both.
+    /// Writes to another file from now on. What is being written is finished to the old one: no record is
+    /// lost, none is in both.
     pub fn reopen(&self, output: OwnedFd) {
         *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(output.into());
         self.shared.doorbell.ring();
@@ -182,7 +193,8 @@ impl Writer<'_> {
             if !more {
                 return found;
             }
-            // A ring that is always full must not keep the others waiting: the next round begins with another.
+            // A ring that is always full must not keep the others waiting: the next round begins with
+            // another.
             self.rings.rotate_left(1);
         }
     }
@@ -222,7 +234,9 @@ impl Output {
         }
         let begun = if self.torn { self.write_some(b"\n").map(|_| ()) } else { Ok(()) };
         let (taken, error) = match begun {
-            Ok(()) => self.write_some(batch).map_or_else(|(taken, error)| (taken, Some(error)), |taken| (taken, None)),
+            Ok(()) => self
+                .write_some(batch)
+                .map_or_else(|(taken, error)| (taken, Some(error)), |taken| (taken, None)),
             Err((_, error)) => (0, Some(error)),
         };
         if taken > 0 {
@@ -234,7 +248,9 @@ impl Output {
         LOST[LogLossReason::WriteFailed.index()].fetch_add(lost, Ordering::Relaxed);
         match (error, &mut self.failing) {
             (Some(error), None) => {
-                warn!("the access log cannot be written: {error}; records are lost, and counted, until it can");
+                warn!(
+                    "the access log cannot be written: {error}; records are lost, and counted, until it can"
+                );
                 self.failing = Some(lost);
             }
             (Some(_), Some(all)) => *all += lost,
@@ -294,10 +310,13 @@ mod tests {
     fn every_workers_lines_arrive_whole_and_those_left_at_the_end_too() {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let (log, senders) = AccessLog::start(file.reopen().expect("open").into(), 3, false).expect("a thread");
+        let (log, senders) =
+            AccessLog::start(file.reopen().expect("open").into(), 3, false).expect("a thread");
         std::thread::scope(|scope| {
             for (worker, sender) in senders.into_iter().enumerate() {
-                scope.spawn(move || (0..5_000).for_each(|number| line(&sender, &format!("{worker} {number}\n"))));
+                scope.spawn(move || {
+                    (0..5_000).for_each(|number| line(&sender, &format!("{worker} {number}\n")))
+                });
             }
         });
         drop(log);
@@ -314,11 +333,14 @@ mod tests {
     fn a_sleeping_thread_is_woken_for_one_line() {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let (log, senders) = AccessLog::start(file.reopen().expect("open").into(), 1, false).expect("a thread");
+        let (log, senders) =
+            AccessLog::start(file.reopen().expect("open").into(), 1, false).expect("a thread");
         for round in 1..=3 {
             wait_for("it sleeps", || log.shared.doorbell.state.load(Ordering::Relaxed) == SLEEPING);
             line(&senders[0], "x\n");
-            wait_for("it is written", || std::fs::read_to_string(file.path()).is_ok_and(|text| text.len() == 2 * round));
+            wait_for("it is written", || {
+                std::fs::read_to_string(file.path()).is_ok_and(|text| text.len() == 2 * round)
+            });
         }
     }
 
@@ -348,8 +370,9 @@ mod tests {
         });
         drop(log);
         assert_eq!(all_lost(), before);
-        let texts: Vec<String> =
-            (0..10).map(|number| std::fs::read_to_string(folder.path().join(number.to_string())).expect("text")).collect();
+        let texts: Vec<String> = (0..10)
+            .map(|number| std::fs::read_to_string(folder.path().join(number.to_string())).expect("text"))
+            .collect();
         assert!(texts.iter().filter(|text| !text.is_empty()).count() > 1, "it rotated while lines came");
         let mut lines: Vec<&str> = texts.iter().flat_map(|text| text.lines()).collect();
         lines.sort_unstable();

@@ -8,7 +8,8 @@ use crate::tls::testing::{Authority, Pair, key, params, rsa_key};
 /// What is wrong with a pair, and with which file of it.
 #[track_caller]
 fn refused(chain: &str, key: &str) -> (Part, String) {
-    let error = Certificate::new(Files { chain: chain.as_bytes(), key: key.as_bytes(), ocsp: None }).expect_err("refused");
+    let error = Certificate::new(Files { chain: chain.as_bytes(), key: key.as_bytes(), ocsp: None })
+        .expect_err("refused");
     assert!(!error.expected.is_empty());
     (error.part, error.message)
 }
@@ -38,7 +39,10 @@ fn names_are_those_of_the_alternative_name_else_the_common_name() {
         let mut params = params(names);
         params.distinguished_name.push(DnType::CommonName, common);
         let certificate = authority.issue(params, &KeyPair::generate().expect("a key")).compiled();
-        (certificate.names().iter().map(|name| name.to_string()).collect::<Vec<_>>(), certificate.name().to_owned())
+        (
+            certificate.names().iter().map(|name| name.to_string()).collect::<Vec<_>>(),
+            certificate.name().to_owned(),
+        )
     };
     let (names, name) = with(&["B.example", "*.a.example", "b.example", "192.0.2.1"], "c.example");
     assert_eq!((names, name.as_str()), (vec!["b.example".to_owned(), "*.a.example".to_owned()], "b.example"));
@@ -57,7 +61,9 @@ fn only_names_and_wildcards_of_one_label_are_names() {
         assert!(is_dns_name(name), "{name}");
     }
     let long = format!("{}.example", "a".repeat(64));
-    for name in ["", "*", "*.", ".a", "a.", "a..b", "a.*.b", "f*.a", "*.*.a", "a b", "ä.example", long.as_str()] {
+    for name in
+        ["", "*", "*.", ".a", "a.", "a..b", "a.*.b", "f*.a", "*.*.a", "a b", "ä.example", long.as_str()]
+    {
         assert!(!is_dns_name(name), "{name}");
     }
 }
@@ -66,7 +72,8 @@ fn only_names_and_wildcards_of_one_label_are_names() {
 fn what_stands_in_a_files_place_is_named() {
     let Pair { chain, key } = Authority::new("CA").leaf(&["a.example"]);
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n\
+        -----END RSA PRIVATE KEY-----\n";
     let cut = &chain[..chain.len() / 2];
     let garbled = chain.replacen("MII", "M!!", 1);
     let hollow = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

@@ -44,7 +44,8 @@ fn an_endpoint_has_to_be_whom_the_ca_vouches_for() {
     let (authority, stranger) = (Authority::new("CA"), Authority::new("Stranger"));
     let by_address = server(authority.leaf(&["192.0.2.1"]).compiled(), None);
     let by_name = server(authority.leaf(&["app.example"]).compiled(), None);
-    let named = || Settings { server_name: Some("app.example".try_into().expect("a name")), ..trusting(&authority) };
+    let named =
+        || Settings { server_name: Some("app.example".try_into().expect("a name")), ..trusting(&authority) };
     assert_eq!(reaches(trusting(&authority), &by_address), Ok(()));
     assert_eq!(reaches(named(), &by_name), Ok(()));
     assert!(reaches(trusting(&authority), &by_name).is_err(), "for a name, not for the address");
@@ -96,7 +97,8 @@ fn the_server_name_is_the_settings_or_the_endpoints_address() {
     let authority = Authority::new("CA");
     let client = ClientTls::new(trusting(&authority)).expect("sound");
     assert_eq!(client.server_name(&endpoint("[2001:db8::1]:1")).to_str(), "2001:db8::1");
-    let named = Settings { server_name: Some("b.example".try_into().expect("a name")), ..trusting(&authority) };
+    let named =
+        Settings { server_name: Some("b.example".try_into().expect("a name")), ..trusting(&authority) };
     let named = ClientTls::new(named).expect("sound");
     assert_eq!(named.server_name(&endpoint("192.0.2.1:1")).to_str(), "b.example");
     assert_ne!(client, named);

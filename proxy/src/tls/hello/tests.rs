@@ -12,9 +12,17 @@ use super::*;
 type Read = Result<Option<Hello>, HelloError>;
 
 /// What rustls' client says first, as records.
-fn records(name: &str, alpn: &[&[u8]], versions: &[&'static SupportedProtocolVersion], fragment: Option<usize>) -> Vec<u8> {
+fn records(
+    name: &str,
+    alpn: &[&[u8]],
+    versions: &[&'static SupportedProtocolVersion],
+    fragment: Option<usize>,
+) -> Vec<u8> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let roots = builder.with_protocol_versions(versions).expect("versions").with_root_certificates(RootCertStore::empty());
+    let roots = builder
+        .with_protocol_versions(versions)
+        .expect("versions")
+        .with_root_certificates(RootCertStore::empty());
     let mut config = roots.with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.max_fragment_size = fragment;
@@ -186,7 +194,9 @@ fn what_is_not_tls_is_known_at_its_first_bytes() {
     // Between the fragments of a hello there may be nothing else (RFC 8446 §5.1).
     let message = message(&hello("example.com"));
     let half = &in_records(&message, &[100])[..105];
-    for (next, error) in [(&b"\x15\x03\x03\0\x02"[..], HelloError::NotTls(21)), (b"GET", HelloError::NotTls(b'G'))] {
+    for (next, error) in
+        [(&b"\x15\x03\x03\0\x02"[..], HelloError::NotTls(21)), (b"GET", HelloError::NotTls(b'G'))]
+    {
         assert_eq!(read(&[half, next].concat()), Err(error));
     }
     assert_eq!(read(&[half, b"\x16\x03\x03\0\0"].concat()), Err(HelloError::RecordLength(0)));
@@ -318,7 +328,8 @@ fn whoever_can_hear_an_alert_gets_one() {
 }
 
 proptest! {
-    /// Garbage, and hellos with a few bytes changed: any cut gives the same outcome, and it never takes more than it may.
+    /// Garbage, and hellos with a few bytes changed: any cut gives the same outcome, and it never takes more
+    /// than it may.
     #[test]
     fn any_split_gives_the_same_outcome(
         garbage in prop::option::weighted(0.2, prop::collection::vec(any::<u8>(), 0..400)),

@@ -30,7 +30,11 @@ fn uri(name: &str) -> SanType {
 
 #[test]
 fn it_reads_like_envoys() {
-    let subject = [(DnType::CountryName, "US"), (DnType::OrganizationName, "Acme, Inc."), (DnType::CommonName, "client one")];
+    let subject = [
+        (DnType::CountryName, "US"),
+        (DnType::OrganizationName, "Acme, Inc."),
+        (DnType::CommonName, "client one"),
+    ];
     let names = vec![dns("a.example"), uri("spiffe://a.example/web"), dns("b.example")];
     assert_eq!(
         said(&subject, names),
@@ -42,7 +46,10 @@ fn it_reads_like_envoys() {
 #[test]
 fn what_could_end_a_value_is_quoted_or_written_as_a_number() {
     assert_eq!(said(&[(DnType::CommonName, r#" a";b\ "#)], Vec::new()), r#"Subject="CN=\20a\22\3Bb\5C\20""#);
-    assert_eq!(said(&[(DnType::CommonName, "#ä\r\nX: y")], Vec::new()), r#"Subject="CN=\23\C3\A4\0D\0AX: y""#);
+    assert_eq!(
+        said(&[(DnType::CommonName, "#ä\r\nX: y")], Vec::new()),
+        r#"Subject="CN=\23\C3\A4\0D\0AX: y""#
+    );
     let names = vec![uri("urn:a;b=c,d"), uri("urn:\"\\\r\n e"), dns("a,b")];
     assert_eq!(said(&[], names), r#"Subject="";URI="urn:a;b=c,d";URI=urn:%22%5C%0D%0A%20e;DNS="a,b""#);
 }
@@ -63,7 +70,10 @@ fn a_value_has_its_bound() {
     assert!(value.len() <= VALUE_BYTES_MAX && value.len() > VALUE_BYTES_MAX - 100, "{}", value.len());
     assert!(value.contains(";DNS=0.example;DNS=1.example;"));
     let long = "a".repeat(VALUE_BYTES_MAX);
-    assert_eq!(said(&[(DnType::CommonName, &long)], vec![dns("a.example")]).strip_prefix("DNS="), Some("a.example"));
+    assert_eq!(
+        said(&[(DnType::CommonName, &long)], vec![dns("a.example")]).strip_prefix("DNS="),
+        Some("a.example")
+    );
 }
 
 #[test]
@@ -71,7 +81,8 @@ fn what_is_no_certificate_has_a_hash() {
     assert_eq!(forwarded(b""), "Hash=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
 }
 
-/// Splits a value as its readers do: at `;` outside of quotation marks, where a backslash takes the next character's meaning away.
+/// Splits a value as its readers do: at `;` outside of quotation marks, where a backslash takes the next
+/// character's meaning away.
 fn elements(value: &str) -> Vec<String> {
     let (mut elements, mut is_quoted, mut letters) = (vec![String::new()], false, value.chars());
     while let Some(letter) = letters.next() {
@@ -90,7 +101,8 @@ fn elements(value: &str) -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn nothing_in_a_certificate_makes_another_element(subject in "\\PC{0,20}|[\"\\\\;,=\r\n]{0,8}", name in "[ -~\r\n]{0,12}|[\"\\\\;,=]{1,6}") {
+    fn nothing_in_a_certificate_makes_another_element(subject in "\\PC{0,20}|[\"\\\\;,=\r\n\
+        ]{0,8}", name in "[ -~\r\n]{0,12}|[\"\\\\;,=]{1,6}") {
         let value = said(&[(DnType::CommonName, &subject)], vec![uri(&name), dns(&name)]);
         prop_assert!(value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '), "{}", value);
         let elements = elements(&value);

@@ -1,4 +1,5 @@
-//! Records under fixed keys, and a client's half that seals whatever it is told: for fuzzing, where no handshake is made.
+//! Records under fixed keys, and a client's half that seals whatever it is told: for fuzzing, where no
+//! handshake is made.
 
 use rustls::ConnectionTrafficSecrets;
 use rustls::crypto::cipher::{AeadKey, Iv};
@@ -26,7 +27,10 @@ impl Schedule {
 }
 
 fn secrets(direction: u8, number: u8) -> ConnectionTrafficSecrets {
-    ConnectionTrafficSecrets::Aes128Gcm { key: AeadKey::from([direction ^ number; 32]), iv: Iv::new([number; 12]) }
+    ConnectionTrafficSecrets::Aes128Gcm {
+        key: AeadKey::from([direction ^ number; 32]),
+        iv: Iv::new([number; 12]),
+    }
 }
 
 fn half(direction: u8, number: u8, is_13: bool) -> Half {
@@ -68,7 +72,8 @@ impl Client {
     /// A record of this kind; `padding` zeros within, where the version knows them.
     pub fn seal(&mut self, kind: u8, content: &[u8], padding: usize, out: &mut Vec<u8>) {
         if self.is_13 {
-            // The kind is the last byte that is not zero: what is padded is content, then its kind, then zeros.
+            // The kind is the last byte that is not zero: what is padded is content, then its kind, then
+            // zeros.
             let inside = [content, &[kind][..], &vec![0; padding]].concat();
             let (&last, inside) = inside.split_last().expect("a kind");
             self.send.seal(last, inside, true, out).expect("sealed");
@@ -87,7 +92,8 @@ impl Client {
     /// # Panics
     /// When it is not a sound record.
     pub fn open(&mut self, record: &[u8]) -> (u8, Vec<u8>) {
-        let (kind, bytes, at) = self.receive.open(Sealed::Shared(record), self.is_13).expect("a sound record");
+        let (kind, bytes, at) =
+            self.receive.open(Sealed::Shared(record), self.is_13).expect("a sound record");
         if self.is_13 && kind == super::HANDSHAKE {
             self.receive = Half::new(0, self.keys.next_send(), true, 1 << 20).expect("known");
         }

@@ -18,14 +18,20 @@ impl TimeProvider for Fixed {
 
 /// 2026-07-01.
 const NOW: u64 = 1_782_864_000;
-const EVERY: &[Scheme] = &[Scheme::RSA_PSS_SHA256, Scheme::ECDSA_NISTP256_SHA256, Scheme::ECDSA_NISTP384_SHA384, Scheme::ED25519];
+const EVERY: &[Scheme] =
+    &[Scheme::RSA_PSS_SHA256, Scheme::ECDSA_NISTP256_SHA256, Scheme::ECDSA_NISTP384_SHA384, Scheme::ED25519];
 
 fn resolver(certificates: &[Arc<Certificate>]) -> Resolver {
     Resolver::new(certificates, Arc::new(Fixed(NOW)))
 }
 
 #[track_caller]
-fn assert_chosen(resolver: &Resolver, name: Option<&str>, schemes: &[Scheme], expected: Option<&Arc<Certificate>>) {
+fn assert_chosen(
+    resolver: &Resolver,
+    name: Option<&str>,
+    schemes: &[Scheme],
+    expected: Option<&Arc<Certificate>>,
+) {
     let chosen = resolver.choose(name, schemes);
     assert_eq!(chosen, expected, "{name:?} {schemes:?}");
 }
@@ -83,7 +89,8 @@ fn one_that_holds_goes_before_one_that_does_not() {
     let authority = Authority::new("CA");
     let issue = |name: &str, from: i32, to: i32| {
         let mut params = params(&[name]);
-        (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
         authority.issue(params, &rcgen::KeyPair::generate().expect("a key")).compiled()
     };
     let expired = issue("a.example.com", 2020, 2026);
@@ -93,7 +100,12 @@ fn one_that_holds_goes_before_one_that_does_not() {
     let all = [expired.clone(), future.clone(), holds.clone(), wildcard.clone()];
     assert_chosen(&resolver(&all), Some("a.example.com"), EVERY, Some(&holds));
     assert_chosen(&resolver(&all), None, EVERY, Some(&holds));
-    assert_chosen(&resolver(&[expired.clone(), wildcard.clone()]), Some("a.example.com"), EVERY, Some(&wildcard));
+    assert_chosen(
+        &resolver(&[expired.clone(), wildcard.clone()]),
+        Some("a.example.com"),
+        EVERY,
+        Some(&wildcard),
+    );
     // Better than none: who does not look at the dates gets in.
     assert_chosen(&resolver(&[expired.clone(), future]), Some("a.example.com"), EVERY, Some(&expired));
     // Another name's does not fit.

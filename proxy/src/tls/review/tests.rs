@@ -23,7 +23,8 @@ fn day(year: i32, month: u8, day: u8) -> i64 {
 fn a_usual_certificate_needs_no_remark() {
     let authority = Authority::new("CA");
     let mut params = params(&["a.example"]);
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let mut pair = issue(&authority, params);
     pair.chain.push_str(authority.pem());
     let certificate = pair.compiled();
@@ -60,7 +61,10 @@ fn the_end_of_an_intermediate_is_remarked() {
     let mut pair = authority.leaf(&["a.example"]);
     pair.chain.push_str(&issue(&root, intermediate).chain);
     let remarks = due(&pair.compiled(), day(2026, 1, 2));
-    assert_eq!(messages(&remarks), ["certificate 2 has expired on 2026-01-01: clients may not find another way to the root"]);
+    assert_eq!(
+        messages(&remarks),
+        ["certificate 2 has expired on 2026-01-01: clients may not find another way to the root"]
+    );
     assert_eq!(due(&pair.compiled(), day(2025, 12, 31)), []);
 }
 
@@ -79,14 +83,19 @@ fn what_clients_will_refuse_is_remarked() {
     let mut out_of_order = authority.leaf(&["a.example"]);
     out_of_order.chain.push_str(Authority::new("Another").pem());
     out_of_order.chain.push_str(authority.pem());
-    assert!(remarks(&out_of_order).starts_with("is out of order: certificate 1 was not issued by the one below it"));
+    assert!(
+        remarks(&out_of_order)
+            .starts_with("is out of order: certificate 1 was not issued by the one below it")
+    );
 }
 
-/// rcgen does not sign with SHA-1. `openssl req -x509 -sha1` for the CA, then `openssl x509 -req -sha1 -CA …`: leaf and CA; both are in the chain.
+/// rcgen does not sign with SHA-1. `openssl req -x509 -sha1` for the CA, then `openssl x509 -req -sha1 -CA
+/// …`: leaf and CA; both are in the chain.
 #[test]
 fn sha1_is_remarked_but_of_a_root() {
     let chain = crate::tls::pem::certificates(Part::Chain, include_bytes!("sha1.pem")).expect("PEM");
-    let parse = |der| <X509Certificate<'_> as x509_parser::prelude::FromDer<_>>::from_der(der).expect("X.509").1;
+    let parse =
+        |der| <X509Certificate<'_> as x509_parser::prelude::FromDer<_>>::from_der(der).expect("X.509").1;
     let parsed: Vec<_> = chain.iter().map(|der| parse(der)).collect();
     let remarks = lasting(&parsed, &["a.example".into()]);
     assert_eq!(messages(&remarks), ["certificate 1 is signed with SHA-1, which clients refuse"]);
@@ -102,7 +111,10 @@ fn a_staple_that_is_stale_or_not_good_is_remarked() {
     let certificate = with(Response::new(&pair.chain));
     assert_eq!(due(&certificate, day(2026, 2, 1)), []);
     let remarks = due(&certificate, day(2026, 2, 2));
-    assert_eq!(messages(&remarks), ["was to be replaced until 2026-02-01, and is not shown to clients any more"]);
+    assert_eq!(
+        messages(&remarks),
+        ["was to be replaced until 2026-02-01, and is not shown to clients any more"]
+    );
     assert_eq!(remarks[0].part, Part::Ocsp);
     let remarks = due(&with(Response { status: 0xa1, ..Response::new(&pair.chain) }), day(2026, 2, 1));
     assert_eq!(messages(&remarks), ["says that the certificate is revoked or unknown"]);

@@ -11,7 +11,9 @@ use crate::tls::testing::{Authority, handshake};
 /// What a client needs to trust an authority.
 fn client(authority: &Authority) -> ClientConfig {
     let roots = roots(Part::ClientCa, authority.pem().as_bytes()).expect("a CA");
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().expect("versions");
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions");
     builder.with_root_certificates(roots).with_no_client_auth()
 }
 
@@ -53,7 +55,10 @@ fn an_unknown_application_protocol_is_refused() {
     let server = ServerTls::new(settings(vec![authority.leaf(&["a.example"]).compiled()])).expect("sound");
     let mut config = client(&authority);
     config.alpn_protocols = vec![b"h2".to_vec()];
-    assert_eq!(handshake(config, &server.config, "a.example").err(), Some(rustls::Error::NoApplicationProtocol));
+    assert_eq!(
+        handshake(config, &server.config, "a.example").err(),
+        Some(rustls::Error::NoApplicationProtocol)
+    );
     assert!(handshake(client(&authority), &server.config, "a.example").is_ok(), "without ALPN");
 }
 
@@ -62,26 +67,33 @@ fn min_version_leaves_tls_1_2_out() {
     let authority = Authority::new("CA");
     let certificate = authority.leaf(&["a.example"]).compiled();
     let old = || {
-        let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS12]).expect("versions");
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS12])
+            .expect("versions");
         let roots = roots(Part::ClientCa, authority.pem().as_bytes()).expect("a CA");
         builder.with_root_certificates(roots).with_no_client_auth()
     };
     let server = ServerTls::new(settings(vec![certificate.clone()])).expect("sound");
     let (client, _) = handshake(old(), &server.config, "a.example").expect("1.2");
     assert_eq!(client.protocol_version(), Some(ProtocolVersion::TLSv1_2));
-    let server = ServerTls::new(Settings { min_version: MinVersion::Tls13, ..settings(vec![certificate]) }).expect("sound");
+    let server = ServerTls::new(Settings { min_version: MinVersion::Tls13, ..settings(vec![certificate]) })
+        .expect("sound");
     assert!(handshake(old(), &server.config, "a.example").is_err());
 }
 
 #[test]
 fn the_name_that_a_client_sends_chooses_its_certificate() {
     let authority = Authority::new("CA");
-    let certificates = vec![authority.leaf(&["a.example"]).compiled(), authority.leaf(&["*.b.example"]).compiled()];
+    let certificates =
+        vec![authority.leaf(&["a.example"]).compiled(), authority.leaf(&["*.b.example"]).compiled()];
     let server = ServerTls::new(settings(certificates)).expect("sound");
     for name in ["a.example", "x.b.example"] {
         handshake(client(&authority), &server.config, name).expect(name);
     }
-    assert!(handshake(client(&authority), &server.config, "c.example").is_err(), "the default's name is not the client's");
+    assert!(
+        handshake(client(&authority), &server.config, "c.example").is_err(),
+        "the default's name is not the client's"
+    );
 }
 
 /// A client that takes whatever it is shown.
@@ -127,8 +139,11 @@ impl ServerCertVerifier for Credulous {
 #[test]
 fn a_client_of_rsa_alone_gets_the_rsa_certificate() {
     let authority = Authority::new("CA");
-    let rsa = authority.issue(crate::tls::testing::params(&["a.example"]), &crate::tls::testing::rsa_key()).compiled();
-    let server = ServerTls::new(settings(vec![authority.leaf(&["a.example"]).compiled(), rsa.clone()])).expect("sound");
+    let rsa = authority
+        .issue(crate::tls::testing::params(&["a.example"]), &crate::tls::testing::rsa_key())
+        .compiled();
+    let server = ServerTls::new(settings(vec![authority.leaf(&["a.example"]).compiled(), rsa.clone()]))
+        .expect("sound");
     let mut config = client(&authority);
     config.dangerous().set_certificate_verifier(Arc::new(Credulous));
     let (connection, _) = handshake(config, &server.config, "a.example").expect("a handshake");
@@ -154,7 +169,10 @@ fn client_ca_requires_a_certificate_of_its_own() {
         let done = handshake(config, &server.config, "a.example");
         assert_eq!(done.is_ok(), accepted, "{:?}", done.err());
         if let Ok((_, connection)) = done {
-            assert_eq!(connection.peer_certificates().expect("some")[0], certificate.certified(|| None).cert[0]);
+            assert_eq!(
+                connection.peer_certificates().expect("some")[0],
+                certificate.certified(|| None).cert[0]
+            );
         }
     }
 }
@@ -164,7 +182,8 @@ fn a_client_ca_that_is_none_is_refused() {
     let authority = Authority::new("CA");
     let leaf = authority.leaf(&["a.example"]);
     for (bytes, words) in [("", "is empty"), (&*leaf.key, "holds a private key and no certificate")] {
-        let settings = Settings { client_ca: Some(bytes.as_bytes().into()), ..settings(vec![leaf.compiled()]) };
+        let settings =
+            Settings { client_ca: Some(bytes.as_bytes().into()), ..settings(vec![leaf.compiled()]) };
         let error = ServerTls::new(settings).expect_err("refused");
         assert_eq!((error.part, error.message.as_str()), (Part::ClientCa, words));
     }
@@ -173,7 +192,9 @@ fn a_client_ca_that_is_none_is_refused() {
 #[test]
 fn equal_are_those_of_equal_settings() {
     let certificate = Authority::new("CA").leaf(&["a.example"]).compiled();
-    let make = |min_version| ServerTls::new(Settings { min_version, ..settings(vec![certificate.clone()]) }).expect("sound");
+    let make = |min_version| {
+        ServerTls::new(Settings { min_version, ..settings(vec![certificate.clone()]) }).expect("sound")
+    };
     assert_eq!(make(MinVersion::Tls12), make(MinVersion::Tls12));
     assert_ne!(make(MinVersion::Tls12), make(MinVersion::Tls13));
 }

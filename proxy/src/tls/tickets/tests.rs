@@ -75,7 +75,10 @@ fn what_is_not_whole_or_not_ours_is_not_opened() {
     forged.0[..NAME_BYTES].copy_from_slice(one.name());
     assert_eq!(tickets(&[forged]).decrypt(&ticket), None);
     let long = vec![0; STATE_BYTES_MAX + 1];
-    assert!(ours.encrypt(&long).is_none() && ours.encrypt(&long[1..]).is_some_and(|ticket| ours.decrypt(&ticket).is_some()));
+    assert!(
+        ours.encrypt(&long).is_none()
+            && ours.encrypt(&long[1..]).is_some_and(|ticket| ours.decrypt(&ticket).is_some())
+    );
     assert_eq!(ours.decrypt(&vec![0; 65_535]), None);
 }
 
@@ -127,9 +130,13 @@ fn keys_travel_whole_or_not_at_all() {
 
 #[test]
 fn nothing_of_a_key_is_shown() {
-    let (key, tickets) = (TicketKey([0xab; TicketKey::BYTES]), tickets(&[TicketKey([0xab; TicketKey::BYTES])]));
+    let (key, tickets) =
+        (TicketKey([0xab; TicketKey::BYTES]), tickets(&[TicketKey([0xab; TicketKey::BYTES])]));
     let shown = format!("{key:?} {:?} {tickets:?}", Keys::new(std::slice::from_ref(&key)));
-    assert!(!shown.contains("171") && !shown.to_lowercase().contains("ab, ") && shown.contains("1 keys"), "{shown}");
+    assert!(
+        !shown.contains("171") && !shown.to_lowercase().contains("ab, ") && shown.contains("1 keys"),
+        "{shown}"
+    );
 }
 
 fn server(pair: &Pair, own: &[TicketKey], session_tickets: bool) -> ServerTls {
@@ -181,10 +188,13 @@ fn rustls_resumes_wherever_the_keys_are_shared() {
     let authority = Authority::new("CA");
     let pair = authority.leaf(&["a.example"]);
     let mut roots = RootCertStore::empty();
-    roots.add(rustls::pki_types::CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("PEM")).expect("a root");
+    roots
+        .add(rustls::pki_types::CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("PEM"))
+        .expect("a root");
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let client = || {
-            let builder = ClientConfig::builder_with_provider(crate::tls::provider()).with_protocol_versions(&[version]);
+            let builder = ClientConfig::builder_with_provider(crate::tls::provider())
+                .with_protocol_versions(&[version]);
             Arc::new(builder.expect("a version").with_root_certificates(roots.clone()).with_no_client_auth())
         };
         let full = |kind: HandshakeKind| kind != HandshakeKind::Resumed;

@@ -1,4 +1,5 @@
-//! Bodies as they are read (RFC 9112 sections 6 and 7): any split of the input decodes to the same, and what is malformed is refused.
+//! Bodies as they are read (RFC 9112 sections 6 and 7): any split of the input decodes to the same, and what
+//! is malformed is refused.
 
 use proptest::prelude::*;
 
@@ -38,7 +39,8 @@ fn decode<'a>(length: BodyLength, pieces: impl IntoIterator<Item = &'a [u8]>) ->
                     break;
                 }
                 Ok(Step::End { consumed, trailers }) => {
-                    let trailers = trailers.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+                    let trailers =
+                        trailers.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
                     outcome.end = Some((trailers, taken + consumed));
                     break 'pieces;
                 }
@@ -126,9 +128,15 @@ fn refused() -> Vec<(Vec<u8>, BodyError)> {
     .collect();
     cases.push((format!("5;{}\r\nhello\r\n", "a".repeat(256)).into_bytes(), ChunkExtension));
     cases.push((format!("5{};\r\nhello\r\n", " ".repeat(256)).into_bytes(), ChunkExtension));
-    cases.push((format!("0\r\n{}\r\n", "A: b\r\n".repeat(65)).into_bytes(), Trailers(HeadError::TooManyFields)));
+    cases.push((
+        format!("0\r\n{}\r\n", "A: b\r\n".repeat(65)).into_bytes(),
+        Trailers(HeadError::TooManyFields),
+    ));
     cases.push((format!("0\r\nA: {}\r\n\r\n", "b".repeat(8192)).into_bytes(), Trailers(HeadError::TooLarge)));
-    cases.push((format!("0\r\nA: b\r\nC: {}\r\n\r\n", "b".repeat(8192)).into_bytes(), Trailers(HeadError::TooLarge)));
+    cases.push((
+        format!("0\r\nA: b\r\nC: {}\r\n\r\n", "b".repeat(8192)).into_bytes(),
+        Trailers(HeadError::TooLarge),
+    ));
     cases
 }
 
@@ -163,21 +171,42 @@ const ACCEPTED: &[Accepted] = &[
 fn chunked_bodies_are_decoded_however_they_are_split() {
     for &(body, data, trailers) in ACCEPTED {
         let input = format!("{body}next");
-        let trailers = trailers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
-        let expected = Outcome { data: data.as_bytes().to_vec(), end: Some((trailers, body.len())), error: None, eof: Ok(()) };
+        let trailers = trailers
+            .iter()
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
+            .collect();
+        let expected = Outcome {
+            data: data.as_bytes().to_vec(),
+            end: Some((trailers, body.len())),
+            error: None,
+            eof: Ok(()),
+        };
         assert_eq!(decode(BodyLength::Unknown, [input.as_bytes()]), expected, "{body:?}");
         assert_eq!(decode_bytewise(BodyLength::Unknown, input.as_bytes()), expected, "{body:?}");
         for cut in 0..body.len() {
-            assert_eq!(decode_cut(BodyLength::Unknown, input.as_bytes(), &[cut]), expected, "{body:?} cut at {cut}");
+            assert_eq!(
+                decode_cut(BodyLength::Unknown, input.as_bytes(), &[cut]),
+                expected,
+                "{body:?} cut at {cut}"
+            );
             let short = decode(BodyLength::Unknown, [&body.as_bytes()[..cut]]);
-            assert_eq!((short.end, short.error, short.eof), (None, None, Err(BodyError::CutShort)), "{body:?} ends at {cut}");
+            assert_eq!(
+                (short.end, short.error, short.eof),
+                (None, None, Err(BodyError::CutShort)),
+                "{body:?} ends at {cut}"
+            );
         }
     }
 }
 
 #[test]
 fn bodies_that_are_not_chunked() {
-    let ends = |data: &[u8], taken| Outcome { data: data.to_vec(), end: Some((Vec::new(), taken)), error: None, eof: Ok(()) };
+    let ends = |data: &[u8], taken| Outcome {
+        data: data.to_vec(),
+        end: Some((Vec::new(), taken)),
+        error: None,
+        eof: Ok(()),
+    };
     assert_eq!(decode(BodyLength::None, [&b"next"[..]]), ends(b"", 0));
     assert_eq!(decode(BodyLength::None, [&b""[..]]), ends(b"", 0));
     assert_eq!(decode(BodyLength::Known(0), [&b""[..]]), ends(b"", 0));

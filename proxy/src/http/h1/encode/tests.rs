@@ -30,7 +30,14 @@ fn request_head(body: BodyLength, pairs: &[(&str, &str)]) -> RequestHead {
 }
 
 fn response_head(status: u16, body: BodyLength, pairs: &[(&str, &str)]) -> ResponseHead {
-    ResponseHead { status, version: Version::Http11, reason: (*b"Fine").into(), fields: fields(pairs), body, keep_alive: true }
+    ResponseHead {
+        status,
+        version: Version::Http11,
+        reason: (*b"Fine").into(),
+        fields: fields(pairs),
+        body,
+        keep_alive: true,
+    }
 }
 
 fn text(out: &[u8]) -> &str {
@@ -61,7 +68,9 @@ fn requests_get_host_and_framing_from_the_head_alone() {
     ] {
         let mut out = Vec::new();
         assert_eq!(request(&request_head(body, &pairs), &mut out), framing);
-        let expected = format!("POST /a?b HTTP/1.1\r\nHost: app:8080\r\n{line}A: b\r\nTE: trailers\r\nConnection: TE\r\n\r\n");
+        let expected = format!(
+            "POST /a?b HTTP/1.1\r\nHost: app:8080\r\n{line}A: b\r\nTE: trailers\r\nConnection: TE\r\n\r\n"
+        );
         assert_eq!(text(&out), expected);
     }
 }
@@ -80,7 +89,14 @@ fn responses_are_framed_for_their_recipient() {
         (CLIENT, 200, Unknown, Framing::Chunked, true, "Transfer-Encoding: chunked\r\n"),
         (CLIENT, 200, UntilClose, Framing::Chunked, true, "Transfer-Encoding: chunked\r\n"),
         (last, 200, Unknown, Framing::Chunked, false, "Transfer-Encoding: chunked\r\nConnection: close\r\n"),
-        (OLD_CLIENT, 200, Known(5), Framing::Length(5), true, "Content-Length: 5\r\nConnection: keep-alive\r\n"),
+        (
+            OLD_CLIENT,
+            200,
+            Known(5),
+            Framing::Length(5),
+            true,
+            "Content-Length: 5\r\nConnection: keep-alive\r\n",
+        ),
         (OLD_CLIENT, 200, Unknown, Framing::UntilClose, false, "Connection: close\r\n"),
         (OLD_CLIENT, 200, UntilClose, Framing::UntilClose, false, "Connection: close\r\n"),
         (CLIENT, 204, BodyLength::None, Framing::None, true, ""),
@@ -112,8 +128,12 @@ fn every_refusal_is_a_response_that_we_parse() {
     for &reason in RefusalReason::ALL {
         for recipient in [CLIENT, OLD_CLIENT, Recipient::UNKNOWN, Recipient { is_head: true, ..CLIENT }] {
             let mut out = Vec::new();
-            assert_eq!(refusal(reason, &Refusal { request_id: "id-1", recipient, date: &date }, &mut out), recipient.keep_alive);
-            let (head, consumed) = parsed_response(&out, if recipient.is_head { &Method::Head } else { &Method::Get });
+            assert_eq!(
+                refusal(reason, &Refusal { request_id: "id-1", recipient, date: &date }, &mut out),
+                recipient.keep_alive
+            );
+            let (head, consumed) =
+                parsed_response(&out, if recipient.is_head { &Method::Head } else { &Method::Get });
             assert_eq!((head.status, head.keep_alive), (reason.status(), recipient.keep_alive));
             assert!(!head.reason.is_empty(), "{reason:?}");
             assert_eq!(head.fields.first(b"x-request-id"), Some(&b"id-1"[..]));
@@ -131,9 +151,14 @@ fn every_refusal_is_a_response_that_we_parse() {
 
 #[test]
 fn chunk_sizes() {
-    for (len, line) in
-        [(0, ""), (1, "1\r\n"), (15, "f\r\n"), (16, "10\r\n"), (4096, "1000\r\n"), (usize::MAX, "ffffffffffffffff\r\n")]
-    {
+    for (len, line) in [
+        (0, ""),
+        (1, "1\r\n"),
+        (15, "f\r\n"),
+        (16, "10\r\n"),
+        (4096, "1000\r\n"),
+        (usize::MAX, "ffffffffffffffff\r\n"),
+    ] {
         let mut out = Vec::new();
         Framing::Chunked.before_data(len, &mut out);
         assert_eq!(text(&out), line);
@@ -148,7 +173,9 @@ fn name() -> impl Strategy<Value = String> {
 
 fn value() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(
-        proptest::sample::select((0x20..=0xff_u8).filter(|&byte| byte != 0x7f).chain([9]).collect::<Vec<_>>()),
+        proptest::sample::select(
+            (0x20..=0xff_u8).filter(|&byte| byte != 0x7f).chain([9]).collect::<Vec<_>>(),
+        ),
         0..24,
     )
     .prop_map(|bytes| crate::http::grammar::trim(&bytes).to_vec())
@@ -159,7 +186,11 @@ fn some_fields() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
 }
 
 fn body_length() -> impl Strategy<Value = BodyLength> {
-    prop_oneof![Just(BodyLength::None), (0..10_u64.pow(18)).prop_map(BodyLength::Known), Just(BodyLength::Unknown)]
+    prop_oneof![
+        Just(BodyLength::None),
+        (0..10_u64.pow(18)).prop_map(BodyLength::Known),
+        Just(BodyLength::Unknown)
+    ]
 }
 
 fn to_fields(pairs: &[(String, Vec<u8>)]) -> Fields {
@@ -202,7 +233,12 @@ proptest! {
 
     #[test]
     fn a_response_that_we_write_we_parse(
-        status in 200..1000_u16, reason in "[ -~]{0,20}", pairs in some_fields(), body in body_length(), old in any::<bool>(), keep_alive in any::<bool>(),
+        status in 200..1000_u16,
+        reason in "[ -~]{0,20}",
+        pairs in some_fields(),
+        body in body_length(),
+        old in any::<bool>(),
+        keep_alive in any::<bool>(),
     ) {
         let head = ResponseHead {
             status, version: Version::Http11, reason: reason.as_bytes().into(), fields: to_fields(&pairs), body, keep_alive: true,

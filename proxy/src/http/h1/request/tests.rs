@@ -1,4 +1,5 @@
-//! Request heads, accepted and refused (RFC 9112 section 3): the torture list, its split at every byte, and any bytes at all.
+//! Request heads, accepted and refused (RFC 9112 section 3): the torture list, its split at every byte, and
+//! any bytes at all.
 
 use proptest::prelude::*;
 
@@ -31,7 +32,10 @@ fn outcome(result: &Result<Option<(RequestHead, usize)>, HeadError>) -> String {
 }
 
 /// Feeds `input` cut at `cuts`, as a session would, and stops at the first head or error.
-fn parse_split(input: &[u8], cuts: impl IntoIterator<Item = usize>) -> Result<Option<(RequestHead, usize)>, HeadError> {
+fn parse_split(
+    input: &[u8],
+    cuts: impl IntoIterator<Item = usize>,
+) -> Result<Option<(RequestHead, usize)>, HeadError> {
     let mut decoder = RequestDecoder::new();
     for cut in cuts.into_iter().chain([input.len()]) {
         if let Parsed::Head { head, consumed } = decoder.parse(&input[..cut], &LIMITS)? {
@@ -145,14 +149,35 @@ fn refused() -> Vec<(Vec<u8>, HeadError)> {
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\u{a0}\r\n\r\n", ContentLength),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n", ContentLength),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999\r\n\r\n", ContentLength),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", ContentLengthRepeated),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\ncontent-length: 6\r\n\r\n", ContentLengthRepeated),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            ContentLengthRepeated,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\ncontent-length: 6\r\n\r\n",
+            ContentLengthRepeated,
+        ),
         // Transfer-Encoding: CL.TE, TE.CL and TE.TE (RFC 9112 §6.1, §11.2).
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", BothLengths),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n", BothLengths),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncoding),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n", TransferEncoding),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-encoding: x\r\n\r\n", TransferEncoding),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            BothLengths,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n",
+            BothLengths,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            TransferEncoding,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n",
+            TransferEncoding,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-encoding: x\r\n\r\n",
+            TransferEncoding,
+        ),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", TransferEncoding),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", TransferEncoding),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n", TransferEncoding),
@@ -181,9 +206,15 @@ fn refused() -> Vec<(Vec<u8>, HeadError)> {
     cases.push((format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "A".repeat(200)).into_bytes(), UriTooLong));
     let many = "X: y\r\n".repeat(8);
     cases.push((format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n").into_bytes(), TooManyFields));
-    cases.push((format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(500)).into_bytes(), TooLarge));
+    cases.push((
+        format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(500)).into_bytes(),
+        TooLarge,
+    ));
     cases.push((format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(500)).into_bytes(), TooLarge));
-    cases.push((b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunk\xe9d\r\n\r\n".to_vec(), TransferEncoding));
+    cases.push((
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunk\xe9d\r\n\r\n".to_vec(),
+        TransferEncoding,
+    ));
     cases
 }
 
@@ -265,7 +296,8 @@ fn fields_are_kept_as_received() {
     let head = accepted("M-SEARCH / HTTP/1.1\r\nHost: a\r\nX-A:  b  c\t\r\nx-a:\r\nObs: \u{e9}\r\n\r\n");
     assert_eq!(head.method, Method::Other("M-SEARCH".into()));
     let fields: Vec<_> = head.fields.iter().collect();
-    let expected: [(&[u8], &[u8]); 4] = [(b"Host", b"a"), (b"X-A", b"b  c"), (b"x-a", b""), (b"Obs", "\u{e9}".as_bytes())];
+    let expected: [(&[u8], &[u8]); 4] =
+        [(b"Host", b"a"), (b"X-A", b"b  c"), (b"x-a", b""), (b"Obs", "\u{e9}".as_bytes())];
     assert_eq!(fields, expected);
 }
 
@@ -287,8 +319,14 @@ fn expects_continue_only_with_a_body_on_http11() {
 #[test]
 fn request_ids_are_bounded() {
     let long = "a".repeat(129);
-    for (value, fit) in [("a-B_3.~+/=:", true), (&long[..128], true), (&long, false), ("", false), ("a b", false), ("a\"", false)]
-    {
+    for (value, fit) in [
+        ("a-B_3.~+/=:", true),
+        (&long[..128], true),
+        (&long, false),
+        ("", false),
+        ("a b", false),
+        ("a\"", false),
+    ] {
         let head = accepted(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: {value}\r\n\r\n"));
         assert_eq!(head.request_id(), fit.then_some(value), "{value:?}");
     }
@@ -404,10 +442,22 @@ fn lines() -> impl Strategy<Value = Vec<u8>> {
         "X Y",
         "",
     ]);
-    let value = proptest::sample::select(vec!["", "a", "A:80", "5", "close", "100-continue", "a b", "\u{e9}", "\r", "a\u{7f}"]);
+    let value = proptest::sample::select(vec![
+        "",
+        "a",
+        "A:80",
+        "5",
+        "close",
+        "100-continue",
+        "a b",
+        "\u{e9}",
+        "\r",
+        "a\u{7f}",
+    ]);
     let space = proptest::sample::select(vec!["", " ", " ", " ", "  ", "\t", " \t"]);
     let end = proptest::sample::select(vec!["", "", "", " ", "\t "]);
-    let line_end = proptest::sample::select(vec!["\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r\n\r\n"]);
+    let line_end =
+        proptest::sample::select(vec!["\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r\n\r\n"]);
     let line = (name, space, value, end, line_end)
         .prop_map(|(name, space, value, end, line_end)| format!("{name}:{space}{value}{end}{line_end}"));
     let more = proptest::collection::vec(line, 0..10);
@@ -426,7 +476,8 @@ proptest! {
         prop_assert_eq!(outcome(&parse(&input)), outcome(&parse_split(&input, 0..input.len())));
     }
 
-    /// Lines as they are and as they are not usually spelt: read at once they are what scanner and httparse make of them in pieces.
+    /// Lines as they are and as they are not usually spelt: read at once they are what scanner and httparse
+    /// make of them in pieces.
     #[test]
     fn a_head_read_at_once_is_that_in_pieces(input in lines(), cut in 1..40_usize) {
         let cuts = [cut.min(input.len())];

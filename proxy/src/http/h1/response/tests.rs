@@ -111,12 +111,31 @@ fn lines() -> impl Strategy<Value = Vec<u8>> {
         "\r\nHTTP/1.1 200 OK\r\n",
         "HTTP/1.1 099 Low\r\n",
     ]);
-    let name = proptest::sample::select(vec!["Server", "X", "Connection", "Content-Length", "Transfer-Encoding", "X Y", ""]);
-    let value =
-        proptest::sample::select(vec!["", "a", "5", "close", "keep-alive, x", "chunked", "a b", "\u{e9}", "\r", "a\u{7f}"]);
+    let name = proptest::sample::select(vec![
+        "Server",
+        "X",
+        "Connection",
+        "Content-Length",
+        "Transfer-Encoding",
+        "X Y",
+        "",
+    ]);
+    let value = proptest::sample::select(vec![
+        "",
+        "a",
+        "5",
+        "close",
+        "keep-alive, x",
+        "chunked",
+        "a b",
+        "\u{e9}",
+        "\r",
+        "a\u{7f}",
+    ]);
     let space = proptest::sample::select(vec!["", " ", " ", " ", "  ", "\t", " \t"]);
     let end = proptest::sample::select(vec!["", "", "", " ", "\t "]);
-    let line_end = proptest::sample::select(vec!["\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r\n\r\n"]);
+    let line_end =
+        proptest::sample::select(vec!["\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r\n\r\n"]);
     let line = (name, space, value, end, line_end)
         .prop_map(|(name, space, value, end, line_end)| format!("{name}:{space}{value}{end}{line_end}"));
     let more = proptest::collection::vec(line, 0..10);
