@@ -13,6 +13,8 @@ use ipnet::IpNet;
 
 use crate::http::edit::Edits;
 use crate::http::redirect::Template;
+pub use crate::kernel::guard::{BAN_FOR, Guard, GuardMode, SynCookies};
+pub use crate::kernel::steering::{Steering, SteeringPolicy};
 use crate::route::{Host, RouteTable};
 use crate::tls::certificate::Certificate;
 use crate::tls::client::ClientTls;
@@ -140,75 +142,6 @@ impl Ring {
         let small = usize::from(self.buffers) * self.buffer_size as usize;
         small + Self::blocks_beside(small) * BLOCK_BYTES
     }
-}
-
-/// `[steering]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Steering {
-    /// How the reuseport program chooses.
-    pub policy: SteeringPolicy,
-}
-
-/// `steering.policy`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SteeringPolicy {
-    /// The better of two candidates by hash.
-    LeastLoaded,
-    /// Workers of the NUMA node that received the packet, then least-loaded.
-    NumaLocal,
-    /// By flow hash.
-    Hash,
-}
-
-/// How long a ban may hold, by `guard.ban_for` or as `sluice ban --for` asks.
-pub const BAN_FOR: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
-
-/// `[guard]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Guard {
-    /// Interface names; empty: no XDP.
-    pub interfaces: Vec<String>,
-    /// `guard.mode`
-    pub mode: GuardMode,
-    /// Count verdicts, drop nothing.
-    pub dry_run: bool,
-    /// Never judged.
-    pub allow: Vec<IpNet>,
-    /// Always dropped; `deny_file` is merged in.
-    pub deny: Vec<IpNet>,
-    /// SYNs per second per source; `None`: off.
-    pub syn_rate_per_ip: Option<u32>,
-    /// Depth of the bucket.
-    pub syn_burst_per_ip: u32,
-    /// How long a ban holds that names no time.
-    pub ban_for: Duration,
-    /// Connections at a time per source; `None`: no limit.
-    pub connections_per_ip: Option<u32>,
-    /// When SYNs are answered with cookies.
-    pub syn_cookies: SynCookies,
-}
-
-/// `guard.syn_cookies`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SynCookies {
-    /// While a listener's request queue is full.
-    Auto,
-    /// Always.
-    Always,
-    /// Never by the guard; the kernel's setting is left alone.
-    Off,
-}
-
-/// `guard.mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuardMode {
-    /// Driver, else generic, else none, said loudly.
-    Auto,
-    /// Driver mode or an error.
-    Driver,
-    /// Generic mode or an error.
-    Generic,
 }
 
 /// `[[listener]]`

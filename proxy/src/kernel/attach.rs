@@ -10,11 +10,11 @@ use nix::net::if_::if_nametoindex;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::guard::GuardMode;
 use super::loader::{GUARD, Programs, program_mut};
 use super::occupied::{Occupied, occupied};
 use super::pins::xdp_link;
 use super::{KernelError, XdpMode, chain, errno, pins};
-use crate::config::model;
 
 /// What keeps the program on an interface.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Programs {
     /// unjudged.
     ///
     /// Until `apply_guard` was called every packet passes, and is counted as `unconfigured`.
-    pub fn attach_guard(&mut self, interface: &str, mode: model::GuardMode) -> Result<XdpMode, KernelError> {
+    pub fn attach_guard(&mut self, interface: &str, mode: GuardMode) -> Result<XdpMode, KernelError> {
         let refused = |reason: String| KernelError::Attach { interface: interface.to_owned(), reason };
         if let Some((mode, _)) = self.attached.get(interface) {
             return Ok(*mode);
@@ -112,9 +112,9 @@ impl Programs {
             });
         }
         let modes: &[XdpMode] = match mode {
-            model::GuardMode::Auto => &[XdpMode::Driver, XdpMode::Generic],
-            model::GuardMode::Driver => &[XdpMode::Driver],
-            model::GuardMode::Generic => &[XdpMode::Generic],
+            GuardMode::Auto => &[XdpMode::Driver, XdpMode::Generic],
+            GuardMode::Driver => &[XdpMode::Driver],
+            GuardMode::Generic => &[XdpMode::Generic],
         };
         let program: &mut Xdp = program_mut(&mut self.ebpf, GUARD)?;
         let mut reasons = Vec::new();
@@ -180,7 +180,7 @@ impl Programs {
     fn adopt_link(
         &mut self,
         interface: &str,
-        wanted: model::GuardMode,
+        wanted: GuardMode,
         on: Option<Occupied>,
     ) -> Result<Option<XdpMode>, KernelError> {
         let Some(pins) = &self.pins else { return Ok(None) };
@@ -188,9 +188,9 @@ impl Programs {
         let linked = link.info().map(|info| info.program_id()).unwrap_or_default();
         let mode = on.filter(|on| on.program == linked).and_then(|on| on.mode);
         let fits = |mode: &XdpMode| match wanted {
-            model::GuardMode::Auto => true,
-            model::GuardMode::Driver => *mode == XdpMode::Driver,
-            model::GuardMode::Generic => *mode == XdpMode::Generic,
+            GuardMode::Auto => true,
+            GuardMode::Driver => *mode == XdpMode::Driver,
+            GuardMode::Generic => *mode == XdpMode::Generic,
         };
         let Some(mode) = mode.filter(fits) else {
             let why = if mode.is_some() {

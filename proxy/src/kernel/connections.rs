@@ -10,9 +10,9 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, SockOps};
 use proxy_common::sources::{self, Armed, Bucket, CountConfig, KERNEL_BITS, Tally};
 
+use super::guard::Guard;
 use super::loader::{Programs, missing, program_mut};
 use super::{KernelError, cgroup, chain, mapped, netns};
-use crate::config::model;
 
 pub(super) const COUNT: &str = "sluice_count";
 const CONFIG: &str = "SOURCES_CONFIG";
@@ -63,7 +63,7 @@ impl Programs {
     }
 
     /// Writes the limit, and whose connections count.
-    pub(super) fn write_connections(&mut self, guard: &model::Guard) -> Result<(), KernelError> {
+    pub(super) fn write_connections(&mut self, guard: &Guard) -> Result<(), KernelError> {
         // Seeds live as long as the counts that were placed by them.
         let present = self
             .map::<Array<_, CountConfig>>(CONFIG)?

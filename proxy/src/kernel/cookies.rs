@@ -5,9 +5,9 @@ use aya::maps::Array;
 use proxy_common::cookie::{COOKIE_SACK, COOKIE_TIMESTAMPS, COOKIE_WINDOW_SCALE, CookieConfig};
 
 use super::KernelError;
+use super::guard::SynCookies;
 use super::loader::Programs;
 use super::sysctl::Sysctls;
-use crate::config::model::SynCookies;
 
 const CONFIG: &str = "COOKIE_CONFIG";
 /// net.core.rmem_max where it cannot be read: the kernel's default.

@@ -10,13 +10,14 @@ mod cookies;
 mod counters;
 mod cut;
 mod filter;
+pub mod guard;
 mod loader;
 mod netns;
 mod occupied;
 mod ours;
 pub mod pins;
 mod policy;
-mod steering;
+pub mod steering;
 mod sysctl;
 
 use std::net::{IpAddr, SocketAddr};

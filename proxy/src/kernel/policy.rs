@@ -20,10 +20,11 @@ use proxy_common::guard::{
 use proxy_common::steer::{POLICY_HASH, POLICY_LEAST_LOADED, POLICY_NUMA_LOCAL, SteerConfig};
 
 use super::filter::Filter;
+use super::guard::{Guard, SynCookies};
 use super::loader::Programs;
 use super::ours::{ListenerPlan, Mains};
+use super::steering::{Steering, SteeringPolicy};
 use super::{KernelError, mapped};
-use crate::config::model;
 
 const CONFIG: &str = "GUARD_CONFIG";
 const PORTS: &str = "GUARD_PORTS";
@@ -38,7 +39,7 @@ pub(super) type Prefixes = BTreeMap<(u32, [u8; 16]), u32>;
 
 impl Programs {
     /// Writes allow, deny, rates, `dry_run` and the addresses whose packets are judged.
-    pub fn apply_guard(&mut self, guard: &model::Guard, listeners: &[SocketAddr]) -> Result<(), KernelError> {
+    pub fn apply_guard(&mut self, guard: &Guard, listeners: &[SocketAddr]) -> Result<(), KernelError> {
         let allow = prefixes(&guard.allow);
         let deny = prefixes(&guard.deny);
         let plan = ListenerPlan::new(listeners);
@@ -69,7 +70,7 @@ impl Programs {
         self.write_ports(&plan.words(kept))?;
         let mut config = guard_config(guard, self.seeds, mains, both.classes);
         config.flags |= self.bans.flag();
-        if self.cookies && guard.syn_cookies != model::SynCookies::Off {
+        if self.cookies && guard.syn_cookies != SynCookies::Off {
             config.flags |= GUARD_COOKIES;
         }
         self.write_config(config)?;
@@ -109,15 +110,11 @@ impl Programs {
     }
 
     /// Sets policy and `stuck_after`.
-    pub fn apply_steering(
-        &mut self,
-        steering: model::Steering,
-        stuck_after: Duration,
-    ) -> Result<(), KernelError> {
+    pub fn apply_steering(&mut self, steering: Steering, stuck_after: Duration) -> Result<(), KernelError> {
         let policy = match steering.policy {
-            model::SteeringPolicy::LeastLoaded => POLICY_LEAST_LOADED,
-            model::SteeringPolicy::NumaLocal => POLICY_NUMA_LOCAL,
-            model::SteeringPolicy::Hash => POLICY_HASH,
+            SteeringPolicy::LeastLoaded => POLICY_LEAST_LOADED,
+            SteeringPolicy::NumaLocal => POLICY_NUMA_LOCAL,
+            SteeringPolicy::Hash => POLICY_HASH,
         };
         let config = SteerConfig { policy, reserved: 0, stuck_after_nanos: nanos(stuck_after) };
         self.map_mut::<Array<_, SteerConfig>>(STEER_CONFIG)?
@@ -255,7 +252,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn guard_config(guard: &model::Guard, seeds: [u64; 2], mains: Mains, classes: u32) -> GuardConfig {
+fn guard_config(guard: &Guard, seeds: [u64; 2], mains: Mains, classes: u32) -> GuardConfig {
     let mut flags = 0;
     for (flag, set) in [
         (GUARD_DRY_RUN, guard.dry_run),
@@ -307,6 +304,7 @@ pub(super) fn prefixes(list: &[IpNet]) -> Prefixes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::guard::GuardMode;
 
     #[test]
     fn a_short_ipv6_prefix_spares_ipv4() {
@@ -322,9 +320,9 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_the_burst() {
-        let guard = |rate, burst| model::Guard {
+        let guard = |rate, burst| Guard {
             interfaces: Vec::new(),
-            mode: model::GuardMode::Auto,
+            mode: GuardMode::Auto,
             dry_run: false,
             allow: Vec::new(),
             deny: Vec::new(),
@@ -332,9 +330,9 @@ mod tests {
             syn_burst_per_ip: burst,
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
-            syn_cookies: model::SynCookies::Off,
+            syn_cookies: SynCookies::Off,
         };
-        let guard_config = |guard: &model::Guard| super::guard_config(guard, [0; 2], Mains::NONE, 0);
+        let guard_config = |guard: &Guard| super::guard_config(guard, [0; 2], Mains::NONE, 0);
         let config = guard_config(&guard(Some(1000), 2000));
         assert_eq!(
             (config.flags, config.syn_cost_nanos, config.syn_depth_nanos),

@@ -5,6 +5,8 @@
 //! of that. The kernel lets a socket stand in one place only; it takes it out by itself when the socket is
 //! closed.
 
+mod settings;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -18,6 +20,8 @@ use proxy_common::steer::{
 
 use super::loader::{self, Programs, STEER, program_mut};
 use super::{KernelError, chain, errno, listener_key};
+
+pub use settings::{Steering, SteeringPolicy};
 
 const SOCKETS: &str = "STEER_SOCKETS";
 const LISTENERS: &str = "STEER_LISTENERS";

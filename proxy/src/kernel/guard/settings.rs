@@ -1,0 +1,56 @@
+//! What a configuration says about the guard.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// How long a ban may hold, by `guard.ban_for` or as `sluice ban --for` asks.
+pub const BAN_FOR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
+
+/// `[guard]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guard {
+    /// Interface names; empty: no XDP.
+    pub interfaces: Vec<String>,
+    /// `guard.mode`
+    pub mode: GuardMode,
+    /// Count verdicts, drop nothing.
+    pub dry_run: bool,
+    /// Never judged.
+    pub allow: Vec<IpNet>,
+    /// Always dropped; `deny_file` is merged in.
+    pub deny: Vec<IpNet>,
+    /// SYNs per second per source; `None`: off.
+    pub syn_rate_per_ip: Option<u32>,
+    /// Depth of the bucket.
+    pub syn_burst_per_ip: u32,
+    /// How long a ban holds that names no time.
+    pub ban_for: Duration,
+    /// Connections at a time per source; `None`: no limit.
+    pub connections_per_ip: Option<u32>,
+    /// When SYNs are answered with cookies.
+    pub syn_cookies: SynCookies,
+}
+
+/// `guard.syn_cookies`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SynCookies {
+    /// While a listener's request queue is full.
+    Auto,
+    /// Always.
+    Always,
+    /// Never by the guard; the kernel's setting is left alone.
+    Off,
+}
+
+/// `guard.mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardMode {
+    /// Driver, else generic, else none, said loudly.
+    Auto,
+    /// Driver mode or an error.
+    Driver,
+    /// Generic mode or an error.
+    Generic,
+}
