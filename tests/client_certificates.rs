@@ -136,7 +136,8 @@ fn a_good_certificate_reaches_the_origin_and_a_forged_field_does_not() {
     let subject = subject.replace("\\,", "\\2C").replace("\\\"", "\\22");
     assert_eq!(subject, "CN=client,O=Billing\\2C \\22EU\\22,C=AT");
     let wanted = format!(
-        "Hash={hash};Subject=\"{subject}\";URI=\"spiffe://edge.example/billing;v=1\";DNS=client.example;DNS=alias.example"
+        "Hash={hash};Subject=\"{subject}\";URI=\"spiffe://edge.example/billing;v=1\";\
+         DNS=client.example;DNS=alias.example"
     );
     let check = |shown: &str| {
         let start = shown.find("{\"").unwrap_or_else(|| panic!("{shown}"));

@@ -267,7 +267,7 @@ impl Spoofer {
             instruction(0x27, 5, 0, 0, 1_664_525), // r5 *= … (Numerical Recipes' full period modulo 2^32)
             instruction(0x07, 5, 0, 0, 1_013_904_223), // r5 += …
             instruction(0x63, 2, 5, SOURCE, 0),    // source = r5
-            instruction(0x18, 2, 1, 0, targets.as_raw_fd()), // r2 = the map (BPF_PSEUDO_MAP_FD), two words long
+            instruction(0x18, 2, 1, 0, targets.as_raw_fd()), // r2 = the map (BPF_PSEUDO_MAP_FD), two words
             0,
             instruction(0xb7, 3, 0, 0, 0),  // r3 = 0
             instruction(0x85, 0, 0, 0, 12), // bpf_tail_call(r1, r2, r3): does not come back

@@ -66,8 +66,9 @@ fn print(report: &Report) {
     let Report { scheduled, completed, errors, unfinished, seconds, rate, latencies } = report;
     let micros = |share| latencies.quantile(share) as f64 / 1e3;
     println!(
-        "{{\"scheduled\":{scheduled},\"completed\":{completed},\"errors\":{errors},\"unfinished\":{unfinished},\
-         \"seconds\":{seconds:.3},\"p50_us\":{:.1},\"p99_us\":{:.1},\"p999_us\":{:.1},\"max_us\":{:.1},\"rate\":{rate:.1}}}",
+        "{{\"scheduled\":{scheduled},\"completed\":{completed},\"errors\":{errors},\
+         \"unfinished\":{unfinished},\"seconds\":{seconds:.3},\"p50_us\":{:.1},\"p99_us\":{:.1},\
+         \"p999_us\":{:.1},\"max_us\":{:.1},\"rate\":{rate:.1}}}",
         micros(0.5),
         micros(0.99),
         micros(0.999),

@@ -88,6 +88,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 fn print(counts: &Counts) {
     let Counts { enters, completions, accepted, paused, starved, aborted } = counts;
     eprintln!(
-        "{{\"enters\":{enters},\"completions\":{completions},\"accepted\":{accepted},\"paused\":{paused},\"starved\":{starved},\"aborted\":{aborted}}}"
+        "{{\"enters\":{enters},\"completions\":{completions},\"accepted\":{accepted},\"paused\":{paused},\
+         \"starved\":{starved},\"aborted\":{aborted}}}"
     );
 }

@@ -349,7 +349,8 @@ fn report(case: &Case, json: bool) {
     if json {
         let goal = case.goal.map_or("null".to_owned(), |goal| goal.to_string());
         println!(
-            "{{\"case\":\"{}\",\"what\":\"{}\",\"ns_median\":{},\"ns_min\":{},\"ns_max\":{},\"above_floor_ns\":{},\"goal_ns\":{goal}}}",
+            "{{\"case\":\"{}\",\"what\":\"{}\",\"ns_median\":{},\"ns_min\":{},\"ns_max\":{},\
+             \"above_floor_ns\":{},\"goal_ns\":{goal}}}",
             case.name, case.what, nanos.median, nanos.min, nanos.max, above.median
         );
         return;

@@ -108,7 +108,8 @@ pub fn fresh(target: SocketAddr, connections: usize, resume: bool) -> io::Result
     let (requests, resumed) = (counts.requests.into_inner(), counts.resumed.into_inner());
     let errors = counts.errors.into_inner();
     println!(
-        "{{\"requests\":{requests},\"resumed\":{resumed},\"connect\":{errors},\"read\":0,\"write\":0,\"status\":0,\"timeout\":0}}"
+        "{{\"requests\":{requests},\"resumed\":{resumed},\"connect\":{errors},\"read\":0,\"write\":0,\
+         \"status\":0,\"timeout\":0}}"
     );
     Ok(())
 }
@@ -166,7 +167,8 @@ pub fn probe(target: SocketAddr, connections: usize, rate: u64, seconds: u64) ->
     let probed = latencies.count();
     let micros = |part: f64| latencies.quantile(part) as f64 / 1e3;
     println!(
-        "{{\"scheduled\":{probed},\"completed\":{probed},\"errors\":0,\"p50_us\":{},\"p99_us\":{},\"p999_us\":{},\"max_us\":{}}}",
+        "{{\"scheduled\":{probed},\"completed\":{probed},\"errors\":0,\"p50_us\":{},\"p99_us\":{},\
+         \"p999_us\":{},\"max_us\":{}}}",
         micros(0.5),
         micros(0.99),
         micros(0.999),

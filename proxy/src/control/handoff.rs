@@ -326,9 +326,11 @@ mod tests {
         #[test]
         fn no_bytes_panic_the_receiver(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
             let (one, other) = Channel::pair().expect("pair");
-            sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(&bytes)], &[], MsgFlags::empty(), None).expect("sendmsg");
+            sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(&bytes)], &[], MsgFlags::empty(), None)
+                .expect("sendmsg");
             let _ = other.receive::<crate::control::messages::ToDataPlane>(9);
-            sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(&bytes)], &[], MsgFlags::empty(), None).expect("sendmsg");
+            sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(&bytes)], &[], MsgFlags::empty(), None)
+                .expect("sendmsg");
             let _ = other.receive::<crate::control::messages::ToSupervisor>(9);
         }
     }

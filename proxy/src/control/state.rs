@@ -563,7 +563,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_happens_the_invariants_hold_and_it_ends_when_asked(steps in proptest::collection::vec(events(), 1..120)) {
+        fn whatever_happens_the_invariants_hold_and_it_ends_when_asked(
+            steps in proptest::collection::vec(events(), 1..120),
+        ) {
             let mut life = Life::new();
             let mut world = World::default();
             let mut now = at(1);

@@ -126,7 +126,9 @@ impl Control {
                     Some(event) => self.take_event(event).await?,
                     None => return Err(ControlError::Worker(0, "all threads vanished".into())),
                 },
-                result = self.reloader.compiled(), if self.reloader.is_compiling() => self.say_compiled(result),
+                result = self.reloader.compiled(), if self.reloader.is_compiling() => {
+                    self.say_compiled(result);
+                }
                 () = tokio::time::sleep(RETIRED_TICK), if self.reloader.holds_retired() => {}
                 () = tokio::time::sleep(DRAIN_TICK), if self.drain_unreported => {}
                 () = &mut admin, if admin_runs => admin_runs = false,

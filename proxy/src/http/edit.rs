@@ -256,13 +256,15 @@ mod tests {
             remove.iter().for_each(|name| edits.remove(Side::Response, name).expect("fit"));
             set.iter().for_each(|(name, value)| edits.set(Side::Response, name, value).expect("fit"));
             add.iter().for_each(|(name, value)| edits.add(Side::Response, name, value).expect("fit"));
-            let borrowed: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let borrowed: Vec<(&str, &str)> =
+                pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             let mut fields = fields(&borrowed);
             edits.apply(&mut fields);
 
-            let goes = |name: &str| remove.iter().chain(set.keys()).any(|other| other.eq_ignore_ascii_case(name));
-            let kept = pairs.iter().filter(|(name, _)| !goes(name)).map(|(name, value)| format!("{name}: \
-                {value}"));
+            let goes =
+                |name: &str| remove.iter().chain(set.keys()).any(|other| other.eq_ignore_ascii_case(name));
+            let kept =
+                pairs.iter().filter(|(name, _)| !goes(name)).map(|(name, value)| format!("{name}: {value}"));
             let behind = set.iter().map(|(name, value)| format!("{name}: {value}"));
             let behind = behind.chain(add.iter().map(|(name, value)| format!("{name}: {value}")));
             prop_assert_eq!(shown(&fields), kept.chain(behind).collect::<Vec<_>>());

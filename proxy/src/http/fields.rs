@@ -327,7 +327,11 @@ mod tests {
     proptest! {
         /// Against a plain list of names and values.
         #[test]
-        fn is_the_list_it_was_made_of(pairs in pairs(), kept in any::<u8>(), left_out in proptest::sample::select(NAMES)) {
+        fn is_the_list_it_was_made_of(
+            pairs in pairs(),
+            kept in any::<u8>(),
+            left_out in proptest::sample::select(NAMES),
+        ) {
             let mut fields = Fields::new();
             for (name, value) in &pairs {
                 fields.push(name.as_bytes(), value.as_bytes());
@@ -337,19 +341,30 @@ mod tests {
                 at += 1;
                 kept >> (at - 1) & 1 != 0
             });
-            let pairs: Vec<_> =
-                pairs.into_iter().enumerate().filter(|(at, _)| kept >> at & 1 != 0).map(|(_, pair)| pair).collect();
+            let pairs: Vec<_> = pairs
+                .into_iter()
+                .enumerate()
+                .filter(|(at, _)| kept >> at & 1 != 0)
+                .map(|(_, pair)| pair)
+                .collect();
 
-            let listed: Vec<_> = pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+            let listed: Vec<_> =
+                pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
             prop_assert_eq!(fields.iter().collect::<Vec<_>>(), listed);
             for name in NAMES.iter().chain(&["C", "expect"]) {
-                let expected: Vec<_> =
-                    pairs.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_bytes()).collect();
+                let expected: Vec<_> = pairs
+                    .iter()
+                    .filter(|(other, _)| other.eq_ignore_ascii_case(name))
+                    .map(|(_, value)| value.as_bytes())
+                    .collect();
                 prop_assert_eq!(fields.first(name.as_bytes()), expected.first().copied());
                 prop_assert_eq!(fields.contains(name.as_bytes()), !expected.is_empty());
                 prop_assert_eq!(fields.all(name.as_bytes()).collect::<Vec<_>>(), expected);
                 let is_one = Name::of(name.as_bytes());
-                prop_assert_eq!(fields.names().contains(is_one), pairs.iter().any(|(other, _)| Name::of(other.as_bytes()) == is_one));
+                prop_assert_eq!(
+                    fields.names().contains(is_one),
+                    pairs.iter().any(|(other, _)| Name::of(other.as_bytes()) == is_one)
+                );
             }
             let left_out = Name::of(left_out.as_bytes());
             let mut written = Vec::new();

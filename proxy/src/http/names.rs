@@ -315,28 +315,41 @@ mod tests {
     proptest! {
         #[test]
         fn short_text_is_compared_without_case(text in "\\PC{0,16}|[ckloseCKLOSE]{5}|[a-zA-Z-]{10}") {
-            for (lower, word) in [("te", Word::of(b"te")), ("close", Word::CLOSE), ("keep-alive", Word::KEEP_ALIVE)] {
+            for (lower, word) in
+                [("te", Word::of(b"te")), ("close", Word::CLOSE), ("keep-alive", Word::KEEP_ALIVE)]
+            {
                 prop_assert_eq!(word.is(text.as_bytes()), text.eq_ignore_ascii_case(lower));
                 prop_assert!(word.is(lower.to_ascii_uppercase().as_bytes()));
             }
         }
 
         #[test]
-        fn tokens_are_told_apart_as_text_is(name in "[xX][-_](forwarded[-_]|real[-_]|request[-_])?[!-~&&[^:]]{0,8}|[a-zA-Z0-9_-]{0,26}") {
+        fn tokens_are_told_apart_as_text_is(
+            name in "[xX][-_](forwarded[-_]|real[-_]|request[-_])?[!-~&&[^:]]{0,8}|[a-zA-Z0-9_-]{0,26}",
+        ) {
             prop_assert_eq!(Name::of(name.as_bytes()), naive(&name));
         }
 
         #[test]
-        fn sets_are_sets(members in proptest::collection::vec(0..KNOWN.len(), 0..6), others in proptest::collection::vec(0..KNOWN.len(), 0..3)) {
+        fn sets_are_sets(
+            members in proptest::collection::vec(0..KNOWN.len(), 0..6),
+            others in proptest::collection::vec(0..KNOWN.len(), 0..3),
+        ) {
             let names = |indices: &[usize]| indices.iter().map(|&index| KNOWN[index].1).collect::<Vec<_>>();
             let (members, others) = (names(&members), names(&others));
             let set = NameSet::of(&members);
             for (_, name) in KNOWN {
                 prop_assert_eq!(set.contains(*name), members.contains(name));
             }
-            prop_assert_eq!(set.meets(NameSet::of(&others)), others.iter().any(|name| members.contains(name)));
+            prop_assert_eq!(
+                set.meets(NameSet::of(&others)),
+                others.iter().any(|name| members.contains(name))
+            );
             for (_, name) in KNOWN {
-                prop_assert_eq!(set.without(NameSet::of(&others)).contains(*name), members.contains(name) && !others.contains(name));
+                prop_assert_eq!(
+                    set.without(NameSet::of(&others)).contains(*name),
+                    members.contains(name) && !others.contains(name)
+                );
             }
             prop_assert_eq!(set.or(NameSet::of(&others)), NameSet::of(&[members, others].concat()));
         }

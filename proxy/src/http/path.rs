@@ -233,7 +233,11 @@ mod tests {
                 prop_assert_eq!(twice.as_deref(), Ok(&*once));
                 let only_path = once.split('?').next().unwrap_or_default();
                 prop_assert!(only_path.starts_with('/'));
-                prop_assert!(only_path.split('/').all(|segment| segment != "." && segment != ".."), "{}", only_path);
+                prop_assert!(
+                    only_path.split('/').all(|segment| segment != "." && segment != ".."),
+                    "{}",
+                    only_path
+                );
             }
         }
 

@@ -354,24 +354,39 @@ mod tests {
         /// a field value.
         #[test]
         fn never_leaves_its_host(
-            parts in proptest::collection::vec("(https://|/|\\?|#|b\\.example|:|\\{(host|authority|uri|path|query|scheme)\\}|[a-z.@%\\\\-])", 0..7),
+            parts in proptest::collection::vec(
+                "(https://|/|\\?|#|b\\.example|:|\\{(host|authority|uri|path|query|scheme)\\}|[a-z.@%\\\\-])",
+                0..7,
+            ),
             path in "/[a-z/.%@:;]{0,8}(\\?[a-z/.@:\\\\]{0,8})?",
             anchored in any::<bool>(),
         ) {
             let text = if anchored { format!("https://b.example{}", parts.concat()) } else { parts.concat() };
-            let (Ok(template), Ok(path)) = (Template::parse(&text), super::super::path::normalise(path.as_bytes())) else { return Ok(()) };
+            let (Ok(template), Ok(path)) =
+                (Template::parse(&text), super::super::path::normalise(path.as_bytes()))
+            else {
+                return Ok(());
+            };
             let mut hosts = std::collections::HashSet::new();
             for path_and_query in [&*path, "/", "/?x"] {
-                let url = template.render(&Target { scheme: "https", authority: "a.example:1", path_and_query }).expect("a host");
+                let url = template
+                    .render(&Target { scheme: "https", authority: "a.example:1", path_and_query })
+                    .expect("a host");
                 prop_assert!(url.iter().all(u8::is_ascii_graphic));
                 let url = String::from_utf8(url).expect("ASCII");
-                let host = match url.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case("https")) {
-                    Some((_, rest)) => rest.split(['/', '?', '#', '\\']).next().expect("one").to_owned(),
-                    None => {
-                        prop_assert!(url.starts_with('/') && !url.starts_with("//") && !url.starts_with("/\\"), "{} {}", text, url);
-                        String::new()
-                    }
-                };
+                let host =
+                    match url.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case("https")) {
+                        Some((_, rest)) => rest.split(['/', '?', '#', '\\']).next().expect("one").to_owned(),
+                        None => {
+                            prop_assert!(
+                                url.starts_with('/') && !url.starts_with("//") && !url.starts_with("/\\"),
+                                "{} {}",
+                                text,
+                                url
+                            );
+                            String::new()
+                        }
+                    };
                 prop_assert!(!host.contains('@'), "{} {}", text, url);
                 hosts.insert(host);
             }

@@ -334,7 +334,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_splitting_keeps_the_bytes(bytes in prop::collection::vec(any::<u8>(), 0..64), cuts in prop::collection::vec((0usize..64, 0u8..3), 0..20), kind in 0u8..3) {
+        fn any_splitting_keeps_the_bytes(
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+            cuts in prop::collection::vec((0usize..64, 0u8..3), 0..20),
+            kind in 0u8..3,
+        ) {
             let pool = Pool::new(2, 64, 1 << 20).expect("memory");
             let mut chunk = match kind {
                 0 => Chunk::from_vec(bytes.clone()),

@@ -325,7 +325,10 @@ impl Flow {
 
     /// After the flush: FIN, then throw away what comes until the peer's end or until the linger is over.
     fn drive_close<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        let is_of_socket = matches!(inner.end, Some(Err(error)) if !matches!(error, StreamError::Tls(_) | StreamError::Truncated));
+        let is_of_socket = match inner.end {
+            Some(Err(error)) => !matches!(error, StreamError::Tls(_) | StreamError::Truncated),
+            _ => false,
+        };
         let broken = inner.write_error.is_some() || is_of_socket;
         let flushed = inner.queued == 0;
         let settings = &self.shared.settings;

@@ -6,7 +6,7 @@ use crate::time::Time;
 /// Where a stream is in its life.
 ///
 /// ```text
-/// Connecting -> Open -> Closing (flush, FIN, linger) -> Ending (cancel what is in flight, then close) -> Closed
+/// Connecting -> Open -> Closing (flush, FIN, linger) -> Ending (cancel, then close) -> Closed
 ///      \----------\-------\------------------------------^
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

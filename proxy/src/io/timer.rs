@@ -282,7 +282,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
         #[test]
-        fn behaves_like_a_sorted_map(start in 0u64..(1 << 50), steps in prop::collection::vec(step(), 1..200)) {
+        fn behaves_like_a_sorted_map(
+            start in 0u64..(1 << 50),
+            steps in prop::collection::vec(step(), 1..200),
+        ) {
             let mut now = Time::from_nanos(start);
             let mut wheel = Wheel::new(now);
             let mut model: BTreeMap<(u64, u64), TimerKey> = BTreeMap::new();

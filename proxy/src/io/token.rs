@@ -97,7 +97,10 @@ mod tests {
         fn every_part_survives(kind in 0usize..9, slot in 0u32..(1 << 24), generation: u32) {
             let token = Token::new(Kind::ALL[kind], slot, generation);
             prop_assert_eq!(Token::from_raw(token.raw()), Some(token));
-            prop_assert_eq!((token.kind(), token.slot(), token.generation()), (Kind::ALL[kind], slot, generation));
+            prop_assert_eq!(
+                (token.kind(), token.slot(), token.generation()),
+                (Kind::ALL[kind], slot, generation)
+            );
         }
 
         #[test]

@@ -278,7 +278,9 @@ mod tests {
         ) {
             let filter = of(&list);
             let probes = probes.iter().map(|(at, random, flipped)| near(*at.get(&list), *random, *flipped));
-            let others = others.iter().flat_map(|bits| [IpAddr::V6((*bits).into()), IpAddr::V4((*bits as u32).into())]);
+            let others = others
+                .iter()
+                .flat_map(|bits| [IpAddr::V6((*bits).into()), IpAddr::V4((*bits as u32).into())]);
             for address in probes.chain(others) {
                 if longest_prefix(&list, address) {
                     prop_assert!(filter.may_list(address), "{address} is listed by {list:?}");
@@ -291,9 +293,14 @@ mod tests {
         fn short_prefixes_set_exactly_what_they_cover(
             list in prop::collection::vec(
                 prop_oneof![
-                    (any::<u32>(), 0..=24u8).prop_map(|(bits, length)| IpNet::new(IpAddr::V4(bits.into()), length)),
-                    (any::<u128>(), 0..=16u8).prop_map(|(bits, length)| IpNet::new(IpAddr::V6(bits.into()), length)),
-                ].prop_map(|net| net.expect("a prefix").trunc()), 1..10),
+                    (any::<u32>(), 0..=24u8)
+                        .prop_map(|(bits, length)| IpNet::new(IpAddr::V4(bits.into()), length)),
+                    (any::<u128>(), 0..=16u8)
+                        .prop_map(|(bits, length)| IpNet::new(IpAddr::V6(bits.into()), length)),
+                ]
+                .prop_map(|net| net.expect("a prefix").trunc()),
+                1..10,
+            ),
             probes in prop::collection::vec((any::<prop::sample::Index>(), any::<u128>(), 0..160u32), 40),
         ) {
             let filter = of(&list);

@@ -181,7 +181,10 @@ fn inputs() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn no_split_changes_what_is_read(bytes in inputs(), more in proptest::collection::vec(any::<u8>(), 0..8)) {
+    fn no_split_changes_what_is_read(
+        bytes in inputs(),
+        more in proptest::collection::vec(any::<u8>(), 0..8),
+    ) {
         let whole = parse(&bytes);
         prop_assert_eq!(parse_slowly(&bytes), whole);
         if whole != Ok(Parsed::NeedMore) {
@@ -208,7 +211,10 @@ proptest! {
         let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
         let destination = if source.is_ipv4() { "192.0.2.9" } else { "2001:db8::9" };
         let line = format!("PROXY {family} {source} {destination} {} {}\r\n", ports[0], ports[1]);
-        let header = Header::Tcp { source: socket_address(source, ports[0]), destination: socket_address(destination.parse().expect("one"), ports[1]) };
+        let header = Header::Tcp {
+            source: socket_address(source, ports[0]),
+            destination: socket_address(destination.parse().expect("one"), ports[1]),
+        };
         prop_assert_eq!(parse(line.as_bytes()), Ok(Parsed::Header { header, consumed: line.len() }));
     }
 }

@@ -3,8 +3,8 @@
 //! compiles it beside the one it runs, then the supervisor adopts it and has it published.
 //!
 //! ```text
-//!   ask ─▶ waiting ─▶ Read ─▶ Compiling ─ compiled ─▶ Adopt, Publishing ─▶ published, dead or silent: applied
-//!                      │          │
+//!   ask ─▶ waiting ─▶ Read ─▶ Compiling ─ compiled ─▶ Adopt, Publishing ─▶ applied
+//!                      │          │                                          when published, dead or silent
 //!                      │          └ refused, dead, silent, ending: the old one stays
 //!                      └ invalid, needs a restart, unchanged; adopted at once where no data plane lives
 //! ```

@@ -557,21 +557,28 @@ mod tests {
             let workers: BTreeSet<usize> = topology.workers.iter().map(|worker| worker.cpu).collect();
             prop_assert_eq!(workers.len(), topology.workers.len(), "no CPU twice");
             prop_assert!(workers.is_subset(&allowed));
-            prop_assert!(!topology.control_cpus.is_empty() && topology.control_cpus.iter().all(|cpu| allowed.contains(cpu)));
-            let expected = count.unwrap_or(if physical.len() > 2 { physical.len() - 1 } else { physical.len() });
+            prop_assert!(
+                !topology.control_cpus.is_empty()
+                    && topology.control_cpus.iter().all(|cpu| allowed.contains(cpu))
+            );
+            let expected =
+                count.unwrap_or(if physical.len() > 2 { physical.len() - 1 } else { physical.len() });
             prop_assert_eq!(workers.len(), expected);
             let used: BTreeSet<usize> = topology.workers.iter().map(|worker| worker.core).collect();
             prop_assert_eq!(used.len(), expected.min(physical.len()), "physical cores first");
             if expected < physical.len() {
-                prop_assert!(topology.control_cpus.iter().all(|cpu| !workers.contains(cpu)), "a core was \
-                    left");
+                prop_assert!(
+                    topology.control_cpus.iter().all(|cpu| !workers.contains(cpu)),
+                    "a core was left"
+                );
             }
             // A node has at most one worker more than another, unless that other has no core left to give.
             if expected < physical.len() {
                 let per = |node: usize| topology.workers.iter().filter(|worker| worker.node == node).count();
                 let free = |node: usize| {
                     let kept = host.allowed().next().map(|cpu| cpu.core).filter(|_| physical.len() > 2);
-                    host.allowed().any(|cpu| cpu.node == node && Some(cpu.core) != kept && !used.contains(&cpu.core))
+                    host.allowed()
+                        .any(|cpu| cpu.node == node && Some(cpu.core) != kept && !used.contains(&cpu.core))
                 };
                 for (a, b) in (0..nodes).flat_map(|a| (0..nodes).map(move |b| (a, b))) {
                     prop_assert!(per(a) <= per(b) + 1 || !free(b), "{:?}", topology);

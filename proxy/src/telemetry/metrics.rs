@@ -466,7 +466,8 @@ mod tests {
             "sluice_generation 2",
             "sluice_snapshot 9",
             "# TYPE sluice_certificate_not_after_timestamp_seconds gauge",
-            "sluice_certificate_not_after_timestamp_seconds{listener=\"web\",upstream=\"\",name=\"*.a.example\",key=\"RSA\"} 1800000000",
+            "sluice_certificate_not_after_timestamp_seconds\
+             {listener=\"web\",upstream=\"\",name=\"*.a.example\",key=\"RSA\"} 1800000000",
             "sluice_supervisor_up 1",
             "sluice_restarts_total 3",
             "sluice_reloads_total{outcome=\"applied\"} 2",

@@ -554,7 +554,10 @@ fn what_is_no_handshake_says_what_it_is() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_a_handshake_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), piece in 1_usize..50) {
+    fn no_bytes_make_a_handshake_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        piece in 1_usize..50,
+    ) {
         let pki = pki(&TLS13, None);
         let mut handshake = Handshake::server(&pki.server).expect("server");
         let mut bytes = bytes;

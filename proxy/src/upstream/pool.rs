@@ -331,23 +331,39 @@ mod tests {
                 clock += passed;
                 let now = at(clock);
                 match step {
-                    0 => { held.push((address(endpoint), born, now)); born += 1; }
-                    1 => if let Some((address, slot, made)) = held.pop() {
-                        match pool.release(address, slot, made, now) {
-                            Ok(key) => keys.push(key),
-                            Err(_) => closed += 1,
+                    0 => {
+                        held.push((address(endpoint), born, now));
+                        born += 1;
+                    }
+                    1 => {
+                        if let Some((address, slot, made)) = held.pop() {
+                            match pool.release(address, slot, made, now) {
+                                Ok(key) => keys.push(key),
+                                Err(_) => closed += 1,
+                            }
                         }
-                    },
+                    }
                     2 => match pool.lease(address(endpoint), now) {
                         Lease::Slot { slot, born } => held.push((address(endpoint), slot, born)),
                         Lease::Expired(..) => closed += 1,
                         Lease::Empty => {}
                     },
-                    3 => if let Some(key) = keys.pop() && pool.remove(key).is_some() { closed += 1; },
-                    _ => while let Some((_, reason)) = pool.poll_expired(now) {
-                        prop_assert!(matches!(reason, PoolCloseReason::IdleTimeout | PoolCloseReason::MaxLifetime));
-                        closed += 1;
-                    },
+                    3 => {
+                        if let Some(key) = keys.pop()
+                            && pool.remove(key).is_some()
+                        {
+                            closed += 1;
+                        }
+                    }
+                    _ => {
+                        while let Some((_, reason)) = pool.poll_expired(now) {
+                            prop_assert!(matches!(
+                                reason,
+                                PoolCloseReason::IdleTimeout | PoolCloseReason::MaxLifetime
+                            ));
+                            closed += 1;
+                        }
+                    }
                 }
                 prop_assert!(pool.len() <= LIMITS.max_idle);
                 prop_assert_eq!(pool.len() as u32 + held.len() as u32 + closed, born);

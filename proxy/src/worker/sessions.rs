@@ -450,7 +450,12 @@ fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
             }
         }
         // One comparison while nobody asks for it.
-        tracing::debug!(reason = reason.label(), client = %row.stream.peer(), listener = %row.listener.name, "connection ended");
+        tracing::debug!(
+            reason = reason.label(),
+            client = %row.stream.peer(),
+            listener = %row.listener.name,
+            "connection ended"
+        );
     }
 }
 

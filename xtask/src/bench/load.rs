@@ -423,7 +423,8 @@ mod tests {
 
     #[test]
     fn arrivals_that_fall_short_are_an_error() {
-        let line = "{\"scheduled\":10,\"completed\":10,\"errors\":0,\"seconds\":1.0,\"p50_us\":90,\"p99_us\":200.5,\"p999_us\":300,\"max_us\":400,\"rate\":10}";
+        let line = "{\"scheduled\":10,\"completed\":10,\"errors\":0,\"seconds\":1.0,\"p50_us\":90,\
+                    \"p99_us\":200.5,\"p999_us\":300,\"max_us\":400,\"rate\":10}";
         assert!((parse_arrivals(line).unwrap().p99_us - 200.5).abs() < 1e-9);
         assert!(parse_arrivals(&line.replace("\"errors\":0", "\"errors\":1")).is_err());
         assert!(parse_arrivals(&line.replace("\"completed\":10", "\"completed\":9")).is_err());

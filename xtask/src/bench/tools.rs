@@ -99,7 +99,8 @@ mod tests {
     fn tools_output_is_read() {
         assert_eq!(collected("==7== Events    : Ir\n==7== Collected : 123456\n==7== \n"), Some(123_456));
         assert_eq!(collected("==7== nothing"), None);
-        let line = "{\"case\":\"new\",\"ns_median\":40.5,\"ns_min\":40,\"ns_max\":44,\"above_floor_ns\":10.5,\"goal_ns\":25}";
+        let line = "{\"case\":\"new\",\"ns_median\":40.5,\"ns_min\":40,\"ns_max\":44,\
+                    \"above_floor_ns\":10.5,\"goal_ns\":25}";
         let lines: Vec<XdpLine> = parse_lines(&format!("floor\n{line}\n")).unwrap();
         assert_eq!((lines.len(), lines[0].goal_ns), (1, Some(25.0)));
         let without: Vec<XdpLine> = parse_lines(&line.replace("25}", "null}")).unwrap();

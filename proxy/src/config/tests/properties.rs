@@ -86,7 +86,10 @@ fn toml_like() -> impl Strategy<Value = String> {
         "\"[^\"\\\\\\x00-\\x1f]{0,12}\"",
         "[0-9]{1,25}",
     ];
-    let line = prop_oneof![1 => header.prop_map(str::to_owned), 4 => (key, value).prop_map(|(key, value)| format!("{key} = {value}"))];
+    let line = prop_oneof![
+        1 => header.prop_map(str::to_owned),
+        4 => (key, value).prop_map(|(key, value)| format!("{key} = {value}")),
+    ];
     prop::collection::vec(line, 0..24).prop_map(|lines| lines.join("\n"))
 }
 

@@ -4,12 +4,14 @@
 //! # Reading
 //!
 //! ```text
-//! RequestDecoder::new().parse(&buf, &Limits)            -> Result<Parsed<RequestHead>, HeadError>    HeadError::refusal()
-//! ResponseDecoder::new().parse(&buf, &method, &Limits)  -> Result<Parsed<ResponseHead>, HeadError>   always UpstreamMalformed
+//! RequestDecoder::new().parse(&buf, &Limits)            -> Result<Parsed<RequestHead>, HeadError>
+//! ResponseDecoder::new().parse(&buf, &method, &Limits)  -> Result<Parsed<ResponseHead>, HeadError>
 //!     Parsed::NeedMore | Parsed::Head { head, consumed }
+//!     HeadError::refusal(); a response's is always UpstreamMalformed
 //! BodyDecoder::new(head.body).decode(&input)            -> Result<Step, BodyError>
 //!     Step::Data { skip, len } | Step::NeedMore { consumed } | Step::End { consumed, trailers }
-//! BodyDecoder::eof()                                    -> Result<(), BodyError>    was the end of stream a clean end?
+//! BodyDecoder::eof()                                    -> Result<(), BodyError>
+//!     was the end of stream a clean end?
 //! ```
 //!
 //! A head has to lie in one slice: while a decoder says `NeedMore`, append what arrives to `buf` and call
@@ -26,14 +28,14 @@
 //! # Writing
 //!
 //! ```text
-//! encode::request(&head, &mut out)                      -> Framing                  Host, framing and TE are added here
-//! encode::response(&head, Recipient, &mut out)          -> Sent { framing, keep_alive }
-//! encode::informational(&head, &mut out)                                            1xx; never to an HTTP/1.0 client
-//! encode::CONTINUE                                                                  "100 Continue", see RequestHead::expects_continue
-//! encode::refusal(RefusalReason, &Refusal, &mut out)                                a whole error response
-//! Framing::before_data(len, &mut out)                                               chunk size line, or nothing
-//! Framing::after_data()                                 -> &'static [u8]            end of a chunk, or nothing
-//! Framing::end(&trailers, &mut out)                                                 last chunk with trailers, or nothing
+//! encode::request(&head, &mut out)              -> Framing        Host, framing and TE are added here
+//! encode::response(&head, Recipient, &mut out)  -> Sent { framing, keep_alive }
+//! encode::informational(&head, &mut out)                          1xx; never to an HTTP/1.0 client
+//! encode::CONTINUE                                                see RequestHead::expects_continue
+//! encode::refusal(RefusalReason, &Refusal, &mut out)              a whole error response
+//! Framing::before_data(len, &mut out)                             chunk size line, or nothing
+//! Framing::after_data()                         -> &'static [u8]  end of a chunk, or nothing
+//! Framing::end(&trailers, &mut out)                               last chunk with trailers, or nothing
 //! ```
 //!
 //! Heads must have passed `http::forward` (or be our own): the encoders write neither hop-by-hop fields nor

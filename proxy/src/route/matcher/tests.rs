@@ -245,17 +245,27 @@ proptest! {
             0..12,
         ),
         requests in prop::collection::vec(
-            (prop::sample::select(AUTHORITIES), "((/[ab]{0,2}){1,5}|[*])", prop::sample::select(vec!["l", "m", "n"])),
+            (
+                prop::sample::select(AUTHORITIES),
+                "((/[ab]{0,2}){1,5}|[*])",
+                prop::sample::select(vec!["l", "m", "n"]),
+            ),
             1..20,
         ),
     ) {
-        let specs: Vec<Spec<'_>> = routes.iter().map(|(hosts, path, listeners)| (&hosts[..], path.as_str(), &listeners[..])).collect();
+        let specs: Vec<Spec<'_>> = routes
+            .iter()
+            .map(|(hosts, path, listeners)| (&hosts[..], path.as_str(), &listeners[..]))
+            .collect();
         let table = table(&specs);
         for (authority, path, listener) in &requests {
             prop_assert_eq!(
                 found(&table, listener, authority, path),
                 naive(&specs, listener, authority, path),
-                "{} {} {}", listener, authority, path
+                "{} {} {}",
+                listener,
+                authority,
+                path
             );
         }
     }

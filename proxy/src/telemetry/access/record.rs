@@ -217,12 +217,14 @@ mod tests {
     fn every_field_has_its_key() {
         let request = head("GET", "example.com", "/a/b?token=secret");
         let expected = json!({
-            "time": "2024-02-29T23:59:59.000042Z", "request_id": "abc", "client": "192.0.2.1:4711", "listener": "main",
-            "protocol": "HTTP/1.1", "tls": null, "method": "GET", "host": "example.com", "path": "/a/b", "status": 200, "refused": null,
-            "closed": "not_kept_alive", "bytes_received": 100, "bytes_sent": 200, "route": "/a", "upstream": "app",
-            "endpoint": "10.0.0.1:80", "attempts": 2, "upstream_reused": true, "connection_request": 3,
-            "micros": {"handshake": null, "accept": null, "head": 1, "route": 2, "pool": null, "connect": null, "first_byte": null,
-                       "last_byte": null, "total": 3},
+            "time": "2024-02-29T23:59:59.000042Z", "request_id": "abc", "client": "192.0.2.1:4711",
+            "listener": "main", "protocol": "HTTP/1.1", "tls": null,
+            "method": "GET", "host": "example.com", "path": "/a/b", "status": 200, "refused": null,
+            "closed": "not_kept_alive", "bytes_received": 100, "bytes_sent": 200,
+            "route": "/a", "upstream": "app", "endpoint": "10.0.0.1:80", "attempts": 2,
+            "upstream_reused": true, "connection_request": 3,
+            "micros": {"handshake": null, "accept": null, "head": 1, "route": 2, "pool": null,
+                       "connect": null, "first_byte": null, "last_byte": null, "total": 3},
         });
         assert_eq!(read(&record(Some(&request)), false), expected);
         assert_eq!(read(&record(Some(&request)), true)["path"], "/a/b?token=secret");
@@ -250,16 +252,25 @@ mod tests {
         let summary = Summary::new(true, Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256), true);
         for name in [None, Some("a.example"), Some("\"\\\n\u{85}é")] {
             let read = read(&Record { tls: Some((summary, name)), ..record(None) }, false);
-            let expected = json!({"version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "server_name": name, "resumed": true});
+            let cipher = "TLS_AES_128_GCM_SHA256";
+            let expected =
+                json!({"version": "TLSv1.3", "cipher": cipher, "server_name": name, "resumed": true});
             assert_eq!(read["tls"], expected);
         }
     }
 
     proptest! {
         #[test]
-        fn whatever_a_client_sends_is_one_line(method in ".{0,20}", host in ".{0,40}", path in ".{0,200}", id in ".{0,40}", label in ".{0,20}") {
+        fn whatever_a_client_sends_is_one_line(
+            method in ".{0,20}",
+            host in ".{0,40}",
+            path in ".{0,200}",
+            id in ".{0,40}",
+            label in ".{0,20}",
+        ) {
             let request = head(&method, &host, &path);
-            let record = Record { request_id: &id, listener: &label, route: Some(&label), ..record(Some(&request)) };
+            let record =
+                Record { request_id: &id, listener: &label, route: Some(&label), ..record(Some(&request)) };
             let read = read(&record, true);
             prop_assert_eq!(&read["method"], &method);
             prop_assert_eq!(&read["host"], &host);

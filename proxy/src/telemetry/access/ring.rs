@@ -167,13 +167,19 @@ mod tests {
     proptest! {
         /// Against a queue of vectors.
         #[test]
-        fn is_a_queue(steps in prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..90)), 1..200)) {
+        fn is_a_queue(
+            steps in prop::collection::vec(
+                prop::option::of(prop::collection::vec(any::<u8>(), 0..90)),
+                1..200,
+            ),
+        ) {
             let (producer, mut consumer) = ring(256);
             let mut model = std::collections::VecDeque::new();
             for step in steps {
                 match step {
                     Some(bytes) => {
-                        let used: usize = model.iter().map(|queued: &Vec<u8>| 1 + queued.len().div_ceil(WORD)).sum();
+                        let used: usize =
+                            model.iter().map(|queued: &Vec<u8>| 1 + queued.len().div_ceil(WORD)).sum();
                         let fits = used + 1 + bytes.len().div_ceil(WORD) <= 32;
                         prop_assert_eq!(producer.push(&bytes), fits);
                         if fits {

@@ -345,7 +345,8 @@ proptest! {
             }
         }
         let (whole, _) = read_pieces([&bytes[..]]);
-        let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([0, bytes.len()]).collect();
+        let mut ends: Vec<usize> =
+            cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([0, bytes.len()]).collect();
         ends.sort_unstable();
         let pieces = ends.windows(2).map(|ends| &bytes[ends[0]..ends[1]]);
         prop_assert_eq!(&read_pieces(pieces).0, &whole);

@@ -226,7 +226,10 @@ fn rustls_resumes_wherever_the_keys_are_shared() {
 
 proptest! {
     #[test]
-    fn any_state_comes_back_and_no_bytes_panic(state in prop::collection::vec(any::<u8>(), 0..600), garbage in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_state_comes_back_and_no_bytes_panic(
+        state in prop::collection::vec(any::<u8>(), 0..600),
+        garbage in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
         let key = key();
         let ours = tickets(std::slice::from_ref(&key));
         let ticket = ours.encrypt(&state).expect("a ticket");

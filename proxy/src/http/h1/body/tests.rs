@@ -244,7 +244,10 @@ fn fragments() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_split_has_the_same_outcome(input in fragments(), mut cuts in proptest::collection::vec(0..200_usize, 0..6)) {
+    fn any_split_has_the_same_outcome(
+        input in fragments(),
+        mut cuts in proptest::collection::vec(0..200_usize, 0..6),
+    ) {
         cuts.retain(|&cut| cut <= input.len());
         cuts.sort_unstable();
         let whole = decode(BodyLength::Unknown, [&input[..]]);

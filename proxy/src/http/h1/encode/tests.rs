@@ -212,13 +212,21 @@ fn own_fields(fields: &Fields) -> Vec<(String, Vec<u8>)> {
 proptest! {
     #[test]
     fn a_request_that_we_write_we_parse(
-        method in "[A-Z][A-Z-]{0,8}", authority in "[a-z0-9.-]{1,20}(:[0-9]{1,4})?", path in "/[a-z0-9/]{0,20}([?][!-~&&[^#]]{0,10})?",
-        pairs in some_fields(), body in body_length(),
+        method in "[A-Z][A-Z-]{0,8}",
+        authority in "[a-z0-9.-]{1,20}(:[0-9]{1,4})?",
+        path in "/[a-z0-9/]{0,20}([?][!-~&&[^#]]{0,10})?",
+        pairs in some_fields(),
+        body in body_length(),
     ) {
         prop_assume!(method != "CONNECT");
         let head = RequestHead {
-            method: Method::from_token(&method), version: Version::Http11, authority: authority.into(), path_and_query: path.into(),
-            fields: to_fields(&pairs), body, keep_alive: true,
+            method: Method::from_token(&method),
+            version: Version::Http11,
+            authority: authority.into(),
+            path_and_query: path.into(),
+            fields: to_fields(&pairs),
+            body,
+            keep_alive: true,
         };
         let mut out = Vec::new();
         request(&head, &mut out);
@@ -226,7 +234,10 @@ proptest! {
             return Err(TestCaseError::fail(format!("refused: {:?}", String::from_utf8_lossy(&out))));
         };
         prop_assert_eq!(consumed, out.len());
-        prop_assert_eq!((read.method, read.authority, read.path_and_query), (head.method, head.authority, head.path_and_query));
+        prop_assert_eq!(
+            (read.method, read.authority, read.path_and_query),
+            (head.method, head.authority, head.path_and_query)
+        );
         prop_assert_eq!((read.body, read.keep_alive), (body, true));
         prop_assert_eq!(own_fields(&read.fields), pairs);
     }
@@ -241,14 +252,22 @@ proptest! {
         keep_alive in any::<bool>(),
     ) {
         let head = ResponseHead {
-            status, version: Version::Http11, reason: reason.as_bytes().into(), fields: to_fields(&pairs), body, keep_alive: true,
+            status,
+            version: Version::Http11,
+            reason: reason.as_bytes().into(),
+            fields: to_fields(&pairs),
+            body,
+            keep_alive: true,
         };
         let version = if old { Version::Http10 } else { Version::Http11 };
         let mut out = Vec::new();
         let sent = response(&head, Recipient { version, is_head: false, keep_alive }, &mut out);
         let (read, consumed) = parsed_response(&out, &Method::Get);
         prop_assert_eq!(consumed, out.len());
-        prop_assert_eq!((read.status, &*read.reason, read.keep_alive), (status, reason.as_bytes(), sent.keep_alive));
+        prop_assert_eq!(
+            (read.status, &*read.reason, read.keep_alive),
+            (status, reason.as_bytes(), sent.keep_alive)
+        );
         let framing = match read.body {
             BodyLength::None => Framing::None,
             BodyLength::Known(length) => Framing::Length(length),
@@ -261,7 +280,8 @@ proptest! {
 
     #[test]
     fn chunks_that_we_write_we_decode(
-        chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..6), trailers in some_fields(),
+        chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..6),
+        trailers in some_fields(),
     ) {
         let mut out = Vec::new();
         for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {

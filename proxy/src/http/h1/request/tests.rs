@@ -469,7 +469,10 @@ fn lines() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_split_has_the_same_outcome(input in fragments(), mut cuts in proptest::collection::vec(0..600_usize, 0..8)) {
+    fn any_split_has_the_same_outcome(
+        input in fragments(),
+        mut cuts in proptest::collection::vec(0..600_usize, 0..8),
+    ) {
         cuts.retain(|&cut| cut <= input.len());
         cuts.sort_unstable();
         prop_assert_eq!(outcome(&parse(&input)), outcome(&parse_split(&input, cuts)));
