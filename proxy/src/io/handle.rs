@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::num::NonZero;
 use std::os::fd::RawFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -15,7 +14,7 @@ use super::buffers::Pool;
 use super::executor::{Executor, TaskKey};
 use super::queue::Spares;
 use super::stream::{Inner, Phase, State, Tag};
-use super::timer::Wheel;
+use super::timer::{TimerKey, Wheel};
 use super::token::SLOTS_MAX;
 use super::{Chunk, Stream};
 use crate::time::Time;
@@ -397,10 +396,6 @@ impl std::fmt::Debug for Io {
         f.debug_struct("Io").field("now", &self.now()).finish_non_exhaustive()
     }
 }
-
-/// Names an armed timer; stale keys are harmless (generation-tagged).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimerKey(pub(super) NonZero<u64>);
 
 /// Armed at its first poll, disarmed when dropped.
 struct Sleep<'a> {

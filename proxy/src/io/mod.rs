@@ -31,5 +31,6 @@ mod tests;
 
 pub use chunk::Chunk;
 pub use engine::{Engine, Handler};
-pub use handle::{ConnectError, Elapsed, Io, Settings, Stats, TimerKey};
+pub use handle::{ConnectError, Elapsed, Io, Settings, Stats};
 pub use stream::{Progress, Stream, StreamError, Tag};
+pub use timer::TimerKey;

@@ -1,6 +1,6 @@
 //! Where a stream is in its life, and where its operations are.
 
-use super::handle::TimerKey;
+use super::timer::TimerKey;
 use crate::time::Time;
 
 /// Where a stream is in its life.

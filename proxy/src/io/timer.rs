@@ -4,7 +4,6 @@
 
 use std::num::NonZero;
 
-use super::handle::TimerKey;
 use crate::time::Time;
 
 const TICK_BITS: u32 = 21;
@@ -13,6 +12,10 @@ const NONE: u32 = u32::MAX;
 /// Places beyond the levels: the list of timers already due when armed, and no place at all.
 const DUE: u16 = (LEVELS * 64) as u16;
 const FREE: u16 = DUE + 1;
+
+/// Names an armed timer; a key whose timer fired or was disarmed names none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerKey(NonZero<u64>);
 
 /// Timers of one worker, each with a value that comes back when it fires.
 #[derive(Debug)]
