@@ -1,4 +1,5 @@
-//! Sluice: an eBPF/XDP-assisted reverse proxy. `ARCHITECTURE.md` walks a connection through these modules.
+//! Sluice: an eBPF/XDP-assisted reverse proxy. `ARCHITECTURE.md` is the map of these modules, and
+//! `docs/internals/connection.md` walks a connection through them.
 
 pub mod config;
 pub mod control;
