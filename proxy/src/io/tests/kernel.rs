@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 
 use super::{Session, Worker, pattern};
 use crate::config::model;
@@ -113,26 +113,54 @@ fn echoes_and_sees_a_half_close() {
     });
 }
 
+/// Bytes that wait in the kernel for the engine's only stream.
+fn waiting(engine: &Engine<KernelRing>, most: usize) -> usize {
+    let io = engine.io();
+    let slots = io.shared().slots.borrow();
+    let Some(state) = slots.entries.iter().find_map(|entry| entry.state.as_ref()) else { return 0 };
+    let fd = state.inner.borrow().fd;
+    recv(fd, &mut vec![0; most], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).unwrap_or(0)
+}
+
+/// Each burst is whole in the kernel before the engine looks, however busy the machine is: it fits the first
+/// receive window, and eight small buffers.
 #[test]
 fn a_stream_that_sends_much_at_a_time_needs_few_receives() {
     const RING: model::Ring = model::Ring { entries: 256, buffers: 1024, buffer_size: 4096 };
-    const BYTES: usize = 16 << 20;
-    let engine = serve(Session::Echo, RING, |address| {
-        let mut stream = connect(address);
-        let mut reader = stream.try_clone().expect("a second handle");
-        let reading = thread::spawn(move || {
-            let mut bytes = Vec::with_capacity(BYTES);
-            reader.read_to_end(&mut bytes).expect("all of it, then the end");
-            bytes
+    const BURST: usize = 32 << 10;
+    const BURSTS: usize = 256;
+    let mut engine = engine(RING);
+    let (listener, address) = listener();
+    engine.add_listener(OwnedFd::from(listener), 0);
+    let mut worker = Worker::new(engine.io(), Session::Echo);
+    let mut client = connect(address);
+    turn_until(&mut engine, &mut worker, |_, worker| worker.accepted == 1);
+    for round in 0..BURSTS {
+        let bytes = pattern(round as u64, BURST);
+        client.write_all(&bytes).expect("sent");
+        let end = Instant::now() + PATIENCE;
+        while waiting(&engine, BURST) < BURST {
+            assert!(Instant::now() < end, "the burst does not arrive");
+            thread::sleep(Duration::from_micros(100));
+        }
+        client.set_nonblocking(true).expect("an option");
+        let (mut answer, mut answered) = (vec![0; BURST], 0);
+        turn_until(&mut engine, &mut worker, |_, _| {
+            while let Ok(n @ 1..) = client.read(&mut answer[answered..]) {
+                answered += n;
+            }
+            answered == BURST
         });
-        let bytes = pattern(3, BYTES);
-        stream.write_all(&bytes).expect("sent");
-        stream.shutdown(Shutdown::Write).expect("half closed");
-        assert!(reading.join().expect("read") == bytes, "the bytes are those that were sent");
-    });
-    // 4,096 receives would fill as many small buffers.
+        assert!(answer == bytes, "the bytes are those that were sent");
+        client.set_nonblocking(false).expect("an option");
+    }
+    // One receive and one send a burst, but in the first ones. Small buffers alone would take 2,048 receives.
     let completions = engine.stats().completions;
-    assert!(completions < 2_048, "{completions} completions");
+    assert!(completions < 3 * BURSTS as u64, "{completions} completions");
+    drop(client);
+    turn_until(&mut engine, &mut worker, |engine, _| engine.streams() == 0);
+    let stats = engine.stats();
+    assert_eq!((stats.buffers_loaned, stats.budget_bytes, stats.panics), (0, 0, 0));
 }
 
 #[test]
@@ -263,19 +291,22 @@ fn an_idle_engine_is_not_woken() {
         let mut stream = connect(address);
         stream.write_all(b"x").expect("sent");
         stream.read_exact(&mut [0]).expect("an answer");
-        thread::sleep(Duration::from_millis(100));
-        let before = wakes.load(Ordering::SeqCst);
-        thread::sleep(Duration::from_millis(300));
-        let after = wakes.load(Ordering::SeqCst);
+        // On a busy machine the engine may still be handling what came before.
+        let end = Instant::now() + PATIENCE;
+        let is_quiet = std::iter::repeat_with(|| {
+            let before = wakes.load(Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(300));
+            before > 0 && before == wakes.load(Ordering::SeqCst)
+        })
+        .take_while(|_| Instant::now() < end)
+        .any(|is_quiet| is_quiet);
         over.write(1).expect("room");
-        (before, after)
+        is_quiet
     });
     while quiet.0.commands == 0 {
         engine.turn(&mut quiet).expect("a turn");
     }
-    let (before, after) = watching.join().expect("watched");
-    assert!(before > 0);
-    assert_eq!(before, after, "an open, idle connection causes no turn");
+    assert!(watching.join().expect("watched"), "an open, idle connection causes no turn");
 }
 
 #[test]
@@ -315,7 +346,8 @@ fn dropping_the_engine_mid_flight_frees_what_the_kernel_knew() {
     assert_eq!(held(address.port()), 51);
     let start = Instant::now();
     drop(engine);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    // The ring would give up after two seconds, and leak what the kernel still knew.
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(held(address.port()), 0);
     for mut stream in streams {
         stream.set_nonblocking(false).expect("an option");
