@@ -5,8 +5,9 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use proxy::config::model::{Guard, GuardMode};
-use proxy::kernel::{Programs, XdpMode};
+use proxy::control::now;
+use proxy::kernel::Programs;
+use proxy::kernel::guard::{Guard, GuardMode, XdpMode};
 use tests::bpf::{self, guard};
 use tests::netns::Netns;
 use tests::skip::without_root;
@@ -93,7 +94,7 @@ fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
     pair.connect("10.7.0.2", v4).expect("not denied");
     pair.connect("fd07::2", v6).expect("not denied");
     assert_eq!(pair.connect("10.7.0.3", v4).err(), Some(ErrorKind::TimedOut));
-    let verdicts = programs.verdicts().expect("counters");
+    let verdicts = programs.guard.verdicts().expect("counters");
     assert!(verdicts["denied"] >= 1, "{verdicts:?}");
     assert!(verdicts["syn"] >= 2, "{verdicts:?}");
     assert!(verdicts["established"] >= 2, "{verdicts:?}");
@@ -104,11 +105,11 @@ fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
     drop(served);
     let all = Guard { deny: vec!["10.7.0.0/24".parse().expect("a prefix")], ..guard() };
     programs.apply_guard(&all, &bound).expect("the guard is configured");
-    let before = programs.verdicts().expect("counters")["denied"];
+    let before = programs.guard.verdicts().expect("counters")["denied"];
     std::io::Write::write_all(&mut &cut, b"dropped").expect("the kernel takes it");
     std::thread::sleep(Duration::from_millis(50));
     assert!(
-        programs.verdicts().expect("counters")["denied"] > before,
+        programs.guard.verdicts().expect("counters")["denied"] > before,
         "a segment of an established flow passed"
     );
 
@@ -122,7 +123,7 @@ fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
     }
     assert!(served >= 20, "the burst was not served: {served}");
     pair.connect("10.7.0.2", v4).expect("another source is served");
-    assert!(programs.verdicts().expect("counters")["syn_rate"] >= 1);
+    assert!(programs.guard.verdicts().expect("counters")["syn_rate"] >= 1);
 
     // Nothing is left behind.
     drop(programs);
@@ -143,17 +144,17 @@ fn auto_takes_the_driver_where_it_can_and_generic_on_lo() {
     assert_eq!(attach(&pair.server, &mut programs, "lo", GuardMode::Auto), Ok(XdpMode::Generic));
     // Once is enough.
     assert_eq!(attach(&pair.server, &mut programs, "lo", GuardMode::Auto), Ok(XdpMode::Generic));
-    let status = programs.guard_status().expect("status");
+    let status = programs.guard_status(now()).expect("status");
     assert_eq!(status.interfaces, [("lo".into(), "generic".into()), ("srv0".into(), "driver".into())].into());
 
     pair.server.run(|| TcpStream::connect(address).expect("loopback is served"));
-    let verdicts = programs.verdicts().expect("counters");
+    let verdicts = programs.guard.verdicts().expect("counters");
     assert_eq!(verdicts["syn"], 1, "{verdicts:?}");
     assert!(verdicts["established"] >= 1, "{verdicts:?}");
     // What the server sends to the client's port is not ours to judge.
     assert!(verdicts["not_ours"] >= 1, "{verdicts:?}");
 
-    programs.detach_guard("lo").expect("detached");
+    programs.guard.detach("lo").expect("detached");
     assert!(pair.server.xdp("lo").is_none());
     assert!(pair.server.xdp("srv0").is_some());
 }
@@ -181,7 +182,7 @@ fn what_cannot_be_attached_says_why() {
     assert!(error.contains("another XDP program is attached") && !error.contains("generic mode:"), "{error}");
     let error = refused(&mut programs, "srv0", GuardMode::Generic);
     assert!(error.contains("one program per interface"), "{error}");
-    assert!(programs.attached().next().is_none());
+    assert!(programs.guard.attached().next().is_none());
     drop(other);
     attach(&pair.server, &mut programs, "srv0", GuardMode::Driver).expect("the interface is free again");
 }

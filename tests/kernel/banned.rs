@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use proxy::config::model::Guard;
 use proxy::control::bans::BanSource;
 use proxy::control::now;
+use proxy::kernel::guard::Guard;
 use proxy::kernel::{KernelError, Programs};
 use proxy_common::guard::{BANS_MAX, Verdict};
 use tests::bpf::{self, DROP, PASS, Spoofer, guard, test_run};
@@ -39,13 +39,13 @@ fn source(text: &str) -> BanSource {
 
 fn ban(programs: &mut Programs, address: &str) {
     let now = now();
-    programs.ban(source(address), now + HOUR, now).expect("banned");
+    programs.guard.ban(source(address), now + HOUR, now).expect("banned");
 }
 
 fn judge(programs: &mut Programs, frame: &Frame) -> (u32, Verdict) {
-    let before = programs.verdicts().expect("counters");
+    let before = programs.guard.verdicts().expect("counters");
     let ran = test_run(programs.guard_fd().expect("the guard loads"), &frame.bytes(), 1).expect("a run");
-    let after = programs.verdicts().expect("counters");
+    let after = programs.guard.verdicts().expect("counters");
     let mut counted = Verdict::ALL.iter().filter(|verdict| after[verdict.label()] != before[verdict.label()]);
     (ran.action, *counted.next().expect("a verdict"))
 }
@@ -77,11 +77,15 @@ fn every_packet_of_a_banned_source_is_dropped_and_no_other() {
     }
     // Only what goes to our listeners is judged.
     assert_eq!(judge(&mut programs, &Frame::syn("198.51.100.7", "192.0.2.1:80")), (PASS, Verdict::NotOurs));
-    let left = programs.unban(source("198.51.100.7"), now()).expect("lifted");
+    let left = programs.guard.unban(source("198.51.100.7"), now()).expect("lifted");
     assert!(left.is_some_and(|end| end > now()));
     assert_eq!(judge(&mut programs, &Frame::syn("198.51.100.7", SERVER)), (PASS, Verdict::Syn));
     assert_eq!(judge(&mut programs, &Frame::syn("2001:db8:7:7::1", SERVER6)), (DROP, Verdict::Banned));
-    assert_eq!(programs.unban(source("198.51.100.7"), now()).expect("no error"), None, "not banned any more");
+    assert_eq!(
+        programs.guard.unban(source("198.51.100.7"), now()).expect("no error"),
+        None,
+        "not banned any more"
+    );
 }
 
 #[test]
@@ -106,7 +110,7 @@ fn allow_goes_before_a_ban_deny_is_told_apart_and_a_dry_run_counts() {
     }
     apply(&mut programs, &guard());
     assert_eq!(judge(&mut programs, &Frame::syn("203.0.113.1", SERVER)), (DROP, Verdict::Banned));
-    assert_eq!(programs.guard_status().expect("status").bans, 3);
+    assert_eq!(programs.guard_status(now()).expect("status").bans, 3);
 }
 
 #[test]
@@ -116,25 +120,25 @@ fn a_ban_ends_by_itself_and_is_swept() {
     }
     let mut programs = programs(&guard());
     let (start, frame) = (now(), Frame::syn("198.51.100.7", SERVER));
-    programs.ban(source("198.51.100.7"), start + Duration::from_millis(300), start).expect("banned");
+    programs.guard.ban(source("198.51.100.7"), start + Duration::from_millis(300), start).expect("banned");
     ban(&mut programs, "198.51.100.9");
     assert_eq!(judge(&mut programs, &frame), (DROP, Verdict::Banned));
-    assert_eq!(programs.next_ban_sweep(), Some(start + Duration::from_millis(300)));
+    assert_eq!(programs.guard.next_ban_sweep(), Some(start + Duration::from_millis(300)));
     std::thread::sleep(Duration::from_millis(310));
     // The program looks at the time: nothing has to be swept for it.
     assert_eq!(judge(&mut programs, &frame), (PASS, Verdict::Syn));
-    assert_eq!(programs.bans(now()).count(), 1, "what is over is not listed");
-    assert_eq!(programs.sweep_bans(now()).expect("swept"), 1);
-    assert_eq!(programs.sweep_bans(now()).expect("swept"), 0);
+    assert_eq!(programs.guard.bans(now()).count(), 1, "what is over is not listed");
+    assert_eq!(programs.guard.sweep_bans(now()).expect("swept"), 1);
+    assert_eq!(programs.guard.sweep_bans(now()).expect("swept"), 0);
     assert_eq!(judge(&mut programs, &Frame::syn("198.51.100.9", SERVER)), (DROP, Verdict::Banned));
     // A second ban of the same source replaces the first, also when it is shorter.
     let again = now();
     let before =
-        programs.ban(source("198.51.100.9"), again + Duration::from_millis(1), again).expect("banned");
+        programs.guard.ban(source("198.51.100.9"), again + Duration::from_millis(1), again).expect("banned");
     assert!(before.is_some_and(|end| end > again + HOUR / 2));
     std::thread::sleep(Duration::from_millis(2));
-    assert_eq!(programs.sweep_bans(now()).expect("swept"), 1);
-    assert_eq!(programs.next_ban_sweep(), None);
+    assert_eq!(programs.guard.sweep_bans(now()).expect("swept"), 1);
+    assert_eq!(programs.guard.next_ban_sweep(), None);
     assert_eq!(judge(&mut programs, &Frame::syn("198.51.100.9", SERVER)), (PASS, Verdict::Syn));
 }
 
@@ -149,10 +153,10 @@ fn a_full_table_refuses_one_more_and_loses_nothing() {
     for number in 0..BANS_MAX {
         // All but one last long.
         let end = start + if number == 77 { Duration::from_secs(5) } else { HOUR };
-        programs.ban(BanSource::new(address(number)).expect("a source"), end, start).expect("room");
+        programs.guard.ban(BanSource::new(address(number)).expect("a source"), end, start).expect("room");
     }
     let one_more = Frame::syn("198.51.100.7", SERVER);
-    let error = programs.ban(source("198.51.100.7"), start + HOUR, start).expect_err("full");
+    let error = programs.guard.ban(source("198.51.100.7"), start + HOUR, start).expect_err("full");
     assert!(matches!(error, KernelError::BansFull), "{error}");
     assert_eq!(judge(&mut programs, &one_more), (PASS, Verdict::Syn));
     for number in (0..BANS_MAX).step_by(997).chain([0, 76, 77, 78, BANS_MAX - 1]) {
@@ -160,13 +164,14 @@ fn a_full_table_refuses_one_more_and_loses_nothing() {
     }
     // One that holds already may be changed; and the place of one that is over is free.
     programs
+        .guard
         .ban(BanSource::new(address(5)).expect("a source"), start + 2 * HOUR, start)
         .expect("it is there");
     let later = start + Duration::from_secs(6);
-    programs.ban(source("198.51.100.7"), later + HOUR, later).expect("room again");
+    programs.guard.ban(source("198.51.100.7"), later + HOUR, later).expect("room again");
     assert_eq!(judge(&mut programs, &one_more), (DROP, Verdict::Banned));
     assert_eq!(judge(&mut programs, &from(address(77))), (PASS, Verdict::Established));
-    assert_eq!(programs.bans(later).count(), BANS_MAX as usize);
+    assert_eq!(programs.guard.bans(later).count(), BANS_MAX as usize);
 }
 
 /// The kernel's own flood: each run has another source, over all of IPv4.
@@ -182,7 +187,7 @@ fn a_million_sources_neither_evict_a_ban_nor_raise_the_cost_of_a_syn() {
         .collect();
     for source in &banned {
         let now = now();
-        programs.ban(*source, now + HOUR, now).expect("banned");
+        programs.guard.ban(*source, now + HOUR, now).expect("banned");
     }
     let spoofer = Spoofer::new(programs.guard_fd().expect("the guard loads")).expect("a spoofer");
     let packet = Frame::syn("198.51.100.7", SERVER).bytes();
@@ -192,7 +197,7 @@ fn a_million_sources_neither_evict_a_ban_nor_raise_the_cost_of_a_syn() {
     run(1_000_000);
     let after = (0..7).map(|_| run(20_000)).min().expect("some");
     assert!(after <= before * 2 + 50, "a SYN cost {before} ns before a million sources, {after} ns after");
-    assert_eq!(programs.bans(now()).count(), banned.len());
+    assert_eq!(programs.guard.bans(now()).count(), banned.len());
     for source in &banned {
         let address = source.network().addr();
         assert_eq!(judge(&mut programs, &from(address)), (DROP, Verdict::Banned), "{address}");
@@ -232,9 +237,9 @@ fn random_bans_and_lists_are_judged_as_a_plain_table_says() {
     let result = runner.run(&prop::collection::vec(step, 1..30), |steps| {
         let mut programs = programs.borrow_mut();
         let (mut table, mut denied) = (BTreeMap::<BanSource, IpAddr>::new(), Vec::new());
-        let left: Vec<BanSource> = programs.bans(now()).map(|(source, _)| source).collect();
+        let left: Vec<BanSource> = programs.guard.bans(now()).map(|(source, _)| source).collect();
         for source in left {
-            programs.unban(source, now()).expect("lifted");
+            programs.guard.unban(source, now()).expect("lifted");
         }
         apply(&mut programs, &guard());
         for step in steps {
@@ -243,12 +248,12 @@ fn random_bans_and_lists_are_judged_as_a_plain_table_says() {
                     let address = address(bits, v4);
                     let source = BanSource::new(address).expect("a source");
                     let now = now();
-                    programs.ban(source, now + HOUR, now).expect("banned");
+                    programs.guard.ban(source, now + HOUR, now).expect("banned");
                     table.insert(source, address);
                 }
                 Step::Unban(at) if !table.is_empty() => {
                     let source = *at.get(&table.keys().copied().collect::<Vec<_>>());
-                    prop_assert!(programs.unban(source, now()).expect("lifted").is_some());
+                    prop_assert!(programs.guard.unban(source, now()).expect("lifted").is_some());
                     table.remove(&source);
                 }
                 Step::Unban(_) => {}
@@ -257,7 +262,7 @@ fn random_bans_and_lists_are_judged_as_a_plain_table_says() {
                     let deny = denied.iter().map(|address| ipnet::IpNet::from(*address)).collect();
                     apply(&mut programs, &Guard { deny, ..guard() });
                 }
-                Step::Sweep => prop_assert_eq!(programs.sweep_bans(now()).expect("swept"), 0),
+                Step::Sweep => prop_assert_eq!(programs.guard.sweep_bans(now()).expect("swept"), 0),
             }
             let probes = table.values().chain(&denied).copied().chain([
                 address(1, true),

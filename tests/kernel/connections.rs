@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nix::sys::socket::{Backlog, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
-use proxy::config::model::{Guard, GuardMode};
 use proxy::kernel::Programs;
+use proxy::kernel::guard::{Guard, GuardMode};
 use proxy_common::guard::Verdict;
 use tests::bpf::{self, DROP, PASS, guard, test_run};
 use tests::client::{Client, Dial};
@@ -80,7 +80,7 @@ impl Bench {
     }
 
     fn count(&self, source: &str) -> u64 {
-        self.programs.connections_of(source.parse().expect("an address")).expect("counts")
+        self.programs.counting.connections_of(source.parse().expect("an address")).expect("counts")
     }
 
     fn expect_count(&self, source: &str, count: u64) {
@@ -90,10 +90,10 @@ impl Bench {
 
     /// Action and verdict of a packet that comes to the server's namespace.
     fn judge(&mut self, frame: &Frame) -> (u32, Vec<&'static str>) {
-        let before = self.programs.verdicts().expect("counters");
+        let before = self.programs.guard.verdicts().expect("counters");
         let program = self.programs.guard_fd().expect("the guard loads");
         let ran = self.server.run(|| test_run(program, &frame.bytes(), 1).expect("a run"));
-        let after = self.programs.verdicts().expect("counters");
+        let after = self.programs.guard.verdicts().expect("counters");
         let labels = Verdict::ALL.iter().map(|verdict| verdict.label());
         (ran.action, labels.filter(|label| before[*label] != after[*label]).collect())
     }
@@ -151,7 +151,7 @@ fn every_way_to_end_gives_the_count_back() {
     drop(fifth);
     drop(bench.listener.accept().expect("accepted"));
     bench.expect_count(ONE, 0);
-    let counted = bench.programs.counted().expect("tallies");
+    let counted = bench.programs.counting.counted().expect("tallies");
     assert_eq!((counted.opened, counted.closed, counted.uncounted), (5, 5, 0));
 }
 
@@ -209,9 +209,9 @@ fn a_source_at_its_limit_is_dropped_and_others_are_not() {
     let mut held: Vec<_> = (0..2).map(|_| bench.pair(ONE)).collect();
     assert_eq!(bench.judge(&syn(ONE)), (PASS, vec!["syn"]));
     assert_eq!(bench.judge(&syn(ONE).flags(ACK)), (PASS, vec!["established"]));
-    assert_eq!(bench.programs.connections_at_limit().expect("a count"), 0);
+    assert_eq!(bench.programs.counting.at_limit().expect("a count"), 0);
     held.push(bench.pair(ONE));
-    assert_eq!(bench.programs.connections_at_limit().expect("a count"), 1);
+    assert_eq!(bench.programs.counting.at_limit().expect("a count"), 1);
     assert_eq!(bench.judge(&syn(ONE)), (DROP, vec!["connections"]));
     // An ACK that reaches a listener may carry a cookie; a reset completes nothing.
     assert_eq!(bench.judge(&syn(ONE).flags(ACK)), (DROP, vec!["connections"]));
@@ -233,7 +233,7 @@ fn a_source_at_its_limit_is_dropped_and_others_are_not() {
     assert_eq!(bench.judge(&syn(ONE)), (DROP, vec!["connections"]));
     drop(held);
     bench.expect_count(ONE, 0);
-    assert_eq!(bench.programs.connections_at_limit().expect("a count"), 0);
+    assert_eq!(bench.programs.counting.at_limit().expect("a count"), 0);
     assert_eq!(bench.judge(&syn(ONE).flags(SYN)), (PASS, vec!["syn"]));
 }
 
@@ -256,7 +256,7 @@ fn ten_of_sixty(mode: GuardMode) {
     }
     std::thread::sleep(AT_ONCE);
     assert_eq!(bench.listener.accept().map_err(|error| error.kind()).err(), Some(ErrorKind::WouldBlock));
-    assert!(bench.programs.verdicts().expect("counters")["connections"] >= 50);
+    assert!(bench.programs.guard.verdicts().expect("counters")["connections"] >= 50);
     // The ten are served all the while.
     for stream in &mut accepted {
         let mut bytes = [0; 4];
@@ -315,7 +315,7 @@ fn churn_leaves_nothing_behind() {
         }
     });
     bench.expect_count(ONE, 0);
-    let counted = bench.programs.counted().expect("tallies");
+    let counted = bench.programs.counting.counted().expect("tallies");
     assert_eq!((counted.opened, counted.closed, counted.uncounted), (1000, 1000, 0));
 }
 
@@ -328,10 +328,10 @@ fn without_room_a_connection_passes_uncounted() {
     let bench = Bench::new(&limited(1), "0.0.0.0", "10.79.0.1");
     bpf::fill_counts(&bench.programs);
     let held = [bench.pair(ONE), bench.pair(ONE)];
-    assert_eq!(bench.programs.counted().expect("tallies").uncounted, 2);
+    assert_eq!(bench.programs.counting.counted().expect("tallies").uncounted, 2);
     drop(held);
     std::thread::sleep(Duration::from_millis(50));
-    let counted = bench.programs.counted().expect("tallies");
+    let counted = bench.programs.counting.counted().expect("tallies");
     assert_eq!((counted.opened, counted.closed), (0, 0));
     assert!(bpf::counts_are_full(&bench.programs));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
-use proxy::config::model::{Guard, GuardMode, SynCookies};
+use proxy::kernel::guard::{Guard, GuardMode, SynCookies};
 use proxy::kernel::{Programs, Sysctls};
 use tests::bpf::{self, TX, guard, test_run_output};
 use tests::client::Dial;
@@ -65,7 +65,7 @@ impl Bench {
         let sysctls = server.run(|| {
             let mut sysctls = Sysctls::new(folder.path());
             assert_eq!(
-                programs.use_cookies(guard.syn_cookies, &mut sysctls).expect("cookies"),
+                programs.guard.use_cookies(guard.syn_cookies, &mut sysctls).expect("cookies"),
                 Vec::<String>::new()
             );
             programs
@@ -84,7 +84,7 @@ impl Bench {
     }
 
     fn verdict(&self, label: &str) -> u64 {
-        self.programs.verdicts().expect("counters")[label]
+        self.programs.guard.verdicts().expect("counters")[label]
     }
 
     fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
@@ -228,8 +228,8 @@ fn handshakes(mode: GuardMode) {
             });
         }
     }
-    assert!(bench.verdict("syn_cookie") >= 20, "{:?}", bench.programs.verdicts());
-    let counted = bench.programs.counted().expect("tallies");
+    assert!(bench.verdict("syn_cookie") >= 20, "{:?}", bench.programs.guard.verdicts());
+    let counted = bench.programs.counting.counted().expect("tallies");
     assert_eq!(counted.uncounted, 0);
 }
 
@@ -277,14 +277,14 @@ fn exactly_ten_of_sixty_get_in_with_cookies() {
         bench.client.run(|| (0..60).map(|_| Dial::default().start(to).expect("started")).collect());
     std::thread::sleep(PAUSE);
     let source: IpAddr = CLIENT.parse().expect("an address");
-    assert_eq!(bench.programs.connections_of(source).expect("counts"), 10);
+    assert_eq!(bench.programs.counting.connections_of(source).expect("counts"), 10);
     assert!(bench.verdict("syn_cookie") >= 10);
     drop(streams);
     for _ in 0..10 {
         drop(bench.listener.accept().expect("accepted"));
     }
     tests::eventually(LIMIT, "all are gone", || {
-        (bench.programs.connections_of(source).expect("counts") == 0).then_some(())
+        (bench.programs.counting.connections_of(source).expect("counts") == 0).then_some(())
     });
 }
 
@@ -329,7 +329,7 @@ fn a_spoofed_syn_flood_costs_honest_clients_nothing() {
          {ticks_without}"
     );
     assert!(with >= 199, "{with} of 200");
-    assert!(bench.verdict("syn_cookie") > 1000, "{:?}", bench.programs.verdicts());
+    assert!(bench.verdict("syn_cookie") > 1000, "{:?}", bench.programs.guard.verdicts());
 }
 
 #[test]

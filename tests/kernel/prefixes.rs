@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use proxy::config::model::Guard;
 use proxy::kernel::Programs;
+use proxy::kernel::guard::Guard;
 use proxy_common::guard::Verdict;
 use tests::bpf::{self, DROP, PASS, guard, test_run};
 use tests::skip::without_root;
@@ -82,9 +82,9 @@ fn expected(guard: &Guard, source: IpAddr) -> Verdict {
 }
 
 fn judge(programs: &mut Programs, source: IpAddr) -> (u32, Vec<Verdict>) {
-    let before = programs.verdicts().expect("counters");
+    let before = programs.guard.verdicts().expect("counters");
     let ran = test_run(programs.guard_fd().expect("the guard loads"), &frame(source), 1).expect("a run");
-    let after = programs.verdicts().expect("counters");
+    let after = programs.guard.verdicts().expect("counters");
     let counted = Verdict::ALL.iter().filter(|verdict| after[verdict.label()] != before[verdict.label()]);
     (ran.action, counted.copied().collect())
 }

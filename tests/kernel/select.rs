@@ -11,8 +11,8 @@ use aya::maps::{Array, Map, MapData};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
-use proxy::config::model::{Steering, SteeringPolicy};
 use proxy::kernel::Programs;
+use proxy::kernel::steering::{Steering, SteeringPolicy};
 use proxy_common::steer::{SLOT_DRAINING, SLOT_EMPTY, SLOT_LIVE, WORKERS_MAX, WorkerSlot, slot_of};
 use tests::bpf;
 use tests::netns::Netns;
@@ -49,7 +49,7 @@ struct Bench {
 impl Bench {
     fn new(policy: SteeringPolicy) -> Self {
         let mut programs = bpf::programs();
-        programs.apply_steering(Steering { policy }, STUCK_AFTER).expect("a policy");
+        programs.steering.apply(Steering { policy }, STUCK_AFTER).expect("a policy");
         Self { namespace: Netns::new(), programs }
     }
 
@@ -61,8 +61,9 @@ impl Bench {
 
     /// What a worker publishes.
     fn publish(&self, slot: u32, value: WorkerSlot) {
-        let map = MapData::from_fd(self.programs.slots().try_clone_to_owned().expect("a descriptor"))
-            .expect("the slots");
+        let map =
+            MapData::from_fd(self.programs.steering.slots().try_clone_to_owned().expect("a descriptor"))
+                .expect("the slots");
         let mut slots = Array::try_from(Map::Array(map)).expect("an array of slots");
         slots.set(slot, value, 0).expect("a slot");
     }
@@ -89,7 +90,7 @@ impl Bench {
     }
 
     fn steered(&self) -> (BTreeMap<u32, u64>, BTreeMap<String, u64>) {
-        self.programs.steered().expect("counters")
+        self.programs.steering.steered().expect("counters")
     }
 }
 
@@ -261,7 +262,7 @@ fn a_socket_outlives_its_data_plane_and_moves_to_the_next() {
     assert!(before.1.values().all(|count| *count == 0), "{before:?}");
 
     // It dies: flows queue by the kernel's hash until the next one is live.
-    bench.programs.clear_slots(1).expect("cleared");
+    bench.programs.steering.clear_slots(1).expect("cleared");
     bench.flows(&sockets, 20);
     assert_eq!(bench.steered().1["no_live_worker"], 20);
 
@@ -281,7 +282,7 @@ fn a_socket_outlives_its_data_plane_and_moves_to_the_next() {
     let steered = bench.steered();
     assert_eq!(steered.0.range(..WORKERS_MAX).map(|(_, flows)| flows).sum::<u64>(), 40, "{steered:?}");
     // A late clean-up of the dead one does not touch its successor.
-    bench.programs.clear_slots(1).expect("cleared");
+    bench.programs.steering.clear_slots(1).expect("cleared");
     bench.flows(&sockets, 10);
     assert_eq!(bench.steered().1["no_live_worker"], 20);
     assert_eq!(bench.steered().1["select_failed"], 0);
@@ -316,12 +317,12 @@ fn two_generations_share_an_address_during_an_upgrade() {
     assert_eq!(flows[..2], [0, 0]);
     assert!(flows[2..].iter().all(|flows| *flows > 0), "{flows:?}");
 
-    assert_eq!(bench.programs.steered_listeners().collect::<Vec<_>>(), [(address, [3, 2])]);
-    bench.programs.unsteer(address, 1).expect("the old one leaves");
-    assert_eq!(bench.programs.steered_listeners().collect::<Vec<_>>(), [(address, [3, 0])]);
+    assert_eq!(bench.programs.steering.listeners().collect::<Vec<_>>(), [(address, [3, 2])]);
+    bench.programs.steering.unsteer(address, 1).expect("the old one leaves");
+    assert_eq!(bench.programs.steering.listeners().collect::<Vec<_>>(), [(address, [3, 0])]);
     bench.flows(&all, 20);
-    bench.programs.unsteer(address, 2).expect("the new one too");
-    assert_eq!(bench.programs.steered_listeners().count(), 0);
+    bench.programs.steering.unsteer(address, 2).expect("the new one too");
+    assert_eq!(bench.programs.steering.listeners().count(), 0);
     bench.flows(&all, 20);
     let (_, fallback) = bench.steered();
     assert_eq!(fallback["unknown_listener"], 20, "{fallback:?}");
@@ -348,7 +349,7 @@ fn queued_flows_migrate_to_a_live_worker() {
     drop(sockets.remove(0));
     let accepted = accept_all(&sockets[1]);
     assert_eq!((accept_all(&sockets[0]).len(), accepted.len()), (0, 25));
-    assert_eq!(bench.programs.migrated().expect("counters"), 25);
+    assert_eq!(bench.programs.steering.migrated().expect("counters"), 25);
     for mut stream in accepted {
         std::io::Write::write_all(&mut stream, b"!").expect("the flow lives");
     }
@@ -394,5 +395,5 @@ fn sockets_that_cannot_be_steered_say_why() {
     other.steer(sockets[0].local_addr().expect("an address"), 1, &borrowed).expect("steered");
     let error = bench.steer(1, &sockets).expect_err("held by another");
     assert!(error.contains("another"), "{error}");
-    assert_eq!(bench.programs.steered_listeners().count(), 0);
+    assert_eq!(bench.programs.steering.listeners().count(), 0);
 }

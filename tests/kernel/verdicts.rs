@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proxy::config::model;
 use proxy::kernel::Programs;
+use proxy::kernel::guard::Guard;
 use proxy_common::guard::Verdict;
 use tests::bpf::{self, DROP, PACKET_MIN, PASS, guard, test_run};
 use tests::skip::without_root;
@@ -25,14 +25,14 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(guard: &model::Guard, listeners: &[&str]) -> Self {
+    fn new(guard: &Guard, listeners: &[&str]) -> Self {
         let mut programs = bpf::programs();
         apply(&mut programs, guard, listeners);
-        let before = programs.verdicts().expect("counters");
+        let before = programs.guard.verdicts().expect("counters");
         Self { programs, before }
     }
 
-    fn apply(&mut self, guard: &model::Guard, listeners: &[&str]) {
+    fn apply(&mut self, guard: &Guard, listeners: &[&str]) {
         apply(&mut self.programs, guard, listeners);
     }
 
@@ -41,7 +41,7 @@ impl Bench {
         let program = self.programs.guard_fd().expect("the guard loads");
         let ran =
             test_run(program, packet, 1).unwrap_or_else(|error| panic!("{} bytes: {error}", packet.len()));
-        let now = self.programs.verdicts().expect("counters");
+        let now = self.programs.guard.verdicts().expect("counters");
         let changed: Vec<_> = Verdict::ALL
             .iter()
             .filter(|verdict| now[verdict.label()] != self.before[verdict.label()])
@@ -56,7 +56,7 @@ impl Bench {
     fn flood(&mut self, packet: &[u8], repeat: u32) -> BTreeMap<Verdict, u64> {
         let program = self.programs.guard_fd().expect("the guard loads");
         test_run(program, packet, repeat).expect("a run");
-        let now = self.programs.verdicts().expect("counters");
+        let now = self.programs.guard.verdicts().expect("counters");
         let counted = Verdict::ALL
             .iter()
             .map(|verdict| (*verdict, now[verdict.label()] - self.before[verdict.label()]));
@@ -72,7 +72,7 @@ impl Bench {
     }
 }
 
-fn apply(programs: &mut Programs, guard: &model::Guard, listeners: &[&str]) {
+fn apply(programs: &mut Programs, guard: &Guard, listeners: &[&str]) {
     let listeners: Vec<_> = listeners.iter().map(|address| address.parse().expect("an address")).collect();
     programs.apply_guard(guard, &listeners).expect("the guard is configured");
 }
@@ -226,7 +226,7 @@ fn every_truncation_passes_or_is_judged_as_the_whole() {
         return;
     }
     let mut open = Bench::new(&guard(), &[SERVER, SERVER6]);
-    let denying = model::Guard { deny: nets(&["0.0.0.0/0", "::/0"]), ..guard() };
+    let denying = Guard { deny: nets(&["0.0.0.0/0", "::/0"]), ..guard() };
     let mut denying = Bench::new(&denying, &[SERVER, SERVER6]);
     let mut cut = 0;
     for (name, frame, verdict) in shapes() {
@@ -271,7 +271,7 @@ fn nothing_is_judged_before_there_is_a_configuration() {
         return;
     }
     let mut programs = bpf::programs();
-    let before = programs.verdicts().expect("counters");
+    let before = programs.guard.verdicts().expect("counters");
     let mut bench = Bench { before, programs: std::mem::replace(&mut programs, bpf::programs()) };
     bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Unconfigured);
     bench.apply(&guard(), &[SERVER]);
@@ -310,7 +310,7 @@ fn lists_apply_to_every_segment_and_allow_beats_deny() {
     if without_root() {
         return;
     }
-    let lists = model::Guard {
+    let lists = Guard {
         allow: nets(&["198.51.100.7/32", "2001:db8:7::/64"]),
         deny: nets(&["198.51.100.0/24", "2001:db8::/32"]),
         ..guard()
@@ -330,7 +330,7 @@ fn lists_apply_to_every_segment_and_allow_beats_deny() {
     bench
         .expect(&Frame::syn("2001:db8:8::8", SERVER6).extension(44, &[0, 0, 0, 0, 0, 0, 9]), Verdict::Denied);
     // A list that is replaced is forgotten.
-    bench.apply(&model::Guard { deny: nets(&["203.0.113.0/24"]), ..guard() }, &[SERVER, SERVER6]);
+    bench.apply(&Guard { deny: nets(&["203.0.113.0/24"]), ..guard() }, &[SERVER, SERVER6]);
     bench.expect(&Frame::syn("198.51.100.8", SERVER), Verdict::Syn);
     bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Syn);
     bench.expect(&Frame::syn("203.0.113.1", SERVER), Verdict::Denied);
@@ -343,7 +343,7 @@ fn denying_all_of_ipv6_spares_ipv4() {
     if without_root() {
         return;
     }
-    let deny = |list: &[&str]| model::Guard { deny: nets(list), ..guard() };
+    let deny = |list: &[&str]| Guard { deny: nets(list), ..guard() };
     let mut bench = Bench::new(&deny(&["::/0"]), &["[::]:443"]);
     bench.expect(&Frame::syn(CLIENT6, SERVER6), Verdict::Denied);
     bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Syn);
@@ -359,22 +359,21 @@ fn dry_run_counts_and_passes() {
     if without_root() {
         return;
     }
-    let dry =
-        model::Guard { dry_run: true, deny: nets(&["198.51.100.0/24"]), syn_rate_per_ip: Some(1), ..guard() };
+    let dry = Guard { dry_run: true, deny: nets(&["198.51.100.0/24"]), syn_rate_per_ip: Some(1), ..guard() };
     let mut bench = Bench::new(&dry, &[SERVER]);
     let denied = Frame::syn(CLIENT, SERVER).bytes();
     assert_eq!(bench.judge(&denied), (PASS, Verdict::Denied));
     let other = Frame::syn("203.0.113.1", SERVER).bytes();
     assert_eq!(bench.judge(&other), (PASS, Verdict::Syn));
     assert_eq!(bench.judge(&other), (PASS, Verdict::SynRate));
-    bench.apply(&model::Guard { dry_run: false, ..dry }, &[SERVER]);
+    bench.apply(&Guard { dry_run: false, ..dry }, &[SERVER]);
     assert_eq!(bench.judge(&denied), (DROP, Verdict::Denied));
 }
 
 /// A rate so low that nothing is refilled while a test runs: a SYN in 1,000 seconds cannot be asked for, one
 /// in a second and a burst of many can.
-fn limited(rate: u32, burst: u32) -> model::Guard {
-    model::Guard { syn_rate_per_ip: Some(rate), syn_burst_per_ip: burst, ..guard() }
+fn limited(rate: u32, burst: u32) -> Guard {
+    Guard { syn_rate_per_ip: Some(rate), syn_burst_per_ip: burst, ..guard() }
 }
 
 #[test]
@@ -397,7 +396,7 @@ fn a_source_has_its_burst_and_no_other_pays_for_it() {
         }
     }
     // The allow list lifts the limit.
-    bench.apply(&model::Guard { allow: nets(&["198.51.100.7/32"]), ..limited(1, 500) }, &[SERVER]);
+    bench.apply(&Guard { allow: nets(&["198.51.100.7/32"]), ..limited(1, 500) }, &[SERVER]);
     assert_eq!(bench.flood(&flooder.bytes(), 1000), [(Verdict::Allowed, 1000)].into());
 }
 
@@ -472,7 +471,7 @@ fn many_flooders_leave_honest_sources_alone() {
             test_run(program, &packet, 1).expect("a run");
         }
     }
-    bench.before = bench.programs.verdicts().expect("counters");
+    bench.before = bench.programs.guard.verdicts().expect("counters");
     // 2,000 of 65,536 buckets of each row are empty: one source in a thousand meets two of them.
     let mut refused = 0;
     for honest in 0..1_000u32 {

@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use aya::maps::{Array, Map, MapData};
-use proxy::config::model;
 use proxy::kernel::Programs;
+use proxy::kernel::guard::{Guard, GuardMode, SynCookies};
 use proxy_common::sources::{self, Bucket};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
@@ -295,7 +295,7 @@ pub fn programs() -> Programs {
 }
 
 fn counts(programs: &Programs) -> Array<MapData, Bucket> {
-    let map = programs.counts().expect("the counts").try_clone_to_owned().expect("a descriptor");
+    let map = programs.counting.counts().try_clone_to_owned().expect("a descriptor");
     Array::try_from(Map::Array(MapData::from_fd(map).expect("the counts"))).expect("an array of buckets")
 }
 
@@ -317,10 +317,10 @@ pub fn counts_are_full(programs: &Programs) -> bool {
 }
 
 /// A guard that judges and limits nothing.
-pub fn guard() -> model::Guard {
-    model::Guard {
+pub fn guard() -> Guard {
+    Guard {
         interfaces: Vec::new(),
-        mode: model::GuardMode::Auto,
+        mode: GuardMode::Auto,
         dry_run: false,
         allow: Vec::new(),
         deny: Vec::new(),
@@ -328,6 +328,6 @@ pub fn guard() -> model::Guard {
         syn_burst_per_ip: 1,
         ban_for: std::time::Duration::from_secs(60),
         connections_per_ip: None,
-        syn_cookies: model::SynCookies::Off,
+        syn_cookies: SynCookies::Off,
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use benches::{Random, Spread};
 use ipnet::IpNet;
-use proxy::config::model::Guard;
 use proxy::control::{self, bans::BanSource};
 use proxy::kernel::Programs;
+use proxy::kernel::guard::Guard;
 use tests::bpf::{Spoofer, empty_program, guard, programs, test_run};
 
 const ROUNDS: usize = 11;
@@ -99,7 +99,7 @@ impl Guarded {
         let (now, day) = (control::now(), Duration::from_secs(86_400));
         for host in hosts {
             let source = BanSource::new(host.into()).expect("a source");
-            self.programs.ban(source, now + day, now).expect("banned");
+            self.programs.guard.ban(source, now + day, now).expect("banned");
         }
         self
     }
@@ -170,9 +170,9 @@ impl Case {
         if self.flooded {
             time(guarded.spoofer.as_fd(), &self.packet, FLOOD);
         }
-        let before = guarded.programs.verdicts().expect("counters");
+        let before = guarded.programs.guard.verdicts().expect("counters");
         let nanos = time(program.as_fd(), &self.packet, REPEAT);
-        let after = guarded.programs.verdicts().expect("counters");
+        let after = guarded.programs.guard.verdicts().expect("counters");
         let counted: u64 = self.verdicts.iter().map(|label| after[*label] - before[*label]).sum();
         // One address in sixty is on the mixed list, and a flooded bucket has a SYN again after a second.
         assert!(

@@ -21,8 +21,9 @@ use crate::control::shared::CountersMemory;
 use crate::control::status::{GuardStatus, SteeringStatus};
 use crate::control::{now, sealed};
 use crate::error::CloseReason;
-use crate::kernel::pins::{PinError, Pins};
-use crate::kernel::{KernelError, Programs, Sysctls, XdpMode};
+use crate::kernel::guard::pins::{PinError, Pins};
+use crate::kernel::guard::{GuardProgram, XdpMode};
+use crate::kernel::{KernelError, Programs, Sysctls};
 use crate::listen::sockets::{self, BindError, Bound};
 use crate::supervisor::key_log::KeyLog;
 use crate::supervisor::leftovers;
@@ -213,13 +214,13 @@ impl Estate {
             ));
         }
         self.guard(&mut programs)?;
-        programs.keep_pins();
+        programs.guard.keep_pins();
         self.programs = Some(programs);
         Ok(())
     }
 
     fn steer(&self, programs: &mut Programs) -> Result<(), KernelError> {
-        programs.apply_steering(self.config.steering, self.config.workers.stuck_after)?;
+        programs.steering.apply(self.config.steering, self.config.workers.stuck_after)?;
         for bound in &self.bound {
             let sockets: Vec<BorrowedFd<'_>> = bound.sockets.iter().map(AsFd::as_fd).collect();
             programs.steer(bound.address, SLOT_GENERATION, &sockets)?;
@@ -270,7 +271,7 @@ impl Estate {
     fn limits_at_accept(&self) -> bool {
         self.programs
             .as_ref()
-            .is_none_or(|programs| !programs.counts_connections() || programs.attached().next().is_none())
+            .is_none_or(|programs| !programs.counting.is_counting() || !programs.guard.is_attached())
     }
 
     /// This configuration is in force from now on: every data plane that starts gets it. It has the listeners
@@ -293,8 +294,7 @@ impl Estate {
     /// Tells the program, where it is there, what of the guard has changed: its list of the denied.
     fn follow_guard(&mut self) {
         let addresses: Vec<SocketAddr> = self.addresses().collect();
-        let Some(programs) = self.programs.as_mut().filter(|programs| programs.attached().next().is_some())
-        else {
+        let Some(programs) = self.programs.as_mut().filter(|programs| programs.guard.is_attached()) else {
             return;
         };
         if let Err(error) = programs.apply_guard(&self.config.guard, &addresses) {
@@ -375,7 +375,7 @@ impl Estate {
             Item::Admin => self.admin.as_ref().map(|(_, fd)| fd.as_fd()),
             Item::Counters => Some(self.counters.fd()),
             Item::TicketKeys => Some(self.ticket_keys.fd()),
-            Item::Slots => self.programs.as_ref().map(Programs::slots),
+            Item::Slots => self.programs.as_ref().map(|programs| programs.steering.slots()),
             Item::AccessLog => self.access_log.as_ref().map(AsFd::as_fd),
             Item::KeyLog => self.key_log.as_ref().map(KeyLog::fd),
         }
@@ -385,7 +385,7 @@ impl Estate {
     ///
     /// # Errors
     /// When nothing judges packets, and why.
-    pub fn guard_mut(&mut self) -> Result<&mut Programs, String> {
+    pub fn guard_mut(&mut self) -> Result<&mut GuardProgram, String> {
         if self.config.guard.interfaces.is_empty() {
             return Err(
                 "no interface is guarded (guard.interfaces is empty), so no packet would be dropped; name \
@@ -401,8 +401,9 @@ impl Estate {
             .cloned()
             .collect::<Vec<_>>()
             .join("; ");
-        let programs = self.programs.as_mut().filter(|programs| programs.attached().next().is_some());
-        programs.ok_or_else(|| format!("no XDP program is attached, so no packet would be dropped: {lacks}"))
+        let guard = self.programs.as_mut().map(|programs| &mut programs.guard);
+        let attached = guard.filter(|guard| guard.is_attached());
+        attached.ok_or_else(|| format!("no XDP program is attached, so no packet would be dropped: {lacks}"))
     }
 
     /// Every bound address.
@@ -413,15 +414,15 @@ impl Estate {
     /// When `sweep` has something to do.
     #[must_use]
     pub fn next_sweep(&self) -> Option<Time> {
-        self.programs.as_ref().and_then(Programs::next_ban_sweep)
+        self.programs.as_ref().and_then(|programs| programs.guard.next_ban_sweep())
     }
 
     /// Forgets what is over.
     pub fn sweep(&mut self, now: Time) {
         if let Some(programs) = &mut self.programs
-            && programs.next_ban_sweep().is_some_and(|due| due <= now)
+            && programs.guard.next_ban_sweep().is_some_and(|due| due <= now)
         {
-            match programs.sweep_bans(now) {
+            match programs.guard.sweep_bans(now) {
                 Ok(0) => {}
                 Ok(count) => info!(count, "bans are over"),
                 Err(error) => warn!("bans that are over stay in the table: {error}"),
@@ -447,7 +448,7 @@ impl Estate {
     /// A data plane is dead: nothing it published may steer or be shown any more.
     pub fn clear(&mut self) {
         if let Some(programs) = &mut self.programs
-            && let Err(error) = programs.clear_slots(SLOT_GENERATION)
+            && let Err(error) = programs.steering.clear_slots(SLOT_GENERATION)
         {
             warn!("steering slots of the dead data plane stay: {error}");
         }
@@ -489,9 +490,9 @@ impl Estate {
     /// The guard, for the status.
     #[must_use]
     pub fn guard_status(&self) -> GuardStatus {
-        let guarding = self.programs.as_ref().filter(|programs| programs.attached().next().is_some());
+        let guarding = self.programs.as_ref().filter(|programs| programs.guard.is_attached());
         let status = guarding.and_then(|programs| {
-            programs.guard_status().inspect_err(|error| warn!("guard status: {error}")).ok()
+            programs.guard_status(now()).inspect_err(|error| warn!("guard status: {error}")).ok()
         });
         status.unwrap_or_default()
     }
@@ -501,7 +502,7 @@ impl Estate {
     pub fn steering_status(&self) -> SteeringStatus {
         let programs = self.programs.as_ref();
         let status = programs.and_then(|programs| {
-            programs.steering_status().inspect_err(|error| warn!("steering status: {error}")).ok()
+            programs.steering.status().inspect_err(|error| warn!("steering status: {error}")).ok()
         });
         let Some(mut status) = status else {
             return SteeringStatus { policy: "kernel-hash".into(), ..SteeringStatus::default() };
@@ -556,7 +557,7 @@ fn programs_with_pins(
         }
     };
     let loaded = Programs::load_pinned(pins, now());
-    Ok(loaded.and_then(|mut programs| programs.detach_others(interfaces).map(|()| programs)))
+    Ok(loaded.and_then(|mut programs| programs.guard.detach_others(interfaces).map(|()| programs)))
 }
 
 /// The kernel's settings first, then the program that relies on them.
@@ -565,7 +566,7 @@ fn use_cookies(config: &Config, programs: &mut Programs, sysctls: &mut Sysctls, 
     if guard.interfaces.is_empty() {
         return;
     }
-    match programs.use_cookies(guard.syn_cookies, sysctls) {
+    match programs.guard.use_cookies(guard.syn_cookies, sysctls) {
         Ok(lacks) => degraded.extend(lacks.into_iter().map(|lack| format!("guard.syn_cookies: {lack}"))),
         Err(error) => degraded.push(format!(
             "guard.syn_cookies: SYNs are not answered before the kernel handles them ({error})"

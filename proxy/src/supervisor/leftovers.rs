@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::run_dir::{self, RunDirError};
 use crate::control::now;
-use crate::kernel::pins::{Pinned, Pins};
-use crate::kernel::{self, Holder};
+use crate::kernel::Holder;
+use crate::kernel::guard;
+use crate::kernel::guard::pins::{Pinned, Pins};
 
 /// What is left of the instance of this run_dir; `None` without anything, or while it runs.
 #[must_use]
@@ -73,7 +74,7 @@ pub fn remove(run_dir: &Path) -> Option<Result<String, String>> {
 /// run_dir itself.
 #[must_use]
 pub fn holder_of(interface: &str, run_dir: &Path) -> Option<String> {
-    match kernel::holder(interface)? {
+    match guard::holder(interface)? {
         Holder::Instance { run_dir: holder, .. } if holder == run_dir => None,
         holder => Some(explain(interface, &holder)),
     }
@@ -98,7 +99,7 @@ pub fn explain(interface: &str, holder: &Holder) -> String {
                 run_dir.display()
             ),
         },
-        Holder::Program { .. } => format!(
+        Holder::Unpinned { .. } | Holder::Program { .. } => format!(
             "XDP on {interface}: {holder} is attached; one XDP program per interface: detach it (`ip link \
              set dev {interface} xdp off`, \
              or end what attached it) {or}"

@@ -1,5 +1,419 @@
-//! The guard: the XDP program that judges packets before the kernel allocates anything for them.
+//! The guard: the XDP program `sluice_guard`, which judges packets before the kernel allocates anything for them
+//! (proxy-ebpf/src/guard.rs), and its maps `GUARD_CONFIG`, `GUARD_PORTS`, `GUARD_LISTENERS`, `GUARD_ALLOW`,
+//! `GUARD_DENY`, `GUARD_FILTER`, `GUARD_BANS`, `GUARD_VERDICTS` and `COOKIE_CONFIG`. `GUARD_SYN_BUCKETS` and
+//! `COOKIE_HEADERS` are the program's alone.
+//!
+//! | file | |
+//! |---|---|
+//! | `settings` | the guard in a configuration |
+//! | `interfaces`, `occupied`, `pins` | where the program is attached, and what of it outlives this process |
+//! | `listeners` | the addresses whose packets are judged |
+//! | `lists`, `bans` | sources that are let through or dropped whatever they send |
+//! | `filter`, `prefilter` | the bitmap that spares most sources these look-ups |
+//! | `cookies` | answers to SYNs under attack |
+//!
+//! A change is written in an order in which every state between is the old policy, the new one, or the stricter
+//! of both for a source that is on neither list: additions, then the configuration, then removals. The
+//! prefilter's bits are set before the additions and cleared after the removals.
 
+mod bans;
+mod cookies;
+mod filter;
+mod interfaces;
+mod listeners;
+mod lists;
+mod occupied;
+pub mod pins;
+mod prefilter;
 mod settings;
 
-pub use settings::{BAN_FOR, Guard, GuardMode, SynCookies};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use proxy_common::guard::{
+    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig,
+    SYN_ROWS, Verdict,
+};
+
+use self::bans::Bans;
+use self::cookies::Cookies;
+use self::filter::Filter;
+use self::interfaces::Interfaces;
+use self::listeners::{ListenerPlan, Listeners, Mains};
+use self::lists::{List, prefixes};
+use self::pins::{PinError, Pins};
+use self::prefilter::Prefilter;
+use super::counting::CountingProgram;
+use super::error::KernelError;
+use super::maps::{Counters, Single, random_seeds};
+use super::object::Object;
+use super::sysctl::Sysctls;
+use crate::control::bans::BanSource;
+use crate::control::status::GuardStatus;
+use crate::time::Time;
+
+pub use self::interfaces::holder;
+pub use self::occupied::XdpMode;
+pub use self::settings::{BAN_FOR, Guard, GuardMode, SynCookies};
+
+const CONFIG: &str = "GUARD_CONFIG";
+const ALLOW: &str = "GUARD_ALLOW";
+const DENY: &str = "GUARD_DENY";
+const VERDICTS: &str = "GUARD_VERDICTS";
+
+/// The program and its maps. See the module.
+pub struct GuardProgram {
+    config: Single<GuardConfig>,
+    listeners: Listeners,
+    allow: List,
+    deny: List,
+    bans: Bans,
+    prefilter: Prefilter,
+    /// The prefilter's bits that the lists need.
+    listed: Filter,
+    /// The prefilter may still have bits of bans that are gone.
+    has_stale_bits: bool,
+    cookies: Cookies,
+    verdicts: Counters,
+    interfaces: Interfaces,
+    /// They choose the SYN buckets and the prefilter's bits of a source, for as long as the maps live.
+    seeds: [u64; SYN_ROWS as usize],
+}
+
+impl GuardProgram {
+    pub(super) fn new(object: &mut Object) -> Result<Self, KernelError> {
+        Ok(Self {
+            config: Single::take(object, CONFIG)?,
+            listeners: Listeners::take(object)?,
+            allow: List::take(object, ALLOW)?,
+            deny: List::take(object, DENY)?,
+            bans: Bans::take(object)?,
+            prefilter: Prefilter::take(object)?,
+            listed: Filter::default(),
+            has_stale_bits: false,
+            cookies: Cookies::take(object)?,
+            verdicts: Counters::take(object, VERDICTS)?,
+            interfaces: Interfaces::default(),
+            seeds: random_seeds(),
+        })
+    }
+
+    /// Learns what adopted maps hold: their seeds choose buckets and bits, so they stay as long as the maps
+    /// do.
+    pub(super) fn adopt(&mut self) -> Result<(), KernelError> {
+        let config = self.config.read()?;
+        if config.configured != 0 {
+            self.seeds = config.seeds;
+        }
+        self.prefilter.adopt(config.classes)?;
+        self.listed = self.prefilter.present().clone();
+        self.bans.adopt()
+    }
+
+    /// Writes allow, deny, rates, `dry_run` and the addresses whose packets are judged. `counting` takes the
+    /// limit of connections at its place in the order.
+    pub(super) fn apply(
+        &mut self,
+        guard: &Guard,
+        listeners: &[SocketAddr],
+        counting: &mut CountingProgram,
+    ) -> Result<(), KernelError> {
+        let allow = prefixes(&guard.allow);
+        let deny = prefixes(&guard.deny);
+        let plan = ListenerPlan::new(listeners);
+        self.allow.check_room(&allow)?;
+        self.deny.check_room(&deny)?;
+        Listeners::check_room(&plan)?;
+        // Only what lists a source needs bits: an exemption is looked up where a shorter prefix has some.
+        let listed = allow.iter().chain(&deny).filter(|(_, value)| **value != 0).map(|(key, _)| *key);
+        let listed = Filter::new(self.multiplier(), listed);
+        let filter = listed.clone().union(&self.bans.filter(self.multiplier()));
+        // Until the end, and should something fail on the way, the bits of both stay.
+        self.listed = std::mem::take(&mut self.listed).union(&listed);
+
+        // Bits before prefixes: the program must look up whatever a trie holds.
+        let both = self.prefilter.present().clone().union(&filter);
+        self.prefilter.write(&both)?;
+        let present = self.config.read()?;
+        self.config.write(GuardConfig { classes: both.classes, ..present })?;
+        let stale_allow = self.allow.add(&allow)?;
+        let stale_deny = self.deny.add(&deny)?;
+
+        counting.set_limit(guard.connections_per_ip)?;
+        // A main address that changes is looked up while it does.
+        let mains = plan.mains();
+        let kept = mains.common(Mains::of(&present));
+        let stale_listeners = self.listeners.add(&plan)?;
+        self.listeners.write_ports(&plan, kept)?;
+        let mut config = config(guard, self.seeds, mains, both.classes);
+        config.flags |= self.bans_flag() | self.cookies.flag(guard.syn_cookies);
+        self.config.write(config)?;
+        if kept != mains {
+            self.listeners.write_ports(&plan, mains)?;
+        }
+
+        self.listeners.remove(&stale_listeners)?;
+        self.allow.remove(&stale_allow)?;
+        self.deny.remove(&stale_deny)?;
+        self.config.write(GuardConfig { classes: filter.classes, ..config })?;
+        self.prefilter.write(&filter)?;
+        self.listed = listed;
+        Ok(())
+    }
+
+    /// Lets SYNs be answered with cookies from the next change on; returns what is lost under attack for want
+    /// of a setting.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn use_cookies(
+        &mut self,
+        mode: SynCookies,
+        sysctls: &mut Sysctls,
+    ) -> Result<Vec<String>, KernelError> {
+        self.cookies.prepare(mode, sysctls)
+    }
+
+    /// Bans a source until `end`, however long it was banned before; returns the end of the ban that this one
+    /// replaces.
+    ///
+    /// # Errors
+    /// `BansFull` when there are as many as can be and none of them is over; every other ban stays as it was.
+    pub fn ban(&mut self, source: BanSource, end: Time, now: Time) -> Result<Option<Time>, KernelError> {
+        if !self.bans.has_room_for(source) {
+            self.sweep_bans(now)?;
+            if !self.bans.has_room_for(source) {
+                return Err(KernelError::BansFull);
+            }
+        }
+        let bits = bans::filter_of(source, self.multiplier());
+        // Should the table refuse it, the next sweep takes the bits back.
+        let had_stale_bits = std::mem::replace(&mut self.has_stale_bits, true);
+        self.prefilter.add(&bits)?;
+        let config = self.config.read()?;
+        let wanted = GuardConfig {
+            flags: config.flags | GUARD_BANS,
+            classes: config.classes | bits.classes,
+            ..config
+        };
+        if config != wanted {
+            self.config.write(wanted)?;
+        }
+        let before = self.bans.insert(source, end)?;
+        self.has_stale_bits = had_stale_bits;
+        Ok(before.filter(|before| *before > now))
+    }
+
+    /// Enters bans that other maps held; returns how many hold.
+    pub(super) fn enter_bans(&mut self, bans: &[(BanSource, Time)], now: Time) -> Result<usize, KernelError> {
+        for (source, end) in bans.iter().filter(|(_, end)| *end > now) {
+            self.ban(*source, *end, now)?;
+        }
+        Ok(self.bans(now).count())
+    }
+
+    /// Lifts a ban; returns when it would have ended. `None` without one.
+    ///
+    /// # Errors
+    /// When the table cannot be written; the ban holds then.
+    pub fn unban(&mut self, source: BanSource, now: Time) -> Result<Option<Time>, KernelError> {
+        let end = self.bans.remove(source)?;
+        self.has_stale_bits |= end.is_some();
+        Ok(end.filter(|end| *end > now))
+    }
+
+    /// Takes out the bans that are over, and the bits that nothing needs any more. The program itself looks
+    /// at the time, so this frees room and spares look-ups, no more. Returns how many ended.
+    ///
+    /// Bits are shared by sources, so clearing some means making the bitmap anew: once for all bans that ended.
+    ///
+    /// # Errors
+    /// When a map cannot be written; what was not swept is swept next time.
+    pub fn sweep_bans(&mut self, now: Time) -> Result<usize, KernelError> {
+        let over: Vec<BanSource> = self.bans.over(now).collect();
+        for source in &over {
+            self.bans.remove(*source)?;
+            self.has_stale_bits = true;
+        }
+        if self.has_stale_bits {
+            let filter = self.listed.clone().union(&self.bans.filter(self.multiplier()));
+            let config = self.config.read()?;
+            let flags = config.flags & !GUARD_BANS | self.bans_flag();
+            self.config.write(GuardConfig { flags, classes: filter.classes, ..config })?;
+            self.prefilter.write(&filter)?;
+            self.has_stale_bits = false;
+        }
+        Ok(over.len())
+    }
+
+    /// When there is something to sweep: the first end, or at once when bits are left over.
+    #[must_use]
+    pub fn next_ban_sweep(&self) -> Option<Time> {
+        if self.has_stale_bits { Some(Time::from_nanos(0)) } else { self.bans.next_end() }
+    }
+
+    /// The bans that hold, by source, with their ends.
+    pub fn bans(&self, now: Time) -> impl Iterator<Item = (BanSource, Time)> {
+        self.bans.iter().filter(move |(_, end)| *end > now)
+    }
+
+    /// Attaches the program to one interface; with `Auto` driver mode is tried first, then generic. Where an
+    /// earlier run of this instance left it pinned, its program is replaced in one step: no packet goes
+    /// unjudged.
+    ///
+    /// Until the first `apply` every packet passes, and is counted as `unconfigured`.
+    pub(super) fn attach(
+        &mut self,
+        object: &mut Object,
+        interface: &str,
+        mode: GuardMode,
+    ) -> Result<XdpMode, KernelError> {
+        self.interfaces.attach(object, interface, mode)
+    }
+
+    /// The program's descriptor, loaded if need be.
+    pub(super) fn fd<'a>(&self, object: &'a mut Object) -> Result<BorrowedFd<'a>, KernelError> {
+        interfaces::program_fd(object)
+    }
+
+    /// Detaches the program from one interface; nothing happens when it was not attached.
+    ///
+    /// # Errors
+    /// Why it stays.
+    pub fn detach(&mut self, interface: &str) -> Result<(), KernelError> {
+        self.interfaces.detach(interface)
+    }
+
+    /// Detaches the program from every interface that an earlier run guarded and this one shall not.
+    ///
+    /// # Errors
+    /// Why one stays.
+    pub fn detach_others(&mut self, interfaces: &[String]) -> Result<(), KernelError> {
+        self.interfaces.detach_others(interfaces)
+    }
+
+    /// The interfaces that the program is attached to.
+    pub fn attached(&self) -> impl Iterator<Item = (&str, XdpMode)> {
+        self.interfaces.attached()
+    }
+
+    /// Whether the program judges the packets of some interface.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.attached().next().is_some()
+    }
+
+    /// Links are pinned here from now on.
+    pub(super) fn pin_to(&mut self, pins: Pins) {
+        self.interfaces.pin_to(pins);
+    }
+
+    /// From now on pins outlive us, unless `release` removes them.
+    pub fn keep_pins(&mut self) {
+        self.interfaces.keep_pins();
+    }
+
+    /// Detaches the program everywhere and removes every pin.
+    pub(super) fn release(self) -> Result<(), PinError> {
+        self.interfaces.release()
+    }
+
+    /// Packets by verdict reason label, summed over CPUs. Every reason is there, also those at 0.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn verdicts(&self) -> Result<BTreeMap<String, u64>, KernelError> {
+        let sums = self.verdicts.sums()?;
+        Ok(Verdict::ALL.iter().zip(sums).map(|(verdict, sum)| (verdict.label().to_owned(), sum)).collect())
+    }
+
+    /// Everything about the guard but the connections that are counted, read from the kernel.
+    pub(super) fn status(&self, now: Time) -> Result<GuardStatus, KernelError> {
+        let attached =
+            self.attached().map(|(interface, mode)| (interface.to_owned(), mode.label().to_owned()));
+        Ok(GuardStatus {
+            interfaces: attached.collect(),
+            dry_run: self.config.read()?.flags & GUARD_DRY_RUN != 0,
+            verdicts: self.verdicts()?,
+            bans: self.bans(now).count() as u64,
+            ..GuardStatus::default()
+        })
+    }
+
+    /// Of `GuardConfig::flags`.
+    fn bans_flag(&self) -> u32 {
+        if self.bans.is_empty() { 0 } else { GUARD_BANS }
+    }
+
+    /// The seed that spreads the prefilter's hashed bits.
+    fn multiplier(&self) -> u64 {
+        let [multiplier, _] = self.seeds;
+        multiplier
+    }
+}
+
+/// What the program reads, but the flags of bans and cookies.
+fn config(guard: &Guard, seeds: [u64; 2], mains: Mains, classes: u32) -> GuardConfig {
+    let mut flags = 0;
+    for (flag, set) in [
+        (GUARD_DRY_RUN, guard.dry_run),
+        (GUARD_ALLOW, !guard.allow.is_empty()),
+        (GUARD_DENY, !guard.deny.is_empty()),
+        (GUARD_SYN_RATE, guard.syn_rate_per_ip.is_some()),
+        (GUARD_CONNECTIONS, guard.connections_per_ip.is_some()),
+    ] {
+        if set {
+            flags |= flag;
+        }
+    }
+    let [main_v4, main_v6] = mains.words();
+    let cost = 1_000_000_000 / u64::from(guard.syn_rate_per_ip.unwrap_or(1).clamp(1, 1_000_000_000));
+    GuardConfig {
+        flags,
+        configured: 1,
+        syn_cost_nanos: cost,
+        syn_depth_nanos: cost * u64::from(guard.syn_burst_per_ip.max(1)),
+        seeds,
+        main_v4,
+        main_v6,
+        classes,
+        reserved: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_the_burst() {
+        let guard = |rate, burst| Guard {
+            interfaces: Vec::new(),
+            mode: GuardMode::Auto,
+            dry_run: false,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            syn_rate_per_ip: rate,
+            syn_burst_per_ip: burst,
+            ban_for: Duration::from_secs(60),
+            connections_per_ip: None,
+            syn_cookies: SynCookies::Off,
+        };
+        let guard_config = |guard: &Guard| config(guard, [0; 2], Mains::NONE, 0);
+        let config = guard_config(&guard(Some(1000), 2000));
+        assert_eq!(
+            (config.flags, config.syn_cost_nanos, config.syn_depth_nanos),
+            (GUARD_SYN_RATE, 1_000_000, 2_000_000_000)
+        );
+        assert_eq!(guard_config(&guard(None, 2000)).flags, 0);
+        // The extremes neither divide by zero nor overflow.
+        assert_eq!(
+            guard_config(&guard(Some(1), u32::MAX)).syn_depth_nanos,
+            u64::from(u32::MAX) * 1_000_000_000
+        );
+        assert_eq!(guard_config(&guard(Some(u32::MAX), 0)).syn_depth_nanos, 1);
+    }
+}

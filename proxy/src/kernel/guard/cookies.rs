@@ -1,13 +1,14 @@
 //! The user side of SYN cookies: the settings of this network namespace that they need, and what the guard's
 //! program is told of the others (`proxy-ebpf/src/cookie.rs`).
 
-use aya::maps::Array;
 use proxy_common::cookie::{COOKIE_SACK, COOKIE_TIMESTAMPS, COOKIE_WINDOW_SCALE, CookieConfig};
+use proxy_common::guard::GUARD_COOKIES;
 
-use super::KernelError;
-use super::guard::SynCookies;
-use super::loader::Programs;
-use super::sysctl::Sysctls;
+use super::settings::SynCookies;
+use crate::kernel::error::KernelError;
+use crate::kernel::maps::Single;
+use crate::kernel::object::Object;
+use crate::kernel::sysctl::Sysctls;
 
 const CONFIG: &str = "COOKIE_CONFIG";
 /// net.core.rmem_max where it cannot be read: the kernel's default.
@@ -15,13 +16,25 @@ const RMEM_MAX: u64 = 212_992;
 /// What the kernel advertises first at most: 44 segments of Ethernet.
 const WINDOW_MAX: u64 = 64_240;
 
-impl Programs {
-    /// Lets SYNs be answered with cookies from the next `apply_guard` on; returns what is lost under attack
-    /// for want of a setting.
-    ///
-    /// # Errors
-    /// Why there are none.
-    pub fn use_cookies(
+/// The map that tells the program how to answer.
+pub(super) struct Cookies {
+    config: Single<CookieConfig>,
+    /// The settings allow that SYNs are answered with cookies.
+    are_possible: bool,
+}
+
+impl Cookies {
+    pub(super) fn take(object: &mut Object) -> Result<Self, KernelError> {
+        Ok(Self { config: Single::take(object, CONFIG)?, are_possible: false })
+    }
+
+    /// Of `GuardConfig::flags`.
+    pub(super) fn flag(&self, mode: SynCookies) -> u32 {
+        if self.are_possible && mode != SynCookies::Off { GUARD_COOKIES } else { 0 }
+    }
+
+    /// Changes the settings that cookies need; returns what is lost under attack for want of a setting.
+    pub(super) fn prepare(
         &mut self,
         mode: SynCookies,
         sysctls: &mut Sysctls,
@@ -54,9 +67,8 @@ impl Programs {
             Ok(()) => config.flags |= COOKIE_TIMESTAMPS,
             Err(error) => lacks.push(format!("window scale and SACK of connections with a cookie ({error})")),
         }
-        let mut map = self.map_mut::<Array<_, CookieConfig>>(CONFIG)?;
-        map.set(0, config, 0).map_err(|error| KernelError::map(CONFIG, error))?;
-        self.cookies = true;
+        self.config.write(config)?;
+        self.are_possible = true;
         Ok(lacks)
     }
 }

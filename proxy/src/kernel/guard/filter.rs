@@ -1,4 +1,4 @@
-//! The user side of the guard's prefilter (`proxy_common::filter`): which bits a set of prefixes needs.
+//! Which bits a set of prefixes needs in the guard's prefilter (`proxy_common::filter`).
 //!
 //! A bitmap is made anew from the whole lists, so that removing a prefix needs no counts. The map gets the
 //! union of the present and the next bitmap before the tries change, and the next one alone afterwards: at no
@@ -198,8 +198,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernel::mapped;
-    use crate::kernel::policy::prefixes;
+    use crate::kernel::address::mapped;
+    use crate::kernel::guard::lists::prefixes;
 
     const MULTIPLIER: u64 = 0x5851_f42d_4c95_7f2d;
 

@@ -15,15 +15,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
-use aya::Ebpf;
-use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::maps::{MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use nix::mount::{MsFlags, mount};
 use proxy_common::guard;
 
-use super::bans::BANS;
-use super::{KernelError, chain};
+use super::bans::{self, BANS};
 use crate::control::bans::BanSource;
+use crate::kernel::error::{KernelError, chain};
+use crate::kernel::object::Object;
 use crate::time::Time;
 
 /// Where bpffs is by convention, and mounted when it is nowhere.
@@ -93,7 +93,7 @@ pub struct Pinned {
 
 /// What becomes of maps that were pinned before.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(in crate::kernel) enum Found {
     /// None were there.
     Nothing,
     /// They fit: use them.
@@ -147,7 +147,7 @@ impl Pins {
     #[must_use]
     pub fn pinned(&self, now: Time) -> Pinned {
         let mut found = described(&self.folder);
-        let bans = MapData::from_pin(self.folder.join(BANS)).ok().and_then(|map| read_bans(map).ok());
+        let bans = self.bans();
         found.bans = bans.map(|bans| bans.iter().filter(|(_, end)| *end > now).count());
         found
     }
@@ -201,11 +201,11 @@ impl Pins {
     }
 
     /// Puts the new object's maps beside those that are there, and tells which of them to use.
-    pub(super) fn compare(&self, ebpf: &Ebpf) -> Result<Found, KernelError> {
+    pub(in crate::kernel) fn compare(&self, object: &Object) -> Result<Found, KernelError> {
         let pinned: BTreeSet<String> =
             names(&self.folder).into_iter().filter(|name| name.starts_with(MAPS)).collect();
         let mut misfits = Vec::new();
-        for (name, map) in ebpf.maps().filter(|(name, _)| name.starts_with(MAPS)) {
+        for (name, map) in object.maps().filter(|(name, _)| name.starts_with(MAPS)) {
             let next = self.folder.join(format!("{NEXT}{name}"));
             // One that a start left which did not get far.
             self.unpin(&next)?;
@@ -227,13 +227,17 @@ impl Pins {
         if misfits.is_empty() {
             return Ok(Found::Fitting);
         }
-        let bans = MapData::from_pin(self.folder.join(BANS)).ok().and_then(|map| read_bans(map).ok());
-        Ok(Found::Older { reason: misfits.join(", "), bans })
+        Ok(Found::Older { reason: misfits.join(", "), bans: self.bans() })
+    }
+
+    /// The bans in the table that is pinned, where they can be read.
+    fn bans(&self) -> Option<Vec<(BanSource, Time)>> {
+        bans::read_from(MapData::from_pin(self.folder.join(BANS)).ok()?).ok()
     }
 
     /// The new maps take the place of those that were pinned. The program that runs keeps its own until it is
     /// replaced.
-    pub(super) fn take_next(&self) -> Result<(), KernelError> {
+    pub(in crate::kernel) fn take_next(&self) -> Result<(), KernelError> {
         let failed = |what: &str, error: io::Error| KernelError::Pin(format!("{what}: {error}"));
         // Without a layout no start takes over what a start that ends half-way leaves.
         let layout = self.folder.join(LAYOUT);
@@ -249,7 +253,7 @@ impl Pins {
     }
 
     /// The maps that were pinned stay; the new ones go.
-    pub(super) fn drop_next(&self) -> Result<(), KernelError> {
+    pub(in crate::kernel) fn drop_next(&self) -> Result<(), KernelError> {
         names(&self.folder)
             .iter()
             .filter(|name| name.starts_with(NEXT))
@@ -257,7 +261,7 @@ impl Pins {
     }
 
     /// Name and path of every map that is pinned.
-    pub(super) fn maps(&self) -> Vec<(String, PathBuf)> {
+    pub(in crate::kernel) fn maps(&self) -> Vec<(String, PathBuf)> {
         let maps = names(&self.folder).into_iter().filter(|name| name.starts_with(MAPS));
         maps.map(|name| (name.clone(), self.folder.join(name))).collect()
     }
@@ -385,15 +389,6 @@ fn difference(pinned: &Path, next: &Path) -> Option<String> {
     ];
     let (what, old, new) = fields.into_iter().find(|(_, old, new)| old != new)?;
     Some(format!("has {what} {old} instead of {new}"))
-}
-
-fn read_bans(map: MapData) -> Result<Vec<(BanSource, Time)>, KernelError> {
-    let failed = |error| KernelError::map(BANS, error);
-    let table: HashMap<MapData, u64, u64> =
-        Map::from_map_data(map).and_then(HashMap::try_from).map_err(failed)?;
-    let read =
-        table.iter().map(|entry| entry.map(|(key, end)| (BanSource::of_key(key), Time::from_nanos(end))));
-    read.collect::<Result<_, _>>().map_err(failed)
 }
 
 #[cfg(test)]

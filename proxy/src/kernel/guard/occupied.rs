@@ -9,8 +9,6 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::XdpMode;
-
 /// NLMSG_ERROR, RTM_GETLINK, NLM_F_REQUEST.
 const ERROR: u16 = 2;
 const GET_LINK: u16 = 18;
@@ -24,6 +22,26 @@ const DRIVER: u8 = 1;
 const GENERIC: u8 = 2;
 /// nlmsghdr and ifinfomsg.
 const HEADERS: usize = 16 + 16;
+
+/// How an XDP program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver.
+    Driver,
+    /// In the generic hook (after the kernel allocated the packet).
+    Generic,
+}
+
+impl XdpMode {
+    /// As `guard.mode` and `/status` spell it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Driver => "driver",
+            Self::Generic => "generic",
+        }
+    }
+}
 
 /// The program on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,31 +1,42 @@
 //! Which addresses are ours, in the form the guard looks up: a state for each port and family, the exact
-//! addresses, and the two that need no look-up.
+//! addresses, and the two that need no look-up. `ListenerPlan` computes them, `Listeners` writes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use aya::maps::{Array, HashMap, MapData};
 use proxy_common::ListenerKey;
-use proxy_common::guard::{PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN, PORT_WORDS, port_place};
+use proxy_common::guard::{
+    GuardConfig, LISTENERS_MAX, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN, PORT_WORDS, port_place,
+};
 
-use super::listener_key;
+use crate::kernel::address::listener_key;
+use crate::kernel::error::KernelError;
+use crate::kernel::object::Object;
+
+const PORTS: &str = "GUARD_PORTS";
+const LISTENERS: &str = "GUARD_LISTENERS";
 
 /// The address of each family that `PORT_MAIN` stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mains {
-    pub(super) v4: Ipv4Addr,
-    pub(super) v6: Ipv6Addr,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
 }
 
 impl Mains {
     /// None: no packet goes to an unspecified address.
     pub(super) const NONE: Self = Self { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED };
 
-    /// From the configuration's words.
-    pub(super) fn new(v4: [u64; 2], v6: [u64; 2]) -> Self {
+    /// Those that the program knows with this configuration; none before the first one.
+    pub(super) fn of(config: &GuardConfig) -> Self {
         let address = |[high, low]: [u64; 2]| {
             Ipv6Addr::from_bits(u128::from(u64::from_be(high)) << 64 | u128::from(u64::from_be(low)))
         };
-        Self { v4: address(v4).to_ipv4_mapped().unwrap_or(Self::NONE.v4), v6: address(v6) }
+        Self {
+            v4: address(config.main_v4).to_ipv4_mapped().unwrap_or(Self::NONE.v4),
+            v6: address(config.main_v6),
+        }
     }
 
     /// As the configuration has them.
@@ -119,7 +130,7 @@ impl ListenerPlan {
     }
 
     /// Every exact address: those without `PORT_MAIN` are looked up, and any may lose it.
-    pub(super) fn exact(&self) -> impl Iterator<Item = ListenerKey> {
+    fn exact(&self) -> impl Iterator<Item = ListenerKey> {
         let families = [&self.v4, &self.v6].into_iter().flat_map(|family| &family.exact);
         families.flat_map(|(&port, addresses)| {
             addresses.iter().map(move |ip| listener_key(SocketAddr::new(*ip, port)))
@@ -127,7 +138,7 @@ impl ListenerPlan {
     }
 
     /// The whole port array, for a program that knows `mains`.
-    pub(super) fn words(&self, mains: Mains) -> Vec<u64> {
+    fn words(&self, mains: Mains) -> Vec<u64> {
         let mut words = vec![0; PORT_WORDS as usize];
         let v4 = self.v4.states(IpAddr::from(mains.v4)).map(|(port, state)| (port, state, 0));
         let v6 = self.v6.states(IpAddr::from(mains.v6)).map(|(port, state)| (port, state, PORT_FAMILY_BITS));
@@ -136,6 +147,61 @@ impl ListenerPlan {
             words[word as usize] |= state << (shift + family);
         }
         words
+    }
+}
+
+/// Exact addresses that are not ours any more and are still looked up.
+pub(super) struct Stale(Vec<ListenerKey>);
+
+/// The maps of ports and of exact addresses.
+pub(super) struct Listeners {
+    ports: Array<MapData, u64>,
+    exact: HashMap<MapData, ListenerKey, u32>,
+}
+
+impl Listeners {
+    pub(super) fn take(object: &mut Object) -> Result<Self, KernelError> {
+        Ok(Self { ports: object.take_map(PORTS)?, exact: object.take_map(LISTENERS)? })
+    }
+
+    /// Fails when there are more addresses than the map of exact ones holds.
+    pub(super) fn check_room(plan: &ListenerPlan) -> Result<(), KernelError> {
+        KernelError::check_room(LISTENERS, plan.exact().count(), LISTENERS_MAX)
+    }
+
+    /// Lets the addresses of `plan` be looked up as well; returns those that have to go.
+    pub(super) fn add(&mut self, plan: &ListenerPlan) -> Result<Stale, KernelError> {
+        let failed = |error| KernelError::map(LISTENERS, error);
+        let wanted: HashSet<ListenerKey> = plan.exact().collect();
+        let present: HashSet<ListenerKey> = self.exact.keys().collect::<Result<_, _>>().map_err(failed)?;
+        let mut stale: Vec<ListenerKey> = present.difference(&wanted).copied().collect();
+        // There is room for two configurations; addresses that an earlier change left when it failed go at once.
+        for key in stale.drain(LISTENERS_MAX.min(stale.len() as u32) as usize..) {
+            self.exact.remove(&key).map_err(failed)?;
+        }
+        for key in wanted.difference(&present) {
+            self.exact.insert(key, 1, 0).map_err(failed)?;
+        }
+        Ok(Stale(stale))
+    }
+
+    /// Removes the addresses that `add` left.
+    pub(super) fn remove(&mut self, Stale(keys): &Stale) -> Result<(), KernelError> {
+        for key in keys {
+            self.exact.remove(key).map_err(|error| KernelError::map(LISTENERS, error))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the ports of `plan`, for a program that knows `mains`.
+    pub(super) fn write_ports(&mut self, plan: &ListenerPlan, mains: Mains) -> Result<(), KernelError> {
+        let failed = |error| KernelError::map(PORTS, error);
+        for (word, bits) in (0..).zip(plan.words(mains)) {
+            if self.ports.get(&word, 0).map_err(failed)? != bits {
+                self.ports.set(word, bits, 0).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -175,9 +241,10 @@ mod tests {
 
     #[test]
     fn main_addresses_are_read_as_they_are_written() {
+        assert_eq!(Mains::of(&GuardConfig::default()), Mains::NONE);
         for mains in [Mains::NONE, plan(&["192.0.2.1:80", "[2001:db8::1]:80"]).mains()] {
-            let [v4, v6] = mains.words();
-            assert_eq!(Mains::new(v4, v6), mains);
+            let [main_v4, main_v6] = mains.words();
+            assert_eq!(Mains::of(&GuardConfig { main_v4, main_v6, ..GuardConfig::default() }), mains);
         }
     }
 

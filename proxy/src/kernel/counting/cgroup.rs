@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::KernelError;
+use crate::kernel::error::KernelError;
 
 /// Opens it.
 pub(super) fn own() -> Result<(PathBuf, File), KernelError> {

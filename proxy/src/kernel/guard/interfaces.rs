@@ -1,0 +1,314 @@
+//! The guard on interfaces: taken over from the pin that an earlier run left, attached anew, or refused with
+//! the holder's name.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::programs::links::{FdLink, Link, LinkError};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, Xdp, loaded_programs};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+
+use super::occupied::{Occupied, XdpMode, occupied};
+use super::pins::{self, PinError, Pins, xdp_link};
+use super::settings::GuardMode;
+use crate::kernel::error::{Holder, KernelError, chain, errno};
+use crate::kernel::object::{GUARD, Object, explain_program};
+
+/// Who has the interface, in this thread's network namespace; `None`: nobody, or the kernel does not say.
+#[must_use]
+pub fn holder(interface: &str) -> Option<Holder> {
+    let index = if_nametoindex(interface).ok()?;
+    occupied(index).ok().flatten().map(|occupied| holder_of(occupied.program))
+}
+
+/// Who has the program with this id.
+fn holder_of(id: u32) -> Holder {
+    let pinned = pins::instances()
+        .into_iter()
+        .find(|pinned| pinned.interfaces.iter().any(|(_, program)| *program == Some(id)));
+    if let Some(pinned) = pinned {
+        return Holder::Instance { instance: pinned.instance, run_dir: pinned.run_dir };
+    }
+    // The kernel gives names to CAP_SYS_ADMIN only.
+    let program = loaded_programs().flatten().find(|program| program.id() == id);
+    match program.and_then(|program| program.name_as_str().map(str::to_owned)) {
+        Some(name) if name == GUARD => Holder::Unpinned { id },
+        name => Holder::Program { id, name },
+    }
+}
+
+/// The program's descriptor, loaded if need be.
+pub(super) fn program_fd(object: &mut Object) -> Result<BorrowedFd<'_>, KernelError> {
+    Ok(loaded(object)?.fd().map_err(|error| explain_program("guard", &error))?.as_fd())
+}
+
+fn loaded(object: &mut Object) -> Result<&mut Xdp, KernelError> {
+    let program: &mut Xdp = object.program_mut(GUARD)?;
+    if program.fd().is_err() {
+        program.load().map_err(|error| explain_program("guard", &error))?;
+    }
+    Ok(program)
+}
+
+/// What keeps the program on an interface.
+#[derive(Debug)]
+enum Hold {
+    /// It goes with this process.
+    Process(XdpLink),
+    /// It stays until the pin is removed and this is dropped.
+    Pinned(FdLink),
+}
+
+/// The interfaces with the guard, and where their links outlive us.
+#[derive(Debug, Default)]
+pub(super) struct Interfaces {
+    attached: BTreeMap<String, (XdpMode, Hold)>,
+    /// Dropped after the links.
+    pins: Option<Pins>,
+}
+
+impl Interfaces {
+    /// Attaches the program to one interface.
+    pub(super) fn attach(
+        &mut self,
+        object: &mut Object,
+        interface: &str,
+        mode: GuardMode,
+    ) -> Result<XdpMode, KernelError> {
+        let refused = |reason: String| KernelError::Attach { interface: interface.to_owned(), reason };
+        if let Some((mode, _)) = self.attached.get(interface) {
+            return Ok(*mode);
+        }
+        if interface.is_empty() || interface.len() >= libc::IFNAMSIZ || interface.contains('\0') {
+            return Err(refused(no_interface()));
+        }
+        let index = if_nametoindex(interface).map_err(|_| refused(no_interface()))?;
+        let program = loaded(object)?;
+        // Where netlink is refused, the attach itself finds out.
+        let on = || occupied(index).ok().flatten();
+        if let Some(mode) = self.adopt_link(program, interface, mode, on())? {
+            return Ok(mode);
+        }
+        if let Some(on) = on() {
+            return Err(KernelError::Held { interface: interface.to_owned(), holder: holder_of(on.program) });
+        }
+        let (mode, link) = attach_anew(program, interface, mode)?;
+        let hold = match &self.pins {
+            None => Hold::Process(link),
+            Some(pins) => {
+                let link = FdLink::try_from(link)
+                    .map_err(|_| refused("this kernel's XDP has no links to pin".to_owned()))?;
+                Hold::Pinned(pins.pin_link(&xdp_link(interface), link)?)
+            }
+        };
+        self.attached.insert(interface.to_owned(), (mode, hold));
+        Ok(mode)
+    }
+
+    /// Detaches the program from one interface; nothing happens when it was not attached.
+    pub(super) fn detach(&mut self, interface: &str) -> Result<(), KernelError> {
+        match self.attached.remove(interface) {
+            None => Ok(()),
+            Some((_, Hold::Process(link))) => link.detach().map_err(|error| KernelError::Attach {
+                interface: interface.to_owned(),
+                reason: chain(&error),
+            }),
+            // The link is dropped after its pin.
+            Some((_, Hold::Pinned(_link))) => {
+                self.pins.as_ref().map_or(Ok(()), |pins| pins.unpin_link(&xdp_link(interface)))
+            }
+        }
+    }
+
+    /// Detaches the program from every interface that an earlier run guarded and this one shall not.
+    pub(super) fn detach_others(&mut self, interfaces: &[String]) -> Result<(), KernelError> {
+        let Some(pins) = &self.pins else { return Ok(()) };
+        for other in pins.interfaces().iter().filter(|interface| !interfaces.contains(interface)) {
+            tracing::info!(interface = other, "not in guard.interfaces any more: XDP detached");
+            pins.unpin_link(&xdp_link(other))?;
+        }
+        Ok(())
+    }
+
+    /// The interfaces that the program is attached to.
+    pub(super) fn attached(&self) -> impl Iterator<Item = (&str, XdpMode)> {
+        self.attached.iter().map(|(interface, (mode, _))| (interface.as_str(), *mode))
+    }
+
+    /// Links are pinned here from now on.
+    pub(super) fn pin_to(&mut self, pins: Pins) {
+        self.pins = Some(pins);
+    }
+
+    /// From now on pins outlive us, unless `release` removes them.
+    pub(super) fn keep_pins(&mut self) {
+        if let Some(pins) = &mut self.pins {
+            pins.keep();
+        }
+    }
+
+    /// Detaches the program everywhere and removes every pin.
+    pub(super) fn release(self) -> Result<(), PinError> {
+        drop(self.attached);
+        self.pins.map_or(Ok(()), |mut pins| pins.remove())
+    }
+
+    /// Replaces the program of a pinned link, if there is one that still judges this interface in a mode that
+    /// is asked for.
+    fn adopt_link(
+        &mut self,
+        program: &mut Xdp,
+        interface: &str,
+        wanted: GuardMode,
+        on: Option<Occupied>,
+    ) -> Result<Option<XdpMode>, KernelError> {
+        let Some(pins) = &self.pins else { return Ok(None) };
+        let Some(link) = pins.link(&xdp_link(interface)) else { return Ok(None) };
+        let linked = link.info().map(|info| info.program_id()).unwrap_or_default();
+        let mode = on.filter(|on| on.program == linked).and_then(|on| on.mode);
+        let Some(mode) = mode.filter(|mode| modes(wanted).contains(mode)) else {
+            let why = if mode.is_some() {
+                "is attached in another mode than guard.mode asks for"
+            } else {
+                "is of an interface that is gone"
+            };
+            tracing::warn!(
+                interface,
+                "the pinned XDP link {why}: it is removed, and packets pass unjudged until the new one is \
+                 attached"
+            );
+            return pins.unpin_link(&xdp_link(interface)).map(|()| None);
+        };
+        let refused = |reason: String| KernelError::Attach { interface: interface.to_owned(), reason };
+        let unlinked = |error: LinkError| refused(format!("its pinned link: {}", chain(&error)));
+        let link = XdpLink::try_from(link).map_err(unlinked)?;
+        let id = program
+            .attach_to_link(link)
+            .map_err(|error| refused(format!("its pinned link: {}", chain(&error))))?;
+        let link = program.take_link(id).map_err(|error| refused(chain(&error)))?;
+        let link = FdLink::try_from(link).map_err(unlinked)?;
+        self.attached.insert(interface.to_owned(), (mode, Hold::Pinned(link)));
+        Ok(Some(mode))
+    }
+}
+
+/// The XDP modes that fit, the one to be tried first before the others.
+const fn modes(wanted: GuardMode) -> &'static [XdpMode] {
+    match wanted {
+        GuardMode::Auto => &[XdpMode::Driver, XdpMode::Generic],
+        GuardMode::Driver => &[XdpMode::Driver],
+        GuardMode::Generic => &[XdpMode::Generic],
+    }
+}
+
+/// Attaches the program to an interface that has none.
+fn attach_anew(
+    program: &mut Xdp,
+    interface: &str,
+    wanted: GuardMode,
+) -> Result<(XdpMode, XdpLink), KernelError> {
+    let refused = |reason: String| KernelError::Attach { interface: interface.to_owned(), reason };
+    let mut reasons = Vec::new();
+    for &mode in modes(wanted) {
+        let flag = match mode {
+            XdpMode::Driver => aya::programs::XdpMode::Driver,
+            XdpMode::Generic => aya::programs::XdpMode::Skb,
+        };
+        match program.attach(interface, flag) {
+            Ok(link) => {
+                let link = program.take_link(link).map_err(|error| refused(chain(&error)))?;
+                return Ok((mode, link));
+            }
+            Err(error) => {
+                let reason = explain_attach(interface, mode, &error);
+                reasons.push(format!("{} mode: {reason}", mode.label()));
+                if !is_driver_limit(&error) {
+                    break;
+                }
+            }
+        }
+    }
+    Err(refused(reasons.join("; ")))
+}
+
+fn no_interface() -> String {
+    "there is no interface of this name here; `ip -br link` lists them".to_owned()
+}
+
+/// Whether another mode may do what this one could not.
+fn is_driver_limit(error: &ProgramError) -> bool {
+    matches!(
+        errno(error).map(Errno::from_raw),
+        Some(
+            Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ERANGE | Errno::ENOSPC | Errno::ENOSYS | Errno::ENOMEM
+        )
+    )
+}
+
+/// What an attach error means to whoever runs the proxy.
+fn explain_attach(interface: &str, mode: XdpMode, error: &ProgramError) -> String {
+    if matches!(error, ProgramError::UnknownInterface { .. }) {
+        return no_interface();
+    }
+    match (errno(error).map(Errno::from_raw), mode) {
+        (Some(Errno::ENODEV), _) => no_interface(),
+        (Some(Errno::EPERM | Errno::EACCES), _) => {
+            "not permitted: needs CAP_NET_ADMIN and CAP_BPF (or root)".to_owned()
+        }
+        (Some(Errno::EOPNOTSUPP), XdpMode::Driver) => {
+            "its driver has no XDP (lo never has): use guard.mode = \"generic\" or \"auto\"".to_owned()
+        }
+        (Some(Errno::EOPNOTSUPP), XdpMode::Generic) => "this kernel is built without generic XDP".to_owned(),
+        (Some(Errno::EBUSY), _) => format!(
+            "another XDP program is attached (another sluice, or `ip link show dev {interface}` names its \
+             id): one program per \
+             interface; stop that one or take the interface out of guard.interfaces"
+        ),
+        (Some(Errno::EEXIST), _) => format!(
+            "an XDP program is attached in the other mode (`ip link show dev {interface}` shows it): one \
+             program per interface; \
+             detach that one first"
+        ),
+        (Some(Errno::EINVAL | Errno::ERANGE), XdpMode::Driver) => format!(
+            "its driver refuses XDP with the present settings ({error}): usually too large an MTU, LRO, or a \
+             virtual \
+             interface that is part of another: use guard.mode = \"generic\""
+        ),
+        _ => chain(error),
+    }
+}
+
+/// Only so that a test can check the explanations without an interface in that state.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn syscall(errno: Errno) -> ProgramError {
+        ProgramError::IOError(std::io::Error::from_raw_os_error(errno as i32))
+    }
+
+    #[test]
+    fn attach_errors_say_what_to_do() {
+        for (errno, mode, expected) in [
+            (Errno::EOPNOTSUPP, XdpMode::Driver, "generic"),
+            (Errno::EBUSY, XdpMode::Generic, "one program per interface"),
+            (Errno::EEXIST, XdpMode::Driver, "other mode"),
+            (Errno::EPERM, XdpMode::Driver, "CAP_NET_ADMIN"),
+            (Errno::ENODEV, XdpMode::Generic, "ip -br link"),
+        ] {
+            let text = explain_attach("eth0", mode, &syscall(errno));
+            assert!(text.contains(expected), "{errno}: {text}");
+        }
+    }
+
+    #[test]
+    fn only_a_drivers_limits_let_auto_go_on() {
+        assert!(is_driver_limit(&syscall(Errno::EOPNOTSUPP)));
+        assert!(is_driver_limit(&syscall(Errno::EINVAL)));
+        for errno in [Errno::EBUSY, Errno::EEXIST, Errno::EPERM, Errno::ENODEV] {
+            assert!(!is_driver_limit(&syscall(errno)), "{errno}");
+        }
+    }
+}
