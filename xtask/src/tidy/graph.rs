@@ -1,0 +1,94 @@
+//! The rooms (top-level modules of proxy/src) and what each imports from the others, as the code without its
+//! tests says.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::source::{Source, Tree};
+use super::words::Kind;
+
+/// Where rooms are.
+const HOUSE: &str = "proxy";
+
+/// An import: from room, to room.
+pub(super) type Edge = (String, String);
+
+/// Who imports whom.
+#[derive(Default)]
+pub(super) struct Graph {
+    pub(super) rooms: BTreeSet<String>,
+    /// The places of each import, `path:line`.
+    pub(super) edges: BTreeMap<Edge, Vec<String>>,
+}
+
+/// The room of a file that runs in production.
+fn room(source: &Source) -> Option<&str> {
+    let is_inside = source.package == HOUSE && source.path.contains("/src/") && !source.is_test;
+    source.module.first().map(String::as_str).filter(|_| is_inside)
+}
+
+impl Graph {
+    pub(super) fn of(tree: &Tree) -> Self {
+        let rooms: BTreeSet<String> = tree.sources.iter().filter_map(room).map(str::to_owned).collect();
+        let mut edges: BTreeMap<Edge, Vec<String>> = BTreeMap::new();
+        for source in &tree.sources {
+            let Some(room) = room(source) else { continue };
+            for word in source.live_words(Kind::Path) {
+                if !matches!(word.path[0].as_str(), "crate" | "super" | "self") {
+                    // Another crate's, or a name whose `use` item is counted.
+                    continue;
+                }
+                let path = source.resolve(word);
+                let Some(other) = path.get(1).filter(|other| *other != room && rooms.contains(*other)) else {
+                    continue;
+                };
+                let place = format!("{}:{}", source.path, word.line);
+                edges.entry((room.to_owned(), other.clone())).or_default().push(place);
+            }
+        }
+        Self { rooms, edges }
+    }
+
+    /// Without some imports.
+    pub(super) fn without(&self, left_out: &[(&str, &str)]) -> Self {
+        let is_kept = |(from, to): &Edge| !left_out.contains(&(from.as_str(), to.as_str()));
+        let edges = self.edges.iter().filter(|(edge, _)| is_kept(edge));
+        Self {
+            rooms: self.rooms.clone(),
+            edges: edges.map(|(edge, at)| (edge.clone(), at.clone())).collect(),
+        }
+    }
+
+    /// What a room imports.
+    pub(super) fn imports<'a>(&'a self, room: &'a str) -> impl Iterator<Item = (&'a str, usize)> {
+        let own = self.edges.iter().filter(move |((from, _), _)| from == room);
+        own.map(|((_, to), places)| (to.as_str(), places.len()))
+    }
+
+    /// The shortest way from a room back to itself.
+    fn circle_at(&self, start: &str) -> Option<Vec<String>> {
+        let mut before: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut queue = VecDeque::from([start]);
+        while let Some(room) = queue.pop_front() {
+            for (next, _) in self.imports(room) {
+                if next == start {
+                    let mut circle = vec![start.to_owned(), room.to_owned()];
+                    while circle.last().is_some_and(|last| last != start) {
+                        circle.push(before[circle[circle.len() - 1].as_str()].to_owned());
+                    }
+                    circle.reverse();
+                    return Some(circle);
+                }
+                if !before.contains_key(next) {
+                    before.insert(next, room);
+                    queue.push_back(next);
+                }
+            }
+        }
+        None
+    }
+
+    /// A shortest circle, as `["a", "b", "a"]`.
+    pub(super) fn circle(&self) -> Option<Vec<String>> {
+        self.rooms.iter().filter_map(|room| self.circle_at(room)).min_by_key(Vec::len)
+    }
+}

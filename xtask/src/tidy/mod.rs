@@ -1,0 +1,40 @@
+//! `cargo xtask tidy`: the invariants of ARCHITECTURE.md, each held by a rule over the parsed source. A rule
+//! sees whole files less their tests: neither prose nor a string nor a test makes it complain.
+
+mod graph;
+mod invariants;
+mod not_yet;
+mod outline;
+mod placement;
+mod rooms;
+mod sizes;
+mod source;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use self::rooms::ARROWS;
+use self::source::Tree;
+use crate::machine;
+
+pub(crate) fn tidy() -> Result<(), String> {
+    let tree = Tree::read(&machine::root())?;
+    let complaints = complaints(&tree);
+    if complaints.is_empty() {
+        eprintln!("tidy: {} files, nothing to complain about", tree.sources.len());
+        return Ok(());
+    }
+    Err(format!("tidy: {} complaints\n{}", complaints.len(), complaints.join("\n")))
+}
+
+/// Of the whole tree, its lists of exceptions included.
+fn complaints(tree: &Tree) -> Vec<String> {
+    let mut into = Vec::new();
+    invariants::check(tree, &mut into);
+    invariants::check_lists(tree, &mut into);
+    rooms::check(tree, ARROWS, not_yet::EDGES, &mut into);
+    rooms::check_arrows(tree, ARROWS, not_yet::ROOMS, &mut into);
+    sizes::check(tree, &sizes::Exceptions { granted: sizes::LONG, not_yet: not_yet::LONG }, &mut into);
+    placement::check(tree, not_yet::PLACEMENT, &mut into);
+    into
+}

@@ -1,0 +1,94 @@
+//! Where tests stand, the same everywhere. The tests of `foo.rs`, and of a room's `foo/mod.rs`, are
+//! `#[cfg(test)] mod tests`: at the end of the file while they are short, in `foo/tests.rs` when they are
+//! longer. When that is too long, its subjects are files in `foo/tests/`. Helpers that the tests of several
+//! modules share are in a `testing.rs`; a `checks.rs` holds invariants that tests and the simulation ask for.
+
+use super::outline::Module;
+use super::source::{Source, Tree};
+use super::words::{Kind, Word};
+
+/// Longer tests get a file of their own. Goes down to 60 when the rooms are quiet.
+pub(super) const INLINE_LINES_MAX: usize = 400;
+
+/// What a module that only tests compile may be called.
+const NAMES: &[&str] = &["tests", "testing", "checks"];
+
+/// A room of its own that only tests compile: whole workers over a seeded world.
+const TEST_ROOM: &str = "proxy::simulation";
+
+pub(super) fn check(tree: &Tree, not_yet: &[&str], into: &mut Vec<String>) {
+    let misplaced: Vec<(String, String)> = tree
+        .sources
+        .iter()
+        .filter(|source| source.path.contains("/src/") && source.package != "tests")
+        .flat_map(|source| modules(source).chain(lone_tests(source)).chain(folders(source)))
+        .collect();
+    for (name, complaint) in &misplaced {
+        if !not_yet.contains(&name.as_str()) {
+            into.push(complaint.clone());
+        }
+    }
+    for name in not_yet {
+        if !misplaced.iter().any(|(found, _)| found == name) {
+            into.push(format!("{name}: stands where it should: take it from the list (xtask/src/tidy)"));
+        }
+    }
+}
+
+/// `package::module::name` of each module of tests that stands wrong, and the complaint.
+fn modules(source: &Source) -> impl Iterator<Item = (String, String)> {
+    let of_tests = source.outline.modules.iter().filter(|module| {
+        module.within.is_empty() && !source.is_test && source.outline.tests.contains(&module.extent)
+    });
+    of_tests.filter_map(move |module| {
+        let name = source.full_name(&module.name);
+        let fault = fault(module).filter(|_| name != TEST_ROOM)?;
+        let complaint = format!("{}:{}: mod {}: {fault}", source.path, module.extent.lines.0, module.name);
+        Some((name, complaint))
+    })
+}
+
+fn fault(module: &Module) -> Option<String> {
+    let name = module.name.as_str();
+    if !NAMES.contains(&name) {
+        return Some(format!("only tests compile it: name it {}", NAMES.join(", or ")));
+    }
+    if !module.is_inline {
+        return None;
+    }
+    if name != "tests" {
+        return Some("a file of its own, please".to_owned());
+    }
+    if !module.is_last {
+        return Some("tests stand at the end of a file".to_owned());
+    }
+    let lines = module.extent.line_count();
+    (lines > INLINE_LINES_MAX)
+        .then(|| format!("{lines} lines of tests; above {INLINE_LINES_MAX} they get their own tests.rs"))
+}
+
+/// `#[test]` functions in the midst of code.
+fn lone_tests(source: &Source) -> impl Iterator<Item = (String, String)> {
+    let is_in_module = |line: usize| {
+        source.outline.modules.iter().any(|module| {
+            module.is_inline && source.outline.tests.contains(&module.extent) && {
+                let (from, to) = module.extent.lines;
+                (from..=to).contains(&line)
+            }
+        })
+    };
+    let is_test = |word: &&Word| {
+        word.kind == Kind::Attribute && (word.path == ["test"] || word.path == ["tokio", "test"])
+    };
+    let tests = source.words.iter().filter(is_test).filter(|_| !source.is_test);
+    tests.filter(move |word| !is_in_module(word.line)).map(|word| {
+        let complaint = format!("{}:{}: a test outside of `mod tests`", source.path, word.line);
+        (source.path.clone(), complaint)
+    })
+}
+
+/// The tests of a folder begin in its `tests.rs`.
+fn folders(source: &Source) -> Option<(String, String)> {
+    let complaint = format!("{}: should be tests.rs beside the folder", source.path);
+    source.path.ends_with("/tests/mod.rs").then(|| (source.path.clone(), complaint))
+}

@@ -1,0 +1,95 @@
+//! Lengths: of functions, of files and of lines.
+
+use super::source::{Source, Tree};
+
+/// A function, from its signature to its last brace.
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// A file without its tests.
+const FILE_LINES_MAX: usize = 600;
+
+/// A file of tests.
+const TEST_FILE_LINES_MAX: usize = 800;
+
+/// In characters.
+const COLUMNS_MAX: usize = 110;
+
+/// What is longer, each with its reason. Functions are named as `package::module::Type::function`.
+pub(super) const LONG: &[(&str, &str)] = &[(
+    "proxy-ebpf::cookie::write",
+    "writes one header in its order, and whether a split changes the object is the verifier's business",
+)];
+
+/// What is longer and should not be.
+pub(super) struct Exceptions<'a> {
+    pub(super) granted: &'a [(&'a str, &'a str)],
+    pub(super) not_yet: &'a [&'a str],
+}
+
+impl Exceptions<'_> {
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.granted.iter().map(|(name, _)| *name).chain(self.not_yet.iter().copied())
+    }
+}
+
+pub(super) fn check(tree: &Tree, exceptions: &Exceptions<'_>, into: &mut Vec<String>) {
+    lengths(tree, exceptions, into);
+    lines(tree, into);
+}
+
+/// Functions and files, with the exceptions; one that is not needed is a complaint too.
+fn lengths(tree: &Tree, exceptions: &Exceptions<'_>, into: &mut Vec<String>) {
+    let long: Vec<(String, String)> =
+        tree.sources.iter().flat_map(|source| files(source).into_iter().chain(functions(source))).collect();
+    for (name, complaint) in &long {
+        if !exceptions.names().any(|exception| exception == name) {
+            into.push(complaint.clone());
+        }
+    }
+    for exception in exceptions.names() {
+        if !long.iter().any(|(name, _)| name == exception) {
+            into.push(format!("{exception}: is not long: take it from the exceptions (xtask/src/tidy)"));
+        }
+    }
+    for (name, reason) in exceptions.granted {
+        if reason.is_empty() {
+            into.push(format!("{name}: an exception without a reason"));
+        }
+    }
+}
+
+/// The file, if it is too long, and the complaint.
+fn files(source: &Source) -> Option<(String, String)> {
+    let (lines, tests) = source.line_counts();
+    let (lines, max, what) = if source.is_test {
+        (lines, TEST_FILE_LINES_MAX, "lines of tests")
+    } else {
+        (lines - tests, FILE_LINES_MAX, "lines without tests")
+    };
+    let complaint = format!("{}: {lines} {what}; at most {max}", source.path);
+    (lines > max).then(|| (source.path.clone(), complaint))
+}
+
+/// The functions that are too long, and the complaints.
+fn functions(source: &Source) -> impl Iterator<Item = (String, String)> {
+    let long = source.live_functions().filter(|function| function.extent.line_count() > FUNCTION_LINES_MAX);
+    long.map(move |function| {
+        let name = source.full_name(&function.name);
+        let (line, lines) = (function.extent.lines.0, function.extent.line_count());
+        let complaint =
+            format!("{}:{line}: {name} has {lines} lines; at most {FUNCTION_LINES_MAX}", source.path);
+        (name, complaint)
+    })
+}
+
+/// Lines that neither a reader's window nor rustfmt's width holds.
+fn lines(tree: &Tree, into: &mut Vec<String>) {
+    for source in &tree.sources {
+        for (index, line) in source.text.lines().enumerate() {
+            let columns = line.chars().count();
+            if columns > COLUMNS_MAX {
+                into.push(format!("{}:{}: {columns} columns; at most {COLUMNS_MAX}", source.path, index + 1));
+            }
+        }
+    }
+}
