@@ -1,5 +1,5 @@
-//! Closing: the flush, FIN, what still comes and is thrown away, and the end of the descriptor once nothing is
-//! in flight.
+//! Closing: the flush, FIN, what still comes and is thrown away, and the end of the descriptor once nothing
+//! is in flight.
 
 use std::rc::Rc;
 

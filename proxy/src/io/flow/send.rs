@@ -1,5 +1,5 @@
-//! Sending: what is queued goes out in one send at a time, and what a send did not take goes back to the front
-//! of the queue.
+//! Sending: what is queued goes out in one send at a time, and what a send did not take goes back to the
+//! front of the queue.
 
 use std::rc::Rc;
 
