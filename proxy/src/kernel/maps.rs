@@ -53,7 +53,8 @@ impl Counters {
     }
 }
 
-/// Random numbers that choose the places of a source in a table, so that nobody can aim at the place of another.
+/// Random numbers that choose the places of a source in a table, so that nobody can aim at the place of
+/// another.
 pub(super) fn random_seeds() -> [u64; 2] {
     let random = RandomState::new();
     [0, 1].map(|row: usize| random.hash_one(row))

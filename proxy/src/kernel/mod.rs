@@ -1,5 +1,6 @@
 //! The user side of the eBPF programs: loading them, filling their maps, reading their counters. Only the
-//! supervisor uses this. What the programs do is in `proxy-ebpf`; what both sides agree on is in `proxy-common`.
+//! supervisor uses this. What the programs do is in `proxy-ebpf`; what both sides agree on is in
+//! `proxy-common`.
 //!
 //! Each program has a folder with a type that owns the program's maps; `Programs` holds all three. The arrow
 //! means "may import":
@@ -9,8 +10,9 @@
 //!          └▶ steering ───────────▶
 //! ```
 //!
-//! The guard imports counting since the limit of connections is one of the guard's settings. `netns`, `sysctl`
-//! (settings that Sluice changes while it runs) and `cut` (ends a source's connections) stand for themselves.
+//! The guard imports counting since the limit of connections is one of the guard's settings. `netns`,
+//! `sysctl` (settings that Sluice changes while it runs) and `cut` (ends a source's connections) stand for
+//! themselves.
 
 mod address;
 pub mod counting;

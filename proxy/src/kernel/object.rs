@@ -1,5 +1,5 @@
-//! The object with all eBPF programs, as it is loaded into the kernel (bpf(2)): a program is found by its name
-//! and loaded with its first use, and each map is taken out by the program type that owns it.
+//! The object with all eBPF programs, as it is loaded into the kernel (bpf(2)): a program is found by its
+//! name and loaded with its first use, and each map is taken out by the program type that owns it.
 
 use std::path::PathBuf;
 

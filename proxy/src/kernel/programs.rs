@@ -1,5 +1,5 @@
-//! All eBPF programs of Sluice, loaded together, since they share maps. A question about one program goes to that
-//! program's part; loading and attaching, and whatever concerns two of them, goes through `Programs`.
+//! All eBPF programs of Sluice, loaded together, since they share maps. A question about one program goes to
+//! that program's part; loading and attaching, and whatever concerns two of them, goes through `Programs`.
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -14,7 +14,8 @@ use super::steering::SteeringProgram;
 use crate::control::status::GuardStatus;
 use crate::time::Time;
 
-/// The loaded programs with their maps and links. Dropping it detaches XDP and ends counting; steering goes on.
+/// The loaded programs with their maps and links. Dropping it detaches XDP and ends counting; steering goes
+/// on.
 pub struct Programs {
     /// The XDP program.
     pub guard: GuardProgram,

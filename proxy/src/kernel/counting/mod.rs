@@ -1,7 +1,7 @@
 //! Counting: the `sock_ops` program `sluice_count` on this process's cgroup, and its maps `SOURCES_CONFIG`,
-//! `SOURCES_COUNTS`, `SOURCES_ARMED` and `SOURCES_TALLIES` (proxy-ebpf/src/connections.rs). It counts the live
-//! connections of our listeners by source; the guard's program reads the counts and drops handshakes above the
-//! limit. Which listeners are ours it reads from the guard's maps.
+//! `SOURCES_COUNTS`, `SOURCES_ARMED` and `SOURCES_TALLIES` (proxy-ebpf/src/connections.rs). It counts the
+//! live connections of our listeners by source; the guard's program reads the counts and drops handshakes
+//! above the limit. Which listeners are ours it reads from the guard's maps.
 //!
 //! `SOURCES_SOCKETS` is the program's alone: where each socket's connection is counted.
 

@@ -1,5 +1,5 @@
-//! The table of bans that the guard's program reads: each source with the end of its ban. Only this process writes
-//! the table, so it is read once, when it is adopted.
+//! The table of bans that the guard's program reads: each source with the end of its ban. Only this process
+//! writes the table, so it is read once, when it is adopted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

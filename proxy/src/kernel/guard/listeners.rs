@@ -175,7 +175,8 @@ impl Listeners {
         let wanted: HashSet<ListenerKey> = plan.exact().collect();
         let present: HashSet<ListenerKey> = self.exact.keys().collect::<Result<_, _>>().map_err(failed)?;
         let mut stale: Vec<ListenerKey> = present.difference(&wanted).copied().collect();
-        // There is room for two configurations; addresses that an earlier change left when it failed go at once.
+        // There is room for two configurations; addresses that an earlier change left when it failed go at
+        // once.
         for key in stale.drain(LISTENERS_MAX.min(stale.len() as u32) as usize..) {
             self.exact.remove(&key).map_err(failed)?;
         }

@@ -1,5 +1,5 @@
-//! The lists of the allowed and the denied: tries of prefixes (BPF_MAP_TYPE_LPM_TRIE), changed in two steps. New
-//! prefixes are added before the configuration changes, stale ones are removed after it.
+//! The lists of the allowed and the denied: tries of prefixes (BPF_MAP_TYPE_LPM_TRIE), changed in two steps.
+//! New prefixes are added before the configuration changes, stale ones are removed after it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,7 +1,7 @@
-//! The guard: the XDP program `sluice_guard`, which judges packets before the kernel allocates anything for them
-//! (proxy-ebpf/src/guard.rs), and its maps `GUARD_CONFIG`, `GUARD_PORTS`, `GUARD_LISTENERS`, `GUARD_ALLOW`,
-//! `GUARD_DENY`, `GUARD_FILTER`, `GUARD_BANS`, `GUARD_VERDICTS` and `COOKIE_CONFIG`. `GUARD_SYN_BUCKETS` and
-//! `COOKIE_HEADERS` are the program's alone.
+//! The guard: the XDP program `sluice_guard`, which judges packets before the kernel allocates anything for
+//! them (proxy-ebpf/src/guard.rs), and its maps `GUARD_CONFIG`, `GUARD_PORTS`, `GUARD_LISTENERS`,
+//! `GUARD_ALLOW`, `GUARD_DENY`, `GUARD_FILTER`, `GUARD_BANS`, `GUARD_VERDICTS` and `COOKIE_CONFIG`.
+//! `GUARD_SYN_BUCKETS` and `COOKIE_HEADERS` are the program's alone.
 //!
 //! | file | |
 //! |---|---|
@@ -12,9 +12,9 @@
 //! | `filter`, `prefilter` | the bitmap that spares most sources these look-ups |
 //! | `cookies` | answers to SYNs under attack |
 //!
-//! A change is written in an order in which every state between is the old policy, the new one, or the stricter
-//! of both for a source that is on neither list: additions, then the configuration, then removals. The
-//! prefilter's bits are set before the additions and cleared after the removals.
+//! A change is written in an order in which every state between is the old policy, the new one, or the
+//! stricter of both for a source that is on neither list: additions, then the configuration, then removals.
+//! The prefilter's bits are set before the additions and cleared after the removals.
 
 mod bans;
 mod cookies;
@@ -226,7 +226,8 @@ impl GuardProgram {
     /// Takes out the bans that are over, and the bits that nothing needs any more. The program itself looks
     /// at the time, so this frees room and spares look-ups, no more. Returns how many ended.
     ///
-    /// Bits are shared by sources, so clearing some means making the bitmap anew: once for all bans that ended.
+    /// Bits are shared by sources, so clearing some means making the bitmap anew: once for all bans that
+    /// ended.
     ///
     /// # Errors
     /// When a map cannot be written; what was not swept is swept next time.

@@ -1,5 +1,5 @@
-//! The guard's prefilter in the kernel: a bitmap that tells for nearly every packet that no list or ban names its
-//! source. `filter` computes the bits.
+//! The guard's prefilter in the kernel: a bitmap that tells for nearly every packet that no list or ban names
+//! its source. `filter` computes the bits.
 
 use std::collections::BTreeSet;
 
@@ -56,8 +56,8 @@ impl Prefilter {
         Ok(())
     }
 
-    /// Makes the bitmap equal to `wanted`. `present` is kept right chunk by chunk, so that it is right after an
-    /// error too.
+    /// Makes the bitmap equal to `wanted`. `present` is kept right chunk by chunk, so that it is right after
+    /// an error too.
     pub(super) fn write(&mut self, wanted: &Filter) -> Result<(), KernelError> {
         let numbers: BTreeSet<u32> =
             self.present.chunks.keys().chain(wanted.chunks.keys()).copied().collect();

@@ -1,13 +1,14 @@
-//! Steering: the reuseport program `sluice_steer` and its maps `STEER_CONFIG`, `STEER_LISTENERS`, `STEER_SLOTS`,
-//! `STEER_SOCKETS`, `STEER_SELECTED`, `STEER_FALLBACKS` and `STEER_MIGRATED` (proxy-ebpf/src/steer.rs). It chooses the
-//! worker's socket for each new flow from a sockarray (BPF_MAP_TYPE_REUSEPORT_SOCKARRAY).
+//! Steering: the reuseport program `sluice_steer` and its maps `STEER_CONFIG`, `STEER_LISTENERS`,
+//! `STEER_SLOTS`, `STEER_SOCKETS`, `STEER_SELECTED`, `STEER_FALLBACKS` and `STEER_MIGRATED`
+//! (proxy-ebpf/src/steer.rs). It chooses the worker's socket for each new flow from a sockarray
+//! (BPF_MAP_TYPE_REUSEPORT_SOCKARRAY).
 //!
 //! A listener address has a stride of `SLOTS` entries in the sockarray, and each of two generations one half
 //! of that. The kernel lets a socket stand in one place only; it takes it out by itself when the socket is
 //! closed.
 //!
-//! The program stays with the listening sockets until they are closed, and goes on working when this process is
-//! gone: the kernel keeps it and its maps for them. `STEER_LOGGED` is the program's alone.
+//! The program stays with the listening sockets until they are closed, and goes on working when this process
+//! is gone: the kernel keeps it and its maps for them. `STEER_LOGGED` is the program's alone.
 
 mod settings;
 
@@ -111,8 +112,8 @@ impl SteeringProgram {
     }
 
     /// Puts one listener address's sockets (index = worker) into the sockarray under `generation` and
-    /// attaches the program. They must be listening, with SO_REUSEPORT. A socket that already stands elsewhere
-    /// moves; between the two the kernel's hash serves its flows.
+    /// attaches the program. They must be listening, with SO_REUSEPORT. A socket that already stands
+    /// elsewhere moves; between the two the kernel's hash serves its flows.
     pub(super) fn steer(
         &mut self,
         object: &mut Object,
