@@ -1,6 +1,9 @@
 //! Sluice: an eBPF/XDP-assisted reverse proxy. `ARCHITECTURE.md` is the map of these modules, and
 //! `docs/internals/connection.md` walks a connection through them.
 
+/// The oldest Linux that Sluice runs on, for people to read: code tries what it needs instead.
+pub(crate) const LINUX_MIN: &str = "6.12";
+
 pub mod config;
 pub mod control;
 pub mod dataplane;

@@ -10,6 +10,7 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use self::facts::{CAPABILITIES, Facts, Interface};
+use crate::LINUX_MIN;
 use crate::config::model::{Config, GuardMode, Ring};
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 use crate::telemetry::report::Table;
@@ -143,8 +144,10 @@ impl Judgement {
 
     fn judge_ring(&mut self, facts: &Facts) {
         if let Err(error) = &facts.ring {
-            let advice = "workers cannot run; it takes Linux 6.1 and kernel.io_uring_disabled = 0, and \
-                containers often forbid io_uring by seccomp";
+            let advice = format!(
+                "workers cannot run; it takes Linux {LINUX_MIN} and kernel.io_uring_disabled = 0, and \
+                 containers often forbid io_uring by seccomp"
+            );
             self.fatal(error.as_str(), advice);
         }
     }

@@ -34,6 +34,7 @@ use arc_swap::ArcSwap;
 use self::context::Worker;
 use self::drain::Phase;
 use self::events::Events;
+use crate::LINUX_MIN;
 use crate::config::model;
 use crate::control::commands::CommandReceiver;
 use crate::control::shared::{Counters, SteeringSlot};
@@ -81,18 +82,18 @@ pub enum WorkerError {
 }
 
 /// What an operator can do about it.
-fn advice(error: &std::io::Error) -> &'static str {
+fn advice(error: &std::io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOMEM) => {
             "; the locked memory that this user may have is used up, by rings of its other processes too: \
-             LimitMEMLOCK=infinity, fewer \
-             workers, or a smaller ring.entries"
+             LimitMEMLOCK=infinity, fewer workers, or a smaller ring.entries"
+                .into()
         }
         Some(libc::EPERM | libc::ENOSYS) => {
-            "; forbidden here: kernel.io_uring_disabled, or a container's seccomp profile"
+            "; forbidden here: kernel.io_uring_disabled, or a container's seccomp profile".into()
         }
-        Some(libc::EINVAL) => "; this kernel is too old: it takes Linux 6.12",
-        _ => "",
+        Some(libc::EINVAL) => format!("; this kernel is too old: it takes Linux {LINUX_MIN}"),
+        _ => String::new(),
     }
 }
 

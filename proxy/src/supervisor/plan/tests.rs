@@ -117,13 +117,27 @@ fn without_bpffs_a_guard_ends_with_its_supervisor() {
     assert!(text.contains("mount -t bpf"), "{text}");
 }
 
+/// Pages cannot refer to a constant.
+#[test]
+fn pages_ask_for_the_same_kernel() {
+    for page in ["README.md", "CONTRIBUTING.md"] {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(page);
+        let text = std::fs::read_to_string(path).expect("a page");
+        for said in text.split("Linux ").skip(1).filter(|said| said.starts_with(|c: char| c.is_ascii_digit()))
+        {
+            let version = said.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
+            assert_eq!(version.trim_end_matches('.'), LINUX_MIN, "{page}");
+        }
+    }
+}
+
 #[test]
 fn each_absence_says_what_it_costs() {
     let mut without = facts();
     without.ring = Err("Operation not permitted".to_owned());
     let (severity, text) = only(judge(&config(), &without, 4));
     assert_eq!(severity, Severity::Fatal);
-    assert!(text.contains("io_uring_disabled"), "{text}");
+    assert!(text.contains("it takes Linux 6.12 and kernel.io_uring_disabled = 0"), "{text}");
 
     let mut without = facts();
     without.capabilities.remove("CAP_SETUID");
