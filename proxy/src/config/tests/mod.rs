@@ -195,7 +195,10 @@ fn defaults_are_those_of_the_interface() {
 #[test]
 fn values_other_than_the_defaults_are_taken() {
     let text = r#"
-        process = { run_dir = "/run/edge", user = "web", drain_timeout = "1m", max_connections = 0x10 }
+        process.run_dir = "/run/edge"
+        process.user = "web"
+        process.drain_timeout = "1m"
+        process.max_connections = 0x10
         process.buffer_budget = "1MiB"
         workers = { count = 2, cpus = "2-3,6", control_cpus = "0", numa = "off", stuck_after = "250ms" }
         ring = { entries = 64, buffers = 32768, buffer_size = "16KiB" }
