@@ -4,6 +4,7 @@
 /// The oldest Linux that Sluice runs on, for people to read: code tries what it needs instead.
 pub(crate) const LINUX_MIN: &str = "6.12";
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dataplane;

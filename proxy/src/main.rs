@@ -1,16 +1,14 @@
-//! The `sluice` binary: the commands of `interface.md`, each a few lines over the library.
+//! The `sluice` binary: what the commands of `cli` do, each a few lines over the library.
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser as _;
 use nix::unistd::{Gid, Pid, Uid};
-use proxy::config::model::BAN_FOR;
-use proxy::config::{self, Diagnostics, Loaded, units};
-use proxy::control::bans::BanSource;
+use proxy::cli::{Cli, Command, Config, RunDir};
+use proxy::config::{self, Diagnostics, Loaded};
 use proxy::control::messages::{Request, Response};
 use proxy::control::state::Outcome;
 use proxy::supervisor::ask::AskError;
@@ -20,130 +18,6 @@ use proxy::{dataplane, demo, supervisor};
 
 /// Used wrongly, or a command that is not built yet.
 const EXIT_USAGE: u8 = 2;
-
-/// An eBPF/XDP-assisted reverse proxy on pinned io_uring workers.
-#[derive(Debug, Parser)]
-#[command(name = "sluice", version, arg_required_else_help = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run supervisor and data plane in the foreground
-    Run {
-        #[command(flatten)]
-        config: Config,
-        /// Append the secrets of every TLS connection, to clients and upstreams, to the file that
-        /// SSLKEYLOGFILE names: whoever reads that file can read their traffic. For debugging; without this
-        /// the variable is ignored
-        #[arg(long)]
-        allow_key_log: bool,
-    },
-    /// Validate a configuration: exit 0 or 1
-    Check(Config),
-    /// Show what would run here, what is missing, and what each absence costs
-    Plan {
-        #[command(flatten)]
-        config: Config,
-        /// Where /sys and /proc of the network cards are: another machine's, copied
-        #[arg(long, value_name = "DIR", default_value = "/")]
-        root: PathBuf,
-    },
-    /// Show the running proxy's workers, listeners, upstreams, guard and steering
-    Status {
-        #[command(flatten)]
-        run_dir: RunDir,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Stop the running proxy now; open connections are closed. Of one that was killed: remove the filter it
-    /// left
-    Stop(RunDir),
-    /// Let the running proxy's exchanges end, for process.drain_timeout at most, then stop it
-    Drain(RunDir),
-    /// Read the running proxy's configuration anew and go over to it; connections stay. Without effect if
-    /// anything is wrong with it: exit 1
-    ///
-    /// Routes, upstreams, certificates, listeners' limits, timeouts and trusted_proxies,
-    /// process.drain_timeout and log.level change by it. A configuration that changes anything else is
-    /// refused as a whole, with the keys that would need a restart. Certificates and other files that the
-    /// configuration names are also reloaded by themselves when they change.
-    Reload(RunDir),
-    /// Replace the running binary (not built yet)
-    Upgrade(Unbuilt),
-    /// Drop every packet of an address to the running proxy's listeners for a time; an IPv6 address stands
-    /// for its /64
-    Ban {
-        /// Whose
-        #[arg(value_name = "ADDR")]
-        address: BanSource,
-        /// How long, such as "10m"; guard.ban_for without it
-        #[arg(long = "for", value_name = "DURATION", value_parser = ban_duration)]
-        duration: Option<Duration>,
-        #[command(flatten)]
-        run_dir: RunDir,
-    },
-    /// Lift a ban
-    Unban {
-        /// Whose
-        #[arg(value_name = "ADDR")]
-        address: BanSource,
-        #[command(flatten)]
-        run_dir: RunDir,
-    },
-    /// List the bans that hold
-    Bans {
-        #[command(flatten)]
-        run_dir: RunDir,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Live terminal view (not built yet)
-    Top(Unbuilt),
-    /// The data plane; started by the supervisor
-    #[command(hide = true)]
-    DataPlane {
-        #[arg(long)]
-        parent: i32,
-        #[arg(long, requires = "gid")]
-        uid: Option<u32>,
-        #[arg(long, requires = "uid")]
-        gid: Option<u32>,
-    },
-    /// The demo's upstream
-    #[command(hide = true)]
-    DemoUpstream {
-        #[arg(long, default_value = "127.0.0.1:9000")]
-        address: SocketAddr,
-    },
-    /// The demo's certificate: makes it in this folder, unless one is there that still holds for a day
-    #[command(hide = true)]
-    DemoCertificate { folder: PathBuf },
-}
-
-#[derive(Debug, Args)]
-struct Config {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-}
-
-#[derive(Debug, Args)]
-struct RunDir {
-    /// The running proxy's process.run_dir
-    #[arg(long, value_name = "DIR", default_value = "/run/sluice")]
-    run_dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-struct Unbuilt {
-    #[arg(num_args = 0.., trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    arguments: Vec<String>,
-}
 
 fn main() -> ExitCode {
     match Cli::parse().command {
@@ -303,15 +177,6 @@ fn bans(run_dir: &Path, json: bool) -> ExitCode {
         Ok(Response::Status(_) | Response::Done(_)) => fail("unexpected answer"),
         Err(error) => fail(&error.to_string()),
     }
-}
-
-fn ban_duration(text: &str) -> Result<Duration, String> {
-    let duration = units::duration(text)?;
-    if BAN_FOR.contains(&duration) {
-        return Ok(duration);
-    }
-    let (least, most) = (units::show_duration(*BAN_FOR.start()), units::show_duration(*BAN_FOR.end()));
-    Err(format!("a ban holds for {least} to {most}"))
 }
 
 fn not_built(command: &str) -> ExitCode {

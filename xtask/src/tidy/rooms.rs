@@ -45,6 +45,8 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &[]),
+    // What a user types. `main` alone reads it.
+    ("cli", &["config", "control"]),
     // Compiles into types that the rooms below own; none of them knows where its settings come from.
     (
         "config",
