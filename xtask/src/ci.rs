@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::machine::{self, BUILD, EBPF, cargo, ensure, step};
-use crate::{ebpf, fuzz, simulate, test, tidy};
+use crate::{docs, ebpf, fuzz, simulate, test, tidy};
 
 /// A named step of CI.
 type Step = (&'static str, fn() -> Result<(), String>);
@@ -39,6 +39,7 @@ pub(crate) fn ci() -> Result<(), String> {
                 "--quiet",
             ]))
         }),
+        ("documents", || docs::docs(true)),
         ("licences and bans", deny),
         ("fuzz", || fuzz::fuzz(fuzz::Bound::Seconds(FUZZ_SECONDS), None)),
         ("simulation", simulate::many),

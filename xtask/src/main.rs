@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod ci;
+mod docs;
 mod ebpf;
 mod fuzz;
 mod machine;
@@ -52,6 +53,12 @@ enum Command {
     Bench(bench::Options),
     /// What CI runs, in its order.
     Ci,
+    /// Renew the generated documents: tables of keys, metrics and reasons, and the man pages.
+    Docs {
+        /// Only say whether they are stale, and whether the others keep the rules of style.
+        #[arg(long)]
+        check: bool,
+    },
     /// Run the seeded simulation of whole workers; a failing seed prints the command that replays it.
     Simulate(simulate::Options),
     /// Check the structure: the invariants of ARCHITECTURE.md.
@@ -86,6 +93,7 @@ fn main() -> ExitCode {
         Command::Ebpf { .. } => ebpf::build(),
         Command::Bench(options) => bench::bench(&options),
         Command::Ci => ci::ci(),
+        Command::Docs { check } => docs::docs(check),
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Tidy => tidy::tidy(),
         Command::Soak { minutes } => test::soak(minutes),

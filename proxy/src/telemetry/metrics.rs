@@ -496,31 +496,6 @@ mod tests {
         assert!(!text.contains("sluice_restarts"));
     }
 
-    /// Each in its table of "Watch it", with its labels; a row for each family, and no other.
-    #[test]
-    fn the_readme_lists_every_metric() {
-        const README: &str = include_str!("../../../README.md");
-        let rows: Vec<&str> = README
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `sluice_")?.split_once('`'))
-            .map(|(name, _)| name)
-            .collect();
-        let text = encoded(Some(supervisor()));
-        let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE sluice_")?.split_once(' '));
-        let names: Vec<String> = families
-            .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
-            .collect();
-        for name in &names {
-            assert!(rows.contains(&name.as_str()), "README.md lacks a row for sluice_{name}");
-        }
-        for row in rows {
-            assert!(
-                names.iter().any(|name| name == row),
-                "README.md has a row for sluice_{row}, which is no metric"
-            );
-        }
-    }
-
     #[test]
     fn names_follow_the_rules() {
         let text = encoded(Some(supervisor()));
