@@ -4,12 +4,15 @@
 /// The oldest Linux that Sluice runs on, for people to read: code tries what it needs instead.
 pub(crate) const LINUX_MIN: &str = "6.12";
 
+pub mod access_log;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod counters;
 pub mod dataplane;
 pub mod demo;
 pub mod error;
+pub mod exchange;
 pub mod http;
 pub mod io;
 pub mod kernel;
@@ -22,7 +25,9 @@ pub mod session;
 mod simulation;
 pub mod supervisor;
 pub mod telemetry;
+mod threads;
 pub mod time;
 pub mod tls;
 pub mod upstream;
+pub mod wire;
 pub mod worker;

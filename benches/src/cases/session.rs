@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use proxy::config::model;
-use proxy::control::shared::{Counters, SteeringSlot};
+use proxy::control::slots::SteeringSlot;
+use proxy::counters::Counters;
 use proxy::io::simulated::{Faults, Memory, Peer, Sim, SimRing};
 use proxy::io::{Engine, Settings};
 use proxy::route::RouteTable;
-use proxy::worker::context::Worker;
+use proxy::session::context::Worker;
 use proxy::worker::events::Events;
 
 use super::{Case, Runner, each};
@@ -59,7 +60,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
         model::Route { timeout, body_timeout: timeout, ..model::Route::new(model::Action::Upstream(0)) };
     let upstream = model::Upstream {
         name: "app".into(),
-        endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string(), weight: 1 }],
+        endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string().into(), weight: 1 }],
         connect_timeout: timeout,
         send_proxy: false,
         tls: None,
@@ -127,8 +128,8 @@ impl Bench {
     fn new(body: usize) -> Self {
         let (mut engine, sim) = Sim::engine(1, NO_FAULTS, Memory::default(), Settings::default());
         let endpoint = SocketAddr::from(([10, 0, 0, 1], 8080));
-        let config = Arc::new(ArcSwap::from_pointee(config(endpoint)));
-        let worker = Worker::new(engine.io(), Counters::private(), config, 100, None);
+        let traffic = Arc::new(ArcSwap::from_pointee(config(endpoint).traffic()));
+        let worker = Worker::new(engine.io(), Counters::private(), traffic, 100, None);
         let listener = sim.listener();
         engine.add_listener(listener, 0);
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3_600));

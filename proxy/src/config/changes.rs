@@ -190,12 +190,12 @@ impl Changes {
 
     fn upstreams(&mut self, old: &[Arc<model::Upstream>], new: &[Arc<model::Upstream>]) {
         let mut known: HashMap<&str, &Arc<model::Upstream>> =
-            old.iter().map(|one| (one.name.as_str(), one)).collect();
+            old.iter().map(|one| (&*one.name, one)).collect();
         let (mut added, mut changed) = (Vec::new(), Vec::new());
         for upstream in new {
-            match known.remove(upstream.name.as_str()) {
-                None => added.push(upstream.name.as_str()),
-                Some(before) if before != upstream => changed.push(upstream.name.as_str()),
+            match known.remove(&*upstream.name) {
+                None => added.push(&*upstream.name),
+                Some(before) if before != upstream => changed.push(&*upstream.name),
                 Some(_) => {}
             }
         }
@@ -271,9 +271,9 @@ impl Config {
             }
         }
         let known: HashMap<&str, &Arc<model::Upstream>> =
-            running.upstreams.iter().map(|upstream| (upstream.name.as_str(), upstream)).collect();
+            running.upstreams.iter().map(|upstream| (&*upstream.name, upstream)).collect();
         for upstream in &mut self.upstreams {
-            let Some(before) = known.get(upstream.name.as_str()) else { continue };
+            let Some(before) = known.get(&*upstream.name) else { continue };
             if upstream == *before {
                 *upstream = Arc::clone(before);
             } else if upstream.tls == before.tls {

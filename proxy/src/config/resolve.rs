@@ -542,7 +542,7 @@ fn reaches(endpoint: SocketAddr, bound: SocketAddr) -> bool {
 
 fn model_of(upstream: schema::Upstream, tls: Option<Arc<ClientTls>>) -> Arc<model::Upstream> {
     Arc::new(model::Upstream {
-        name: upstream.name.value,
+        name: upstream.name.value.into(),
         endpoints: upstream.endpoints.into_iter().map(|at| at.value).collect(),
         connect_timeout: upstream.connect_timeout,
         send_proxy: upstream.send_proxy,

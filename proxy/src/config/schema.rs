@@ -576,7 +576,7 @@ fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<model::Endpo
     };
     match socket_address(&text.value) {
         Ok(address) => {
-            Some(At { value: model::Endpoint { address, label: text.value, weight }, span: text.span })
+            Some(At { value: model::Endpoint { address, label: text.value.into(), weight }, span: text.span })
         }
         Err(message) => {
             let named = is_host_and_port(&text.value);

@@ -11,7 +11,7 @@ use crate::route::RouteTable;
 pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
     let endpoints = endpoints
         .iter()
-        .map(|&address| model::Endpoint { address, label: address.to_string(), weight: 1 })
+        .map(|&address| model::Endpoint { address, label: address.to_string().into(), weight: 1 })
         .collect();
     model::Config {
         process: model::Process {

@@ -6,7 +6,7 @@ pub mod commands;
 pub mod handoff;
 pub mod messages;
 pub mod sealed;
-pub mod shared;
+pub mod slots;
 pub mod state;
 pub mod status;
 

@@ -17,11 +17,11 @@ use super::reload::{Refusal, Reloader};
 use super::threads::{Crew, WorkerEvent};
 use super::tickets;
 use super::view::{Question, View};
+use crate::access_log::AccessLog;
 use crate::control::commands::{Command, CommandSender};
 use crate::control::handoff::{Channel, ChannelError, DESCRIPTORS_MAX, Received};
 use crate::control::messages::{ToDataPlane, ToSupervisor};
 use crate::control::{now, sealed};
-use crate::telemetry::access::AccessLog;
 use crate::telemetry::admin::{self, AdminState, Sources};
 use crate::telemetry::logging;
 use crate::tls::tickets::Keys;
@@ -227,9 +227,10 @@ impl Control {
             warn!("{error}");
         }
         tickets::install(&config, &self.ticket_keys);
+        let traffic = self.view.traffic.swap(Arc::new(config.traffic()));
         let before = self.view.config.swap(config);
         self.view.snapshot.store(snapshot, Ordering::Relaxed);
-        self.reloader.retire(before);
+        self.reloader.retire(before, traffic);
         // Each takes it at its next request; an idle one shall not hold on to the old one, its connections
         // and its keys.
         self.commands.iter().for_each(CommandSender::nudge);
@@ -347,9 +348,10 @@ mod tests {
     use crate::config;
     use crate::control::commands::{self, CommandReceiver};
     use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
-    use crate::control::shared::{Counters, SteeringSlots};
+    use crate::control::slots::SteeringSlots;
     use crate::control::status::{DataPlaneStatus, SupervisorStatus};
-    use crate::telemetry::counters::Plain;
+    use crate::counters::Counters;
+    use crate::counters::Plain;
 
     const TEXT: &str = r#"
 [[listener]]
@@ -404,7 +406,8 @@ endpoints = ["127.0.0.1:9000"]
         };
         let view = Arc::new(View {
             start,
-            config: Arc::new(ArcSwap::from_pointee(config)),
+            traffic: Arc::new(ArcSwap::from_pointee(config.traffic())),
+            config: ArcSwap::from_pointee(config),
             snapshot: AtomicU64::new(1),
             workers: (0..2).map(watched).collect(),
             ready: AtomicBool::new(false),

@@ -27,14 +27,15 @@ use tracing::{info, warn};
 use self::control_thread::{Control, ControlError, QUESTIONS_MAX};
 use self::threads::Crew;
 use self::view::{View, Watched};
+use crate::access_log::AccessLog;
 use crate::control::batches::Handoff;
 use crate::control::commands::{self, CommandSender};
 use crate::control::handoff::Channel;
 use crate::control::messages::{Place, ToSupervisor};
-use crate::control::shared::{CountersMemory, SteeringSlots};
+use crate::control::slots::SteeringSlots;
+use crate::counters::CountersMemory;
 use crate::listen::sources::Sources;
 use crate::supervisor::plan;
-use crate::telemetry::access::AccessLog;
 use crate::telemetry::key_log::KeyLogGuard;
 use crate::telemetry::logging;
 use crate::tls::tickets::Keys;
@@ -170,7 +171,7 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
     let (access_log, senders) = access_log.map_err(|error| DataPlaneError::Io("access log", error))?.unzip();
     let mut senders = senders.into_iter().flatten();
     let sources = limit_of_sources(&config, start.limit_at_accept, connections_max.saturating_mul(workers));
-    let config = Arc::new(ArcSwap::new(config));
+    let traffic = Arc::new(ArcSwap::from_pointee(config.traffic()));
     let (mut seeds, mut commands, mut watched) = (Vec::new(), Vec::new(), Vec::new());
     let missing = || DataPlaneError::Io("shared memory", io::ErrorKind::InvalidInput.into());
     for (index, (sockets, place)) in listeners.into_iter().zip(&start.workers).enumerate() {
@@ -192,7 +193,10 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
                 .into_iter()
                 .map(|(address, fd)| (start.addresses[address].listener, fd))
                 .collect(),
-            config: Arc::clone(&config),
+            traffic: Arc::clone(&traffic),
+            ring: config.ring,
+            buffer_budget: config.process.buffer_budget,
+            stuck_after: config.workers.stuck_after,
             counters: block,
             steering: slot,
             commands: receiver,
@@ -206,7 +210,8 @@ fn build(handoff: Handoff) -> Result<(Plane, Vec<(Place, WorkerSeed)>), DataPlan
     let view = View {
         snapshot: AtomicU64::new(start.snapshot),
         start,
-        config,
+        config: ArcSwap::new(config),
+        traffic,
         workers: watched,
         ready: AtomicBool::new(false),
         draining: AtomicBool::new(false),

@@ -11,6 +11,7 @@ use super::receive;
 use crate::config::model::Config;
 use crate::control::batches::FileCollector;
 use crate::control::messages::Item;
+use crate::session::traffic::Traffic;
 
 /// Bytes of a reason that travel to the supervisor; its messages are bounded.
 const REASON_BYTES_MAX: usize = 4096;
@@ -21,7 +22,7 @@ pub struct Reloader {
     current: Option<Reload>,
     /// Replaced configurations, until the workers let go of them: freed here, since a large one takes a
     /// while.
-    retired: Vec<Arc<Config>>,
+    retired: Vec<Retired>,
 }
 
 #[derive(Debug)]
@@ -37,6 +38,10 @@ enum Step {
     Compiling(JoinHandle<Result<Config, String>>),
     Compiled(Arc<Config>),
 }
+
+/// A replaced configuration, and the part of it that workers hold.
+#[derive(Debug)]
+struct Retired(Arc<Config>, Arc<Traffic>);
 
 /// Says which reload it is, and why it cannot be.
 pub type Refusal = (u64, String);
@@ -128,8 +133,8 @@ impl Reloader {
     }
 
     /// Keeps a replaced configuration until nobody else does.
-    pub fn retire(&mut self, config: Arc<Config>) {
-        self.retired.push(config);
+    pub fn retire(&mut self, config: Arc<Config>, traffic: Arc<Traffic>) {
+        self.retired.push(Retired(config, traffic));
         self.release();
     }
 
@@ -141,6 +146,8 @@ impl Reloader {
 
     /// Frees what nobody else holds any more.
     pub fn release(&mut self) {
-        self.retired.retain(|config| Arc::strong_count(config) > 1);
+        self.retired.retain(|Retired(config, traffic)| {
+            Arc::strong_count(config) > 1 || Arc::strong_count(traffic) > 1
+        });
     }
 }

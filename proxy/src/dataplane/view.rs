@@ -8,18 +8,21 @@ use arc_swap::ArcSwap;
 use proxy_common::steer::{SLOT_DRAINING, SLOT_LIVE};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::access_log;
 use crate::config::model::{AccessLog, Config, Holder};
 use crate::control::messages::{Place, Start};
 use crate::control::now;
-use crate::control::shared::{Counters, SteeringSlot};
+use crate::control::slots::SteeringSlot;
 use crate::control::status::{
     CertificateStatus, DataPlaneStatus, EndpointStatus, ListenerStatus, LogStatus, ReasonStatus,
     SupervisorStatus, UpstreamStatus, WorkerStatus,
 };
+use crate::counters::Counters;
+use crate::counters::{Cells, Counter, Plain};
 use crate::error::{CloseReason, LogLossReason, RefusalReason, ShedReason};
+use crate::session::traffic::Traffic;
 use crate::telemetry::admin::{Sources, SupervisorAnswer};
-use crate::telemetry::counters::{Cells, Counter, Plain};
-use crate::telemetry::{access, logging};
+use crate::telemetry::logging;
 use crate::tls::certificate::Certificate;
 use crate::tls::review;
 
@@ -45,7 +48,9 @@ pub struct View {
     /// What the supervisor said at the start.
     pub start: Start,
     /// The current configuration.
-    pub config: Arc<ArcSwap<Config>>,
+    pub config: ArcSwap<Config>,
+    /// The part of it that workers serve by.
+    pub traffic: Arc<ArcSwap<Traffic>>,
     /// Its number.
     pub snapshot: AtomicU64,
     /// Index = worker.
@@ -129,14 +134,14 @@ fn certificate((holder, certificate): (Holder<'_>, &Certificate), now: i64) -> C
 }
 
 fn logs(access: &AccessLog) -> LogStatus {
-    let lost = LogLossReason::ALL.iter().map(|&reason| (reason.label().to_owned(), access::lost(reason)));
+    let lost = LogLossReason::ALL.iter().map(|&reason| (reason.label().to_owned(), access_log::lost(reason)));
     LogStatus {
         access: match access {
             AccessLog::Off => "off".to_owned(),
             AccessLog::Stdout => "stdout".to_owned(),
             AccessLog::File(path) => path.display().to_string(),
         },
-        access_records: access::written(),
+        access_records: access_log::written(),
         access_lost: lost.filter(|(_, count)| *count > 0).collect(),
         lines_lost: logging::lines_lost(),
     }
@@ -156,12 +161,12 @@ impl Sources for View {
             address: address.address.to_string(),
         };
         let upstream = |upstream: &Arc<crate::config::model::Upstream>| UpstreamStatus {
-            name: upstream.name.clone(),
+            name: upstream.name.to_string(),
             endpoints: upstream
                 .endpoints
                 .iter()
                 .map(|endpoint| EndpointStatus {
-                    address: endpoint.label.clone(),
+                    address: endpoint.label.to_string(),
                     health: "unchecked".into(),
                 })
                 .collect(),

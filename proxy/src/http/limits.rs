@@ -1,8 +1,6 @@
 //! Bounds on what a peer may send before it is refused. A client's come from `listener.limits`; what an
 //! upstream may send is fixed here, as are trailers and chunk framing, which nobody needs to tune.
 
-use crate::config::model;
-
 /// Bounds of one message head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -20,12 +18,6 @@ impl Limits {
 
     /// For a trailer section, whoever sends it.
     pub const TRAILERS: Self = Self { header_bytes: 8 * 1024, fields: 64, uri_bytes: 0 };
-}
-
-impl From<&model::Limits> for Limits {
-    fn from(limits: &model::Limits) -> Self {
-        Self { header_bytes: limits.header_bytes, fields: limits.headers, uri_bytes: limits.uri_bytes }
-    }
 }
 
 /// What a request line may hold beside its target before it counts as too long: a method, two spaces and the

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::chunk::{Chunk, Hold};
-use crate::config::model::{BLOCK_BYTES, Ring};
+use super::settings::{BLOCK_BYTES, Ring};
 
 /// What a separately copied fragment costs beside its bytes.
 pub(super) const FRAGMENT_COST: usize = 96;

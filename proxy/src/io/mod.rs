@@ -14,15 +14,18 @@ pub mod engine;
 pub mod executor;
 mod flow;
 pub mod handle;
+pub mod handshakes;
 mod peer;
 mod phase;
 mod queue;
 pub mod ring;
 pub mod seam;
 mod secure;
+pub mod settings;
 pub mod simulated;
 mod sqe;
 pub mod stream;
+pub mod tags;
 pub mod timer;
 pub mod token;
 

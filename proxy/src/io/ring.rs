@@ -26,9 +26,9 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::buffers::{Class, Pool};
 use super::seam::{Completion, Op, Ring};
+use super::settings;
 use super::sqe::{self, ConnectMemory, SendMemory};
 use super::token::{Kind, Token};
-use crate::config::model;
 use crate::time::Time;
 
 /// Small buffers that the kernel has at least, or all; and blocks.
@@ -69,7 +69,7 @@ impl KernelRing {
     /// # Errors
     /// What io_uring_setup(2) says: ENOMEM for want of locked memory, EPERM where it is forbidden, EINVAL
     /// from a kernel too old.
-    pub fn new(settings: model::Ring, buffer_budget: usize) -> io::Result<Self> {
+    pub fn new(settings: settings::Ring, buffer_budget: usize) -> io::Result<Self> {
         let ring = build(settings.entries)?;
         let pool = Pool::new(settings.buffers, settings.buffer_size as usize, buffer_budget)?;
         let mut provided = vec![ProvidedBuffers::register(&ring, Class::Small, settings.buffers)?];
@@ -557,7 +557,7 @@ pub fn probe() -> Result<RingFeatures, ProbeError> {
         }
     }
     drop(ring);
-    let settings = model::Ring { entries: 8, buffers: 2, buffer_size: 64 };
+    let settings = settings::Ring { entries: 8, buffers: 2, buffer_size: 64 };
     let mut ring = KernelRing::new(settings, 0).map_err(ProbeError::Buffers)?;
     receive_twice(&mut ring)?;
     Ok(RingFeatures { completion_entries })
@@ -591,7 +591,8 @@ mod tests {
 
     #[test]
     fn more_operations_than_the_queue_holds_all_complete() {
-        let mut ring = KernelRing::new(model::Ring { entries: 4, buffers: 2, buffer_size: 64 }, 0).unwrap();
+        let mut ring =
+            KernelRing::new(settings::Ring { entries: 4, buffers: 2, buffer_size: 64 }, 0).unwrap();
         for slot in 0..100 {
             // A descriptor that is not open: each completes with EBADF.
             ring.submit(Token::new(Kind::Discard, slot, 0), Op::Shutdown { fd: -1 });
@@ -614,7 +615,7 @@ mod tests {
         use std::io::Write;
         const STREAMS: u32 = 300;
         let mut ring =
-            KernelRing::new(model::Ring { entries: 1024, buffers: 1024, buffer_size: 64 }, 0).unwrap();
+            KernelRing::new(settings::Ring { entries: 1024, buffers: 1024, buffer_size: 64 }, 0).unwrap();
         assert_eq!((ring.provided[0].offered, ring.provided.len()), (OFFER_MIN[0], 1));
         let mut pairs: Vec<_> =
             (0..STREAMS).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();

@@ -1,7 +1,9 @@
-//! Listening sockets and admission.
+//! Listeners: their configuration, their sockets, and whom they admit.
 
-pub mod acceptor;
 pub mod admission;
 mod defer;
+pub mod model;
 pub mod sockets;
 pub mod sources;
+
+pub use model::{Limits, Listener, Protocol, Timeouts};

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 
 use super::defer::defer_accept;
-use crate::config::model::Listener;
+use super::model::Listener;
 
 /// Why an address is not listened on.
 #[derive(Debug, thiserror::Error)]

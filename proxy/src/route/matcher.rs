@@ -10,8 +10,8 @@ use std::cmp::Ordering;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use super::model;
 use super::table::{HostTable, PathTable, RouteTable};
-use crate::config::model;
 use crate::http::authority;
 
 /// How specific a host is that a route names: any, a wildcard by its length, exactly this one.
@@ -27,11 +27,11 @@ impl RouteTable {
     /// `None`: 404.
     #[must_use]
     pub fn find(&self, listener: &str, authority: &str, path: &str) -> Option<&Arc<model::Route>> {
-        let own = if self.own.is_empty() { None } else { self.own.get(listener) };
+        let own = if self.0.own.is_empty() { None } else { self.0.own.get(listener) };
         let Some(own) = own.and_then(|own| own.paths(authority)) else {
-            return self.common.paths(authority)?.1.find(path).map(|(_, route)| route);
+            return self.0.common.paths(authority)?.1.find(path).map(|(_, route)| route);
         };
-        let Some(common) = self.common.paths(authority) else {
+        let Some(common) = self.0.common.paths(authority) else {
             return own.1.find(path).map(|(_, route)| route);
         };
         match own.0.cmp(&common.0) {
@@ -49,7 +49,7 @@ impl RouteTable {
     /// case: of those that name the listener, the one with the most specific host.
     #[must_use]
     pub fn find_by_name(&self, listener: &str, server_name: &str) -> Option<&Arc<model::Route>> {
-        self.own.get(listener)?.paths(server_name)?.1.find("/").map(|(_, route)| route)
+        self.0.own.get(listener)?.paths(server_name)?.1.find("/").map(|(_, route)| route)
     }
 }
 

@@ -5,11 +5,14 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use super::host::Host;
-use crate::config::model::{self, RoutePath};
+use super::model::{self, RoutePath};
 
-/// All routes of a configuration.
+/// All routes of a configuration. Cheap to clone: workers and processes share the tables.
 #[derive(Clone, Default)]
-pub struct RouteTable {
+pub struct RouteTable(pub(super) Arc<Tables>);
+
+#[derive(Default)]
+pub(super) struct Tables {
     routes: Vec<Arc<model::Route>>,
     /// Of those that name no listener.
     pub(super) common: HostTable,
@@ -33,25 +36,25 @@ impl RouteTable {
         }
         common.finish();
         own.values_mut().for_each(HostTable::finish);
-        Self { routes, common, own }
+        Self(Arc::new(Tables { routes, common, own }))
     }
 
     /// The routes it was made of, in file order.
     #[must_use]
     pub fn routes(&self) -> &[Arc<model::Route>] {
-        &self.routes
+        &self.0.routes
     }
 }
 
 impl std::fmt::Debug for RouteTable {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.routes.fmt(formatter)
+        self.0.routes.fmt(formatter)
     }
 }
 
 impl PartialEq for RouteTable {
     fn eq(&self, other: &Self) -> bool {
-        self.routes == other.routes
+        self.0.routes == other.0.routes
     }
 }
 

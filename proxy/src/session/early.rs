@@ -4,16 +4,16 @@
 
 use std::task::{Context, Poll, Waker};
 
-use super::exchange::Outcome;
+use super::seat::Seat;
+use crate::counters::{Counter, Plain};
 use crate::error::{HandshakeFailure, HandshakeKind};
+use crate::exchange::Outcome;
 use crate::http::message::{BodyLength, RequestHead};
 use crate::http::upgrade;
 use crate::io::StreamError;
-use crate::telemetry::counters::{Counter, Plain};
+use crate::io::handshakes::Underway;
 use crate::time::Time;
 use crate::tls::records::Violation;
-use crate::worker::handshakes::Underway;
-use crate::worker::sessions::Seat;
 
 /// A handshake that is not over while its connection is served.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ fn count(seat: &mut Seat, ended: Option<Result<(), StreamError>>) {
     seat.early = None;
     seat.worker.counters.increment(match ended {
         Some(Ok(())) => Counter::Handshake(HandshakeKind::Resumed13),
-        Some(Err(_)) if seat.cancel.is_cancelled() => Counter::HandshakeFailed(HandshakeFailure::Draining),
+        Some(Err(_)) if seat.cancel.is_given() => Counter::HandshakeFailed(HandshakeFailure::Draining),
         Some(Err(StreamError::Tls(Violation::Alert(_)))) => Counter::HandshakeFailed(HandshakeFailure::Alert),
         Some(Err(StreamError::Tls(Violation::Ours(_) | Violation::Unsaid))) => {
             Counter::HandshakeFailed(HandshakeFailure::Malformed)

@@ -1,27 +1,22 @@
-//! Sessions: the only place where `io` and the sans-IO parts meet, as straight-line async functions that
-//! await only in-memory queues.
+//! One downstream connection, from its first byte to its end: straight-line async functions that await only
+//! in-memory queues. Between requests a connection is a row of the table and no future.
+//!
+//! `table`, `seat` and `start` hold each other: a row becomes a session and a session a row again. So do the
+//! stages that a connection goes through (`proxied`, `handshake`, `h1`, `tunnel`).
 
-mod answer;
-mod body;
-pub mod downstream;
-#[cfg(test)]
-mod downstream_tests;
+pub mod context;
 pub(crate) mod early;
-pub mod exchange;
-pub(crate) mod flow;
-pub(crate) mod pace;
-pub(crate) mod passthrough;
-pub(crate) mod proxied;
-mod relay;
-pub(crate) mod secure;
+pub mod h1;
+#[cfg(test)]
+mod h1_tests;
+mod handshake;
+mod passthrough;
+mod proxied;
+pub mod record;
+pub mod seat;
+mod start;
+pub mod table;
 #[cfg(test)]
 mod tests;
-pub mod trace;
-pub(crate) mod tunnel;
-
-/// The wall clock in microseconds, read without a system call (vdso(7)): for what others read, never for a
-/// time limit.
-fn unix_micros() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
+pub mod traffic;
+mod tunnel;

@@ -3,14 +3,17 @@
 
 use std::rc::Rc;
 
-use super::trace::{Step, Trace};
-use super::tunnel;
-use crate::config::model::{Action, Config, Protocol};
+use super::record::Logged;
+use super::seat::Seat;
+use super::traffic::Traffic;
+use super::{table, tunnel};
 use crate::error::CloseReason;
+use crate::exchange::record::{Phase, Record};
 use crate::io::Chunk;
+use crate::listen::Protocol;
+use crate::route::Action;
 use crate::time::Time;
 use crate::tls::hello::{Hello, HelloError, Reader};
-use crate::worker::sessions::{self, Seat};
 
 /// RFC 6066 §3: nobody answers to that name.
 const UNRECOGNIZED_NAME: u8 = 112;
@@ -55,31 +58,30 @@ impl From<HelloError> for Refusal {
 /// Reads the hello, which is due at `due`, and becomes a tunnel. `first` was received already.
 pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     let worker = Rc::clone(&seat.worker);
-    let trace = Trace::begin(&seat, Some((due, seat.listener.patience())));
-    if let Some(trace) = &trace {
-        trace.protocol("tls");
+    let record = Logged::begin(&seat, Some((due, seat.listener.patience())));
+    if let Some(record) = &record {
+        record.protocol("tls");
     }
     let refusal = match read(&seat, first, due).await {
         Ok(hello) => {
-            if let Some(trace) = &trace {
-                trace.reached(Step::Head);
-                trace.server_name(hello.server_name.as_deref());
+            if let Some(record) = &record {
+                record.reached(Phase::Head);
+                record.server_name(hello.server_name.as_deref());
             }
             let snapshot = worker.snapshot();
             // What it was accepted by may be gone, or be another's by now.
-            let listener =
-                snapshot.config.listeners.iter().find(|listener| listener.name == seat.listener.name);
+            let listener = snapshot.traffic.listener(&seat.listener.name);
             match listener.map(|listener| (listener, listener.protocol)) {
                 Some((listener, Protocol::TlsPassthrough { upstream, .. })) => {
                     seat.listener.clone_from(listener);
                     match route(
-                        &snapshot.config,
+                        &snapshot.traffic,
                         &seat,
                         upstream,
                         hello.server_name.as_deref(),
-                        trace.as_ref(),
+                        record.as_deref(),
                     ) {
-                        Ok(upstream) => return tunnel::connect(seat, &snapshot, upstream, trace).await,
+                        Ok(upstream) => return tunnel::connect(seat, &snapshot, upstream, record).await,
                         Err(refusal) => refusal,
                     }
                 }
@@ -92,8 +94,8 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     if let Some(answer) = refusal.answer {
         seat.stream.write(answer);
     }
-    if let Some(trace) = trace {
-        trace.finish(&seat, None, Some(refusal.reason));
+    if let Some(record) = record {
+        record.finish(&seat, None, Some(refusal.reason));
     }
     seat.stream.refuse();
     seat.end(refusal.reason);
@@ -114,10 +116,10 @@ async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<Hello, Refusal> {
         io.gather(&mut kept, input).map_err(|_| Refusal::silent(CloseReason::Overloaded))?;
         match io.timeout_at(due, seat.stream.read()).await {
             Ok(Ok(Some(chunk))) => input = chunk,
-            _ if seat.cancel.is_cancelled() => return Err(Refusal::silent(CloseReason::Stopped)),
+            _ if seat.cancel.is_given() => return Err(Refusal::silent(CloseReason::Stopped)),
             Ok(Ok(None)) => return Err(Refusal::silent(CloseReason::ClientAborted)),
             Ok(Err(error)) => {
-                return Err(Refusal::silent(sessions::broken(error, CloseReason::ClientAborted)));
+                return Err(Refusal::silent(table::broken(error, CloseReason::ClientAborted)));
             }
             Err(_) => return Err(Refusal::silent(CloseReason::HelloTimeout)),
         }
@@ -126,15 +128,15 @@ async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<Hello, Refusal> {
 
 /// The upstream: that of the most specific host among the listener's routes, else `upstream`, the listener's.
 fn route(
-    config: &Config,
+    traffic: &Traffic,
     seat: &Seat,
     upstream: Option<usize>,
     server_name: Option<&str>,
-    trace: Option<&Trace>,
+    record: Option<&Record>,
 ) -> Result<usize, Refusal> {
-    let route = server_name.and_then(|name| config.routes.find_by_name(&seat.listener.name, name));
-    if let (Some(trace), Some(route)) = (trace, route) {
-        trace.routed(&route.label);
+    let route = server_name.and_then(|name| traffic.routes.find_by_name(&seat.listener.name, name));
+    if let (Some(record), Some(route)) = (record, route) {
+        record.routed(&route.label);
     }
     match route.map(|route| &route.action) {
         Some(Action::Upstream(upstream)) => Ok(*upstream),

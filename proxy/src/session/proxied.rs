@@ -1,13 +1,13 @@
 //! The start of a connection that a trusted proxy opened: its PROXY header, then whatever the listener's
 //! clients speak.
 
-use super::{downstream, passthrough, secure, tunnel};
-use crate::config::model::Protocol;
+use super::seat::{Proxied, Seat};
+use super::start::Stage;
+use super::{h1, handshake, passthrough, table, tunnel};
 use crate::error::CloseReason;
 use crate::io::Chunk;
 use crate::proxy_protocol::{self, Header, Parsed};
 use crate::time::Time;
-use crate::worker::sessions::{self, Proxied, Seat};
 
 /// Reads the header, which is due at `due` as the first request's head is, and serves the connection. `first`
 /// was received already.
@@ -29,24 +29,21 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
         seat.stream.abort();
         return seat.end(CloseReason::ConnectionsPerIp);
     }
-    match seat.listener.protocol {
-        Protocol::Tcp { .. } => {
+    match Stage::of(&seat) {
+        Stage::Tunnel => {
             seat.stream.unread(rest);
             tunnel::open(seat).await;
         }
-        Protocol::Http | Protocol::Https | Protocol::TlsPassthrough { .. }
-            if rest.is_empty() && !seat.stream.is_readable() =>
-        {
+        _ if rest.is_empty() && !seat.stream.is_readable() => {
             drop(rest);
             seat.count_received();
             seat.park_fresh(due);
         }
-        Protocol::Http => downstream::serve(seat, rest, due).await,
-        Protocol::Https => {
-            // PROXY header and handshake together have what the handshake alone may take.
-            secure::serve(seat, rest, due).await;
-        }
-        Protocol::TlsPassthrough { .. } => passthrough::serve(seat, rest, due).await,
+        Stage::Http => h1::serve(seat, rest, due).await,
+        // PROXY header and handshake together have what the handshake alone may take.
+        Stage::Handshake => handshake::serve(seat, rest, due).await,
+        // A connection has one header.
+        Stage::Hello | Stage::ProxyHeader => passthrough::serve(seat, rest, due).await,
     }
 }
 
@@ -74,7 +71,7 @@ async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<(Header, Chunk), C
         match seat.worker.io.timeout_at(due, seat.stream.read()).await {
             Ok(Ok(Some(chunk))) => input = chunk,
             Ok(Ok(None)) => return Err(CloseReason::ProxyHeader),
-            Ok(Err(error)) => return Err(sessions::broken(error, CloseReason::ClientAborted)),
+            Ok(Err(error)) => return Err(table::broken(error, CloseReason::ClientAborted)),
             Err(_) => return Err(CloseReason::ProxyHeaderTimeout),
         }
     }

@@ -10,17 +10,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::exchange::{
-    BodyPart, BodySource, Cancel, Local, Outcome, ResponseSink, Scene, SinkError, SourceError, exchange,
-};
+use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, RefusalReason};
+use crate::exchange::tunnel::TunnelEnd;
+use crate::exchange::{
+    BodyPart, BodySource, Client, Local, Outcome, ResponseSink, Scene, Signal, SinkError, SourceError,
+    exchange,
+};
 use crate::http::h1::{BodyDecoder, Parsed, RequestDecoder, ResponseDecoder, Step};
 use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
 use crate::io::Chunk;
 use crate::io::simulated::{Faults, Peer, Script, take_front};
-use crate::telemetry::counters::{Counter, Plain};
-use crate::worker::context::Worker;
+use crate::session::context::Worker;
 use crate::worker::testing::{self, Bench, origin_address};
 
 /// xorshift64*
@@ -518,7 +520,7 @@ struct Taken {
 impl ResponseSink for FakeSink {
     fn read_ahead(&mut self, _bytes: usize) {}
 
-    fn switch(&mut self, _head: &ResponseHead, _upstream: crate::upstream::connector::Connection) {
+    fn switch(&mut self, _head: &ResponseHead, _endpoint: Box<dyn TunnelEnd>) {
         panic!("nobody asked for it");
     }
 
@@ -555,7 +557,7 @@ impl ResponseSink for FakeSink {
 struct Exchange {
     source: FakeSource,
     sink: FakeSink,
-    cancel: Cancel,
+    cancel: Signal,
     outcome: Rc<RefCell<Option<Outcome>>>,
 }
 
@@ -564,7 +566,7 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
     let running = Exchange {
         source: FakeSource::default(),
         sink: FakeSink::default(),
-        cancel: Cancel::default(),
+        cancel: Signal::default(),
         outcome: Rc::default(),
     };
     let mut head = RequestHead {
@@ -581,17 +583,19 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
     let (outcome, worker_) = (Rc::clone(&running.outcome), Rc::clone(worker));
     worker.io.spawn(async move {
         let snapshot = worker_.snapshot();
-        let listener = Arc::clone(&snapshot.config.listeners[0]);
+        let listener = Arc::clone(&snapshot.traffic.listeners[0]);
         let peer = SocketAddr::from(([192, 0, 2, 1], 1234));
         let scene = Scene {
-            worker: &worker_,
-            snapshot: &snapshot,
+            io: &worker_.io,
+            counters: &worker_.counters,
+            routes: &snapshot.traffic.routes,
+            upstreams: &snapshot.upstreams,
             listener: &listener,
-            peer,
-            local: Local::Known(peer),
+            client: Client { peer, local: Local::Known(peer), fallback: None },
             identity: None,
             is_early: false,
-            trace: None,
+            new_request_id: worker_.request_id(),
+            record: None,
         };
         let ended = exchange(&mut head, &mut source, &mut sink, &cancel, &scene).await;
         *outcome.borrow_mut() = Some(ended);
@@ -617,7 +621,7 @@ fn two_exchanges_share_a_session_and_one_is_reset_without_harm_to_the_other() {
         right.source.feed(BodyPart::Data(Chunk::from_vec(body[..15_000].to_vec())));
         bench.run_until(|events| events.worker().counters.value(Plain::UpstreamConnects) == 2);
         assert_eq!(bench.value(Plain::Active), 2);
-        left.cancel.cancel();
+        left.cancel.give();
         bench.run_until(|_| left.outcome.borrow().is_some());
         assert_eq!(*left.outcome.borrow(), Some(Outcome::Cancelled));
         assert_eq!(bench.value(Plain::Active), 1);

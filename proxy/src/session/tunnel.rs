@@ -8,22 +8,27 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::exchange::{Scene, Tries};
-use super::trace::{Step, Trace};
-use crate::config::model::Protocol;
+use super::context::{Snapshot, Worker};
+use super::record::Logged;
+use super::seat::Seat;
+use super::table;
+use crate::counters::Plain;
 use crate::error::CloseReason;
-use crate::io::{Stream, StreamError};
-use crate::telemetry::counters::Plain;
+use crate::exchange::lease::Asked;
+use crate::exchange::record::Phase;
+use crate::exchange::signal::Waiter;
+use crate::exchange::tunnel::{Duplex, TunnelEnd};
+use crate::exchange::{Client, Local};
+use crate::io::StreamError;
+use crate::listen::Protocol;
 use crate::time::Time;
-use crate::upstream::connector::Connection;
-use crate::worker::context::{Snapshot, Worker};
-use crate::worker::sessions::{self, Seat};
+use crate::upstream::attempts::Attempts;
 
 /// Makes a tunnel of a client's connection and an endpoint's. It is a task of its own, so that what led to it
 /// holds no memory.
-pub(super) fn start(seat: Seat, upstream: Connection, trace: Option<Trace>) {
+pub(super) fn start(seat: Seat, upstream: Box<dyn TunnelEnd>, record: Option<Logged>) {
     let worker = seat.worker.clone();
-    worker.io.spawn(Tunnel::new(seat, upstream.into_tunnel(), trace).serve());
+    worker.io.spawn(Tunnel::new(seat, upstream, record).serve());
 }
 
 /// Connects a client of a `tcp` listener with an endpoint. Neither side has to speak first.
@@ -31,48 +36,42 @@ pub(crate) async fn open(mut seat: Seat) {
     let worker = Rc::clone(&seat.worker);
     let snapshot = worker.snapshot();
     // What it was accepted by may be gone, or be another's by now.
-    let listener = snapshot.config.listeners.iter().find(|listener| listener.name == seat.listener.name);
+    let listener = snapshot.traffic.listener(&seat.listener.name);
     let Some((listener, Protocol::Tcp { upstream })) = listener.map(|listener| (listener, listener.protocol))
     else {
         seat.stream.abort();
         return seat.end(CloseReason::Draining);
     };
     seat.listener.clone_from(listener);
-    let trace = Trace::begin(&seat, None);
-    if let Some(trace) = &trace {
-        trace.protocol("tcp");
+    let record = Logged::begin(&seat, None);
+    if let Some(record) = &record {
+        record.protocol("tcp");
     }
-    connect(seat, &snapshot, upstream, trace).await;
+    connect(seat, &snapshot, upstream, record).await;
 }
 
 /// Connects a client with an endpoint of this upstream, and makes a tunnel of both.
-pub(super) async fn connect(seat: Seat, snapshot: &Snapshot, upstream: usize, trace: Option<Trace>) {
-    let worker = Rc::clone(&seat.worker);
+pub(super) async fn connect(seat: Seat, snapshot: &Snapshot, upstream: usize, record: Option<Logged>) {
     let connected = {
-        let (peer, local, trace) = (seat.client(), seat.local(), trace.as_ref());
-        let scene = Scene {
-            worker: &worker,
-            snapshot,
-            listener: &seat.listener,
-            peer,
-            local,
-            identity: None,
-            is_early: false,
-            trace,
-        };
-        let mut tries = Tries::of_new_connections(&snapshot.upstreams[upstream]);
-        let mut connecting = pin!(tries.connection(&scene));
-        poll_fn(|cx| match seat.cancel.poll(cx) {
+        let ask = || seat.stream.local();
+        let local = seat.proxied_local().map_or(Local::Asked(&ask), Local::Known);
+        let fallback = seat.listener.addresses.first().copied();
+        let client = Client { peer: seat.client(), local, fallback };
+        let asked = Asked { client, record: record.as_deref(), stall: seat.listener.timeouts.send };
+        let mut attempts = Attempts::of_tunnel(&snapshot.upstreams[upstream], asked);
+        let mut connecting = pin!(attempts.connection());
+        let cancelled = seat.cancel.waiter();
+        poll_fn(|cx| match cancelled.poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(CloseReason::Draining)),
             Poll::Pending => connecting.as_mut().poll(cx).map_err(|_| CloseReason::UpstreamUnavailable),
         })
         .await
     };
     match connected {
-        Ok(connection) => start(seat, connection, trace),
+        Ok(connection) => start(seat, Box::new(connection.into_tunnel()), record),
         Err(reason) => {
-            if let Some(trace) = trace {
-                trace.finish(&seat, None, Some(reason));
+            if let Some(record) = record {
+                record.finish(&seat, None, Some(reason));
             }
             seat.stream.abort();
             seat.end(reason);
@@ -83,13 +82,14 @@ pub(super) async fn connect(seat: Seat, snapshot: &Snapshot, upstream: usize, tr
 /// One tunnel. Dropping it resets both connections.
 pub(super) struct Tunnel {
     seat: Seat,
-    upstream: Connection,
+    upstream: Box<dyn TunnelEnd>,
     up: Direction,
     down: Direction,
     idle: Duration,
     send: Duration,
+    cancelled: Waiter,
     /// Its record in the access log, if there is one.
-    trace: Option<Trace>,
+    record: Option<Logged>,
     _open: Open,
 }
 
@@ -126,21 +126,22 @@ enum Woken {
 }
 
 impl Tunnel {
-    pub(super) fn new(seat: Seat, upstream: Connection, trace: Option<Trace>) -> Self {
+    pub(super) fn new(seat: Seat, upstream: Box<dyn TunnelEnd>, record: Option<Logged>) -> Self {
         let worker = &seat.worker;
         worker.counters.increment(Plain::Tunnels);
         worker.counters.increment(Plain::TunnelsOpen);
         let open = Open(Rc::clone(worker));
         let direction = Direction { ended: false, queued_at: worker.io.now() };
-        let model = seat.listener.timeouts;
+        let (timeouts, cancelled) = (seat.listener.timeouts, seat.cancel.waiter());
         Self {
             upstream,
             up: direction,
             down: direction,
-            idle: model.tunnel_idle,
-            send: model.send,
+            idle: timeouts.tunnel_idle,
+            send: timeouts.send,
+            cancelled,
             seat,
-            trace,
+            record,
             _open: open,
         }
     }
@@ -167,11 +168,11 @@ impl Tunnel {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, due: Time) -> Poll<Woken> {
-        if self.seat.cancel.poll(cx).is_ready() {
+        if self.cancelled.poll(cx).is_ready() {
             return Poll::Ready(Woken::Over(CloseReason::Stopped));
         }
         let now = self.seat.worker.io.now();
-        let (client, upstream) = (&self.seat.stream, self.upstream.stream());
+        let (client, upstream): (&dyn Duplex, _) = (&self.seat.stream, self.upstream.duplex());
         let up = self.up.poll(cx, client, upstream, now);
         let down = self.down.poll(cx, upstream, client, now);
         // A side that ended is not read any more: what is sent to it tells when it breaks.
@@ -182,10 +183,10 @@ impl Tunnel {
         }
         let over = match (up, down) {
             (Err(Broken::Source(error)), _) | (_, Err(Broken::Target(error))) => {
-                Some(sessions::broken(error, CloseReason::ClientAborted))
+                Some(table::broken(error, CloseReason::ClientAborted))
             }
             (Err(Broken::Target(error)), _) | (_, Err(Broken::Source(error))) => {
-                Some(sessions::broken(error, CloseReason::UpstreamAborted))
+                Some(table::broken(error, CloseReason::UpstreamAborted))
             }
             (Ok(up), Ok(down)) => {
                 if up > 0 {
@@ -193,8 +194,8 @@ impl Tunnel {
                 }
                 if down > 0 {
                     self.seat.worker.counters.add(Plain::SentBytes, down);
-                    if let Some(trace) = &self.trace {
-                        trace.sent(down);
+                    if let Some(record) = &self.record {
+                        record.sent(down);
                     }
                 }
                 (self.up.ended && self.down.ended).then_some(CloseReason::TunnelClosed)
@@ -222,34 +223,34 @@ impl Tunnel {
     /// For each side to which something is queued: when it is too late with taking it, and what that is
     /// called.
     fn stalls(&self) -> [Option<(Time, CloseReason)>; 2] {
-        let stall = |to: &Stream, direction: &Direction, reason| {
+        let stall = |to: &dyn Duplex, direction: &Direction, reason| {
             (to.unsent() > 0).then(|| (to.progress().sent_at.max(direction.queued_at) + self.send, reason))
         };
         [
             stall(&self.seat.stream, &self.down, CloseReason::SendTimeout),
-            stall(self.upstream.stream(), &self.up, CloseReason::UpstreamSendTimeout),
+            stall(self.upstream.duplex(), &self.up, CloseReason::UpstreamSendTimeout),
         ]
     }
 
     fn last_moved(&self) -> Time {
-        let moved = |stream: &Stream| {
+        let moved = |stream: &dyn Duplex| {
             let progress = stream.progress();
             progress.received_at.max(progress.sent_at)
         };
         moved(&self.seat.stream)
-            .max(moved(self.upstream.stream()))
+            .max(moved(self.upstream.duplex()))
             .max(self.up.queued_at)
             .max(self.down.queued_at)
     }
 
     fn is_unsent(&self) -> bool {
-        self.seat.stream.unsent() > 0 || self.upstream.stream().unsent() > 0
+        self.seat.stream.unsent() > 0 || self.upstream.duplex().unsent() > 0
     }
 
     /// A tunnel that is quiet keeps no memory for what may come.
     fn shrink(&self) {
         self.seat.stream.shrink();
-        self.upstream.stream().shrink();
+        self.upstream.duplex().shrink();
     }
 
     fn end(self, reason: CloseReason) {
@@ -259,15 +260,15 @@ impl Tunnel {
             // What was cut must look cut, to both sides.
             _ => false,
         };
-        let Self { mut seat, upstream, trace, .. } = self;
-        if let Some(trace) = trace {
-            trace.reached(Step::LastByte);
-            trace.finish(&seat, None, Some(reason));
+        let Self { mut seat, upstream, record, .. } = self;
+        if let Some(record) = record {
+            record.reached(Phase::LastByte);
+            record.finish(&seat, None, Some(reason));
         }
         seat.count_received();
         if is_orderly {
             seat.stream.close();
-            upstream.close_tunnel();
+            upstream.close();
         } else {
             seat.stream.abort();
             drop(upstream);
@@ -278,7 +279,13 @@ impl Tunnel {
 
 impl Direction {
     /// Moves what there is, as long as the target takes it; how much.
-    fn poll(&mut self, cx: &mut Context<'_>, from: &Stream, to: &Stream, now: Time) -> Result<u64, Broken> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &dyn Duplex,
+        to: &dyn Duplex,
+        now: Time,
+    ) -> Result<u64, Broken> {
         let mut moved = 0;
         if self.ended {
             return from.error().map_or(Ok(moved), |error| Err(Broken::Source(error)));

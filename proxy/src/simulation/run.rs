@@ -14,15 +14,17 @@ use super::book::{Book, Tally};
 use super::plan::{Endpoint, Plan, Turn, Way};
 use super::trace::Trace;
 use super::{client, origin, through};
-use crate::config::model;
 use crate::control::commands::Command;
-use crate::control::shared::{Counters, SteeringSlot};
+use crate::control::slots::SteeringSlot;
+use crate::counters::Counters;
+use crate::counters::{Counter, Plain};
 use crate::error::{HandshakeFailure, HandshakeKind, RefusalReason};
 use crate::io::Engine;
 use crate::io::simulated::{Sim, SimListener, SimRing};
-use crate::telemetry::counters::{Counter, Plain};
+use crate::session::context::Worker;
+use crate::session::traffic::Traffic;
 use crate::time::Time;
-use crate::worker::context::Worker;
+use crate::worker::checks::check_invariants;
 use crate::worker::drain::Phase;
 use crate::worker::events::Events;
 use crate::worker::testing::origin_address;
@@ -98,7 +100,7 @@ struct World {
     engine: Engine<SimRing>,
     events: Events,
     listeners: Vec<SimListener>,
-    config: Arc<ArcSwap<model::Config>>,
+    traffic: Arc<ArcSwap<Traffic>>,
     phase: Phase,
     start: Time,
     done: bool,
@@ -111,11 +113,11 @@ impl World {
         let (mut engine, sim) = Sim::engine(seed, plan.faults, plan.memory, plan.settings);
         let observed = trace.clone();
         sim.observe(Box::new(move |now, what| observed.note(now, what)));
-        let config = Arc::new(ArcSwap::from_pointee(plan.config.clone()));
+        let traffic = Arc::new(ArcSwap::from_pointee(plan.config.traffic()));
         let worker = Worker::with_random(
             engine.io(),
             Counters::private(),
-            Arc::clone(&config),
+            Arc::clone(&traffic),
             plan.connections_max,
             None,
             seed,
@@ -134,7 +136,7 @@ impl World {
             engine,
             events,
             listeners,
-            config,
+            traffic,
             phase: Phase::Serving,
             start,
             done: false,
@@ -229,7 +231,7 @@ impl World {
         self.events.publish(self.engine.stats());
         let worker = Rc::clone(self.events.worker());
         self.sim.check_invariants();
-        worker.check_invariants(&self.engine);
+        check_invariants(&worker, &self.engine);
         let limits = self
             .plan
             .config
@@ -254,7 +256,7 @@ impl World {
                 let mut upstream = (*config.upstreams[0]).clone();
                 upstream.endpoints.truncate(*endpoints);
                 config.upstreams[0] = Arc::new(upstream);
-                return self.config.store(Arc::new(config));
+                return self.traffic.store(Arc::new(config.traffic()));
             }
             Turn::Drain { within } => Command::Drain { deadline: now + *within },
             Turn::Stop => Command::Stop,

@@ -17,9 +17,10 @@ use crate::config::model::{Config, GuardMode};
 use crate::config::{Bytes, Loaded};
 use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
 use crate::control::sealed::SealedError;
-use crate::control::shared::CountersMemory;
 use crate::control::status::{GuardStatus, SteeringStatus};
 use crate::control::{now, sealed};
+use crate::counters::CountersMemory;
+use crate::counters::{Counter, Plain};
 use crate::error::CloseReason;
 use crate::kernel::guard::pins::{PinError, Pins};
 use crate::kernel::guard::{GuardProgram, XdpMode};
@@ -31,7 +32,6 @@ use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
 use crate::supervisor::tickets::TicketRing;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
-use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
 /// The half of the steering array that belongs to these sockets. A data plane that replaces a dead one takes

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
-use crate::telemetry::counters::Cells;
+use crate::counters::Cells;
 use crate::telemetry::metrics::{self, Scrape};
 
 /// How long the supervisor may take to answer; without its half the rest is shown.
@@ -246,7 +246,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::telemetry::counters::{CounterBlock, Plain};
+    use crate::counters::{CounterBlock, Plain};
 
     /// How the supervisor behaves.
     #[derive(Clone, Copy, PartialEq)]

@@ -16,7 +16,7 @@ use rustls::KeyLog;
 use tracing::warn;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::join_within;
+use crate::threads::join_within;
 use crate::tls::key_log;
 
 /// Lines that may wait: five for a handshake of TLS 1.3, of at most 200 bytes.

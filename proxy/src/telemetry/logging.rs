@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{Registry, reload};
 
-use super::join_within;
+use crate::threads::join_within;
 
 /// Lines that may wait for the log thread.
 const QUEUE_LINES: usize = 4096;

@@ -10,12 +10,13 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet}
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::access_log;
 use crate::control::status::{CertificateStatus, DataPlaneStatus, SupervisorStatus};
+use crate::counters::{Cells, Counter, DURATION_BOUNDS_MICROS, Kind, Plain};
 use crate::error::{
     CloseReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason, ShedReason,
 };
-use crate::telemetry::counters::{Cells, Counter, DURATION_BOUNDS_MICROS, Kind, Plain};
-use crate::telemetry::{access, logging};
+use crate::telemetry::logging;
 use crate::tls::alert::Alert;
 
 /// The media type of what `encode` returns.
@@ -242,9 +243,9 @@ impl Collector for DataPlane {
         family(encoder, "sluice_log_lines_lost", "Log lines lost to a full queue or a failing output")
             .counter(logging::lines_lost())?;
         family(encoder, "sluice_access_log_records", "Records written to the access log")
-            .counter(access::written())?;
+            .counter(access_log::written())?;
         let lost =
-            LogLossReason::ALL.iter().map(|&reason| ([("reason", reason.label())], access::lost(reason)));
+            LogLossReason::ALL.iter().map(|&reason| ([("reason", reason.label())], access_log::lost(reason)));
         family(
             encoder,
             "sluice_access_log_records_lost",
@@ -387,7 +388,7 @@ fn open_descriptors() -> Option<u64> {
 mod tests {
     use super::*;
     use crate::control::status::{GuardStatus, ReloadStatus, SteeringStatus, WorkerStatus};
-    use crate::telemetry::counters::CounterBlock;
+    use crate::counters::CounterBlock;
 
     fn supervisor() -> SupervisorStatus {
         SupervisorStatus {
@@ -542,7 +543,7 @@ mod tests {
         let durations =
             (0..=DURATION_BOUNDS_MICROS.len()).map(Counter::Duration).chain([Counter::DurationMicros]);
         for (at, counter) in durations.clone().enumerate() {
-            assert_eq!(counter.index(), crate::telemetry::counters::CELLS - durations.clone().count() + at);
+            assert_eq!(counter.index(), crate::counters::CELLS - durations.clone().count() + at);
         }
         let mut count = 0;
         for (at, counter) in counters.enumerate() {
@@ -550,7 +551,7 @@ mod tests {
             block.set(counter, 1_000_000 + at as u64);
             count += 1;
         }
-        assert_eq!(count + durations.count(), crate::telemetry::counters::CELLS);
+        assert_eq!(count + durations.count(), crate::counters::CELLS);
         let text = encode(Scrape { workers: vec![block.cells()], ..Scrape::default() });
         for at in 0..count {
             let value = format!(" {}", 1_000_000 + at);

@@ -1,6 +1,7 @@
 //! TLS to an upstream's endpoints, compiled once per configuration from the bytes of its files, in supervisor
 //! and data plane alike.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,7 +14,6 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, Signatur
 use super::certificate::Certificate;
 use super::key_log::Secrets;
 use super::{Part, TlsError, pem, provider, roots};
-use crate::config::model::Endpoint;
 
 /// Whom an endpoint's certificate must come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,12 +88,12 @@ impl ClientTls {
         Arc::new(config)
     }
 
-    /// Whom a connection to `endpoint` has to reach.
+    /// Whom a connection to the endpoint at `address` has to reach.
     #[must_use]
-    pub fn server_name(&self, endpoint: &Endpoint) -> ServerName<'static> {
+    pub fn server_name(&self, address: IpAddr) -> ServerName<'static> {
         match &self.settings.server_name {
             Some(name) => name.clone(),
-            None => ServerName::from(endpoint.address.ip()),
+            None => ServerName::from(address),
         }
     }
 

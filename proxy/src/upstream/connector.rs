@@ -6,24 +6,22 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustls::ClientConfig;
 
 use super::balance::RoundRobin;
+use super::connection::Connection;
 use super::pool::{IdleKey, Lease, Pool};
-use super::secure;
-use crate::config::model;
-use crate::control::shared::Counters;
+use super::{model, secure};
+use crate::counters::{Counters, Plain};
 use crate::error::{PoolCloseReason, RefusalReason};
+use crate::io::handshakes::Handshakes;
 use crate::io::stream::Tag;
-use crate::io::{Chunk, Io, Stream};
-use crate::telemetry::counters::{Counter, Plain};
+use crate::io::tags;
+use crate::io::{Chunk, Io};
 use crate::time::Time;
 use crate::tls::client::ClientTls;
-use crate::worker::handshakes::Handshakes;
-use crate::worker::tags;
 
 /// One upstream of one snapshot: its configuration and the worker's lasting state for it.
 #[derive(Clone, Debug)]
@@ -39,8 +37,8 @@ pub struct Upstream {
 pub struct State {
     /// Names it in tags; never used again by another upstream.
     id: u16,
-    io: Io,
-    counters: Counters,
+    pub(super) io: Io,
+    pub(super) counters: Counters,
     /// The worker's: what a loop turn has time for.
     handshakes: Rc<Handshakes>,
     pool: RefCell<Pool<Connection>>,
@@ -65,87 +63,6 @@ struct Sessions {
 
 /// At most so often an upstream's failed handshakes are warned of; all are counted.
 const WARN_PAUSE: Duration = Duration::from_secs(10);
-
-/// A connection to an endpoint. Dropping it closes it and counts why.
-#[derive(Debug)]
-pub struct Connection {
-    stream: Stream,
-    address: SocketAddr,
-    born: Time,
-    counters: Counters,
-    reason: PoolCloseReason,
-    /// Nothing is left half sent: it may be closed in order.
-    clean: bool,
-    /// Bytes the kernel had taken when this exchange leased it.
-    sent_before: u64,
-    /// It carried an exchange before this one.
-    reused: bool,
-}
-
-impl Connection {
-    /// Its socket.
-    #[must_use]
-    pub const fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
-    /// Whether it came from the pool.
-    #[must_use]
-    pub const fn is_reused(&self) -> bool {
-        self.reused
-    }
-
-    /// Whether the kernel took no byte of this exchange.
-    #[must_use]
-    pub fn sent_nothing(&self) -> bool {
-        self.stream.progress().sent <= self.sent_before
-    }
-
-    /// Closes it after an exchange that was answered whole but leaves it unusable.
-    pub fn close_used(self) {
-        self.close(PoolCloseReason::NotReusable);
-    }
-
-    /// From now on it serves one client alone, and never returns to the pool. Dropping it resets it.
-    #[must_use]
-    pub fn into_tunnel(mut self) -> Self {
-        self.reason = PoolCloseReason::Tunnel;
-        self
-    }
-
-    /// Closes a tunnel that both sides ended, once what is queued was sent.
-    pub fn close_tunnel(self) {
-        self.close(PoolCloseReason::Tunnel);
-    }
-
-    fn close(mut self, reason: PoolCloseReason) {
-        self.reason = reason;
-        self.clean = true;
-    }
-
-    /// Why a connection between exchanges cannot be used: it spoke, it ended, or it was answered before it
-    /// was asked.
-    fn unfit(&self) -> PoolCloseReason {
-        match self.stream.poll_read(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(Some(_))) => PoolCloseReason::UnsolicitedBytes,
-            Poll::Ready(_) => PoolCloseReason::ClosedByUpstream,
-            Poll::Pending => PoolCloseReason::NotReusable,
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // An exchange that was cut short may have left half a request in the queue: that must not go out.
-        if self.clean {
-            self.stream.close();
-        } else {
-            self.stream.abort();
-        }
-        self.counters.increment(Counter::PoolClosed(self.reason));
-        self.counters.decrement(Plain::UpstreamOpen);
-    }
-}
 
 impl State {
     /// Nothing connected yet. `random` places the balancer's start.
@@ -255,7 +172,7 @@ impl State {
     ) -> Result<(), RefusalReason> {
         let (settings, name, due) = (
             self.sessions_of(endpoint, tls),
-            tls.server_name(endpoint),
+            tls.server_name(endpoint.address.ip()),
             self.io.after(config.connect_timeout),
         );
         let made =
@@ -294,16 +211,7 @@ impl State {
             Ok(Ok(stream)) => {
                 self.counters.increment(Plain::UpstreamConnects);
                 self.counters.increment(Plain::UpstreamOpen);
-                return Ok(Connection {
-                    stream,
-                    address,
-                    born: self.io.now(),
-                    counters: self.counters.clone(),
-                    reason: PoolCloseReason::NotReusable,
-                    clean: false,
-                    sent_before: 0,
-                    reused: false,
-                });
+                return Ok(Connection::new(stream, address, self.io.now(), self.counters.clone()));
             }
             Ok(Err(crate::io::handle::ConnectError::Exhausted)) => RefusalReason::Overloaded,
             Ok(Err(_)) => RefusalReason::ConnectFailed,

@@ -1,41 +1,68 @@
 //! An HTTP/1.1 connection to an endpoint as an exchange slot (RFC 9112): one exchange at a time, its request
 //! and its response each in a half of its own.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
-use super::connector::Connection;
-use super::slot::{ReceiveResponse, SendRequest, SlotError};
+use super::connection::Connection;
+use super::connector::State;
+use crate::exchange::BodyPart;
+use crate::exchange::lease::{Lease, LeaseError, Processed, ReceiveResponse, SendRequest};
+use crate::exchange::tunnel::TunnelEnd;
 use crate::http::h1::{BodyDecoder, Parsed, ResponseDecoder, encode};
 use crate::http::limits::Limits;
-use crate::http::message::{Fields, Method, RequestHead, ResponseHead};
-use crate::io::{Chunk, Io, Stream};
-use crate::session::exchange::BodyPart;
-use crate::session::flow::{self, Outbound, ReadError, Taking, WriteError};
-use crate::session::pace::Pace;
+use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead};
+use crate::io::{Chunk, Stream};
 use crate::time::Time;
+use crate::wire::h1::{Outbound, ReadError, Taking, WriteError, next_part};
+use crate::wire::pace::Pace;
 
 /// A leased connection.
 #[derive(Debug)]
-pub struct Slot<'a> {
+pub struct H1Lease {
     connection: Connection,
-    io: &'a Io,
+    /// Whose pool it returns to.
+    state: Rc<State>,
+    /// It may carry further exchanges.
+    may_return: bool,
+    /// How long the endpoint may take nothing.
     stall: Duration,
+    /// The request was handed over whole.
+    is_sent: Cell<bool>,
+    /// The endpoint keeps the connection open after this response.
+    keeps_alive: Cell<bool>,
 }
 
-impl<'a> Slot<'a> {
-    /// `stall`: how long the endpoint may take nothing.
-    #[must_use]
-    pub const fn new(connection: Connection, io: &'a Io, stall: Duration) -> Self {
-        Self { connection, io, stall }
+impl H1Lease {
+    /// A connection of `state`. `stall`: how long the endpoint may take nothing.
+    pub(super) const fn new(
+        connection: Connection,
+        state: Rc<State>,
+        may_return: bool,
+        stall: Duration,
+    ) -> Self {
+        let (is_sent, keeps_alive) = (Cell::new(false), Cell::new(false));
+        Self { connection, state, may_return, stall, is_sent, keeps_alive }
     }
 
-    /// The halves for one request.
-    #[must_use]
-    pub fn split<'s>(&'s self, head: &'s RequestHead) -> (Sender<'s>, Receiver<'s>) {
+    /// Whether it came from the pool.
+    pub(super) const fn is_reused(&self) -> bool {
+        self.connection.is_reused()
+    }
+}
+
+impl Lease for H1Lease {
+    type Sender<'a> = Sender<'a>;
+    type Receiver<'a> = Receiver<'a>;
+
+    fn split<'a>(&'a self, head: &'a RequestHead) -> (Sender<'a>, Receiver<'a>) {
         let stream = self.connection.stream();
-        let sender = Sender(Outbound::new(self.io, stream, Taking::new(self.stall, Pace::FREE)));
+        let taking = Taking::new(self.stall, Pace::FREE);
+        let sender =
+            Sender { outbound: Outbound::new(&self.state.io, stream, taking), is_sent: &self.is_sent };
         let receiver = Receiver {
-            stream,
+            lease: self,
             method: &head.method,
             decoder: ResponseDecoder::new(),
             head: Vec::new(),
@@ -46,18 +73,28 @@ impl<'a> Slot<'a> {
         (sender, receiver)
     }
 
-    /// Gives the connection back.
-    #[must_use]
-    pub fn into_connection(self) -> Connection {
-        self.connection
+    fn complete(self) {
+        match (self.is_sent.get(), self.keeps_alive.get()) {
+            (true, true) if self.may_return => self.state.release(self.connection),
+            (true, _) => self.connection.close_used(),
+            // The rest of a request that was answered early must not go out: a reset, not a flush.
+            (false, _) => drop(self.connection),
+        }
+    }
+
+    fn into_tunnel(self) -> Box<dyn TunnelEnd> {
+        Box::new(self.connection.into_tunnel())
     }
 }
 
 /// See `SendRequest`.
 #[derive(Debug)]
-pub struct Sender<'a>(Outbound<'a>);
+pub struct Sender<'a> {
+    outbound: Outbound<'a>,
+    is_sent: &'a Cell<bool>,
+}
 
-impl From<WriteError> for SlotError {
+impl From<WriteError> for LeaseError {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Stream => Self::ClosedWithinResponse,
@@ -68,28 +105,30 @@ impl From<WriteError> for SlotError {
 
 impl SendRequest for Sender<'_> {
     fn head(&mut self, head: &RequestHead) {
-        let framing = encode::request(head, self.0.head());
-        self.0.set_framing(framing);
+        let framing = encode::request(head, self.outbound.head());
+        self.outbound.set_framing(framing);
+        self.is_sent.set(matches!(head.body, BodyLength::None));
     }
 
-    async fn data(&mut self, chunk: Chunk) -> Result<(), SlotError> {
-        Ok(self.0.data(chunk).await?)
+    async fn data(&mut self, chunk: Chunk) -> Result<(), LeaseError> {
+        Ok(self.outbound.data(chunk).await?)
     }
 
-    async fn finish(&mut self, trailers: &Fields) -> Result<(), SlotError> {
-        self.0.finish(trailers);
+    async fn finish(&mut self, trailers: &Fields) -> Result<(), LeaseError> {
+        self.outbound.finish(trailers);
+        self.is_sent.set(true);
         Ok(())
     }
 
     fn flush(&mut self) {
-        self.0.flush();
+        self.outbound.flush();
     }
 }
 
 /// See `ReceiveResponse`.
 #[derive(Debug)]
 pub struct Receiver<'a> {
-    stream: &'a Stream,
+    lease: &'a H1Lease,
     method: &'a Method,
     decoder: ResponseDecoder,
     /// A head that did not come in one piece.
@@ -102,16 +141,26 @@ pub struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    fn closed(&self) -> SlotError {
-        if self.heard { SlotError::ClosedWithinResponse } else { SlotError::ClosedBeforeResponse }
+    const fn stream(&self) -> &'_ Stream {
+        self.lease.connection.stream()
+    }
+
+    fn closed(&self) -> LeaseError {
+        if self.heard {
+            LeaseError::ClosedWithinResponse
+        } else if self.lease.connection.sent_nothing() {
+            LeaseError::ClosedBeforeResponse(Processed::No)
+        } else {
+            LeaseError::ClosedBeforeResponse(Processed::Maybe)
+        }
     }
 }
 
 impl ReceiveResponse for Receiver<'_> {
-    async fn head(&mut self) -> Result<ResponseHead, SlotError> {
+    async fn head(&mut self) -> Result<ResponseHead, LeaseError> {
         loop {
             if self.input.is_empty() {
-                match self.stream.read().await {
+                match self.stream().read().await {
                     Ok(Some(chunk)) => self.input = chunk,
                     Ok(None) | Err(_) => return Err(self.closed()),
                 }
@@ -125,7 +174,7 @@ impl ReceiveResponse for Receiver<'_> {
                 self.head.extend_from_slice(&self.input);
                 self.decoder.parse(&self.head, self.method, &Limits::UPSTREAM)
             };
-            match parsed.map_err(|_| SlotError::Malformed)? {
+            match parsed.map_err(|_| LeaseError::Malformed)? {
                 Parsed::Head { head, consumed } => {
                     self.input.advance(consumed - before);
                     // Empty, it would still hold a receive buffer, and a block is all that the stream may
@@ -136,9 +185,15 @@ impl ReceiveResponse for Receiver<'_> {
                     self.head.clear();
                     match head.status {
                         // What follows is another protocol's.
-                        101 => self.stream.unread(std::mem::take(&mut self.input)),
+                        101 => {
+                            let rest = std::mem::take(&mut self.input);
+                            self.stream().unread(rest);
+                        }
                         ..200 => {}
-                        _ => self.body = Some(BodyDecoder::new(head.body)),
+                        _ => {
+                            self.lease.keeps_alive.set(head.keep_alive);
+                            self.body = Some(BodyDecoder::new(head.body));
+                        }
                     }
                     return Ok(head);
                 }
@@ -153,28 +208,29 @@ impl ReceiveResponse for Receiver<'_> {
     }
 
     fn taken_at(&self) -> Time {
-        self.stream.progress().sent_at
+        self.stream().progress().sent_at
     }
 
     fn is_held(&self) -> bool {
-        self.stream.is_held()
+        self.stream().is_held()
     }
 
     fn has_unsent(&self) -> bool {
-        self.stream.unsent() > 0
+        self.stream().unsent() > 0
     }
 
-    async fn part(&mut self) -> Result<BodyPart, SlotError> {
+    async fn part(&mut self) -> Result<BodyPart, LeaseError> {
         let Some(body) = &mut self.body else { return Ok(BodyPart::End(Fields::new())) };
-        match flow::next_part(self.stream, body, &mut self.input).await {
+        match next_part(self.lease.connection.stream(), body, &mut self.input).await {
             Ok(part) => {
                 if matches!(part, BodyPart::End(_)) && !self.input.is_empty() {
                     // Nobody asked for more: this makes the connection unfit for the pool.
-                    self.stream.unread(std::mem::take(&mut self.input));
+                    let rest = std::mem::take(&mut self.input);
+                    self.stream().unread(rest);
                 }
                 Ok(part)
             }
-            Err(ReadError::Framing(_)) => Err(SlotError::Malformed),
+            Err(ReadError::Framing(_)) => Err(LeaseError::Malformed),
             Err(ReadError::Ended | ReadError::Stream(_)) => Err(self.closed()),
         }
     }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use slab::Slab;
 
-use crate::config::model;
+use super::model;
 use crate::error::PoolCloseReason;
 use crate::time::Time;
 

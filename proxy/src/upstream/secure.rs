@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use crate::io::handshakes::{Handshakes, With};
 use crate::io::{Chunk, Io, Stream};
 use crate::time::Time;
 use crate::tls::handshake::{Failure, Handshake, Progress};
-use crate::worker::handshakes::{Handshakes, With};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]

@@ -5,13 +5,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::context::Worker;
-use super::{sessions, tags};
 use crate::control::commands::Command;
-use crate::control::shared::SteeringSlot;
+use crate::control::slots::SteeringSlot;
 use crate::io::Engine;
 use crate::io::seam::Ring;
 use crate::io::stream::Tag;
+use crate::io::tags;
+use crate::session::context::Worker;
+use crate::session::table;
 use crate::time::Time;
 
 /// How long resets may take to leave before the worker returns all the same.
@@ -61,7 +62,7 @@ impl Phase {
                 steering.draining();
                 engine.let_accepts_end();
                 worker.start_draining();
-                sessions::drain(worker);
+                table::drain(worker);
                 arm(worker, accepts_until);
                 arm(worker, deadline);
             }
@@ -93,7 +94,7 @@ impl Phase {
             }
             Self::Stopping { deadline } => {
                 // A connection that was accepted while its accept was being cancelled comes too late.
-                sessions::abort_all(worker);
+                table::abort_all(worker);
                 empty(engine) || deadline <= worker.io.now()
             }
         }
@@ -102,7 +103,7 @@ impl Phase {
     fn stop(&mut self, worker: &Rc<Worker>) {
         let deadline = worker.io.after(STOP_GRACE);
         *self = Self::Stopping { deadline };
-        sessions::abort_all(worker);
+        table::abort_all(worker);
         arm(worker, deadline);
     }
 }

@@ -4,17 +4,18 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::context::Worker;
-use super::{sessions, tags};
-use crate::control::shared::SteeringSlot;
+use crate::control::slots::SteeringSlot;
+use crate::counters::Plain;
 use crate::io::Stream;
 use crate::io::engine::Handler;
 use crate::io::handle::Stats;
 use crate::io::stream::Tag;
-use crate::listen::acceptor;
-use crate::telemetry::counters::Plain;
+use crate::io::tags;
+use crate::session::context::Worker;
+use crate::session::table;
 use crate::time::Time;
 use crate::upstream::pool::IdleKey;
+use crate::worker::acceptor;
 
 /// The worker as the engine sees it.
 #[derive(Debug)]
@@ -82,9 +83,9 @@ impl Handler for Events {
 
     fn parked_ready(&mut self, _stream: Stream, tag: Tag) {
         match tag.kind {
-            tags::SESSION => sessions::woken(&self.worker, tag.key),
+            tags::SESSION => table::woken(&self.worker, tag.key),
             tags::POOL_SLOT => {
-                if let Some(upstream) = self.worker.upstream((tag.key >> 48) as u16) {
+                if let Some(upstream) = self.worker.upstreams.by_id((tag.key >> 48) as u16) {
                     upstream.woken(IdleKey::from_bits(tag.key));
                 }
             }
@@ -94,9 +95,9 @@ impl Handler for Events {
 
     fn timer(&mut self, tag: Tag) {
         match tag.kind {
-            tags::SESSION => sessions::timed_out(&self.worker, tag.key),
+            tags::SESSION => table::timed_out(&self.worker, tag.key),
             tags::POOL_TIMER => {
-                if let Some(upstream) = self.worker.upstream(tag.key as u16) {
+                if let Some(upstream) = self.worker.upstreams.by_id(tag.key as u16) {
                     upstream.expire();
                 }
             }

@@ -1,11 +1,10 @@
 //! A worker: one pinned thread, one ring, its sessions and pools.
 
+mod acceptor;
 #[cfg(test)]
-mod checks;
-pub mod context;
+pub(crate) mod checks;
 pub mod drain;
 pub mod events;
-pub mod handshakes;
 #[cfg(test)]
 mod patience_tests;
 #[cfg(test)]
@@ -14,10 +13,8 @@ mod reload_tests;
 mod secure_memory_tests;
 #[cfg(test)]
 mod secure_tests;
-pub mod sessions;
 #[cfg(test)]
 mod simulated_tests;
-pub mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -28,23 +25,25 @@ mod upstream_tls_tests;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use self::context::Worker;
 use self::drain::Phase;
 use self::events::Events;
 use crate::LINUX_MIN;
-use crate::config::model;
+use crate::access_log::AccessSender;
 use crate::control::commands::CommandReceiver;
-use crate::control::shared::{Counters, SteeringSlot};
+use crate::control::slots::SteeringSlot;
+use crate::counters::Counters;
 use crate::io::ring::KernelRing;
 use crate::io::seam::Ring;
 use crate::io::token::SLOTS_MAX;
-use crate::io::{Engine, Settings};
+use crate::io::{self, Engine, Settings};
 use crate::listen::sources::Sources;
 use crate::placement;
-use crate::telemetry::access::AccessSender;
+use crate::session::context::Worker;
+use crate::session::traffic::Traffic;
 
 /// Everything a worker thread needs; made by the data plane's start, moved to the thread.
 #[derive(Debug)]
@@ -58,7 +57,13 @@ pub struct WorkerSeed {
     /// This worker's own listening sockets with the index into `Config::listeners` of each.
     pub listeners: Vec<(usize, OwnedFd)>,
     /// The current configuration; each exchange takes the one that is current when it starts.
-    pub config: Arc<ArcSwap<model::Config>>,
+    pub traffic: Arc<ArcSwap<Traffic>>,
+    /// How large its ring is.
+    pub ring: io::settings::Ring,
+    /// `process.buffer_budget`, in bytes.
+    pub buffer_budget: usize,
+    /// A loop turn longer than this gets no new flows.
+    pub stuck_after: Duration,
     /// This worker's counter block.
     pub counters: Counters,
     /// This worker's line in the steering array; writes go nowhere useful when there is no steering program.
@@ -104,14 +109,13 @@ fn advice(error: &std::io::Error) -> String {
 /// When the ring cannot be made, or a loop turn's enter fails for a reason that no later turn would mend.
 pub fn run(seed: WorkerSeed, ready: impl FnOnce()) -> Result<(), WorkerError> {
     place(&seed);
-    let config = seed.config.load_full();
-    let ring = KernelRing::new(config.ring, config.process.buffer_budget).map_err(WorkerError::Ring)?;
+    let ring = KernelRing::new(seed.ring, seed.buffer_budget).map_err(WorkerError::Ring)?;
     let mut engine = Engine::new(ring, engine_settings(seed.connections_max));
-    let worker = Worker::new(engine.io(), seed.counters, seed.config, seed.connections_max, seed.access);
+    let worker = Worker::new(engine.io(), seed.counters, seed.traffic, seed.connections_max, seed.access);
     if let Some(sources) = seed.sources {
         worker.sessions.limit_sources(sources);
     }
-    let mut events = Events::new(worker, seed.steering, config.workers.stuck_after);
+    let mut events = Events::new(worker, seed.steering, seed.stuck_after);
     engine.watch(&seed.commands).map_err(WorkerError::Ring)?;
     for (key, socket) in seed.listeners {
         engine.add_listener(socket, key);

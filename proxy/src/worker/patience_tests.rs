@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::simulated_tests::{REQUEST, converse};
 use super::testing::{self, Bench, origin_address};
 use crate::config::model;
+use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Memory, Peer};
 use crate::route::RouteTable;
-use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
 /// Seed 0x102a of the simulation: where memory is short the client's receive is held for what its endpoint

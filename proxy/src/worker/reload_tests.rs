@@ -9,9 +9,9 @@ use rustls::pki_types::ServerName;
 use super::simulated_tests::{REQUEST, RESPONSE, bench, fetch};
 use super::testing::{self, Bench, origin_address};
 use crate::config::model;
+use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason};
 use crate::io::simulated::Faults;
-use crate::telemetry::counters::{Counter, Plain};
 use crate::tls::client::{ClientTls, Settings, Trust};
 use crate::upstream::connector::State;
 
@@ -20,12 +20,12 @@ fn publish(bench: &Bench, change: impl FnOnce(&mut model::Config)) {
     let running = bench.config.load_full();
     let mut config = (*running).clone();
     change(&mut config);
-    bench.config.store(Arc::new(config.succeed(&running)));
+    bench.publish(config.succeed(&running));
 }
 
 fn upstream(name: &str, endpoint: u8) -> Arc<model::Upstream> {
     let config = testing::config(&[origin_address(endpoint)]);
-    Arc::new(model::Upstream { name: name.to_owned(), ..(*config.upstreams[0]).clone() })
+    Arc::new(model::Upstream { name: name.to_owned().into(), ..(*config.upstreams[0]).clone() })
 }
 
 fn states(bench: &Bench) -> Vec<Rc<State>> {
@@ -35,7 +35,7 @@ fn states(bench: &Bench) -> Vec<Rc<State>> {
 #[test]
 fn a_connection_is_accepted_by_the_newest_listener() {
     let mut bench = bench();
-    let before = bench.events.worker().snapshot().config.listeners[0].timeouts.request_header;
+    let before = bench.events.worker().snapshot().traffic.listeners[0].timeouts.request_header;
     publish(&bench, |config| {
         Arc::make_mut(&mut config.listeners[0]).timeouts.request_header = before * 3;
     });
@@ -56,7 +56,7 @@ fn an_idle_worker_that_is_woken_lets_go_of_what_is_gone() {
     let mut bench = bench();
     let client = fetch(&mut bench);
     assert_eq!(bench.value(Plain::UpstreamIdle), 1);
-    let old = Arc::downgrade(&bench.config.load_full());
+    let old = Arc::downgrade(&bench.traffic.load_full());
     publish(&bench, |config| config.upstreams = vec![upstream("app", 2)]);
     // What the loop does when it is nudged.
     drop(bench.events.worker().snapshot());

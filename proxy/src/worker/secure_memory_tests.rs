@@ -13,9 +13,9 @@ use rustls::{ClientConfig, ClientConnection};
 use super::secure_tests::{NAME, server, trust};
 use super::testing::{self, Bench, origin_address};
 use crate::config::model;
-use crate::config::model::BLOCK_BYTES;
+use crate::counters::Plain;
+use crate::io::settings::BLOCK_BYTES;
 use crate::io::simulated::{Faults, Memory, Peer};
-use crate::telemetry::counters::Plain;
 use crate::time::Time;
 use crate::tls::testing::Authority;
 

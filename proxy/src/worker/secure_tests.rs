@@ -13,9 +13,9 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 
 use super::testing::{self, Bench, origin_address};
 use crate::config::model;
+use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, RefusalReason};
 use crate::io::simulated::{Faults, Memory, Peer};
-use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 use crate::tls::alert::Alert;
 use crate::tls::server::{MinVersion, ServerTls, Settings};
@@ -306,7 +306,7 @@ fn who_was_silent_over_a_reload_is_shown_the_new_certificate() {
     let mut config = (*bench.config.load_full()).clone();
     let authority = Authority::new("Another CA");
     Arc::make_mut(&mut config.listeners[0]).tls = Some(server(&authority, 4));
-    bench.config.store(Arc::new(config));
+    bench.publish(config);
     let seen = converse(&client, &trust(&authority), post(b"x"), 20, b"\r\n\r\nx");
     bench.run_out();
     assert!(seen.borrow().plain.ends_with(b"x"));

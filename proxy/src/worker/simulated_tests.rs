@@ -4,17 +4,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::context::Worker;
 use super::drain::Phase;
 use super::events::Events;
 use super::testing::{self, Bench, origin_address};
+use crate::access_log::AccessLog;
 use crate::config::model;
 use crate::control::commands::Command;
+use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, ShedReason};
 use crate::io::StreamError;
 use crate::io::simulated::{Faults, Peer};
-use crate::telemetry::access::AccessLog;
-use crate::telemetry::counters::{Counter, Plain};
+use crate::session::context::Worker;
 use crate::time::Time;
 
 pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -275,7 +275,7 @@ fn a_drain_closes_the_idle_and_resets_the_stuck_at_its_deadline() {
     bench.sim.origin(silent.address);
     config.upstreams =
         vec![Arc::new(model::Upstream { endpoints: vec![silent], ..(*config.upstreams[0]).clone() })];
-    bench.config.store(Arc::new(config));
+    bench.publish(config);
     let stuck = bench.sim.connect(bench.listener);
     stuck.write(REQUEST);
     bench.run_until(|events| events.worker().counters.value(Plain::Active) == 1);
@@ -350,7 +350,7 @@ fn a_new_configuration_serves_the_next_request_and_closes_what_it_dropped() {
     let other = model::Endpoint { address: origin_address(2), label: "other".into(), weight: 1 };
     config.upstreams =
         vec![Arc::new(model::Upstream { endpoints: vec![other], ..(*config.upstreams[0]).clone() })];
-    bench.config.store(Arc::new(config));
+    bench.publish(config);
     client.write(REQUEST);
     bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 2);
     assert_eq!(bench.value(Plain::UpstreamConnects), 2, "the pooled connection's endpoint is gone");
@@ -442,7 +442,7 @@ fn a_panic_ends_one_session_and_is_counted() {
     let client = bench.sim.connect(bench.listener);
     bench.run_until(|events| events.worker().sessions.open() == 1);
     let worker = Rc::clone(bench.events.worker());
-    super::sessions::panic_within_only_session(&worker);
+    crate::session::table::panic_within_only_session(&worker);
     bench.run_until(|events| events.worker().sessions.open() == 0);
     assert!(client.is_reset() || !client.is_ended());
     assert_eq!(bench.value(Counter::Closed(CloseReason::Panicked)), 1);
@@ -514,7 +514,7 @@ fn a_connection_that_breaks_ends_for_what_broke_it() {
         (StreamError::Evicted, CloseReason::Overloaded),
         (StreamError::Os(libc::EHOSTUNREACH), CloseReason::SocketError),
     ] {
-        assert_eq!(super::sessions::broken(error, CloseReason::ClientAborted), reason);
+        assert_eq!(crate::session::table::broken(error, CloseReason::ClientAborted), reason);
     }
 }
 

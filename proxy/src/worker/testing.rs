@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::context::Worker;
 use super::events::Events;
+use crate::access_log::AccessSender;
 use crate::config::model;
 pub(crate) use crate::config::testing::{config, listener};
-use crate::control::shared::{Counters, SteeringSlot};
+use crate::control::slots::SteeringSlot;
+use crate::counters::Counters;
+use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::io::simulated::{Faults, Memory, Sim, SimListener, SimRing};
 use crate::io::{Engine, Settings};
-use crate::telemetry::access::AccessSender;
-use crate::telemetry::counters::{Counter, Plain};
+use crate::session::context::Worker;
+use crate::session::traffic::Traffic;
 
 /// A worker over the simulated ring.
 pub(crate) struct Bench {
@@ -23,7 +25,8 @@ pub(crate) struct Bench {
     pub(crate) sim: Sim,
     pub(crate) events: Events,
     pub(crate) listener: SimListener,
-    pub(crate) config: Arc<ArcSwap<model::Config>>,
+    pub(crate) config: ArcSwap<model::Config>,
+    pub(crate) traffic: Arc<ArcSwap<Traffic>>,
 }
 
 pub(crate) fn origin_address(index: u8) -> SocketAddr {
@@ -58,12 +61,18 @@ impl Bench {
         access: Option<AccessSender>,
     ) -> Self {
         let (mut engine, sim) = Sim::engine(seed, faults, memory, Settings::default());
-        let config = Arc::new(ArcSwap::from_pointee(config));
-        let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&config), 100, access);
+        let traffic = Arc::new(ArcSwap::from_pointee(config.traffic()));
+        let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&traffic), 100, access);
         let listener = sim.listener();
         engine.add_listener(listener, 0);
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3600));
-        Self { engine, sim, events, listener, config }
+        Self { engine, sim, events, listener, config: ArcSwap::from_pointee(config), traffic }
+    }
+
+    /// Lets the worker find another configuration.
+    pub(crate) fn publish(&self, config: model::Config) {
+        self.traffic.store(Arc::new(config.traffic()));
+        self.config.store(Arc::new(config));
     }
 
     pub(crate) fn counters(&self) -> &Counters {

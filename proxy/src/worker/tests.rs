@@ -13,9 +13,10 @@ use arc_swap::ArcSwap;
 use super::{WorkerError, WorkerSeed, run, testing};
 use crate::config::model;
 use crate::control::commands::{self, Command, CommandSender};
-use crate::control::shared::{Counters, SteeringSlot};
+use crate::control::slots::SteeringSlot;
+use crate::counters::Counters;
+use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
-use crate::telemetry::counters::{Counter, Plain};
 use crate::time::Time;
 
 /// An origin: a thread for each connection, which answers whatever `respond` says to each request.
@@ -139,7 +140,10 @@ impl Running {
             cpu: None,
             node: None,
             listeners: vec![(0, listener.try_clone().expect("dup").into())],
-            config: Arc::new(ArcSwap::from_pointee(config)),
+            ring: config.ring,
+            buffer_budget: config.process.buffer_budget,
+            stuck_after: config.workers.stuck_after,
+            traffic: Arc::new(ArcSwap::from_pointee(config.traffic())),
             counters: counters.clone(),
             steering: SteeringSlot::private(),
             commands: receiver,

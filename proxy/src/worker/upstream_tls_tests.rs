@@ -11,9 +11,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::testing::{self, Bench, origin_address};
+use crate::counters::{Counter, Plain};
 use crate::error::PoolCloseReason;
 use crate::io::simulated::{Faults, Peer};
-use crate::telemetry::counters::{Counter, Plain};
 use crate::tls::client::{ClientTls, Settings, Trust};
 use crate::tls::testing::Authority;
 

@@ -16,7 +16,9 @@ pub(super) const UNSAFE_FILES: &[&str] = &[
     "proxy/src/io/buffers.rs",
     "proxy/src/io/chunk.rs",
     "proxy/src/control/handoff.rs",
-    "proxy/src/control/shared.rs",
+    "proxy/src/control/slots.rs",
+    "proxy/src/counters/block.rs",
+    "proxy/src/counters/mapping.rs",
     "proxy/src/kernel/netns.rs",
     "proxy/src/listen/defer.rs",
     "proxy/src/placement.rs",
@@ -52,13 +54,14 @@ pub(super) const WORKER: &[&str] = &[
     "proxy_protocol",
     "route",
     "tls",
-    "listen::acceptor",
     "listen::admission",
-    "telemetry::access",
+    "exchange",
+    "wire",
+    "access_log",
 ];
 
 /// What lies in these and runs on a thread of its own.
-const OFF_WORKER: &[&str] = &["telemetry::access::writer"];
+const OFF_WORKER: &[&str] = &["access_log::writer"];
 
 type Rule = fn(&Source, &mut Vec<String>);
 

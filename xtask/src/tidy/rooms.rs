@@ -27,6 +27,7 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     (
         "dataplane",
         &[
+            "session",
             "worker",
             "config",
             "telemetry",
@@ -51,6 +52,7 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     (
         "config",
         &[
+            "session",
             "kernel",
             "upstream",
             "wire",
@@ -109,20 +111,32 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "upstream",
-        &["wire", "exchange", "route", "access_log", "io", "counters", "tls", "http", "error", "time"],
+        &[
+            "proxy_protocol",
+            "wire",
+            "exchange",
+            "route",
+            "access_log",
+            "io",
+            "counters",
+            "tls",
+            "http",
+            "error",
+            "time",
+        ],
     ),
     ("wire", &["exchange", "io", "counters", "tls", "http", "error", "time"]),
     ("exchange", &["route", "listen", "access_log", "io", "counters", "tls", "http", "error", "time"]),
     // Beside the way of a connection: what operators see, what the kernel's programs hold, what the processes
     // say to each other.
-    ("telemetry", &["control", "access_log", "counters", "tls", "http", "error", "time"]),
+    ("telemetry", &["threads", "control", "access_log", "counters", "tls", "http", "error", "time"]),
     ("kernel", &["control", "error", "time"]),
     ("control", &["counters", "error", "time"]),
     // What all of these stand on.
-    ("listen", &["io", "counters", "tls", "error", "time"]),
+    ("listen", &["http", "io", "counters", "tls", "error", "time"]),
     ("route", &["http", "error", "time"]),
     // A record names the request, and what the handshake agreed upon.
-    ("access_log", &["http", "tls", "error", "time"]),
+    ("access_log", &["threads", "http", "tls", "error", "time"]),
     // A stream carries TLS records.
     ("io", &["tls", "error", "time"]),
     // Alerts are counted by kind.
@@ -131,6 +145,7 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("http", &["error", "time"]),
     ("proxy_protocol", &["error"]),
     ("placement", &["error"]),
+    ("threads", &[]),
     ("error", &[]),
     ("time", &[]),
 ];

@@ -167,7 +167,7 @@ fn a_successor_keeps_the_order_of_listeners_and_shares_what_is_the_same() {
     assert!(new.listeners.iter().zip(&running.listeners).all(|(new, old)| Arc::ptr_eq(new, old)));
     assert!(!Arc::ptr_eq(&new.upstreams[0], &running.upstreams[0]), "another endpoint");
     assert!(Arc::ptr_eq(&new.upstreams[1], &running.upstreams[1]));
-    assert_eq!(new.upstreams[0].endpoints[0].label, "127.0.0.1:9009");
+    assert_eq!(new.upstreams[0].endpoints[0].label, "127.0.0.1:9009".into());
 }
 
 #[test]

@@ -172,10 +172,10 @@ fn defaults_are_those_of_the_interface() {
         ]),
         upstreams: vec![
             model::Upstream {
-                name: "app".to_owned(),
+                name: "app".to_owned().into(),
                 endpoints: vec![model::Endpoint {
                     address: "127.0.0.1:9000".parse().expect("address"),
-                    label: "127.0.0.1:9000".to_owned(),
+                    label: "127.0.0.1:9000".to_owned().into(),
                     weight: 1,
                 }],
                 connect_timeout: seconds(1),
@@ -254,7 +254,7 @@ fn values_other_than_the_defaults_are_taken() {
     let endpoints: Vec<String> =
         config.upstreams[1].endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
     assert_eq!(endpoints, ["10.0.0.2:1", "[2001:db8::1]:8080"]);
-    assert_eq!(config.upstreams[1].endpoints[0].label, "[::ffff:10.0.0.2]:1");
+    assert_eq!(config.upstreams[1].endpoints[0].label, "[::ffff:10.0.0.2]:1".into());
 }
 
 #[test]
@@ -428,7 +428,7 @@ fn shipped_files_are_valid() {
         (&["lo".to_owned()][..], model::GuardMode::Generic)
     );
     assert_eq!(dev.config.listeners[0].addresses, ["127.0.0.1:8080".parse().expect("address")]);
-    assert_eq!(dev.config.upstreams[0].endpoints[0].label, "127.0.0.1:9000");
+    assert_eq!(dev.config.upstreams[0].endpoints[0].label, "127.0.0.1:9000".into());
 }
 
 /// Every key that the schema knows is in proxy.toml, commented out or not.

@@ -15,14 +15,14 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 
 use super::{Session, Worker, pattern};
-use crate::config::model;
 use crate::io::ring::KernelRing;
+use crate::io::settings;
 use crate::io::{Engine, Handler, Settings, Tag};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const RING: model::Ring = model::Ring { entries: 256, buffers: 256, buffer_size: 4096 };
+const RING: settings::Ring = settings::Ring { entries: 256, buffers: 256, buffer_size: 4096 };
 
-fn engine(ring: model::Ring) -> Engine<KernelRing> {
+fn engine(ring: settings::Ring) -> Engine<KernelRing> {
     Engine::new(KernelRing::new(ring, 8 << 20).expect("a ring"), Settings::default())
 }
 
@@ -76,7 +76,7 @@ fn turn_until(
 /// Serves `session` to what `clients` does in another thread, then waits until nothing is left of it.
 fn serve(
     session: Session,
-    ring: model::Ring,
+    ring: settings::Ring,
     clients: impl FnOnce(SocketAddr) + Send + 'static,
 ) -> Engine<KernelRing> {
     let mut engine = engine(ring);
@@ -126,7 +126,7 @@ fn waiting(engine: &Engine<KernelRing>, most: usize) -> usize {
 /// receive window, and eight small buffers.
 #[test]
 fn a_stream_that_sends_much_at_a_time_needs_few_receives() {
-    const RING: model::Ring = model::Ring { entries: 256, buffers: 1024, buffer_size: 4096 };
+    const RING: settings::Ring = settings::Ring { entries: 256, buffers: 1024, buffer_size: 4096 };
     const BURST: usize = 32 << 10;
     const BURSTS: usize = 256;
     let mut engine = engine(RING);
@@ -185,7 +185,7 @@ fn a_reset_ends_both_sides_of_a_relay() {
 fn sixty_four_mebibytes_pass_both_ways_unharmed() {
     let (origin, origin_address) = listener();
     // Few buffers: the transfer has to live with their return.
-    serve(Session::Relay(origin_address), model::Ring { buffers: 32, ..RING }, move |address| {
+    serve(Session::Relay(origin_address), settings::Ring { buffers: 32, ..RING }, move |address| {
         let bytes = Arc::new(pattern(7, 64 << 20));
         let echo = thread::spawn(move || {
             let (mut from, _) = origin.accept().expect("the relay connects");

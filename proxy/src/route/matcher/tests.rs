@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::{Action, RoutePath};
 use crate::route::Host;
+use crate::route::{Action, RoutePath};
 
 /// Hosts, `=` before an exact path, listeners.
 type Spec<'a> = (&'a [&'a str], &'a str, &'a [&'a str]);
@@ -196,7 +196,7 @@ fn ten_thousand_routes_and_hostile_requests() {
     }
     assert_eq!(found(&table, "web", "other", "/service-10000/api"), None);
     assert_eq!(found(&table, "web", &"a.".repeat(120), &"/".repeat(8000)), None);
-    assert!(table.common.any.entries.iter().all(|entry| entry.parent.is_none()));
+    assert!(table.0.common.any.entries.iter().all(|entry| entry.parent.is_none()));
 }
 
 const HOSTS: &[&str] = &["a", "b.a", "*.a", "*.b.a", "c.b.a", "[::1]"];

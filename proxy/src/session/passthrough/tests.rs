@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::{NOT_TLS, Protocol};
 use crate::config::model::{self, Action};
+use crate::counters::{Counter, Plain};
 use crate::error::CloseReason;
 use crate::io::simulated::{Faults, Memory, Peer};
 use crate::proxy_protocol::{self, Header, Parsed};
 use crate::route::{Host, RouteTable};
-use crate::telemetry::counters::{Counter, Plain};
+use crate::session::table;
 use crate::tls::hello::tests::{hello, in_records, message, without_name};
-use crate::worker::sessions;
 use crate::worker::testing::{self, Bench, origin_address};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,7 +22,7 @@ fn config(has_rest: bool) -> model::Config {
     config.upstreams = (1..=3)
         .map(|index| {
             let upstream = (*testing::config(&[origin_address(index)]).upstreams[0]).clone();
-            model::Upstream { name: format!("u{index}"), ..upstream }.into()
+            model::Upstream { name: format!("u{index}").into(), ..upstream }.into()
         })
         .collect();
     let upstream = has_rest.then_some(2);
@@ -209,7 +209,7 @@ fn a_stop_ends_a_hello_that_is_under_way() {
     let client = bench.sim.connect(bench.listener);
     client.write(&hello("a.example")[..100]);
     settle(&mut bench, 50);
-    sessions::abort_all(bench.events.worker());
+    table::abort_all(bench.events.worker());
     settle(&mut bench, 50);
     assert!(client.is_reset());
     assert_eq!(bench.value(Counter::Closed(CloseReason::Stopped)), 1);

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::config::model;
 use crate::control::commands::Command;
+use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Peer, Script, take_front};
 use crate::proxy_protocol::{self, Header, Parsed};
-use crate::telemetry::counters::{Counter, Plain};
 use crate::worker::drain::Phase;
 use crate::worker::testing::{self, Bench, origin_address};
 
@@ -660,9 +660,8 @@ fn an_endpoint_that_is_told_of_its_client_gets_a_connection_for_each_request() {
 
 #[test]
 fn a_tunnel_that_waits_is_small() {
-    let tunnel = |parts: (crate::worker::sessions::Seat, crate::upstream::connector::Connection)| {
-        super::Tunnel::new(parts.0, parts.1, None).serve()
-    };
+    let tunnel =
+        |parts: (super::Seat, Box<dyn super::TunnelEnd>)| super::Tunnel::new(parts.0, parts.1, None).serve();
     let size = size_of_output(tunnel);
     assert!(size <= 520, "{size} bytes");
 }

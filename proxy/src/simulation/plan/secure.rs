@@ -140,7 +140,11 @@ impl Plan {
         let base = Arc::clone(&self.config.upstreams[0]);
         self.config.upstreams.extend(Way::ENDPOINTS.map(|address| {
             let endpoints = testing::config(&[origin_address(address)]).upstreams[0].endpoints.clone();
-            Arc::new(model::Upstream { name: format!("through {address}"), endpoints, ..(*base).clone() })
+            Arc::new(model::Upstream {
+                name: format!("through {address}").into(),
+                endpoints,
+                ..(*base).clone()
+            })
         }));
         let routes = self.config.routes.routes();
         let named = Route {

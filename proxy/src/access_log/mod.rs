@@ -2,12 +2,12 @@
 //! own and puts the bytes into its ring; one thread takes them from all rings and writes them in batches. A
 //! full ring or a failing disk loses lines, which are counted; nothing waits for them.
 
+pub mod entry;
 pub mod json;
-pub mod record;
 pub mod ring;
 pub mod writer;
 
-pub use self::record::Record;
+pub use self::entry::Entry;
 pub use self::writer::{AccessLog, lost, written};
 
 use std::cell::RefCell;
@@ -29,7 +29,7 @@ pub struct AccessSender {
 impl AccessSender {
     /// Queues a record, or counts it as lost. Neither waits nor allocates once its buffer has grown to the
     /// longest line.
-    pub fn send(&self, record: &Record<'_>) {
+    pub fn send(&self, record: &Entry<'_>) {
         let mut line = self.line.borrow_mut();
         line.clear();
         record.write(&mut line, self.with_query);

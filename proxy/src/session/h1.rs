@@ -6,23 +6,25 @@ use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::early;
-use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, SinkError, SourceError};
-use super::flow::{self, Outbound, ReadError, Taking, WriteError};
-use super::pace::Pace;
-use super::trace::{Step, Trace};
-use super::tunnel;
-use crate::config::model;
+use super::context::Worker;
+use super::record::Logged;
+use super::seat::Seat;
+use super::{early, table, tunnel};
+use crate::counters::Plain;
 use crate::error::{CloseReason, RefusalReason};
+use crate::exchange::record::{Phase, Record};
+use crate::exchange::tunnel::TunnelEnd;
+use crate::exchange::{
+    BodyPart, BodySource, Client, Local, Outcome, ResponseSink, Scene, SinkError, SourceError, answer,
+    exchange, outcome,
+};
 use crate::http::h1::{BodyDecoder, Framing, Parsed, Recipient, RequestDecoder, encode};
-use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
 use crate::io::{Chunk, Stream};
-use crate::telemetry::counters::Plain;
+use crate::listen;
 use crate::time::Time;
-use crate::upstream::connector::Connection;
-use crate::worker::context::Worker;
-use crate::worker::sessions::{self, Seat};
+use crate::wire::h1::{Outbound, ReadError, Taking, WriteError, next_part};
+use crate::wire::pace::Pace;
 
 /// How a request leaves its connection.
 enum Next {
@@ -36,7 +38,7 @@ enum Next {
     /// nothing more.
     Finish,
     /// To become a tunnel to this endpoint.
-    Tunnel(Box<Connection>),
+    Tunnel(Box<dyn TunnelEnd>),
     /// To be reset: what was sent is not whole.
     Abort(CloseReason),
 }
@@ -50,7 +52,7 @@ impl Next {
             Self::Finish => Some(CloseReason::NotKeptAlive),
             Self::Abort(CloseReason::ClientAborted) => {
                 Some(seat.stream.error().map_or(CloseReason::ClientAborted, |error| {
-                    sessions::broken(error, CloseReason::ClientAborted)
+                    table::broken(error, CloseReason::ClientAborted)
                 }))
             }
             Self::Abort(reason) => Some(reason),
@@ -66,25 +68,25 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
     loop {
         // The first head is due since the accept.
         let accepted = (seat.requests == 0).then_some((due, seat.listener.timeouts.request_header));
-        let trace = Trace::begin(&seat, accepted);
+        let record = Logged::begin(&seat, accepted);
         let mut kept = None;
         let head_due = seat.early.as_ref().map_or(due, |early| early.due().min(due));
         let next = match read_head(&seat, &mut decoder, &mut input, head_due).await {
             Ok(mut head) => {
-                let next = serve_request(&mut seat, &mut head, &mut input, trace.as_ref()).await;
-                match (trace, &next) {
+                let next = serve_request(&mut seat, &mut head, &mut input, record.as_deref()).await;
+                match (record, &next) {
                     // Its record is due when the tunnel ends.
-                    (Some(trace), Next::Tunnel(_)) => kept = Some(trace.keep(head)),
-                    (Some(trace), next) => trace.finish(&seat, Some(&head), next.reason(&seat)),
+                    (Some(record), Next::Tunnel(_)) => kept = Some(record.keep(head)),
+                    (Some(record), next) => record.finish(&seat, Some(&head), next.reason(&seat)),
                     (None, _) => {}
                 }
                 next
             }
             Err(end) => {
-                let next = refuse_head(&seat, end, trace.as_ref()).await;
-                match trace {
-                    Some(trace) if matches!(end, HeadEnd::Closed) => trace.discard(),
-                    Some(trace) => trace.finish(&seat, None, next.reason(&seat)),
+                let next = refuse_head(&seat, end, record.as_deref()).await;
+                match record {
+                    Some(record) if matches!(end, HeadEnd::Closed) => record.discard(),
+                    Some(record) => record.finish(&seat, None, next.reason(&seat)),
                     None => {}
                 }
                 next
@@ -122,7 +124,7 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                         seat.stream.close();
                         return seat.end(CloseReason::ClientClosed);
                     }
-                    Err(error) => return seat.end(sessions::broken(error, CloseReason::ClientClosed)),
+                    Err(error) => return seat.end(table::broken(error, CloseReason::ClientClosed)),
                 }
                 due = seat.worker.io.after(seat.listener.timeouts.request_header);
             }
@@ -138,7 +140,7 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
             Next::Tunnel(upstream) => {
                 // What the client said ahead of the answer.
                 seat.stream.unread(input);
-                return tunnel::start(seat, *upstream, kept);
+                return tunnel::start(seat, upstream, kept);
             }
             Next::Abort(_) => {
                 let reason = next.reason(&seat).unwrap_or(CloseReason::ClientAborted);
@@ -165,7 +167,7 @@ async fn read_head(
     input: &mut Chunk,
     due: Time,
 ) -> Result<RequestHead, HeadEnd> {
-    let limits = Limits::from(&seat.listener.limits);
+    let limits = seat.listener.limits.head();
     let mut kept = Vec::new();
     loop {
         // In place if the head lies in one piece, which is the rule.
@@ -199,7 +201,7 @@ async fn read_head(
     }
 }
 
-async fn refuse_head(seat: &Seat, end: HeadEnd, trace: Option<&Trace>) -> Next {
+async fn refuse_head(seat: &Seat, end: HeadEnd, record: Option<&Record>) -> Next {
     let reason = match end {
         HeadEnd::Closed => return Next::Close(CloseReason::ClientClosed),
         HeadEnd::Aborted => return Next::Abort(CloseReason::ClientAborted),
@@ -207,13 +209,13 @@ async fn refuse_head(seat: &Seat, end: HeadEnd, trace: Option<&Trace>) -> Next {
     };
     let flags = Flags::new(true, false);
     let mut sink =
-        Sink::new(&seat.worker, &seat.stream, &seat.listener.timeouts, Recipient::UNKNOWN, &flags, trace);
+        Sink::new(&seat.worker, &seat.stream, &seat.listener.timeouts, Recipient::UNKNOWN, &flags, record);
     let request_id = seat.worker.request_id();
-    let outcome = exchange::refuse(&mut sink, reason, request_id.as_str(), None).await;
-    exchange::count(&seat.worker.counters, outcome);
-    if let Some(trace) = trace {
-        trace.name(request_id);
-        trace.ended(outcome);
+    let outcome = answer::refuse(&mut sink, reason, request_id.as_str(), None).await;
+    outcome::count(&seat.worker.counters, outcome);
+    if let Some(record) = record {
+        record.name(request_id);
+        record.ended(outcome);
     }
     match outcome {
         Outcome::Answered { .. } if reason == RefusalReason::RequestTimeout => {
@@ -226,11 +228,11 @@ async fn refuse_head(seat: &Seat, end: HeadEnd, trace: Option<&Trace>) -> Next {
 
 /// Answers what is no request of this connection's protocol.
 pub(super) async fn refuse_plainly(seat: &Seat, reason: RefusalReason) {
-    let trace = Trace::begin(seat, None);
+    let record = Logged::begin(seat, None);
     // Whether the client takes it or not, the connection ends.
-    let next = refuse_head(seat, HeadEnd::Refused(reason), trace.as_ref()).await;
-    if let Some(trace) = trace {
-        trace.finish(seat, None, next.reason(seat));
+    let next = refuse_head(seat, HeadEnd::Refused(reason), record.as_deref()).await;
+    if let Some(record) = record {
+        record.finish(seat, None, next.reason(seat));
     }
 }
 
@@ -238,10 +240,10 @@ async fn serve_request(
     seat: &mut Seat,
     head: &mut RequestHead,
     input: &mut Chunk,
-    trace: Option<&Trace>,
+    record: Option<&Record>,
 ) -> Next {
-    if let Some(trace) = trace {
-        trace.reached(Step::Head);
+    if let Some(record) = record {
+        record.reached(Phase::Head);
     }
     seat.requests += 1;
     let is_early = if seat.early.is_some() {
@@ -255,22 +257,27 @@ async fn serve_request(
     let worker = seat.worker.clone();
     worker.counters.increment(Plain::Requests);
     let snapshot = worker.snapshot();
-    seat.follow(&snapshot.config);
+    seat.follow(&snapshot.traffic);
     let listener = &*seat.listener;
     let close_reason = reason_to_close(seat, head, &listener.limits);
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
     let recipient = Recipient { keep_alive: close_reason.is_none(), ..Recipient::of(head) };
-    let mut sink = Sink::new(&worker, &seat.stream, &listener.timeouts, recipient, &flags, trace);
+    let mut sink = Sink::new(&worker, &seat.stream, &listener.timeouts, recipient, &flags, record);
     let identity = seat.stream.identity();
+    let new_request_id = worker.request_id();
+    let ask = || seat.stream.local();
+    let local = seat.proxied_local().map_or(Local::Asked(&ask), Local::Known);
     let scene = Scene {
-        worker: &worker,
-        snapshot: &snapshot,
+        io: &worker.io,
+        counters: &worker.counters,
+        routes: &snapshot.traffic.routes,
+        upstreams: &snapshot.upstreams,
         listener,
-        peer: seat.client(),
-        local: seat.local(),
+        client: Client { peer: seat.client(), local, fallback: listener.addresses.first().copied() },
         identity: identity.as_deref(),
         is_early,
-        trace,
+        new_request_id,
+        record,
     };
     let mut source = Source {
         worker: &worker,
@@ -292,21 +299,20 @@ async fn serve_request(
     }
     let too_large = matches!(head.body, BodyLength::Known(length) if length > source.room);
     let outcome = if too_large {
-        let made = worker.request_id();
-        if let Some(trace) = trace {
-            trace.name(made);
+        if let Some(record) = record {
+            record.name(new_request_id);
         }
-        let request_id = head.request_id().unwrap_or_else(|| made.as_str());
-        let refused = exchange::refuse(&mut sink, RefusalReason::BodyTooLarge, request_id, None).await;
-        exchange::count(&worker.counters, refused);
+        let request_id = head.request_id().unwrap_or_else(|| new_request_id.as_str());
+        let refused = answer::refuse(&mut sink, RefusalReason::BodyTooLarge, request_id, None).await;
+        outcome::count(&worker.counters, refused);
         refused
     } else {
-        let exchange = exchange::exchange(head, &mut source, &mut sink, &seat.cancel, &scene);
+        let exchange = exchange(head, &mut source, &mut sink, &seat.cancel, &scene);
         if is_early { early::within(seat, exchange).await } else { exchange.await }
     };
     sink.flush();
-    if let Some(trace) = trace {
-        trace.ended(outcome);
+    if let Some(record) = record {
+        record.ended(outcome);
     }
     // A drain that began within this exchange is why its response said `close`.
     let close_reason = close_reason.or_else(|| worker.is_draining().then_some(CloseReason::Draining));
@@ -344,14 +350,14 @@ async fn serve_request(
         }
         Outcome::CutBySource(SourceError::Refused(_)) => cut(CloseReason::BadRequest),
         Outcome::Undeliverable(error) => Next::Abort(undeliverable(error)),
-        Outcome::Cancelled if seat.cancel.is_cancelled() => Next::Abort(CloseReason::Stopped),
+        Outcome::Cancelled if seat.cancel.is_given() => Next::Abort(CloseReason::Stopped),
         // Its handshake was not over in time.
         Outcome::Cancelled => Next::Abort(CloseReason::TlsHandshake),
     }
 }
 
 /// Why the connection is to end with this request, if it is.
-fn reason_to_close(seat: &Seat, head: &RequestHead, limits: &model::Limits) -> Option<CloseReason> {
+fn reason_to_close(seat: &Seat, head: &RequestHead, limits: &listen::Limits) -> Option<CloseReason> {
     if seat.worker.is_draining() {
         Some(CloseReason::Draining)
     } else if limits.requests_per_connection != 0 && seat.requests >= limits.requests_per_connection {
@@ -378,7 +384,7 @@ struct Flags {
     /// The client waits for "100 Continue" and has not got it.
     wants_continue: Cell<bool>,
     /// The endpoint that speaks another protocol with the client from now on.
-    tunnel: Cell<Option<Box<Connection>>>,
+    tunnel: Cell<Option<Box<dyn TunnelEnd>>>,
 }
 
 impl Flags {
@@ -427,7 +433,7 @@ impl BodySource for Source<'_> {
         self.flags.wants_continue.set(false);
         let io = &self.worker.io;
         let part = loop {
-            let next = flow::next_part(self.stream, &mut self.decoder, self.input);
+            let next = next_part(self.stream, &mut self.decoder, self.input);
             let (started, wait) = (io.now(), self.pause_max.min(self.pace.left()));
             let next = io.timeout_at(started + wait, next).await;
             self.pace.waited(io.now() - started);
@@ -468,17 +474,17 @@ struct Sink<'a> {
     flags: &'a Flags,
     /// The response said that the connection goes on.
     kept_alive: bool,
-    trace: Option<&'a Trace>,
+    record: Option<&'a Record>,
 }
 
 impl<'a> Sink<'a> {
     fn new(
         worker: &'a Worker,
         stream: &'a Stream,
-        timeouts: &model::Timeouts,
+        timeouts: &listen::Timeouts,
         recipient: Recipient,
         flags: &'a Flags,
-        trace: Option<&'a Trace>,
+        record: Option<&'a Record>,
     ) -> Self {
         let taking = Taking::new(timeouts.send, Pace::new(timeouts.min_rate));
         Self {
@@ -488,7 +494,7 @@ impl<'a> Sink<'a> {
             recipient,
             flags,
             kept_alive: false,
-            trace,
+            record,
         }
     }
 
@@ -497,8 +503,8 @@ impl<'a> Sink<'a> {
             0 => {}
             bytes => {
                 self.worker.counters.add(Plain::SentBytes, bytes);
-                if let Some(trace) = self.trace {
-                    trace.sent(bytes);
+                if let Some(record) = self.record {
+                    record.sent(bytes);
                 }
             }
         }
@@ -520,13 +526,13 @@ impl ResponseSink for Sink<'_> {
         self.outbound.read_ahead(bytes);
     }
 
-    fn switch(&mut self, head: &ResponseHead, upstream: Connection) {
+    fn switch(&mut self, head: &ResponseHead, upstream: Box<dyn TunnelEnd>) {
         encode::switching(head, self.outbound.head());
         self.flush();
         self.worker.counters.increment(Plain::Responses1xx);
-        self.flags.tunnel.set(Some(Box::new(upstream)));
-        if let Some(trace) = self.trace {
-            trace.answered(head.status);
+        self.flags.tunnel.set(Some(upstream));
+        if let Some(record) = self.record {
+            record.answered(head.status);
         }
     }
 
@@ -555,8 +561,8 @@ impl ResponseSink for Sink<'_> {
         let sent = encode::response(head, Recipient { keep_alive, ..self.recipient }, self.outbound.head());
         self.kept_alive = sent.keep_alive;
         self.outbound.set_framing(sent.framing);
-        if let Some(trace) = self.trace {
-            trace.answered(head.status);
+        if let Some(record) = self.record {
+            record.answered(head.status);
         }
         Ok(())
     }
@@ -570,8 +576,8 @@ impl ResponseSink for Sink<'_> {
     async fn finish(&mut self, trailers: Fields) -> Result<(), SinkError> {
         self.outbound.finish(&trailers);
         self.count();
-        if let Some(trace) = self.trace {
-            trace.reached(Step::LastByte);
+        if let Some(record) = self.record {
+            record.reached(Phase::LastByte);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! Pumping one exchange's bodies in both directions at once, in one task: the upload (source to slot) and the
-//! download (slot to sink), joined without spawning. Backpressure is waiting: neither side is read while the
-//! other is full.
+//! Pumping one exchange's bodies in both directions at once, in one task: the upload (source to lease) and
+//! the download (slot to sink), joined without spawning. Backpressure is waiting: neither side is read while
+//! the other is full.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -8,14 +8,15 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use super::exchange::{BodyPart, BodySource, ResponseSink, SinkError, SourceError};
+use super::body::{BodyPart, BodySource, SourceError};
+use super::lease::{LeaseError, ReceiveResponse, SendRequest};
+use super::sink::{ResponseSink, SinkError};
 use crate::http::edit::Edits;
 use crate::http::forward;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 use crate::http::upgrade;
 use crate::io::Io;
 use crate::time::Time;
-use crate::upstream::slot::{ReceiveResponse, SendRequest, SlotError};
 
 /// What a route asks of an exchange's upstream side.
 #[derive(Clone, Copy, Debug)]
@@ -31,17 +32,12 @@ pub(super) struct Limits<'a> {
 /// How a relay ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The response was delivered whole.
-    Answered {
-        /// Whether the whole request was sent too: else neither connection can be used again.
-        request_sent: bool,
-        /// Whether the endpoint keeps its connection open.
-        keep_alive: bool,
-    },
+    /// The response was delivered whole, with this status.
+    Answered(u16),
     /// The endpoint speaks another protocol from now on: a 101 to a request that asked for one.
     Switched(Box<ResponseHead>),
     /// The endpoint failed.
-    Upstream(SlotError),
+    Upstream(LeaseError),
     /// The request body cannot go on.
     Source(SourceError),
     /// The response cannot be delivered.
@@ -106,7 +102,7 @@ pub(super) async fn relay(
         sender.flush();
         let may_switch = upgrade::is_asked_for(head);
         return match download(io, limits, shared, receiver, sink, may_switch).await {
-            Ok(keep_alive) => Ended::Answered { request_sent: true, keep_alive },
+            Ok(status) => Ended::Answered(status),
             Err(error) => error.into(),
         };
     }
@@ -127,24 +123,24 @@ async fn pump(
     let (sender, receiver) = halves;
     let mut upload = pin!(upload(io, limits, shared, head, sender, source));
     let mut download = pin!(download(io, limits, shared, receiver, sink, false));
-    let mut uploaded: Option<bool> = None;
+    let mut is_over = false;
     poll_fn(|cx| {
         // When the download ends, the upload is still polled once more, since its last step may be ready.
         let downloaded = download.as_mut().poll(cx);
-        if uploaded.is_none() {
+        if !is_over {
             match upload.as_mut().poll(cx) {
-                Poll::Ready(Ok(())) => uploaded = Some(true),
-                // The endpoint may have answered before it stopped listening: what it said decides.
-                Poll::Ready(Err(UploadError::Slot)) => uploaded = Some(false),
+                // If it failed, the endpoint may have answered before it stopped listening: its answer
+                // decides.
+                Poll::Ready(Ok(()) | Err(UploadError::Lease)) => is_over = true,
                 Poll::Ready(Err(UploadError::Source(error))) if downloaded.is_pending() => {
                     return Poll::Ready(Ended::Source(error));
                 }
-                Poll::Ready(Err(UploadError::Source(_))) => uploaded = Some(false),
+                Poll::Ready(Err(UploadError::Source(_))) => is_over = true,
                 Poll::Pending => {}
             }
         }
         downloaded.map(|result| match result {
-            Ok(keep_alive) => Ended::Answered { request_sent: uploaded == Some(true), keep_alive },
+            Ok(status) => Ended::Answered(status),
             Err(error) => error.into(),
         })
     })
@@ -152,13 +148,13 @@ async fn pump(
 }
 
 enum UploadError {
-    Slot,
+    Lease,
     Source(SourceError),
 }
 
-impl From<SlotError> for UploadError {
-    fn from(_: SlotError) -> Self {
-        Self::Slot
+impl From<LeaseError> for UploadError {
+    fn from(_: LeaseError) -> Self {
+        Self::Lease
     }
 }
 
@@ -208,7 +204,7 @@ async fn upload(
 enum DownloadError {
     /// No error for the client: what the exchange becomes instead.
     Switched(Box<ResponseHead>),
-    Slot(SlotError),
+    Lease(LeaseError),
     Sink(SinkError),
 }
 
@@ -216,15 +212,15 @@ impl From<DownloadError> for Ended {
     fn from(error: DownloadError) -> Self {
         match error {
             DownloadError::Switched(head) => Self::Switched(head),
-            DownloadError::Slot(error) => Self::Upstream(error),
+            DownloadError::Lease(error) => Self::Upstream(error),
             DownloadError::Sink(error) => Self::Sink(error),
         }
     }
 }
 
-impl From<SlotError> for DownloadError {
-    fn from(error: SlotError) -> Self {
-        Self::Slot(error)
+impl From<LeaseError> for DownloadError {
+    fn from(error: LeaseError) -> Self {
+        Self::Lease(error)
     }
 }
 
@@ -241,7 +237,7 @@ async fn download(
     receiver: &mut impl ReceiveResponse,
     sink: &mut impl ResponseSink,
     may_switch: bool,
-) -> Result<bool, DownloadError> {
+) -> Result<u16, DownloadError> {
     let mut interim = 0;
     let mut head = loop {
         let mut head = head_in_time(io, limits, shared, receiver, sink).await?;
@@ -249,8 +245,8 @@ async fn download(
         match head.status {
             101 if may_switch => return Err(DownloadError::Switched(Box::new(head))),
             // Nobody asked for another protocol.
-            101 => return Err(SlotError::Malformed.into()),
-            100..=199 if interim == INTERIM_MAX => return Err(SlotError::Malformed.into()),
+            101 => return Err(LeaseError::Malformed.into()),
+            100..=199 if interim == INTERIM_MAX => return Err(LeaseError::Malformed.into()),
             100..=199 => {
                 interim += 1;
                 forward::response(&mut head);
@@ -259,7 +255,6 @@ async fn download(
             _ => break head,
         }
     };
-    let keep_alive = head.keep_alive;
     forward::response(&mut head);
     forward::date(&mut head, || super::unix_micros() / 1_000_000);
     if let Some(edits) = limits.edits {
@@ -273,7 +268,7 @@ async fn download(
             BodyPart::End(mut trailers) => {
                 forward::trailers(&mut trailers);
                 sink.finish(trailers).await?;
-                return Ok(keep_alive);
+                return Ok(head.status);
             }
         }
     }
@@ -303,7 +298,7 @@ async fn head_in_time(
         // A client's receive may be held for what the endpoint does not take: then it is not the client that
         // is waited for.
         if taken_due <= io.now() && (!shared.awaits_client.get() || receiver.has_unsent()) {
-            return Err(SlotError::TimedOut.into());
+            return Err(LeaseError::TimedOut.into());
         }
         shared.head_due.set(if shared.awaits_client.get() { io.now() + limits.head } else { taken_due });
     }
@@ -388,7 +383,7 @@ async fn part_waited_for(
             Ok(part) => return Ok(part?),
             Err(Missed::Gone) => return Err(SinkError::Aborted.into()),
             Err(Missed::Elapsed) if receiver.is_held() => {}
-            Err(Missed::Elapsed) => return Err(SlotError::TimedOut.into()),
+            Err(Missed::Elapsed) => return Err(LeaseError::TimedOut.into()),
         }
     }
 }

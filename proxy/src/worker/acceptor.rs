@@ -4,28 +4,28 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::counters::{Counter, Plain};
 use crate::error::ShedReason;
 use crate::io::Stream;
-use crate::telemetry::counters::{Counter, Plain};
-use crate::worker::context::Worker;
-use crate::worker::sessions;
+use crate::session::context::Worker;
+use crate::session::table;
 
 /// Takes a connection that was just accepted on the listener with this index.
-pub fn accepted(worker: &Rc<Worker>, stream: Stream, listener: usize) {
+pub(super) fn accepted(worker: &Rc<Worker>, stream: Stream, listener: usize) {
     worker.counters.increment(Plain::Accepted);
     let snapshot = worker.snapshot();
-    let Some(listener) = snapshot.config.listeners.get(listener) else {
+    let Some(listener) = snapshot.traffic.listeners.get(listener) else {
         return shed(worker, &stream, ShedReason::Draining);
     };
     match worker.sessions.admit(&stream, listener) {
-        Ok(admitted) => sessions::open(worker, stream, Arc::clone(listener), admitted),
+        Ok(admitted) => table::open(worker, stream, Arc::clone(listener), admitted),
         Err(reason) => shed(worker, &stream, reason),
     }
 }
 
 /// An accept failed, or what it accepted was gone when it was asked for its peer (ENOTCONN; EINVAL for a
 /// socket shut both ways).
-pub fn failed(worker: &Worker, errno: i32) {
+pub(super) fn failed(worker: &Worker, errno: i32) {
     let reason = match errno {
         libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => ShedReason::DescriptorsExhausted,
         _ => ShedReason::ClientGone,

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::exchange::BodyPart;
 use super::pace::Pace;
+use crate::exchange::BodyPart;
 use crate::http::h1::{BodyDecoder, BodyError, Framing, Step};
 use crate::http::message::Fields;
 use crate::io::{Chunk, Io, Stream, StreamError};

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::AccessSender;
 use super::ring::{self, Consumer};
 use crate::error::LogLossReason;
-use crate::telemetry::join_within;
+use crate::threads::join_within;
 
 /// Bytes that may wait per worker: some ten thousand records.
 const QUEUE_BYTES: usize = 4 << 20;

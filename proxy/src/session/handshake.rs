@@ -2,18 +2,18 @@
 //! loop turn for such. What follows is served like any other connection, over a stream that carries records;
 //! where early data is allowed, beside the handshake's end.
 
-use super::downstream;
 use super::early::Early;
+use super::seat::Seat;
+use super::{h1, table};
+use crate::counters::Counter;
 use crate::error::{CloseReason, HandshakeFailure, RefusalReason};
 use crate::io::Chunk;
-use crate::telemetry::counters::Counter;
+use crate::io::handshakes::Underway;
 use crate::time::Time;
 use crate::tls::alert::Alert;
 use crate::tls::handshake::{Agreed, Established, Failure, Handshake, Progress};
 use crate::tls::identity;
 use crate::tls::server::ServerTls;
-use crate::worker::handshakes::Underway;
-use crate::worker::sessions::{self, Seat};
 
 /// Why there is no connection to serve.
 enum End {
@@ -36,7 +36,7 @@ impl From<Failure> for End {
 pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     // It may have been silent since another configuration, whose certificates are not shown any more.
     let snapshot = seat.worker.snapshot();
-    seat.follow(&snapshot.config);
+    seat.follow(&snapshot.traffic);
     drop(snapshot);
     // A configuration without it has no such listener; the connection is older then.
     let Some(tls) = seat.listener.tls.clone() else { return refuse(seat, End::Cancelled).await };
@@ -75,7 +75,7 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
         return seat.park_fresh(due);
     }
     match seat.stream.read().await {
-        Ok(Some(first)) => downstream::serve(seat, first, due).await,
+        Ok(Some(first)) => h1::serve(seat, first, due).await,
         Ok(None) => {
             seat.count_received();
             seat.stream.close();
@@ -84,7 +84,7 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
         Err(error) => {
             seat.count_received();
             seat.stream.close();
-            seat.end(sessions::broken(error, CloseReason::ClientClosed));
+            seat.end(table::broken(error, CloseReason::ClientClosed));
         }
     }
 }
@@ -133,7 +133,7 @@ async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> R
         received = match worker.io.timeout_at(due, stream.read()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return Err(End::Closed),
-            Ok(Err(_)) if seat.cancel.is_cancelled() => return Err(End::Cancelled),
+            Ok(Err(_)) if seat.cancel.is_given() => return Err(End::Cancelled),
             Ok(Err(_)) => return Err(End::Broken),
             Err(_) => return Err(End::Timeout),
         };
@@ -165,7 +165,7 @@ async fn refuse(mut seat: Seat, end: End) {
         _ => {}
     }
     if matches!(end, End::Failed(Failure::PlainHttp)) {
-        downstream::refuse_plainly(&seat, RefusalReason::PlainHttp).await;
+        h1::refuse_plainly(&seat, RefusalReason::PlainHttp).await;
     }
     seat.count_received();
     match end {

@@ -37,7 +37,7 @@ pub struct Phases {
 
 /// One exchange, or one connection that carried something else.
 #[derive(Clone, Debug)]
-pub struct Record<'a> {
+pub struct Entry<'a> {
     /// When its first byte came, in microseconds since 1970.
     pub unix_micros: u64,
     /// The id in effect; empty: none was made.
@@ -80,7 +80,7 @@ pub struct Record<'a> {
     pub phases: Phases,
 }
 
-impl Record<'_> {
+impl Entry<'_> {
     /// Appends the line. A query may carry secrets, so it is written only `with_query`.
     pub fn write(&self, out: &mut Vec<u8>, with_query: bool) {
         let request = self.request;
@@ -180,8 +180,8 @@ mod tests {
         }
     }
 
-    fn record(request: Option<&RequestHead>) -> Record<'_> {
-        Record {
+    fn record(request: Option<&RequestHead>) -> Entry<'_> {
+        Entry {
             unix_micros: 1_709_251_199_000_042,
             request_id: "abc",
             client: "[::ffff:192.0.2.1]:4711".parse().expect("address"),
@@ -205,7 +205,7 @@ mod tests {
         }
     }
 
-    fn read(record: &Record<'_>, with_query: bool) -> Value {
+    fn read(record: &Entry<'_>, with_query: bool) -> Value {
         let mut out = Vec::new();
         record.write(&mut out, with_query);
         assert_eq!(out.pop(), Some(b'\n'));
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn one_without_a_head_has_the_same_keys() {
-        let refused = Record {
+        let refused = Entry {
             request_id: "",
             refused: Some(RefusalReason::Malformed),
             protocol: Some("tcp"),
@@ -251,7 +251,7 @@ mod tests {
     fn tls_is_told_with_a_name_of_any_characters() {
         let summary = Summary::new(true, Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256), true);
         for name in [None, Some("a.example"), Some("\"\\\n\u{85}é")] {
-            let read = read(&Record { tls: Some((summary, name)), ..record(None) }, false);
+            let read = read(&Entry { tls: Some((summary, name)), ..record(None) }, false);
             let cipher = "TLS_AES_128_GCM_SHA256";
             let expected =
                 json!({"version": "TLSv1.3", "cipher": cipher, "server_name": name, "resumed": true});
@@ -270,7 +270,7 @@ mod tests {
         ) {
             let request = head(&method, &host, &path);
             let record =
-                Record { request_id: &id, listener: &label, route: Some(&label), ..record(Some(&request)) };
+                Entry { request_id: &id, listener: &label, route: Some(&label), ..record(Some(&request)) };
             let read = read(&record, true);
             prop_assert_eq!(&read["method"], &method);
             prop_assert_eq!(&read["host"], &host);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::model;
+use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Peer};
-use crate::telemetry::counters::{Counter, Plain};
 use crate::worker::testing::{self, Bench, origin_address};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 
 use std::task::{Context, Poll};
 
-use super::exchange::{BodyPart, BodySource, SourceError};
+use super::body::{BodyPart, BodySource, SourceError};
 use crate::http::message::Fields;
 use crate::io::{Chunk, Io};
 

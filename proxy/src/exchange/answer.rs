@@ -1,7 +1,10 @@
-//! Requests that a route answers itself, without an upstream: redirects and fixed responses.
+//! Responses of our own: refusals, and those of routes that answer without an upstream (redirects, fixed
+//! responses).
 
-use super::exchange::{self, BodyPart, BodySource, Outcome, ResponseSink, Scene, SinkError, SourceError};
-use crate::config::model::{Action, Route};
+use super::body::{BodyPart, BodySource, SourceError};
+use super::outcome::Outcome;
+use super::scene::Scene;
+use super::sink::{ResponseSink, SinkError};
 use crate::error::RefusalReason;
 use crate::http::date::imf_fixdate;
 use crate::http::edit::Edits;
@@ -9,6 +12,7 @@ use crate::http::h1::encode;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
 use crate::http::redirect::Target;
 use crate::io::Chunk;
+use crate::route::{Action, Route};
 
 /// Body bytes that are read and thrown away so that the connection can go on; beyond them closing it is
 /// cheaper.
@@ -16,13 +20,13 @@ const DISCARDED_BYTES_MAX: usize = 64 << 10;
 
 /// Answers a request as its route says; a route that leads to an upstream is not for here. `body_expected`:
 /// the client sends its body unasked, if it has one.
-pub(super) async fn answer(
+pub(super) async fn answer<U>(
     route: &Route,
     head: &RequestHead,
     body_expected: bool,
     source: &mut impl BodySource,
     sink: &mut impl ResponseSink,
-    scene: &Scene<'_>,
+    scene: &Scene<'_, U>,
 ) -> Outcome {
     let edits = route.response_headers.as_deref();
     let request_id = head.request_id().unwrap_or_default();
@@ -31,7 +35,7 @@ pub(super) async fn answer(
             Ok(()) => {}
             Err(SourceError::Aborted) => return Outcome::Undeliverable(SinkError::Aborted),
             Err(SourceError::Refused(reason)) => {
-                return exchange::refuse(sink, reason, request_id, edits).await;
+                return refuse(sink, reason, request_id, edits).await;
             }
         }
     }
@@ -41,7 +45,7 @@ pub(super) async fn answer(
             let Some(location) =
                 redirect.to.render(&Target { scheme: scene.scheme(), authority, path_and_query })
             else {
-                return exchange::refuse(sink, RefusalReason::BadHost, request_id, edits).await;
+                return refuse(sink, RefusalReason::BadHost, request_id, edits).await;
             };
             let body =
                 format!("{} {}\n", redirect.status, encode::reason_phrase(redirect.status)).into_bytes();
@@ -57,10 +61,10 @@ pub(super) async fn answer(
             generated(respond.status, (&respond.content_type, &respond.body), None, request_id, edits)
         }
         Action::Upstream(_) => {
-            return exchange::refuse(sink, RefusalReason::NoRoute, request_id, edits).await;
+            return refuse(sink, RefusalReason::NoRoute, request_id, edits).await;
         }
     };
-    exchange::send(sink, answer, None).await
+    send(sink, answer, None).await
 }
 
 /// Reads a short body to its end.
@@ -113,4 +117,47 @@ pub(super) fn generated(
         keep_alive: true,
     };
     (head, Chunk::from_vec(body.to_vec()))
+}
+
+/// Answers a request whose body cannot be read on, if there is still somebody to answer.
+pub(super) async fn refuse_body(
+    sink: &mut impl ResponseSink,
+    error: SourceError,
+    request_id: &str,
+    edits: Option<&Edits>,
+) -> Outcome {
+    match error {
+        SourceError::Aborted => Outcome::Undeliverable(SinkError::Aborted),
+        SourceError::Refused(reason) => refuse(sink, reason, request_id, edits).await,
+    }
+}
+
+/// Answers a request ourselves, if its response has not begun. `edits`: its route's.
+pub async fn refuse(
+    sink: &mut impl ResponseSink,
+    reason: RefusalReason,
+    request_id: &str,
+    edits: Option<&Edits>,
+) -> Outcome {
+    let status = reason.status();
+    let body = format!("{status} {}: {}\n", encode::reason_phrase(status), reason.label());
+    let content = ("text/plain; charset=utf-8", body.as_bytes());
+    send(sink, generated(status, content, None, request_id, edits), Some(reason)).await
+}
+
+/// Hands a response of our own to the sink.
+pub(super) async fn send(
+    sink: &mut impl ResponseSink,
+    (head, body): (ResponseHead, Chunk),
+    refused: Option<RefusalReason>,
+) -> Outcome {
+    let sent = async {
+        sink.head(&head).await?;
+        sink.data(body).await?;
+        sink.finish(Fields::new()).await
+    };
+    match sent.await {
+        Ok(()) => Outcome::Answered { status: head.status, refused },
+        Err(error) => Outcome::Undeliverable(error),
+    }
 }

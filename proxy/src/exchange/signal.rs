@@ -1,0 +1,155 @@
+//! A signal that is given once and that many may wait for: that an exchange is to stop, that a drain began.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+
+/// See the module. Cheap to clone: all clones are the same signal.
+#[derive(Clone, Debug, Default)]
+pub struct Signal(Rc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    given: Cell<bool>,
+    waiters: RefCell<Waiters>,
+}
+
+/// An HTTP/1 session waits once at a time, which takes no memory beside the signal's own.
+#[derive(Debug, Default)]
+struct Waiters {
+    first: Option<Option<Waker>>,
+    others: Slab<Option<Waker>>,
+}
+
+/// Which of the waiters.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    First,
+    Other(usize),
+}
+
+impl Signal {
+    /// Gives it. All who wait are woken.
+    pub fn give(&self) {
+        self.0.given.set(true);
+        let woken: Vec<Waker> = {
+            let mut waiters = self.0.waiters.borrow_mut();
+            let Waiters { first, others } = &mut *waiters;
+            let others = others.iter_mut().filter_map(|(_, waker)| waker.take());
+            first.iter_mut().filter_map(Option::take).chain(others).collect()
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether it was given.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.0.given.get()
+    }
+
+    /// Somebody who waits for it, until it is dropped.
+    #[must_use]
+    pub fn waiter(&self) -> Waiter {
+        let waiters = &mut *self.0.waiters.borrow_mut();
+        let place = match &mut waiters.first {
+            first @ None => {
+                *first = Some(None);
+                Place::First
+            }
+            Some(_) => Place::Other(waiters.others.insert(None)),
+        };
+        Waiter { signal: self.clone(), place }
+    }
+}
+
+/// Waits for a signal. Dropping it forgets its waker.
+#[derive(Debug)]
+pub struct Waiter {
+    signal: Signal,
+    place: Place,
+}
+
+impl Waiter {
+    /// Ready once the signal was given.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.signal.is_given() {
+            return Poll::Ready(());
+        }
+        let waiters = &mut *self.signal.0.waiters.borrow_mut();
+        let waker = match self.place {
+            Place::First => waiters.first.as_mut(),
+            Place::Other(at) => waiters.others.get_mut(at),
+        };
+        if let Some(waker) = waker
+            && !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        // Also while a panic unwinds: a list that is borrowed then must not panic again.
+        let Ok(mut waiters) = self.signal.0.waiters.try_borrow_mut() else { return };
+        match self.place {
+            Place::First => waiters.first = None,
+            Place::Other(at) => drop(waiters.others.try_remove(at)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn all_who_wait_hear_it_and_nobody_else() {
+        let signal = Signal::default();
+        let woken: Vec<Arc<Woken>> = (0..4).map(|_| Arc::default()).collect();
+        let waiters: Vec<_> = woken.iter().map(|_| signal.waiter()).collect();
+        for (waiter, woken) in waiters.iter().zip(&woken) {
+            // Twice: a waiter keeps one waker.
+            for _ in 0..2 {
+                assert!(waiter.poll(&Context::from_waker(&Arc::clone(woken).into())).is_pending());
+            }
+        }
+        let mut waiters = waiters.into_iter();
+        drop(waiters.next());
+        drop(waiters.nth(1));
+        signal.clone().give();
+        let counts: Vec<_> = woken.iter().map(|woken| woken.0.load(Ordering::Relaxed)).collect();
+        assert_eq!(counts, [0, 1, 0, 1]);
+        assert!(waiters.all(|waiter| waiter.poll(&Context::from_waker(Waker::noop())).is_ready()));
+        assert!(signal.waiter().poll(&Context::from_waker(Waker::noop())).is_ready(), "late, but given");
+    }
+
+    #[test]
+    fn waiters_that_come_and_go_leave_nothing_behind() {
+        let signal = Signal::default();
+        let staying = signal.waiter();
+        for _ in 0..1000 {
+            let passing = signal.waiter();
+            assert!(passing.poll(&Context::from_waker(Waker::noop())).is_pending());
+        }
+        drop(staying);
+        let waiters = signal.0.waiters.borrow();
+        assert!(waiters.first.is_none() && waiters.others.is_empty() && waiters.others.capacity() <= 4);
+    }
+}

@@ -1,0 +1,134 @@
+//! A listener as its configuration says it is, and what it allows its clients.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::http::limits::Limits as HeadLimits;
+use crate::tls::server::ServerTls;
+
+/// `[[listener]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Unique.
+    pub name: String,
+    /// At least one.
+    pub addresses: Vec<SocketAddr>,
+    /// What its clients speak.
+    pub protocol: Protocol,
+    /// Some for `Protocol::Https`.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Connections of `trusted_proxies` begin with a PROXY header, version 1 or 2.
+    pub proxy_protocol: bool,
+    /// Accept queue length.
+    pub backlog: u32,
+    /// Accept a connection with its first bytes, or after a second or so without any.
+    pub defer_accept: bool,
+    /// `listener.timeouts`
+    pub timeouts: Timeouts,
+    /// `listener.limits`
+    pub limits: Limits,
+    /// Whose X-Forwarded-* and PROXY headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Listener {
+    /// Whether this address is one of `trusted_proxies`.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+
+    /// From accept, how long a client may take for its first request head, its handshake or its hello, a
+    /// PROXY header included.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        match (self.protocol, &self.tls) {
+            (Protocol::TlsPassthrough { handshake_timeout, .. }, _) => handshake_timeout,
+            (Protocol::Https, Some(tls)) => tls.handshake_timeout,
+            _ => self.timeouts.request_header,
+        }
+    }
+}
+
+/// `listener.protocol`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 and 1.0, by routes.
+    Http,
+    /// The same over TLS.
+    Https,
+    /// Anything, as bytes, to one upstream.
+    Tcp {
+        /// Index into `Config::upstreams`.
+        upstream: usize,
+    },
+    /// TLS as it is, by the server name in its hello.
+    TlsPassthrough {
+        /// Where no route matches the name, or there is none; index into `Config::upstreams`.
+        upstream: Option<usize>,
+        /// `listener.tls.handshake_timeout`: until the hello is whole, from accept.
+        handshake_timeout: Duration,
+    },
+}
+
+impl Protocol {
+    /// Whether routes decide about what its clients send.
+    #[must_use]
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
+
+    /// The scheme of URLs that lead to it, if there are any.
+    #[must_use]
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http | Self::Tcp { .. } | Self::TlsPassthrough { .. } => "http",
+        }
+    }
+}
+
+/// `listener.timeouts`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timeouts {
+    /// Whole request head, from its first byte (from accept for the first).
+    pub request_header: Duration,
+    /// Between two reads of a request body.
+    pub request_body: Duration,
+    /// Idle between requests.
+    pub keep_alive: Duration,
+    /// Between two writes that make progress.
+    pub send: Duration,
+    /// Until a tunnel is closed over which no byte passes, either way.
+    pub tunnel_idle: Duration,
+    /// Bytes per second that a client must send of a request body, or take of a response, on average over the
+    /// time it was waited for, once that is ten seconds; `None`: however few.
+    pub min_rate: Option<NonZero<u32>>,
+}
+
+/// `listener.limits`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request head, request line included.
+    pub header_bytes: usize,
+    /// Fields of a request head.
+    pub headers: usize,
+    /// Bytes of the request target.
+    pub uri_bytes: usize,
+    /// Bytes of a request body; 0: no limit.
+    pub body_bytes: u64,
+    /// Requests on one connection; 0: no limit.
+    pub requests_per_connection: u64,
+}
+
+impl Limits {
+    /// Bounds of a request head.
+    #[must_use]
+    pub const fn head(&self) -> HeadLimits {
+        HeadLimits { header_bytes: self.header_bytes, fields: self.headers, uri_bytes: self.uri_bytes }
+    }
+}

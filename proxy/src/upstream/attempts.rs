@@ -1,0 +1,142 @@
+//! One exchange's attempts with an upstream: which endpoints it tried, and what it may still try.
+
+use std::rc::Rc;
+
+use super::connection::Connection;
+use super::connector::Upstream;
+use super::endpoint::Tried;
+use super::h1::H1Lease;
+use crate::counters::Plain;
+use crate::error::RefusalReason;
+use crate::exchange::lease::{Asked, Upstreams};
+use crate::exchange::record::{Phase, Record};
+use crate::exchange::{Client, lease};
+use crate::proxy_protocol::{self, Header};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Attempts<'a> {
+    upstream: &'a Upstream,
+    asked: Asked<'a>,
+    /// Pooled connections will do. Not where each begins with its client's PROXY header, nor for a tunnel.
+    may_reuse: bool,
+    tried: Tried,
+    left: u32,
+    /// The endpoint of the current attempt.
+    index: usize,
+    /// A pooled connection was dead: the next attempt connects to the same endpoint, which is not to blame.
+    replace: bool,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(upstream: &'a Upstream, asked: Asked<'a>) -> Self {
+        Self {
+            upstream,
+            asked,
+            may_reuse: !upstream.config.send_proxy,
+            tried: Tried::default(),
+            left: upstream.config.retry.attempts.max(1),
+            index: 0,
+            replace: false,
+        }
+    }
+
+    /// For a tunnel, which ends with its connection.
+    #[must_use]
+    pub fn of_tunnel(upstream: &'a Upstream, asked: Asked<'a>) -> Self {
+        Self { may_reuse: false, ..Self::new(upstream, asked) }
+    }
+
+    /// A connection to talk over.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn connection(&mut self) -> Result<Connection, RefusalReason> {
+        let Upstream { config, state } = self.upstream;
+        let mut failed = RefusalReason::NoEndpoint;
+        while self.left > 0 {
+            if !self.replace {
+                let picked = state.pick(config.endpoints.len(), &self.tried).or_else(|| {
+                    // Every endpoint failed once; the attempts that are left may take any.
+                    self.tried.clear();
+                    state.pick(config.endpoints.len(), &self.tried)
+                });
+                let Some(index) = picked else { return Err(failed) };
+                self.index = index;
+            }
+            let endpoint = &config.endpoints[self.index];
+            self.note(|record| record.attempt(&config.name, &endpoint.label));
+            if self.may_reuse
+                && !self.replace
+                && let Some(connection) = state.reuse(endpoint.address)
+            {
+                self.note(|record| record.connected(true));
+                return Ok(connection);
+            }
+            self.note(|record| record.reached(Phase::Pool));
+            let introduction = config.send_proxy.then(|| introduction(&self.asked.client));
+            let connected = state.connect(endpoint, config, introduction).await;
+            self.note(|record| record.connected(false));
+            match connected {
+                Ok(connection) => return Ok(connection),
+                Err(reason) => failed = reason,
+            }
+            self.failed();
+            if self.left > 0 {
+                state.counters.increment(Plain::UpstreamRetries);
+            }
+        }
+        Err(failed)
+    }
+
+    fn failed(&mut self) {
+        self.left -= 1;
+        self.replace = false;
+        self.tried.insert(self.index);
+    }
+
+    fn note(&self, tell: impl FnOnce(&Record)) {
+        if let Some(record) = self.asked.record {
+            tell(record);
+        }
+    }
+}
+
+/// The PROXY header that introduces the client to an endpoint.
+fn introduction(client: &Client<'_>) -> Vec<u8> {
+    let header = match client.destination() {
+        Some(destination) => Header::Tcp { source: client.peer, destination },
+        None => Header::Unknown,
+    };
+    let mut bytes = Vec::new();
+    proxy_protocol::encode(header, &mut bytes);
+    bytes
+}
+
+impl lease::Attempts for Attempts<'_> {
+    type Lease = H1Lease;
+
+    async fn lease(&mut self) -> Result<H1Lease, RefusalReason> {
+        let connection = self.connection().await?;
+        let Upstream { config, state } = self.upstream;
+        Ok(H1Lease::new(connection, Rc::clone(state), !config.send_proxy, self.asked.stall))
+    }
+
+    fn again_after(&mut self, failed: &H1Lease) -> bool {
+        if failed.is_reused() {
+            self.replace = true;
+            return true;
+        }
+        self.failed();
+        self.left > 0
+    }
+}
+
+impl Upstreams for Vec<Upstream> {
+    type Lease = H1Lease;
+    type Attempts<'a> = Attempts<'a>;
+
+    fn attempts<'a>(&'a self, upstream: usize, asked: Asked<'a>) -> Attempts<'a> {
+        Attempts::new(&self[upstream], asked)
+    }
+}

@@ -1,0 +1,103 @@
+//! A connection to an endpoint: how far the exchange that has it came, and how it is closed.
+
+use std::net::SocketAddr;
+use std::task::{Context, Poll, Waker};
+
+use crate::counters::{Counter, Counters, Plain};
+use crate::error::PoolCloseReason;
+use crate::exchange::tunnel::{Duplex, TunnelEnd};
+use crate::io::Stream;
+use crate::time::Time;
+
+/// A connection to an endpoint. Dropping it closes it and counts why.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) stream: Stream,
+    pub(super) address: SocketAddr,
+    pub(super) born: Time,
+    counters: Counters,
+    reason: PoolCloseReason,
+    /// Nothing is left half sent: it may be closed in order.
+    pub(super) clean: bool,
+    /// Bytes the kernel had taken when this exchange leased it.
+    pub(super) sent_before: u64,
+    /// It carried an exchange before this one.
+    pub(super) reused: bool,
+}
+
+impl Connection {
+    /// Made just now, and not used yet.
+    pub(super) const fn new(stream: Stream, address: SocketAddr, born: Time, counters: Counters) -> Self {
+        let reason = PoolCloseReason::NotReusable;
+        Self { stream, address, born, counters, reason, clean: false, sent_before: 0, reused: false }
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub const fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Whether it came from the pool.
+    #[must_use]
+    pub const fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Whether the kernel took no byte of this exchange.
+    #[must_use]
+    pub fn sent_nothing(&self) -> bool {
+        self.stream.progress().sent <= self.sent_before
+    }
+
+    /// Closes it after an exchange that was answered whole but leaves it unusable.
+    pub fn close_used(self) {
+        self.close(PoolCloseReason::NotReusable);
+    }
+
+    /// From now on it serves one client alone, and never returns to the pool. Dropping it resets it.
+    #[must_use]
+    pub fn into_tunnel(mut self) -> Self {
+        self.reason = PoolCloseReason::Tunnel;
+        self
+    }
+
+    /// Closes it in order, for this reason.
+    pub(super) fn close(mut self, reason: PoolCloseReason) {
+        self.reason = reason;
+        self.clean = true;
+    }
+
+    /// Why a connection between exchanges cannot be used: it spoke, it ended, or it was answered before it
+    /// was asked.
+    pub(super) fn unfit(&self) -> PoolCloseReason {
+        match self.stream.poll_read(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(Some(_))) => PoolCloseReason::UnsolicitedBytes,
+            Poll::Ready(_) => PoolCloseReason::ClosedByUpstream,
+            Poll::Pending => PoolCloseReason::NotReusable,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // An exchange that was cut short may have left half a request in the queue: that must not go out.
+        if self.clean {
+            self.stream.close();
+        } else {
+            self.stream.abort();
+        }
+        self.counters.increment(Counter::PoolClosed(self.reason));
+        self.counters.decrement(Plain::UpstreamOpen);
+    }
+}
+
+impl TunnelEnd for Connection {
+    fn duplex(&self) -> &dyn Duplex {
+        &self.stream
+    }
+
+    fn close(self: Box<Self>) {
+        Self::close(*self, PoolCloseReason::Tunnel);
+    }
+}

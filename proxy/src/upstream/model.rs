@@ -1,0 +1,55 @@
+//! An upstream as its configuration says it is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::tls::client::ClientTls;
+
+/// `[[upstream]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// Unique.
+    pub name: Arc<str>,
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    /// How long a connect may take.
+    pub connect_timeout: Duration,
+    /// Each connection begins with a PROXY header, version 2, and carries one exchange or one tunnel.
+    pub send_proxy: bool,
+    /// `upstream.tls`; `None`: its endpoints speak none.
+    pub tls: Option<Arc<ClientTls>>,
+    /// `upstream.pool`
+    pub pool: Pool,
+    /// `upstream.retry`
+    pub retry: Retry,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// As written, for logs and metrics.
+    pub label: Arc<str>,
+    /// Share of the requests, relative to the others', up to 256; 0: none.
+    pub weight: u32,
+}
+
+/// `upstream.pool`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pool {
+    /// Idle connections kept per worker.
+    pub max_idle: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+    /// How long any connection is reused.
+    pub max_lifetime: Duration,
+}
+
+/// `upstream.retry`: what this stage supports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in all.
+    pub attempts: u32,
+}
