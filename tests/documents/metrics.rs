@@ -6,7 +6,7 @@ use proxy::control::status::{
     CertificateStatus, DataPlaneStatus, GuardStatus, ReloadStatus, SteeringStatus, SupervisorStatus,
     WorkerStatus,
 };
-use proxy::telemetry::counters::CounterBlock;
+use proxy::counters::CounterBlock;
 use proxy::telemetry::metrics::{self, Scrape};
 use proxy::tls::alert::Alert;
 
