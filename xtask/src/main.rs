@@ -11,6 +11,7 @@ mod docs;
 mod ebpf;
 mod fuzz;
 mod machine;
+mod map;
 mod run;
 mod simulate;
 mod test;
@@ -63,6 +64,8 @@ enum Command {
     Simulate(simulate::Options),
     /// Check the structure: the invariants of ARCHITECTURE.md.
     Tidy,
+    /// Print the rooms of proxy/src and what each imports from the others.
+    Map(map::Options),
     /// Mixed load of all kinds through the released binary, for as long as one likes: memory, descriptors and
     /// map entries stay flat.
     Soak {
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Command::Docs { check } => docs::docs(check),
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Tidy => tidy::tidy(),
+        Command::Map(options) => map::map(&options),
         Command::Soak { minutes } => test::soak(minutes),
         Command::Fuzz { seconds, runs, target } => {
             fuzz::fuzz(runs.map_or(fuzz::Bound::Seconds(seconds), fuzz::Bound::Runs), target.as_deref())

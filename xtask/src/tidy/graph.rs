@@ -10,14 +10,14 @@ use super::words::Kind;
 const HOUSE: &str = "proxy";
 
 /// An import: from room, to room.
-pub(super) type Edge = (String, String);
+pub(crate) type Edge = (String, String);
 
 /// Who imports whom.
 #[derive(Default)]
-pub(super) struct Graph {
-    pub(super) rooms: BTreeSet<String>,
+pub(crate) struct Graph {
+    pub(crate) rooms: BTreeSet<String>,
     /// The places of each import, `path:line`.
-    pub(super) edges: BTreeMap<Edge, Vec<String>>,
+    pub(crate) edges: BTreeMap<Edge, Vec<String>>,
 }
 
 /// The room of a file that runs in production.
@@ -48,6 +48,16 @@ impl Graph {
         Self { rooms, edges }
     }
 
+    #[cfg(test)]
+    pub(crate) fn from(edges: &[(&str, &str)]) -> Self {
+        let mut graph = Self::default();
+        for (from, to) in edges {
+            graph.rooms.extend([(*from).to_owned(), (*to).to_owned()]);
+            graph.edges.entry(((*from).to_owned(), (*to).to_owned())).or_default().push(String::new());
+        }
+        graph
+    }
+
     /// Without some imports.
     pub(super) fn without(&self, left_out: &[(&str, &str)]) -> Self {
         let is_kept = |(from, to): &Edge| !left_out.contains(&(from.as_str(), to.as_str()));
@@ -59,9 +69,14 @@ impl Graph {
     }
 
     /// What a room imports.
-    pub(super) fn imports<'a>(&'a self, room: &'a str) -> impl Iterator<Item = (&'a str, usize)> {
+    fn imports<'a>(&'a self, room: &'a str) -> impl Iterator<Item = (&'a str, usize)> {
         let own = self.edges.iter().filter(move |((from, _), _)| from == room);
         own.map(|((_, to), places)| (to.as_str(), places.len()))
+    }
+
+    /// How many names `from` imports from `to`, if any.
+    pub(crate) fn count(&self, from: &str, to: &str) -> Option<usize> {
+        self.imports(from).find(|(room, _)| *room == to).map(|(_, count)| count)
     }
 
     /// The shortest way from a room back to itself.
@@ -88,7 +103,7 @@ impl Graph {
     }
 
     /// A shortest circle, as `["a", "b", "a"]`.
-    pub(super) fn circle(&self) -> Option<Vec<String>> {
+    pub(crate) fn circle(&self) -> Option<Vec<String>> {
         self.rooms.iter().filter_map(|room| self.circle_at(room)).min_by_key(Vec::len)
     }
 }

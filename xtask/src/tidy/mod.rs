@@ -13,7 +13,8 @@ mod source;
 mod tests;
 mod words;
 
-use self::rooms::ARROWS;
+pub(crate) use self::graph::Graph;
+pub(crate) use self::rooms::{ROOMS, Room, Storey};
 use self::source::Tree;
 use crate::machine;
 
@@ -27,13 +28,18 @@ pub(crate) fn tidy() -> Result<(), String> {
     Err(format!("tidy: {} complaints\n{}", complaints.len(), complaints.join("\n")))
 }
 
+/// The rooms of proxy/src and their imports.
+pub(crate) fn graph() -> Result<Graph, String> {
+    Ok(Graph::of(&Tree::read(&machine::root())?))
+}
+
 /// Of the whole tree, its lists of exceptions included.
 fn complaints(tree: &Tree) -> Vec<String> {
     let mut into = Vec::new();
     invariants::check(tree, &mut into);
     invariants::check_lists(tree, &mut into);
-    rooms::check(tree, ARROWS, not_yet::EDGES, &mut into);
-    rooms::check_arrows(tree, ARROWS, not_yet::ROOMS, &mut into);
+    rooms::check(tree, ROOMS, not_yet::EDGES, &mut into);
+    rooms::check_arrows(tree, ROOMS, not_yet::ROOMS, &mut into);
     sizes::check(tree, &sizes::Exceptions { granted: sizes::LONG, not_yet: not_yet::LONG }, &mut into);
     placement::check(tree, not_yet::PLACEMENT, &mut into);
     into

@@ -9,7 +9,6 @@ pub(super) const EDGES: &[(&str, &str)] = &[("dataplane", "supervisor")];
 
 /// Functions and files that are too long.
 pub(super) const LONG: &[&str] = &[
-    "benches::bin::xdp::cases",
     "benches::cases::session::config",
     "proxy/src/config/read.rs",
     "proxy/src/config/schema.rs",

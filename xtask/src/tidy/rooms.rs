@@ -3,163 +3,129 @@
 use super::graph::Graph;
 use super::source::Tree;
 
-/// The arrows. A room imports only rooms that stand below it in this list.
-pub(super) const ARROWS: &[(&str, &[&str])] = &[
+/// Where a room stands in the picture of the house.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Storey {
+    /// A process, and what it starts with.
+    Process,
+    /// On the way of a connection.
+    Way,
+    /// Beside it: for operators, or between the processes.
+    Beside,
+    /// What the others stand on.
+    Ground,
+}
+
+/// A room of the house.
+pub(crate) struct Room {
+    pub(crate) name: &'static str,
+    pub(crate) storey: Storey,
+    /// What it holds, in a few words.
+    pub(crate) about: &'static str,
+    /// Names of rooms.
+    may_import: &'static str,
+}
+
+impl Room {
+    pub(crate) fn may_import(&self) -> impl Iterator<Item = &'static str> {
+        self.may_import.split_whitespace()
+    }
+}
+
+pub(super) const fn room(
+    name: &'static str,
+    storey: Storey,
+    about: &'static str,
+    may_import: &'static str,
+) -> Room {
+    Room { name, storey, about, may_import }
+}
+
+/// The house. A room imports only rooms that stand below it in this list.
+pub(crate) const ROOMS: &[Room] = &[
     // The two processes. Neither knows the other; they speak the messages of `control`. Of the engine the
     // supervisor asks what the ring of this kernel offers, no more.
-    (
+    room(
         "supervisor",
-        &[
-            "config",
-            "kernel",
-            "telemetry",
-            "control",
-            "listen",
-            "io",
-            "access_log",
-            "counters",
-            "tls",
-            "placement",
-            "error",
-            "time",
-        ],
+        Storey::Process,
+        "sockets, maps, reloads, restarts",
+        "config kernel telemetry control listen io access_log counters tls placement error time",
     ),
-    (
+    room(
         "dataplane",
-        &[
-            "session",
-            "worker",
-            "config",
-            "telemetry",
-            "control",
-            "upstream",
-            "listen",
-            "route",
-            "access_log",
-            "io",
-            "counters",
-            "tls",
-            "http",
-            "placement",
-            "error",
-            "time",
-        ],
+        Storey::Process,
+        "threads, control, snapshots",
+        "session worker config telemetry control upstream listen route access_log io counters tls http \
+         placement error time",
     ),
-    ("demo", &[]),
+    room("demo", Storey::Process, "an origin for a first try", ""),
     // What a user types. `main` alone reads it.
-    ("cli", &["config", "control"]),
+    room("cli", Storey::Process, "commands and options", "config control"),
     // Compiles into types that the rooms below own; none of them knows where its settings come from.
-    (
+    room(
         "config",
-        &[
-            "session",
-            "kernel",
-            "upstream",
-            "wire",
-            "exchange",
-            "listen",
-            "route",
-            "io",
-            "access_log",
-            "tls",
-            "http",
-            "proxy_protocol",
-            "error",
-            "time",
-        ],
+        Storey::Beside,
+        "TOML to compiled models",
+        "session kernel upstream wire exchange listen route io access_log tls http proxy_protocol error time",
     ),
-    // The way of a connection. A worker takes commands from the control thread, and publishes its load where
-    // steering reads it.
-    (
+    // A worker takes commands from the control thread, and publishes its load where steering reads it.
+    room(
         "worker",
-        &[
-            "session",
-            "upstream",
-            "wire",
-            "exchange",
-            "control",
-            "listen",
-            "route",
-            "access_log",
-            "io",
-            "counters",
-            "tls",
-            "http",
-            "proxy_protocol",
-            "placement",
-            "error",
-            "time",
-        ],
+        Storey::Way,
+        "the loop of one thread, drain",
+        "session upstream wire exchange control listen route access_log io counters tls http \
+         proxy_protocol placement error time",
     ),
-    (
+    room(
         "session",
-        &[
-            "upstream",
-            "wire",
-            "exchange",
-            "listen",
-            "route",
-            "access_log",
-            "io",
-            "counters",
-            "tls",
-            "http",
-            "proxy_protocol",
-            "error",
-            "time",
-        ],
+        Storey::Way,
+        "one client connection",
+        "upstream wire exchange listen route access_log io counters tls http proxy_protocol error time",
     ),
-    (
+    room(
         "upstream",
-        &[
-            "proxy_protocol",
-            "wire",
-            "exchange",
-            "route",
-            "access_log",
-            "io",
-            "counters",
-            "tls",
-            "http",
-            "error",
-            "time",
-        ],
+        Storey::Way,
+        "endpoints, pool, balance",
+        "proxy_protocol wire exchange route access_log io counters tls http error time",
     ),
-    ("wire", &["exchange", "io", "counters", "tls", "http", "error", "time"]),
-    ("exchange", &["route", "listen", "access_log", "io", "counters", "tls", "http", "error", "time"]),
-    // Beside the way of a connection: what operators see, what the kernel's programs hold, what the processes
-    // say to each other.
-    ("telemetry", &["threads", "control", "access_log", "counters", "tls", "http", "error", "time"]),
-    ("kernel", &["control", "error", "time"]),
-    ("control", &["counters", "error", "time"]),
-    // What all of these stand on.
-    ("listen", &["http", "io", "counters", "tls", "error", "time"]),
-    ("route", &["http", "error", "time"]),
+    room("wire", Storey::Way, "HTTP/1 messages over a stream", "exchange io counters tls http error time"),
+    room(
+        "exchange",
+        Storey::Way,
+        "one request and its response",
+        "route listen access_log io counters tls http error time",
+    ),
+    room(
+        "telemetry",
+        Storey::Beside,
+        "admin, metrics, status, logs",
+        "threads control access_log counters tls http error time",
+    ),
+    room("kernel", Storey::Beside, "eBPF programs and their maps", "control error time"),
+    room("control", Storey::Beside, "messages between processes", "counters error time"),
+    room("listen", Storey::Ground, "listeners, admission", "http io counters tls error time"),
+    room("route", Storey::Ground, "hosts, paths, matcher", "http error time"),
     // A record names the request, and what the handshake agreed upon.
-    ("access_log", &["threads", "http", "tls", "error", "time"]),
+    room("access_log", Storey::Ground, "a record, its ring, its file", "threads http tls error time"),
     // A stream carries TLS records.
-    ("io", &["tls", "error", "time"]),
+    room("io", Storey::Ground, "ring, streams, buffers, timers", "tls error time"),
     // Alerts are counted by kind.
-    ("counters", &["tls", "error"]),
-    ("tls", &["error", "time"]),
-    ("http", &["error", "time"]),
-    ("proxy_protocol", &["error"]),
-    ("placement", &["error"]),
-    ("threads", &[]),
-    ("error", &[]),
-    ("time", &[]),
+    room("counters", Storey::Ground, "names, and a shared block", "tls error"),
+    room("tls", Storey::Ground, "handshakes, records, tickets", "error time"),
+    room("http", Storey::Ground, "heads, fields, the h1 codec", "error time"),
+    room("proxy_protocol", Storey::Ground, "PROXY headers", "error"),
+    room("placement", Storey::Ground, "CPUs and NUMA nodes", "error"),
+    room("threads", Storey::Ground, "ending threads in time", ""),
+    room("error", Storey::Ground, "reasons with their labels", ""),
+    room("time", Storey::Ground, "a point in time", ""),
 ];
 
 /// `not_yet` is left out, and has to be needed.
-pub(super) fn check(
-    tree: &Tree,
-    arrows: &[(&str, &[&str])],
-    not_yet: &[(&str, &str)],
-    into: &mut Vec<String>,
-) {
+pub(super) fn check(tree: &Tree, rooms: &[Room], not_yet: &[(&str, &str)], into: &mut Vec<String>) {
     let graph = Graph::of(tree);
-    let may =
-        |from: &str, to: &str| arrows.iter().any(|(room, others)| *room == from && others.contains(&to));
+    let may = |from: &str, to: &str| {
+        rooms.iter().any(|room| room.name == from && room.may_import().any(|room| room == to))
+    };
     for ((from, to), places) in &graph.edges {
         if !may(from, to) && !not_yet.contains(&(from, to)) {
             into.extend(places.iter().map(|place| format!("{place}: {from} may not import {to}")));
@@ -171,7 +137,7 @@ pub(super) fn check(
         }
     }
     for room in &graph.rooms {
-        if !arrows.iter().any(|(known, _)| known == room) {
+        if !rooms.iter().any(|known| known.name == room) {
             into.push(format!("proxy/src/{room}: a room without arrows: give it some in tidy/rooms.rs"));
         }
     }
@@ -181,20 +147,16 @@ pub(super) fn check(
 }
 
 /// Rooms that have arrows are there, and arrows point down.
-pub(super) fn check_arrows(
-    tree: &Tree,
-    arrows: &[(&str, &[&str])],
-    not_yet: &[&str],
-    into: &mut Vec<String>,
-) {
+pub(super) fn check_arrows(tree: &Tree, rooms: &[Room], not_yet: &[&str], into: &mut Vec<String>) {
     let graph = Graph::of(tree);
-    for (index, (room, others)) in arrows.iter().enumerate() {
-        if graph.rooms.contains(*room) == not_yet.contains(room) {
-            into.push(format!("{room}: has arrows and is not there, or is there at last (tidy/rooms.rs)"));
+    for (index, room) in rooms.iter().enumerate() {
+        let name = room.name;
+        if graph.rooms.contains(name) == not_yet.contains(&name) {
+            into.push(format!("{name}: has arrows and is not there, or is there at last (tidy/rooms.rs)"));
         }
-        let below: Vec<&str> = arrows[index + 1..].iter().map(|(below, _)| *below).collect();
-        for other in others.iter().filter(|other| !below.contains(other)) {
-            into.push(format!("{room} -> {other}: points up (tidy/rooms.rs)"));
+        let below = &rooms[index + 1..];
+        for other in room.may_import().filter(|other| !below.iter().any(|room| room.name == *other)) {
+            into.push(format!("{name} -> {other}: points up (tidy/rooms.rs)"));
         }
     }
 }

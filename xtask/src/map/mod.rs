@@ -1,0 +1,55 @@
+//! `cargo xtask map`: the rooms of proxy/src and what each imports, as text and as a drawn picture.
+
+mod layout;
+mod svg;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::tidy::{self, Graph, ROOMS};
+
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Draw them into this file too.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+pub(crate) fn map(options: &Options) -> Result<(), String> {
+    let graph = tidy::graph()?;
+    print!("{}", text(&graph));
+    if let Some(path) = &options.svg {
+        fs::write(path, svg::draw(&graph)).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Rooms as the house lists them, then the others.
+fn in_order(graph: &Graph) -> Vec<&str> {
+    let known = ROOMS.iter().map(|room| room.name).filter(|name| graph.rooms.contains(*name));
+    let is_known = |name: &&str| ROOMS.iter().any(|room| room.name == *name);
+    known.chain(graph.rooms.iter().map(String::as_str).filter(|name| !is_known(name))).collect()
+}
+
+/// A line for each room, from the top of the house to its bottom, and whether there is a circle.
+fn text(graph: &Graph) -> String {
+    let mut text = String::from("Room, and how many names it imports from each other room:\n\n");
+    let rooms = in_order(graph);
+    let width = rooms.iter().map(|room| room.len()).max().unwrap_or(0);
+    for room in &rooms {
+        let counts = rooms.iter().filter_map(|other| Some((other, graph.count(room, other)?)));
+        let imports: Vec<String> = counts.map(|(other, count)| format!("{other} {count}")).collect();
+        let imports = if imports.is_empty() { "nothing".to_owned() } else { imports.join(", ") };
+        let _ = writeln!(text, "{room:width$}  {imports}");
+    }
+    let circle = graph
+        .circle()
+        .map_or_else(|| "no circle".to_owned(), |circle| format!("a circle: {}", circle.join(" -> ")));
+    let _ = writeln!(text, "\n{} rooms, {} arrows, {circle}", rooms.len(), graph.edges.len());
+    text
+}
