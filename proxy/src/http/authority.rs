@@ -1,8 +1,8 @@
 //! The authority of a request, from Host or an absolute-form target (RFC 9110 §4.2, §7.2; RFC 3986 §3.2).
 //!
-//! Only what names a host in practice is accepted: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address in
-//! brackets. User information, percent-encoding and the sub-delimiters are refused: a comma, say, would split
-//! X-Forwarded-Host.
+//! Only hosts as they occur in practice are accepted: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address
+//! in brackets. User information, percent-encoding and the sub-delimiters are refused: a comma, say, would
+//! split X-Forwarded-Host.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -35,8 +35,8 @@ pub fn normalise(raw: &[u8]) -> Option<Cow<'_, str>> {
     std::str::from_utf8(kept).ok().map(|text| Cow::Owned(text.to_ascii_lowercase()))
 }
 
-/// Whether it is a name or an IPv4 address, with a port or without, as it is routed: what nearly every
-/// request has.
+/// Whether it is a name or an IPv4 address as it is routed, with or without a port. Nearly every request has
+/// one.
 fn is_normal(raw: &[u8]) -> bool {
     let is_kept = |byte: u8| is_unreserved(byte) && !byte.is_ascii_uppercase();
     let host_end = raw.iter().position(|&byte| !is_kept(byte)).unwrap_or(raw.len());

@@ -1,13 +1,13 @@
-//! A route's changes to the fields of a head, compiled once into the lines that are sent: applied by leaving
-//! names out and copying those lines behind what is left. What the proxy itself has to write, framing and all
-//! that belongs to one connection, is no field to edit.
+//! A route's changes to the fields of a head, compiled once into the lines that are sent. Names are left out,
+//! and those lines are copied behind the remaining fields. Framing and the fields of one connection are the
+//! proxy's own, and cannot be edited.
 
 use super::grammar::{is_field_content, is_token, trim};
 use super::message::Fields;
 use super::names::{Name, NameSet};
 use super::{authority, forward};
 
-/// What a head travels as.
+/// The kind of head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// A request, on its way to an endpoint.
@@ -51,8 +51,8 @@ pub enum EditError {
     HostValue,
 }
 
-/// Changes to the fields of one head. Order: what is removed or set goes, then what is set and added comes
-/// behind the rest.
+/// Changes to the fields of one head. Removed and set fields go first; set and added ones then come at the
+/// end.
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     /// Replaces the authority.
@@ -61,7 +61,7 @@ pub struct Edits {
     known: NameSet,
     /// Other names to leave out.
     other: Vec<Box<[u8]>>,
-    /// What comes behind.
+    /// Lines that come at the end.
     added: Fields,
 }
 
@@ -84,7 +84,7 @@ impl Edits {
         self.push(name, value)
     }
 
-    /// Puts this value behind those that are there.
+    /// Adds a value; fields of that name stay.
     pub fn add(&mut self, side: Side, name: &str, value: &str) -> Result<(), EditError> {
         check_name(side, name)?;
         self.push(name, value)

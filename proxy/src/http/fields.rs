@@ -157,13 +157,13 @@ impl Fields {
         self.first(name).is_some()
     }
 
-    /// What is there.
+    /// The known names in the list.
     #[must_use]
     pub const fn names(&self) -> NameSet {
         self.names
     }
 
-    /// Keeps the fields for which `keep` is true, given what they are and are called.
+    /// Keeps the fields for which `keep` is true; it gets the known name and the spelling.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(Name, &[u8]) -> bool) {
         let Self { lines, entries, names } = self;
         *names = NameSet::default();
@@ -182,7 +182,7 @@ impl Fields {
         self.names = self.names.without(names);
     }
 
-    /// Appends all lines but those of `left_out` to `out`.
+    /// Appends all lines to `out`, without the fields of `left_out`.
     pub(super) fn write(&self, left_out: NameSet, out: &mut Vec<u8>) {
         out.reserve(self.lines.len());
         let (mut start, mut end) = (0, 0);
@@ -235,8 +235,8 @@ mod spare {
 
     type Buffers = (Vec<u8>, Vec<Entry>);
 
-    /// How many are kept at most, and of which size: a thread's lists together hold no more than 300 KiB that
-    /// way.
+    /// The most lists that are kept. With the bound of their size, a thread's lists together hold no more
+    /// than 300 KiB.
     pub(super) const LISTS: usize = 64;
     pub(super) const LINES_BYTES: usize = 4096;
     pub(super) const ENTRIES: usize = 32;
@@ -268,7 +268,7 @@ mod spare {
         });
     }
 
-    /// What is kept now: how many lists, and the capacities of the largest.
+    /// The lists that are kept now: their number, and the capacities of the largest.
     #[cfg(test)]
     pub(super) fn kept() -> (usize, usize, usize) {
         SPARE.with_borrow(|spare| {

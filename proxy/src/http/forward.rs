@@ -1,6 +1,6 @@
-//! What a proxy changes in a message on its way (RFC 9110 §7.6), whichever version carries it: hop-by-hop
-//! fields go, Via, X-Forwarded-* and X-Request-Id are set. Heads are changed in place; Host and framing
-//! fields are the encoders' business.
+//! The changes that a proxy makes to a message on its way (RFC 9110 §7.6), in every version of HTTP.
+//! Hop-by-hop fields go; Via, X-Forwarded-* and X-Request-Id are set. Heads are changed in place; the
+//! encoders write Host and framing.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -21,12 +21,13 @@ pub struct Origin<'a> {
     pub is_trusted: bool,
     /// `http` or `https`: how the client reached us.
     pub scheme: &'static str,
-    /// Who the client proved to be by its certificate: X-Forwarded-Client-Cert. `None`: it was not asked.
+    /// The client's identity from its certificate, for X-Forwarded-Client-Cert. `None`: no certificate was
+    /// asked for.
     pub identity: Option<&'a str>,
-    /// It came before the client's handshake was over, and may be somebody's who recorded it: Early-Data (RFC
-    /// 8470 §5.1).
+    /// The request came before the client's handshake was over, so that it may be a recording: Early-Data
+    /// (RFC 8470 §5.1).
     pub is_early: bool,
-    /// Becomes X-Request-Id unless the client sent one that is fit to be kept.
+    /// Becomes X-Request-Id unless the client sent a usable one.
     pub new_request_id: RequestId,
 }
 
@@ -133,7 +134,7 @@ pub fn max_forwards(fields: &mut Fields) -> Result<bool, HeadError> {
         [value] if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => value,
         _ => return Err(HeadError::MaxForwards),
     };
-    // One that is too large for a number limits nothing.
+    // A number that is too large limits nothing.
     let left = value
         .iter()
         .fold(0_u32, |number, digit| number.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
@@ -188,7 +189,7 @@ const FORWARDED: NameSet = NameSet::of(&[
     Name::Forwarded,
 ]);
 
-/// What may have to go from a request. Expect: the session answers it itself.
+/// Fields that may have to go from a request. Expect: the session answers it itself.
 const LEAVES_REQUEST: NameSet =
     HOP_BY_HOP.or(FORWARDED).with(Name::Expect).with(Name::RequestId).with(Name::Spoof);
 
@@ -197,17 +198,17 @@ fn remove_from_request(fields: &mut Fields, has_request_id: bool, origin: &Origi
     let named = NamedByConnection::collect(fields);
     fields.retain(|name, text| match name {
         Name::RequestId => has_request_id && !std::mem::replace(&mut kept_request_id, true),
-        // X-Forwarded-For comes anew, with what a trusted proxy said in it.
+        // X-Forwarded-For is written anew, with a trusted proxy's entries in it.
         Name::ForwardedFor => false,
-        // Who proved who it is may not speak for another, a trusted proxy neither.
+        // A client with an identity may not speak for another, not even a trusted proxy.
         Name::ClientCert => origin.is_trusted && origin.identity.is_none(),
         _ if FORWARDED.contains(name) => origin.is_trusted,
         _ => !LEAVES_REQUEST.contains(name) && !named.contains(text),
     });
 }
 
-/// Takes away what trailers must not carry (RFC 9110 §6.5.1): framing, routing, authentication and content
-/// fields, and what a proxy vouches for.
+/// Takes away fields that trailers must not carry (RFC 9110 §6.5.1): framing, routing, authentication and
+/// content fields, and the fields that a proxy vouches for.
 pub fn trailers(fields: &mut Fields) {
     const FORBIDDEN: &[&[u8]] = &[
         b"age",
@@ -290,7 +291,7 @@ struct NamedByConnection {
 }
 
 impl NamedByConnection {
-    /// Options that name no field, or one that goes anyway.
+    /// Options that name no field, or a field that goes anyway.
     const ORDINARY: &[&[u8]] = &[b"close", b"keep-alive", b"te", b"upgrade"];
 
     /// Fields that are for all recipients: a client that names them wants to hide them from the upstream
@@ -318,7 +319,7 @@ impl NamedByConnection {
 
     fn collect(fields: &Fields) -> Self {
         let mut named = Self::default();
-        // What nearly every Connection has names no field.
+        // Nearly every Connection names no field.
         if fields.all_known(Name::Connection).all(|value| Word::KEEP_ALIVE.is(value) || Word::CLOSE.is(value))
         {
             return named;

@@ -1,5 +1,5 @@
-//! Bounds on what a peer may send before it is refused. A client's come from `listener.limits`; what an
-//! upstream may send is fixed here, as are trailers and chunk framing, which nobody needs to tune.
+//! Bounds on the input from a peer before it is refused. A client's bounds come from `listener.limits`.
+//! Bounds on an upstream, on trailers and on chunk framing are fixed here, since nobody needs to tune them.
 
 /// Bounds of one message head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,14 +13,14 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For what an upstream sends: generous, since we chose it, but finite.
+    /// For an upstream's responses: generous, since the operator chose it, but finite.
     pub const UPSTREAM: Self = Self { header_bytes: 64 * 1024, fields: 256, uri_bytes: 0 };
 
-    /// For a trailer section, whoever sends it.
+    /// For a trailer section from either side.
     pub const TRAILERS: Self = Self { header_bytes: 8 * 1024, fields: 64, uri_bytes: 0 };
 }
 
-/// What a request line may hold beside its target before it counts as too long: a method, two spaces and the
+/// Bytes of a request line beside its target before it counts as too long: a method, two spaces and the
 /// version.
 pub const REQUEST_LINE_EXTRA: usize = 64;
 
@@ -30,7 +30,7 @@ pub const STATUS_LINE_BYTES: usize = 1024;
 /// Bytes of one chunk's extensions, with the white space before them. They are read past, never kept.
 pub const CHUNK_EXTENSION_BYTES: usize = 256;
 
-/// Hexadecimal digits of a chunk size, leading zeros included: what fits a `u64`.
+/// Hexadecimal digits of a chunk size, leading zeros included: as many as fit a `u64`.
 pub const CHUNK_SIZE_DIGITS: u8 = 16;
 
 /// Bytes of an X-Request-Id that is taken over from a client.

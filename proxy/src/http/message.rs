@@ -104,7 +104,7 @@ pub enum BodyLength {
     UntilClose,
 }
 
-/// A request target as it is routed: the shortest ones need no memory of their own.
+/// A request target as it is routed. The shortest targets need no memory of their own.
 #[derive(Clone)]
 pub enum Target {
     /// `/` or `*`
@@ -152,7 +152,7 @@ impl fmt::Debug for Target {
     }
 }
 
-/// A reason phrase: those that nearly every response has need no memory of their own.
+/// A reason phrase. The most common phrases need no memory of their own.
 #[derive(Clone)]
 pub enum Reason {
     /// A usual one.

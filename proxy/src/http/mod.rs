@@ -1,5 +1,5 @@
-//! HTTP, sans-IO: protocol-neutral messages, the strict HTTP/1.1 codec of both sides, and what a proxy
-//! changes on the way (hop-by-hop fields, Via, X-Forwarded-*).
+//! HTTP, sans-IO: protocol-neutral messages, the strict HTTP/1.1 codec of both sides, and the changes that a
+//! proxy makes on the way (hop-by-hop fields, Via, X-Forwarded-*).
 
 pub mod authority;
 pub mod date;

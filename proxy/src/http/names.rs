@@ -1,7 +1,7 @@
-//! Field names that a proxy treats in a way of its own, told apart once, when a field is received: what
-//! follows asks for numbers and sets of them instead of comparing text.
+//! Field names that a proxy treats in a way of its own, told apart once, when a field is received. Later code
+//! asks for numbers and sets of them instead of comparing text.
 
-/// What a field is called, as far as it matters here.
+/// A field's name, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Name {
@@ -143,13 +143,13 @@ impl NameSet {
         Self(self.0 | 1 << name as u8)
     }
 
-    /// What is in one of both.
+    /// Names in either set.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// What is not in `other`.
+    /// Names that are not in `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
@@ -170,8 +170,8 @@ impl NameSet {
 
 /// The first and last eight bytes of a name of up to sixteen, which may overlap, or first and last four, or
 /// two: enough to tell it from another of its length. Bit 5 is set in each, which makes letters lower case.
-/// Lower-case letters, digits and `-` are the tokens' (and field values') only bytes that become themselves
-/// by that, so whatever equals a known name is that name.
+/// Lower-case letters, digits and `-` are the only bytes of tokens and field values that become themselves by
+/// that. So a text that equals a known name is that name.
 #[derive(Clone, Copy)]
 struct Ends {
     head: u64,
@@ -271,7 +271,7 @@ mod tests {
         ("x-request_id", Name::Spoof),
     ];
 
-    /// What `Name::of` has to be, without tricks.
+    /// The result that `Name::of` must have, without tricks.
     fn naive(name: &str) -> Name {
         let lower = name.to_ascii_lowercase();
         let spelt = lower.replace('_', "-");

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use super::grammar::hex_digit;
 
-/// What is wrong with a path or query.
+/// Errors of a path or query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// Does not start with `/`.
@@ -38,7 +38,7 @@ pub fn normalise(target: &[u8]) -> Result<Cow<'_, str>, PathError> {
     }
 }
 
-/// The same for what is known to be text.
+/// The same for text.
 pub(super) fn normalise_text(target: &str) -> Result<Cow<'_, str>, PathError> {
     match check(target.as_bytes())? {
         Form::Normal => Ok(Cow::Borrowed(target)),

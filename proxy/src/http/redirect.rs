@@ -1,10 +1,11 @@
 //! Where a redirect leads: a URL with placeholders for parts of the request, compiled once.
 //!
-//! Whatever a client sends, the place is one that the template names: what a placeholder stands for can end
-//! neither the header line nor, but for the validated host itself, change which host the URL has. So a
-//! template begins with `https://`, `http://`, `{scheme}://` or a path of its own, its host is there before
-//! anything of the request's path or query, and a query never stands where a host would go on. Past a `?`,
-//! `{uri}` and `{path}` are percent-encoded: they are one value there.
+//! The URL has the host that the template names, which may be the request's own validated host. No request
+//! can lead elsewhere, or end the header line. Three rules of a template ensure that. It begins with
+//! `https://`, `http://`, `{scheme}://` or a path of its own. Its host comes before anything of the request's
+//! path or query. A query never stands where a host would go on.
+//!
+//! Past a `?`, `{uri}` and `{path}` are percent-encoded: they are one value there.
 
 use super::authority;
 
@@ -45,7 +46,7 @@ pub const PLACEHOLDERS_MAX: usize = 8;
 /// The longest template, in bytes.
 pub const TEMPLATE_BYTES_MAX: usize = 2048;
 
-/// What is wrong with a template.
+/// Errors of a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// Beyond `TEMPLATE_BYTES_MAX`.
@@ -69,7 +70,7 @@ pub enum TemplateError {
     /// Neither a URL with a host nor a path of its own.
     #[error("could lead to whatever host a client names")]
     NotAnchored,
-    /// No host between `//` and what follows.
+    /// No host behind `//`.
     #[error("has no host")]
     NoHost,
     /// Something after the host that would be read as part of it, or of a user's name before it.
@@ -77,14 +78,14 @@ pub enum TemplateError {
     InHost(String),
 }
 
-/// What may come next.
+/// The part of the URL that comes next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Nothing yet.
     Start,
     /// After `{scheme}`.
     Scheme,
-    /// Within the host, of which something is there already, or not.
+    /// Within the host; empty while nothing of it is there.
     Host { empty: bool },
     /// After `{authority}`, which has a port of its own maybe.
     HostEnd,
@@ -137,7 +138,7 @@ impl Template {
     /// The URL for a request; `None`: the host is part of it and the request has none.
     #[must_use]
     pub fn render(&self, target: &Target<'_>) -> Option<Vec<u8>> {
-        // What `OPTIONS *` asks for has no path.
+        // `OPTIONS *` has no path.
         let uri = if target.path_and_query == "*" { "/" } else { target.path_and_query };
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let mut url = Vec::with_capacity(64 + uri.len());
@@ -159,7 +160,7 @@ impl Template {
     }
 }
 
-/// Where a literal leads to; `after` is what follows it.
+/// The place after a literal; `after` is the text behind it.
 fn check_literal(place: Place, literal: &str, after: &str) -> Result<Place, TemplateError> {
     let is_reserved = |letter: char| ":/?#[]@!$&'()*+,;=".contains(letter);
     let is_url =
@@ -350,8 +351,8 @@ mod tests {
     }
 
     proptest! {
-        /// Of whatever is accepted, the URL of any request has the host that the template says and is fit for
-        /// a field value.
+        /// For every accepted template, the URL of any request has the template's host and is fit for a field
+        /// value.
         #[test]
         fn never_leaves_its_host(
             parts in proptest::collection::vec(

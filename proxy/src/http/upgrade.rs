@@ -10,8 +10,8 @@ use super::names::Name;
 /// would know of the next hop's certificate.
 const KEPT_FROM_UPSTREAMS: &[&[u8]] = &[b"h2c", b"h2", b"h3", b"http", b"tls"];
 
-/// The protocols of a request that are forwarded: what becomes its Upgrade field. None for HTTP/1.0, where
-/// the field is ignored, and beside a body, since the protocol could not change before it was sent whole.
+/// The protocols of a request that are forwarded, as its Upgrade field. None for HTTP/1.0, where the field is
+/// ignored. None beside a body, since the protocol could not change before the body was sent whole.
 pub fn offered(head: &RequestHead) -> Option<Vec<u8>> {
     let is_asked = head.version == Version::Http11
         && matches!(head.body, BodyLength::None | BodyLength::Known(0))

@@ -1,5 +1,5 @@
-//! What is forwarded of a head (RFC 9110 section 7.6): hop-by-hop fields go, ours come, and who may say what
-//! about the client.
+//! Forwarding of a head (RFC 9110 section 7.6): hop-by-hop fields go, our own come, and only trusted peers
+//! are believed about the client.
 
 use super::*;
 use crate::http::h1::{Parsed, RequestDecoder, ResponseDecoder};

@@ -45,7 +45,7 @@ pub enum BodyError {
     CutShort,
 }
 
-/// What the start of an input is.
+/// The meaning of an input's start.
 #[derive(Debug)]
 pub enum Step {
     /// `skip` bytes of framing, then `len` (never 0) bytes of body. More may follow.
@@ -127,7 +127,7 @@ impl BodyDecoder {
         Self { state }
     }
 
-    /// Decodes the start of `input`, which follows what was decoded before.
+    /// Decodes the start of `input`, which follows the bytes that were decoded before.
     pub fn decode(&mut self, input: &[u8]) -> Result<Step, BodyError> {
         match &mut self.state {
             State::UntilClose => Ok(data_or_need_more(0, input.len())),
@@ -240,7 +240,7 @@ impl State {
 }
 
 impl TrailerSection {
-    /// Takes what belongs to the section from `input`; once it is whole, how much that was, and the fields.
+    /// Takes the section's bytes from `input`. Once the section is whole: its length, and its fields.
     fn read(&mut self, input: &[u8]) -> Result<Option<(usize, Fields)>, HeadError> {
         const BOUNDS: Bounds = Bounds {
             bytes: Limits::TRAILERS.header_bytes,

@@ -22,7 +22,7 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// What goes before `len` bytes of body; 0 writes nothing, since an empty chunk would end the body.
+    /// The bytes before `len` bytes of body. 0 writes nothing, since an empty chunk would end the body.
     pub fn before_data(self, len: usize, out: &mut Vec<u8>) {
         if self == Self::Chunked && len > 0 {
             hexadecimal(len, out);
@@ -30,13 +30,13 @@ impl Framing {
         }
     }
 
-    /// What goes after them.
+    /// The bytes after them.
     #[must_use]
     pub const fn after_data(self) -> &'static [u8] {
         if matches!(self, Self::Chunked) { b"\r\n" } else { b"" }
     }
 
-    /// What goes after the last data. Trailers that the framing cannot carry are dropped; they must have
+    /// The bytes after the last data. Trailers that the framing cannot carry are dropped; they must have
     /// passed `forward::trailers`.
     pub fn end(self, trailers: &Fields, out: &mut Vec<u8>) {
         if self == Self::Chunked {
@@ -47,11 +47,11 @@ impl Framing {
     }
 }
 
-/// What is right on one side is wrong on the other.
+/// Fields that belong to one connection: right on one side, wrong on the other.
 const PER_CONNECTION: NameSet = NameSet::of(&[Name::Connection, Name::TransferEncoding]);
 
-/// Room for what the encoders add to fields: a start line but for what a peer chose in it, framing and
-/// persistence.
+/// Room for the encoders' own bytes: framing, persistence, and a start line without the parts that a peer
+/// chose.
 const ADDED_BYTES: usize = 128;
 
 /// Writes a request head for an upstream. Host comes from `authority`, framing from `body`.
@@ -70,7 +70,7 @@ pub fn request(head: &RequestHead, out: &mut Vec<u8>) -> Framing {
     let framing = match head.body {
         BodyLength::None => Framing::None,
         BodyLength::Known(length) => Framing::Length(length),
-        // A request cannot end with the connection: chunks carry whatever its length turns out to be.
+        // A request cannot end with the connection. Chunks carry a body of any length.
         BodyLength::Unknown | BodyLength::UntilClose => Framing::Chunked,
     };
     framing_fields(framing, out);
@@ -88,7 +88,7 @@ pub fn request(head: &RequestHead, out: &mut Vec<u8>) -> Framing {
     framing
 }
 
-/// Whom a response goes to.
+/// The receiver of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipient {
     /// The version of the request.
@@ -107,7 +107,7 @@ impl Recipient {
     }
 }
 
-/// What a response head that was written promises.
+/// The promises of a response head that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// How to write the body.
@@ -132,8 +132,8 @@ pub fn response(head: &ResponseHead, recipient: Recipient, out: &mut Vec<u8>) ->
     let keep_alive = recipient.keep_alive && framing != Framing::UntilClose;
     status_line(head, out);
     framing_fields(framing, out);
-    // For HEAD and 304 the length is not framing but what a GET would have had; 1xx and 204 have none (RFC
-    // 9110 §8.6).
+    // For HEAD and 304 the length is not framing: it is the length that a GET would get. 1xx and 204 have
+    // none (RFC 9110 §8.6).
     let keeps_length = head.status == 304 || (recipient.is_head && !matches!(head.status, 100..=199 | 204));
     let left_out = if keeps_length { PER_CONNECTION } else { PER_CONNECTION.with(Name::ContentLength) };
     head.fields.write(left_out, out);
@@ -153,14 +153,14 @@ pub fn informational(head: &ResponseHead, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes a 101 that has passed `upgrade::switch`: what follows it is another protocol.
+/// Writes a 101 that has passed `upgrade::switch`. Another protocol follows it.
 pub fn switching(head: &ResponseHead, out: &mut Vec<u8>) {
     status_line(head, out);
     head.fields.write(PER_CONNECTION.with(Name::ContentLength), out);
     out.extend_from_slice(b"Connection: Upgrade\r\n\r\n");
 }
 
-/// What an error response says beside its reason.
+/// The content of an error response beside its reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal<'a> {
     /// For X-Request-Id; the caller vouches that it is fit for a field value.

@@ -1,5 +1,5 @@
-//! What request and response heads share: their errors, and the fields that decide framing and persistence
-//! (RFC 9112 §6.1–6.3, §9.3).
+//! Parts that request and response heads share: their errors, and the fields that decide framing and
+//! persistence (RFC 9112 §6.1–6.3, §9.3).
 
 use std::mem::MaybeUninit;
 
@@ -9,7 +9,7 @@ use crate::http::message::{BodyLength, Fields, Version};
 use crate::http::names::{Name, NameSet, Word};
 use crate::http::path::PathError;
 
-/// Why a head is refused. A request gets `refusal()`, a response is `UpstreamMalformed` whatever it is.
+/// Why a head is refused. A request gets `refusal()`; for a response every reason is `UpstreamMalformed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     /// LF without CR before it.
@@ -128,8 +128,8 @@ pub(super) fn with_headers<'b, R>(
     }
 }
 
-/// Makes `Fields` of a section's lines and the fields that `httparse` found in them, and shows those of
-/// `noted` to `note`. The lines are copied in one piece, and only those that are not spelt `name: value` are
+/// Makes `Fields` of a section's lines and the fields that `httparse` found in them, and shows the fields of
+/// `noted` to `note`. The lines are copied in one piece. Only a line that is not spelt `name: value` is
 /// written anew. `extra_bytes` and `extra_fields` are room for `forward`'s.
 ///
 /// It follows the lines to the letter of RFC 9112 §2.2 and §5 as it goes: field after field has to end with
@@ -167,7 +167,7 @@ pub(super) fn collect<'b>(
     if rest == b"\r\n" { Ok(fields) } else { Err(HeadError::BareLineFeed) }
 }
 
-/// Takes the line that `rest` starts with and returns what follows it.
+/// Takes the line that `rest` starts with and returns the bytes behind it.
 #[cold]
 fn rewrite<'b>(
     rest: &'b [u8],
@@ -185,7 +185,7 @@ fn rewrite<'b>(
     after.strip_prefix(b"\r\n").ok_or(HeadError::BareLineFeed)
 }
 
-/// What the framing fields of a head say.
+/// The framing that a head's fields declare.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Framing {
     pub(super) content_length: Option<u64>,
@@ -195,7 +195,7 @@ pub(super) struct Framing {
 }
 
 impl Framing {
-    /// What `note` takes into account.
+    /// The fields that `note` takes into account.
     pub(super) const NAMES: NameSet =
         NameSet::of(&[Name::Connection, Name::ContentLength, Name::TransferEncoding]);
 
@@ -203,7 +203,7 @@ impl Framing {
     #[inline]
     pub(super) fn note(&mut self, name: Name, value: &[u8]) -> Result<(), HeadError> {
         match name {
-            // What nearly every Connection has.
+            // The value of nearly every Connection.
             Name::Connection if Word::KEEP_ALIVE.is(value) => self.keep_alive = true,
             Name::Connection => {
                 for option in list(value) {

@@ -14,16 +14,16 @@
 //!     was the end of stream a clean end?
 //! ```
 //!
-//! A head has to lie in one slice: while a decoder says `NeedMore`, append what arrives to `buf` and call
+//! A head has to lie in one slice: while a decoder says `NeedMore`, append the next bytes to `buf` and call
 //! `parse` again with the whole of it; the decoder remembers how far it looked, and never asks for more than
-//! `limits.header_bytes`. `consumed` bytes belong to the head, what follows is body or the next head. After a
+//! `limits.header_bytes`. `consumed` bytes belong to the head. Body or the next head follow them. After a
 //! `Head` the decoder is ready for the next one, after an error it must not be used again: the connection
 //! closes. A decoder is one small struct; drop it when the connection is idle.
 //!
 //! A body is decoded in place. `Data { skip, len }`: drop `skip` bytes of framing, pass `len` bytes on, call
 //! again with the rest. `NeedMore { consumed }`: the whole input was framing (`consumed` is its length, maybe
-//! 0). `End { consumed, trailers }`: drop `consumed`; what is left is the next message. Call `decode` at
-//! least once for every body, with an empty slice if nothing is there yet: `None` and `Known(0)` end at once.
+//! 0). `End { consumed, trailers }`: drop `consumed`; the next message follows. Call `decode` at least once
+//! for every body, with an empty slice if nothing is there yet: `None` and `Known(0)` end at once.
 //!
 //! # Writing
 //!
@@ -54,7 +54,7 @@ pub use head::HeadError;
 pub use request::RequestDecoder;
 pub use response::ResponseDecoder;
 
-/// What a head decoder made of its input.
+/// The outcome of a head decoder for its input.
 #[derive(Clone, Debug)]
 pub enum Parsed<H> {
     /// The head is not whole yet.

@@ -17,7 +17,7 @@ use crate::http::{authority, path};
 #[derive(Clone, Debug, Default)]
 pub struct RequestDecoder {
     scanner: Scanner,
-    /// The last request's host: that of the next one too, as a rule.
+    /// The last request's host, which is mostly the next one's too.
     host: Option<Rc<str>>,
 }
 
@@ -67,8 +67,8 @@ impl RequestDecoder {
     }
 }
 
-/// A head that lies whole at the start of `buf` and is as the RFC has it: where httparse found its parts says
-/// what the scanner would look for. `None` leaves everything else, what is refused in particular, to scanner
+/// A head that lies whole at the start of `buf` and is as the RFC has it. The places where httparse found its
+/// parts answer the scanner's questions. `None` leaves everything else, refusals in particular, to scanner
 /// and httparse one after the other.
 #[inline]
 fn at_once(buf: &[u8], limits: &Limits, known: &mut Option<Rc<str>>) -> Option<Parsed<RequestHead>> {
@@ -91,10 +91,10 @@ fn at_once(buf: &[u8], limits: &Limits, known: &mut Option<Rc<str>>) -> Option<P
     interpret(&request, line, &visible[..end], 0, limits, known).ok()
 }
 
-/// What decides about a request when it is read.
+/// Facts that decide about a request when it is read.
 const NOTED: NameSet = Framing::NAMES.with(Name::Host).with(Name::Expect);
 
-/// Bytes and fields of what `forward` adds to a request, if the authority is not a very long one.
+/// Bytes and fields that `forward` adds to a request, unless the authority is very long.
 const ADDED: (usize, usize) = (256, 6);
 
 /// The end of a request line.
@@ -172,7 +172,7 @@ fn interpret(
 /// A Host as it is routed and forwarded: `known` if it is that one, else it becomes that.
 fn normalised(host: &[u8], known: &mut Option<Rc<str>>) -> Result<Rc<str>, HeadError> {
     match known {
-        // What is normal does not change.
+        // A host in normal form does not change.
         Some(known) if known.as_bytes() == host => Ok(known.clone()),
         _ => {
             let host: Rc<str> = authority::normalise(host).ok_or(HeadError::HostInvalid)?.into();

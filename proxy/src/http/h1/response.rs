@@ -24,8 +24,8 @@ impl ResponseDecoder {
     }
 
     /// Looks for a head at the start of `buf`: the same bytes as in the last call, with more at their end.
-    /// `method` is that of the request it answers. Interim heads (1xx, 101 too) come out like final ones:
-    /// read on after them.
+    /// `method` is the answered request's. Interim heads (1xx, 101 too) come out like final ones: read on
+    /// after them.
     pub fn parse(
         &mut self,
         buf: &[u8],
@@ -44,8 +44,8 @@ impl ResponseDecoder {
         {
             return Ok(parsed);
         }
-        // What speaks another protocol may wait for us before its head would end: its first bytes give it
-        // away. An empty line is the scanner's to name.
+        // A speaker of another protocol may wait for us before its head would end, so its first bytes decide.
+        // The scanner names an empty line.
         if !matches!(buf, [b'\r' | b'\n', ..])
             && !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected)
         {

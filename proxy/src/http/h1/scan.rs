@@ -16,7 +16,7 @@ pub(super) struct Bounds {
     pub(super) first_line: usize,
     /// Lines without the empty one.
     pub(super) lines: usize,
-    /// What a too long first line is called.
+    /// The error for a first line that is too long.
     pub(super) too_long: HeadError,
     /// Whether one empty line before the first is tolerated.
     pub(super) leading_empty_line: bool,

@@ -1,5 +1,5 @@
-//! Bodies as they are read (RFC 9112 sections 6 and 7): any split of the input decodes to the same, and what
-//! is malformed is refused.
+//! Reading of bodies (RFC 9112 sections 6 and 7): any split of the input decodes to the same, and malformed
+//! bodies are refused.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use super::*;
 /// Names and values.
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Everything that decoding some input can differ in, whatever pieces it came in.
+/// Everything in which two decodings of one input could differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Outcome {
     data: Vec<u8>,

@@ -1,4 +1,4 @@
-//! What is written reads back as the same message, whichever framing the recipient can take.
+//! A written message reads back as the same message, with every framing that the recipient can take.
 
 use proptest::prelude::*;
 

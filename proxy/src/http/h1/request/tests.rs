@@ -417,7 +417,7 @@ fn fragments() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Heads of lines that are spelt in every way, right ones as a rule.
+/// Heads with lines in every spelling, mostly right ones.
 fn lines() -> impl Strategy<Value = Vec<u8>> {
     let start = proptest::sample::select(vec![
         "GET / HTTP/1.1\r\n",
@@ -479,8 +479,8 @@ proptest! {
         prop_assert_eq!(outcome(&parse(&input)), outcome(&parse_split(&input, 0..input.len())));
     }
 
-    /// Lines as they are and as they are not usually spelt: read at once they are what scanner and httparse
-    /// make of them in pieces.
+    /// Lines in usual and unusual spellings. Read at once they give the same as scanner and httparse give for
+    /// their pieces.
     #[test]
     fn a_head_read_at_once_is_that_in_pieces(input in lines(), cut in 1..40_usize) {
         let cuts = [cut.min(input.len())];

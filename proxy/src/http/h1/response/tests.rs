@@ -99,7 +99,7 @@ fn a_head_split_anywhere_is_the_same_head() {
     }
 }
 
-/// Heads of lines that are spelt in every way, right ones as a rule.
+/// Heads with lines in every spelling, mostly right ones.
 fn lines() -> impl Strategy<Value = Vec<u8>> {
     let start = proptest::sample::select(vec![
         "HTTP/1.1 200 OK\r\n",
@@ -143,7 +143,7 @@ fn lines() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Read at once they are what scanner and httparse make of them in pieces.
+    /// Read at once they give the same as scanner and httparse give for their pieces.
     #[test]
     fn a_head_read_at_once_is_that_in_pieces(input in lines(), cut in 1..40_usize, is_head in any::<bool>()) {
         let method = if is_head { Method::Head } else { Method::Get };
