@@ -53,7 +53,7 @@ pub enum HostError {
 }
 
 impl Host {
-    /// From what a configuration says.
+    /// From the spelling in a configuration.
     pub fn parse(text: &str) -> Result<Self, HostError> {
         if matches!(text, "" | "*" | "." | "*.") {
             return Err(HostError::Empty);

@@ -1,10 +1,12 @@
 //! Finds a request's route: the most specific host first, then within it the exact path or the longest
 //! prefix.
 //!
-//! The host decides alone: when its routes have none for the path, those of a wildcard or of any host do not
-//! stand in, so that a host's requests never reach what was meant for others. What a lookup costs is bounded
-//! by what is configured: one hash of the host and one for each count of labels that a wildcard has, one
-//! binary search for the path, and a step for each prefix that begins another.
+//! The host decides alone. If its routes have none for the path, the routes of a wildcard or of any host do
+//! not stand in. So a host's requests never reach a route that was meant for others.
+//!
+//! The cost of a lookup is bounded by the configuration: one hash of the host and one for each count of
+//! labels that a wildcard has, one binary search for the path, and a step for each prefix that begins
+//! another.
 
 use std::cmp::Ordering;
 use std::net::Ipv6Addr;
@@ -37,7 +39,7 @@ impl RouteTable {
         match own.0.cmp(&common.0) {
             Ordering::Greater => own.1.find(path).map(|(_, route)| route),
             Ordering::Less => common.1.find(path).map(|(_, route)| route),
-            // The same host: of two routes for the same path the one that names the listener.
+            // The same host: of two routes for the same path, the route that names the listener.
             Ordering::Equal => match (own.1.find(path), common.1.find(path)) {
                 (Some((own, route)), Some((common, _))) if own >= common => Some(route),
                 (own, common) => common.or(own).map(|(_, route)| route),
@@ -45,8 +47,8 @@ impl RouteTable {
         }
     }
 
-    /// The route for a connection over TLS that came in by `listener` and looks for this server, in lower
-    /// case: of those that name the listener, the one with the most specific host.
+    /// The route for a connection over TLS that came in by `listener` and names this server, in lower case.
+    /// Of the routes that name the listener, it is the route with the most specific host.
     #[must_use]
     pub fn find_by_name(&self, listener: &str, server_name: &str) -> Option<&Arc<model::Route>> {
         self.0.own.get(listener)?.paths(server_name)?.1.find("/").map(|(_, route)| route)
@@ -114,8 +116,8 @@ impl PathTable {
                 }
                 (Some(same), path.len())
             }
-            // Whatever begins the path begins the entry before its place too: it is that one or among its
-            // parents.
+            // A prefix of the path also begins the entry before the path's place: it is that entry or one of
+            // its parents.
             Err(0) => return None,
             Err(place) => (Some(place - 1), common_length(&self.entries[place - 1].path, path)),
         };

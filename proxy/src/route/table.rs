@@ -14,9 +14,9 @@ pub struct RouteTable(pub(super) Arc<Tables>);
 #[derive(Default)]
 pub(super) struct Tables {
     routes: Vec<Arc<model::Route>>,
-    /// Of those that name no listener.
+    /// Routes that name no listener.
     pub(super) common: HostTable,
-    /// Of those that name listeners, by the name.
+    /// Routes that name listeners, by the name.
     pub(super) own: HashMap<Box<str>, HostTable>,
 }
 
@@ -63,7 +63,7 @@ impl PartialEq for RouteTable {
 pub(super) struct HostTable {
     pub(super) names: HashMap<Box<str>, PathTable>,
     pub(super) addresses: HashMap<Ipv6Addr, PathTable>,
-    /// By what stands behind `*.`.
+    /// By the name behind `*.`.
     pub(super) under: HashMap<Box<str>, PathTable>,
     /// Bit n: a wildcard with n labels behind `*.` is there. A name has at most 127.
     pub(super) under_labels: u128,
@@ -123,7 +123,7 @@ impl PathTable {
         self.entries.push(Entry { path: path.clone(), exact, prefix, parent: None });
     }
 
-    /// Sorts the entries, joins those of one path, and finds the parents.
+    /// Sorts the entries, joins entries with the same path, and finds the parents.
     fn finish(&mut self) {
         // Stable: of equal paths the first stays first.
         self.entries.sort_by(|a, b| a.path.cmp(&b.path));
@@ -136,7 +136,7 @@ impl PathTable {
             same
         });
         self.entries.shrink_to_fit();
-        // In byte order, what begins a path stands before it, and only paths that it begins stand between.
+        // In byte order a prefix of a path stands before it, and only paths with that prefix stand between.
         let mut open: Vec<u32> = Vec::new();
         for index in 0..self.entries.len() {
             while let Some(&last) = open.last()

@@ -17,7 +17,7 @@ fn route(index: usize, (hosts, path, listeners): Spec<'_>) -> Arc<model::Route> 
             None => RoutePath::Prefix(path.into()),
         },
         listeners: listeners.iter().map(|&name| name.to_owned()).collect(),
-        // Which one was found is what counts here.
+        // Only the route that was found counts here.
         ..model::Route::new(Action::Upstream(index))
     })
 }
