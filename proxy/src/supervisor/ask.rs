@@ -1,5 +1,5 @@
-//! The other end of the control socket: what `sluice stop`, `drain`, `reload`, `status` and the ban commands
-//! send, and how long they wait for the outcome.
+//! The other end of the control socket: the requests of `sluice stop`, `drain`, `reload`, `status` and the
+//! ban commands, and how long they wait for the outcome.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,7 @@ use crate::control::messages::{Request, Response};
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// A supervisor answers a status in a second, and anything else at once.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
-/// A reload may wait for one that is in flight and for a data plane, each of which has its own deadline.
+/// A reload may wait for another reload and for a data plane. Each has its own deadline.
 const RELOAD_WAIT: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
@@ -46,7 +46,7 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Response, AskError> {
         io::ErrorKind::PermissionDenied => AskError::Denied(path),
         _ => AskError::Absent(run_dir.to_owned()),
     })?;
-    // The supervisor bounds stop and drain by itself: it kills what does not end in time.
+    // The supervisor bounds stop and drain by itself: it kills a data plane that does not end in time.
     let supervisor =
         getsockopt(&stream, PeerCredentials).map_err(|errno| AskError::Silent(errno.into()))?.pid();
     let wait = match request {
@@ -76,7 +76,7 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Response, AskError> {
     Ok(response)
 }
 
-/// The kernel closes a process's connections shortly before it is gone: whoever starts a successor next shall
+/// The kernel closes a process's connections shortly before it is gone. Whoever starts a successor next must
 /// not see both.
 fn wait_until_gone(pid: i32) {
     for _ in 0..1_000 {

@@ -1,4 +1,4 @@
-//! `sluice ban`, `unban` and `bans`, answered by the supervisor: what is refused and why, and the receipts.
+//! `sluice ban`, `unban` and `bans`, answered by the supervisor: refusals with their reasons, and receipts.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -68,7 +68,7 @@ fn try_ban(
     Ok(receipt)
 }
 
-/// What whoever bans may not have meant.
+/// Effects of a ban that its operator may not have meant.
 fn warnings(estate: &Estate, network: IpNet) -> Vec<String> {
     let mut notes = Vec::new();
     let is_own = |address: IpAddr| network.contains(&address.to_canonical());
@@ -101,7 +101,7 @@ pub fn unban(estate: &mut Estate, source: BanSource, now: Time) -> Response {
     }
 }
 
-/// Those that hold.
+/// The bans that hold.
 pub fn list(estate: &mut Estate, now: Time) -> Response {
     match estate.guard_mut() {
         Ok(guard) => {

@@ -1,5 +1,5 @@
-//! One data plane process and the channel to it. Sending never waits: what the channel does not take now
-//! stays in a bounded queue.
+//! One data plane process and the channel to it. Sending never waits: messages that the channel does not take
+//! now stay in a bounded queue.
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,10 +40,10 @@ enum Outgoing {
     Carrying { message: ToDataPlane, descriptors: Vec<Arc<OwnedFd>> },
 }
 
-/// A worker frees what a whole batch of requests allocated, then allocates the same sizes again. glibc keeps
-/// 7 chunks of a size at hand for each thread, and every other one costs ten times as much (glibc manual,
-/// "Memory Allocation Tunables"; other libraries ignore it). Of its 64 sizes, up to 1,032 bytes, this many
-/// each: 8.5 MiB for a worker at most, which fill with time and are no leak.
+/// A worker frees the memory of a whole batch of requests, then allocates the same sizes again. glibc keeps 7
+/// chunks of a size at hand for each thread, and every further one costs ten times as much (glibc manual,
+/// "Memory Allocation Tunables"; other libraries ignore it). This many are kept of each of its 64 sizes, up
+/// to 1,032 bytes: 8.5 MiB for a worker at most, which fill with time and are no leak.
 const ALLOCATOR: &str = "glibc.malloc.tcache_count=256";
 
 impl Child {
@@ -82,7 +82,7 @@ impl Child {
         self.process.id()
     }
 
-    /// What to poll: the channel, and whether something waits to be written.
+    /// Descriptors to poll: the channel, and whether something waits to be written.
     #[must_use]
     pub fn interest(&self) -> Option<(BorrowedFd<'_>, bool)> {
         self.channel.as_ref().map(|channel| (channel.as_fd(), !self.queue.is_empty()))
@@ -105,7 +105,7 @@ impl Child {
         }
     }
 
-    /// Sends what the channel takes.
+    /// Sends as much as the channel takes.
     ///
     /// # Errors
     /// When the channel is unusable.

@@ -52,7 +52,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Takes new ones from the listener while there is room.
+    /// Accepts clients while there is room.
     pub fn accept(&mut self, listener: &UnixListener, now: Time) {
         while self.has_room() {
             // An error is one of this client, or WouldBlock; either way poll tells when to come again.
@@ -72,7 +72,7 @@ impl Clients {
         self.clients.len() < CLIENTS_MAX
     }
 
-    /// What to poll for.
+    /// Descriptors and events to poll for.
     pub fn interests(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>, PollFlags)> {
         self.clients.iter().map(|client| {
             let events = match client.phase {
@@ -95,7 +95,7 @@ impl Clients {
         deadlines.min()
     }
 
-    /// Drops those that are out of time.
+    /// Drops clients that are out of time.
     pub fn expire(&mut self, now: Time) {
         self.clients.retain(|client| match client.phase {
             Phase::Asking { deadline, .. } | Phase::Taking { deadline, .. } => now < deadline,
@@ -109,7 +109,7 @@ impl Clients {
         let client = &mut self.clients[index];
         let progress = match &mut client.phase {
             Phase::Asking { line, .. } => read_request(&mut client.stream, line),
-            // Polled for nothing, so the client hung up. What it asked for is not taken back.
+            // Polled for nothing, so the client hung up. Its request is not taken back.
             Phase::Waiting => Progress::Gone,
             Phase::Taking { left, .. } => write_some(&mut client.stream, left),
         };

@@ -1,6 +1,6 @@
-//! What the supervisor owns and every data plane gets: the files' bytes, listening sockets, counters, eBPF
-//! programs and maps. Made once at the start; `auto` goes on without what this host lacks and says so, an
-//! explicit demand stops here.
+//! Everything that the supervisor owns and every data plane gets: the files' bytes, listening sockets,
+//! counters, eBPF programs and maps. It is made once at the start. If this host lacks something, `auto` goes
+//! on without it and says so; an explicit demand stops the start.
 
 use std::io;
 use std::net::SocketAddr;
@@ -64,7 +64,7 @@ pub enum EstateError {
     Interface {
         /// As configured.
         name: String,
-        /// What there is.
+        /// The existing ones.
         existing: String,
     },
     /// More workers than the steering array has lines.
@@ -124,10 +124,10 @@ pub struct Estate {
     /// They outlive every data plane.
     pub counters: CountersMemory,
     programs: Option<Programs>,
-    /// What the kernel's settings were: given back after the programs that need them are gone.
+    /// The kernel's settings as they were: given back after the programs that need the new ones are gone.
     #[expect(dead_code, reason = "restores when it is dropped")]
     sysctls: Sysctls,
-    /// Whom the data plane becomes; `None`: it stays whom we are.
+    /// The data plane's user; `None`: it keeps ours.
     pub identity: Option<Identity>,
     /// Where the access log goes; `None` while it is off.
     access_log: Option<OwnedFd>,
@@ -135,7 +135,7 @@ pub struct Estate {
     pub ticket_keys: TicketRing,
     /// Where secrets of handshakes go; `None`: nowhere.
     pub key_log: Option<KeyLog>,
-    /// What `auto` went on without, each with what it costs.
+    /// Lacks that `auto` went on with, each with its cost.
     pub degraded: Vec<String>,
 }
 
@@ -143,7 +143,7 @@ impl Estate {
     /// Binds, loads and attaches.
     ///
     /// # Errors
-    /// What cannot be had and was demanded. Nothing stays attached or bound then.
+    /// A demand that cannot be met. Nothing stays attached or bound then.
     pub fn claim(loaded: Loaded) -> Result<Self, EstateError> {
         let Loaded { config, files, .. } = loaded;
         let mut degraded = Vec::new();
@@ -291,7 +291,7 @@ impl Estate {
         }
     }
 
-    /// Tells the program, where it is there, what of the guard has changed: its list of the denied.
+    /// Tells the program, where there is one, about a change of the guard: its list of the denied.
     fn follow_guard(&mut self) {
         let addresses: Vec<SocketAddr> = self.addresses().collect();
         let Some(programs) = self.programs.as_mut().filter(|programs| programs.guard.is_attached()) else {
@@ -321,7 +321,7 @@ impl Estate {
         self.files.iter().map(read).collect()
     }
 
-    /// What a data plane is told first, and everything that is handed over after.
+    /// The first message to a data plane, and everything that is handed over after it.
     #[must_use]
     pub fn handoff(&self, generation: u32) -> (Start, Vec<Item>) {
         let mut items: Vec<Item> =
@@ -381,7 +381,7 @@ impl Estate {
         }
     }
 
-    /// What bans are entered into.
+    /// The programs, to enter bans into.
     ///
     /// # Errors
     /// When nothing judges packets, and why.
@@ -417,7 +417,7 @@ impl Estate {
         self.programs.as_ref().and_then(|programs| programs.guard.next_ban_sweep())
     }
 
-    /// Forgets what is over.
+    /// Takes ended bans out of the table.
     pub fn sweep(&mut self, now: Time) {
         if let Some(programs) = &mut self.programs
             && programs.guard.next_ban_sweep().is_some_and(|due| due <= now)
@@ -437,7 +437,7 @@ impl Estate {
         {
             error!("the filter stays: {error}");
         }
-        // What an earlier run left and this one could not take over ends here as well.
+        // Leftovers of an earlier run that this one could not take over end here as well.
         if let Some(mut left) = Pins::find(&self.config.process.run_dir)
             && let Err(error) = left.remove()
         {
@@ -456,7 +456,7 @@ impl Estate {
     }
 
     /// Opens the access log anew, so that data planes write to the file that has its name now; `false`: it is
-    /// off. On an error the one that was open stays.
+    /// off. On an error the open file stays.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -480,7 +480,7 @@ impl Estate {
         sockets::retire(&self.bound);
     }
 
-    /// What the eBPF programs had to say goes to the log.
+    /// Messages of the eBPF programs go to the log.
     pub fn flush_logs(&mut self) {
         if let Some(programs) = &mut self.programs {
             programs.flush_logs();
@@ -531,7 +531,7 @@ fn load_programs(config: &Config, degraded: &mut Vec<String>) -> Result<Option<P
     }
 }
 
-/// Loads the programs: pinned where an interface is guarded, over what an earlier run left.
+/// Loads the programs. If an interface is guarded they are pinned, over the leftovers of an earlier run.
 fn programs_with_pins(
     config: &Config,
     degraded: &mut Vec<String>,

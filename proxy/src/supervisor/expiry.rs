@@ -1,5 +1,4 @@
-//! Certificates that end soon, or have ended, are named in the log once a day: what was to renew them has
-//! not.
+//! Certificates that end soon, or have ended, are named in the log once a day: nobody has renewed them.
 
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ impl Expiry {
         self.next
     }
 
-    /// What is to be said at `now`, which is `unix_now` seconds since 1970; nothing before its time.
+    /// The remarks that are due at `now`, which is `unix_now` seconds since 1970; none before their time.
     pub fn look(&mut self, now: Time, config: &Config, unix_now: i64) -> Vec<String> {
         if now < self.next {
             return Vec::new();

@@ -1,6 +1,6 @@
-//! The file that SSLKEYLOGFILE names, for secrets of handshakes. Whoever reads it reads the traffic, so that
-//! the variable alone does nothing: it takes `sluice run --allow-key-log` too. The data plane is handed the
-//! open file.
+//! The file that SSLKEYLOGFILE names, for secrets of handshakes. A reader of the file can read the traffic.
+//! The variable alone therefore does nothing: it takes `sluice run --allow-key-log` too. The data plane is
+//! handed the open file.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -37,7 +37,7 @@ pub struct KeyLog {
 }
 
 impl KeyLog {
-    /// Opens what the variable names, if that is allowed; says loudly what follows from that.
+    /// Opens the file that the variable names, if that is allowed, and warns of the consequence.
     ///
     /// # Errors
     /// When it is allowed and the file cannot be used: it cannot be opened, is no regular file, or is another
@@ -56,7 +56,7 @@ impl KeyLog {
             );
             return Ok(None);
         }
-        // For whoever reads the status elsewhere.
+        // For readers of the status, who may be in another folder.
         let path = std::path::absolute(&path).unwrap_or(path);
         match append(&path) {
             Ok(file) => {
@@ -73,7 +73,7 @@ impl KeyLog {
         &self.path
     }
 
-    /// What a data plane is handed.
+    /// For handing over to a data plane.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

@@ -1,5 +1,6 @@
-//! What an instance that was killed left in bpffs: its filter still drops what it was told to. What `plan`
-//! and `status` say of that, and how it goes away without a start. And who holds an interface that we want.
+//! Leftovers in bpffs of an instance that was killed: its filter still drops packets as before. `plan` and
+//! `status` describe them, and they can be removed without a start. Also names the holder of an interface
+//! that we want.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -10,7 +11,7 @@ use crate::kernel::Holder;
 use crate::kernel::guard;
 use crate::kernel::guard::pins::{Pinned, Pins};
 
-/// What is left of the instance of this run_dir; `None` without anything, or while it runs.
+/// The leftovers of the instance of this run_dir; `None` without any, or while it runs.
 #[must_use]
 pub fn describe(run_dir: &Path) -> Option<String> {
     if run_dir::runs_in(run_dir).is_some() {
@@ -37,7 +38,7 @@ pub fn describe(run_dir: &Path) -> Option<String> {
     Some(text)
 }
 
-/// Removes what is left; the receipt. `None` when there is nothing.
+/// Removes the leftovers; the receipt. `None` when there are none.
 ///
 /// # Errors
 /// Why it stays.
@@ -70,7 +71,7 @@ pub fn remove(run_dir: &Path) -> Option<Result<String, String>> {
     Some(removed)
 }
 
-/// Who holds an interface that is not ours to take, and what to do; `None`: nobody, or the instance of this
+/// The holder of an interface that is not ours to take, with advice; `None`: nobody, or the instance of this
 /// run_dir itself.
 #[must_use]
 pub fn holder_of(interface: &str, run_dir: &Path) -> Option<String> {
@@ -80,7 +81,7 @@ pub fn holder_of(interface: &str, run_dir: &Path) -> Option<String> {
     }
 }
 
-/// One instance per interface: who it is and how the interface becomes free.
+/// One instance for each interface: names the holder, and says how the interface becomes free.
 #[must_use]
 pub fn explain(interface: &str, holder: &Holder) -> String {
     let or = "or take it out of guard.interfaces";

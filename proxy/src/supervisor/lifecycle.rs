@@ -1,6 +1,6 @@
-//! The supervisor's loop: poll(2) over signals, the channel to the data plane, and the control socket. What
-//! happens to the data plane is decided by `control::state`; this turns descriptors into its events and its
-//! actions into system calls.
+//! The supervisor's loop: poll(2) over signals, the channel to the data plane, and the control socket.
+//! `control::state` decides about the data plane; this turns descriptors into its events and its actions into
+//! system calls.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -68,7 +68,7 @@ pub fn signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// What the loop works on.
+/// The loop's state.
 #[derive(Debug)]
 pub struct Supervisor {
     estate: Estate,
@@ -78,9 +78,9 @@ pub struct Supervisor {
     life: Life,
     child: Option<Child>,
     clients: Clients,
-    /// Who waits for the end.
+    /// Clients that wait for the end.
     waiting: Vec<ClientId>,
-    /// Who waits for a status, by question, and how long.
+    /// Clients that wait for a status, by question, with their deadlines.
     asked: BTreeMap<u64, (ClientId, Time)>,
     next_question: u64,
     reloading: Reloading,
@@ -88,14 +88,14 @@ pub struct Supervisor {
     expiry: Expiry,
     /// When bans that are over were taken out of the table.
     swept: Time,
-    /// What was counted when the end was first asked for.
+    /// The counts when the end was first asked for.
     ending: Option<Ending>,
-    /// What still has to be handled.
+    /// Events that still have to be handled.
     events: VecDeque<Event>,
     outcome: Option<Outcome>,
 }
 
-/// What poll found.
+/// The outcome of a poll.
 #[derive(Debug, Default)]
 struct Ready {
     signals: bool,
@@ -246,7 +246,7 @@ impl Supervisor {
         }
     }
 
-    /// Handles every event that waits, and those that follow from them.
+    /// Handles every event that waits, and every event that follows from one.
     fn settle(&mut self) {
         while let Some(event) = self.events.pop_front() {
             let before = self.life.state();
@@ -368,12 +368,12 @@ impl Supervisor {
     }
 
     fn take_death(&mut self, now: Time) {
-        // What it said last comes before its death.
+        // Its last messages come before its death.
         self.serve_channel(now);
         let Some(child) = &mut self.child else { return };
         let Some(status) = child.reap() else { return };
         let (generation, pid) = (child.generation, child.pid());
-        // What it still had open died with it; the gauges are cleared next.
+        // Its open connections died with it; the gauges are cleared next.
         if let Some(ending) = &mut self.ending {
             ending.after = self.estate.connections();
         }
@@ -472,7 +472,7 @@ impl Supervisor {
         }
     }
 
-    /// Answers whoever asked; a question that is not open any more is ignored.
+    /// Answers the client that asked; a question that is not open any more is ignored.
     fn answer_status(&mut self, question: u64, data_plane: Option<DataPlaneStatus>, now: Time) {
         if let Some((id, _)) = self.asked.remove(&question) {
             let status = Status { supervisor: Some(self.status()), data_plane };
@@ -496,7 +496,7 @@ impl Supervisor {
         }
     }
 
-    /// Everything is given back before those who wait for it hear of it.
+    /// Everything is given back before the waiting clients hear of it.
     fn leave(self, outcome: Outcome) {
         let Self { estate, run_dir, mut clients, waiting, life, ending, .. } = self;
         estate.release();
@@ -505,8 +505,8 @@ impl Supervisor {
         for id in waiting {
             clients.answer(id, &receipt, now());
         }
-        // Their connections end with the process, which tells them that it is gone; what they can still not
-        // read by then they lose.
+        // Their connections end with the process, which tells them that it is gone. Answers that they have
+        // not read by then are lost.
         std::mem::forget(clients);
         match receipt {
             Response::Failed(why) => error!("{why}"),
@@ -532,7 +532,7 @@ impl fmt::Display for Ending {
         let ended = after.ended.saturating_sub(before.ended);
         write!(formatter, "connections: {ended} ended by themselves, {cut} were cut")?;
         match drain {
-            // Whoever asks for the alternate form knows that it was the time that cut them.
+            // Only a caller that knows the reason, the end of their time, asks for the alternate form.
             Some(timeout) if cut > 0 && formatter.alternate() => {
                 write!(formatter, " after process.drain_timeout ({timeout:?})")
             }

@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::config::model::AccessLog;
 
-/// Clients' addresses and what they asked for are nothing for everybody.
+/// Clients' addresses and requests are not for everybody.
 const MODE: u32 = 0o640;
 
 /// The access log cannot be opened.
@@ -22,7 +22,7 @@ pub struct OpenError {
     reason: io::Error,
 }
 
-/// What the access log is written to; `None`: it is off.
+/// The output of the access log; `None`: it is off.
 ///
 /// # Errors
 /// When the file cannot be opened for appending.

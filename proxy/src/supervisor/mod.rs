@@ -27,7 +27,7 @@ use crate::telemetry::logging;
 /// Why the supervisor did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// What it needs cannot be had.
+    /// A part of its estate cannot be had.
     #[error(transparent)]
     Estate(#[from] estate::EstateError),
     /// Another one runs here, or the directory is of no use.
@@ -50,8 +50,8 @@ pub enum StartError {
 /// # Errors
 /// When it cannot start; nothing was started then.
 pub fn run(loaded: Loaded, allow_key_log: bool) -> Result<Outcome, StartError> {
-    // Private keys and those of session tickets are in our memory: no core dump, and nobody without
-    // CAP_SYS_PTRACE looks into it.
+    // Our memory has private keys and ticket keys: no core dump, and nobody without CAP_SYS_PTRACE looks into
+    // it.
     nix::sys::prctl::set_dumpable(false)?;
     // Before the first thread, which inherits the mask.
     let signals = lifecycle::signals()?;

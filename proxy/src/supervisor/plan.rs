@@ -1,6 +1,6 @@
-//! `sluice plan`: what would run here, what is missing, and what each absence costs. The same findings tell a
-//! running supervisor what it went on without. Reads only; the one thing it makes is a small ring that it
-//! closes again.
+//! `sluice plan`: workers and guard as they would run here, everything that is missing, and the cost of each
+//! absence. The same findings tell a running supervisor what it lacks. Reads only; it makes nothing but a
+//! small ring, which it closes again.
 
 mod cards;
 mod facts;
@@ -20,7 +20,8 @@ const DESCRIPTORS_SPARE: u64 = 64;
 /// Of a worker: its ring, its command eventfd, its counters' and slot's mappings.
 const DESCRIPTORS_PER_WORKER: u64 = 4;
 /// Of the descriptors that are left, one in so many is kept for upstream connections: an idle client has
-/// none, and a busy one shares a pool. What finds none left is answered with 503 and counted (`overloaded`).
+/// none, and a busy one shares a pool. A request that finds none left is answered with 503 and counted
+/// (`overloaded`).
 const UPSTREAM_SHARE: u64 = 5;
 const PAGE_BYTES: u64 = 4096;
 
@@ -38,9 +39,9 @@ pub enum Severity {
 pub struct Finding {
     /// How bad.
     pub severity: Severity,
-    /// What is missing.
+    /// The missing thing.
     pub what: String,
-    /// What that costs, and what to do.
+    /// The cost of its absence, and advice.
     pub cost: String,
 }
 
@@ -50,8 +51,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What this host lacks for this configuration, the fatal first. Reads /proc, /sys, hwloc and the process's
-/// rights; changes nothing.
+/// Everything that this host lacks for this configuration, the fatal first. Reads /proc, /sys, hwloc and the
+/// process's rights; changes nothing.
 #[must_use]
 pub fn findings(config: &Config) -> Vec<Finding> {
     let facts = Facts::read(config, Path::new("/"));
@@ -92,7 +93,7 @@ pub fn connections_max(config: &Config, workers: usize, descriptors: u64) -> u64
     if config.process.max_connections == 0 { fitting } else { fitting.min(config.process.max_connections) }
 }
 
-/// What a number of downstream connections takes, with the upstream's share.
+/// Descriptors for a number of downstream connections, with the upstream's share.
 fn descriptors_for(config: &Config, workers: usize, connections: u64) -> u64 {
     let share = connections.div_ceil(UPSTREAM_SHARE - 1);
     descriptors_fixed(config, workers).saturating_add(connections).saturating_add(share)
@@ -308,7 +309,7 @@ impl Judgement {
     }
 }
 
-/// What attaching would come to.
+/// The expected outcome of attaching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     /// There is no such interface.

@@ -1,6 +1,6 @@
-//! Whom the data plane becomes, and what the supervisor itself gives up once its sockets are bound and its
-//! programs loaded (capabilities(7)). What is cut from the bounding set, no process started later can have
-//! either.
+//! The user that the data plane becomes, and the capabilities that the supervisor gives up once its sockets
+//! are bound and its programs loaded (capabilities(7)). A capability that is cut from the bounding set is out
+//! of reach for every later process too.
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{Gid, Uid, User};
@@ -20,7 +20,7 @@ pub struct Identity {
 pub struct UserError {
     /// As configured.
     user: String,
-    /// What is wrong.
+    /// The reason.
     reason: String,
 }
 
@@ -41,7 +41,7 @@ pub fn identity(user: &str) -> Result<Option<Identity>, UserError> {
     }
 }
 
-/// What a running supervisor still needs.
+/// The capabilities of a running supervisor.
 const KEPT: [Capability; 9] = [
     // Maps are read and written with it while unprivileged BPF is off.
     Capability::CAP_BPF,
@@ -54,7 +54,7 @@ const KEPT: [Capability; 9] = [
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
     Capability::CAP_SYS_RESOURCE,
-    // The configuration and its keys may belong to somebody else, and so may run_dir, out of which the socket
+    // The configuration and its keys may belong to another user, and so may run_dir, out of which the socket
     // is removed.
     Capability::CAP_DAC_OVERRIDE,
     // A reload may bring a port below 1024.

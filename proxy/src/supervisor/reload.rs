@@ -1,5 +1,5 @@
-//! Reloads as one table, sans-IO: who asked, what is in flight, what the data plane said about it, what to
-//! do. In two steps, so that there is always one answer to which configuration is in force: the data plane
+//! Reloads as one table, sans-IO: askers, the reload in flight, the data plane's answers, and the actions
+//! that follow. It takes two steps, so that exactly one configuration is in force at any time: the data plane
 //! compiles it beside the one it runs, then the supervisor adopts it and has it published.
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //!                      └ invalid, needs a restart, unchanged; adopted at once where no data plane lives
 //! ```
 //!
-//! One at a time: who asks meanwhile waits for the next, which reads the files anew.
+//! One at a time: requests that come meanwhile wait for the next, which reads the files anew.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub const PUBLISH_WAIT: Duration = Duration::from_secs(2);
 /// How long a reload waits for a data plane that starts or ends.
 pub const READY_WAIT: Duration = Duration::from_secs(15);
 
-/// Who wants it.
+/// The origin of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker<C> {
     /// `sluice reload`, which waits for the receipt.
@@ -40,12 +40,12 @@ pub enum Asker<C> {
 pub enum Scope {
     /// All of them.
     All,
-    /// Those that are watched; the rest, the main file above all, stays as it is in force: it may be half
-    /// edited.
+    /// The watched files. All others, the main file above all, stay as they are in force: on disk they may be
+    /// half edited.
     Watched,
 }
 
-/// What a data plane could do with a configuration now.
+/// The data plane's ability to take a configuration now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plane {
     /// It serves.
@@ -58,7 +58,7 @@ pub enum Plane {
     Ending,
 }
 
-/// What reading the files came to.
+/// The outcome of reading the files.
 #[derive(Debug)]
 pub enum Read<P> {
     /// Something that can change has changed.
@@ -77,7 +77,7 @@ pub enum Read<P> {
     },
 }
 
-/// What to do, in order.
+/// Actions, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<P, C> {
     /// Read, then call `read`.
@@ -92,8 +92,8 @@ pub enum Action<P, C> {
         /// Its number.
         id: u64,
     },
-    /// This is the configuration in force from now on. The data plane publishes what it compiled under this
-    /// number.
+    /// This is the configuration in force from now on. The data plane publishes the configuration that it
+    /// compiled under this number.
     Adopt {
         /// `None`: no data plane lives; its successor gets it.
         id: Option<u64>,
@@ -107,7 +107,7 @@ pub enum Action<P, C> {
 /// How a reload went.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Finished<C> {
-    /// Who wants to know.
+    /// To be told.
     pub askers: Vec<Asker<C>>,
     /// How.
     pub outcome: ReloadOutcome,
@@ -137,9 +137,9 @@ enum Step<P> {
 #[derive(Debug)]
 pub struct Reloads<P, C> {
     last_id: u64,
-    /// Clients are bounded by those of the control socket; signal and watch are there once.
+    /// Clients are bounded by the control socket; signal and watch are there once.
     waiting: Vec<Asker<C>>,
-    /// When those that wait give up.
+    /// When the waiting ones give up.
     patience: Time,
     /// Files are being read for these.
     reading: Option<(Vec<Asker<C>>, Plane, Time)>,
@@ -171,7 +171,7 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
         }
     }
 
-    /// What to do next; `None`: nothing now.
+    /// The next action; `None`: nothing now.
     pub fn poll(&mut self, plane: Plane, now: Time) -> Option<Action<P, C>> {
         if self.actions.is_empty() {
             self.advance(plane, now);
@@ -252,7 +252,7 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
         }
     }
 
-    /// What `Action::Send` sends.
+    /// The configuration that `Action::Send` sends.
     #[must_use]
     pub fn prepared(&self) -> Option<&P> {
         match &self.flight.as_ref()?.step {
@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(table.poll(Plane::Serving, Time::from_nanos(deadline.as_nanos() - 1)), None);
         assert_eq!(table.poll(Plane::Serving, deadline), Some(Action::Forget { id: 1 }));
         finished(table.poll(Plane::Serving, deadline), ReloadOutcome::Silent, "10s");
-        // What it says about it later changes nothing.
+        // Its later answers about it change nothing.
         table.compiled(1, deadline);
         table.published(1);
         table.refused(1, "late");

@@ -41,14 +41,14 @@ pub enum RunDirError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// Why it failed.
         reason: io::Error,
     },
 }
 
-/// What it means to whoever starts Sluice.
+/// Advice for the operator who starts Sluice.
 fn explain(reason: &io::Error) -> String {
     match reason.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -142,7 +142,7 @@ fn take_lock(directory: &Path) -> Result<Flock<File>, RunDirError> {
     Ok(lock)
 }
 
-/// Who runs in a directory, by process id or as `unknown`; `None`: nobody.
+/// The process that runs in a directory, by its id or as `unknown`; `None`: none.
 #[must_use]
 pub fn runs_in(directory: &Path) -> Option<String> {
     match take_lock_of(directory) {
@@ -184,7 +184,7 @@ fn bind_control(directory: &Path) -> Result<UnixListener, RunDirError> {
         let path = path.clone();
         move |reason| RunDirError::Io { path, action, reason }
     };
-    // Whoever left it is dead: we hold the lock.
+    // The process that left it is dead: we hold the lock.
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(failed("remove the stale socket")(error));

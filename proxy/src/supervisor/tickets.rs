@@ -1,6 +1,6 @@
-//! The keys of session tickets that the supervisor makes: a new one every twelve hours, of which the one
-//! before is still accepted. They outlive every data plane, so that a restarted one resumes what the dead one
-//! began, and end with the supervisor: nothing of them is ever written.
+//! The keys of session tickets that the supervisor makes: a new one every twelve hours; the one before is
+//! still accepted. They outlive every data plane, so that a restarted one resumes sessions of a dead one.
+//! They end with the supervisor and are never written anywhere.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,8 +29,8 @@ impl TicketRing {
         Ok(Self { newest, sealed, rotates_at: now + ROTATION })
     }
 
-    /// Makes a new key when it is time; whether it did. When it fails, those that are there go on and it is
-    /// tried again in a minute.
+    /// Makes a new key when it is time; whether it did. When it fails, the present keys go on and it is tried
+    /// again in a minute.
     ///
     /// # Errors
     /// As `new`.
@@ -60,7 +60,7 @@ impl TicketRing {
         self.rotates_at
     }
 
-    /// What a data plane is handed.
+    /// For handing over to a data plane.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.sealed.as_fd()

@@ -26,7 +26,7 @@ pub struct Cpu {
     pub allowed: bool,
 }
 
-/// What the host offers.
+/// The host's CPUs and nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Every logical CPU, ascending by number.
@@ -79,7 +79,7 @@ pub enum TopologyError {
         count: usize,
         /// There are.
         available: usize,
-        /// Of what.
+        /// The unit that is counted.
         what: &'static str,
     },
     /// A list or a count without an element.
@@ -107,7 +107,7 @@ pub struct Topology {
     pub workers: Vec<Placement>,
     /// Where control and log threads run.
     pub control_cpus: Vec<usize>,
-    /// What is worth knowing about this choice, for people.
+    /// Remarks on this choice, for people.
     pub notes: Vec<String>,
 }
 
@@ -119,8 +119,8 @@ impl Host {
             hwloc2::Topology::with_flags(flags)
                 .ok_or_else(|| TopologyError::Host("the topology cannot be read".to_owned()))
         };
-        // Everything there is, so that "does not exist" and "is not ours" can be told apart; then what the
-        // cgroup leaves us.
+        // All CPUs first, so that "does not exist" and "is not ours" can be told apart; then the CPUs that
+        // the cgroup leaves us.
         let all = load(vec![hwloc2::TopologyFlag::IncludeDisallowed])?;
         let cgroup: BTreeSet<usize> = units(&load(Vec::new())?)?.iter().map(|cpu| cpu.cpu).collect();
         let this_system = all.support().cpu().set_current_thread();

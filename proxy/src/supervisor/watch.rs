@@ -1,7 +1,7 @@
-//! Notices that a file the configuration refers to has changed: a look at each every two seconds. stat(2)
-//! follows symbolic links, so files that are replaced by rename (certbot) or by a link further up
-//! (Kubernetes) show like those that are written in place, on every file system. What is seen twice is
-//! settled; it is tried once, and again only when it changes.
+//! Notices changes of the files that the configuration refers to: a look at each every two seconds. stat(2)
+//! follows symbolic links and works on every file system. So files that are replaced by rename (certbot) or
+//! by a link further up (Kubernetes) show like files that are written in place. A state that was seen twice
+//! is settled. It is tried once, and again only when it changes.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use std::time::Duration;
 use crate::error::ReloadOutcome;
 use crate::time::Time;
 
-/// Between two looks: a change takes effect after the second one that finds it.
+/// Between two looks: a change takes effect after the second look that finds it.
 pub const PAUSE: Duration = Duration::from_secs(2);
 /// When a change is tried again that was fine in itself.
 pub const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// What tells one state of a file from another; `None`: it cannot be looked at.
+/// Tells one state of a file from another; `None`: it cannot be looked at.
 type Print = Option<[i128; 5]>;
 
 /// See the module.
@@ -31,8 +31,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches these files. What they hold may be another than what was read from them, so the first settled
-    /// state is tried.
+    /// Watches these files. They may have changed since they were read, so the first settled state is tried.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>, now: Time) -> Self {
         Self { paths, next_look: now + PAUSE, ..Self::default() }
@@ -81,8 +80,8 @@ impl Watch {
         true
     }
 
-    /// What became of it. A data plane that died, say, is no reason to leave a renewed certificate alone for
-    /// ever.
+    /// The outcome of a try. The death of a data plane, for example, is no reason to ignore a renewed
+    /// certificate for ever.
     pub fn finished(&mut self, outcome: ReloadOutcome, now: Time) {
         let again = match outcome {
             ReloadOutcome::Applied

@@ -1,4 +1,4 @@
-//! Reloads: what `supervisor::reload` decides, turned into files read, messages sent and receipts.
+//! Reloads: the decisions of `supervisor::reload`, turned into files read, messages sent and receipts.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) struct Prepared {
     watched: Vec<PathBuf>,
 }
 
-/// The supervisor's reloads and what became of them.
+/// The supervisor's reloads and their outcomes.
 #[derive(Debug)]
 pub(super) struct Reloading {
     table: Reloads<Prepared, ClientId>,
@@ -74,7 +74,7 @@ impl Supervisor {
         self.reloading.table.died();
     }
 
-    /// Does what there is to do for reloads.
+    /// Carries out all actions for reloads that are due.
     pub(super) fn advance_reloads(&mut self) {
         while let Some(action) = self.reloading.table.poll(self.plane(), now()) {
             match action {
@@ -161,7 +161,7 @@ impl Supervisor {
         warnings.iter().for_each(|warning| warn!("{warning}"));
         let warned: String = warnings.iter().map(|warning| format!("\n{warning}")).collect();
         if config == self.estate.config {
-            // Other comments, say: whoever comes next shall read the same text as we did.
+            // Other comments, for example: the next data plane must read the same text as we did.
             self.estate.adopt_files(files);
             self.watch.follow(watched);
             return ended(ReloadOutcome::Unchanged, format!("it says the same as the one in force{warned}"));

@@ -1,6 +1,6 @@
-//! Network cards beside workers: which queue's interrupt arrives at which CPU, and what to change where that
-//! does not fit. A packet is cheapest where the CPU that its interrupt came to, the worker's CPU and the card
-//! are close to each other.
+//! Network cards beside workers: which queue's interrupt arrives at which CPU, and advice where that does not
+//! fit. A packet is cheapest where its interrupt's CPU, the worker's CPU and the card are close to each
+//! other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -38,7 +38,7 @@ pub(super) fn print(text: &mut String, name: &str, card: &Interface, host: &Host
     }
 }
 
-/// Who else is on the interrupt's CPU.
+/// The threads that share the interrupt's CPU.
 fn beside(interrupt: &Interrupt, host: &Host, topology: &Topology) -> String {
     let cpus = interrupt.cpus();
     let [cpu] = cpus.as_slice() else { return String::new() };
@@ -52,7 +52,7 @@ fn beside(interrupt: &Interrupt, host: &Host, topology: &Topology) -> String {
     format!(" ({}{node})", on.unwrap_or_else(|| "no worker".to_owned()))
 }
 
-/// What to change, the most important first.
+/// Advice, the most important first.
 pub(super) fn advice(name: &str, card: &Interface, host: &Host, topology: &Topology) -> Vec<String> {
     let mut lines = Vec::new();
     let workers: Vec<usize> = topology.workers.iter().map(|place| place.cpu).collect();
@@ -129,7 +129,7 @@ pub(super) fn advice(name: &str, card: &Interface, host: &Host, topology: &Topol
     lines
 }
 
-/// The commands that put each queue's interrupt beside a worker, those of the card's node first.
+/// The commands that put each queue's interrupt beside a worker, workers of the card's node first.
 fn commands(queues: &[&Interrupt], card: &Interface, topology: &Topology) -> Option<String> {
     let mut workers: Vec<_> = topology.workers.iter().collect();
     workers.sort_by_key(|place| card.node.is_some_and(|node| node != place.node));

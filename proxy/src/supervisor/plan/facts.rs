@@ -1,4 +1,4 @@
-//! What this host is, read and not judged: /proc, /sys, our rights, one small ring that is closed again.
+//! Facts about this host, read and not judged: /proc, /sys, our rights, one small ring that is closed again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,12 +11,12 @@ use super::xdp_features;
 use crate::config::model::Config;
 use crate::supervisor::leftovers;
 
-/// What `judge` needs to know about the host.
+/// The facts that `judge` needs about the host.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     /// `uname -r`
     pub(super) kernel: String,
-    /// Effective ones.
+    /// Effective capabilities.
     pub(super) capabilities: BTreeSet<&'static str>,
     /// Of RLIMIT_NOFILE, hard: the supervisor raises the soft one.
     pub(super) descriptors: u64,
@@ -38,11 +38,11 @@ pub(super) struct Facts {
     pub(super) somaxconn: Option<u64>,
     /// net.ipv4.ip_unprivileged_port_start
     pub(super) unprivileged_port_start: u16,
-    /// What a run of this instance that was killed left in bpffs.
+    /// Leftovers in bpffs of a run of this instance that was killed.
     pub(super) left: Option<String>,
-    /// Those that the guard names.
+    /// The guard's interfaces.
     pub(super) interfaces: BTreeMap<String, Interface>,
-    /// Those with a device behind them, and those that the guard names.
+    /// Interfaces with a device behind them, and the guard's.
     pub(super) cards: BTreeMap<String, Interface>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Interface {
     pub(super) queues: (usize, usize),
     /// Its interrupts.
     pub(super) interrupts: Vec<Interrupt>,
-    /// Whoever else has an XDP program on it, and what to do.
+    /// Another holder that has an XDP program on it, and the advice.
     pub(super) holder: Option<String>,
     /// Receive packet steering is on.
     pub(super) rps: bool,
@@ -112,12 +112,12 @@ impl Facts {
     }
 }
 
-/// An interface, and who holds it.
+/// An interface and its holder.
 fn judged(root: &Path, name: &str, config: &Config) -> Interface {
     Interface { holder: leftovers::holder_of(name, &config.process.run_dir), ..interface(root, name) }
 }
 
-/// Those that anything here needs.
+/// Capabilities that anything here needs.
 pub(super) const CAPABILITIES: [(Capability, &str); 8] = [
     (Capability::CAP_BPF, "CAP_BPF"),
     (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
