@@ -183,7 +183,7 @@ impl Control {
                 match self.reloader.take(number, items, descriptors, &running) {
                     Ok(()) => {}
                     Err(Some(refusal)) => self.say_compiled(Err(refusal)),
-                    // The rest of one that was refused, or is forgotten.
+                    // The end of a reload that was refused, or is forgotten.
                     Err(None) => debug!(number, "a batch that belongs to nothing; ignored"),
                 }
             }
@@ -201,7 +201,7 @@ impl Control {
             ToDataPlane::AskStatus { id } => self.answer(id),
             ToDataPlane::SupervisorStatus { id, status } => {
                 if let Some(question) = self.open.remove(&id) {
-                    // Whoever asked may have given up.
+                    // The asker may have given up.
                     let _ = question.send(*status);
                 }
             }
@@ -285,7 +285,7 @@ impl Control {
                     Err(reason) => reason,
                 };
                 error!(worker, "{reason}");
-                // One that is missing leaves its sockets unserved: better a new data plane at once than a
+                // A missing worker leaves its sockets unserved: better a new data plane at once than a
                 // crippled one.
                 self.say(ToSupervisor::Failed { reason: format!("worker {worker}: {reason}") }, None);
                 self.last_word().await;
@@ -295,7 +295,7 @@ impl Control {
     }
 
     fn say(&mut self, message: ToSupervisor, fd: Option<OwnedFd>) {
-        // A supervisor that reads nothing gets no answers; it still gets what it must know.
+        // A supervisor that reads nothing gets no answers; it still gets its orders' outcomes.
         let is_answer = matches!(message, ToSupervisor::Status { .. } | ToSupervisor::AskStatus { .. });
         if !is_answer || self.queue.len() < QUEUED_MAX {
             self.queue.push_back((message, fd));
@@ -587,7 +587,7 @@ endpoints = ["127.0.0.1:9000"]
         stage.supervisor.get_ref().send(&ToDataPlane::TicketKeys, &[fd.as_fd()]).expect("room");
         stage.status().await;
         assert!(opens(&stage));
-        // What is no key changes nothing.
+        // Bytes that are no key change nothing.
         let wrong = sealed::seal("test", b"keys").expect("memfd");
         stage.supervisor.get_ref().send(&ToDataPlane::TicketKeys, &[wrong.as_fd()]).expect("room");
         stage.say(&ToDataPlane::TicketKeys);
@@ -624,7 +624,7 @@ endpoints = ["127.0.0.1:9000"]
         stage.say(&ToDataPlane::Reload { id: 4, snapshot: 9, batches: 2, descriptors: 2 });
         stage.say(&ToDataPlane::Batch { number: 1, items: Vec::new() });
         assert!(matches!(stage.hear().await.message, ToSupervisor::NotCompiled { id: 4, .. }));
-        // What still comes of it belongs to nothing.
+        // Its later batches belong to nothing.
         stage.say(&ToDataPlane::Batch { number: 0, items: Vec::new() });
         stage.say(&ToDataPlane::Publish { id: 4 });
         let status = stage.status().await;
@@ -718,7 +718,7 @@ endpoints = ["127.0.0.1:9000"]
             assert!(matches!(stage.hear().await.message, ToSupervisor::AskStatus { .. }));
         }
         assert!(stage.view.supervisor().await.is_none());
-        // Whoever gives up makes room.
+        // An asker that gives up makes room.
         pending.into_iter().for_each(|question| question.abort());
         tokio::task::yield_now().await;
         let view = Arc::clone(&stage.view);

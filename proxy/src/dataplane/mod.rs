@@ -59,8 +59,8 @@ enum DataPlaneError {
     Control(#[from] ControlError),
 }
 
-/// `sluice data-plane`: the process's whole life. `parent`: the supervisor's process id; `identity`: whom to
-/// become.
+/// `sluice data-plane`: the process's whole life. `parent`: the supervisor's process id; `identity`: the user
+/// to become.
 #[must_use]
 pub fn run(parent: Pid, identity: Option<(Uid, Gid)>) -> ExitCode {
     let channel = match take_channel() {
@@ -233,7 +233,7 @@ fn limit_of_sources(
     Some(Arc::new(Sources::new(limit, connections_max, &guard.allow, guard.dry_run, seeds)))
 }
 
-/// Its share of what the descriptor limit allows, or of `process.max_connections`.
+/// Its share of the connections that the descriptor limit or `process.max_connections` allows.
 fn connections_per_worker(config: &config::model::Config, workers: usize) -> usize {
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     let all = plan::connections_max(config, workers, descriptors);
@@ -243,6 +243,7 @@ fn connections_per_worker(config: &config::model::Config, workers: usize) -> usi
             config.process.max_connections
         );
     }
-    // Rounded up, so that none of what is allowed is lost; one at least, or the worker would serve nobody.
+    // Rounded up, so that every allowed connection has a place; one at least, or the worker would serve
+    // nobody.
     usize::try_from(all.div_ceil(workers as u64)).unwrap_or(usize::MAX).max(1)
 }

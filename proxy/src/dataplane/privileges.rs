@@ -1,5 +1,5 @@
-//! What the data plane gives up first of all, while it still has one thread: it raises its limits, becomes
-//! `process.user`, loses every capability for good (capabilities(7), no_new_privs), and dies with its
+//! The rights that the data plane gives up first of all, while it still has one thread. It raises its limits,
+//! becomes `process.user`, loses every capability for good (capabilities(7), no_new_privs), and dies with its
 //! supervisor (PR_SET_PDEATHSIG).
 
 use caps::CapSet;
@@ -26,7 +26,7 @@ pub enum PrivilegeError {
     Left(&'static str),
 }
 
-/// Gives everything up. `identity`: whom to become; `None`: we are not root and stay whom we are.
+/// Gives everything up. `identity`: the user to become; `None`: we are not root and keep our user.
 ///
 /// # Errors
 /// When the kernel refuses any of it, or when the supervisor `parent` is dead.

@@ -25,7 +25,7 @@ pub enum ReceiveError {
     /// The channel.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// What came over it.
+    /// The messages that came over it.
     #[error("handoff: {0}")]
     Handoff(#[from] HandoffError),
     /// Nothing came.
@@ -39,7 +39,7 @@ pub enum ReceiveError {
     Sealed {
         /// Which file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: SealedError,
     },
     /// The supervisor took this configuration, we do not.
@@ -47,7 +47,7 @@ pub enum ReceiveError {
     Resolve(Diagnostics),
 }
 
-/// Receives a whole handoff. What comes after it stays in the channel.
+/// Receives a whole handoff. Later messages stay in the channel.
 ///
 /// # Errors
 /// When it is late, or not as it should be.

@@ -1,6 +1,6 @@
-//! A new configuration on its way to the workers: its files arrive in batches, a thread of its own resolves
-//! them beside the one that runs, and it waits until the supervisor has it published. Nothing of it is seen
-//! before that.
+//! A new configuration on its way to the workers. Its files arrive in batches, a thread of its own resolves
+//! them beside the configuration that runs, and it waits until the supervisor has it published. Nothing of it
+//! is seen before that.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -47,10 +47,10 @@ struct Retired(Arc<Config>, Arc<Traffic>);
 pub type Refusal = (u64, String);
 
 impl Reloader {
-    /// Files of a new one follow. One that was on its way is forgotten.
+    /// Files of a new configuration follow. A reload that was on its way is forgotten.
     ///
     /// # Errors
-    /// When what is announced makes no sense.
+    /// When the announcement makes no sense.
     pub fn begin(&mut self, id: u64, snapshot: u64, batches: u32, descriptors: u32) -> Result<(), Refusal> {
         self.current = None;
         let collector = FileCollector::new(batches, descriptors).map_err(|error| (id, error.to_string()))?;
@@ -118,7 +118,7 @@ impl Reloader {
         }
     }
 
-    /// What was compiled under this number, and the number of its snapshot; once.
+    /// The configuration that was compiled under this number, and the number of its snapshot; once.
     pub fn publish(&mut self, id: u64) -> Option<(Arc<Config>, u64)> {
         let is_this = |reload: &mut Reload| reload.id == id && matches!(reload.step, Step::Compiled(_));
         match self.current.take_if(is_this) {
@@ -127,7 +127,7 @@ impl Reloader {
         }
     }
 
-    /// It is not wanted any more. What a thread is at work on is thrown away when it is done.
+    /// It is not wanted any more. If a thread is still compiling it, the result is thrown away.
     pub fn forget(&mut self, id: u64) {
         self.current.take_if(|reload| reload.id == id);
     }
@@ -144,7 +144,7 @@ impl Reloader {
         !self.retired.is_empty()
     }
 
-    /// Frees what nobody else holds any more.
+    /// Frees configurations that nobody else holds any more.
     pub fn release(&mut self) {
         self.retired.retain(|Retired(config, traffic)| {
             Arc::strong_count(config) > 1 || Arc::strong_count(traffic) > 1

@@ -1,6 +1,6 @@
-//! The worker threads: one per chosen core, named; each pins itself and makes its own ring. One that is ready
-//! goes live in the steering array; one that ends, in order, by an error or by a panic, says so to the
-//! control thread.
+//! The worker threads: one for each chosen core, named; each pins itself and makes its own ring. A thread
+//! that is ready goes live in the steering array. A thread that ends, in order, by an error or by a panic,
+//! says so to the control thread.
 
 use std::any::Any;
 use std::io;
@@ -15,7 +15,7 @@ use crate::worker::{self, WorkerSeed};
 /// Sessions are small state machines on the heap; the stack only holds the loop and one poll.
 const STACK_BYTES: usize = 2 << 20;
 
-/// What a worker thread says about itself.
+/// A worker thread's news about itself.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WorkerEvent {
     /// Its accepts are armed.

@@ -1,5 +1,4 @@
-//! What the control thread can say about the data plane without asking any worker: all of it is read from
-//! shared memory.
+//! The control thread's view of the data plane. No worker is asked: everything is read from shared memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,9 +33,9 @@ pub type Question = oneshot::Sender<SupervisorStatus>;
 pub struct Watched {
     /// Where it runs.
     pub place: Place,
-    /// What it counts.
+    /// Its counters.
     pub counters: Counters,
-    /// What it publishes.
+    /// Its line in the steering array.
     pub slot: SteeringSlot,
     /// Its thread has ended.
     pub ended: AtomicBool,
@@ -45,7 +44,7 @@ pub struct Watched {
 /// Shared by the control loop and the admin endpoints.
 #[derive(Debug)]
 pub struct View {
-    /// What the supervisor said at the start.
+    /// The supervisor's start message.
     pub start: Start,
     /// The current configuration.
     pub config: ArcSwap<Config>,
