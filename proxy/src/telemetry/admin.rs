@@ -47,7 +47,7 @@ pub trait Sources: Send + Sync + 'static {
     fn supervisor(&self) -> SupervisorAnswer<'_>;
 }
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone)]
 pub struct AdminState {
     sources: Arc<dyn Sources>,

@@ -1,6 +1,7 @@
-//! Secrets of handshakes in the format that NSS gave key logs: a bounded queue between the threads that shake
-//! hands, which never wait, and one that writes to the file that the supervisor opened. Both are there only
-//! where that was asked for. A disk that is full or too slow costs lines, which is said, and nothing else.
+//! Secrets of handshakes in the format that NSS gave key logs. A bounded queue stands between the threads
+//! that shake hands, which never wait, and a thread that writes to the file that the supervisor opened. Both
+//! exist only if they were asked for. A disk that is full or too slow costs lines, with a warning, and
+//! nothing else.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -21,12 +22,12 @@ use crate::tls::key_log;
 
 /// Lines that may wait: five for a handshake of TLS 1.3, of at most 200 bytes.
 const LINES_MAX: usize = 4096;
-/// About what is written at a time.
+/// About the size of a write.
 const WRITE_BYTES: usize = 16 << 10;
 /// How long the end waits for a slow disk.
 const FLUSH_FOR: Duration = Duration::from_secs(1);
 
-/// What is said wherever somebody looks.
+/// The warning that appears in every place where an operator looks.
 #[must_use]
 pub fn warning(path: &str) -> String {
     format!(
@@ -34,7 +35,7 @@ pub fn warning(path: &str) -> String {
     )
 }
 
-/// Keeps the thread; dropping it writes what is queued, for at most a second.
+/// Keeps the thread; dropping it writes the queue, for at most a second.
 #[derive(Debug)]
 pub struct KeyLogGuard {
     queue: Arc<Queue>,
@@ -47,7 +48,7 @@ struct Queue {
     lines: ArrayQueue<Zeroizing<Vec<u8>>>,
     lost: AtomicU64,
     closing: AtomicBool,
-    /// Who writes them; set before anything is queued.
+    /// The thread that writes them; set before anything is queued.
     writer: OnceLock<Thread>,
 }
 
@@ -106,10 +107,10 @@ impl Queue {
 
     fn write_out(&self, output: &mut impl Write) {
         let mut failed = false;
-        // Never grown: secrets would stay in what it grew out of.
+        // Never grown: secrets would stay in the memory that it grew out of.
         let mut batch = Zeroizing::new(Vec::with_capacity(2 * WRITE_BYTES));
         loop {
-            // Read before the queue is drained: what was queued before is then still written.
+            // Read before the queue is drained: lines that were queued before are then still written.
             let closing = self.closing.load(Ordering::Acquire);
             while batch.len() < WRITE_BYTES
                 && let Some(line) = self.lines.pop()

@@ -25,7 +25,7 @@ const LINE_BYTES: usize = 4096;
 /// How long dropping the guard waits for a slow stderr.
 const FLUSH_FOR: Duration = Duration::from_secs(1);
 
-/// Of the process: what lets lines through.
+/// The process's filter of lines.
 static LEVEL: OnceLock<Level> = OnceLock::new();
 
 type Level = reload::Handle<Targets, Registry>;
@@ -33,7 +33,7 @@ type Level = reload::Handle<Targets, Registry>;
 /// Of the process; the guard may be gone when metrics ask.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// What went wrong.
+/// Errors of the start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Not one of the five levels.
@@ -56,7 +56,7 @@ pub enum Format {
     Json,
 }
 
-/// Keeps the log thread; dropping it flushes what is queued, for at most a second.
+/// Keeps the log thread; dropping it flushes the queue, for at most a second.
 #[derive(Debug)]
 pub struct LogGuard {
     sink: Sink,
@@ -151,7 +151,7 @@ fn subscriber(level: LevelFilter, format: Format, sink: Sink) -> (impl Subscribe
     (tracing_subscriber::registry().with(lines.with_filter(targets)), handle)
 }
 
-/// The queue's sending end: what the formatter writes to.
+/// The queue's sending end: the formatter writes to it.
 #[derive(Clone, Debug)]
 struct Sink(Arc<Shared>);
 
@@ -225,7 +225,7 @@ impl Shared {
 /// The log thread: parks while there is nothing, so that an idle process stays idle.
 fn write_out(shared: &Shared, mut output: impl Write) {
     loop {
-        // Read before the queue is drained: what was pushed before `closing` is then still written.
+        // Read before the queue is drained: lines that were pushed before `closing` are then still written.
         let closing = shared.closing.load(Ordering::Acquire);
         while let Some(line) = shared.lines.pop() {
             if output.write_all(&line).is_err() {
@@ -370,7 +370,7 @@ mod tests {
         let guard = LogGuard::start(output.clone()).expect("a thread");
         let (subscriber, level) = subscriber(LevelFilter::INFO, Format::Text, guard.sink.clone());
         tracing::subscriber::with_default(subscriber, || {
-            // The same place in the source each time: what is kept with it has to change.
+            // The same place in the source each time: the state that is kept with it has to change.
             let say = |what: &str| tracing::debug!(target: "proxy::test", "said {what}");
             say("first");
             apply_level(&level, LevelFilter::DEBUG);

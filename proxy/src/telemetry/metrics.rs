@@ -19,10 +19,10 @@ use crate::error::{
 use crate::telemetry::logging;
 use crate::tls::alert::Alert;
 
-/// The media type of what `encode` returns.
+/// The media type of the text that `encode` returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What one scrape shows.
+/// The content of one scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Scrape {
     /// Index = worker.
@@ -203,7 +203,7 @@ impl Collector for Workers {
     }
 }
 
-/// What the data plane says about itself.
+/// The data plane's own metrics.
 #[derive(Debug)]
 struct DataPlane {
     status: DataPlaneStatus,
@@ -270,7 +270,7 @@ fn certificates(encoder: &mut DescriptorEncoder<'_>, certificates: &[Certificate
     family(encoder, "sluice_certificate_not_after_timestamp_seconds", help).gauges(samples)
 }
 
-/// What the supervisor answered.
+/// The supervisor's metrics.
 #[derive(Debug)]
 struct Supervisor(SupervisorStatus);
 

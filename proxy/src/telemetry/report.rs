@@ -75,7 +75,7 @@ pub fn render(status: &Status) -> String {
     text
 }
 
-/// The text of `sluice bans`, those that end first at the top.
+/// The text of `sluice bans`, the first to end at the top.
 #[must_use]
 pub fn render_bans(bans: &[Ban]) -> String {
     if bans.is_empty() {
