@@ -1,5 +1,5 @@
-//! Whom a ban is about: one IPv4 address or one IPv6 /64, as the guard's other limits per source, since who
-//! has one address of a /64 has all of them. Nothing wider: networks belong into `guard.deny`.
+//! The source of a ban: one IPv4 address or one IPv6 /64, as for the guard's other limits per source. A
+//! client with one address of a /64 has all of them. Nothing wider: networks belong into `guard.deny`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,5 +1,5 @@
-//! Descriptors in numbered batches: how the supervisor cuts what it hands over, and how the data plane puts
-//! it together again and refuses whatever is missing, doubled, out of order or out of range.
+//! Descriptors in numbered batches: the supervisor cuts a handoff into them, and the data plane puts it
+//! together again. A batch or descriptor that is missing, doubled, out of order or out of range is refused.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

@@ -13,10 +13,10 @@ use crate::time::Time;
 /// help.
 pub const PENDING_MAX: usize = 16;
 
-/// What a worker can be told.
+/// A command for a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Cancel accepts, let exchanges end until `deadline`, then close what is left and return.
+    /// Cancel accepts, let exchanges end until `deadline`, then close the remaining connections and return.
     Drain {
         /// When to give up.
         deadline: Time,
@@ -60,8 +60,8 @@ impl CommandSender {
         Ok(())
     }
 
-    /// Wakes the worker without a command, so that it looks what is new. It takes no place in the queue: it
-    /// can keep no command out.
+    /// Wakes the worker without a command, so that it looks for news. A nudge takes no place in the queue: it
+    /// keeps no command out.
     pub fn nudge(&self) {
         let _ = self.0.event.write(1);
     }
@@ -72,8 +72,8 @@ impl CommandReceiver {
     #[must_use]
     pub fn try_next(&self) -> Option<Command> {
         self.0.queue.pop().or_else(|| {
-            // Clear first, look again after: a command that was pushed in between is found here, and one that
-            // is pushed later makes the descriptor readable again.
+            // Clear first, look again after: a command that was pushed in between is found here. A later
+            // command makes the descriptor readable again.
             let _ = self.0.event.read();
             self.0.queue.pop()
         })

@@ -17,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 
 /// Descriptors in one message.
 pub const DESCRIPTORS_MAX: usize = 250;
-/// Bytes of one message. What may be longer travels in a sealed memfd.
+/// Bytes of one message. Longer content travels in a sealed memfd.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// Room for the kernel's most descriptors in one message, rounded up to words so that the buffer is aligned
@@ -141,7 +141,7 @@ impl Channel {
         Ok(Received { message, descriptors })
     }
 
-    /// Length, whether descriptors were cut off, and those that were not.
+    /// The length, whether descriptors were cut off, and the descriptors that arrived.
     fn receive_bytes(&self, bytes: &mut [u8]) -> Result<(usize, bool, Vec<OwnedFd>), ChannelError> {
         let mut control = [0_u64; CONTROL_WORDS];
         let mut slice = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
@@ -172,8 +172,8 @@ impl Channel {
     }
 }
 
-/// Takes ownership of every descriptor that `recvmsg` put into the control buffer, those of a truncated
-/// message too: nothing leaks.
+/// Takes ownership of every descriptor that `recvmsg` put into the control buffer, also of a truncated
+/// message: nothing leaks.
 fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut descriptors = Vec::new();
     // SAFETY: the kernel filled `msg_control` and set `msg_controllen`; CMSG_FIRSTHDR stays within them or

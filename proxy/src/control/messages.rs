@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::bans::{Ban, BanSource};
 use super::status::{Status, SupervisorStatus};
 
-/// Raised when a message changes its meaning: a data plane only takes what it understands.
+/// Raised when a message changes its meaning: a data plane only takes a protocol that it knows.
 pub const PROTOCOL: u32 = 4;
 
 /// From the supervisor to the data plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToDataPlane {
-    /// The first message: what follows, and what is not in the configuration.
+    /// The first message: the number of batches that follow, and facts that are not in the configuration.
     Start(Box<Start>),
     /// Descriptors, in `Start::batches` messages numbered from 0; the n-th item names the n-th descriptor.
     Batch {
@@ -27,7 +27,7 @@ pub enum ToDataPlane {
         items: Vec<Item>,
     },
     /// Compile the configuration whose files follow in batches, beside the one that runs; answered by
-    /// `Compiled` or `NotCompiled`. One that comes before this one is published takes its place.
+    /// `Compiled` or `NotCompiled`. A further `Reload` before this one is published takes its place.
     Reload {
         /// Comes back in the answers.
         id: u64,
@@ -38,19 +38,19 @@ pub enum ToDataPlane {
         /// Descriptors in them, all together.
         descriptors: u32,
     },
-    /// Hand what was compiled to the workers; answered by `Published`.
+    /// Hand the compiled configuration to the workers; answered by `Published`.
     Publish {
         /// As in `Reload`.
         id: u64,
     },
-    /// What was asked to be compiled is not wanted any more.
+    /// The configuration of this `Reload` is not wanted any more.
     Forget {
         /// As in `Reload`.
         id: u64,
     },
     /// Let exchanges end, then exit.
     Drain {
-        /// Milliseconds until what is left is cut.
+        /// Milliseconds until the remaining connections are cut.
         within_ms: u64,
     },
     /// Exit now.
@@ -116,7 +116,7 @@ pub enum ToSupervisor {
     },
 }
 
-/// What a data plane needs beside its descriptors.
+/// Facts that a data plane needs beside its descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Start {
@@ -165,7 +165,7 @@ pub struct Address {
     pub address: SocketAddr,
 }
 
-/// What a descriptor is.
+/// The meaning of a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Item {
@@ -195,7 +195,7 @@ pub enum Item {
     KeyLog,
 }
 
-/// What `sluice stop|drain|reload|status|ban|unban|bans` asks over `control.sock`: one line of JSON.
+/// The requests of `sluice stop|drain|reload|status|ban|unban|bans` over `control.sock`: one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -235,7 +235,7 @@ impl Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
-    /// It was done; what happened, for people.
+    /// It was done; the receipt, for people.
     Done(String),
     /// It was not.
     Failed(String),

@@ -1,4 +1,4 @@
-//! What supervisor and data plane say to each other, and what the data plane's threads share.
+//! The messages between supervisor and data plane, and the memory that the data plane's threads share.
 
 pub mod bans;
 pub mod batches;

@@ -1,6 +1,5 @@
 //! Bytes that cannot change any more: memfd_create(2) with F_SEAL_*. Configuration and lists travel to the
-//! data plane in these, and large answers travel back; whoever receives one verifies the seals before it
-//! reads.
+//! data plane in these, and large answers travel back. The receiver verifies the seals before it reads.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,13 +15,13 @@ pub const BYTES_MAX: u64 = 64 << 20;
 /// Why a descriptor was not taken for sealed bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum SealedError {
-    /// Not a memfd, or one that somebody could still change.
+    /// Not a memfd, or a memfd that can still change.
     #[error("the descriptor is not a fully sealed memfd")]
     Unsealed,
     /// More than the receiver accepts.
     #[error("{bytes} bytes, {max} at most")]
     TooLarge {
-        /// What it holds.
+        /// Its length.
         bytes: u64,
         /// The bound.
         max: u64,

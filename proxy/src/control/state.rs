@@ -35,7 +35,7 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// here.
 pub const NEVER_READY_MAX: u32 = 5;
 
-/// What happened.
+/// Events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Start the first data plane.
@@ -66,7 +66,7 @@ pub enum Event {
     Tick,
 }
 
-/// What to do.
+/// Actions for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Start a data plane.
@@ -217,7 +217,8 @@ impl Life {
         }
     }
 
-    /// Takes an event; what to do, in order. An event that has no place in the current state does nothing.
+    /// Takes an event and returns the actions, in order. An event that has no place in the current state does
+    /// nothing.
     #[must_use]
     pub fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
         match event {
@@ -317,8 +318,8 @@ impl Life {
                 vec![Action::SendStop]
             }
             State::Idle | State::Backoff { .. } => self.end_at_once(),
-            // A second stop changes nothing: Ctrl-C reaches us from the terminal and through whoever started
-            // us, and `GRACE` is short.
+            // A second stop changes nothing: Ctrl-C reaches us from the terminal and through our parent, and
+            // `GRACE` is short.
             State::Stopping { .. } | State::Killing | State::Ended => Vec::new(),
         }
     }

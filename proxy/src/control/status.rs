@@ -1,5 +1,5 @@
-//! What `/status` and `sluice status` show. The data plane knows workers and upstreams, the supervisor knows
-//! guard, steering and restarts; both halves are joined by whoever is asked.
+//! The content of `/status` and `sluice status`. The data plane knows workers and upstreams, the supervisor
+//! knows guard, steering and restarts; the process that is asked joins both halves.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,8 @@ pub struct DataPlaneStatus {
     /// One per certificate with a key of ours.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
-    /// What ended connections, refused requests and shed connections, over all workers; only what happened.
+    /// Reasons that ended connections, refused requests and shed connections, over all workers; only reasons
+    /// that occurred.
     pub reasons: ReasonStatus,
     /// The logs.
     pub logs: LogStatus,
@@ -94,7 +95,7 @@ pub struct CertificateStatus {
     pub upstream: String,
     /// The first name that it is for.
     pub name: String,
-    /// What it signs with: `ECDSA P-256`, `RSA`.
+    /// Its kind of key: `ECDSA P-256`, `RSA`.
     pub key: String,
     /// The last day on which it is valid, in UTC, as 2026-01-31.
     pub not_after: String,
@@ -139,7 +140,7 @@ pub struct SupervisorStatus {
     pub guard: GuardStatus,
     /// Steering.
     pub steering: SteeringStatus,
-    /// What `auto` went on without, each with what it costs.
+    /// Lacks that `auto` went on with, each with its cost.
     pub degraded: Vec<String>,
     /// Where the secrets of all TLS connections are written to, if they are.
     #[serde(default)]
@@ -156,7 +157,7 @@ pub struct ReloadStatus {
     pub snapshot: u64,
     /// Reloads by outcome.
     pub outcomes: BTreeMap<String, u64>,
-    /// When the configuration in force was read, or found to be what is in the files: seconds since 1970.
+    /// When the configuration in force was read, or confirmed to be equal to the files: seconds since 1970.
     pub succeeded_at: u64,
     /// Files whose changes take effect by themselves.
     pub watched_files: usize,
