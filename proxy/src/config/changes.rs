@@ -1,5 +1,5 @@
-//! What a reload would change: keys that a running Sluice can take, and keys that it takes at a start only.
-//! Structs are taken apart field by field, so that a new key has to say here which of both it is.
+//! The changes of a reload: keys that a running Sluice can take, and keys that it takes at a start only.
+//! Structs are taken apart field by field, so that a new key has to say here to which kind it belongs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::model::{self, Action, Config, Protocol};
 use crate::tls::certificate::Certificate;
 use crate::tls::server::ServerTls;
 
-/// Names shown of what changed; more are counted.
+/// Names of changed items that are shown; further ones are counted.
 const NAMES_MAX: usize = 8;
 
 /// The difference between the configuration in force and a new one.
@@ -16,7 +16,7 @@ const NAMES_MAX: usize = 8;
 pub struct Changes {
     /// Keys that cannot change without a restart. Not empty: nothing of the new configuration may be taken.
     pub fixed: Vec<String>,
-    /// What takes effect, for people.
+    /// Changes that take effect, for people.
     pub live: Vec<String>,
 }
 
@@ -159,7 +159,7 @@ impl Changes {
     }
 
     fn routes(&mut self, old: &[Arc<model::Route>], new: &[Arc<model::Route>], pairs: &Pairs<'_>) {
-        // What tells routes apart; the configuration has each once.
+        // The values that tell routes apart; the configuration has each once.
         let key =
             |route: &Arc<model::Route>| (route.hosts.clone(), route.path.clone(), route.listeners.clone());
         let mut known: HashMap<_, _> = old.iter().map(|route| (key(route), route)).collect();

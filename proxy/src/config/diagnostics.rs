@@ -1,5 +1,5 @@
-//! What is wrong with a configuration: file, line, column, key, what was expected and the nearest known key,
-//! with the source excerpt underlined. All problems of a file are reported at once, in the order of the file.
+//! Problems of a configuration: file, line, column, key, the expected form and the nearest known key, with
+//! the source excerpt underlined. All problems of a file are reported at once, in the order of the file.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
@@ -52,9 +52,9 @@ impl Source {
 /// Whether a problem stops anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// Nothing starts, and a running proxy keeps what it has.
+    /// Nothing starts, and a running proxy keeps its configuration.
     Error,
-    /// Legal, but probably not what was meant.
+    /// Legal, but probably not meant.
     Warning,
 }
 
@@ -70,11 +70,11 @@ pub struct Diagnostic {
     /// The dotted key without array positions (`listener.timeouts.send`); empty for syntax errors and whole
     /// files.
     pub key: String,
-    /// What is wrong, in one sentence without a full stop.
+    /// The mistake, in one sentence without a full stop.
     pub message: String,
-    /// What would have been right.
+    /// The expected form.
     pub expected: Option<String>,
-    /// What to do about it: the nearest known key, or a correction.
+    /// Advice: the nearest known key, or a correction.
     pub help: Option<String>,
     /// Another place in the same file that has a part in it.
     pub related: Option<Related>,
@@ -85,7 +85,7 @@ pub struct Diagnostic {
 pub struct Related {
     /// Byte offsets.
     pub span: Range<usize>,
-    /// What is there, in a few words.
+    /// The thing at that place, in a few words.
     pub label: String,
 }
 
@@ -123,7 +123,7 @@ impl Diagnostic {
         }
     }
 
-    /// What `render` marks.
+    /// The place that `render` marks.
     fn underline(&self) -> Option<SourceSpan> {
         self.first_line_of(self.span.as_ref()?)
     }
@@ -212,7 +212,7 @@ impl Diagnostics {
         out
     }
 
-    /// Sorts by place; problems of the main file come before those of files it refers to.
+    /// Sorts by place; problems of the main file come before problems of the files it refers to.
     pub(super) fn sort(&mut self, main: &Path) {
         self.entries.sort_by_key(|entry| {
             (entry.path() != main, entry.path().to_owned(), entry.span.as_ref().map_or(0, |span| span.start))

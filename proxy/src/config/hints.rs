@@ -1,6 +1,5 @@
-//! What to write instead of a value that is wrong in a usual way: a number without its unit, a unit by
-//! another name, a word for a boolean, a string where a list belongs. Each suggestion is one that would be
-//! accepted in its form.
+//! Suggestions for values that are wrong in a usual way: a number without its unit, a unit by another name, a
+//! word for a boolean, a string in place of a list. The form of each suggestion would be accepted.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -40,7 +39,7 @@ pub(super) fn for_type(value: &DeValue<'_>, form: &str) -> Option<String> {
     }
 }
 
-/// For text that is not what `form` says.
+/// For text that does not have the form that `form` describes.
 pub(super) fn for_text(text: &str, form: &str) -> Option<String> {
     let compact: String =
         text.chars().filter(|letter| !letter.is_whitespace()).take(SHOWN_BYTES_MAX).collect();

@@ -1,4 +1,4 @@
-//! Configuration: TOML schema, its resolution into a model, and diagnostics that say where and what to do.
+//! Configuration: TOML schema, its resolution into a model, and diagnostics with place and advice.
 
 use std::fmt;
 use std::fs::File;
@@ -30,24 +30,24 @@ mod tests;
 /// The largest main file.
 const MAIN_BYTES_MAX: u64 = 4 << 20;
 
-/// The largest bundle of roots; those of distributions have some hundred KiB.
+/// The largest bundle of roots; distributions' bundles have some hundred KiB.
 const ROOTS_BYTES_MAX: u64 = 8 << 20;
 
 /// Files by path, the main one first: exactly the bytes that were read, so that supervisor and data plane
 /// resolve the same.
 pub type Files = [(PathBuf, Bytes)];
 
-/// A file's bytes. Some files are private keys, of which no copy is to stay in freed memory.
+/// A file's bytes. Some files are private keys: no copy of them may stay in freed memory.
 pub type Bytes = Zeroizing<Vec<u8>>;
 
 /// A configuration and all the bytes it was made of.
 #[derive(Clone)]
 pub struct Loaded {
-    /// What the rest of Sluice reads.
+    /// The model, for all other code.
     pub config: model::Config,
     /// For `resolve` in another process; the main file is first.
     pub files: Vec<(PathBuf, Bytes)>,
-    /// Legal, but probably not what was meant. May be empty.
+    /// Legal settings that were probably not meant. May be empty.
     pub warnings: Diagnostics,
     /// Files whose changes take effect by themselves.
     pub watched: Vec<PathBuf>,
@@ -62,15 +62,15 @@ impl fmt::Debug for Loaded {
     }
 }
 
-/// Reads the file and whatever it refers to, each once, and resolves it.
+/// Reads the file and all files that it refers to, each once, and resolves it.
 ///
 /// # Errors
-/// Everything that is wrong with it, missing files included.
+/// All of its errors, missing files included.
 pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
     load_at(path, unix_now())
 }
 
-/// Seconds since 1970: what certificates' ends are measured in.
+/// Seconds since 1970: the unit of certificates' ends.
 #[must_use]
 pub fn unix_now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -83,10 +83,10 @@ fn load_at(path: &Path, now: i64) -> Result<Loaded, Diagnostics> {
     load_main((path.to_owned(), main), now, read_file)
 }
 
-/// Reads anew what is watched; everything else, the main file above all, stays as it is in these files.
+/// Reads the watched files anew; all others, the main file above all, stay as they are in `files`.
 ///
 /// # Errors
-/// Everything that is wrong with it, missing files included.
+/// All of its errors, missing files included.
 pub fn load_watched(files: &Files) -> Result<Loaded, Diagnostics> {
     let Some((path, main)) = files.first() else {
         return Err(unreadable(Path::new("(none)"), "no file was passed on"));
@@ -100,7 +100,7 @@ pub fn load_watched(files: &Files) -> Result<Loaded, Diagnostics> {
     })
 }
 
-/// What `read_file` returns: bytes and mode.
+/// The result of `read_file`: bytes and mode.
 type ReadFile = Result<(Bytes, u32), String>;
 
 fn load_main(
@@ -138,8 +138,8 @@ fn load_main(
     }
 }
 
-/// Whom this system trusts, and where that stands: `SSL_CERT_FILE` as OpenSSL knows it, else the first of the
-/// usual places that there is.
+/// The roots that this system trusts, and their place: `SSL_CERT_FILE` as OpenSSL knows it, else the first of
+/// the usual places that exists.
 fn system_roots() -> Result<(PathBuf, Bytes), String> {
     const PLACES: [&str; 6] = [
         "/etc/ssl/certs/ca-certificates.crt",

@@ -1,7 +1,6 @@
-//! Reads a TOML table key by key. A key is known once it was asked for, in whichever way; `finish` reports
-//! the others with the nearest known one. A value that cannot be used is reported and replaced by its
-//! default, so that one pass finds every problem; the caller must not use what it read when anything was
-//! reported.
+//! Reads a TOML table key by key. A key is known once it was asked for, in any way; `finish` reports the
+//! others with the nearest known one. A value that cannot be used is reported and replaced by its default, so
+//! that one pass finds every problem. After a report the caller must not use the values that it read.
 
 use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
@@ -27,7 +26,7 @@ pub(super) struct At<T> {
     pub(super) span: Option<Range<usize>>,
 }
 
-/// What was found wrong while reading one file, beside the file itself.
+/// The problems that were found while reading one file, beside the file itself.
 pub(super) struct Context {
     source: Arc<Source>,
     errors: RefCell<Diagnostics>,
@@ -151,7 +150,7 @@ impl Literal {
     }
 }
 
-/// One table of the file, or an absent one, of which every key has its default.
+/// One table of the file, or an absent one, whose keys all have their defaults.
 pub(super) struct Table<'a, 'i> {
     context: &'a Context,
     /// Dotted, without array positions; empty for the root.
@@ -234,7 +233,7 @@ impl<'a, 'i> Table<'a, 'i> {
         self.error_with_help(key, span, message, expected, None);
     }
 
-    /// An error about one of its keys, with what to do about it.
+    /// An error about one of its keys, with advice.
     pub(super) fn error_with_help(
         &self,
         key: &str,
@@ -312,7 +311,7 @@ impl<'a, 'i> Table<'a, 'i> {
         self.parsed(key, "a string", |text| Ok(text.to_owned()))
     }
 
-    /// A string that `parse` understands; `form` says what that looks like.
+    /// A string that `parse` understands; `form` describes its form.
     pub(super) fn parsed<T>(
         &mut self,
         key: &'static str,
@@ -393,7 +392,7 @@ impl<'a, 'i> Table<'a, 'i> {
             Some(number) => At { value: number, span: Some(value.span()) },
             None => {
                 let message = "is out of bounds".to_owned();
-                // What does not even fit is negative or huge.
+                // A number that does not even fit is negative or huge.
                 let is_small =
                     value.get_ref().as_integer().is_some_and(|integer| integer.as_str().starts_with('-'))
                         || whole_number(value.get_ref()).is_some_and(|number| number < *bounds.start());
@@ -614,7 +613,7 @@ pub(super) enum Item<'a, 'i> {
     Table(Table<'a, 'i>),
 }
 
-/// The nearest of the known words, if it is near enough to be what was meant.
+/// The nearest of the known words, if it is near enough to be the intended one.
 pub(super) fn nearest<'w>(written: &str, known: &[&'w str]) -> Option<&'w str> {
     // Damerau-Levenshtein needs memory of the product of both lengths; nobody misspells a key into a thousand
     // letters.

@@ -1,5 +1,5 @@
-//! From the TOML as written to the model: names become indices, files that the main one refers to are merged
-//! in, and whatever contradicts itself across tables is reported. Pure: it sees only the bytes it is given.
+//! From the TOML as written to the model. Names become indices, files that the main one refers to are merged
+//! in, and contradictions across tables are reported. Pure: it sees only the bytes it is given.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,9 +22,9 @@ mod passthrough;
 mod route;
 mod tls;
 
-/// The most prefixes on the allow list, and on the deny list with its file: what the guard's tries hold.
+/// The most prefixes on the allow list, and on the deny list with its file: the size of the guard's tries.
 const PREFIXES_MAX: usize = 1 << 18;
-/// The most listener addresses: what the guard's and the steering program's maps hold.
+/// The most listener addresses: the size of the guard's and the steering program's maps.
 const ADDRESSES_MAX: usize = 256;
 
 /// The largest list that it refers to.
@@ -35,8 +35,8 @@ const TLS_BYTES_MAX: u64 = 1 << 20;
 /// The name under which the bytes of the system's roots are among the files; no file is called that.
 pub(super) const SYSTEM_ROOTS: &str = "(the system's roots)";
 
-/// What `load` knows beside the files' bytes, and `resolve` reports at the key that names a file. The data
-/// plane knows none of it.
+/// Facts that `load` knows beside the files' bytes; `resolve` reports them at the key that names a file. The
+/// data plane knows none of them.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     /// Files that could not be read, and why.
@@ -47,7 +47,7 @@ pub(super) struct Facts {
     pub(super) now: Option<i64>,
 }
 
-/// A main file whose keys were read, and what was found wrong so far.
+/// A main file whose keys were read, and the problems that were found so far.
 pub(super) struct Parsed {
     main: PathBuf,
     context: Context,
@@ -61,7 +61,7 @@ impl Parsed {
         let main = path.to_owned();
         let (text, invalid_at) = match std::str::from_utf8(bytes) {
             Ok(text) => (text.to_owned(), None),
-            // What stands before the first wrong byte is not changed by the replacement, so its offset holds.
+            // The bytes before the first wrong one are not changed by the replacement, so its offset holds.
             Err(error) => (String::from_utf8_lossy(bytes).into_owned(), Some(error.valid_up_to())),
         };
         let source = Source::new(path, text);
@@ -80,7 +80,7 @@ impl Parsed {
         for error in &errors {
             report_syntax(&context, &source, error);
         }
-        // What recovery makes of the rest is a guess: its errors would mislead.
+        // Recovery only guesses at the text behind an error: errors there would mislead.
         let schema = errors.is_empty().then(|| schema::read(Table::root(&context, root.get_ref())));
         Self { main, context, schema }
     }
@@ -102,7 +102,7 @@ impl Parsed {
         all.filter(|(path, _)| known.insert(path.clone())).collect()
     }
 
-    /// Those of the references whose changes take effect by themselves: all of them.
+    /// The references whose changes take effect by themselves: all of them.
     pub(super) fn watched(&self) -> Vec<PathBuf> {
         self.references().into_iter().map(|(path, _)| path).collect()
     }
@@ -400,7 +400,8 @@ impl Resolver<'_> {
                 } else if let Some((other, by)) =
                     all().find(|(_, other)| other != value && listener::is_within(*value, *other))
                 {
-                    // Linux would take both, and who gets a connection would depend on who was bound first.
+                    // Linux would take both, and the order of binding would decide which of them gets a
+                    // connection.
                     let message = format!("{value} is covered by {by}, an address of listener \"{other}\"");
                     self.error("listener.address", span.as_ref(), message, "one of both, or another port");
                 }
@@ -524,7 +525,7 @@ fn index(upstreams: &[schema::Upstream]) -> BTreeMap<&str, usize> {
         .collect()
 }
 
-/// Whether a socket bound to `bound` takes what is sent to `address`.
+/// Whether a socket bound to `bound` takes connections to `address`.
 fn covers(bound: SocketAddr, address: SocketAddr) -> bool {
     let any = match bound.ip() {
         IpAddr::V4(ip) => ip.is_unspecified() && address.is_ipv4(),

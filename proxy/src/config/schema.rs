@@ -1,5 +1,5 @@
 //! The TOML as written: every key of the interface with its type, unit, default and bounds, one function a
-//! table. What concerns one key alone is checked here, what concerns several tables or files in `resolve`.
+//! table. A check of one key alone is here, a check of several tables or files in `resolve`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
@@ -149,7 +149,7 @@ pub(super) struct Upstream {
     pub(super) retry: model::Retry,
 }
 
-/// Reads the outermost table. What it returns may be used only when no error was reported.
+/// Reads the outermost table. Its result may be used only when no error was reported.
 pub(super) fn read(mut root: Table<'_, '_>) -> Schema {
     let schema = Schema {
         process: process(root.table("process")),

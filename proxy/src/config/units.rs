@@ -1,6 +1,6 @@
 //! Values with units as TOML strings: durations ("250ms"), sizes ("16KiB"), rates ("100/s"), CPU lists
-//! ("2-15,18") and networks ("10.0.0.0/8"). Each parser returns what is wrong as a sentence; where it stands
-//! is the caller's to say.
+//! ("2-15,18") and networks ("10.0.0.0/8"). Each parser returns an error as a sentence; the caller says where
+//! it stands.
 
 use std::net::IpAddr;
 use std::num::NonZero;
@@ -11,17 +11,17 @@ use ipnet::{IpNet, Ipv4Net};
 /// Highest CPU number accepted (the kernel's own limit, CONFIG_NR_CPUS, is 8192).
 pub const CPU_MAX: usize = 8191;
 
-/// What a duration looks like, for messages.
+/// The form of a duration, for messages.
 pub const DURATION_FORM: &str = "a duration such as \"250ms\", \"30s\" or \"5m\"";
-/// What a size looks like, for messages.
+/// The form of a size, for messages.
 pub const SIZE_FORM: &str = "a size such as \"512B\", \"16KiB\" or \"1MiB\"";
-/// What a rate looks like, for messages.
+/// The form of a rate, for messages.
 pub const RATE_FORM: &str = "a rate such as \"100/s\"";
-/// What a rate of bytes looks like, for messages.
+/// The form of a rate of bytes, for messages.
 pub const BYTE_RATE_FORM: &str = "bytes per second such as \"100B/s\" or \"4KiB/s\", or \"off\"";
-/// What a CPU list looks like, for messages.
+/// The form of a CPU list, for messages.
 pub const CPUS_FORM: &str = "logical CPU numbers such as \"2-15,18\"";
-/// What a network looks like, for messages.
+/// The form of a network, for messages.
 pub const NETWORK_FORM: &str = "an address or a network such as \"192.0.2.0/24\" or \"2001:db8::/32\"";
 
 /// Text as messages show it: in quotes, escaped, and cut where it is long.
@@ -48,7 +48,7 @@ fn number_and_unit(text: &str) -> Result<(u64, &str), String> {
 /// "0us", "250ms", "30s", "5m", "1h", "1d".
 ///
 /// # Errors
-/// A sentence about what is wrong.
+/// A sentence about the mistake.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = number_and_unit(text)?;
     let nanos_per_unit: u64 = match unit {
@@ -69,7 +69,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// "0", "512B", "16KiB", "64MiB", "1GiB", "1TiB"; a number alone is bytes.
 ///
 /// # Errors
-/// A sentence about what is wrong.
+/// A sentence about the mistake.
 pub fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = number_and_unit(text)?;
     let bytes_per_unit: u64 = match unit {
@@ -86,7 +86,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// "100/s": a whole number of events per second, at least one.
 ///
 /// # Errors
-/// A sentence about what is wrong.
+/// A sentence about the mistake.
 pub fn rate(text: &str) -> Result<u32, String> {
     let (number, unit) = number_and_unit(text)?;
     match (u32::try_from(number), unit) {
@@ -101,7 +101,7 @@ pub fn rate(text: &str) -> Result<u32, String> {
 /// "100B/s", "4KiB/s"; `None` for "off" and "0".
 ///
 /// # Errors
-/// A sentence about what is wrong.
+/// A sentence about the mistake.
 pub fn byte_rate(text: &str) -> Result<Option<NonZero<u32>>, String> {
     if text == "off" {
         return Ok(None);
@@ -117,7 +117,7 @@ pub fn byte_rate(text: &str) -> Result<Option<NonZero<u32>>, String> {
 /// "2-15,18": CPU numbers in the order written, each once.
 ///
 /// # Errors
-/// A sentence about what is wrong.
+/// A sentence about the mistake.
 pub fn cpus(text: &str) -> Result<Vec<usize>, String> {
     let mut cpus = Vec::new();
     let mut seen = [false; CPU_MAX + 1];
@@ -156,7 +156,7 @@ fn cpu(text: &str) -> Result<usize, String> {
 /// million.
 ///
 /// # Errors
-/// A sentence about what is wrong.
+/// A sentence about the mistake.
 pub fn network(text: &str) -> Result<IpNet, String> {
     let network = match text.split_once('/') {
         None => text

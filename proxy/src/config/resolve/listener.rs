@@ -64,8 +64,8 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether `address` is one of those that the wildcard `by` of its own family stands for. `[::]` leaves IPv4
-/// alone where its port has an IPv4 listener.
+/// Whether the wildcard `by` of `address`'s own family covers `address`. `[::]` leaves IPv4 alone where its
+/// port has an IPv4 listener.
 pub(super) fn is_within(address: SocketAddr, by: SocketAddr) -> bool {
     by.ip().is_unspecified() && by.port() == address.port() && by.is_ipv4() == address.is_ipv4()
 }

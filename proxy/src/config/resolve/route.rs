@@ -1,5 +1,5 @@
-//! Routes beside each other: names become indices, two routes for the same requests are refused, and those
-//! that no request can reach, or that leave a gap one may not expect, get a warning.
+//! Routes beside each other. Names become indices, and two routes for the same requests are refused. Routes
+//! that no request can reach, or that leave a surprising gap, get a warning.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::config::schema::{self, Action};
 use crate::config::units;
 use crate::route::Host;
 
-/// What two routes must not both take on one listener.
+/// Requests that no two routes may take on one listener.
 type Taken<'r> = (Option<&'r Host>, &'r RoutePath);
 
 impl schema::Route {
@@ -30,7 +30,7 @@ impl schema::Route {
         any.into_iter().chain(self.hosts.iter().map(|host| (Some(&host.value), &self.path.value)))
     }
 
-    /// Where a report about what it takes points: the path, else the table's header.
+    /// The place to which a report about its requests points: the path, else the table's header.
     fn place(&self) -> Option<Range<usize>> {
         self.path.span.clone().or_else(|| self.span.clone())
     }
@@ -103,7 +103,7 @@ impl Resolver<'_> {
             .map(|listener| listener.name.value.as_str())
             .filter(|name| !name.is_empty())
             .collect();
-        // A listener whose name was reported may be the one that is meant.
+        // A listener whose name was reported may be the intended one.
         let all_named = known.len() == listeners.len();
         for At { value: name, span } in routes.iter().flat_map(|route| &route.listeners) {
             if listeners
@@ -254,7 +254,7 @@ impl Resolver<'_> {
         upstreams: &BTreeMap<&str, usize>,
     ) -> Option<usize> {
         let found = upstreams.get(name.as_str()).copied().filter(|_| !name.is_empty());
-        // An upstream whose name was reported may be the one that is meant.
+        // An upstream whose name was reported may be the intended one.
         if found.is_none() && (name.is_empty() || !upstreams.contains_key("")) {
             let known: Vec<&str> = upstreams.keys().copied().filter(|known| !known.is_empty()).collect();
             let help = nearest(name, &known).map(|known| format!("did you mean \"{known}\"?"));

@@ -1,5 +1,4 @@
-//! TLS: files become certificates and settings, and what is wrong with one is reported at the key that names
-//! it.
+//! TLS: files become certificates and settings, and errors in a file are reported at the key that names it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -159,7 +158,7 @@ impl Resolver<'_> {
         let trust = self.trust(tls);
         let certificate =
             tls.certificate.as_ref().map(|(certificate, key)| self.client_certificate(certificate, key));
-        // What carries bytes of any protocol offers none.
+        // An upstream of tunnels carries any protocol, and so offers none.
         let is_tunnel = |listener: &&schema::Listener| {
             !listener.protocol.is_http()
                 && listener.upstream.as_ref().is_some_and(|name| name.value == upstream.name.value)

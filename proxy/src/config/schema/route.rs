@@ -1,4 +1,4 @@
-//! `[[route]]` as written: which requests it takes, what becomes of them, and the changes to their fields.
+//! `[[route]]` as written: the requests that it takes, its action on them, and the changes to their fields.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -22,7 +22,7 @@ const EDITS_MAX: usize = 64;
 /// Bytes of the fields that one table sets and adds.
 const EDIT_BYTES_MAX: usize = 16 << 10;
 
-/// What only requests have, not connections.
+/// Keys that only requests have, not connections.
 const OF_HTTP: [&str; 10] = [
     "path_prefix",
     "path",
@@ -53,13 +53,13 @@ pub(in crate::config) struct Route {
     pub(in crate::config) buffer_response: At<u64>,
     /// The table's header.
     pub(in crate::config) span: Option<Range<usize>>,
-    /// What is written of it beside hosts, listeners and an upstream; the keys and where.
+    /// The keys beside hosts, listeners and an upstream, and where they are written.
     pub(in crate::config) of_http: Vec<At<&'static str>>,
-    /// What it should match was reported: comparing it with other routes would only confuse.
+    /// Its host, path or listener was reported: comparing it with other routes would only confuse.
     pub(in crate::config) is_doubtful: bool,
 }
 
-/// What becomes of its requests.
+/// The action on its requests.
 #[derive(Debug)]
 pub(in crate::config) enum Action {
     Upstream(At<String>),
@@ -213,7 +213,7 @@ fn checked_path(
         }
         Err(error) => (format!("{shown} has {}", error.to_string().trim_start_matches("an ")), None),
     };
-    // What cannot be shown in a line is no suggestion.
+    // A text that cannot be shown in a line is no suggestion.
     let help =
         help.filter(|fixed| fixed.len() <= 60 && !fixed.is_empty()).map(|fixed| format!("write \"{fixed}\""));
     table.error_with_help(key, span, message, FORM, help);

@@ -24,7 +24,7 @@ pub(in crate::config) struct Certificate {
     pub(in crate::config) ocsp: Option<At<PathBuf>>,
 }
 
-/// What of a listener only TLS has.
+/// Keys of a listener that only TLS has.
 #[derive(Debug)]
 pub(in crate::config) struct Tls {
     pub(in crate::config) certificates: Vec<Certificate>,
@@ -51,7 +51,8 @@ impl Tls {
     }
 }
 
-/// Reads what of a listener's table is TLS; it is reported where the listener does not speak it.
+/// Reads the keys of a listener's table that are for TLS. They are reported if the listener does not speak
+/// it.
 pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
     let is_https = protocol == Protocol::Https;
     for key in ["certificate", "tls"] {
@@ -117,7 +118,7 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
     }
 }
 
-/// Files, the first of which makes tickets.
+/// Files; the first makes tickets.
 fn ticket_keys(table: &mut Table<'_, '_>, session_tickets: bool) -> Vec<At<PathBuf>> {
     const KEY: &str = "ticket_keys";
     let written = table.strings(KEY, false);
@@ -162,7 +163,7 @@ impl ClientTls {
         self.ca.iter().chain(self.certificate.iter().flat_map(|(certificate, key)| [certificate, key]))
     }
 
-    /// Whether it trusts whom the system trusts.
+    /// Whether it trusts the system's roots.
     pub(in crate::config) const fn needs_system_roots(&self) -> bool {
         self.verify && self.ca.is_none()
     }

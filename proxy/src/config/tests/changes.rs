@@ -1,4 +1,4 @@
-//! What a reload can change, key by key, and how a new configuration succeeds the one that runs.
+//! Changes by a reload, key by key, and how a new configuration succeeds the one that runs.
 
 use std::sync::Arc;
 
@@ -246,7 +246,7 @@ fn certificates_are_watched_and_a_renewed_one_is_named() {
     assert_eq!(limited.listeners[0].limits.headers, 9);
     assert!(Arc::ptr_eq(&tls(&limited), &tls(&again.config)));
 
-    // The chain without its key yet: an error, and the files in force are what they were.
+    // The chain without its key yet: an error, and the files in force stay as they were.
     write("a.pem", &authority.leaf(&["a.example"]).chain);
     let errors = load_watched(&again.files).expect_err("it does not match").to_string();
     assert!(errors.contains("a.key") || errors.contains("a.pem"), "{errors}");

@@ -1,6 +1,6 @@
-//! Every key of config/proxy.toml with a value of a wrong type and with a wrong one: exactly one error, at
-//! the value, that says what is expected, with the line shown and the value marked. Keys of features that are
-//! not built say so.
+//! Every key of config/proxy.toml with a value of a wrong type and with a wrong one. Each gives exactly one
+//! error, at the value, that names the expected form, with the line shown and the value marked. Keys of
+//! features that are not built say so.
 
 use super::*;
 
@@ -33,7 +33,7 @@ impl Key {
         let mut lines: Vec<String> = lines.iter().map(|&line| line.to_owned()).collect();
         if let Some(header) = self.hidden_table {
             lines[header - 1] = self.table.clone();
-            // What of it is built is written too: some keys need others.
+            // Its built keys are written too: some keys need others.
             let of_table = lines[header..]
                 .iter_mut()
                 .take_while(|line| line.starts_with("# ") && !line.starts_with("# ["));
@@ -94,7 +94,7 @@ fn shipped() -> String {
         .expect("readable")
 }
 
-/// On a system that trusts somebody: what else is wrong with `[upstream.tls]` is to be the only error.
+/// On a system that has roots: the error within `[upstream.tls]` has to be the only one.
 fn resolve_where_roots_are(text: &str) -> Result<model::Config, Diagnostics> {
     let roots = crate::tls::testing::Authority::new("CA").pem().as_bytes().to_vec();
     resolve(&[
@@ -108,7 +108,7 @@ fn check(key: &Key, text: &str, words: &str) {
     let dotted = key.dotted();
     let errors = resolve_where_roots_are(text).map(drop).expect_err(&dotted);
     let context = format!("{dotted}\n{}", errors.render(false));
-    // Beside `path_prefix`, `path` is one more mistake, and so on for what excludes another key; the file's
+    // Beside `path_prefix`, `path` is one more mistake, and so is every key that excludes another; the file's
     // listener is of "http".
     let beside = |error: &&Diagnostic| {
         !error.message.starts_with("is beside") && error.message != "is for protocol = \"https\" alone"
@@ -159,7 +159,7 @@ fn a_wrong_type_is_marked_and_says_what_is_expected() {
     }
 }
 
-/// A wrong value of a key that has no unit and no bounds, and what is said of it.
+/// A wrong value of a key that has no unit and no bounds, and the words of its error.
 const WRONG: &[(&str, &str, &str)] = &[
     ("process.run_dir", "\"run\"", "not an absolute path"),
     ("process.user", "\"a b\"", "not a user's name"),
@@ -200,7 +200,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("admin.address", "\"9901\"", "not an address with a port"),
 ];
 
-/// Keys of which every string is a value.
+/// Keys that take every string.
 const ANYTHING: &[&str] = &["log.access"];
 
 #[test]

@@ -15,7 +15,7 @@ mod properties;
 mod routes;
 mod tls;
 
-/// What every file needs; cases put their own tables before or after it.
+/// Tables that every file needs; cases put their own tables before or after them.
 const BASE: &str = r#"
 [[listener]]
 name = "web"

@@ -1,4 +1,4 @@
-//! `protocol = "tls-passthrough"`: what such a listener and its routes may have, and what each of them may
+//! `protocol = "tls-passthrough"`: keys that such a listener and its routes may have, and keys that they may
 //! not.
 
 use super::errors::{Case, check, whole};

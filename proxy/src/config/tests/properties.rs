@@ -93,7 +93,7 @@ fn toml_like() -> impl Strategy<Value = String> {
     prop::collection::vec(line, 0..24).prop_map(|lines| lines.join("\n"))
 }
 
-/// Resolves and shows whatever comes out of it.
+/// Resolves, and shows the outcome.
 fn exercise(bytes: Vec<u8>) {
     let files = [(PathBuf::from("a.toml"), Bytes::new(bytes))];
     let parsed = Parsed::new(&files[0].0, &files[0].1);

@@ -1,4 +1,4 @@
-//! `[[route]]`: what it takes and does, its errors one by one, and routes beside each other.
+//! `[[route]]`: its requests and actions, its errors one by one, and routes beside each other.
 
 use super::errors::{case, check, whole};
 use super::*;
@@ -150,7 +150,7 @@ fn each_error_names_its_line_and_key() {
             &["there is no listener \"wep\"", "did you mean \"web\"?"],
         ),
         case(own("listener = 1"), "route.listener", &["is an integer"]),
-        // What becomes of it.
+        // Its action.
         case(
             "[[route]] # <-\npath_prefix = \"/a\"\n",
             "route.upstream",
@@ -315,7 +315,7 @@ fn each_error_names_its_line_and_key() {
     cases.iter().for_each(check);
 }
 
-/// Routes of two listeners; what the report says, empty for none.
+/// Routes of two listeners; the report, empty for none.
 fn beside(first: &str, second: &str) -> Vec<String> {
     let text = format!(
         "[[listener]]\nname = \"in\"\naddress = \"127.0.0.1:1\"\n[[route]]\n{first}\nupstream = \"app\"\n\

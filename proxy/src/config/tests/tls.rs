@@ -1,5 +1,4 @@
-//! TLS: certificates are read beside the main file, and what is wrong with one is reported at the key that
-//! names it.
+//! TLS: certificates are read beside the main file, and errors in one are reported at the key that names it.
 
 use std::os::unix::fs::PermissionsExt as _;
 
