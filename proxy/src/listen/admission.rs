@@ -22,11 +22,11 @@ pub struct Admission {
 pub struct Admitted {
     /// Goes back with `Admission::release`.
     pub ticket: Option<Ticket>,
-    /// What is worth counting about it.
+    /// A fact about it that is worth counting.
     pub note: Option<Note>,
 }
 
-/// What is worth counting about a connection that was admitted.
+/// A fact about an admitted connection that is worth counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
     /// A dry run: its source is at its limit.

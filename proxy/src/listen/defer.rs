@@ -14,7 +14,7 @@ static SECONDS: libc::c_int = 1;
 /// Before listen(2).
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub(super) fn defer_accept(fd: impl AsFd) -> nix::Result<()> {
     let fd = fd.as_fd().as_raw_fd();
     let length = size_of_val(&SECONDS) as libc::socklen_t;

@@ -23,7 +23,7 @@ pub struct BindError {
     pub what: String,
     /// The address.
     pub address: SocketAddr,
-    /// What the kernel said.
+    /// The kernel's error.
     pub errno: Errno,
 }
 
@@ -45,7 +45,7 @@ fn explain(errno: Errno) -> String {
 pub struct Bound {
     /// Index into `Config::listeners`.
     pub listener: usize,
-    /// As bound: a port of 0 is replaced by the one that the kernel chose.
+    /// As bound: a port of 0 is replaced by the kernel's choice.
     pub address: SocketAddr,
     /// Index = worker.
     pub sockets: Vec<OwnedFd>,
@@ -114,7 +114,7 @@ fn backlog(wanted: u32) -> Backlog {
     i32::try_from(wanted).ok().and_then(|wanted| Backlog::new(wanted).ok()).unwrap_or(Backlog::MAXCONN)
 }
 
-/// What the sockets of one address have in common.
+/// The settings that the sockets of one address share.
 struct Group {
     address: SocketAddr,
     v6only: bool,

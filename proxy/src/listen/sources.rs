@@ -29,7 +29,7 @@ pub struct Sources {
 #[derive(Debug)]
 struct Bucket([AtomicU64; BUCKET_ENTRIES]);
 
-/// What became of a connection's source.
+/// The outcome of counting a connection's source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// It counts; `Sources::release` with this gives it up.
@@ -85,7 +85,7 @@ impl Sources {
                 return Claim::AtLimit;
             }
             let Some((ticket, old, new)) = seen.next else { return Claim::NoRoom };
-            // Nothing else is published with it. A loser looks again: what it saw is out of date.
+            // Nothing else is published with it. A loser looks again, since its view is out of date.
             let Some(entry) = self.entry(ticket) else { return Claim::NoRoom };
             if entry.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 return Claim::Counted(ticket);
@@ -147,10 +147,10 @@ impl Sources {
     }
 }
 
-/// What a source's buckets say.
+/// The content of a source's buckets.
 struct Seen {
     count: u64,
-    /// Where to count one more: the entry, what it holds, and what it shall hold.
+    /// Where to count one more: the entry, its present value, and its next one.
     next: Option<(Ticket, u64, u64)>,
 }
 
@@ -189,7 +189,7 @@ impl Ranges {
     }
 }
 
-/// Also one that is written as IPv4-mapped IPv6.
+/// Also a network that is written as IPv4-mapped IPv6.
 fn is_v4(net: &IpNet) -> bool {
     match net {
         IpNet::V4(_) => true,
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!([0; 3].map(|_| sources.claim(address("10.0.0.1"))), [Claim::Exempt; 3]);
     }
 
-    /// A limit above what one entry counts takes a second entry.
+    /// A limit above the range of one entry takes a second entry.
     #[test]
     fn a_count_goes_on_in_another_entry() {
         let sources = sources(2000, 1);
@@ -299,7 +299,7 @@ mod tests {
         );
     }
 
-    /// Full buckets let a connection pass without counting it, and forget nobody who was counted.
+    /// Full buckets let a connection pass without counting it, and forget nobody.
     #[test]
     fn without_room_a_connection_is_not_counted() {
         let sources = sources(1, 1);
