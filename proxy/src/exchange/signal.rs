@@ -123,20 +123,19 @@ mod tests {
     fn all_who_wait_hear_it_and_nobody_else() {
         let signal = Signal::default();
         let woken: Vec<Arc<Woken>> = (0..4).map(|_| Arc::default()).collect();
-        let waiters: Vec<_> = woken.iter().map(|_| signal.waiter()).collect();
+        let mut waiters: Vec<_> = woken.iter().map(|_| signal.waiter()).collect();
         for (waiter, woken) in waiters.iter().zip(&woken) {
             // Twice: a waiter keeps one waker.
             for _ in 0..2 {
                 assert!(waiter.poll(&Context::from_waker(&Arc::clone(woken).into())).is_pending());
             }
         }
-        let mut waiters = waiters.into_iter();
-        drop(waiters.next());
-        drop(waiters.nth(1));
+        drop(waiters.remove(2));
+        drop(waiters.remove(0));
         signal.clone().give();
         let counts: Vec<_> = woken.iter().map(|woken| woken.0.load(Ordering::Relaxed)).collect();
         assert_eq!(counts, [0, 1, 0, 1]);
-        assert!(waiters.all(|waiter| waiter.poll(&Context::from_waker(Waker::noop())).is_ready()));
+        assert!(waiters.iter().all(|waiter| waiter.poll(&Context::from_waker(Waker::noop())).is_ready()));
         assert!(signal.waiter().poll(&Context::from_waker(Waker::noop())).is_ready(), "late, but given");
     }
 
