@@ -1,6 +1,6 @@
-//! Ends the connections between one source and our listeners (sock_diag(7), SOCK_DESTROY): the guard drops
-//! their packets already, and this spares client and worker the wait for a timeout. The kernel filters the
-//! dump, so its cost is a walk over its table.
+//! Ends the connections between one source and our listeners (sock_diag(7), SOCK_DESTROY). The guard drops
+//! the source's packets already; cutting spares client and worker the wait for a timeout. The kernel filters
+//! the dump, so the cost is one walk over its table of connections.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// Most connections that are ended at once; what is above dies by its timeouts, since its packets are
+/// At most so many connections are ended at once. Further ones end by their timeouts, since their packets are
 /// dropped.
 const CUT_MAX: usize = 1 << 16;
 
@@ -25,26 +25,28 @@ const DESTROY: u16 = 21;
 /// NLM_F_REQUEST with NLM_F_ACK, or with NLM_F_DUMP.
 const ACKNOWLEDGED: u16 = 1 | 4;
 const DUMP: u16 = 1 | 0x300;
-/// `struct nlmsghdr`, and `struct inet_diag_msg` up to its `id` and with it.
+/// Bytes of `struct nlmsghdr`; in `struct inet_diag_msg`, where `id` begins and how long it is.
 const HEADER: usize = 16;
 const ID_AT: usize = 4;
 const ID: usize = 48;
 /// INET_DIAG_REQ_BYTECODE, INET_DIAG_BC_D_COND.
 const BYTECODE: u16 = 1;
 const DESTINATION: u8 = 8;
-/// TCP states by number, but SYN_SENT, TIME_WAIT, CLOSE and LISTEN: nothing of a client's is in those.
+/// A bit for each TCP state, except SYN_SENT, TIME_WAIT, CLOSE and LISTEN: no connection of a client is in
+/// these.
 const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12;
 
-/// Ends every connection from `source` to `listeners`; returns how many there were.
+/// Ends every connection from `source` to `listeners`; returns the number of connections it ended.
 ///
 /// # Errors
-/// When the kernel cannot (CONFIG_INET_DIAG_DESTROY) or may not; the connections then end by their timeouts.
+/// When the kernel cannot do it (CONFIG_INET_DIAG_DESTROY) or forbids it. The connections end by their
+/// timeouts then.
 pub fn cut(source: IpNet, listeners: &[SocketAddr]) -> io::Result<usize> {
     let netlink =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
-    // The kernel answers within the send; a wait would be a bug that must not hang the supervisor.
+    // The kernel answers within the send. A longer wait would be a bug, and must not hang the supervisor.
     setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
-    // A client of IPv4 may be on a socket of either family.
+    // An IPv4 client may be connected to a socket of either family.
     let families: &[i32] =
         if source.addr().is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
     let mut found = Vec::new();
@@ -59,7 +61,7 @@ pub fn cut(source: IpNet, listeners: &[SocketAddr]) -> io::Result<usize> {
         let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
         match error_of(answer.get(..length).unwrap_or_default()) {
             Ok(()) => ended += 1,
-            // It ended by itself meanwhile.
+            // The connection ended by itself meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => return Err(error),
         }
@@ -97,7 +99,7 @@ fn message(kind: u16, flags: u16, family: u8, states: u32, id: &[u8; ID], byteco
     message
 }
 
-/// `struct inet_diag_bc_op` and `struct inet_diag_hostcond`: whether the peer is in `source`.
+/// The condition "the peer is in `source`": `struct inet_diag_bc_op` and `struct inet_diag_hostcond`.
 fn condition(source: IpNet) -> Vec<u8> {
     let (family, octets) = match source.network() {
         IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
@@ -105,7 +107,7 @@ fn condition(source: IpNet) -> Vec<u8> {
     };
     let length = (4 + 8 + octets.len()) as u8;
     let mut condition = vec![DESTINATION, length];
-    // Where to go on when it is not: beyond the end, which refuses.
+    // Where the filter continues for other peers: beyond its end, which skips the socket.
     condition.extend((u16::from(length) + 4).to_ne_bytes());
     condition.extend([family as u8, source.prefix_len(), 0, 0]);
     condition.extend((-1i32).to_ne_bytes()); // any port
@@ -113,7 +115,7 @@ fn condition(source: IpNet) -> Vec<u8> {
     condition
 }
 
-/// Reads a dump to its end; keeps what belongs to our listeners.
+/// Reads a dump to its end and keeps the connections to our listeners.
 fn collect(netlink: &OwnedFd, listeners: &[SocketAddr], into: &mut Vec<(u8, [u8; ID])>) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -138,7 +140,7 @@ fn collect(netlink: &OwnedFd, listeners: &[SocketAddr], into: &mut Vec<(u8, [u8;
     }
 }
 
-/// A connection of the dump, if it is to one of our listeners.
+/// The connection that a message of the dump describes, if it is to one of our listeners.
 fn entry(message: &[u8], listeners: &[SocketAddr]) -> Option<(u8, [u8; ID])> {
     let body = message.get(HEADER..)?;
     let family = *body.first()?;
@@ -156,7 +158,7 @@ fn entry(message: &[u8], listeners: &[SocketAddr]) -> Option<(u8, [u8; ID])> {
     listeners.iter().any(ours).then_some((family, id))
 }
 
-/// Of an NLMSG_ERROR, which says 0 when all went well.
+/// The error that an NLMSG_ERROR carries; code 0 means success.
 fn error_of(message: &[u8]) -> io::Result<()> {
     let code =
         message.get(HEADER..).and_then(|body| body.first_chunk::<4>()).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -190,7 +192,7 @@ mod tests {
         let (mut spared, mut spared_server) = connect(&other);
         match cut(net("127.0.0.2/32"), &[address]) {
             Ok(count) => assert_eq!(count, 0, "nobody of that address is here"),
-            // Without CAP_NET_ADMIN there is nothing to end, and so no error either; a sandbox may refuse
+            // Without CAP_NET_ADMIN no connection matched here, so no error came either. A sandbox may refuse
             // netlink.
             Err(error) => return assert!(!nix::unistd::geteuid().is_root(), "{error}"),
         }

@@ -1,4 +1,4 @@
-//! Errors of this room, each with its remedy where there is one, and who holds an interface.
+//! The errors of this room, with the remedy where one is known, and the holder of an interface.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 use aya::programs::xdp::XdpError;
 
-/// Why the kernel side lacks something, with what to do about it.
+/// The reason why a program or map cannot be used, with the remedy where one is known.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The object could not be loaded.
@@ -19,25 +19,24 @@ pub enum KernelError {
     Attach {
         /// The interface.
         interface: String,
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         reason: String,
     },
     /// Somebody else has the interface.
     #[error(
         "XDP on {interface}: another XDP program is attached, by {holder}; one program per interface: stop \
-         that one or take the \
-         interface out of guard.interfaces"
+         that one or take the interface out of guard.interfaces"
     )]
     Held {
         /// The interface.
         interface: String,
-        /// Who.
+        /// Its holder.
         holder: Holder,
     },
     /// SYNs are not answered with cookies.
     #[error("SYN cookies: {reason}")]
     Cookies {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// A map could not be pinned.
@@ -48,7 +47,7 @@ pub enum KernelError {
     Steer {
         /// The listener address.
         address: SocketAddr,
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         reason: String,
     },
     /// The table of bans is full.
@@ -60,7 +59,7 @@ pub enum KernelError {
     /// Connections are not counted.
     #[error("cgroup v2: {reason}")]
     Cgroup {
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         reason: String,
     },
     /// A map could not be read or written.
@@ -68,7 +67,7 @@ pub enum KernelError {
     Map {
         /// The map.
         map: &'static str,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -88,7 +87,7 @@ impl KernelError {
     }
 }
 
-/// Who has an interface.
+/// The holder of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// An instance of Sluice, running or not.
@@ -103,11 +102,11 @@ pub enum Holder {
         /// The program's id.
         id: u32,
     },
-    /// Another XDP program.
+    /// An XDP program that is not Sluice's, or whose name we may not read.
     Program {
         /// Its id; 0 where several are attached.
         id: u32,
-        /// Its name, where we may know it.
+        /// Its name, where the kernel tells us.
         name: Option<String>,
     },
 }
@@ -128,7 +127,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// An error with all its causes in one line.
+/// An error and all its causes, in one line.
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -154,8 +153,8 @@ pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-/// The errno that this very error holds. aya's transparent variants answer `source` with the source of what
-/// they hold, so an I/O error in one of them is never among the causes.
+/// The errno of this error itself, not of its causes. For transparent variants, aya's `source` skips the
+/// error they hold, so `errno` would never meet an I/O error in one of them.
 fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     if let Some(error) = error.downcast_ref::<ProgramError>() {
         return match error {

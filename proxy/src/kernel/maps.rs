@@ -1,4 +1,4 @@
-//! Maps as every program has them: a single value, and counters with one part for each CPU.
+//! The two kinds of map that every program has: a single value, and counters with one part for each CPU.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -20,7 +20,7 @@ impl<T: Pod> Single<T> {
         Ok(Self { name, map: object.take_map(name)? })
     }
 
-    /// The value as it is in the kernel.
+    /// Reads the value from the kernel.
     pub(super) fn read(&self) -> Result<T, KernelError> {
         self.map.get(&0, 0).map_err(|error| KernelError::map(self.name, error))
     }
@@ -31,7 +31,7 @@ impl<T: Pod> Single<T> {
     }
 }
 
-/// An array of counters. Each CPU counts for itself.
+/// An array of counters. Each CPU adds to a part of its own.
 pub(super) struct Counters {
     name: &'static str,
     map: PerCpuArray<MapData, u64>,
@@ -53,8 +53,8 @@ impl Counters {
     }
 }
 
-/// Random numbers that choose the places of a source in a table, so that nobody can aim at the place of
-/// another.
+/// Random numbers that choose a source's places in a table. Without knowing them, an attacker cannot aim at
+/// another source's place.
 pub(super) fn random_seeds() -> [u64; 2] {
     let random = RandomState::new();
     [0, 1].map(|row: usize| random.hash_one(row))

@@ -1,8 +1,8 @@
-//! The user side of the eBPF programs: loading them, filling their maps, reading their counters. Only the
-//! supervisor uses this. What the programs do is in `proxy-ebpf`; what both sides agree on is in
+//! The user side of the eBPF programs: loads them, fills their maps, reads their counters. Only the
+//! supervisor uses this room. The programs themselves are in `proxy-ebpf`, the layout of their maps in
 //! `proxy-common`.
 //!
-//! Each program has a folder with a type that owns the program's maps; `Programs` holds all three. The arrow
+//! Each program has a folder, with a type that owns the program's maps. `Programs` holds all three. An arrow
 //! means "may import":
 //!
 //! ```text
@@ -10,9 +10,9 @@
 //!          └▶ steering ───────────▶
 //! ```
 //!
-//! The guard imports counting since the limit of connections is one of the guard's settings. `netns`,
-//! `sysctl` (settings that Sluice changes while it runs) and `cut` (ends a source's connections) stand for
-//! themselves.
+//! The guard imports counting because the limit of connections is one of the guard's settings. Three files
+//! depend on none of these: `netns`, `sysctl` (settings that Sluice changes while it runs) and `cut` (ends a
+//! source's connections).
 
 mod address;
 pub mod counting;

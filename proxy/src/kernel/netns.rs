@@ -1,4 +1,4 @@
-//! The number of this network namespace, as eBPF programs see it (SO_NETNS_COOKIE, Linux 5.14).
+//! The number of a network namespace, as eBPF programs see it (SO_NETNS_COOKIE, Linux 5.14).
 #![allow(unsafe_code, reason = "nix does not know the option")]
 
 use std::os::fd::AsRawFd;
@@ -7,10 +7,10 @@ use nix::errno::Errno;
 
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// Of the calling thread.
+/// The number of the calling thread's network namespace.
 ///
 /// # Errors
-/// What socket(2) or getsockopt(2) says.
+/// The error of socket(2) or getsockopt(2).
 pub(super) fn cookie() -> nix::Result<u64> {
     let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;

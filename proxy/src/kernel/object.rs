@@ -1,5 +1,5 @@
-//! The object with all eBPF programs, as it is loaded into the kernel (bpf(2)): a program is found by its
-//! name and loaded with its first use, and each map is taken out by the program type that owns it.
+//! The object file that holds all eBPF programs, loaded into the kernel (bpf(2)). A program is loaded with
+//! its first use. Each map is taken out by the program type that owns it.
 
 use std::path::PathBuf;
 
@@ -15,25 +15,26 @@ use super::error::{KernelError, chain, errno};
 static EMBEDDED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../proxy-ebpf/prebuilt/sluice.bpf.o"));
 
-/// Names of the programs (proxy-ebpf/src/main.rs).
+/// Names of the programs, as proxy-ebpf/src/main.rs declares them.
 pub(super) const GUARD: &str = "sluice_guard";
 pub(super) const STEER: &str = "sluice_steer";
 pub(super) const COUNT: &str = "sluice_count";
 
-/// The programs, and the maps that nobody has taken. A map that was taken must live as long as programs are
-/// loaded: loading needs its descriptor.
+/// The programs, and the maps that no program type has taken. Loading a program needs the descriptors of its
+/// maps, so a map that was taken must stay open.
 pub(super) struct Object {
     ebpf: Ebpf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Object {
-    /// The embedded object, over the maps that are pinned at these paths.
+    /// Loads the embedded object. Maps that are pinned at these paths are used instead of new ones.
     pub(super) fn embedded(pinned: &[(String, PathBuf)]) -> Result<Self, KernelError> {
         Self::load(EMBEDDED, pinned)
     }
 
-    /// Makes the maps of an object, but those that are pinned somewhere. `object` must be aligned to 8 bytes.
+    /// Loads an object and makes its maps, except the maps that are pinned at these paths. `object` must be
+    /// aligned to 8 bytes.
     pub(super) fn load(object: &[u8], pinned: &[(String, PathBuf)]) -> Result<Self, KernelError> {
         let load = || {
             let mut loader = EbpfLoader::new();
@@ -43,7 +44,7 @@ impl Object {
             loader.load(object)
         };
         let loaded = match load() {
-            // Before Linux 5.11 maps counted against RLIMIT_MEMLOCK, and too low a limit was EPERM.
+            // Before Linux 5.11 maps counted against RLIMIT_MEMLOCK; a limit that was too low gave EPERM.
             Err(error) if errno(&error) == Some(libc::EPERM) && raise_memlock() => load(),
             result => result,
         };
@@ -51,12 +52,12 @@ impl Object {
         Ok(Self { ebpf, logger: None })
     }
 
-    /// Name and map of all that nobody has taken.
+    /// The maps that no program type has taken, with their names.
     pub(super) fn maps(&self) -> impl Iterator<Item = (&str, &Map)> {
         self.ebpf.maps()
     }
 
-    /// A map, as its own type, for the program type that owns it.
+    /// Hands a map to the program type that owns it.
     pub(super) fn take_map<M>(&mut self, name: &'static str) -> Result<M, KernelError>
     where
         M: TryFrom<Map, Error = MapError>,
@@ -66,7 +67,7 @@ impl Object {
         M::try_from(map).map_err(|error| KernelError::map(name, error))
     }
 
-    /// A program, as its own type.
+    /// Finds a program.
     pub(super) fn program_mut<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, KernelError>
     where
         &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
@@ -80,7 +81,7 @@ impl Object {
             .map_err(|error: ProgramError| KernelError::Load(format!("{name}: {}", chain(&error))))
     }
 
-    /// Takes diagnostics of the programs from now on.
+    /// Collects the programs' diagnostics from now on.
     pub(super) fn start_logs(&mut self) {
         self.logger = EbpfLogger::init(&mut self.ebpf)
             .inspect_err(
@@ -89,7 +90,7 @@ impl Object {
             .ok();
     }
 
-    /// Writes the diagnostics that have come to the log.
+    /// Writes the collected diagnostics to the log.
     pub(super) fn flush_logs(&mut self) {
         if let Some(logger) = &mut self.logger {
             logger.flush();
@@ -97,7 +98,7 @@ impl Object {
     }
 }
 
-/// Whether the limit was raised, so that another try makes sense.
+/// Raises RLIMIT_MEMLOCK; returns whether that worked, so that another try makes sense.
 fn raise_memlock() -> bool {
     use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK) else { return false };
@@ -121,7 +122,7 @@ fn explain_load(error: &EbpfError) -> KernelError {
     KernelError::Load(format!("{}{hint}", chain(error)))
 }
 
-/// Why a program was not loaded; `which` names it for people.
+/// Explains why a program was not loaded. `which` names the program in the message.
 pub(super) fn explain_program(which: &str, error: &ProgramError) -> KernelError {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let hint = match io_error.raw_os_error().map(Errno::from_raw) {

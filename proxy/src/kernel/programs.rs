@@ -1,5 +1,6 @@
-//! All eBPF programs of Sluice, loaded together, since they share maps. A question about one program goes to
-//! that program's part; loading and attaching, and whatever concerns two of them, goes through `Programs`.
+//! All eBPF programs of Sluice. They share maps, so they are loaded together. A call that concerns one
+//! program and its maps goes to that program's field. Loading, attaching and calls that concern two programs
+//! go through `Programs`.
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -14,7 +15,7 @@ use super::steering::SteeringProgram;
 use crate::control::status::GuardStatus;
 use crate::time::Time;
 
-/// The loaded programs with their maps and links. Dropping it detaches XDP and ends counting; steering goes
+/// The loaded programs with their maps and links. Dropping this detaches XDP and ends counting; steering goes
 /// on.
 pub struct Programs {
     /// The XDP program.
@@ -35,8 +36,8 @@ impl std::fmt::Debug for Programs {
 }
 
 impl Programs {
-    /// Loads the embedded object into the kernel: maps and the steering program. The guard's program follows
-    /// with its first interface, the one that counts with `count_connections`.
+    /// Loads the embedded object into the kernel: all maps and the steering program. The guard's program is
+    /// loaded with its first interface, the counting program by `count_connections`.
     ///
     /// # Errors
     /// Why the kernel refuses it.
@@ -44,8 +45,7 @@ impl Programs {
         Self::new(Object::embedded(&[])?)
     }
 
-    /// Loads another object than the embedded one: for the tests of one that was just built. `object` must be
-    /// aligned to 8 bytes.
+    /// Loads an object that was just built, for tests. `object` must be aligned to 8 bytes.
     ///
     /// # Errors
     /// Why the kernel refuses it.
@@ -53,11 +53,11 @@ impl Programs {
         Self::new(Object::load(object, &[])?)
     }
 
-    /// Loads the embedded object over the maps that an earlier run pinned, or pins new ones where they do not
-    /// fit; what was found goes to the log.
+    /// Loads the embedded object over the maps that an earlier run pinned. Where those do not fit, new maps
+    /// are pinned instead. The log tells which of the two happened.
     ///
     /// # Errors
-    /// What cannot be loaded or pinned. What an earlier run left stays then.
+    /// The object cannot be loaded or pinned. The pins of an earlier run stay then.
     pub fn load_pinned(pins: Pins, now: Time) -> Result<Self, KernelError> {
         let fresh = Object::embedded(&[])?;
         let mut programs = match pins.compare(&fresh)? {
@@ -92,7 +92,7 @@ impl Programs {
         Ok(programs)
     }
 
-    /// Over maps that are there.
+    /// Hands every map to the program that owns it.
     fn new(mut object: Object) -> Result<Self, KernelError> {
         let steering = SteeringProgram::new(&mut object)?;
         let guard = GuardProgram::new(&mut object)?;
@@ -101,10 +101,11 @@ impl Programs {
         Ok(Self { guard, steering, counting, object })
     }
 
-    /// Writes the guard's settings and the addresses whose packets are judged and whose connections count.
+    /// Writes the guard's settings and our listeners' addresses. Only packets to these addresses are judged;
+    /// only connections to these addresses are counted.
     ///
     /// # Errors
-    /// When the maps have no room or cannot be written. Then a part of the change may be in force.
+    /// When a map is full or cannot be written. A part of the change may be in force then.
     pub fn apply_guard(&mut self, guard: &Guard, listeners: &[SocketAddr]) -> Result<(), KernelError> {
         self.guard.apply(guard, listeners, &mut self.counting)
     }
@@ -112,12 +113,12 @@ impl Programs {
     /// Puts the guard on one interface. See `GuardProgram::attach`.
     ///
     /// # Errors
-    /// Why it is not there: `Held` with who has the interface, or a reason with what to do.
+    /// `Held` names the interface's holder. Any other error gives the reason and the remedy.
     pub fn attach_guard(&mut self, interface: &str, mode: GuardMode) -> Result<XdpMode, KernelError> {
         self.guard.attach(&mut self.object, interface, mode)
     }
 
-    /// The guard's descriptor, loaded if need be: for BPF_PROG_TEST_RUN.
+    /// The descriptor of the guard's program, for BPF_PROG_TEST_RUN. The program is loaded if it is not yet.
     ///
     /// # Errors
     /// Why the kernel refuses it.
@@ -128,7 +129,7 @@ impl Programs {
     /// Steers the flows of one listener address to these sockets. See `SteeringProgram::steer`.
     ///
     /// # Errors
-    /// Why the kernel's own hash chooses for some or all flows.
+    /// The reason why the kernel's own hash chooses the worker of some or all flows.
     pub fn steer(
         &mut self,
         address: SocketAddr,
@@ -138,16 +139,16 @@ impl Programs {
         self.steering.steer(&mut self.object, address, generation, sockets)
     }
 
-    /// Counts the connections of listeners that this process creates from now on; returns the cgroup's path.
-    /// Which listeners are ours is up to `apply_guard`.
+    /// Counts the connections of every listener that this process creates from now on; returns the cgroup's
+    /// path. `apply_guard` says which listeners are ours.
     ///
     /// # Errors
-    /// Why nothing is counted. What the guard limits stays unlimited then.
+    /// The reason why nothing is counted. The guard then limits no source's connections.
     pub fn count_connections(&mut self) -> Result<PathBuf, KernelError> {
         self.counting.start(&mut self.object)
     }
 
-    /// Everything about the guard, read from the kernel.
+    /// The guard's status, read from the kernel.
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -161,16 +162,16 @@ impl Programs {
         })
     }
 
-    /// Writes what the programs had to say to the log (target `sluice_bpf`): rare diagnostics, never one per
-    /// packet. Call it now and then.
+    /// Writes the programs' diagnostics to the log (target `sluice_bpf`). They are rare, never one for each
+    /// packet. Call this now and then.
     pub fn flush_logs(&mut self) {
         self.object.flush_logs();
     }
 
-    /// Detaches and removes every pin: an end in order.
+    /// Detaches the guard and removes every pin, as an orderly stop does.
     ///
     /// # Errors
-    /// What stays pinned, and so attached.
+    /// The pin that stays, and with it the guard.
     pub fn release(self) -> Result<(), PinError> {
         self.guard.release()
     }

@@ -1,6 +1,6 @@
-//! Kernel settings of this network namespace that Sluice changes while it runs. What they were is written to
-//! run_dir before the first change, so that a crash loses nothing: the next start finds it and restores at
-//! its end. What somebody else has changed meanwhile is left alone.
+//! Kernel settings of this network namespace that Sluice changes while it runs. Their former values are
+//! written to run_dir before the first change. After a crash the next start finds that file, and restores the
+//! settings when it ends. A setting that somebody else has changed meanwhile stays as it is.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ const FILE: &str = "sysctl.json";
 const ROOT: &str = "/proc/sys/net/ipv4";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// See the module. Dropping it restores.
+/// The settings that were changed. Dropping this restores them.
 #[derive(Debug)]
 pub struct Sysctls {
     file: PathBuf,
-    /// Where the settings are.
+    /// The folder of the settings in /proc/sys.
     root: PathBuf,
     saved: Saved,
 }
@@ -26,13 +26,13 @@ pub struct Sysctls {
 /// The file's contents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
-    /// Whose settings: they do not outlive a boot or a namespace.
+    /// The boot and the network namespace of these settings, which do not outlive either.
     boot: String,
     netns: u64,
     settings: BTreeMap<String, Change>,
 }
 
-/// Of one setting.
+/// One setting's value before our change, and our value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Change {
     before: String,
@@ -40,7 +40,8 @@ struct Change {
 }
 
 impl Sysctls {
-    /// Of this thread's network namespace; takes over what a process that crashed has left in `run_dir`.
+    /// The settings of this thread's network namespace. Takes over the file that a crashed process left in
+    /// `run_dir`.
     #[must_use]
     pub fn new(run_dir: &Path) -> Self {
         let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
@@ -56,10 +57,10 @@ impl Sysctls {
         Self { file, root: root.to_owned(), saved }
     }
 
-    /// A setting as it is now.
+    /// Reads a setting.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// The reason why it cannot be read.
     pub fn read(&self, name: &str) -> Result<String, String> {
         let path = self.root.join(name);
         std::fs::read_to_string(&path)
@@ -70,7 +71,7 @@ impl Sysctls {
     /// Changes a setting until this is dropped.
     ///
     /// # Errors
-    /// Why it is as it was.
+    /// The reason why the setting is unchanged.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         let present = self.read(name)?;
         if present == value {
@@ -99,14 +100,14 @@ impl Sysctls {
 
     fn save(&self) -> Result<(), String> {
         let bytes = serde_json::to_vec(&self.saved).map_err(|error| error.to_string())?;
-        // Whole or not at all.
+        // The file is replaced as a whole or not at all.
         let fresh = self.file.with_extension("json.new");
         std::fs::write(&fresh, bytes)
             .and_then(|()| std::fs::rename(&fresh, &self.file))
             .map_err(|error| format!("{}: {error}", self.file.display()))
     }
 
-    /// Gives back what was changed; nothing is left to restore then.
+    /// Restores every setting that was changed, and forgets them.
     pub fn restore(&mut self) {
         for (name, change) in std::mem::take(&mut self.saved.settings) {
             if self.read(&name).as_deref() != Ok(&change.ours) {
@@ -117,7 +118,7 @@ impl Sysctls {
                 warn!("net.ipv4.{name} stays {}, it was {} before: {error}", change.ours, change.before);
             }
         }
-        // It may never have been there.
+        // The file may never have existed.
         let _ = std::fs::remove_file(&self.file);
     }
 }

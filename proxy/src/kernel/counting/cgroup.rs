@@ -1,12 +1,12 @@
-//! The cgroup v2 of this process (cgroups(7)). Sockets belong to the cgroup of whoever created them, and
-//! programs that look at sockets are attached there.
+//! The cgroup v2 of this process (cgroups(7)). A socket belongs to the cgroup of the process that created it,
+//! and programs that watch sockets are attached to that cgroup.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::kernel::error::KernelError;
 
-/// Opens it.
+/// Opens this process's cgroup.
 pub(super) fn own() -> Result<(PathBuf, File), KernelError> {
     let failed = |reason: String| KernelError::Cgroup { reason };
     let read = |path: &str| std::fs::read_to_string(path).map_err(|error| failed(format!("{path}: {error}")));
@@ -16,7 +16,7 @@ pub(super) fn own() -> Result<(PathBuf, File), KernelError> {
     Ok((path, file))
 }
 
-/// Where it is mounted, from the contents of /proc/self/cgroup and /proc/self/mountinfo.
+/// The path of this process's cgroup, from the contents of /proc/self/cgroup and /proc/self/mountinfo.
 fn find(cgroups: &str, mounts: &str) -> Result<PathBuf, &'static str> {
     let own =
         cgroups.lines().find_map(|line| line.strip_prefix("0::")).ok_or("this kernel has no cgroup v2")?;
@@ -44,7 +44,7 @@ fn find(cgroups: &str, mounts: &str) -> Result<PathBuf, &'static str> {
     })
 }
 
-/// Spaces, tabs, line ends and backslashes are written as three octal digits.
+/// Decodes a field: spaces, tabs, line ends and backslashes are written as three octal digits.
 fn unescaped(field: &str) -> String {
     let mut parts = field.split('\\');
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -77,7 +77,7 @@ mod tests {
                 HYBRID,
                 "/sys/fs/cgroup/unified/system.slice/sluice.service",
             ),
-            // A part of the tree is mounted, as in a container.
+            // Only a part of the tree is mounted, as in a container.
             ("0::/pod/one\n", "30 1 0:23 /pod /cg rw - cgroup2 none rw\n", "/cg/one"),
             ("0::/pod\n", "30 1 0:23 /pod /with\\040space rw - cgroup2 none rw\n", "/with space"),
         ] {

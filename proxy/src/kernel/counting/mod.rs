@@ -1,9 +1,11 @@
-//! Counting: the `sock_ops` program `sluice_count` on this process's cgroup, and its maps `SOURCES_CONFIG`,
-//! `SOURCES_COUNTS`, `SOURCES_ARMED` and `SOURCES_TALLIES` (proxy-ebpf/src/connections.rs). It counts the
-//! live connections of our listeners by source; the guard's program reads the counts and drops handshakes
-//! above the limit. Which listeners are ours it reads from the guard's maps.
+//! Counting: the `sock_ops` program `sluice_count` on this process's cgroup (proxy-ebpf/src/connections.rs).
+//! It counts the live connections of our listeners by source; it knows our listeners from the guard's maps.
+//! The guard's program reads the counts and drops handshakes above the limit.
 //!
-//! `SOURCES_SOCKETS` is the program's alone: where each socket's connection is counted.
+//! The maps are `SOURCES_CONFIG`, `SOURCES_COUNTS`, `SOURCES_ARMED` and `SOURCES_TALLIES`.
+//!
+//! Only the program itself uses `SOURCES_SOCKETS`, which remembers for each socket where its connection is
+//! counted.
 
 mod cgroup;
 
@@ -30,11 +32,11 @@ const TALLIES: &str = "SOURCES_TALLIES";
 /// Connections that the program has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Established and counted, all together.
+    /// Connections that were established and counted.
     pub opened: u64,
-    /// Of those: ended.
+    /// The counted connections that have ended.
     pub closed: u64,
-    /// Established and not counted: no room in the table, or no memory.
+    /// Connections that were established but not counted, for want of room in the table or of memory.
     pub uncounted: u64,
 }
 
@@ -44,9 +46,9 @@ pub struct CountingProgram {
     counts: Array<MapData, Bucket>,
     armed: Single<Armed>,
     tallies: Counters,
-    /// They choose the buckets of a source for as long as the counts live.
+    /// The seeds choose a source's buckets for as long as the counts live.
     seeds: [u64; sources::ROWS as usize],
-    /// What keeps the program on the cgroup.
+    /// The link that keeps the program on the cgroup.
     link: Option<FdLink>,
 }
 
@@ -62,7 +64,8 @@ impl CountingProgram {
         })
     }
 
-    /// Counts the connections of listeners that this process creates from now on; returns the cgroup's path.
+    /// Counts the connections of every listener that this process creates from now on; returns the cgroup's
+    /// path.
     pub(super) fn start(&mut self, object: &mut Object) -> Result<PathBuf, KernelError> {
         let (path, cgroup) = cgroup::own()?;
         if self.link.is_some() {
@@ -75,7 +78,7 @@ impl CountingProgram {
         if program.fd().is_err() {
             program.load().map_err(|error| failed(&error))?;
         }
-        // Links take no flags, and always stand beside those of others.
+        // A link takes no flags; other programs on the cgroup stay attached.
         let link = program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| failed(&error))?;
         let link = program.take_link(link).map_err(|error| failed(&error))?;
         self.link = Some(FdLink::try_from(link).map_err(|error| failed(&error))?);
@@ -88,23 +91,24 @@ impl CountingProgram {
         self.link.is_some()
     }
 
-    /// Writes how many connections a source may have (`None`: any number), and whose connections count.
+    /// Writes how many connections a source may have (`None`: any number), and our network namespace.
     pub(super) fn set_limit(&mut self, connections_per_ip: Option<u32>) -> Result<(), KernelError> {
         self.config.write(CountConfig {
             limit: connections_per_ip.unwrap_or(0).into(),
-            // Without it connections to the same address and port in other namespaces would count as well.
+            // Without the cookie, connections to the same address and port in other namespaces would count as
+            // well.
             netns_cookie: netns::cookie().unwrap_or(0),
             seeds: self.seeds,
         })
     }
 
-    /// The table of counts: for tests that fill it.
+    /// The table of counts, for tests that fill it.
     #[must_use]
     pub fn counts(&self) -> BorrowedFd<'_> {
         self.counts.map().fd().as_fd()
     }
 
-    /// Live connections of a source (an IPv6 one is its /64).
+    /// The number of a source's live connections. The source of an IPv6 address is its /64.
     ///
     /// # Errors
     /// When the counts cannot be read.
@@ -121,7 +125,8 @@ impl CountingProgram {
         Ok(count)
     }
 
-    /// Live connections that brought their source to its limit: while there are any, ACKs are looked up.
+    /// The number of live connections that brought their source to its limit. Above 0, the guard looks up the
+    /// socket of each ACK.
     ///
     /// # Errors
     /// When the map cannot be read.

@@ -1,5 +1,5 @@
-//! The table of bans that the guard's program reads: each source with the end of its ban. Only this process
-//! writes the table, so it is read once, when it is adopted.
+//! The table of bans: each source with the end of its ban. The guard's program only reads it and no other
+//! process writes it, so it is read once, when it is adopted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,14 +15,14 @@ use crate::kernel::error::KernelError;
 use crate::kernel::object::Object;
 use crate::time::Time;
 
-/// The map's name, and that of its pin.
+/// The map's name, and its pin's name.
 pub(super) const BANS: &str = "GUARD_BANS";
 
 /// The table, and its contents.
 pub(super) struct Bans {
     table: HashMap<MapData, u64, u64>,
     ends: BTreeMap<BanSource, Time>,
-    /// The same, the first end first: the supervisor's loop asks for it at every turn.
+    /// The same bans ordered by their end. The supervisor's loop asks for the first end at every turn.
     by_end: BTreeSet<(Time, BanSource)>,
 }
 
@@ -31,7 +31,7 @@ impl Bans {
         Ok(Self { table: object.take_map(BANS)?, ends: BTreeMap::new(), by_end: BTreeSet::new() })
     }
 
-    /// Learns the bans that an adopted table holds.
+    /// Reads the bans of an adopted table.
     pub(super) fn adopt(&mut self) -> Result<(), KernelError> {
         self.ends = read(&self.table)?.into_iter().collect();
         self.by_end = self.ends.iter().map(|(source, end)| (*end, *source)).collect();
@@ -43,7 +43,7 @@ impl Bans {
         self.ends.contains_key(&source) || self.ends.len() < BANS_MAX as usize
     }
 
-    /// Enters a ban; returns the end of the one that it replaces.
+    /// Enters a ban. If the source was banned already, returns the end of that ban.
     pub(super) fn insert(&mut self, source: BanSource, end: Time) -> Result<Option<Time>, KernelError> {
         self.table.insert(source.key(), end.as_nanos(), 0).map_err(|error| KernelError::map(BANS, error))?;
         let before = self.ends.insert(source, end);
@@ -54,7 +54,7 @@ impl Bans {
         Ok(before)
     }
 
-    /// Takes a ban out; returns its end. `None` without one.
+    /// Removes a ban and returns its end; `None` if the source is not banned.
     pub(super) fn remove(&mut self, source: BanSource) -> Result<Option<Time>, KernelError> {
         let Some(end) = self.ends.get(&source).copied() else { return Ok(None) };
         match self.table.remove(&source.key()) {
@@ -81,23 +81,23 @@ impl Bans {
         self.by_end.first().map(|(end, _)| *end)
     }
 
-    /// Bits of all of them.
+    /// The prefilter's bits of all bans.
     pub(super) fn filter(&self, multiplier: u64) -> Filter {
         Filter::new(multiplier, self.ends.keys().map(|source| prefix(*source)))
     }
 
-    /// Whether there is none.
+    /// Whether the table has no ban.
     pub(super) fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 }
 
-/// Bits of one source.
+/// The prefilter's bits of one source.
 pub(super) fn filter_of(source: BanSource, multiplier: u64) -> Filter {
     Filter::new(multiplier, std::iter::once(prefix(source)))
 }
 
-/// The bans in a table that is not ours yet.
+/// The bans in a pinned table that was not adopted.
 pub(super) fn read_from(map: MapData) -> Result<Vec<(BanSource, Time)>, KernelError> {
     let table = Map::from_map_data(map).and_then(HashMap::try_from);
     read(&table.map_err(|error| KernelError::map(BANS, error))?)
@@ -109,7 +109,7 @@ fn read(table: &HashMap<MapData, u64, u64>) -> Result<Vec<(BanSource, Time)>, Ke
     entries.collect::<Result<_, _>>().map_err(|error| KernelError::map(BANS, error))
 }
 
-/// As a key of the tries.
+/// The source as a trie's key.
 fn prefix(source: BanSource) -> (u32, [u8; 16]) {
     match source.network() {
         IpNet::V4(net) => (128, mapped(IpAddr::V4(net.addr()))),

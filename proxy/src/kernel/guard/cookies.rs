@@ -1,5 +1,5 @@
-//! The user side of SYN cookies: the settings of this network namespace that they need, and what the guard's
-//! program is told of the others (`proxy-ebpf/src/cookie.rs`).
+//! SYN cookies need some settings of this network namespace. This file changes some of them, and tells the
+//! guard's program the others (`proxy-ebpf/src/cookie.rs`).
 
 use proxy_common::cookie::{COOKIE_SACK, COOKIE_TIMESTAMPS, COOKIE_WINDOW_SCALE, CookieConfig};
 use proxy_common::guard::GUARD_COOKIES;
@@ -11,15 +11,15 @@ use crate::kernel::object::Object;
 use crate::kernel::sysctl::Sysctls;
 
 const CONFIG: &str = "COOKIE_CONFIG";
-/// net.core.rmem_max where it cannot be read: the kernel's default.
+/// Bytes of net.core.rmem_max by default, for when it cannot be read.
 const RMEM_MAX: u64 = 212_992;
-/// What the kernel advertises first at most: 44 segments of Ethernet.
+/// The largest first window of the kernel, in bytes: 44 segments of Ethernet.
 const WINDOW_MAX: u64 = 64_240;
 
-/// The map that tells the program how to answer.
+/// The map that tells the program how to build a cookie's answer.
 pub(super) struct Cookies {
     config: Single<CookieConfig>,
-    /// The settings allow that SYNs are answered with cookies.
+    /// The kernel settings allow cookies.
     are_possible: bool,
 }
 
@@ -28,12 +28,13 @@ impl Cookies {
         Ok(Self { config: Single::take(object, CONFIG)?, are_possible: false })
     }
 
-    /// Of `GuardConfig::flags`.
+    /// The flag of `GuardConfig` that turns cookies on, if they are wanted and possible.
     pub(super) fn flag(&self, mode: SynCookies) -> u32 {
         if self.are_possible && mode != SynCookies::Off { GUARD_COOKIES } else { 0 }
     }
 
-    /// Changes the settings that cookies need; returns what is lost under attack for want of a setting.
+    /// Changes the settings that cookies need. Returns the losses under attack that a setting causes because
+    /// it could not be changed.
     pub(super) fn prepare(
         &mut self,
         mode: SynCookies,
@@ -44,7 +45,7 @@ impl Cookies {
         let present = sysctls.read("tcp_syncookies").map_err(failed)?;
         let set = match (mode, present.as_str()) {
             (SynCookies::Off, _) => return Ok(lacks),
-            // 1: the kernel says that a cookie is needed once the listener's request queue is full.
+            // With 1 the kernel asks for cookies while a listener's request queue is full.
             (SynCookies::Auto, "0") => sysctls.set("tcp_syncookies", "1"),
             (SynCookies::Auto, _) => Ok(()),
             (SynCookies::Always, _) => sysctls.set("tcp_syncookies", "2"),
@@ -56,7 +57,8 @@ impl Cookies {
                 lacks.push(format!("a cookie for every SYN: only while a request queue is full ({error})"))
             }
         }
-        // Without an offset of each connection's own, or the kernel could not read the options back.
+        // The value 2 adds no random offset for each connection, so that the kernel can read the options
+        // back.
         let timestamps = match sysctls.read("tcp_timestamps").as_deref() {
             Ok("0") => Err("net.ipv4.tcp_timestamps is 0".to_owned()),
             Ok("2") => Ok(()),
@@ -73,8 +75,8 @@ impl Cookies {
     }
 }
 
-/// As the kernel will choose when it sees the cookie again (tcp_select_initial_window): another window scale
-/// would garble every window.
+/// The options that the kernel will choose when it sees the cookie again (tcp_select_initial_window). With
+/// another window scale, every window of the connection would be misread.
 fn config(sysctls: &Sysctls) -> CookieConfig {
     let is_on = |name| sysctls.read(name).is_ok_and(|value| value != "0");
     let rmem = sysctls.read("tcp_rmem").unwrap_or_default();

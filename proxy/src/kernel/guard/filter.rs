@@ -1,8 +1,8 @@
 //! Which bits a set of prefixes needs in the guard's prefilter (`proxy_common::filter`).
 //!
-//! A bitmap is made anew from the whole lists, so that removing a prefix needs no counts. The map gets the
-//! union of the present and the next bitmap before the tries change, and the next one alone afterwards: at no
-//! moment is a prefix in a trie without its bits.
+//! A bitmap is always computed from the whole lists, so removing a prefix needs no counts. Before the tries
+//! change, the map gets the union of the old and the new bitmap; afterwards it gets the new one alone. So
+//! every prefix in a trie has its bits at any moment.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,19 @@ use proxy_common::filter::{
     self, CHUNK_BITS, CHUNK_WORDS, Chunk, GATE_BITS_LOG, Source, V4_24, V4_32, V6_16, V6_32, V6_48, V6_64,
 };
 
-/// Bits that the hashed classes may be given by prefixes that need more than one each: with this many of the
-/// 2^22 set, one source in sixteen is looked up in vain for each hashed class. What does not fit is
-/// represented by the shorter class below it.
+/// At most so many bits of the hashed classes are set for prefixes that need more than one bit each. With
+/// this many of the 2^22 bits set, each hashed class sends one source in sixteen to a vain look-up. A prefix
+/// that does not fit is represented by the next shorter class.
 const EXPANDED_MAX: u64 = 1 << 18;
-/// Powers of two that one prefix may need: 17 to 31 bits of IPv6 make up to 2^15 of 32.
+/// Possible costs of a prefix, as powers of two: an IPv6 prefix of 17 bits covers 2^15 prefixes of 32 bits.
 const COSTS: usize = 16;
 
-/// A bitmap and the classes that are in use in it.
+/// A bitmap and the classes in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Filter {
-    /// `filter::V4_24` …
+    /// Flags of `proxy_common::filter`: `V4_24` and so on.
     pub(super) classes: u32,
-    /// By number; those without any bit are not there.
+    /// Chunks by their number. A chunk without any bit set is absent.
     pub(super) chunks: BTreeMap<u32, Box<Chunk>>,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Filter {
 struct Prefix {
     /// Its first address.
     source: Source,
-    /// Bits of it that count: at most 32 of IPv4, 64 of IPv6.
+    /// Its length in bits: at most 32 for IPv4, 64 for IPv6.
     length: u32,
 }
 
@@ -39,15 +39,15 @@ impl Prefix {
     /// From a trie's key.
     fn new(length: u32, address: [u8; 16]) -> Self {
         match source(address) {
-            // Shorter ones that begin like the IPv4-mapped addresses are IPv6: the tries exempt IPv4 from
-            // them.
+            // A shorter prefix that covers the IPv4-mapped addresses is an IPv6 prefix: the tries exempt IPv4
+            // from it.
             source @ Source::V4(_) if length >= 96 => Self { source, length: length - 96 },
             source @ Source::V6(_) => Self { source, length: length.min(64) },
             Source::V4(_) => Self { source: Source::V6(0), length: length.min(64) },
         }
     }
 
-    /// The class of at least its length, and that class's length.
+    /// The class for prefixes of its length, and the length of that class.
     fn class(self) -> (u32, u32) {
         match (self.source, self.length) {
             (Source::V4(_), ..=24) => (V4_24, 24),
@@ -59,15 +59,15 @@ impl Prefix {
         }
     }
 
-    /// Bits that it needs in a hashed class, as a power of two; the others are written by ranges and cost
-    /// nothing to speak of.
+    /// The number of bits that it needs in a hashed class, as a power of two. `None`: its class is written by
+    /// ranges, which cost next to nothing.
     fn cost(self) -> Option<u32> {
         let (class, length) = self.class();
         (class & (V4_24 | V6_16) == 0).then(|| length - self.length)
     }
 
-    /// The prefix that represents it in the class below: 25 to 31 bits of IPv4 by 24, of IPv6 by 16, 32 or
-    /// 48.
+    /// The prefix that represents it in the next shorter class. That class has 24 bits for IPv4, and 16, 32
+    /// or 48 for IPv6.
     fn shortened(self) -> Self {
         let length = match self.class().0 {
             V4_32 => 24,
@@ -83,7 +83,7 @@ impl Prefix {
     }
 }
 
-/// Of an address in network order.
+/// The source with this address, given in network order.
 fn source(address: [u8; 16]) -> Source {
     let bits = u128::from_be_bytes(address);
     Source::new((bits >> 64) as u64, bits as u64)
@@ -102,7 +102,7 @@ impl Filter {
         filter
     }
 
-    /// The bits of one prefix: of all of its class's length that it covers.
+    /// Sets the bits of one prefix: one bit for each prefix of its class that it covers.
     fn add(&mut self, multiplier: u64, prefix: Prefix) {
         let (class, length) = prefix.class();
         self.classes |= class;
@@ -143,8 +143,8 @@ impl Filter {
         self.chunk_mut(chunk)[word] |= 1 << shift;
     }
 
-    /// `count` is a power of two and divides `first`, so that it is a part of a word, whole words or whole
-    /// chunks.
+    /// Sets `count` bits from `first` on. `count` is a power of two and divides `first`, so the range is a
+    /// part of a word, whole words or whole chunks.
     fn set_range(&mut self, first: u32, count: u32) {
         let (chunk, word, shift) = filter::bit_place(first);
         if count >= CHUNK_BITS {
@@ -171,8 +171,8 @@ impl Filter {
     }
 }
 
-/// The largest cost (as a power of two) up to which all prefixes together fit into `EXPANDED_MAX`. One bit
-/// each is always right: the class below would need as many.
+/// The largest cost, as a power of two, with which all prefixes up to that cost fit into `EXPANDED_MAX`. A
+/// prefix of one bit always fits: in the shorter class it would need one as well.
 fn affordable(prefixes: &[Prefix]) -> u32 {
     let mut by_cost = [0u64; COSTS];
     for cost in prefixes.iter().filter_map(|prefix| prefix.cost()) {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     impl Filter {
-        /// What the guard's program asks.
+        /// The question that the guard's program asks.
         fn may_list(&self, address: IpAddr) -> bool {
             filter::may_list(source(mapped(address)), self.classes, MULTIPLIER, |bit| {
                 let (chunk, word, shift) = filter::bit_place(bit);
@@ -230,7 +230,7 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    /// Prefixes that often share their leading bits, of every length.
+    /// Prefixes of every length, which often share their leading bits.
     pub(crate) fn any_net() -> impl Strategy<Value = IpNet> {
         let v4 = (prop_oneof![any::<u32>(), (0x0a00_0000u32..0x0a00_0400)], 0..=32u8).prop_map(
             |(bits, length)| IpNet::new(IpAddr::V4(bits.into()), length).expect("a prefix").trunc(),
@@ -259,7 +259,8 @@ mod tests {
         }
     }
 
-    /// What the tries say: the longest prefix that covers the address decides; an exemption has the value 0.
+    /// The answer of the tries: the longest prefix that covers the address decides. An exemption has the
+    /// value 0.
     fn longest_prefix(list: &[IpNet], address: IpAddr) -> bool {
         let address = u128::from_be_bytes(mapped(address));
         let covering = prefixes(list).into_iter().filter(|((length, network), _)| {
@@ -381,7 +382,7 @@ mod tests {
         }
     }
 
-    /// However many prefixes of an awkward length there are, the bitmap neither fills up nor takes long.
+    /// The bitmap neither fills up nor takes long, whatever the number of prefixes of an awkward length.
     #[test]
     fn prefixes_that_need_too_many_bits_are_represented_by_shorter_ones() {
         let many: Vec<IpNet> = (0..100_000u32)
@@ -397,7 +398,7 @@ mod tests {
         let filter = of(&many);
         assert_eq!(filter.classes, V6_16 | V6_64);
         assert!(filter.may_list(address("2001:db8:7:7::1")));
-        // What costs less is still exact: the cheap ones of a mixed list go first.
+        // In a mixed list the cheap prefixes go first and stay exact.
         let mut mixed: Vec<IpNet> = (0..3_000u32)
             .map(|number| IpNet::new(IpAddr::V4((0x0a00_0000 + (number << 8)).into()), 25).expect("a prefix"))
             .collect();

@@ -1,5 +1,5 @@
-//! The guard on interfaces: taken over from the pin that an earlier run left, attached anew, or refused with
-//! the holder's name.
+//! Attaches the guard to interfaces. Either the link that an earlier run pinned is taken over, or a new one
+//! is made. If another program has the interface, the error names its holder.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,14 +16,15 @@ use super::settings::GuardMode;
 use crate::kernel::error::{Holder, KernelError, chain, errno};
 use crate::kernel::object::{GUARD, Object, explain_program};
 
-/// Who has the interface, in this thread's network namespace; `None`: nobody, or the kernel does not say.
+/// The holder of the interface, in this thread's network namespace. `None`: nobody has it, or the kernel does
+/// not tell.
 #[must_use]
 pub fn holder(interface: &str) -> Option<Holder> {
     let index = if_nametoindex(interface).ok()?;
     occupied(index).ok().flatten().map(|occupied| holder_of(occupied.program))
 }
 
-/// Who has the program with this id.
+/// The holder whose program has this id.
 fn holder_of(id: u32) -> Holder {
     let pinned = pins::instances()
         .into_iter()
@@ -31,7 +32,7 @@ fn holder_of(id: u32) -> Holder {
     if let Some(pinned) = pinned {
         return Holder::Instance { instance: pinned.instance, run_dir: pinned.run_dir };
     }
-    // The kernel gives names to CAP_SYS_ADMIN only.
+    // The kernel tells names of programs only to CAP_SYS_ADMIN.
     let program = loaded_programs().flatten().find(|program| program.id() == id);
     match program.and_then(|program| program.name_as_str().map(str::to_owned)) {
         Some(name) if name == GUARD => Holder::Unpinned { id },
@@ -39,7 +40,7 @@ fn holder_of(id: u32) -> Holder {
     }
 }
 
-/// The program's descriptor, loaded if need be.
+/// The program's descriptor. The program is loaded if it is not yet.
 pub(super) fn program_fd(object: &mut Object) -> Result<BorrowedFd<'_>, KernelError> {
     Ok(loaded(object)?.fd().map_err(|error| explain_program("guard", &error))?.as_fd())
 }
@@ -52,16 +53,16 @@ fn loaded(object: &mut Object) -> Result<&mut Xdp, KernelError> {
     Ok(program)
 }
 
-/// What keeps the program on an interface.
+/// The link that keeps the program on an interface.
 #[derive(Debug)]
 enum Hold {
-    /// It goes with this process.
+    /// The link ends with this process.
     Process(XdpLink),
-    /// It stays until the pin is removed and this is dropped.
+    /// The link stays until its pin is removed and this descriptor is closed.
     Pinned(FdLink),
 }
 
-/// The interfaces with the guard, and where their links outlive us.
+/// The interfaces that the guard is attached to, and the folder that pins their links.
 #[derive(Debug, Default)]
 pub(super) struct Interfaces {
     attached: BTreeMap<String, (XdpMode, Hold)>,
@@ -86,7 +87,7 @@ impl Interfaces {
         }
         let index = if_nametoindex(interface).map_err(|_| refused(no_interface()))?;
         let program = loaded(object)?;
-        // Where netlink is refused, the attach itself finds out.
+        // If netlink is refused, the attach itself will fail on an occupied interface.
         let on = || occupied(index).ok().flatten();
         if let Some(mode) = self.adopt_link(program, interface, mode, on())? {
             return Ok(mode);
@@ -107,7 +108,7 @@ impl Interfaces {
         Ok(mode)
     }
 
-    /// Detaches the program from one interface; nothing happens when it was not attached.
+    /// Detaches the program from one interface, if it is attached.
     pub(super) fn detach(&mut self, interface: &str) -> Result<(), KernelError> {
         match self.attached.remove(interface) {
             None => Ok(()),
@@ -115,14 +116,14 @@ impl Interfaces {
                 interface: interface.to_owned(),
                 reason: chain(&error),
             }),
-            // The link is dropped after its pin.
+            // The link is dropped after its pin is removed.
             Some((_, Hold::Pinned(_link))) => {
                 self.pins.as_ref().map_or(Ok(()), |pins| pins.unpin_link(&xdp_link(interface)))
             }
         }
     }
 
-    /// Detaches the program from every interface that an earlier run guarded and this one shall not.
+    /// Detaches the program from the interfaces that only an earlier run guarded.
     pub(super) fn detach_others(&mut self, interfaces: &[String]) -> Result<(), KernelError> {
         let Some(pins) = &self.pins else { return Ok(()) };
         for other in pins.interfaces().iter().filter(|interface| !interfaces.contains(interface)) {
@@ -137,12 +138,12 @@ impl Interfaces {
         self.attached.iter().map(|(interface, (mode, _))| (interface.as_str(), *mode))
     }
 
-    /// Links are pinned here from now on.
+    /// Pins links in this folder from now on.
     pub(super) fn pin_to(&mut self, pins: Pins) {
         self.pins = Some(pins);
     }
 
-    /// From now on pins outlive us, unless `release` removes them.
+    /// From now on the pins outlive this process, unless `release` removes them.
     pub(super) fn keep_pins(&mut self) {
         if let Some(pins) = &mut self.pins {
             pins.keep();
@@ -155,8 +156,8 @@ impl Interfaces {
         self.pins.map_or(Ok(()), |mut pins| pins.remove())
     }
 
-    /// Replaces the program of a pinned link, if there is one that still judges this interface in a mode that
-    /// is asked for.
+    /// Puts the program on the interface's pinned link, if that link still judges this interface in a wanted
+    /// mode. Any other pinned link is removed.
     fn adopt_link(
         &mut self,
         program: &mut Xdp,
@@ -194,7 +195,7 @@ impl Interfaces {
     }
 }
 
-/// The XDP modes that fit, the one to be tried first before the others.
+/// The XDP modes that a setting allows, in the order in which they are tried.
 const fn modes(wanted: GuardMode) -> &'static [XdpMode] {
     match wanted {
         GuardMode::Auto => &[XdpMode::Driver, XdpMode::Generic],
@@ -237,7 +238,7 @@ fn no_interface() -> String {
     "there is no interface of this name here; `ip -br link` lists them".to_owned()
 }
 
-/// Whether another mode may do what this one could not.
+/// Whether the error is a limit of the driver, so that another mode may work.
 fn is_driver_limit(error: &ProgramError) -> bool {
     matches!(
         errno(error).map(Errno::from_raw),
@@ -247,7 +248,7 @@ fn is_driver_limit(error: &ProgramError) -> bool {
     )
 }
 
-/// What an attach error means to whoever runs the proxy.
+/// Explains an attach error to an operator.
 fn explain_attach(interface: &str, mode: XdpMode, error: &ProgramError) -> String {
     if matches!(error, ProgramError::UnknownInterface { .. }) {
         return no_interface();
@@ -263,24 +264,21 @@ fn explain_attach(interface: &str, mode: XdpMode, error: &ProgramError) -> Strin
         (Some(Errno::EOPNOTSUPP), XdpMode::Generic) => "this kernel is built without generic XDP".to_owned(),
         (Some(Errno::EBUSY), _) => format!(
             "another XDP program is attached (another sluice, or `ip link show dev {interface}` names its \
-             id): one program per \
-             interface; stop that one or take the interface out of guard.interfaces"
+             id): one program per interface; stop that one or take the interface out of guard.interfaces"
         ),
         (Some(Errno::EEXIST), _) => format!(
             "an XDP program is attached in the other mode (`ip link show dev {interface}` shows it): one \
-             program per interface; \
-             detach that one first"
+             program per interface; detach that one first"
         ),
         (Some(Errno::EINVAL | Errno::ERANGE), XdpMode::Driver) => format!(
             "its driver refuses XDP with the present settings ({error}): usually too large an MTU, LRO, or a \
-             virtual \
-             interface that is part of another: use guard.mode = \"generic\""
+             virtual interface that is part of another: use guard.mode = \"generic\""
         ),
         _ => chain(error),
     }
 }
 
-/// Only so that a test can check the explanations without an interface in that state.
+/// Tests of the explanations, which need no interface in that state.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
-//! Which addresses are ours, in the form the guard looks up: a state for each port and family, the exact
-//! addresses, and the two that need no look-up. `ListenerPlan` computes them, `Listeners` writes them.
+//! Our listeners' addresses, in the form that the guard looks up. Each port has a state for each family. One
+//! main address per family needs no look-up; all others are in a map of exact addresses. `ListenerPlan`
+//! computes this, `Listeners` writes it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,7 +18,7 @@ use crate::kernel::object::Object;
 const PORTS: &str = "GUARD_PORTS";
 const LISTENERS: &str = "GUARD_LISTENERS";
 
-/// The address of each family that `PORT_MAIN` stands for.
+/// The main address of each family, which `PORT_MAIN` stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mains {
     v4: Ipv4Addr,
@@ -25,10 +26,10 @@ pub(super) struct Mains {
 }
 
 impl Mains {
-    /// None: no packet goes to an unspecified address.
+    /// No main address: no packet goes to an unspecified address.
     pub(super) const NONE: Self = Self { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED };
 
-    /// Those that the program knows with this configuration; none before the first one.
+    /// The main addresses in a configuration of the program.
     pub(super) fn of(config: &GuardConfig) -> Self {
         let address = |[high, low]: [u64; 2]| {
             Ipv6Addr::from_bits(u128::from(u64::from_be(high)) << 64 | u128::from(u64::from_be(low)))
@@ -39,14 +40,14 @@ impl Mains {
         }
     }
 
-    /// As the configuration has them.
+    /// The main addresses in the form that the configuration has.
     pub(super) fn words(self) -> [[u64; 2]; 2] {
         // Network order in memory.
         let words = |bits: u128| [((bits >> 64) as u64).to_be(), (bits as u64).to_be()];
         [words(self.v4.to_ipv6_mapped().to_bits()), words(self.v6.to_bits())]
     }
 
-    /// Those that the other has too.
+    /// The main addresses that both have.
     pub(super) fn common(self, other: Self) -> Self {
         Self {
             v4: if self.v4 == other.v4 { self.v4 } else { Self::NONE.v4 },
@@ -60,12 +61,12 @@ impl Mains {
 struct Family {
     /// Ports on which every address is ours.
     any: BTreeSet<u16>,
-    /// Addresses by port, where not.
+    /// Addresses by port, on all other ports.
     exact: BTreeMap<u16, BTreeSet<IpAddr>>,
 }
 
 impl Family {
-    /// The address that is the only one on the most ports.
+    /// The address that stands alone on most ports.
     fn main(&self) -> Option<IpAddr> {
         let mut ports = BTreeMap::<IpAddr, usize>::new();
         for addresses in self.exact.values().filter(|addresses| addresses.len() == 1) {
@@ -76,7 +77,7 @@ impl Family {
         ports.into_iter().max_by_key(|(_, ports)| *ports).map(|(address, _)| address)
     }
 
-    /// `PORT_…` of the ports that have any; `main` is what the program knows as the main address.
+    /// The state (`PORT_…`) of each port with a listener. `main` is the main address that the program knows.
     fn states(&self, main: IpAddr) -> impl Iterator<Item = (u16, u64)> {
         let any = self.any.iter().map(|port| (*port, PORT_ANY));
         any.chain(self.exact.iter().map(move |(port, addresses)| {
@@ -86,7 +87,7 @@ impl Family {
     }
 }
 
-/// The listeners' addresses.
+/// The addresses of all listeners.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ListenerPlan {
     v4: Family,
@@ -94,7 +95,8 @@ pub(super) struct ListenerPlan {
 }
 
 impl ListenerPlan {
-    /// `[::]` takes IPv4 too, unless an IPv4 listener has the port.
+    /// Plans the look-up of these addresses. A listener on `[::]` takes IPv4 too, unless an IPv4 listener has
+    /// the port.
     pub(super) fn new(listeners: &[SocketAddr]) -> Self {
         let canonical = || listeners.iter().map(|address| (address.ip().to_canonical(), address.port()));
         let v4_ports: BTreeSet<u16> =
@@ -117,7 +119,7 @@ impl ListenerPlan {
         plan
     }
 
-    /// The best choice.
+    /// The main addresses that spare the most look-ups.
     pub(super) fn mains(&self) -> Mains {
         let mut mains = Mains::NONE;
         if let Some(IpAddr::V4(address)) = self.v4.main() {
@@ -129,7 +131,7 @@ impl ListenerPlan {
         mains
     }
 
-    /// Every exact address: those without `PORT_MAIN` are looked up, and any may lose it.
+    /// Every exact address, main addresses included: while a main address changes, its ports are looked up.
     fn exact(&self) -> impl Iterator<Item = ListenerKey> {
         let families = [&self.v4, &self.v6].into_iter().flat_map(|family| &family.exact);
         families.flat_map(|(&port, addresses)| {
@@ -137,7 +139,7 @@ impl ListenerPlan {
         })
     }
 
-    /// The whole port array, for a program that knows `mains`.
+    /// The whole port array, for a program that knows these main addresses.
     fn words(&self, mains: Mains) -> Vec<u64> {
         let mut words = vec![0; PORT_WORDS as usize];
         let v4 = self.v4.states(IpAddr::from(mains.v4)).map(|(port, state)| (port, state, 0));
@@ -150,7 +152,7 @@ impl ListenerPlan {
     }
 }
 
-/// Exact addresses that are not ours any more and are still looked up.
+/// Exact addresses that are no longer ours but are still in the map.
 pub(super) struct Stale(Vec<ListenerKey>);
 
 /// The maps of ports and of exact addresses.
@@ -164,18 +166,18 @@ impl Listeners {
         Ok(Self { ports: object.take_map(PORTS)?, exact: object.take_map(LISTENERS)? })
     }
 
-    /// Fails when there are more addresses than the map of exact ones holds.
+    /// Fails when there are more exact addresses than the map can hold.
     pub(super) fn check_room(plan: &ListenerPlan) -> Result<(), KernelError> {
         KernelError::check_room(LISTENERS, plan.exact().count(), LISTENERS_MAX)
     }
 
-    /// Lets the addresses of `plan` be looked up as well; returns those that have to go.
+    /// Adds the exact addresses of `plan`; returns the stale ones.
     pub(super) fn add(&mut self, plan: &ListenerPlan) -> Result<Stale, KernelError> {
         let failed = |error| KernelError::map(LISTENERS, error);
         let wanted: HashSet<ListenerKey> = plan.exact().collect();
         let present: HashSet<ListenerKey> = self.exact.keys().collect::<Result<_, _>>().map_err(failed)?;
         let mut stale: Vec<ListenerKey> = present.difference(&wanted).copied().collect();
-        // There is room for two configurations; addresses that an earlier change left when it failed go at
+        // The map has room for two configurations. Addresses that an earlier, failed change left behind go at
         // once.
         for key in stale.drain(LISTENERS_MAX.min(stale.len() as u32) as usize..) {
             self.exact.remove(&key).map_err(failed)?;
@@ -186,7 +188,7 @@ impl Listeners {
         Ok(Stale(stale))
     }
 
-    /// Removes the addresses that `add` left.
+    /// Removes the stale addresses that `add` returned.
     pub(super) fn remove(&mut self, Stale(keys): &Stale) -> Result<(), KernelError> {
         for key in keys {
             self.exact.remove(key).map_err(|error| KernelError::map(LISTENERS, error))?;
@@ -194,7 +196,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Writes the ports of `plan`, for a program that knows `mains`.
+    /// Writes the ports of `plan`, for a program that knows these main addresses.
     pub(super) fn write_ports(&mut self, plan: &ListenerPlan, mains: Mains) -> Result<(), KernelError> {
         let failed = |error| KernelError::map(PORTS, error);
         for (word, bits) in (0..).zip(plan.words(mains)) {
@@ -218,7 +220,7 @@ mod tests {
         ListenerPlan::new(&addresses)
     }
 
-    /// States of IPv4 and IPv6 at a port.
+    /// A port's states for IPv4 and IPv6.
     fn states(plan: &ListenerPlan, port: u16) -> (u64, u64) {
         let (word, shift) = port_place(port);
         let bits = plan.words(plan.mains())[word as usize] >> shift;
@@ -274,7 +276,7 @@ mod tests {
             "[2001:db8::1]:443",
         ]);
         assert_eq!(states(&plan, 80), (PORT_MAIN, PORT_NONE));
-        // Several addresses, or another one.
+        // Here are several addresses, or another one than the main address.
         assert_eq!(states(&plan, 443), (PORT_LOOKUP, PORT_MAIN));
         assert_eq!(states(&plan, 8080), (PORT_LOOKUP, PORT_NONE));
         assert_eq!(plan.mains().v4, Ipv4Addr::new(192, 0, 2, 1));

@@ -1,5 +1,5 @@
-//! The lists of the allowed and the denied: tries of prefixes (BPF_MAP_TYPE_LPM_TRIE), changed in two steps.
-//! New prefixes are added before the configuration changes, stale ones are removed after it.
+//! The allow list and the deny list: tries of prefixes (BPF_MAP_TYPE_LPM_TRIE). A list changes in two steps.
+//! New prefixes are added before the guard's configuration changes, stale ones are removed after it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,10 +13,11 @@ use crate::kernel::address::mapped;
 use crate::kernel::error::KernelError;
 use crate::kernel::object::Object;
 
-/// Prefix length and address, as in a trie's key; the value is 0 where a prefix is exempt from a shorter one.
+/// Prefix length and address, as in a trie's key, with the value. The value 0 exempts a prefix from a shorter
+/// one.
 pub(super) type Prefixes = BTreeMap<(u32, [u8; 16]), u32>;
 
-/// Prefixes that are not on the list any more and are still in the trie.
+/// Prefixes that have left the list but are still in the trie.
 pub(super) struct Stale(Vec<Key<[u8; 16]>>);
 
 /// The trie of one list.
@@ -31,19 +32,20 @@ impl List {
         Ok(Self { name, trie: object.take_map(name)? })
     }
 
-    /// Fails when the trie cannot hold so many.
+    /// Fails when the list is longer than the trie can hold.
     pub(super) fn check_room(&self, wanted: &Prefixes) -> Result<(), KernelError> {
         KernelError::check_room(self.name, wanted.len(), PREFIXES_MAX)
     }
 
-    /// Inserts prefixes that are missing or different; returns those that have to go.
+    /// Inserts the prefixes that are missing or have another value; returns the stale ones.
     pub(super) fn add(&mut self, wanted: &Prefixes) -> Result<Stale, KernelError> {
         let failed = |error| KernelError::map(self.name, error);
         let present: Vec<_> = self.trie.iter().collect::<Result<_, _>>().map_err(failed)?;
         let present: Prefixes =
             present.into_iter().map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect();
         let stale: Vec<_> = present.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
-        // The trie holds both for a moment; where that is too much, the old ones go first.
+        // The trie holds old and new prefixes for a moment. Where they do not fit together, some stale ones
+        // go first.
         let room = PREFIXES_MAX as usize;
         let early = (present.len() + wanted.len()).saturating_sub(room).min(stale.len());
         let (early, late) = stale.split_at(early);
@@ -58,7 +60,7 @@ impl List {
         Ok(Stale(late.iter().map(|(length, address)| Key::new(*length, *address)).collect()))
     }
 
-    /// Removes the prefixes that `add` left.
+    /// Removes the stale prefixes that `add` returned.
     pub(super) fn remove(&mut self, Stale(keys): &Stale) -> Result<(), KernelError> {
         for key in keys {
             self.trie.remove(key).map_err(|error| KernelError::map(self.name, error))?;
@@ -67,8 +69,8 @@ impl List {
     }
 }
 
-/// The keys of a list. An IPv6 prefix so short that it covers the IPv4-mapped addresses must not catch IPv4:
-/// that part is exempted, unless the list has all of IPv4 too.
+/// The keys of a list. A short IPv6 prefix may cover the IPv4-mapped addresses, but must not list IPv4. So
+/// all of IPv4 is exempted from it, unless the list has 0.0.0.0/0 too.
 pub(super) fn prefixes(list: &[IpNet]) -> Prefixes {
     let mut keys = Prefixes::new();
     let all_v4 = (96, mapped(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
@@ -100,7 +102,7 @@ mod tests {
         assert_eq!(prefixes(&[net("::/0"), net("0.0.0.0/0")]).get(&v4), Some(&1));
         assert_eq!(prefixes(&[net("0.0.0.0/0"), net("::/0")]).get(&v4), Some(&1));
         assert_eq!(prefixes(&[net("2001:db8::/32")]).get(&v4), None);
-        // Host bits do not make another key.
+        // Host bits do not change the key.
         assert_eq!(prefixes(&[net("10.1.2.3/8")]), prefixes(&[net("10.0.0.0/8")]));
     }
 }

@@ -1,7 +1,7 @@
-//! The guard: the XDP program `sluice_guard`, which judges packets before the kernel allocates anything for
-//! them (proxy-ebpf/src/guard.rs), and its maps `GUARD_CONFIG`, `GUARD_PORTS`, `GUARD_LISTENERS`,
-//! `GUARD_ALLOW`, `GUARD_DENY`, `GUARD_FILTER`, `GUARD_BANS`, `GUARD_VERDICTS` and `COOKIE_CONFIG`.
-//! `GUARD_SYN_BUCKETS` and `COOKIE_HEADERS` are the program's alone.
+//! The guard: the XDP program `sluice_guard` (proxy-ebpf/src/guard.rs). It judges packets before the kernel
+//! allocates anything for them. Its maps are `GUARD_CONFIG`, `GUARD_PORTS`, `GUARD_LISTENERS`, `GUARD_ALLOW`,
+//! `GUARD_DENY`, `GUARD_FILTER`, `GUARD_BANS`, `GUARD_VERDICTS` and `COOKIE_CONFIG`. Only the program itself
+//! uses `GUARD_SYN_BUCKETS` and `COOKIE_HEADERS`.
 //!
 //! | file | |
 //! |---|---|
@@ -12,9 +12,9 @@
 //! | `filter`, `prefilter` | the bitmap that spares most sources these look-ups |
 //! | `cookies` | answers to SYNs under attack |
 //!
-//! A change is written in an order in which every state between is the old policy, the new one, or the
-//! stricter of both for a source that is on neither list: additions, then the configuration, then removals.
-//! The prefilter's bits are set before the additions and cleared after the removals.
+//! A change is written in this order: additions, the configuration, removals. So each state in between is the
+//! old policy or the new one, or for a source on neither list the stricter of both. The prefilter's bits are
+//! set before the additions and cleared after the removals.
 
 mod bans;
 mod cookies;
@@ -70,14 +70,15 @@ pub struct GuardProgram {
     deny: List,
     bans: Bans,
     prefilter: Prefilter,
-    /// The prefilter's bits that the lists need.
+    /// The bits of the prefilter that the lists need.
     listed: Filter,
     /// The prefilter may still have bits of bans that are gone.
     has_stale_bits: bool,
     cookies: Cookies,
     verdicts: Counters,
     interfaces: Interfaces,
-    /// They choose the SYN buckets and the prefilter's bits of a source, for as long as the maps live.
+    /// The seeds choose a source's SYN buckets and its bits in the prefilter. They stay for as long as the
+    /// maps live.
     seeds: [u64; SYN_ROWS as usize],
 }
 
@@ -99,8 +100,7 @@ impl GuardProgram {
         })
     }
 
-    /// Learns what adopted maps hold: their seeds choose buckets and bits, so they stay as long as the maps
-    /// do.
+    /// Reads the contents of adopted maps. Their seeds chose the places of sources, so the seeds stay too.
     pub(super) fn adopt(&mut self) -> Result<(), KernelError> {
         let config = self.config.read()?;
         if config.configured != 0 {
@@ -111,8 +111,8 @@ impl GuardProgram {
         self.bans.adopt()
     }
 
-    /// Writes allow, deny, rates, `dry_run` and the addresses whose packets are judged. `counting` takes the
-    /// limit of connections at its place in the order.
+    /// Writes lists, rates, `dry_run` and our listeners' addresses. The limit of connections goes to
+    /// `counting`, at its place in the order.
     pub(super) fn apply(
         &mut self,
         guard: &Guard,
@@ -125,14 +125,15 @@ impl GuardProgram {
         self.allow.check_room(&allow)?;
         self.deny.check_room(&deny)?;
         Listeners::check_room(&plan)?;
-        // Only what lists a source needs bits: an exemption is looked up where a shorter prefix has some.
+        // Only entries that list sources need bits. An exemption lies within a shorter prefix, whose bits
+        // lead to the look-up.
         let listed = allow.iter().chain(&deny).filter(|(_, value)| **value != 0).map(|(key, _)| *key);
         let listed = Filter::new(self.multiplier(), listed);
         let filter = listed.clone().union(&self.bans.filter(self.multiplier()));
-        // Until the end, and should something fail on the way, the bits of both stay.
+        // Until the last step, and if a step fails, the bits of the old and the new lists stay.
         self.listed = std::mem::take(&mut self.listed).union(&listed);
 
-        // Bits before prefixes: the program must look up whatever a trie holds.
+        // Bits go before prefixes: the program must look up every prefix in a trie.
         let both = self.prefilter.present().clone().union(&filter);
         self.prefilter.write(&both)?;
         let present = self.config.read()?;
@@ -141,7 +142,7 @@ impl GuardProgram {
         let stale_deny = self.deny.add(&deny)?;
 
         counting.set_limit(guard.connections_per_ip)?;
-        // A main address that changes is looked up while it does.
+        // While a main address changes, its ports are looked up.
         let mains = plan.mains();
         let kept = mains.common(Mains::of(&present));
         let stale_listeners = self.listeners.add(&plan)?;
@@ -162,11 +163,11 @@ impl GuardProgram {
         Ok(())
     }
 
-    /// Lets SYNs be answered with cookies from the next change on; returns what is lost under attack for want
-    /// of a setting.
+    /// Prepares answers to SYNs with cookies; they begin with the next change that is written. Returns the
+    /// losses under attack that a kernel setting causes because it could not be changed.
     ///
     /// # Errors
-    /// Why there are none.
+    /// The reason why no SYN is answered with a cookie.
     pub fn use_cookies(
         &mut self,
         mode: SynCookies,
@@ -175,11 +176,11 @@ impl GuardProgram {
         self.cookies.prepare(mode, sysctls)
     }
 
-    /// Bans a source until `end`, however long it was banned before; returns the end of the ban that this one
-    /// replaces.
+    /// Bans a source until `end`; an earlier ban of this source is replaced. Returns the end of the replaced
+    /// ban.
     ///
     /// # Errors
-    /// `BansFull` when there are as many as can be and none of them is over; every other ban stays as it was.
+    /// `BansFull` when the table is full and no ban is over. All other bans stay as they were.
     pub fn ban(&mut self, source: BanSource, end: Time, now: Time) -> Result<Option<Time>, KernelError> {
         if !self.bans.has_room_for(source) {
             self.sweep_bans(now)?;
@@ -188,7 +189,7 @@ impl GuardProgram {
             }
         }
         let bits = bans::filter_of(source, self.multiplier());
-        // Should the table refuse it, the next sweep takes the bits back.
+        // If a later step fails, the next sweep clears the bits.
         let had_stale_bits = std::mem::replace(&mut self.has_stale_bits, true);
         self.prefilter.add(&bits)?;
         let config = self.config.read()?;
@@ -205,7 +206,7 @@ impl GuardProgram {
         Ok(before.filter(|before| *before > now))
     }
 
-    /// Enters bans that other maps held; returns how many hold.
+    /// Enters bans that former maps held; returns how many hold.
     pub(super) fn enter_bans(&mut self, bans: &[(BanSource, Time)], now: Time) -> Result<usize, KernelError> {
         for (source, end) in bans.iter().filter(|(_, end)| *end > now) {
             self.ban(*source, *end, now)?;
@@ -213,24 +214,24 @@ impl GuardProgram {
         Ok(self.bans(now).count())
     }
 
-    /// Lifts a ban; returns when it would have ended. `None` without one.
+    /// Lifts a ban and returns when it would have ended; `None` if the source is not banned.
     ///
     /// # Errors
-    /// When the table cannot be written; the ban holds then.
+    /// When the table cannot be written. The ban holds then.
     pub fn unban(&mut self, source: BanSource, now: Time) -> Result<Option<Time>, KernelError> {
         let end = self.bans.remove(source)?;
         self.has_stale_bits |= end.is_some();
         Ok(end.filter(|end| *end > now))
     }
 
-    /// Takes out the bans that are over, and the bits that nothing needs any more. The program itself looks
-    /// at the time, so this frees room and spares look-ups, no more. Returns how many ended.
+    /// Removes the bans that are over, and the bits that only they needed; returns how many ended. The
+    /// program compares the time itself, so sweeping only frees room and spares look-ups.
     ///
-    /// Bits are shared by sources, so clearing some means making the bitmap anew: once for all bans that
-    /// ended.
+    /// Sources share bits, so bits cannot be cleared one by one. The bitmap is computed anew, once for all
+    /// bans that ended.
     ///
     /// # Errors
-    /// When a map cannot be written; what was not swept is swept next time.
+    /// When a map cannot be written. The rest is swept next time.
     pub fn sweep_bans(&mut self, now: Time) -> Result<usize, KernelError> {
         let over: Vec<BanSource> = self.bans.over(now).collect();
         for source in &over {
@@ -248,22 +249,22 @@ impl GuardProgram {
         Ok(over.len())
     }
 
-    /// When there is something to sweep: the first end, or at once when bits are left over.
+    /// When the next sweep is due: at the first end of a ban, or at once if bits are left over.
     #[must_use]
     pub fn next_ban_sweep(&self) -> Option<Time> {
         if self.has_stale_bits { Some(Time::from_nanos(0)) } else { self.bans.next_end() }
     }
 
-    /// The bans that hold, by source, with their ends.
+    /// The bans that hold, with their ends, ordered by source.
     pub fn bans(&self, now: Time) -> impl Iterator<Item = (BanSource, Time)> {
         self.bans.iter().filter(move |(_, end)| *end > now)
     }
 
-    /// Attaches the program to one interface; with `Auto` driver mode is tried first, then generic. Where an
-    /// earlier run of this instance left it pinned, its program is replaced in one step: no packet goes
-    /// unjudged.
+    /// Attaches the program to one interface. `Auto` tries driver mode first, then generic mode. If an
+    /// earlier run of this instance left its program pinned there, it is replaced in one step, and no packet
+    /// goes unjudged.
     ///
-    /// Until the first `apply` every packet passes, and is counted as `unconfigured`.
+    /// Until the first `apply`, every packet passes and is counted as `unconfigured`.
     pub(super) fn attach(
         &mut self,
         object: &mut Object,
@@ -273,23 +274,23 @@ impl GuardProgram {
         self.interfaces.attach(object, interface, mode)
     }
 
-    /// The program's descriptor, loaded if need be.
+    /// The program's descriptor. The program is loaded if it is not yet.
     pub(super) fn fd<'a>(&self, object: &'a mut Object) -> Result<BorrowedFd<'a>, KernelError> {
         interfaces::program_fd(object)
     }
 
-    /// Detaches the program from one interface; nothing happens when it was not attached.
+    /// Detaches the program from one interface, if it is attached.
     ///
     /// # Errors
-    /// Why it stays.
+    /// The reason why it stays.
     pub fn detach(&mut self, interface: &str) -> Result<(), KernelError> {
         self.interfaces.detach(interface)
     }
 
-    /// Detaches the program from every interface that an earlier run guarded and this one shall not.
+    /// Detaches the program from the interfaces that only an earlier run guarded.
     ///
     /// # Errors
-    /// Why one stays.
+    /// The reason why one stays.
     pub fn detach_others(&mut self, interfaces: &[String]) -> Result<(), KernelError> {
         self.interfaces.detach_others(interfaces)
     }
@@ -299,18 +300,18 @@ impl GuardProgram {
         self.interfaces.attached()
     }
 
-    /// Whether the program judges the packets of some interface.
+    /// Whether the program is attached to any interface.
     #[must_use]
     pub fn is_attached(&self) -> bool {
         self.attached().next().is_some()
     }
 
-    /// Links are pinned here from now on.
+    /// Pins links in this folder from now on.
     pub(super) fn pin_to(&mut self, pins: Pins) {
         self.interfaces.pin_to(pins);
     }
 
-    /// From now on pins outlive us, unless `release` removes them.
+    /// From now on the pins outlive this process, unless `release` removes them.
     pub fn keep_pins(&mut self) {
         self.interfaces.keep_pins();
     }
@@ -320,7 +321,7 @@ impl GuardProgram {
         self.interfaces.release()
     }
 
-    /// Packets by verdict reason label, summed over CPUs. Every reason is there, also those at 0.
+    /// The number of packets by the label of their verdict, including labels at 0.
     ///
     /// # Errors
     /// When the counters cannot be read.
@@ -329,7 +330,7 @@ impl GuardProgram {
         Ok(Verdict::ALL.iter().zip(sums).map(|(verdict, sum)| (verdict.label().to_owned(), sum)).collect())
     }
 
-    /// Everything about the guard but the connections that are counted, read from the kernel.
+    /// The guard's status without the counts of connections.
     pub(super) fn status(&self, now: Time) -> Result<GuardStatus, KernelError> {
         let attached =
             self.attached().map(|(interface, mode)| (interface.to_owned(), mode.label().to_owned()));
@@ -342,7 +343,7 @@ impl GuardProgram {
         })
     }
 
-    /// Of `GuardConfig::flags`.
+    /// The flag of `GuardConfig` that says whether there may be bans.
     fn bans_flag(&self) -> u32 {
         if self.bans.is_empty() { 0 } else { GUARD_BANS }
     }
@@ -354,7 +355,7 @@ impl GuardProgram {
     }
 }
 
-/// What the program reads, but the flags of bans and cookies.
+/// The program's configuration, without the flags for bans and cookies.
 fn config(guard: &Guard, seeds: [u64; 2], mains: Mains, classes: u32) -> GuardConfig {
     let mut flags = 0;
     for (flag, set) in [
@@ -410,7 +411,7 @@ mod tests {
             (GUARD_SYN_RATE, 1_000_000, 2_000_000_000)
         );
         assert_eq!(guard_config(&guard(None, 2000)).flags, 0);
-        // The extremes neither divide by zero nor overflow.
+        // Extreme values neither divide by zero nor overflow.
         assert_eq!(
             guard_config(&guard(Some(1), u32::MAX)).syn_depth_nanos,
             u64::from(u32::MAX) * 1_000_000_000

@@ -1,4 +1,4 @@
-//! Which XDP program an interface has, in whatever way it was attached: rtnetlink(7), RTM_GETLINK, IFLA_XDP.
+//! The XDP program on an interface, however it was attached: rtnetlink(7), RTM_GETLINK, IFLA_XDP.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -20,7 +20,7 @@ const PROGRAM: u16 = 4;
 /// XDP_ATTACHED_DRV and XDP_ATTACHED_SKB.
 const DRIVER: u8 = 1;
 const GENERIC: u8 = 2;
-/// nlmsghdr and ifinfomsg.
+/// Bytes of nlmsghdr and ifinfomsg.
 const HEADERS: usize = 16 + 16;
 
 /// How an XDP program is attached.
@@ -28,12 +28,12 @@ const HEADERS: usize = 16 + 16;
 pub enum XdpMode {
     /// In the driver.
     Driver,
-    /// In the generic hook (after the kernel allocated the packet).
+    /// In the generic hook, after the kernel allocated the packet.
     Generic,
 }
 
 impl XdpMode {
-    /// As `guard.mode` and `/status` spell it.
+    /// The name of the mode in `guard.mode` and `/status`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -46,20 +46,21 @@ impl XdpMode {
 /// The program on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Occupied {
-    /// How it is attached; `None`: in the hardware, or in several modes.
+    /// How it is attached; `None` if it is in the hardware or several programs are attached.
     pub mode: Option<XdpMode>,
     /// The program's id; 0 where several are attached.
     pub program: u32,
 }
 
-/// The XDP program on the interface with this index, in this thread's network namespace.
+/// The XDP program on the interface with this index, in this thread's network namespace. `None`: there is
+/// none.
 ///
 /// # Errors
-/// When there is no such interface, or no netlink.
+/// When the interface does not exist or netlink is refused.
 pub(super) fn occupied(index: u32) -> io::Result<Option<Occupied>> {
     let netlink =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    // The kernel answers within the send; a wait would be a bug that must not hang a start.
+    // The kernel answers within the send. A longer wait would be a bug, and must not hang a start.
     setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
     let mut request = Vec::with_capacity(HEADERS);
     request.extend((HEADERS as u32).to_ne_bytes());

@@ -1,5 +1,5 @@
-//! What outlives supervisor and data plane: the guard's maps and links, pinned in bpffs under the instance's
-//! name (Documentation/bpf/, bpf_obj_pin). Who holds the folder's run_dir lock holds the folder.
+//! Pins in bpffs under the instance's name (bpf(2), BPF_OBJ_PIN). The guard's maps and links outlive
+//! supervisor and data plane by them. The instance that holds the lock of a run_dir owns the folder.
 //!
 //! ```text
 //! <bpffs>/sluice/<instance>/owner        → the run_dir, as a symbolic link
@@ -26,19 +26,19 @@ use crate::kernel::error::{KernelError, chain};
 use crate::kernel::object::Object;
 use crate::time::Time;
 
-/// Where bpffs is by convention, and mounted when it is nowhere.
+/// The usual place of bpffs. Sluice mounts it here when it is not mounted anywhere.
 const BPFFS: &str = "/sys/fs/bpf";
-/// Ours in there.
+/// The folder of all instances of Sluice in bpffs.
 const SLUICE: &str = "sluice";
 const OWNER: &str = "owner";
 const LAYOUT: &str = "layout";
 const XDP: &str = "xdp-";
-/// Maps with other names belong to what ends with the supervisor.
+/// Begins the names of the maps that are pinned. All other maps end with the supervisor.
 const MAPS: &str = "GUARD_";
-/// Before the name of a map that is not the one in force yet.
+/// Begins the name of a new map until it takes the place of the pinned one.
 const NEXT: &str = "next-";
 
-/// Why nothing can be pinned.
+/// The reason why nothing can be pinned.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     /// There is no bpffs.
@@ -47,8 +47,7 @@ pub enum PinError {
     /// Another instance has the name.
     #[error(
         "the instance \"{instance}\" of {} has this name and pins in {}; give process.run_dir another last \
-         component, or remove \
-         those pins by `sluice stop --run-dir {}`",
+         component, or remove those pins by `sluice stop --run-dir {}`",
         owner.display(), folder.display(), owner.display()
     )]
     Taken {
@@ -69,14 +68,14 @@ pub enum PinError {
     },
 }
 
-/// An instance's folder. Dropping it removes what this run made, unless it was told to `keep`.
+/// An instance's folder. Dropping it removes the pins that this run made, unless `keep` was called.
 #[derive(Debug)]
 pub struct Pins {
     folder: PathBuf,
     keep: bool,
 }
 
-/// What an instance left in bpffs, or uses now.
+/// The pins of an instance, running or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pinned {
     /// Its name.
@@ -85,29 +84,29 @@ pub struct Pinned {
     pub run_dir: PathBuf,
     /// The folder.
     pub folder: PathBuf,
-    /// Interfaces that it filters, each with the program's id where we may know it.
+    /// The interfaces that it filters, each with the program's id where the kernel tells it.
     pub interfaces: Vec<(String, Option<u32>)>,
-    /// Bans that hold, where we may know them.
+    /// The number of bans that hold, where the kernel lets us read them.
     pub bans: Option<usize>,
 }
 
-/// What becomes of maps that were pinned before.
+/// Whether the maps that were pinned before can be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::kernel) enum Found {
-    /// None were there.
+    /// No map was pinned.
     Nothing,
-    /// They fit: use them.
+    /// The pinned maps fit and are used.
     Fitting,
-    /// They do not, for this reason; the bans that could be read.
+    /// The pinned maps do not fit, for this reason. `None`: their bans could not be read.
     Older { reason: String, bans: Option<Vec<(BanSource, Time)>> },
 }
 
 impl Pins {
-    /// The folder of the instance, made if need be; bpffs is mounted if it is nowhere. Call it with the
+    /// Claims the folder of the instance; makes it, and mounts bpffs, where missing. Call this with the
     /// run_dir's lock held.
     ///
     /// # Errors
-    /// When there is no bpffs to be had, or when another run_dir has the name.
+    /// When bpffs cannot be mounted, or another run_dir has this name.
     pub fn claim(run_dir: &Path) -> Result<Self, PinError> {
         let bpffs = bpffs().map_or_else(mount_bpffs, Ok)?;
         let folder = bpffs.join(SLUICE).join(instance(run_dir));
@@ -120,7 +119,7 @@ impl Pins {
             let parent = folder.parent().unwrap_or(&bpffs);
             make(parent).map_err(failed(parent))?;
             match make(&folder) {
-                // The last other instance has just gone, and the parent with it.
+                // The last other instance has just ended and removed the parent folder.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 3 => tries += 1,
                 result => break result.map_err(failed(&folder))?,
             }
@@ -143,7 +142,7 @@ impl Pins {
         (fs::read_link(folder.join(OWNER)).ok()? == run_dir).then_some(Self { folder, keep: true })
     }
 
-    /// What is in it.
+    /// Describes the pins in it.
     #[must_use]
     pub fn pinned(&self, now: Time) -> Pinned {
         let mut found = described(&self.folder);
@@ -152,18 +151,18 @@ impl Pins {
         found
     }
 
-    /// From now on only `remove` takes them away, not the end of this process.
+    /// From now on the pins outlive this process; only `remove` removes them.
     pub(super) fn keep(&mut self) {
         self.keep = true;
     }
 
-    /// Removes every pin and with that detaches whatever nobody holds any more.
+    /// Removes every pin. A program is detached by that, unless a process still holds its link.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// The pin that could not be removed.
     pub fn remove(&mut self) -> Result<(), PinError> {
         self.keep = true;
-        // The owner last: what is left stays explained.
+        // The owner goes last: if an error leaves other pins, it still says whose they are.
         for name in names(&self.folder).into_iter().filter(|name| name != OWNER).chain([OWNER.to_owned()]) {
             remove(&self.folder.join(name))?;
         }
@@ -172,12 +171,12 @@ impl Pins {
             _ => Ok(()),
         };
         gone(&self.folder).map_err(|reason| PinError::Io { path: self.folder.clone(), reason })?;
-        // Others may be in there.
+        // The parent folder stays while it holds other instances.
         let _ = self.folder.parent().map(gone);
         Ok(())
     }
 
-    /// The interfaces that have a link here.
+    /// The interfaces whose links are pinned.
     pub(super) fn interfaces(&self) -> BTreeSet<String> {
         names(&self.folder).iter().filter_map(|name| interface(name)).collect()
     }
@@ -187,7 +186,8 @@ impl Pins {
         PinnedLink::from_pin(self.folder.join(name)).ok().map(FdLink::from)
     }
 
-    /// Pins a link; it has to be held as well, or an `unpin_link` detaches at once.
+    /// Pins a link. The caller must keep the link open: a pinned link that nobody holds is detached by
+    /// `unpin_link` at once.
     pub(super) fn pin_link(&self, name: &str, link: FdLink) -> Result<FdLink, KernelError> {
         let pinned = link
             .pin(self.folder.join(name))
@@ -195,19 +195,19 @@ impl Pins {
         pinned.map(FdLink::from)
     }
 
-    /// Removes the pin of a link; its program is detached once nobody holds the link.
+    /// Removes the pin of a link. Its program is detached once no process holds the link.
     pub(super) fn unpin_link(&self, name: &str) -> Result<(), KernelError> {
         self.unpin(&self.folder.join(name))
     }
 
-    /// Puts the new object's maps beside those that are there, and tells which of them to use.
+    /// Pins the new object's maps beside the ones that are pinned already, and tells which of them to use.
     pub(in crate::kernel) fn compare(&self, object: &Object) -> Result<Found, KernelError> {
         let pinned: BTreeSet<String> =
             names(&self.folder).into_iter().filter(|name| name.starts_with(MAPS)).collect();
         let mut misfits = Vec::new();
         for (name, map) in object.maps().filter(|(name, _)| name.starts_with(MAPS)) {
             let next = self.folder.join(format!("{NEXT}{name}"));
-            // One that a start left which did not get far.
+            // An earlier start that failed may have left it.
             self.unpin(&next)?;
             map.pin(&next).map_err(|error| KernelError::Pin(format!("{name}: {}", chain(&error))))?;
             if pinned.contains(name) {
@@ -230,16 +230,15 @@ impl Pins {
         Ok(Found::Older { reason: misfits.join(", "), bans: self.bans() })
     }
 
-    /// The bans in the table that is pinned, where they can be read.
+    /// The bans in the pinned table, where they can be read.
     fn bans(&self) -> Option<Vec<(BanSource, Time)>> {
         bans::read_from(MapData::from_pin(self.folder.join(BANS)).ok()?).ok()
     }
 
-    /// The new maps take the place of those that were pinned. The program that runs keeps its own until it is
-    /// replaced.
+    /// Replaces the pinned maps by the new ones. An attached program keeps its own maps until it is replaced.
     pub(in crate::kernel) fn take_next(&self) -> Result<(), KernelError> {
         let failed = |what: &str, error: io::Error| KernelError::Pin(format!("{what}: {error}"));
-        // Without a layout no start takes over what a start that ends half-way leaves.
+        // The layout is missing meanwhile, so no later start takes over a half-replaced set of maps.
         let layout = self.folder.join(LAYOUT);
         self.unpin(&layout)?;
         self.maps().iter().try_for_each(|(_, path)| self.unpin(path))?;
@@ -252,7 +251,7 @@ impl Pins {
         symlink(guard::LAYOUT.to_string(), layout).map_err(|error| failed(LAYOUT, error))
     }
 
-    /// The maps that were pinned stay; the new ones go.
+    /// Removes the new maps; the pinned ones stay.
     pub(in crate::kernel) fn drop_next(&self) -> Result<(), KernelError> {
         names(&self.folder)
             .iter()
@@ -309,12 +308,12 @@ fn instance(run_dir: &Path) -> String {
     run_dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The name of the link to an interface.
+/// The file name of the link to an interface.
 pub(super) fn xdp_link(interface: &str) -> String {
     format!("{XDP}{}", interface.replace('.', ":"))
 }
 
-/// Of a link's file name; an interface's own name has no colon.
+/// The interface that a link's file name stands for. An interface's own name has no colon.
 fn interface(name: &str) -> Option<String> {
     name.strip_prefix(XDP).map(|interface| interface.replace(':', "."))
 }
@@ -324,7 +323,7 @@ fn bpffs() -> Option<PathBuf> {
     bpffs_of(&fs::read_to_string("/proc/self/mounts").unwrap_or_default())
 }
 
-/// The usual place if it is one of them.
+/// The first place where bpffs is mounted; the usual one before others.
 fn bpffs_of(mounts: &str) -> Option<PathBuf> {
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let mut places: Vec<PathBuf> = fields
@@ -349,7 +348,7 @@ fn mount_bpffs() -> Result<PathBuf, PinError> {
     }
 }
 
-/// Whether it was made: false where it was there.
+/// Makes a folder; false if it existed already.
 fn make(folder: &Path) -> io::Result<bool> {
     match DirBuilder::new().mode(0o755).create(folder) {
         Ok(()) => Ok(true),
@@ -373,7 +372,7 @@ fn remove(path: &Path) -> Result<(), PinError> {
     }
 }
 
-/// What a pinned map has that the new object's has not.
+/// The difference between a pinned map and the new object's map of the same name.
 fn difference(pinned: &Path, next: &Path) -> Option<String> {
     let (Ok(pinned), Ok(next)) = (MapInfo::from_pin(pinned), MapInfo::from_pin(next)) else {
         return Some("cannot be opened".to_owned());

@@ -1,5 +1,5 @@
-//! The guard's prefilter in the kernel: a bitmap that tells for nearly every packet that no list or ban names
-//! its source. `filter` computes the bits.
+//! The guard's prefilter in the kernel: a bitmap. It tells for nearly every packet that neither a list nor a
+//! ban names its source. `filter` computes the bits.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::kernel::object::Object;
 const FILTER: &str = "GUARD_FILTER";
 const CLEAR: Chunk = [0; CHUNK_WORDS];
 
-/// The bitmap, and its contents as they were last read or written.
+/// The bitmap, with a copy of its contents.
 pub(super) struct Prefilter {
     map: Array<MapData, Chunk>,
     present: Filter,
@@ -24,7 +24,7 @@ impl Prefilter {
         Ok(Self { map: object.take_map(FILTER)?, present: Filter::default() })
     }
 
-    /// Learns the bits that an adopted map holds, of these classes.
+    /// Reads the bits of an adopted map. `classes` are the classes in use.
     pub(super) fn adopt(&mut self, classes: u32) -> Result<(), KernelError> {
         self.present = Filter { classes, ..Filter::default() };
         for number in 0..CHUNKS {
@@ -56,8 +56,8 @@ impl Prefilter {
         Ok(())
     }
 
-    /// Makes the bitmap equal to `wanted`. `present` is kept right chunk by chunk, so that it is right after
-    /// an error too.
+    /// Makes the bitmap equal to `wanted`. The copy follows chunk by chunk, so it is right after an error
+    /// too.
     pub(super) fn write(&mut self, wanted: &Filter) -> Result<(), KernelError> {
         let numbers: BTreeSet<u32> =
             self.present.chunks.keys().chain(wanted.chunks.keys()).copied().collect();

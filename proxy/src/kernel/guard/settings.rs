@@ -1,11 +1,11 @@
-//! What a configuration says about the guard.
+//! The guard's settings.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// How long a ban may hold, by `guard.ban_for` or as `sluice ban --for` asks.
+/// The shortest and the longest ban that `guard.ban_for` and `sluice ban --for` allow.
 pub const BAN_FOR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 
 /// `[guard]`
@@ -15,17 +15,17 @@ pub struct Guard {
     pub interfaces: Vec<String>,
     /// `guard.mode`
     pub mode: GuardMode,
-    /// Count verdicts, drop nothing.
+    /// Only count verdicts; drop nothing.
     pub dry_run: bool,
-    /// Never judged.
+    /// Sources that always pass.
     pub allow: Vec<IpNet>,
-    /// Always dropped; `deny_file` is merged in.
+    /// Sources that are always dropped; `deny_file` is merged in.
     pub deny: Vec<IpNet>,
     /// SYNs per second per source; `None`: off.
     pub syn_rate_per_ip: Option<u32>,
-    /// Depth of the bucket.
+    /// SYNs that a source may send at once.
     pub syn_burst_per_ip: u32,
-    /// How long a ban holds that names no time.
+    /// How long a ban holds if `sluice ban` names no time.
     pub ban_for: Duration,
     /// Connections at a time per source; `None`: no limit.
     pub connections_per_ip: Option<u32>,
@@ -40,14 +40,14 @@ pub enum SynCookies {
     Auto,
     /// Always.
     Always,
-    /// Never by the guard; the kernel's setting is left alone.
+    /// Never by the guard. The kernel's own setting is left alone.
     Off,
 }
 
 /// `guard.mode`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardMode {
-    /// Driver, else generic, else none, said loudly.
+    /// Driver mode, else generic mode, else none with a warning.
     Auto,
     /// Driver mode or an error.
     Driver,

@@ -1,14 +1,14 @@
-//! Steering: the reuseport program `sluice_steer` and its maps `STEER_CONFIG`, `STEER_LISTENERS`,
-//! `STEER_SLOTS`, `STEER_SOCKETS`, `STEER_SELECTED`, `STEER_FALLBACKS` and `STEER_MIGRATED`
-//! (proxy-ebpf/src/steer.rs). It chooses the worker's socket for each new flow from a sockarray
-//! (BPF_MAP_TYPE_REUSEPORT_SOCKARRAY).
+//! Steering: the reuseport program `sluice_steer` (proxy-ebpf/src/steer.rs). It chooses the worker's socket
+//! for each new flow from a sockarray (BPF_MAP_TYPE_REUSEPORT_SOCKARRAY). Its maps are `STEER_CONFIG`,
+//! `STEER_LISTENERS`, `STEER_SLOTS`, `STEER_SOCKETS`, `STEER_SELECTED`, `STEER_FALLBACKS` and
+//! `STEER_MIGRATED`. Only the program itself uses `STEER_LOGGED`.
 //!
-//! A listener address has a stride of `SLOTS` entries in the sockarray, and each of two generations one half
-//! of that. The kernel lets a socket stand in one place only; it takes it out by itself when the socket is
-//! closed.
+//! Each listener address has `SLOTS` entries in a row in the sockarray, its stride. Each of two generations
+//! has one half of the stride. The kernel lets a socket stand in one place only, and takes it out when the
+//! socket is closed.
 //!
-//! The program stays with the listening sockets until they are closed, and goes on working when this process
-//! is gone: the kernel keeps it and its maps for them. `STEER_LOGGED` is the program's alone.
+//! The kernel keeps the program and its maps for the listening sockets until they are closed. So steering
+//! goes on when this process is gone.
 
 mod settings;
 
@@ -41,20 +41,21 @@ const SELECTED: &str = "STEER_SELECTED";
 const FALLBACKS: &str = "STEER_FALLBACKS";
 const MIGRATED: &str = "STEER_MIGRATED";
 
-/// Flows by slot, and flows left to the kernel by reason label.
+/// The number of flows given to each slot, and of flows left to the kernel by the reason's label.
 pub type Steered = (BTreeMap<u32, u64>, BTreeMap<String, u64>);
 
-/// Where the sockets stand that were put into the sockarray.
+/// The places of the sockets in the sockarray.
 #[derive(Debug, Default)]
 struct Placement {
-    /// Each steered address and what the program knows of it.
+    /// Each steered address, with the entry that the program reads.
     listeners: BTreeMap<SocketAddr, SteerListener>,
-    /// Socket (by inode) at each index of the sockarray. A closed socket stays until its place is taken.
+    /// The inode of the socket at each index of the sockarray. A closed socket stays here until its place is
+    /// taken.
     sockets: BTreeMap<u32, u64>,
 }
 
 impl Placement {
-    /// The address's stride; a free one when it has none.
+    /// The number of the address's stride; if it has none, a free one.
     fn index_of(&self, address: SocketAddr) -> Option<u32> {
         if let Some(listener) = self.listeners.get(&address) {
             return Some(listener.index);
@@ -97,7 +98,7 @@ impl SteeringProgram {
         Ok(steering)
     }
 
-    /// Sets policy and `stuck_after`.
+    /// Sets the policy, and how long a loop turn of a worker may last before it gets no new flows.
     ///
     /// # Errors
     /// When the map cannot be written.
@@ -111,9 +112,9 @@ impl SteeringProgram {
         self.config.write(SteerConfig { policy, reserved: 0, stuck_after_nanos })
     }
 
-    /// Puts one listener address's sockets (index = worker) into the sockarray under `generation` and
-    /// attaches the program. They must be listening, with SO_REUSEPORT. A socket that already stands
-    /// elsewhere moves; between the two the kernel's hash serves its flows.
+    /// Puts the sockets of one listener address (index = worker) into the sockarray under `generation`, and
+    /// attaches the program. The sockets must be listening, with SO_REUSEPORT. A socket that already stands
+    /// elsewhere moves; meanwhile the kernel's hash serves its flows.
     pub(super) fn steer(
         &mut self,
         object: &mut Object,
@@ -149,7 +150,7 @@ impl SteeringProgram {
         let half = &mut listener.sockets[(generation % GENERATIONS) as usize];
         let before = std::mem::replace(half, count);
         self.publish(address, listener)?;
-        // A smaller data plane took the place of a larger one.
+        // The data plane before had more workers; their places are emptied.
         for _ in count..before {
             self.clear_place(place)?;
             place += 1;
@@ -158,8 +159,8 @@ impl SteeringProgram {
         program.attach(first).map_err(|error| refused(format!("attaching the program: {}", chain(&error))))
     }
 
-    /// Takes one address's sockets of `generation` out of the sockarray: it is about to retire them. The
-    /// address is forgotten with its last generation.
+    /// Takes the sockets that `generation` has at one address out of the sockarray, before they are retired.
+    /// The address is forgotten with its last generation.
     ///
     /// # Errors
     /// When a map cannot be written.
@@ -179,8 +180,8 @@ impl SteeringProgram {
         (first..first + count).try_for_each(|place| self.clear_place(place))
     }
 
-    /// Marks every slot of a generation empty: its data plane is dead. The sockets stay, for the next one;
-    /// until that is live, flows queue by the kernel's hash.
+    /// Marks every slot of a generation empty, since its data plane is dead. The sockets stay for the next
+    /// data plane. Until that is live, the kernel's hash chooses the queue of each flow.
     ///
     /// # Errors
     /// When the slots cannot be read or written.
@@ -189,7 +190,7 @@ impl SteeringProgram {
         let first = slot_of(generation, 0);
         for index in first..first + WORKERS_MAX {
             let slot = self.slots.get(&index, 0).map_err(failed)?;
-            // A later generation that shares this half is alive.
+            // Skips the slots of a later generation, which shares this half and is alive.
             if slot.state != SLOT_EMPTY && slot.generation <= generation {
                 self.slots.set(index, WorkerSlot::default(), 0).map_err(failed)?;
             }
@@ -197,18 +198,19 @@ impl SteeringProgram {
         Ok(())
     }
 
-    /// The mmapable array of `WorkerSlot`s, for the data plane.
+    /// The array of `WorkerSlot`s, which the data plane maps into its memory.
     #[must_use]
     pub fn slots(&self) -> BorrowedFd<'_> {
         self.slots.map().fd().as_fd()
     }
 
-    /// The addresses that are steered, with the sockets of each generation.
+    /// The steered addresses, with the number of sockets of each generation.
     pub fn listeners(&self) -> impl Iterator<Item = (SocketAddr, [u32; GENERATIONS as usize])> {
         self.placement.listeners.iter().map(|(address, listener)| (*address, listener.sockets))
     }
 
-    /// Flows by slot (those above 0), and flows left to the kernel by reason label (all).
+    /// The number of flows given to each slot (slots without flows are left out), and of flows left to the
+    /// kernel by the reason's label (all labels).
     ///
     /// # Errors
     /// When the counters cannot be read.
@@ -218,7 +220,8 @@ impl SteeringProgram {
         Ok((selected, fallbacks.map(|(reason, sum)| (reason.label().to_owned(), sum)).collect()))
     }
 
-    /// Of the flows given to slots: those whose former listening socket went away before they were accepted.
+    /// The number of flows that were steered again because their listening socket went away before they were
+    /// accepted.
     ///
     /// # Errors
     /// When the counter cannot be read.
@@ -226,7 +229,7 @@ impl SteeringProgram {
         Ok(self.migrated.sums()?.into_iter().sum())
     }
 
-    /// Everything about steering, read from the kernel.
+    /// The status of steering, read from the kernel.
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -249,7 +252,7 @@ impl SteeringProgram {
         Ok(())
     }
 
-    /// Puts a socket to one place, from wherever it stands.
+    /// Puts a socket into one place of the sockarray; it leaves the place where it stood.
     fn place(&mut self, place: u32, socket: &BorrowedFd<'_>) -> Result<(), MapError> {
         let inode = inode(socket)?;
         let fd = &socket.as_raw_fd();
@@ -271,7 +274,7 @@ impl SteeringProgram {
         Ok(())
     }
 
-    /// Empties one place; it may be empty, since the kernel takes closed sockets out.
+    /// Empties one place. It may be empty already, since the kernel takes closed sockets out.
     fn clear_place(&mut self, place: u32) -> Result<(), KernelError> {
         self.placement.sockets.remove(&place);
         match self.sockets.clear_index(&place) {
@@ -281,7 +284,7 @@ impl SteeringProgram {
     }
 }
 
-/// What identifies a socket, whichever descriptor it is held by.
+/// The inode, which is the same for every descriptor of a socket.
 fn inode(socket: &BorrowedFd<'_>) -> Result<u64, MapError> {
     Ok(nix::sys::stat::fstat(socket).map_err(std::io::Error::from)?.st_ino)
 }

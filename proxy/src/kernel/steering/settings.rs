@@ -1,19 +1,19 @@
-//! What a configuration says about steering.
+//! The settings of steering.
 
 /// `[steering]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steering {
-    /// How the reuseport program chooses.
+    /// How the reuseport program chooses a worker.
     pub policy: SteeringPolicy,
 }
 
 /// `steering.policy`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SteeringPolicy {
-    /// The better of two candidates by hash.
+    /// Of two workers chosen by hash, the one with fewer connections.
     LeastLoaded,
-    /// Workers of the NUMA node that received the packet, then least-loaded.
+    /// As `LeastLoaded`, among the workers of the NUMA node that received the packet.
     NumaLocal,
-    /// By flow hash.
+    /// The worker chosen by the flow's hash.
     Hash,
 }
