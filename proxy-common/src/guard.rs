@@ -1,18 +1,18 @@
 //! The guard's verdicts and the layout of its maps (BPF_PROG_TYPE_XDP).
 //!
-//! One enum names everything that can happen to a packet: it indexes the per-CPU counters, decides
-//! between pass and drop, and gives the label that metrics, `/status` and tests show.
+//! One enum names everything that can happen to a packet. It indexes the per-CPU counters, decides between
+//! pass and drop, and gives the label that metrics, `/status` and tests show.
 
-/// Declares the verdicts with what they do and their label, in counter order.
+/// Declares the verdicts, each with its action and its label, in counter order.
 macro_rules! verdicts {
     ($($(#[$meta:meta])* $variant:ident = $action:ident $label:literal,)*) => {
-        /// What the guard decided about one packet, and why.
+        /// The guard's decision about one packet, with the reason.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Verdict { $($(#[$meta])* $variant,)* }
 
         impl Verdict {
-            /// Every one, in counter order.
+            /// Every verdict, in counter order.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// Its name in metrics and `/status`.
@@ -37,54 +37,56 @@ verdicts! {
     NotIp = pass "not_ip",
     /// More than two VLAN tags.
     TooManyTags = pass "too_many_tags",
-    /// Ends inside a header.
+    /// The packet ends inside a header.
     Truncated = pass "truncated",
-    /// A header that contradicts itself: wrong version, impossible length.
+    /// A header contradicts itself: wrong version, impossible length.
     Malformed = pass "malformed",
-    /// A part of a fragmented packet.
+    /// The packet is a part of a fragmented one.
     Fragment = pass "fragment",
     /// More IPv6 extension headers than the guard walks.
     TooManyExtensions = pass "too_many_extensions",
     /// An IPv6 routing header names another final destination.
     SourceRouted = pass "source_routed",
-    /// Not TCP, or not visibly so (ESP).
+    /// Not TCP, or not visibly TCP (ESP).
     NotTcp = pass "not_tcp",
     /// No listener of ours at this address and port.
     NotOurs = pass "not_ours",
     /// The guard has no configuration yet.
     Unconfigured = pass "unconfigured",
-    /// On the allow list.
+    /// The source is on the allow list.
     Allowed = pass "allowed",
-    /// A segment that is not a connection's first; neither list names its source.
+    /// A segment after a connection's first one; neither list names its source.
     Established = pass "established",
     /// A SYN within its source's rate, or no rate is set.
     Syn = pass "syn",
-    /// On the deny list.
+    /// The source is on the deny list.
     Denied = drop "denied",
     /// A SYN above its source's rate.
     SynRate = drop "syn_rate",
-    /// Its source is banned, for a time.
+    /// The source is banned for a time.
     Banned = drop "banned",
-    /// A SYN from a source at its limit of connections, or a segment that would complete a handshake of it.
+    /// A SYN from a source at its limit of connections, or a segment that would complete a handshake of such
+    /// a source.
     Connections = drop "connections",
-    /// A segment of no connection, without a valid cookie, while cookies are out.
+    /// A segment of no connection without a valid cookie, while cookies are out.
     StrayAck = drop "stray_ack",
     /// A SYN that was answered with a cookie.
     Cookie = pass "syn_cookie",
 }
 
 impl Verdict {
-    /// Whether the frame became the answer, which goes out where it came in (unless `GUARD_DRY_RUN` is set).
+    /// Whether the frame became the answer, which goes out where the packet came in (unless `GUARD_DRY_RUN`
+    /// is set).
     #[must_use]
     pub const fn answers(self) -> bool {
         matches!(self, Self::Cookie)
     }
 }
 
-/// Verdicts there are, and so entries of the counter array.
+/// The number of verdicts, and so of entries in the counter array.
 pub const VERDICTS: u32 = Verdict::ALL.len() as u32;
 
-/// `GuardConfig::flags`: count the verdict, drop nothing.
+/// `GuardConfig::flags`: verdicts are counted, nothing is dropped.
 pub const GUARD_DRY_RUN: u32 = 1;
 /// `GuardConfig::flags`: the allow list has entries.
 pub const GUARD_ALLOW: u32 = 1 << 1;
@@ -99,29 +101,29 @@ pub const GUARD_CONNECTIONS: u32 = 1 << 8;
 /// `GuardConfig::flags`: SYNs are answered with cookies when the kernel says so.
 pub const GUARD_COOKIES: u32 = 1 << 9;
 
-/// Raised when the guard's maps change their meaning but not their shape: pinned maps of another layout are
-/// not taken over.
+/// The layout of the guard's maps. It is raised when their values change their meaning but not their size:
+/// pinned maps of another layout are not taken over.
 pub const LAYOUT: u32 = 1;
 
-/// Entry 0 of the configuration array. The kernel copies it without a lock: a program that reads it in
-/// that instant sees a mixture of two valid configurations for one packet.
+/// Entry 0 of the configuration array. The kernel copies it without a lock. A program that reads it in that
+/// instant sees a mixture of two valid configurations, for one packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuardConfig {
     /// `GUARD_…`
     pub flags: u32,
-    /// Not 0: the guard is configured.
+    /// 1 once the guard is configured, else 0.
     pub configured: u32,
-    /// Nanoseconds that one SYN takes from its bucket: a second over the rate.
+    /// Nanoseconds that one SYN takes from its bucket: one second divided by the rate.
     pub syn_cost_nanos: u64,
     /// Nanoseconds that a full bucket holds: the cost times the burst.
     pub syn_depth_nanos: u64,
-    /// Random numbers that choose a source's bucket in each row; the first one also spreads the prefilter's
+    /// Random numbers that choose a source's bucket in each row. The first one also spreads the prefilter's
     /// hashed bits.
     pub seeds: [u64; SYN_ROWS as usize],
-    /// The IPv4 address of `PORT_MAIN`, as IPv4-mapped: network order in memory.
+    /// The IPv4 address of `PORT_MAIN`, as IPv4-mapped IPv6 in network order in memory.
     pub main_v4: [u64; 2],
-    /// The IPv6 address of `PORT_MAIN`: network order in memory.
+    /// The IPv6 address of `PORT_MAIN`, in network order in memory.
     pub main_v6: [u64; 2],
     /// The prefilter's classes that are in use (`filter::V4_24` …).
     pub classes: u32,
@@ -131,39 +133,41 @@ pub struct GuardConfig {
 
 const _: () = assert!(core::mem::size_of::<GuardConfig>() == 80);
 
-/// Rows of SYN buckets. A source has one bucket in each and is over its rate only when all are empty, so
-/// that sharing one with a flooder costs nothing (a count-min sketch of buckets).
+/// Rows of SYN buckets. A source has one bucket in each row, and is above its rate only if all are empty. So
+/// sharing a bucket with a flooder costs nothing (a count-min sketch of buckets).
 pub const SYN_ROWS: u32 = 2;
 /// Buckets in a row, a power of two.
 pub const SYN_ROW_BUCKETS: u32 = 1 << 16;
-/// Buckets in all: 8 bytes each, the time (CLOCK_MONOTONIC nanoseconds) at which the bucket is full again.
+/// Buckets of all rows. A bucket is 8 bytes: the time at which it is full again, in nanoseconds of
+/// CLOCK_MONOTONIC.
 pub const SYN_BUCKETS: u32 = SYN_ROWS * SYN_ROW_BUCKETS;
 
-/// Most bans at a time.
+/// The most bans at a time.
 pub const BANS_MAX: u32 = 1 << 16;
-/// Most prefixes on the allow list, and on the deny list.
+/// The most prefixes on the allow list, and on the deny list.
 pub const PREFIXES_MAX: u32 = 1 << 18;
-/// Most listener addresses; while they change, those of two configurations are known.
+/// The most listener addresses. While they change, the maps hold the addresses of two configurations.
 pub const LISTENERS_MAX: u32 = 256;
 
-/// Bits that a port has in the port array: a state of `PORT_FAMILY_BITS` for each family.
+/// Bits of a port in the port array: `PORT_FAMILY_BITS` for each family's state.
 pub const PORT_BITS: u32 = 4;
 /// Ports in one word of the port array.
 pub const PORTS_PER_WORD: u32 = u64::BITS / PORT_BITS;
 /// Words of the port array.
 pub const PORT_WORDS: u32 = 65_536 / PORTS_PER_WORD;
-/// How far the state of IPv6 is shifted; that of IPv4 is not.
+/// Bits by which the state of IPv6 is shifted; the state of IPv4 is not shifted.
 pub const PORT_FAMILY_BITS: u32 = 2;
 /// A port's state in a family: no address is ours.
 pub const PORT_NONE: u64 = 0;
 /// A port's state in a family: every address is ours.
 pub const PORT_ANY: u64 = 1;
-/// A port's state in a family: one address is ours, the one in the configuration (most hosts listen on one).
+/// A port's state in a family: one address is ours, the main address in the configuration. Most hosts listen
+/// on one address.
 pub const PORT_MAIN: u64 = 2;
-/// A port's state in a family: some addresses are ours, look them up.
+/// A port's state in a family: some addresses are ours and must be looked up.
 pub const PORT_LOOKUP: u64 = 3;
 
-/// Where a port's bits are: index of the word, and how far to shift it.
+/// The place of a port's bits: the index of the word, and how far to shift it.
 #[must_use]
 pub const fn port_place(port: u16) -> (u32, u32) {
     let port = port as u32;

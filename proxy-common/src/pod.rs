@@ -1,4 +1,4 @@
-//! The user side: aya's word that these types may be copied to and from a map as bytes.
+//! The user side: tells aya that these types may be copied to and from a map as bytes.
 #![allow(
     unsafe_code,
     reason = "aya::Pod is an unsafe marker trait; the types are plain numbers without padding"
@@ -12,12 +12,12 @@ use crate::guard::GuardConfig;
 use crate::sources::{Armed, CountConfig};
 use crate::steer::{SteerConfig, SteerListener, WorkerSlot};
 
-/// Fails to compile when the fields do not fill the type, that is when there is padding.
+/// Does not compile if the fields do not fill the type, that is if there is padding.
 macro_rules! pod {
     ($($type:ty = $fields:expr;)*) => {$(
         const _: () = assert!(core::mem::size_of::<$type>() == $fields);
-        // SAFETY: `#[repr(C)]`, `Copy`, `'static`, made of integers that accept any bit pattern, and without
-        // padding: the sizes of the fields add up to the size of the type (asserted above).
+        // SAFETY: the type is `#[repr(C)]`, `Copy` and `'static`, and made of integers that accept any bit
+        // pattern. It has no padding: the sizes of its fields add up to its own (asserted above).
         unsafe impl Pod for $type {}
     )*};
 }

@@ -1,34 +1,37 @@
-//! Exact counts of connections by source, in a fixed table that both sides change with compare-and-swap
-//! alone: no insert, no removal, no lock, and so no moment in which a count can be lost.
+//! Exact counts of connections by source, in a fixed table. Both sides change it with compare-and-swap alone:
+//! there is no insert, no removal and no lock, so no count can be lost.
 //!
-//! Two rows of buckets, each of one cache line. A row mixes the source with a seed of its own: a bijection,
-//! of which some bits choose the bucket and all the others are the tag, so that two sources never share a tag
-//! in a bucket. The bits that chose the bucket hold the count; an entry whose count is 0 is free. A
-//! connection is counted in one entry and remembers which: while it lives nobody else can take that entry. A
-//! source may have several entries, its count is their sum.
+//! The table has two rows of buckets; a bucket is one cache line. Each row mixes the source with a seed of
+//! its own, by a bijection. Some bits of the result choose the bucket, all others are the tag, so two sources
+//! never share a tag in a bucket. In an entry, the bits that chose the bucket hold the count instead; an
+//! entry with the count 0 is free.
+//!
+//! A connection is counted in one entry, and remembers which. While it lives, no other source can take that
+//! entry. A source may have several entries; its count is their sum.
 
-/// Entries of a bucket: a cache line.
+/// Entries of a bucket, which is one cache line.
 pub const BUCKET_ENTRIES: usize = 8;
 /// One value of the kernel's map.
 pub type Bucket = [u64; BUCKET_ENTRIES];
-/// Rows. A source finds room unless its buckets in both are full.
+/// Rows of buckets. A source finds room unless its buckets in both rows are full.
 pub const ROWS: u32 = 2;
-/// Buckets of a row in the kernel, as a power of two: 8 MiB in all, room for half a million sources and more.
+/// Buckets of a row in the kernel, as a power of two. Both rows take 8 MiB and have room for more than half a
+/// million sources.
 pub const KERNEL_BITS: u32 = 16;
 /// Values of the kernel's map.
 pub const KERNEL_BUCKETS: u32 = ROWS << KERNEL_BITS;
 
-/// Where a source is counted in one row.
+/// The place where a source is counted in one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Index of the bucket among those of all rows.
+    /// Index of the bucket, counted through all rows.
     pub bucket: u32,
-    /// The bits of an entry that are not its count.
+    /// The bits of an entry besides its count.
     pub tag: u64,
 }
 
-/// Where `source` is counted in `row`; `bits` is the power of two of buckets in a row, and the width of a
-/// count.
+/// The place where `source` is counted in `row`. `bits` is the number of buckets in a row as a power of two,
+/// and the width of a count.
 #[inline(always)]
 #[must_use]
 pub const fn place(source: u64, seed: u64, row: u32, bits: u32) -> Place {
@@ -37,24 +40,24 @@ pub const fn place(source: u64, seed: u64, row: u32, bits: u32) -> Place {
     Place { bucket: (row << bits) + (mixed & mask) as u32, tag: mixed & !mask }
 }
 
-/// What an entry adds to the count of the source that has this tag in its bucket.
+/// The number that an entry adds to the count of the source with this tag in its bucket.
 #[inline(always)]
 #[must_use]
 pub const fn count(entry: u64, tag: u64, bits: u32) -> u64 {
     let count = entry ^ tag;
-    // All ones if the tag is the same, else zero: the kernel's verifier would walk both ways of a branch for
-    // each entry.
+    // The mask is all ones if the tags are the same, else zero. With a branch, the kernel's verifier would
+    // walk both ways for each entry.
     count & ((count >> bits).wrapping_sub(1) as i64 >> 63) as u64
 }
 
-/// Whether nobody is counted in an entry.
+/// Whether an entry counts no source.
 #[inline(always)]
 #[must_use]
 pub const fn is_free(entry: u64, bits: u32) -> bool {
     entry & ((1 << bits) - 1) == 0
 }
 
-/// Whether an entry counts the source with this tag and can count one more.
+/// Whether an entry counts the source with this tag and has room for one more.
 #[inline(always)]
 #[must_use]
 pub const fn takes_more(entry: u64, tag: u64, bits: u32) -> bool {
@@ -62,12 +65,12 @@ pub const fn takes_more(entry: u64, tag: u64, bits: u32) -> bool {
     count != 0 && count < (1 << bits) - 1
 }
 
-/// A source as the guard counts and limits it: an IPv4 address, or an IPv6 /64, since one customer has at
-/// least that much. From both halves of an address, IPv4 as IPv4-mapped.
+/// The key under which a source is counted and limited: an IPv4 address, or an IPv6 /64, since one customer
+/// has at least a /64. The address is given as its two halves, IPv4 as IPv4-mapped.
 #[inline(always)]
 #[must_use]
 pub const fn key(leading: u64, trailing: u64) -> u64 {
-    // No /64 of the global unicast space begins with 32 ones, so the families do not meet.
+    // No /64 of the global unicast space begins with 32 ones, so no key belongs to both families.
     if leading == 0 && trailing >> 32 == 0xffff { trailing | 0xffff_ffff << 32 } else { leading }
 }
 
@@ -80,13 +83,14 @@ pub const fn mix(mut key: u64) -> u64 {
     key ^ (key >> 33)
 }
 
-/// The only value of the configuration: what is counted, and up to where.
+/// The only value of the configuration map: which connections are counted, and the limit.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CountConfig {
-    /// Connections that a source may have; 0: as many as it likes.
+    /// Connections that a source may have; 0: no limit.
     pub limit: u64,
-    /// The network namespace of our listeners (SO_NETNS_COOKIE); 0: unknown, every one counts.
+    /// The network namespace of our listeners (SO_NETNS_COOKIE); 0: unknown, and connections in all
+    /// namespaces count.
     pub netns_cookie: u64,
     /// Random numbers that choose a source's bucket in each row.
     pub seeds: [u64; ROWS as usize],
@@ -94,16 +98,16 @@ pub struct CountConfig {
 
 const _: () = assert!(core::mem::size_of::<CountConfig>() == 32);
 
-/// What makes segments of established connections dearer, in a cache line of its own: while it is 0 they pass
-/// without a look-up.
+/// Two values that make segments of established connections dearer, in a cache line of their own. While both
+/// are 0, these segments pass without a look-up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Armed {
-    /// Live connections that brought their source to its limit, or came beyond it: 0 means that no source is
-    /// at its limit.
+    /// Live connections that brought their source to its limit, or came beyond it. 0: no source is at its
+    /// limit.
     pub at_limit: u64,
-    /// When a SYN was last answered with a cookie, CLOCK_MONOTONIC nanoseconds, a second out of date at most:
-    /// 0 means that no cookie is out.
+    /// When a SYN was last answered with a cookie, in nanoseconds of CLOCK_MONOTONIC; it may be a second out
+    /// of date. 0: no cookie is out.
     pub cookies_at: u64,
     /// Zero.
     pub reserved: [u64; 6],
@@ -111,24 +115,24 @@ pub struct Armed {
 
 const _: () = assert!(core::mem::size_of::<Armed>() == 64);
 
-/// What the program that counts connections did.
+/// Events that the counting program counts.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tally {
     /// A connection was established and counted.
     Opened,
-    /// One that was counted has ended.
+    /// A counted connection has ended.
     Closed,
-    /// One was not counted: both buckets of its source are full.
+    /// A connection was not counted, since both buckets of its source are full.
     NoRoom,
-    /// One was not counted: the kernel had no memory to remember it with.
+    /// A connection was not counted, since the kernel had no memory to remember its place.
     NoStorage,
 }
 
 impl Tally {
-    /// Every one, in counter order.
+    /// Every event, in counter order.
     pub const ALL: &'static [Self] = &[Self::Opened, Self::Closed, Self::NoRoom, Self::NoStorage];
 }
 
-/// Entries of the counter array.
+/// The number of events, and so of entries in the counter array.
 pub const TALLIES: u32 = Tally::ALL.len() as u32;

@@ -1,22 +1,24 @@
-//! The steering array: what a worker publishes about itself, and what the reuseport program reads.
+//! The maps of steering: the slots in which workers publish their state, and the entries that the reuseport
+//! program reads.
 
-/// Slots in the steering array, the sockarray's stride per listener, and so the most workers that can
-/// exist at once over all generations. Slot = (generation % 2) * `WORKERS_MAX` + worker.
+/// Slots in the steering array. This is also the sockarray's stride per listener, and so the most workers
+/// that can exist at once over all generations. Slot = (generation % 2) * `WORKERS_MAX` + worker.
 pub const SLOTS: u32 = 256;
 /// The most workers of one data plane.
 pub const WORKERS_MAX: u32 = SLOTS / 2;
 
-/// `WorkerSlot::state`: nobody publishes here.
+/// `WorkerSlot::state`: no worker publishes here.
 pub const SLOT_EMPTY: u32 = 0;
 /// `WorkerSlot::state`: a worker takes new flows.
 pub const SLOT_LIVE: u32 = 1;
-/// `WorkerSlot::state`: a worker finishes what it has and takes no new flows.
+/// `WorkerSlot::state`: a worker finishes its connections and takes no new flows.
 pub const SLOT_DRAINING: u32 = 2;
 
-/// One worker's line in the mmapable steering array: a cache line each, so that workers never share one.
+/// One worker's slot in the steering array, which user space maps into its memory. It is a cache line, so
+/// that workers never share one.
 ///
-/// The worker writes with relaxed atomics, the program reads plain words; a torn view only costs a less
-/// good choice.
+/// The worker writes with relaxed atomics, the program reads plain words. A torn view only costs a less good
+/// choice.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WorkerSlot {
@@ -24,8 +26,9 @@ pub struct WorkerSlot {
     pub state: u32,
     /// Connections the worker holds now: the load that `least-loaded` compares.
     pub load: u32,
-    /// CLOCK_MONOTONIC nanoseconds since which the worker has been running without going to sleep in
-    /// `io_uring_enter`; 0 while it sleeps. Older than `stuck_after`: no new flows.
+    /// Since when the worker has been running without going to sleep in `io_uring_enter`, in nanoseconds of
+    /// CLOCK_MONOTONIC; 0 while it sleeps. A worker that runs for longer than `stuck_after` gets no new
+    /// flows.
     pub running_since: u64,
     /// NUMA node of the worker's core.
     pub node: u32,
@@ -46,18 +49,18 @@ pub const fn slot_of(generation: u32, worker: u32) -> u32 {
     generation % GENERATIONS * WORKERS_MAX + worker
 }
 
-/// Most listener addresses that are steered.
+/// The most listener addresses that are steered.
 pub const LISTENERS_MAX: u32 = crate::guard::LISTENERS_MAX;
-/// Entries of the sockarray: listener index * `SLOTS` + slot.
+/// Entries of the sockarray. The index of a socket is listener index * `SLOTS` + slot.
 pub const SOCKETS: u32 = LISTENERS_MAX * SLOTS;
 
 /// `SteerConfig::policy`: leave every flow to the kernel's hash.
 pub const POLICY_KERNEL: u32 = 0;
 /// `SteerConfig::policy`: by flow hash among the workers that take new flows.
 pub const POLICY_HASH: u32 = 1;
-/// `SteerConfig::policy`: two candidates by flow hash, the one with fewer connections wins.
+/// `SteerConfig::policy`: two candidates by flow hash; the one with fewer connections wins.
 pub const POLICY_LEAST_LOADED: u32 = 2;
-/// `SteerConfig::policy`: least-loaded among the workers of this NUMA node; none there: among all.
+/// `SteerConfig::policy`: least-loaded among the workers of this NUMA node; if there is none, among all.
 pub const POLICY_NUMA_LOCAL: u32 = 3;
 
 /// Entry 0 of the steering configuration.
@@ -68,25 +71,25 @@ pub struct SteerConfig {
     pub policy: u32,
     /// Zero.
     pub reserved: u32,
-    /// A worker running longer than this without sleeping gets no new flows; nanoseconds.
+    /// Nanoseconds: a worker that runs for longer without sleeping gets no new flows.
     pub stuck_after_nanos: u64,
 }
 
 const _: () = assert!(core::mem::size_of::<SteerConfig>() == 16);
 
-/// What the steering program knows about one listener address.
+/// The entry of one listener address for the steering program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SteerListener {
     /// Its stride in the sockarray, below `LISTENERS_MAX`.
     pub index: u32,
-    /// Sockets of each generation (by `generation % GENERATIONS`), each at most `WORKERS_MAX`.
+    /// The number of sockets of each generation (by `generation % GENERATIONS`), each at most `WORKERS_MAX`.
     pub sockets: [u32; GENERATIONS as usize],
 }
 
 const _: () = assert!(core::mem::size_of::<SteerListener>() == 12);
 
-/// Declares why a flow was left to the kernel's own hash.
+/// Declares the reasons why a flow is left to the kernel's own hash, each with its label.
 macro_rules! fallbacks {
     ($($(#[$meta:meta])* $variant:ident = $label:literal,)*) => {
         /// Why a flow was left to the kernel's own hash.
@@ -95,7 +98,7 @@ macro_rules! fallbacks {
         pub enum Fallback { $($(#[$meta])* $variant,)* }
 
         impl Fallback {
-            /// Every one, in counter order.
+            /// Every reason, in counter order.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// Its name in metrics and `/status`.
@@ -120,5 +123,5 @@ fallbacks! {
     SelectFailed = "select_failed",
 }
 
-/// Fallback reasons there are, and so entries of the counter array.
+/// The number of reasons, and so of entries in the counter array.
 pub const FALLBACKS: u32 = Fallback::ALL.len() as u32;

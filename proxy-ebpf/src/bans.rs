@@ -1,8 +1,9 @@
-//! Bans: sources whose every packet is dropped until a time, connections that stand included.
+//! Bans: every packet of a banned source is dropped until the ban ends, also packets of established
+//! connections.
 //!
-//! Only user space bans and sweeps. The table is no LRU, so no flood of sources washes a ban out of it, and
-//! the prefilter has a bit for each ban, so that whoever is not banned (nor shares such a bit) is not looked
-//! up.
+//! Only user space bans and sweeps. The table is no LRU, so no flood of sources can push a ban out of it.
+//! Each ban has a bit in the prefilter. A source is looked up only if its bit is set, by its own ban or by
+//! another that shares the bit.
 
 use proxy_common::filter::Source;
 

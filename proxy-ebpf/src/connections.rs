@@ -1,6 +1,6 @@
-//! Exact connections per source. A `sock_ops` program counts what becomes established on our listeners and
-//! what of it ends; the guard drops SYNs from a source at its limit, and ACKs that would complete a handshake
-//! which began before.
+//! Exact counts of connections by source. A `sock_ops` program counts each connection that is established on
+//! our listeners, and each end of one. The guard drops SYNs from a source at its limit. It also drops ACKs
+//! that would complete an earlier handshake of such a source.
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
@@ -18,12 +18,13 @@ pub const TCP_CLOSE: u32 = 7;
 pub const TCP_LISTEN: u32 = 10;
 pub const TCP_NEW_SYN_RECV: u32 = 12;
 
-/// In what is kept about a socket: its source was at the limit with it.
+/// A bit in the value kept for a socket: with this connection its source was at the limit.
 const AT_LIMIT: u64 = 1 << 32;
-/// Times that an entry may change under our hands: each time some other handshake was completed.
+/// Attempts to change an entry. An attempt fails only when another CPU changed the entry meanwhile, because
+/// another connection was established or ended.
 const TRIES: u32 = 64;
 
-/// Always 1: the kernel's own choice stands for everything that it asks about a connection.
+/// Always returns 1: the kernel's own choice stands for everything that it asks about a connection.
 #[inline(always)]
 pub fn run(ctx: &SockOpsContext) -> u32 {
     match ctx.op() {
@@ -44,7 +45,8 @@ fn opened(ctx: &SockOpsContext) {
     if config.netns_cookie != 0 && config.netns_cookie != sockets::netns_cookie(ctx) {
         return;
     }
-    // A count that could not be given back would stay for ever, so what remembers it comes first.
+    // A count that could never be given back would stay for ever. So the memory of where it stands comes
+    // first.
     let Some(kept) = sockets::kept(ctx, true) else { return sockets::tally(Tally::NoStorage) };
     if ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32).is_err() {
         return sockets::tally(Tally::NoStorage);
@@ -89,13 +91,13 @@ fn places(source: Address, config: &CountConfig) -> [Place; 2] {
     [sources::place(key, first, 0, KERNEL_BITS), sources::place(key, second, 1, KERNEL_BITS)]
 }
 
-/// One more for a source: in an entry that it has, else in a free one of the emptier bucket. Each step looks
-/// at one entry; the last of a round changes the one that was chosen.
+/// Counts one more connection of a source: in an entry that the source has, else in a free one of the emptier
+/// bucket. Each step looks at one entry. The last step of a round changes the chosen entry.
 struct Counting {
     places: [Place; 2],
-    /// What it had before.
+    /// Connections that the source had before.
     count: u64,
-    /// Where the connection is counted.
+    /// The entry in which the connection is counted.
     entry: u32,
     is_done: bool,
     own: Choice,
@@ -103,7 +105,7 @@ struct Counting {
     other_free: Choice,
 }
 
-/// An entry, what it holds and what it shall hold; `weight` 0: none.
+/// An entry with its old and its new value. `weight` is 0 if no entry was chosen.
 #[derive(Clone, Copy)]
 struct Choice {
     weight: u32,
@@ -163,7 +165,7 @@ impl Step for Counting {
     }
 }
 
-/// Whether a source has as many connections as it may.
+/// Whether a source has as many connections as it may have.
 #[inline(always)]
 pub fn is_at_limit(segment: &Segment) -> bool {
     let Some(config) = sockets::count_config() else { return false };
@@ -180,11 +182,11 @@ pub fn is_at_limit(segment: &Segment) -> bool {
     count >= config.limit
 }
 
-/// Whether a segment that is no SYN would complete a handshake of a source at its limit. Anything with an ACK
-/// can: data after a lost ACK does, and so do the first bytes where accepts are deferred.
+/// Whether a segment other than a SYN would complete a handshake of a source at its limit. Any segment with
+/// an ACK can do that: data after a lost ACK does. Where accepts are deferred, the first bytes do.
 #[inline(always)]
 pub fn completes_above_limit(ctx: &XdpContext, segment: &Segment) -> bool {
-    // Nearly always nobody is at the limit, and this is all that a segment costs.
+    // Nearly always no source is at its limit, and this load is the whole cost of a segment.
     sockets::at_limit() != 0
         && segment.acknowledges
         && is_at_limit(segment)

@@ -1,6 +1,6 @@
 //! SYN cookies from XDP (RFC 4987 section 3.6): a SYN is answered in its own frame, before the kernel has
-//! allocated anything for it. The kernel makes the cookie, if it finds that the listener needs one, and
-//! checks it; ACKs that carry none are dropped while cookies are out.
+//! allocated anything for it. The kernel decides whether the listener needs cookies; it makes them and checks
+//! them. While cookies are out, ACKs without a valid one are dropped.
 
 use aya_ebpf::programs::XdpContext;
 use proxy_common::cookie::{
@@ -22,15 +22,16 @@ const OPTION_MSS: u8 = 2;
 const OPTION_SCALE: u8 = 3;
 const OPTION_SACK: u8 = 4;
 const OPTION_TIMESTAMPS: u8 = 8;
-/// Options take 40 bytes at most.
+/// Bytes that TCP options take at most.
 const OPTIONS_MAX: u32 = 40;
-/// The least that every IPv4 host takes (RFC 9293).
+/// Bytes of a segment that every IPv4 host takes (RFC 9293).
 const MSS_MIN: u32 = 536;
 
-/// How long a cookie's time may be out of date, so that not every SYN of a flood writes it.
+/// Nanoseconds by which the time of the last cookie may be out of date, so that not every SYN of a flood
+/// writes it.
 const STALE_NANOS: u64 = 1_000_000_000;
 
-/// Whether a SYN is answered with a cookie: the frame is the answer then, unless `judge_only`.
+/// Whether a SYN is answered with a cookie. The frame becomes the answer, unless `judge_only`.
 #[inline(always)]
 pub fn answers(ctx: &XdpContext, segment: &Segment, judge_only: bool) -> bool {
     let (Some(config), Some(headers)) = (sockets::cookie_config(), sockets::headers()) else { return false };
@@ -50,8 +51,8 @@ pub fn answers(ctx: &XdpContext, segment: &Segment, judge_only: bool) -> bool {
     judge_only || write(ctx, segment, config, headers, cookie, (now / 1_000_000) as u32)
 }
 
-/// Whether a segment that is no SYN belongs to no connection and carries no cookie. Asked only while cookies
-/// are out: otherwise this is one load.
+/// Whether a segment other than a SYN belongs to no connection and carries no cookie. While no cookie is out,
+/// this costs one load.
 #[inline(always)]
 pub fn is_stray(ctx: &XdpContext, segment: &Segment) -> bool {
     let at = sockets::cookies_at();
@@ -69,13 +70,13 @@ pub fn is_stray(ctx: &XdpContext, segment: &Segment) -> bool {
     refuses.unwrap_or(false)
 }
 
-/// What a client offers with its SYN.
+/// The TCP options that a client offers with its SYN.
 struct Offer<'a> {
     ctx: &'a XdpContext,
-    /// Of the next option in the frame, and of the first byte behind them.
+    /// Offsets in the frame: of the next option, and of the first byte behind the options.
     at: u32,
     end: u32,
-    // No options: the verifier refuses to store the value of one that has none.
+    // These are not of type `Option`: the verifier refuses to store the value of an empty one.
     has_timestamp: bool,
     timestamp: u32,
     has_scale: bool,
@@ -115,7 +116,7 @@ impl Step for Offer<'_> {
     }
 }
 
-/// Makes the frame the answer. False when it cannot be: nothing was changed then.
+/// Turns the frame into the answer. On false nothing was changed.
 #[inline(always)]
 fn write(
     ctx: &XdpContext,
@@ -177,7 +178,7 @@ fn write(
             (OPTION_NOP, OPTION_NOP, OPTION_NOP, OPTION_NOP)
         };
     } else {
-        // They are not sent, and add nothing to the sum.
+        // These bytes are not sent; as zeros they add nothing to the sum.
         tcp[24..40].copy_from_slice(&[0; 16]);
     }
     let pseudo = sum(&segment.source) + sum(&segment.destination) + u32::from(PROTOCOL_TCP) + length;
@@ -193,7 +194,8 @@ fn write(
     }
 }
 
-/// An IP header without options, for `length` bytes of TCP from the segment's destination to its source.
+/// Writes an IP header without options, for `length` bytes of TCP from the segment's destination to its
+/// source.
 #[inline(always)]
 fn write_ip(ctx: &XdpContext, segment: &Segment, ip: &mut [u8; 40], length: u32) {
     let (from, to) = (segment.destination.octets(), segment.source.octets());
@@ -201,7 +203,7 @@ fn write_ip(ctx: &XdpContext, segment: &Segment, ip: &mut [u8; 40], length: u32)
     if segment.is_v4 {
         ip[0] = 0x45;
         ip[2..4].copy_from_slice(&((20 + length) as u16).to_be_bytes());
-        // Not to be fragmented.
+        // The flag DF: the packet must not be fragmented.
         ip[6] = 0x40;
         ip[8] = HOPS;
         ip[9] = PROTOCOL_TCP;
@@ -223,7 +225,7 @@ fn write_ip(ctx: &XdpContext, segment: &Segment, ip: &mut [u8; 40], length: u32)
     }
 }
 
-/// The 16-bit words of an address; the prefix of IPv4-mapped ones is left out.
+/// The sum of an address's 16-bit words, without the prefix of an IPv4-mapped address.
 #[inline(always)]
 fn sum(address: &Address) -> u32 {
     let words = |half: u64| {
@@ -237,7 +239,7 @@ fn sum(address: &Address) -> u32 {
     words(leading) + words(trailing) - mapped
 }
 
-/// RFC 1071, not folded yet.
+/// The sum of RFC 1071, not folded yet.
 #[inline(always)]
 fn summed(bytes: &[u8]) -> u32 {
     let mut sum = 0;

@@ -1,7 +1,7 @@
-//! The guard: one verdict for every packet, by fixed work.
+//! The guard: one verdict for every packet, in bounded time.
 //!
-//! Nothing is inserted for an unverified source, since an insert that evicts costs a microsecond: SYNs are
-//! limited in arrays of buckets that exist from the start.
+//! The guard inserts nothing for an unverified source, since an insert that evicts costs a microsecond. SYNs
+//! are limited in arrays of buckets that exist from the start.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::programs::XdpContext;
@@ -16,7 +16,8 @@ use proxy_common::sources;
 use crate::packet::{self, Address, Segment};
 use crate::{bans, connections, cookie, maps};
 
-/// Judges, counts, and drops unless this is a dry run.
+/// Judges a packet and counts the verdict. Drops or answers the packet if the verdict says so, but not in a
+/// dry run.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> u32 {
     let config = maps::guard_config();
@@ -36,9 +37,9 @@ pub fn run(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// The order is the contract: ours, allow, deny, bans, connections, rate, cookie. What is decided for a
-/// source whatever it sends goes first; a source at its limit takes nothing from its rate; a cookie is the
-/// dearest answer, and only for who may connect.
+/// The order is a contract: ours, allow, deny, bans, connections, rate, cookie. Lists and bans come first,
+/// since they decide whatever a source sends. A source at its limit of connections takes nothing from its
+/// rate. A cookie is the dearest answer, so only sources that may connect get one.
 #[inline(always)]
 fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
     if !is_ours(segment.destination, segment.destination_port, segment.is_v4, config) {
@@ -76,8 +77,8 @@ fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
     Verdict::Syn
 }
 
-/// Most packets are settled by the port's bits; only a host that listens on several addresses of a family
-/// pays a lookup.
+/// Whether a listener has this address. The port's bits settle this for most packets. Only a host that
+/// listens on several addresses of a family pays for a look-up.
 #[inline(always)]
 pub fn is_ours(address: Address, port: u16, is_v4: bool, config: &GuardConfig) -> bool {
     let bits = maps::port_bits(port);
@@ -93,7 +94,7 @@ pub fn is_ours(address: Address, port: u16, is_v4: bool, config: &GuardConfig) -
     }
 }
 
-/// The prefilter: neither a list nor a ban names a source whose bits are clear.
+/// Asks the prefilter. A source whose bits are clear is on no list and not banned.
 #[inline(always)]
 fn may_be_listed(segment: &Segment, config: &GuardConfig) -> bool {
     let [multiplier, _] = config.seeds;
@@ -101,7 +102,8 @@ fn may_be_listed(segment: &Segment, config: &GuardConfig) -> bool {
     filter::may_list(Source::new(leading, trailing), config.classes, multiplier, maps::filter_bit)
 }
 
-/// Takes one SYN from the source's bucket in each row; over the rate only if no row had one.
+/// Takes one SYN from the source's bucket in each row. The source is above its rate only if no row had one
+/// left.
 #[inline(always)]
 fn within_syn_rate(segment: &Segment, config: &GuardConfig) -> bool {
     let (leading, trailing) = segment.source.halves();

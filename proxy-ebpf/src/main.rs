@@ -1,4 +1,4 @@
-//! Entry points of Sluice's eBPF programs; what they do is in `guard`, `connections` and `steer`.
+//! Entry points of Sluice's eBPF programs. The programs are in `guard`, `connections` and `steer`.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -23,13 +23,14 @@ pub fn sluice_guard(ctx: XdpContext) -> u32 {
     guard::run(&ctx)
 }
 
-/// Steering: one listening socket for every new flow, and for every flow whose listening socket goes away.
+/// Steering: chooses a listening socket for every new flow, and for every flow whose listening socket goes
+/// away.
 #[sk_reuseport(migrate)]
 pub fn sluice_steer(ctx: SkReuseportContext) -> u32 {
     steer::run(&ctx)
 }
 
-/// Counting: every connection of our listeners, from its handshake to its end.
+/// Counting: follows every connection of our listeners from its handshake to its end.
 #[sock_ops]
 pub fn sluice_count(ctx: SockOpsContext) -> u32 {
     connections::run(&ctx)
@@ -37,6 +38,6 @@ pub fn sluice_count(ctx: SockOpsContext) -> u32 {
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Nothing here can panic: the verifier would not load a program that loops for ever.
+    // Nothing here can panic: the verifier loads no program with an endless loop.
     loop {}
 }

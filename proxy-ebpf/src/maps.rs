@@ -1,5 +1,5 @@
-//! Every map of both programs, behind safe functions that say what is kept there. Names here are the names
-//! that the user side looks up (proxy/src/kernel/).
+//! The maps of the guard and of steering, behind safe functions that say what each map holds. The user side
+//! looks the maps up by the names here (proxy/src/kernel/). The maps of counting are in `sockets`.
 #![allow(
     unsafe_code,
     reason = "map values are raw pointers; every one is looked up, checked and used within one function"
@@ -19,10 +19,10 @@ use proxy_common::filter::{self, Chunk};
 use proxy_common::guard::{self, GuardConfig, Verdict};
 use proxy_common::steer::{self, Fallback, SteerConfig, SteerListener, WorkerSlot};
 
-/// BPF_F_MMAPABLE: user space maps the values and writes them without a system call.
+/// BPF_F_MMAPABLE: user space maps the values into its memory and writes them without a system call.
 const MMAPABLE: u32 = 1 << 10;
 
-/// Some helpers are for programs under the GPL or compatible terms only.
+/// Some helpers are only for programs under the GPL or compatible terms.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
@@ -44,7 +44,8 @@ static GUARD_FILTER: Array<Chunk> = Array::with_max_entries(filter::CHUNKS, 0);
 #[map]
 static GUARD_SYN_BUCKETS: Array<u64> = Array::with_max_entries(guard::SYN_BUCKETS, 0);
 
-/// BPF_F_NO_PREALLOC: only user space inserts, and an unused table takes no memory.
+/// BPF_F_NO_PREALLOC: memory is allocated with each entry, so an empty table takes none. Only user space
+/// inserts.
 const NO_PREALLOC: u32 = 1;
 #[map]
 static GUARD_BANS: HashMap<u64, u64> = HashMap::with_max_entries(guard::BANS_MAX, NO_PREALLOC);
@@ -67,33 +68,33 @@ static STEER_MIGRATED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static STEER_LOGGED: Array<u64> = Array::with_max_entries(1, 0);
 
-/// CLOCK_MONOTONIC nanoseconds.
+/// Nanoseconds of CLOCK_MONOTONIC.
 #[inline(always)]
 pub fn now() -> u64 {
-    // SAFETY: takes nothing and only reads a clock.
+    // SAFETY: the helper takes no argument and only reads a clock.
     unsafe { bpf_ktime_get_ns() }
 }
 
 /// The NUMA node of this CPU.
 #[inline(always)]
 pub fn numa_node() -> u32 {
-    // SAFETY: takes nothing and only reads a per-CPU variable.
+    // SAFETY: the helper takes no argument and only reads a per-CPU variable.
     let node = unsafe { bpf_get_numa_node_id() };
     node as u32
 }
 
-/// The body of a loop that the verifier checks once, however often it runs.
+/// The body of a loop. The verifier checks it once, however often it runs.
 pub trait Step {
-    /// Whether the loop ends here.
+    /// One turn; true ends the loop.
     fn step(&mut self, number: u32) -> bool;
 }
 
-/// Calls `state.step` with 0, 1, … until it says so or `most` calls were made. A plain loop over this many
-/// slots costs the verifier more states than it allows.
+/// Calls `state.step` with 0, 1, … until it returns true, but at most `most` times. A plain loop over so many
+/// slots would cost the verifier more states than it allows.
 #[inline(always)]
 pub fn repeat<S: Step>(most: u32, state: &mut S) {
     unsafe extern "C" fn call<S: Step>(number: u32, state: *mut c_void) -> i64 {
-        // SAFETY: `repeat` passes the state that it borrows for as long as the loop runs.
+        // SAFETY: `repeat` passes the state, which it borrows for as long as the loop runs.
         let state = unsafe { &mut *state.cast::<S>() };
         i64::from(state.step(number))
     }
@@ -102,12 +103,12 @@ pub fn repeat<S: Step>(most: u32, state: &mut S) {
     unsafe { bpf_loop(most, body as *mut c_void, from_mut(state).cast(), 0) };
 }
 
-/// Adds to a counter of this CPU.
+/// Adds 1 to a counter of this CPU.
 #[inline(always)]
 fn count(counters: &PerCpuArray<u64>, index: u32) {
     if let Some(counter) = counters.get_ptr_mut(index) {
-        // SAFETY: the pointer was checked, and XDP and reuseport programs are not interrupted by themselves
-        // on one CPU.
+        // SAFETY: the pointer was checked. XDP and reuseport programs are not interrupted by themselves on
+        // one CPU.
         unsafe { *counter = (*counter).wrapping_add(1) };
     }
 }
@@ -138,7 +139,7 @@ pub fn guard_config() -> Option<&'static GuardConfig> {
     GUARD_CONFIG.get(0)
 }
 
-/// Both states (`PORT_…`) of one port.
+/// Both states (`PORT_…`) of one port, for IPv4 in the lowest bits.
 #[inline(always)]
 pub fn port_bits(port: u16) -> u64 {
     let (word, shift) = guard::port_place(port);
@@ -150,12 +151,12 @@ pub fn port_bits(port: u16) -> u64 {
 
 #[inline(always)]
 pub fn is_listener(key: &ListenerKey) -> bool {
-    // SAFETY: only whether there is an entry matters, its value is never read.
+    // SAFETY: the code only asks whether there is an entry, and never reads the value.
     unsafe { GUARD_LISTENERS.get(key) }.is_some()
 }
 
-/// One bit of the prefilter. User space may be writing the chunk: a bit that stays is the same in every
-/// mixture.
+/// One bit of the prefilter. User space may be writing the chunk meanwhile; a bit that does not change is
+/// right in any mixture.
 #[inline(always)]
 pub fn filter_bit(bit: u32) -> bool {
     let (chunk, word, shift) = filter::bit_place(bit);
@@ -165,7 +166,7 @@ pub fn filter_bit(bit: u32) -> bool {
     }
 }
 
-/// The value of a prefix is 0 where it is an exemption from a shorter one.
+/// Whether the allow list names an address. The value 0 exempts a prefix from a shorter one.
 #[inline(always)]
 pub fn on_allow_list(address: [u8; 16]) -> bool {
     matches!(GUARD_ALLOW.get(Key::new(128, address)), Some(listed) if *listed != 0)
@@ -176,27 +177,30 @@ pub fn on_deny_list(address: [u8; 16]) -> bool {
     matches!(GUARD_DENY.get(Key::new(128, address)), Some(listed) if *listed != 0)
 }
 
-/// When the ban of a source (`filter::Source::key`) ends; `None` without one.
+/// When the ban of a source (`filter::Source::key`) ends; `None` without a ban.
 #[inline(always)]
 pub fn ban_end(source: u64) -> Option<u64> {
-    // SAFETY: user space writes a ban as a whole; one that is lifted in this instant stays readable until the
+    // SAFETY: user space writes a ban as a whole. A ban that is lifted meanwhile stays readable until the
     // program has returned.
     unsafe { GUARD_BANS.get(source) }.copied()
 }
 
-/// Takes one SYN out of a bucket; false when it does not hold that much.
+/// Takes one SYN out of a bucket; false if the bucket does not hold that much.
 ///
-/// The bucket is the time at which it is full again (the generic cell rate algorithm): empty when that is
-/// `depth` away. CPUs share it without a lock: under load they add atomically, so no SYN is forgotten; only
-/// the first SYN after a pause is a plain store, and may swallow those of other CPUs in the same instant.
+/// The bucket is the time at which it is full again (the generic cell rate algorithm). When that time is
+/// `depth` ahead, it is empty. CPUs share it without a lock: under load they add atomically, so no SYN is
+/// forgotten. Only the first SYN after a pause is a plain store. It may swallow SYNs that other CPUs add in
+/// the same instant.
 #[inline(always)]
 pub fn take_syn(bucket: u32, now: u64, cost: u64, depth: u64) -> bool {
     let Some(full_at) = GUARD_SYN_BUCKETS.get_ptr_mut(bucket) else { return true };
-    // SAFETY: checked above; aligned, since array values are; volatile, since other CPUs write it.
+    // SAFETY: checked above. Array values are aligned. The read is volatile, since other CPUs write the
+    // value.
     let at = unsafe { full_at.read_volatile() };
     let debt = at.saturating_sub(now);
     if debt > depth {
-        // A deeper bucket was configured before: nobody pays for that.
+        // The bucket was deeper in an earlier configuration. Its debt is cut to today's depth, so that no
+        // source pays for that.
         // SAFETY: as above.
         unsafe { full_at.write_volatile(now + depth) };
         return false;
@@ -208,8 +212,7 @@ pub fn take_syn(bucket: u32, now: u64, cost: u64, depth: u64) -> bool {
         // SAFETY: as above.
         unsafe { full_at.write_volatile(now + cost) };
     } else {
-        // SAFETY: as above. The target knows atomic addition, but `AtomicU64::fetch_add` does not exist
-        // there.
+        // SAFETY: as above. The target has atomic addition, but `AtomicU64::fetch_add` does not exist there.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(full_at, cost) };
     }
     true
@@ -222,12 +225,12 @@ pub fn steer_config() -> Option<&'static SteerConfig> {
 
 #[inline(always)]
 pub fn steer_listener(key: &ListenerKey) -> Option<&'static SteerListener> {
-    // SAFETY: the value is plain numbers; an update swaps the whole element, a removal keeps it until this
-    // program has returned (RCU), or hands it to another listener at worst: then the select fails.
+    // SAFETY: the value is plain numbers. An update swaps the whole element. A removed element stays until
+    // this program has returned (RCU); at worst it already belongs to another listener, and the select fails.
     unsafe { STEER_LISTENERS.get(key) }
 }
 
-/// One field of a slot: the worker writes while this reads.
+/// A slot. The worker writes its fields while this program reads them.
 #[inline(always)]
 pub fn slot(index: u32) -> Option<&'static WorkerSlot> {
     STEER_SLOTS.get(index)
@@ -239,11 +242,11 @@ pub fn select(ctx: &SkReuseportContext, index: u32) -> Result<(), i64> {
     STEER_SOCKETS.select_reuseport(ctx, index)
 }
 
-/// Whether a line may be logged: at most one in a second over all CPUs (two that race both may).
+/// Whether a line may be logged: at most one each second over all CPUs. Two CPUs that race may both log.
 #[inline(always)]
 pub fn may_log(now: u64) -> bool {
     let Some(logged) = STEER_LOGGED.get_ptr_mut(0) else { return false };
-    // SAFETY: checked above; a race costs one more line.
+    // SAFETY: checked above. A race costs one more line.
     let last = unsafe { logged.read_volatile() };
     if last != 0 && now.saturating_sub(last) < 1_000_000_000 {
         return false;

@@ -1,6 +1,6 @@
-//! What the programs read from a packet and from a listening socket: Ethernet, 802.1Q and 802.1ad, RFC 791,
-//! RFC 8200, RFC 9293. Every read is checked against the packet's end first; whatever is not understood is an
-//! error that says which, and passes.
+//! Reads packets and listening sockets: Ethernet, 802.1Q and 802.1ad, RFC 791, RFC 8200, RFC 9293. Every read
+//! is first checked against the packet's end. A packet that is not understood passes, with an error that says
+//! why.
 #![allow(
     unsafe_code,
     reason = "packet bytes and socket fields are raw pointers; every read is bounds-checked next to it"
@@ -20,7 +20,7 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 const ETHERTYPE_V4: u16 = 0x0800;
 const ETHERTYPE_V6: u16 = 0x86dd;
-/// An outer 802.1ad or 802.1Q tag and an inner 802.1Q tag.
+/// VLAN tags that are read at most: an outer 802.1ad or 802.1Q tag and an inner 802.1Q tag.
 const TAGS_MAX: usize = 2;
 
 const PROTOCOL_HOP_BY_HOP: u8 = 0;
@@ -32,7 +32,8 @@ const PROTOCOL_DESTINATION: u8 = 60;
 const PROTOCOL_MOBILITY: u8 = 135;
 const PROTOCOL_HIP: u8 = 139;
 const PROTOCOL_SHIM6: u8 = 140;
-/// Extension headers walked. RFC 8200 names six, once each but for destination options.
+/// IPv6 extension headers that are walked at most. RFC 8200 names six; only destination options may come
+/// twice.
 const EXTENSIONS_MAX: usize = 8;
 
 const TCP_SYN: u8 = 0x02;
@@ -42,7 +43,7 @@ const TCP_ACK: u8 = 0x10;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
-/// An address, IPv4 as IPv4-mapped: two words as they lie in the packet.
+/// An address as two words, as they lie in the packet. IPv4 is written as IPv4-mapped IPv6.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Address(pub [u64; 2]);
 
@@ -62,7 +63,7 @@ impl Address {
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
-    /// As numbers: the leading and the trailing half.
+    /// Both halves as numbers, the leading one first.
     #[inline(always)]
     pub fn halves(self) -> (u64, u64) {
         let [high, low] = self.0;
@@ -70,30 +71,30 @@ impl Address {
     }
 }
 
-/// What the guard judges: a TCP segment's addresses (IPv4 as IPv4-mapped) and what kind it is.
+/// A TCP segment as the guard judges it. IPv4 addresses are IPv4-mapped.
 pub struct Segment {
     pub source: Address,
     pub destination: Address,
     pub source_port: u16,
     pub destination_port: u16,
     pub is_v4: bool,
-    /// Where its IP header begins in the frame, and where its TCP header.
+    /// The offsets in the frame of its IP header and of its TCP header.
     pub network_at: u32,
     pub tcp_at: u32,
-    /// A SYN without ACK: asks for a connection.
+    /// It is a SYN without ACK, which asks for a connection.
     pub opens: bool,
-    /// No SYN and no RST, with an ACK.
+    /// It has an ACK, and neither SYN nor RST.
     pub acknowledges: bool,
 }
 
-/// The same value, of which the optimizer knows nothing. The verifier wants the very pointer that was
-/// compared; left alone, the optimizer compares one sum and reads through another. (`black_box` does it by
-/// way of the stack.)
+/// Returns the same value, hidden from the optimizer. The verifier wants the very pointer that was compared.
+/// Left alone, the optimizer compares one sum and reads through another. (`black_box` does it too, but goes
+/// through the stack.)
 #[inline(always)]
 pub fn opaque(pointer: usize) -> usize {
     let same: usize;
-    // SAFETY: moves one register to another. It takes an instruction, since the line of an empty one would be
-    // that of its neighbour, and the kernel refuses two lines for one instruction.
+    // SAFETY: this moves one register to another. It needs an instruction: an empty block would share its
+    // line with its neighbour, and the kernel refuses two lines for one instruction.
     unsafe {
         asm!("{0} = {1}", lateout(reg) same, in(reg) pointer, options(pure, nomem, nostack, preserves_flags))
     };
@@ -111,8 +112,8 @@ fn read<const N: usize>(ctx: &XdpContext, offset: usize) -> Result<[u8; N], Verd
     Ok(unsafe { *(start as *const [u8; N]) })
 }
 
-/// Reads a word at `offset` as it lies there. Left alone, the target reads unaligned words byte by byte; the
-/// kernel's machines need not.
+/// Reads a word at `offset` as it lies there. Left alone, the compiler reads unaligned words byte by byte,
+/// which the kernel's machines do not need.
 #[inline(always)]
 fn read_u32(ctx: &XdpContext, offset: usize) -> Result<u32, Verdict> {
     let start = opaque(ctx.data() + offset);
@@ -120,16 +121,20 @@ fn read_u32(ctx: &XdpContext, offset: usize) -> Result<u32, Verdict> {
         return Err(Verdict::Truncated);
     }
     let word: u64;
-    // SAFETY: `start..start + 4` lies within the packet (checked above); the kernel's verifier refuses
-    // unaligned reads of packets where the machine has none.
+    // SAFETY: `start..start + 4` lies within the packet (checked above). On machines without unaligned reads,
+    // the kernel's verifier refuses the program.
     unsafe {
-        asm!("{0} = *(u32 *)({1} + \
-            0)", lateout(reg) word, in(reg) start, options(pure, readonly, nostack, preserves_flags))
+        asm!(
+            "{0} = *(u32 *)({1} + 0)",
+            lateout(reg) word,
+            in(reg) start,
+            options(pure, readonly, nostack, preserves_flags)
+        );
     };
     Ok(word as u32)
 }
 
-/// Reads an IPv6 address at `offset`; as `read_u32`.
+/// Reads an IPv6 address at `offset`, as `read_u32` reads a word.
 #[inline(always)]
 fn read_address(ctx: &XdpContext, offset: usize) -> Result<Address, Verdict> {
     let start = opaque(ctx.data() + offset);
@@ -137,7 +142,7 @@ fn read_address(ctx: &XdpContext, offset: usize) -> Result<Address, Verdict> {
         return Err(Verdict::Truncated);
     }
     let (high, low): (u64, u64);
-    // SAFETY: `start..start + 16` lies within the packet (checked above); as in `read_u32`.
+    // SAFETY: `start..start + 16` lies within the packet (checked above); otherwise as in `read_u32`.
     unsafe {
         asm!(
             "{0} = *(u64 *)({2} + 0)",
@@ -273,55 +278,55 @@ fn parse_tcp(
     })
 }
 
-/// Copies `N` bytes at `offset`, wherever in the frame that is; `None` beyond its end. Dearer than `read`,
-/// but the offset may be anything.
+/// Copies `N` bytes at `offset`; `None` beyond the frame's end. This costs more than `read`, but takes any
+/// offset, also in frames of several buffers.
 #[inline(always)]
 pub fn load<const N: usize>(ctx: &XdpContext, offset: u32) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    // SAFETY: the buffer is on this stack and as long as is said; the kernel checks the offset.
+    // SAFETY: the buffer is on this stack and as long as the length given. The kernel checks the offset.
     let result = unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, bytes.as_mut_ptr().cast(), N as u32) };
     (result == 0).then_some(bytes)
 }
 
-/// Copies `bytes` to `offset`. False beyond the frame's end: nothing happens then.
+/// Copies `bytes` to `offset`. Beyond the frame's end it copies nothing and returns false.
 #[inline(always)]
 pub fn store<const N: usize>(ctx: &XdpContext, offset: u32, bytes: &[u8; N]) -> bool {
     // SAFETY: as in `load`; the kernel only reads the buffer.
     unsafe { bpf_xdp_store_bytes(ctx.ctx, offset, bytes.as_ptr().cast_mut().cast(), N as u32) == 0 }
 }
 
-/// Makes the frame so long; false when there is no room, or it is in several buffers.
+/// Changes the frame's length; false if there is no room, or the frame is in several buffers.
 #[inline(always)]
 pub fn resize(ctx: &XdpContext, length: u32) -> bool {
-    // SAFETY: reads the context.
+    // SAFETY: the helper only reads the context.
     let present = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
     if present as usize != ctx.data_end() - ctx.data() {
         return false;
     }
-    // SAFETY: nothing reads the packet through a pointer from before.
+    // SAFETY: nothing reads the packet through an earlier pointer afterwards.
     unsafe { bpf_xdp_adjust_tail(ctx.ctx, length.wrapping_sub(present) as i32) == 0 }
 }
 
-/// The most that fits into a packet of the interface that the frame came in, IP header included.
+/// The largest packet, IP header included, that the interface of the frame can carry, in bytes.
 #[inline(always)]
 pub fn mtu(ctx: &XdpContext) -> u32 {
     let mut mtu = 0;
-    // SAFETY: 0 names the interface itself; the kernel writes a word, and fails for packets that are too long
-    // after it has.
+    // SAFETY: 0 names the interface itself. The kernel writes one word; if the packet is too long, it fails
+    // after writing.
     unsafe { bpf_check_mtu(ctx.ctx.cast(), 0, &raw mut mtu, 0, 0) };
     mtu
 }
 
-/// The listener that a flow came to, by the address its socket is bound to.
+/// The listener of a flow, by the address that its socket is bound to.
 #[inline(always)]
 pub fn listener(ctx: &SkReuseportContext) -> Result<ListenerKey, Fallback> {
     let sk = ctx.sk().sock;
     if sk.is_null() {
         return Err(Fallback::UnknownFamily);
     }
-    // All fields are read here, whole and volatile: the verifier allows neither a computed address within a
-    // socket nor a part of a field, and that is what the optimizer makes of reads that depend on the family.
-    // SAFETY: not null; the verifier turns each field access into a checked read of the socket.
+    // All fields are read here, whole and volatile. Left alone, the optimizer would compute an address within
+    // the socket or read a part of a field, and the verifier allows neither.
+    // SAFETY: not null. The verifier turns each field access into a checked read of the socket.
     let (family, port, v4, v6) = unsafe {
         (
             (&raw const (*sk).family).read_volatile(),
@@ -340,16 +345,16 @@ pub fn listener(ctx: &SkReuseportContext) -> Result<ListenerKey, Fallback> {
         AF_INET6 => v6,
         _ => return Err(Fallback::UnknownFamily),
     };
-    // Shutting a listener down takes away a port that nobody bound it to by number, before its flows migrate;
-    // they still have it.
+    // When a listener is shut down, it loses a port that the kernel chose, before its flows migrate. The
+    // flows still have the port.
     let port = match ctx.migrating_sk() {
-        // SAFETY: not null, since there is one; read as the fields above.
+        // SAFETY: not null, since the flow exists; read as the fields above.
         Some(flow) if port == 0 => unsafe { (&raw const (*flow.sock).src_port).read_volatile() },
         _ => port,
     };
     let [a, b, c, d] = address.map(u64::from);
-    // Both are in network order in memory; the halves are put together as the little-endian machine holds
-    // them.
+    // The words are in network order in memory. This puts the halves together as a little-endian machine
+    // holds them.
     let address = (u128::from(c | (d << 32)) << 64) | u128::from(a | (b << 32));
     let address = address.to_ne_bytes();
     Ok(ListenerKey { address, port })

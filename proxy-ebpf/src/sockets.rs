@@ -1,6 +1,6 @@
-//! What the programs ask of sockets (bpf-helpers(7)), and what they keep about them: where a connection is
-//! counted, in storage that the kernel frees with the socket, and the table of counts by source
-//! (`proxy_common::sources`).
+//! Sockets as the programs use them (bpf-helpers(7)). The storage of a socket, which the kernel frees with
+//! it, remembers where its connection is counted. The table of counts by source is here too
+//! (`proxy_common::sources`), and the maps of cookies.
 #![allow(
     unsafe_code,
     reason = "sockets, their storage and map values are raw pointers; every one is checked next to its use"
@@ -34,15 +34,15 @@ static SOURCES_ARMED: Array<Armed> = Array::with_max_entries(1, 0);
 static COOKIE_CONFIG: Array<CookieConfig> = Array::with_max_entries(1, 0);
 #[map]
 static SOURCES_TALLIES: PerCpuArray<u64> = PerCpuArray::with_max_entries(sources::TALLIES, 0);
-/// Where a connection is counted: 0 nowhere.
+/// The entry in which a connection is counted, plus 1, and `connections::AT_LIMIT`. 0: it is not counted.
 #[btf_map]
 static SOURCES_SOCKETS: SkStorage<u64> = SkStorage::new();
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
-/// `::ffff:0:0/96`, the third word as it lies in memory.
+/// The third word of `::ffff:0:0/96`, as it lies in memory.
 const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-/// The socket of this network namespace: the one that the packet came in.
+/// BPF_F_CURRENT_NETNS: look in the network namespace that the packet came in.
 const THIS_NETNS: u64 = u64::MAX;
 
 #[inline(always)]
@@ -53,17 +53,17 @@ pub fn count_config() -> Option<&'static CountConfig> {
 #[inline(always)]
 pub fn tally(tally: Tally) {
     if let Some(counter) = SOURCES_TALLIES.get_ptr_mut(tally as u32) {
-        // SAFETY: checked above. A connection that closes in process context may be interrupted by one that
-        // opens on this CPU, and the target has no cheaper way to lose neither.
+        // SAFETY: checked above. While a connection closes in process context, an interrupt may open another
+        // one on this CPU. The addition is atomic so that neither is lost; the target has no cheaper way.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
     }
 }
 
-/// Live connections that brought their source to its limit, or came beyond it.
+/// The number of live connections that brought their source to its limit, or came beyond it.
 #[inline(always)]
 pub fn at_limit() -> u64 {
     match SOURCES_ARMED.get_ptr(0) {
-        // SAFETY: checked above; volatile, since other CPUs write it.
+        // SAFETY: checked above. The read is volatile, since other CPUs write the value.
         Some(armed) => unsafe { (&raw const (*armed).at_limit).read_volatile() },
         None => 0,
     }
@@ -74,11 +74,11 @@ pub fn cookie_config() -> Option<&'static CookieConfig> {
     COOKIE_CONFIG.get(0)
 }
 
-/// When a SYN was last answered with a cookie, or 0.
+/// When a SYN was last answered with a cookie, in nanoseconds of CLOCK_MONOTONIC; 0: no cookie is out.
 #[inline(always)]
 pub fn cookies_at() -> u64 {
     match SOURCES_ARMED.get_ptr(0) {
-        // SAFETY: checked above; volatile, since other CPUs write it.
+        // SAFETY: checked above. The read is volatile, since other CPUs write the value.
         Some(armed) => unsafe { (&raw const (*armed).cookies_at).read_volatile() },
         None => 0,
     }
@@ -87,41 +87,43 @@ pub fn cookies_at() -> u64 {
 #[inline(always)]
 pub fn set_cookies_at(at: u64) {
     if let Some(armed) = SOURCES_ARMED.get_ptr_mut(0) {
-        // SAFETY: checked above; CPUs that race write nearly the same.
+        // SAFETY: checked above. CPUs that race write nearly the same time.
         unsafe { (&raw mut (*armed).cookies_at).write_volatile(at) };
     }
 }
 
-/// One more of them, or with `u64::MAX` one less.
+/// Adds to the number of connections at the limit: 1, or `u64::MAX` to take one away.
 #[inline(always)]
 pub fn add_at_limit(change: u64) {
     if let Some(armed) = SOURCES_ARMED.get_ptr_mut(0) {
-        // SAFETY: checked above; an atomic addition.
+        // SAFETY: checked above. The addition is atomic.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*armed).at_limit, change) };
     }
 }
 
-/// A bucket as it is now. Entries change one by one.
+/// Reads a bucket. Its entries may change one by one meanwhile.
 #[inline(always)]
 pub fn bucket(index: u32) -> Option<Bucket> {
     let bucket = SOURCES_COUNTS.get_ptr(index)?;
     let mut entries = [0; BUCKET_ENTRIES];
     for (number, entry) in entries.iter_mut().enumerate() {
-        // SAFETY: checked above, and `number` is within the bucket; volatile, since other CPUs write it.
+        // SAFETY: checked above, and `number` is within the bucket. The read is volatile, since other CPUs
+        // write the value.
         *entry = unsafe { (&raw const (*bucket)[number]).read_volatile() };
     }
     Some(entries)
 }
 
-/// An entry as it is now. `entry` counts through all buckets.
+/// Reads an entry. `entry` counts through all buckets.
 #[inline(always)]
 pub fn entry(entry: u32) -> u64 {
     let Some(bucket) = SOURCES_COUNTS.get_ptr(entry / BUCKET_ENTRIES as u32) else { return 0 };
-    // SAFETY: checked above, and the number is within the bucket; volatile, since other CPUs write it.
+    // SAFETY: checked above, and the number is within the bucket. The read is volatile, since other CPUs
+    // write the value.
     unsafe { bucket.cast::<u64>().add(entry as usize % BUCKET_ENTRIES).read_volatile() }
 }
 
-/// Puts `new` where `old` is; false when something else is there now.
+/// Replaces `old` by `new`; false if the entry has changed meanwhile.
 #[inline(always)]
 pub fn exchange(entry: u32, old: u64, new: u64) -> bool {
     let Some(bucket) = SOURCES_COUNTS.get_ptr_mut(entry / BUCKET_ENTRIES as u32) else { return false };
@@ -134,20 +136,20 @@ pub fn exchange(entry: u32, old: u64, new: u64) -> bool {
     is_done
 }
 
-/// One connection less.
+/// Takes one connection away from an entry.
 #[inline(always)]
 pub fn decrement(entry: u32) {
     if let Some(bucket) = SOURCES_COUNTS.get_ptr_mut(entry / BUCKET_ENTRIES as u32) {
         let number = entry as usize % BUCKET_ENTRIES;
         // SAFETY: checked above, and `number` is within the bucket. The entry counts the caller's connection,
-        // so nobody else has taken it.
+        // so no other source has taken it.
         unsafe {
             atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(bucket.cast::<u64>().add(number), u64::MAX)
         };
     }
 }
 
-/// Both ends of a connection, IPv4 as IPv4-mapped also where the listener is an IPv6 one.
+/// Both ends of a connection. IPv4 addresses are IPv4-mapped, also if the listener is an IPv6 one.
 pub struct Ends {
     pub local: Address,
     pub local_port: u16,
@@ -155,12 +157,12 @@ pub struct Ends {
     pub is_v4: bool,
 }
 
-/// Of the socket that the kernel tells about.
+/// The ends of the socket that this event is about.
 #[inline(always)]
 pub fn ends(ctx: &SockOpsContext) -> Option<Ends> {
     let ops = ctx.ops;
-    // All fields are read here, whole and volatile: the verifier allows neither a computed address within the
-    // context nor a part of a field, and that is what the optimizer makes of reads that depend on the family.
+    // All fields are read here, whole and volatile. Left alone, the optimizer would compute an address within
+    // the context or read a part of a field, and the verifier allows neither.
     // SAFETY: the verifier turns each field access into a checked read of the socket.
     let (family, port, local_v4, remote_v4, local, remote) = unsafe {
         (
@@ -206,23 +208,22 @@ unsafe fn words(words: *const [u32; 4]) -> [u32; 4] {
     }
 }
 
-/// From words in network order.
+/// An address from words in network order.
 #[inline(always)]
 fn address(words: [u32; 4]) -> Address {
     let [a, b, c, d] = words.map(u64::from);
-    // As the little-endian machine holds them.
+    // This puts the halves together as a little-endian machine holds them.
     Address([a | (b << 32), c | (d << 32)])
 }
 
-/// The network namespace of the socket.
+/// The cookie of the socket's network namespace.
 #[inline(always)]
 pub fn netns_cookie(ctx: &SockOpsContext) -> u64 {
-    // SAFETY: takes the context and only reads.
+    // SAFETY: the helper takes the context and only reads.
     unsafe { bpf_get_netns_cookie(ctx.ops.cast()) }
 }
 
-/// What is kept about the socket; `None` where there is nothing, or with `create` where there is no memory
-/// for it.
+/// The value kept for the socket. `None` if there is none, or with `create` if there is no memory for it.
 #[inline(always)]
 pub fn kept(ctx: &SockOpsContext, create: bool) -> Option<&mut u64> {
     let sk = socket(ctx.ops);
@@ -231,8 +232,8 @@ pub fn kept(ctx: &SockOpsContext, create: bool) -> Option<&mut u64> {
     }
     let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
     let map = (&raw const SOURCES_SOCKETS).cast_mut().cast::<c_void>();
-    // SAFETY: not null; the value lives as long as the socket, which lives while the kernel tells about it,
-    // and the kernel holds the socket's lock meanwhile, so that nobody else has the value.
+    // SAFETY: not null. The value lives as long as the socket, and the socket lives during this event. The
+    // kernel holds the socket's lock meanwhile, so nobody else uses the value.
     unsafe { bpf_sk_storage_get(map, sk.cast(), null_mut(), flags).cast::<u64>().as_mut() }
 }
 
@@ -258,12 +259,12 @@ struct TupleV6 {
     destination_port: u16,
 }
 
-/// The socket that a segment would reach; it is given back when this is dropped by `look_up`.
+/// The socket that a segment would reach. `look_up` gives the reference back to the kernel.
 #[derive(Clone, Copy)]
 pub struct Found(*mut bpf_sock);
 
 impl Found {
-    /// Of `TCP_…`.
+    /// The socket's TCP state, `TCP_…`.
     #[inline(always)]
     pub fn state(self) -> u32 {
         // SAFETY: `look_up` holds a reference; the verifier turns the access into a checked read of the
@@ -273,32 +274,33 @@ impl Found {
 }
 
 impl Found {
-    /// The cookie that answers a SYN; `None` when the kernel finds that none is needed.
+    /// Makes the cookie that answers a SYN; `None` if the kernel finds that none is needed.
     #[inline(always)]
     pub fn make_cookie(self, ctx: &XdpContext, segment: &Segment, headers: &mut Headers) -> Option<u32> {
         headers.set_addresses(segment);
         let [length] = packet::load::<1>(ctx, segment.tcp_at + 12)?;
-        // 60 at most, which the verifier sees; it must see the very number compared, too.
+        // At most 60, which the verifier can see. `opaque` makes it see that for the very number that was
+        // compared.
         let length = packet::opaque(usize::from(length >> 4) * 4) as u32;
         if length < 20 {
             return None;
         }
-        // SAFETY: the buffer is not shorter than is said; the kernel checks the offset.
+        // SAFETY: the buffer is at least as long as the length given. The kernel checks the offset.
         if unsafe { bpf_xdp_load_bytes(ctx.ctx, segment.tcp_at, headers.tcp.as_mut_ptr().cast(), length) }
             != 0
         {
             return None;
         }
-        // SAFETY: both headers are as long as is said; `look_up` holds a reference to the socket.
+        // SAFETY: both headers are as long as the lengths given. `look_up` holds a reference to the socket.
         let made = unsafe {
             let (ip, tcp) = (headers.ip.as_mut_ptr(), headers.tcp.as_mut_ptr());
             bpf_tcp_gen_syncookie(self.0.cast(), ip.cast(), IP_BYTES, tcp.cast(), length)
         };
-        // The client's segment size is in the upper half; it is in the cookie too.
+        // The upper half is the client's segment size, which the cookie encodes too.
         (made >= 0).then_some(made as u32)
     }
 
-    /// Whether the kernel refuses what a segment acknowledges as a cookie.
+    /// Whether a segment acknowledges something that the kernel refuses as a cookie.
     #[inline(always)]
     pub fn refuses_cookie(self, ctx: &XdpContext, segment: &Segment, headers: &mut Headers) -> bool {
         headers.set_addresses(segment);
@@ -313,10 +315,10 @@ impl Found {
 
 /// -ENOENT.
 const NO_COOKIE: i64 = -2;
-/// An IPv6 header is longer than one of IPv4, of which the rest is not looked at.
+/// Bytes of an IPv6 header. An IPv4 header is shorter, and the rest is not looked at.
 const IP_BYTES: u32 = 40;
 
-/// Headers in the making, which would be too much for the stack.
+/// Room to build headers in: they are too large for the stack.
 #[repr(C)]
 pub struct Headers {
     pub ip: [u8; IP_BYTES as usize],
@@ -325,7 +327,7 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// As much of a segment's IP header as cookies are made from: version and addresses.
+    /// Writes the parts of a segment's IP header that cookies are made from: version and addresses.
     #[inline(always)]
     fn set_addresses(&mut self, segment: &Segment) {
         let (source, destination) = (segment.source.octets(), segment.destination.octets());
@@ -344,14 +346,14 @@ impl Headers {
 #[map]
 static COOKIE_HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
 
-/// This CPU's; whatever the last one to use them left is in them.
+/// This CPU's room for headers. It still holds the bytes of its last use.
 #[inline(always)]
 pub fn headers() -> Option<&'static mut Headers> {
     // SAFETY: one XDP program runs on a CPU at a time, and it asks once.
     unsafe { COOKIE_HEADERS.get_ptr_mut(0)?.as_mut() }
 }
 
-/// Finds the socket that a segment would reach and asks it; `None` without one.
+/// Finds the socket that a segment would reach and asks it; `None` without a socket.
 #[inline(always)]
 pub fn look_up<T>(ctx: &XdpContext, segment: &Segment, ask: impl FnOnce(Found) -> T) -> Option<T> {
     let ctx = ctx.ctx.cast::<c_void>();
@@ -360,7 +362,7 @@ pub fn look_up<T>(ctx: &XdpContext, segment: &Segment, ask: impl FnOnce(Found) -
         let [source, destination] =
             [segment.source, segment.destination].map(|address| (address.0[1] >> 32) as u32);
         let mut tuple = TupleV4 { source, destination, source_port, destination_port };
-        // SAFETY: the tuple is on this stack and as long as is said.
+        // SAFETY: the tuple is on this stack and as long as the length given.
         unsafe { bpf_skc_lookup_tcp(ctx, from_mut(&mut tuple).cast(), 12, THIS_NETNS, 0) }
     } else {
         let mut tuple = TupleV6 {

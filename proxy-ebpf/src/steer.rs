@@ -1,7 +1,8 @@
-//! Steering (sk_reuseport): which worker's socket takes a new flow, or one whose listening socket goes away.
+//! Steering (sk_reuseport): chooses the worker's socket that takes a new flow, or a flow whose listening
+//! socket goes away.
 //!
-//! A worker publishes its load and since when it has been running; one that drains, died or hangs gets no new
-//! flow. On any doubt the kernel's own hash decides, and the reason is counted.
+//! A worker publishes its load, and since when it has been running. A worker that drains, died or hangs gets
+//! no new flow. On any doubt the kernel's own hash decides, and the reason is counted.
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::programs::SkReuseportContext;
@@ -13,9 +14,10 @@ use proxy_common::steer::{
 
 use crate::{maps, packet};
 
-/// Slots tried by hash before all are tried in order: with half of them usable, 255 of 256 flows end here.
+/// Slots tried by hash before all slots are tried in order. If half of the slots are usable, 255 of 256 flows
+/// end here.
 const PROBES: u32 = 8;
-/// Any NUMA node will do.
+/// A worker on any NUMA node will do.
 const ANY_NODE: u32 = u32::MAX;
 
 /// A worker that may take the flow.
@@ -25,7 +27,7 @@ struct Candidate {
     load: u32,
 }
 
-/// Always passes: a flow that is not steered is left to the kernel.
+/// Always passes the flow: if no worker was chosen, the kernel chooses one.
 #[inline(always)]
 pub fn run(ctx: &SkReuseportContext) -> u32 {
     match steer(ctx) {
@@ -70,8 +72,8 @@ fn steer(ctx: &SkReuseportContext) -> Result<u32, Fallback> {
     Err(Fallback::SelectFailed)
 }
 
-/// A search for up to two usable workers among the slots that have a socket at one listener, numbered without
-/// gaps.
+/// A search for up to two usable workers, among the slots that have a socket at one listener. These slots are
+/// numbered without gaps.
 struct Search {
     even: u32,
     total: u32,
@@ -80,7 +82,7 @@ struct Search {
     hash: u32,
     probe: u32,
     node: u32,
-    /// How many are wanted.
+    /// How many workers are wanted.
     wanted: u32,
     found: u32,
     first: Candidate,
@@ -108,7 +110,7 @@ impl Search {
         }
     }
 
-    /// The best worker, and the runner-up if one was looked at.
+    /// The best worker, and the runner-up if there is one.
     #[inline(always)]
     fn run(&mut self, policy: u32) -> Option<(Candidate, Option<Candidate>)> {
         if policy == POLICY_NUMA_LOCAL {
@@ -128,7 +130,7 @@ impl Search {
         }
     }
 
-    /// The worker with this number, if it takes new flows and sits on the node.
+    /// The worker with this number, if it takes new flows and sits on the wanted node.
     #[inline(always)]
     fn usable(&self, number: u32) -> Option<Candidate> {
         if number >= self.total {
@@ -148,7 +150,8 @@ impl Search {
 }
 
 impl maps::Step for Search {
-    /// The first `PROBES` numbers are drawn by hash; where those find too few, all follow in order.
+    /// The first `PROBES` numbers are drawn by hash. If they find too few workers, all numbers follow in
+    /// order.
     #[inline(always)]
     fn step(&mut self, step: u32) -> bool {
         let number = if step < PROBES {
@@ -171,7 +174,7 @@ impl maps::Step for Search {
     }
 }
 
-/// A number below `total` by multiply and shift, without a division.
+/// Maps a random number to a number below `total`, by multiply and shift instead of a division.
 #[inline(always)]
 fn below(random: u32, total: u32) -> u32 {
     ((u64::from(random) * u64::from(total)) >> 32) as u32
