@@ -18,6 +18,8 @@ pub(crate) struct Graph {
     pub(crate) rooms: BTreeSet<String>,
     /// The places of each import, `path:line`.
     pub(crate) edges: BTreeMap<Edge, Vec<String>>,
+    /// Where the crate's root is imported as a whole, so that nobody can say which rooms are meant.
+    pub(super) blurred: Vec<String>,
 }
 
 /// The room of a file that runs in production.
@@ -30,6 +32,7 @@ impl Graph {
     pub(super) fn of(tree: &Tree) -> Self {
         let rooms: BTreeSet<String> = tree.sources.iter().filter_map(room).map(str::to_owned).collect();
         let mut edges: BTreeMap<Edge, Vec<String>> = BTreeMap::new();
+        let mut blurred = Vec::new();
         for source in &tree.sources {
             let Some(room) = room(source) else { continue };
             for word in source.live_words(Kind::Path) {
@@ -38,14 +41,18 @@ impl Graph {
                     continue;
                 }
                 let path = source.resolve(word);
+                let place = format!("{}:{}", source.path, word.line);
+                if path == ["crate", "*"] {
+                    blurred.push(place);
+                    continue;
+                }
                 let Some(other) = path.get(1).filter(|other| *other != room && rooms.contains(*other)) else {
                     continue;
                 };
-                let place = format!("{}:{}", source.path, word.line);
                 edges.entry((room.to_owned(), other.clone())).or_default().push(place);
             }
         }
-        Self { rooms, edges }
+        Self { rooms, edges, blurred }
     }
 
     #[cfg(test)]
@@ -65,6 +72,7 @@ impl Graph {
         Self {
             rooms: self.rooms.clone(),
             edges: edges.map(|(edge, at)| (edge.clone(), at.clone())).collect(),
+            blurred: Vec::new(),
         }
     }
 

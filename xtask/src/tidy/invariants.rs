@@ -265,6 +265,17 @@ fn reasons_are_given(tree: &Tree, into: &mut Vec<String>) {
     }
 }
 
+/// A file that no `mod` item leads to is compiled by nothing, unless a crate begins with it. The package of
+/// tests lists its crates in its Cargo.toml.
+pub(super) fn every_file_is_compiled(tree: &Tree, into: &mut Vec<String>) {
+    for source in tree.sources.iter().filter(|source| !source.is_declared) {
+        let is_root = ["/src/lib.rs", "/src/main.rs"].iter().any(|root| source.path.ends_with(root));
+        if source.path.contains("/src/") && !is_root && !source.path.contains("/src/bin/") {
+            into.push(format!("{}: no `mod` item leads to it", source.path));
+        }
+    }
+}
+
 /// Entries of the lists above that say nothing.
 pub(super) fn check_lists(tree: &Tree, into: &mut Vec<String>) {
     for path in UNSAFE_FILES {

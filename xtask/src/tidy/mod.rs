@@ -38,6 +38,7 @@ fn complaints(tree: &Tree) -> Vec<String> {
     let mut into = Vec::new();
     invariants::check(tree, &mut into);
     invariants::check_lists(tree, &mut into);
+    invariants::every_file_is_compiled(tree, &mut into);
     rooms::check(tree, ROOMS, not_yet::EDGES, &mut into);
     rooms::check_arrows(tree, ROOMS, not_yet::ROOMS, &mut into);
     sizes::check(tree, &sizes::Exceptions { granted: sizes::LONG, not_yet: not_yet::LONG }, &mut into);

@@ -136,6 +136,7 @@ pub(super) fn check(tree: &Tree, rooms: &[Room], not_yet: &[(&str, &str)], into:
             into.push(format!("{from} -> {to}: is allowed or gone: take it from tidy/not_yet.rs"));
         }
     }
+    into.extend(graph.blurred.iter().map(|place| format!("{place}: imports every room at once")));
     for room in &graph.rooms {
         if !rooms.iter().any(|known| known.name == room) {
             into.push(format!("proxy/src/{room}: a room without arrows: give it some in tidy/rooms.rs"));

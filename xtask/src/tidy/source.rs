@@ -28,6 +28,8 @@ pub(super) struct Source {
     pub(super) module: Vec<String>,
     /// Whether only tests compile it.
     pub(super) is_test: bool,
+    /// Whether a `mod` item leads to it.
+    pub(super) is_declared: bool,
 }
 
 impl Source {
@@ -46,6 +48,7 @@ impl Source {
             package,
             module,
             is_test: false,
+            is_declared: false,
         })
     }
 
@@ -193,6 +196,7 @@ impl Tree {
         }
         for (index, source) in self.sources.iter_mut().enumerate() {
             source.is_test = !live.contains(&index);
+            source.is_declared = declared.contains(&index);
         }
     }
 }

@@ -242,6 +242,28 @@ fn imports_between_rooms_are_found_wherever_they_are() {
 }
 
 #[test]
+fn importing_every_room_at_once_is_seen() {
+    let said = ["proxy/src/session/h1.rs:2: imports every room at once"];
+    assert_eq!(about_session("use super::super::*;", &[]), said);
+    assert_eq!(about_session("use crate::*;", &[]), said);
+}
+
+#[test]
+fn a_file_that_nothing_compiles_is_seen() {
+    let tree = tree(&[
+        ("proxy/src/lib.rs", &file("mod io;")),
+        ("proxy/src/io/mod.rs", &file("#[cfg(test)]\nmod tests;")),
+        ("proxy/src/io/tests.rs", &file("")),
+        ("proxy/src/io/timer.rs", &file("")),
+        ("benches/src/bin/micro.rs", &file("")),
+        ("tests/http.rs", &file("")),
+    ]);
+    let mut into = Vec::new();
+    invariants::every_file_is_compiled(&tree, &mut into);
+    assert_eq!(into, ["proxy/src/io/timer.rs: no `mod` item leads to it"]);
+}
+
+#[test]
 fn exceptions_that_are_not_needed_are_complaints() {
     assert_eq!(
         about_session("", &[("session", "worker"), ("session", "io")]),
