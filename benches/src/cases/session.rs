@@ -17,6 +17,8 @@ use proxy::session::context::Worker;
 use proxy::worker::events::Events;
 
 use super::{Case, Runner, each};
+use proxy::kernel::guard::{Guard, GuardMode, SynCookies};
+use proxy::kernel::steering::{Steering, SteeringPolicy};
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "session", what: "a request through a session, simulated ring", make: || session(2) },
@@ -88,10 +90,10 @@ fn config(endpoint: SocketAddr) -> model::Config {
             stuck_after: timeout,
         },
         ring: model::Ring { entries: 256, buffers: 256, buffer_size: 4096 },
-        steering: model::Steering { policy: model::SteeringPolicy::Hash },
-        guard: model::Guard {
+        steering: Steering { policy: SteeringPolicy::Hash },
+        guard: Guard {
             interfaces: Vec::new(),
-            mode: model::GuardMode::Auto,
+            mode: GuardMode::Auto,
             dry_run: false,
             allow: Vec::new(),
             deny: Vec::new(),
@@ -99,7 +101,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             syn_burst_per_ip: 0,
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
-            syn_cookies: model::SynCookies::Off,
+            syn_cookies: SynCookies::Off,
         },
         listeners: vec![Arc::new(listener)],
         routes: RouteTable::new(vec![Arc::new(route)]),

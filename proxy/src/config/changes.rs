@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::model::{self, Action, Config, Protocol};
+use crate::kernel::guard::Guard;
 use crate::tls::certificate::Certificate;
 use crate::tls::server::ServerTls;
 
@@ -80,8 +81,8 @@ impl Changes {
         self.fixed("ring.buffer_size", buffer_size != new.buffer_size);
     }
 
-    fn guard(&mut self, old: &model::Guard, new: &model::Guard) {
-        let model::Guard {
+    fn guard(&mut self, old: &Guard, new: &Guard) {
+        let Guard {
             interfaces,
             mode,
             dry_run,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::io::settings::Ring;
-pub use crate::kernel::guard::{BAN_FOR, Guard, GuardMode, SynCookies};
-pub use crate::kernel::steering::{Steering, SteeringPolicy};
+use crate::kernel::guard::Guard;
+use crate::kernel::steering::Steering;
 pub use crate::listen::model::{Limits, Listener, Protocol, Timeouts};
 use crate::route::RouteTable;
 pub use crate::route::model::{Action, Redirect, Respond, Route, RoutePath};

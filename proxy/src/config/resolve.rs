@@ -14,6 +14,7 @@ use super::diagnostics::{Diagnostic, Diagnostics, Severity, Source};
 use super::read::{At, Context, Table};
 use super::schema::{self, Schema};
 use super::{Files, model, units};
+use crate::kernel::guard::Guard;
 use crate::route::RouteTable;
 use crate::tls::client::ClientTls;
 
@@ -280,7 +281,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn guard(&self, guard: schema::Guard) -> model::Guard {
+    fn guard(&self, guard: schema::Guard) -> Guard {
         let mut interfaces: Vec<String> = Vec::new();
         for At { value, span } in guard.interfaces {
             if interfaces.contains(&value) {
@@ -318,7 +319,7 @@ impl Resolver<'_> {
             let message = "no interface is guarded, so the allow and deny lists have no effect".to_owned();
             self.context.warn("guard.interfaces", allow_at.or(deny_at), message);
         }
-        model::Guard {
+        Guard {
             interfaces,
             mode: guard.mode,
             dry_run: guard.dry_run,

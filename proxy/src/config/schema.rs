@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::model::{self, GuardMode, SteeringPolicy};
+use super::model;
 use super::read::{At, Item, Literal, Table};
 use super::{hints, units};
+use crate::kernel::guard::{BAN_FOR, GuardMode, SynCookies};
+use crate::kernel::steering::{Steering, SteeringPolicy};
 pub(super) use route::{Action, Route};
 pub(super) use tls::{Certificate, ClientTls, Tls};
 
@@ -46,7 +48,7 @@ pub(super) struct Schema {
     pub(super) process: Process,
     pub(super) workers: Workers,
     pub(super) ring: model::Ring,
-    pub(super) steering: model::Steering,
+    pub(super) steering: Steering,
     pub(super) guard: Guard,
     pub(super) listeners: Vec<Listener>,
     /// No listener is written, rather than wrong ones.
@@ -89,7 +91,7 @@ pub(super) struct Guard {
     pub(super) ban_for: Duration,
     /// 0: no limit.
     pub(super) connections_per_ip: u32,
-    pub(super) syn_cookies: model::SynCookies,
+    pub(super) syn_cookies: SynCookies,
 }
 
 /// `[[listener]]`
@@ -261,7 +263,7 @@ fn power_of_two(
     number.value
 }
 
-fn steering(mut table: Table<'_, '_>) -> model::Steering {
+fn steering(mut table: Table<'_, '_>) -> Steering {
     let policies = [
         ("least-loaded", SteeringPolicy::LeastLoaded),
         ("numa-local", SteeringPolicy::NumaLocal),
@@ -269,7 +271,7 @@ fn steering(mut table: Table<'_, '_>) -> model::Steering {
     ];
     let policy = table.choice("policy", &policies, &[]);
     table.finish();
-    model::Steering { policy }
+    Steering { policy }
 }
 
 fn guard(mut table: Table<'_, '_>) -> Guard {
@@ -312,16 +314,12 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
             .parsed("syn_rate_per_ip", &format!("\"off\" or {}", units::RATE_FORM), rate)
             .map_or(Some(1000), |at| at.value),
         syn_burst_per_ip: to_u32(table.integer("syn_burst_per_ip", 2000, 1..=u64::from(u32::MAX)).value),
-        ban_for: table.duration("ban_for", MINUTE, model::BAN_FOR),
+        ban_for: table.duration("ban_for", MINUTE, BAN_FOR),
         // One entry of the guard's table of sources counts that far.
         connections_per_ip: to_u32(table.integer("connections_per_ip", 1024, 0..=65_535).value),
         syn_cookies: table.choice(
             "syn_cookies",
-            &[
-                ("auto", model::SynCookies::Auto),
-                ("always", model::SynCookies::Always),
-                ("off", model::SynCookies::Off),
-            ],
+            &[("auto", SynCookies::Auto), ("always", SynCookies::Always), ("off", SynCookies::Off)],
             &[],
         ),
     };

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::model;
+use crate::kernel::guard::{Guard, GuardMode, SynCookies};
+use crate::kernel::steering::{Steering, SteeringPolicy};
 use crate::route::RouteTable;
 
 /// One listener, one route for everything, one upstream with these endpoints; short time limits.
@@ -30,10 +32,10 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             stuck_after: Duration::from_secs(5),
         },
         ring: model::Ring { entries: 256, buffers: 256, buffer_size: 4096 },
-        steering: model::Steering { policy: model::SteeringPolicy::Hash },
-        guard: model::Guard {
+        steering: Steering { policy: SteeringPolicy::Hash },
+        guard: Guard {
             interfaces: Vec::new(),
-            mode: model::GuardMode::Auto,
+            mode: GuardMode::Auto,
             dry_run: false,
             allow: Vec::new(),
             deny: Vec::new(),
@@ -41,7 +43,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             syn_burst_per_ip: 0,
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
-            syn_cookies: model::SynCookies::Off,
+            syn_cookies: SynCookies::Off,
         },
         listeners: vec![Arc::new(listener())],
         routes: RouteTable::new(vec![Arc::new(model::Route {

@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_common::steer::WORKERS_MAX;
 use tracing::{error, info, warn};
 
-use crate::config::model::{Config, GuardMode};
+use crate::config::model::Config;
 use crate::config::{Bytes, Loaded};
 use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
 use crate::control::sealed::SealedError;
@@ -22,6 +22,7 @@ use crate::control::{now, sealed};
 use crate::counters::CountersMemory;
 use crate::counters::{Counter, Plain};
 use crate::error::CloseReason;
+use crate::kernel::guard::GuardMode;
 use crate::kernel::guard::pins::{PinError, Pins};
 use crate::kernel::guard::{GuardProgram, XdpMode};
 use crate::kernel::{KernelError, Programs, Sysctls};

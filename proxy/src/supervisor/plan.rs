@@ -11,7 +11,8 @@ use std::path::Path;
 
 use self::facts::{CAPABILITIES, Facts, Interface};
 use crate::LINUX_MIN;
-use crate::config::model::{Config, GuardMode, Ring};
+use crate::config::model::{Config, Ring};
+use crate::kernel::guard::GuardMode;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 use crate::telemetry::report::Table;
 

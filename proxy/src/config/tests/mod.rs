@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
+use crate::kernel::guard::{Guard, GuardMode, SynCookies};
+use crate::kernel::steering::{Steering, SteeringPolicy};
 use crate::route::RouteTable;
 
 mod changes;
@@ -113,10 +115,10 @@ fn defaults_are_those_of_the_interface() {
             stuck_after: seconds(5),
         },
         ring: model::Ring { entries: 4096, buffers: 4096, buffer_size: 4096 },
-        steering: model::Steering { policy: model::SteeringPolicy::LeastLoaded },
-        guard: model::Guard {
+        steering: Steering { policy: SteeringPolicy::LeastLoaded },
+        guard: Guard {
             interfaces: vec![],
-            mode: model::GuardMode::Auto,
+            mode: GuardMode::Auto,
             dry_run: false,
             allow: vec![],
             deny: vec![],
@@ -124,7 +126,7 @@ fn defaults_are_those_of_the_interface() {
             syn_burst_per_ip: 2000,
             ban_for: seconds(60),
             connections_per_ip: Some(1024),
-            syn_cookies: model::SynCookies::Auto,
+            syn_cookies: SynCookies::Auto,
         },
         listeners: vec![
             model::Listener {
@@ -240,11 +242,11 @@ fn values_other_than_the_defaults_are_taken() {
     assert_eq!((config.workers.count, config.workers.control_cpus), (Some(2), Some(vec![0])));
     assert!(!config.workers.numa_local);
     assert_eq!(config.ring, model::Ring { entries: 64, buffers: 32768, buffer_size: 16384 });
-    assert_eq!(config.steering.policy, model::SteeringPolicy::NumaLocal);
+    assert_eq!(config.steering.policy, SteeringPolicy::NumaLocal);
     assert_eq!(config.admin.address, None);
     assert_eq!(config.log.level, "trace");
     assert_eq!((config.guard.syn_rate_per_ip, config.guard.connections_per_ip), (None, None));
-    assert_eq!(config.guard.syn_cookies, model::SynCookies::Always);
+    assert_eq!(config.guard.syn_cookies, SynCookies::Always);
     let deny: Vec<String> = config.guard.deny.iter().map(ToString::to_string).collect();
     assert_eq!(deny, ["10.0.0.0/8", "192.0.2.1/32"]);
     assert_eq!(config.listeners[0].addresses.len(), 2);
@@ -425,7 +427,7 @@ fn shipped_files_are_valid() {
     assert_eq!(dev.config.process.run_dir, Path::new("/run/sluice-dev"));
     assert_eq!(
         (&*dev.config.guard.interfaces, dev.config.guard.mode),
-        (&["lo".to_owned()][..], model::GuardMode::Generic)
+        (&["lo".to_owned()][..], GuardMode::Generic)
     );
     assert_eq!(dev.config.listeners[0].addresses, ["127.0.0.1:8080".parse().expect("address")]);
     assert_eq!(dev.config.upstreams[0].endpoints[0].label, "127.0.0.1:9000".into());
