@@ -34,9 +34,9 @@ reasons! {
         ClientClosed = "client_closed",
         /// The client closed or reset within a request or response.
         ClientAborted = "client_aborted",
-        /// The last response said `Connection: close`, or HTTP/1.0 did.
+        /// `Connection: close` or HTTP/1.0 ended it after the response.
         NotKeptAlive = "not_kept_alive",
-        /// The endpoint answered before the request was read whole, so no other can follow.
+        /// The endpoint answered before the request was read whole, so no further request can follow.
         EarlyResponse = "early_response",
         /// No request for `keep_alive`.
         KeepAliveTimeout = "keep_alive_timeout",
@@ -48,9 +48,9 @@ reasons! {
         SendTimeout = "send_timeout",
         /// The client was slower than `min_rate`.
         MinRate = "min_rate",
-        /// The request was refused and the connection could not go on.
+        /// A request was refused, and the connection could not go on.
         BadRequest = "bad_request",
-        /// The upstream broke after the response head was sent.
+        /// The endpoint broke off after the response's head was sent.
         UpstreamAborted = "upstream_aborted",
         /// `requests_per_connection` was reached.
         RequestLimit = "request_limit",
@@ -61,9 +61,9 @@ reasons! {
         ConnectionsPerIp = "connections_per_ip",
         /// The PROXY header did not arrive within `request_header`.
         ProxyHeaderTimeout = "proxy_header_timeout",
-        /// A listener of TLS was sent something else: HTTP in plain, say.
+        /// Something other than TLS came to a listener of TLS, such as plain HTTP.
         NotTls = "not_tls",
-        /// A `ClientHello` that breaks RFC 8446 or names its server in a way that is forbidden.
+        /// A `ClientHello` that breaks RFC 8446, or that names its server in a forbidden way.
         HelloMalformed = "hello_malformed",
         /// A `ClientHello` beyond 16 KiB.
         HelloTooLarge = "hello_too_large",
@@ -81,19 +81,19 @@ reasons! {
         TunnelIdle = "tunnel_idle",
         /// The endpoint of a tunnel took nothing for `send`.
         UpstreamSendTimeout = "upstream_send_timeout",
-        /// The worker drains: idle, or at the end of its last exchange.
+        /// The worker drains, and the connection was idle or at the end of its last request.
         Draining = "draining",
-        /// Cut: a drain's time was over, or a stop was asked for.
+        /// Cut when a drain's time was over, or by a stop.
         Stopped = "stopped",
         /// A panic ended the session.
         Panicked = "panicked",
         /// No memory was left for anybody, and this client held the most without moving.
         Overloaded = "overloaded",
-        /// A socket error that is no reset: the client's host is gone, say.
+        /// A socket error that is no reset: the client's host is gone, for example.
         SocketError = "socket_error",
         /// The TLS handshake failed; `sluice_tls_handshakes_failed_total` says why.
         TlsHandshake = "tls_handshake",
-        /// What came after the handshake was no record as agreed, or an alert ended it.
+        /// After the handshake the client broke TLS, or ended the connection with an alert.
         TlsBroken = "tls_broken",
     }
 }
@@ -107,7 +107,7 @@ reasons! {
         BadHost = "bad_host",
         /// 400: plain HTTP came to where TLS is spoken.
         PlainHttp = "plain_http",
-        /// 404: no route.
+        /// 404: no route takes the request.
         NoRoute = "no_route",
         /// 408: the head or body was too slow.
         RequestTimeout = "request_timeout",
@@ -121,19 +121,19 @@ reasons! {
         ExpectationFailed = "expectation_failed",
         /// 431: the head exceeds `header_bytes` or `headers`.
         HeadTooLarge = "head_too_large",
-        /// 501: a method or upgrade that is not supported.
+        /// 501: CONNECT, or a TRACE whose Max-Forwards is used up.
         NotImplemented = "not_implemented",
         /// 502: could not connect.
         ConnectFailed = "connect_failed",
-        /// 502: the upstream closed or reset before its response head.
+        /// 502: the endpoint closed or reset before the head of its response.
         UpstreamReset = "upstream_reset",
-        /// 502: the upstream sent something that is not HTTP.
+        /// 502: the endpoint sent something that is not HTTP.
         UpstreamMalformed = "upstream_malformed",
-        /// 502: TLS with the endpoint failed: its certificate is not trusted, say.
+        /// 502: TLS with the endpoint failed: its certificate is not trusted, for example.
         UpstreamTls = "upstream_tls",
-        /// 503: no endpoint is available.
+        /// 503: no endpoint could be chosen.
         NoEndpoint = "no_endpoint",
-        /// 503: a bound was reached (pool queue, buffer budget).
+        /// 503: no descriptor was left to connect with.
         Overloaded = "overloaded",
         /// 504: no connection within `connect_timeout`.
         ConnectTimeout = "connect_timeout",
@@ -190,17 +190,17 @@ reasons! {
         TooMany = "too_many",
         /// Plain HTTP, answered with 400.
         NotTls = "not_tls",
-        /// The client gave up with an alert: it does not trust the certificate, say.
+        /// The client gave up with an alert: it does not trust the certificate, for example.
         Alert = "alert",
         /// What came is not TLS, or breaks its rules.
         Malformed = "malformed",
         /// No version, cipher, group or application protocol that both know.
         Incompatible = "incompatible",
-        /// The client's certificate is missing, wrong, expired or not of `client_ca`.
+        /// The client's certificate is missing, wrong, expired, or not from `client_ca`.
         ClientCertificate = "client_certificate",
         /// The worker drains, or stops.
         Draining = "draining",
-        /// Something of our own.
+        /// A fault of Sluice's own.
         Internal = "internal",
     }
 }
@@ -277,7 +277,7 @@ reasons! {
     LogLossReason {
         /// The log thread did not keep up, or its file blocked it.
         QueueFull = "queue_full",
-        /// The file could not be written: a full disk, say.
+        /// The file could not be written: the disk is full, for example.
         WriteFailed = "write_failed",
     }
 }

@@ -15,7 +15,7 @@ const HIDING: &[&str] = &["whoever", "whomever", "whatever", "those of", "the on
 const LATER: &[&str] = &[];
 
 /// Every page for people, by its path in the repository.
-fn pages() -> Vec<String> {
+pub(crate) fn pages() -> Vec<String> {
     let mut pages = Vec::new();
     let mut folders = vec!["docs".to_owned()];
     while let Some(folder) = folders.pop() {
