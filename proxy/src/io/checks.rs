@@ -5,7 +5,7 @@ use super::engine::Accept;
 use super::executor::TaskKey;
 use super::handle::Alarm;
 use super::seam::Ring;
-use super::stream::{Inner, Phase, Receive, State, Tag};
+use super::stream::{Inner, List, Phase, ReceiveOp, StreamState, Tag};
 use super::{Engine, Io};
 
 /// What a stream may have outstanding beyond its limit: a multishot receive goes on until its cancel is seen.
@@ -19,7 +19,7 @@ impl Io {
             .entries
             .iter()
             .filter_map(|entry| entry.state.as_ref())
-            .map(|state| state.inner.borrow().queued)
+            .map(|state| state.inner.borrow().sending.unsent())
             .sum()
     }
 }
@@ -71,36 +71,41 @@ impl<R: Ring> Engine<R> {
         }
     }
 
-    fn check_stream(&self, state: &State, inner: &Inner) {
+    fn check_stream(&self, state: &StreamState, inner: &Inner) {
         let slot = state.slot;
         let settings = &self.shared.settings;
         let owned = state.handles() > 0;
+        let is_dirty = inner.lists.contains(List::Dirty);
         match inner.phase {
-            Phase::Connecting => assert!(owned || inner.dirty, "slot {slot}: nobody waits for its connect"),
+            Phase::Connecting => assert!(owned || is_dirty, "slot {slot}: nobody waits for its connect"),
             Phase::Open => {
                 assert!(owned, "slot {slot}: open, and nobody has it");
-                let waits_for_reader = inner.on_demand && !inner.is_read();
-                let receives =
-                    inner.receive != Receive::Idle || inner.end.is_some() || inner.dirty || waits_for_reader;
+                let is_unwanted = inner.receiving.waits_for_demand() && !inner.is_read();
+                let receives = inner.receiving.operation != ReceiveOp::Idle
+                    || inner.receiving.end.is_some()
+                    || is_dirty
+                    || is_unwanted;
                 assert!(receives, "slot {slot}: its receive was forgotten");
-                let sends =
-                    inner.sending || inner.dirty || inner.write_error.is_some() || inner.outbound.is_empty();
+                let sends = inner.sending.is_in_flight()
+                    || is_dirty
+                    || inner.sending.error().is_some()
+                    || inner.sending.is_empty();
                 assert!(sends, "slot {slot}: its send was forgotten");
             }
             Phase::Closing => {
-                let timed = inner.closing.as_ref().is_some_and(|closing| closing.timer.is_some());
-                assert!(timed || inner.dirty, "slot {slot}: closes for ever");
+                assert!(inner.closing.is_timed() || is_dirty, "slot {slot}: closes for ever");
             }
             Phase::Ending { .. } => {
                 assert!(
-                    inner.in_flight_ops() > 0 || inner.closing_fd || inner.dirty,
+                    inner.in_flight_ops() > 0 || inner.closing.is_submitted || is_dirty,
                     "slot {slot}: its close was forgotten"
                 );
             }
             Phase::Closed => panic!("slot {slot}: closed, and still there"),
         }
-        if inner.receive == Receive::Held {
-            let queued = inner.in_starved || inner.in_throttled || inner.in_lowered || inner.in_parts;
+        if inner.receiving.operation == ReceiveOp::Held {
+            let lists = [List::Starved, List::Throttled, List::Lowered, List::Parts];
+            let queued = lists.into_iter().any(|list| inner.lists.contains(list));
             assert!(queued || self.pool().awaits_relief(state.account()), "slot {slot}: held for ever");
         }
         let outstanding = self.pool().outstanding(state.account());
@@ -109,6 +114,10 @@ impl<R: Ring> Engine<R> {
             "slot {slot} holds {outstanding} received bytes"
         );
         let queued_max = settings.write_low.max(settings.send_bytes_max) + OVERSHOOT;
-        assert!(inner.queued <= queued_max, "slot {slot} has {} bytes to send", inner.queued);
+        assert!(
+            inner.sending.unsent() <= queued_max,
+            "slot {slot} has {} bytes to send",
+            inner.sending.unsent()
+        );
     }
 }

@@ -211,10 +211,10 @@ impl<R: Ring> Engine<R> {
             enters: self.ring.enters(),
             completions: self.completed.get(),
             stale: self.stale,
-            buffers_exhausted: self.flow.buffers_exhausted,
-            copied_bytes: self.flow.copied_bytes,
-            sends_reclaimed: self.flow.sends_reclaimed,
-            evicted: self.flow.evicted,
+            buffers_exhausted: self.flow.counts.buffers_exhausted,
+            copied_bytes: self.flow.counts.copied_bytes,
+            sends_reclaimed: self.flow.counts.sends_reclaimed,
+            evicted: self.flow.counts.evicted,
             accepted: self.accepted,
             panics: self.shared.executor.panics(),
             streams: self.streams() as u64,
@@ -234,16 +234,14 @@ impl<R: Ring> Engine<R> {
         assert_eq!(live.clone().count(), slots.used, "slots in use");
         for state in live {
             let inner = state.inner.borrow();
-            let outbound = inner.outbound.bytes();
-            assert_eq!(inner.queued, outbound + inner.in_flight as usize, "outbound bytes");
-            assert_eq!(inner.sending, inner.in_flight > 0, "a send carries bytes");
+            inner.sending.check_invariants();
             assert!(inner.phase != Phase::Closed, "a closed stream holds a slot");
             let ended = matches!(inner.phase, Phase::Ending { .. });
             assert!(
-                !ended || inner.inbound.is_empty() && inner.outbound.is_empty(),
+                !ended || inner.receiving.queue.is_empty() && inner.sending.is_empty(),
                 "an ending stream holds bytes"
             );
-            assert!(!inner.closing_fd || inner.in_flight_ops() == 0, "closed under an operation");
+            assert!(!inner.closing.is_submitted || inner.in_flight_ops() == 0, "closed under an operation");
         }
     }
 
@@ -337,9 +335,7 @@ impl<R: Ring> Engine<R> {
     /// Makes a stream of an accepted descriptor, or closes it and says why.
     fn adopt(&mut self, fd: i32) -> Result<Stream, i32> {
         let stream = self.ring.prepare(fd, true).and_then(|peer| {
-            let mut inner = Inner::new(fd, peer, Phase::Open, self.shared.now.get());
-            inner.is_fresh = true;
-            self.shared.insert(inner).ok_or(libc::EMFILE)
+            self.shared.insert(Inner::accepted(fd, peer, self.shared.now.get())).ok_or(libc::EMFILE)
         });
         match &stream {
             Ok(stream) => stream.state().mark(&mut stream.state().inner.borrow_mut()),
@@ -413,7 +409,7 @@ impl<R: Ring> Drop for Engine<R> {
         for state in &states {
             let inner = &mut *state.inner.borrow_mut();
             // A close that was submitted is done or under way: the number may be another's by now.
-            if inner.fd >= 0 && !inner.closing_fd {
+            if inner.fd >= 0 && !inner.closing.is_submitted {
                 if matches!(inner.phase, Phase::Open | Phase::Ending { reset: true }) {
                     self.ring.reset_on_close(inner.fd);
                 }
@@ -421,8 +417,7 @@ impl<R: Ring> Drop for Engine<R> {
             }
             inner.fd = -1;
             inner.end(true);
-            inner.in_flight = 0;
-            inner.queued = 0;
+            inner.sending.abandon();
             inner.phase = Phase::Closed;
         }
         drop(std::mem::take(&mut *self.shared.dirty.borrow_mut()));

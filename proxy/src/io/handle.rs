@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use super::buffers::Pool;
 use super::executor::{Executor, TaskKey};
-use super::queue::Spares;
-use super::stream::{Inner, Phase, State, Tag};
+use super::stream::{Inner, Spares, StreamState, Tag};
 use super::timer::{TimerKey, Wheel};
 use super::token::SLOTS_MAX;
 use super::{Chunk, Stream};
@@ -75,14 +74,14 @@ pub struct Settings {
     pub close_timeout: Duration,
     /// See `close_timeout`.
     pub close_bytes: u64,
-    /// How long a flushed and shut-down stream waits for the peer's end, or for more bytes to throw away: a
-    /// peer that is still sending when it is closed would be reset, and might never read what it was sent
-    /// last.
-    pub linger: Duration,
-    /// How long in all.
-    pub linger_max: Duration,
-    /// Bytes thrown away while it waits, at most.
-    pub linger_bytes: usize,
+    /// How long a flushed and shut-down stream waits for the peer's end, or for more bytes to discard: a peer
+    /// that is still sending when its connection is closed would be reset, and might never read what it was
+    /// sent last.
+    pub discard_quiet: Duration,
+    /// How long such a stream waits in all.
+    pub discard_max: Duration,
+    /// Bytes discarded of one stream, at most.
+    pub discard_bytes: usize,
     /// How long a closed stream whose peer broke the rules may flush without progress, and how long in all it
     /// waits after that. What it holds meanwhile is less than a session does for longer: no keys, no future,
     /// no bytes.
@@ -107,9 +106,9 @@ impl Default for Settings {
             send_chunks_max: 64,
             close_timeout: Duration::from_secs(30),
             close_bytes: 3000,
-            linger: Duration::from_secs(1),
-            linger_max: Duration::from_secs(30),
-            linger_bytes: 64 << 20,
+            discard_quiet: Duration::from_secs(1),
+            discard_max: Duration::from_secs(30),
+            discard_bytes: 64 << 20,
             refused_max: Duration::from_secs(3),
             refused_bytes: 8 << 20,
             polls_max: 4096,
@@ -175,9 +174,9 @@ pub(super) struct Shared {
     pub(super) slots: RefCell<Slots>,
     pub(super) spares: Spares,
     /// Streams the engine must look at in this loop turn.
-    pub(super) dirty: RefCell<Vec<Rc<State>>>,
+    pub(super) dirty: RefCell<Vec<Rc<StreamState>>>,
     /// Parked streams with something to report.
-    pub(super) parked: RefCell<Vec<Rc<State>>>,
+    pub(super) parked: RefCell<Vec<Rc<StreamState>>>,
     /// The engine is gone: nothing will be looked at any more.
     pub(super) dead: Cell<bool>,
     pub(super) local_address: fn(RawFd) -> Option<SocketAddr>,
@@ -208,13 +207,13 @@ impl Shared {
         })
     }
 
-    pub(super) fn push_dirty(&self, state: &Rc<State>) {
+    pub(super) fn push_dirty(&self, state: &Rc<StreamState>) {
         if !self.dead.get() {
             self.dirty.borrow_mut().push(Rc::clone(state));
         }
     }
 
-    pub(super) fn push_parked(&self, state: &Rc<State>) {
+    pub(super) fn push_parked(&self, state: &Rc<StreamState>) {
         if !self.dead.get() {
             self.parked.borrow_mut().push(Rc::clone(state));
         }
@@ -238,13 +237,13 @@ impl Shared {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.reserve()?;
         let entry = &mut slots.entries[slot as usize];
-        let state = State::new(self, slot, entry.generation, inner);
+        let state = StreamState::new(self, slot, entry.generation, inner);
         entry.state = Some(Rc::clone(&state));
         Some(Stream::new(state))
     }
 
     /// The stream in a slot, if it is still the same one.
-    pub(super) fn find(&self, slot: u32, generation: u32) -> Option<Rc<State>> {
+    pub(super) fn find(&self, slot: u32, generation: u32) -> Option<Rc<StreamState>> {
         let slots = self.slots.borrow();
         let entry = slots.entries.get(slot as usize)?;
         entry.state.as_ref().filter(|_| entry.generation == generation).cloned()
@@ -263,7 +262,7 @@ pub(super) struct Slots {
 #[derive(Default)]
 pub(super) struct Slot {
     generation: u32,
-    pub(super) state: Option<Rc<State>>,
+    pub(super) state: Option<Rc<StreamState>>,
 }
 
 impl Slots {
@@ -280,7 +279,7 @@ impl Slots {
         Some(slot)
     }
 
-    pub(super) fn release(&mut self, slot: u32) -> Option<Rc<State>> {
+    pub(super) fn release(&mut self, slot: u32) -> Option<Rc<StreamState>> {
         let entry = &mut self.entries[slot as usize];
         let state = entry.state.take()?;
         entry.generation = entry.generation.wrapping_add(1);
@@ -326,8 +325,7 @@ impl Io {
 
     /// Connects. Dropping the future cancels the connect and closes the socket.
     pub async fn connect(&self, address: SocketAddr) -> Result<Stream, ConnectError> {
-        let inner = Inner::new(-1, address, Phase::Connecting, self.now());
-        let stream = self.0.insert(inner).ok_or(ConnectError::Exhausted)?;
+        let stream = self.0.insert(Inner::connecting(address, self.now())).ok_or(ConnectError::Exhausted)?;
         stream.state().mark(&mut stream.state().inner.borrow_mut());
         std::future::poll_fn(|cx| stream.poll_connected(cx)).await?;
         Ok(stream)

@@ -385,7 +385,7 @@ impl Plan {
             + attempts * (2 * connect + route)
             + think
             + self.settings.close_timeout
-            + self.settings.linger
+            + self.settings.discard_quiet
             + Duration::from_secs(10)
     }
 

@@ -1,86 +1,70 @@
-//! Closing: the flush, FIN, what still comes and is thrown away, and the end of the descriptor once nothing
-//! is in flight.
+//! Closing: the flush, FIN, the discarding of what still comes, and the end of the descriptor once nothing is
+//! in flight.
 
 use std::rc::Rc;
 
-use super::{Flow, token};
+use super::send::submit_fin;
+use super::{Flow, cancel, token};
 use crate::io::handle::Alarm;
 use crate::io::seam::{Op, Ring};
-use crate::io::stream::{Fin, Inner, Phase, Receive, State, StreamError};
+use crate::io::stream::{ConnectOp, Fin, Inner, Phase, ReceiveOp, StreamError, StreamState};
 use crate::io::token::Kind;
-use crate::time::Time;
 
 impl Flow {
     /// The time that `close` may take is over, or a part of it without progress.
-    pub(in crate::io) fn close_timed_out(&self, state: &Rc<State>) {
+    pub(in crate::io) fn close_timed_out(&self, state: &Rc<StreamState>) {
         let inner = &mut *state.inner.borrow_mut();
-        let mark = inner.closing.as_mut().map_or(0, |closing| {
-            closing.timer = None;
-            closing.mark
-        });
-        if inner.phase == Phase::Closing {
-            let flushed = inner.queued == 0;
-            let over = match inner.closing.as_mut() {
-                // A peer that is still sending has not read our last bytes yet.
-                Some(closing) if flushed => {
-                    let quiet = std::mem::replace(&mut closing.seen, closing.discarded) == closing.discarded;
-                    quiet || self.shared.now.get() >= closing.until
-                }
-                _ => flushed || inner.progress.sent - mark < self.shared.settings.close_bytes,
-            };
-            if over {
-                inner.end(!flushed);
-            }
-            state.mark(inner);
+        inner.closing.take_timer();
+        if inner.phase != Phase::Closing {
+            return;
         }
+        let is_flushed = inner.sending.is_flushed();
+        let is_over = if is_flushed {
+            inner.closing.is_quiet(self.shared.now.get())
+        } else {
+            inner.closing.is_stuck(inner.sending.bytes(), &self.shared.settings)
+        };
+        if is_over {
+            inner.end(!is_flushed);
+        }
+        state.mark(inner);
     }
 
-    /// After the flush: FIN, then throw away what comes until the peer's end or until the linger is over.
-    pub(super) fn drive_close<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        let is_of_socket = match inner.end {
+    /// After the flush: FIN, then what comes is discarded until the peer's end, or until a bound.
+    pub(super) fn drive_close<R: Ring>(&mut self, state: &Rc<StreamState>, inner: &mut Inner, ring: &mut R) {
+        let is_of_socket = match inner.receiving.end {
             Some(Err(error)) => !matches!(error, StreamError::Tls(_) | StreamError::Truncated),
             _ => false,
         };
-        let broken = inner.write_error.is_some() || is_of_socket;
-        let flushed = inner.queued == 0;
+        let is_broken = inner.sending.error().is_some() || is_of_socket;
+        let is_flushed = inner.sending.is_flushed();
         let settings = &self.shared.settings;
-        let (discarded, is_refused) =
-            inner.closing.as_ref().map_or((0, false), |closing| (closing.discarded, closing.is_refused));
-        let over = inner.is_over()
-            || (inner.is_last && inner.receive == Receive::Idle)
-            || discarded > if is_refused { settings.refused_bytes } else { settings.linger_bytes };
-        if broken || (flushed && over && inner.fin != Fin::InFlight) {
+        let is_idle = inner.receiving.operation == ReceiveOp::Idle;
+        let is_over =
+            inner.is_over() || (inner.closing.is_last && is_idle) || inner.closing.is_spent(settings);
+        if is_broken || (is_flushed && is_over && inner.sending.fin != Fin::InFlight) {
             // What is cut for want of memory must not look whole.
-            return inner.end(inner.end == Some(Err(StreamError::Evicted)));
+            return inner.end(inner.receiving.end == Some(Err(StreamError::Evicted)));
         }
-        if flushed && inner.fin == Fin::No {
-            inner.fin = Fin::InFlight;
-            ring.submit(token(state, Kind::Shutdown), Op::Shutdown { fd: inner.fd });
-            // From now on the timer bounds the linger.
+        if is_flushed && inner.sending.fin == Fin::No {
+            submit_fin(state, inner, ring);
+            // From now on the timer bounds the discarding.
             self.disarm_close(inner);
         }
-        if inner.receive == Receive::Idle && !inner.is_over() && !inner.is_last {
+        if is_idle && !inner.is_over() && !inner.closing.is_last {
             self.arm_receive(state, inner, ring);
         }
-        let closing = inner.closing.get_or_insert_default();
-        if closing.timer.is_none() {
-            let (flush, linger) = if is_refused {
-                (settings.close_timeout.min(settings.refused_max), settings.refused_max)
-            } else {
-                (settings.close_timeout, settings.linger_max)
-            };
-            closing.mark = inner.progress.sent;
-            if flushed && closing.until == Time::default() {
-                closing.until = self.shared.now.get() + linger;
-            }
-            let wait = if flushed { settings.linger } else { flush };
+        let course = inner.closing.course_mut();
+        if course.timer.is_none() {
+            let now = self.shared.now.get();
+            let wait = course.begin_wait(is_flushed, inner.sending.bytes(), now, settings);
             let alarm = Alarm::Stream(state.slot, state.generation);
-            closing.timer = Some(self.shared.arm(self.shared.now.get() + wait, alarm));
+            course.timer = Some(self.shared.arm(now + wait, alarm));
         }
     }
 
     fn disarm_close(&self, inner: &mut Inner) {
-        if let Some(key) = inner.closing.as_mut().and_then(|closing| closing.timer.take()) {
+        if let Some(key) = inner.closing.take_timer() {
             self.shared.disarm(key);
         }
     }
@@ -88,26 +72,23 @@ impl Flow {
     /// Cancels what is in flight; closes when nothing is.
     pub(super) fn drive_end<R: Ring>(
         &mut self,
-        state: &Rc<State>,
+        state: &Rc<StreamState>,
         inner: &mut Inner,
         ring: &mut R,
         reset: bool,
     ) {
-        if inner.closing_fd {
+        if inner.closing.is_submitted {
             return;
         }
-        if inner.receive == Receive::Armed {
+        if inner.receiving.operation == ReceiveOp::Armed {
             self.cancel_receive(state, inner, ring);
         }
-        if inner.sending && !inner.send_cancelled {
-            inner.send_cancelled = true;
-            inner.cancels += 1;
-            ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, Kind::Send) });
+        if inner.sending.cancel() {
+            cancel(state, inner, Kind::Send, ring);
         }
-        if inner.connecting && !inner.connect_cancelled {
-            inner.connect_cancelled = true;
-            inner.cancels += 1;
-            ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, Kind::Connect) });
+        if inner.connect == ConnectOp::Armed {
+            inner.connect = ConnectOp::Cancelling;
+            cancel(state, inner, Kind::Connect, ring);
         }
         if inner.in_flight_ops() > 0 {
             return;
@@ -118,12 +99,12 @@ impl Flow {
         if reset {
             ring.reset_on_close(inner.fd);
         }
-        inner.closing_fd = true;
+        inner.closing.is_submitted = true;
         ring.submit(token(state, Kind::Close), Op::Close { fd: inner.fd });
     }
 
     /// The stream is over and nothing refers to its slot any more.
-    pub(super) fn release(&self, state: &Rc<State>, inner: &mut Inner) {
+    pub(super) fn release(&self, state: &Rc<StreamState>, inner: &mut Inner) {
         inner.fd = -1;
         inner.phase = Phase::Closed;
         self.disarm_close(inner);

@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Chunk;
+use super::buffers::Pool;
 use super::handle::Shared;
-use super::seam::{Completion, Ring};
-use super::stream::{Fin, Inner, Phase, State, StreamError};
+use super::seam::{Completion, Op, Ring};
+use super::stream::{Fin, Inner, List, Phase, StreamError, StreamState};
 use super::token::{Kind, Token};
 use crate::time::Time;
 
@@ -20,6 +21,8 @@ mod pressure;
 mod receive;
 mod send;
 
+use self::pressure::Pressure;
+
 /// How often streams that wait for buffers or budget are looked at when nothing else happens.
 const RETRY: Duration = Duration::from_millis(20);
 /// How long receives find no buffer before the stream is reset that holds the most, and how long that one has
@@ -29,27 +32,18 @@ const STARVED_MAX: Duration = Duration::from_secs(1);
 /// Streams and their operations.
 pub(super) struct Flow {
     shared: Rc<Shared>,
-    /// Streams whose receive found no buffer (slot, generation), first come first served.
-    starved: VecDeque<(u32, u32)>,
-    /// When the next stream is reset, if some starve and no buffer comes free before.
-    evict_at: Option<Time>,
-    /// Streams that hold much while neither ring nor budget has room.
-    throttled: VecDeque<(u32, u32)>,
-    /// Streams held by a limit that was lowered. They may keep what they have until more comes, so a higher
-    /// limit must reach them too.
-    lowered: VecDeque<(u32, u32)>,
-    parts: parts::Parts,
-    /// The limit when `resume` last looked, and how many of `lowered` it has to look at since it grew.
-    limit: usize,
-    recheck: usize,
-    /// Streams to look at again and when, each once. One that is put back stands behind later ones, which
-    /// costs it a second at most.
+    pressure: Pressure,
+    /// Streams to look at again and when, each once. A stream that is put back stands behind later ones,
+    /// which costs it a second at most.
     unsure: VecDeque<(u32, u32, Time)>,
-    /// Where the last search for buffers stopped.
-    reclaim_at: usize,
-    relieved: Vec<(u32, u32)>,
-    dirty: Vec<Rc<State>>,
+    dirty: Vec<Rc<StreamState>>,
     spare: Vec<Vec<Chunk>>,
+    pub(super) counts: Counts,
+}
+
+/// See `Stats`, which has the same names.
+#[derive(Default)]
+pub(super) struct Counts {
     pub(super) buffers_exhausted: u64,
     pub(super) copied_bytes: u64,
     pub(super) sends_reclaimed: u64,
@@ -60,34 +54,22 @@ impl Flow {
     pub(super) fn new(shared: Rc<Shared>) -> Self {
         Self {
             shared,
-            starved: VecDeque::new(),
-            evict_at: None,
-            throttled: VecDeque::new(),
-            lowered: VecDeque::new(),
-            parts: VecDeque::new(),
-            limit: 0,
-            recheck: 0,
+            pressure: Pressure::default(),
             unsure: VecDeque::new(),
-            reclaim_at: 0,
-            relieved: Vec::new(),
             dirty: Vec::new(),
             spare: Vec::new(),
-            buffers_exhausted: 0,
-            copied_bytes: 0,
-            sends_reclaimed: 0,
-            evicted: 0,
+            counts: Counts::default(),
         }
     }
 
     /// Whether something is left to submit that no completion will announce.
     pub(super) fn has_work(&self) -> bool {
-        self.shared.pool.has_relieved() || self.recheck > 0
+        self.shared.pool.has_relieved() || self.pressure.has_work()
     }
 
     /// When to look again although nothing happened.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        let short = (!self.starved.is_empty() || !self.throttled.is_empty() || !self.parts.is_empty())
-            .then_some(RETRY);
+        let short = self.pressure.is_felt().then_some(RETRY);
         let look = self
             .unsure
             .front()
@@ -107,14 +89,19 @@ impl Flow {
         std::mem::swap(&mut dirty, &mut *self.shared.dirty.borrow_mut());
         for state in dirty.drain(..) {
             let inner = &mut *state.inner.borrow_mut();
-            inner.dirty = false;
+            inner.lists.leave(List::Dirty);
             self.drive(&state, inner, ring);
         }
         self.dirty = dirty;
     }
 
     /// Takes in the completion of one of the stream's operations.
-    pub(super) fn complete<R: Ring>(&mut self, state: &Rc<State>, completion: Completion, ring: &mut R) {
+    pub(super) fn complete<R: Ring>(
+        &mut self,
+        state: &Rc<StreamState>,
+        completion: Completion,
+        ring: &mut R,
+    ) {
         let inner = &mut *state.inner.borrow_mut();
         let goes_on = completion.token.kind() == Kind::Receive && completion.more;
         match completion.token.kind() {
@@ -122,9 +109,9 @@ impl Flow {
             Kind::Send => self.sent(state, inner, completion),
             Kind::Connect => self.connected(inner, completion.result, ring),
             Kind::Shutdown => {
-                inner.fin = Fin::Sent;
-                if completion.result < 0 && inner.write_error.is_none() {
-                    inner.write_error = Some(StreamError::from_errno(-completion.result));
+                inner.sending.fin = Fin::Sent;
+                if completion.result < 0 {
+                    inner.sending.fail(StreamError::from_errno(-completion.result));
                 }
             }
             Kind::Cancel => inner.cancels -= 1,
@@ -132,9 +119,9 @@ impl Flow {
             Kind::Accept | Kind::Watch | Kind::Discard => unreachable!("not a stream's"),
         }
         // While the receive goes on and nothing else changed there is nothing to decide.
-        let settled = goes_on && inner.phase == Phase::Open && inner.armed == inner.class;
-        if !settled
-            || inner.throttled
+        let is_settled = goes_on && inner.phase == Phase::Open && inner.receiving.class.is_settled();
+        if !is_settled
+            || inner.receiving.is_throttled
             || self.shared.pool.outstanding(state.account()) >= self.limit_of(inner)
         {
             state.mark(inner);
@@ -142,7 +129,7 @@ impl Flow {
     }
 
     /// Submits what the stream's state asks for. Idempotent: called as often as anything may have changed.
-    fn drive<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
+    fn drive<R: Ring>(&mut self, state: &Rc<StreamState>, inner: &mut Inner, ring: &mut R) {
         match inner.phase {
             Phase::Connecting => self.start_connect(state, inner, ring),
             Phase::Open => {
@@ -161,6 +148,24 @@ impl Flow {
     }
 }
 
-fn token(state: &State, kind: Kind) -> Token {
+fn token(state: &StreamState, kind: Kind) -> Token {
     Token::new(kind, state.slot, state.generation)
+}
+
+/// Cancels the operation of this kind, which is in flight.
+fn cancel<R: Ring>(state: &StreamState, inner: &mut Inner, kind: Kind, ring: &mut R) {
+    inner.cancels += 1;
+    ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, kind) });
+}
+
+/// Has a chunk let go of its receive buffers if the budget has room: a loan becomes a copy. Says how many
+/// bytes were copied.
+fn copy_out(chunk: &mut Chunk, pool: &Rc<Pool>) -> u64 {
+    let Some(loan) = chunk.loan() else {
+        chunk.settle(pool, pool.budget_reserve());
+        return 0;
+    };
+    let Some(copy) = pool.copy(chunk, loan.account(), pool.budget_reserve()) else { return 0 };
+    *chunk = copy;
+    chunk.len() as u64
 }

@@ -2,21 +2,16 @@
 //! receiving by holding that. Its buffers are exchanged for copies, which count for no more than their bytes;
 //! without budget for those it is reset after a while.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::receive::COALESCE_MAX;
 use super::{Flow, STARVED_MAX};
 use crate::io::seam::Ring;
-use crate::io::stream::{Inner, Phase, Receive, State};
-use crate::time::Time;
-
-/// Streams that hold part of a record and found no budget: slot, generation, and when they are reset.
-pub(super) type Parts = VecDeque<(u32, u32, Time)>;
+use crate::io::stream::{Inner, List, Phase, ReceiveOp, StreamState};
 
 /// What keeps a stream from receiving the rest of a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hold {
+enum Obstacle {
     None,
     /// The buffers of its first part.
     Part,
@@ -29,7 +24,7 @@ impl Flow {
     /// the rest of a record.
     pub(super) fn go_on_within_record<R: Ring>(
         &mut self,
-        state: &Rc<State>,
+        state: &Rc<StreamState>,
         inner: &mut Inner,
         ring: &mut R,
     ) -> bool {
@@ -37,15 +32,12 @@ impl Flow {
             return false;
         }
         self.copy_inbound(state, inner);
-        match self.hold_of(state, inner) {
-            Hold::None => self.arm_receive(state, inner, ring),
+        match self.obstacle(state, inner) {
+            Obstacle::None => self.arm_receive(state, inner, ring),
             // What was opened before, and will be taken.
-            Hold::Others => return false,
-            Hold::Part => {
-                inner.receive = Receive::Held;
-                if !std::mem::replace(&mut inner.in_parts, true) {
-                    self.parts.push_back((state.slot, state.generation, self.shared.now.get() + STARVED_MAX));
-                }
+            Obstacle::Others => return false,
+            Obstacle::Part => {
+                self.pressure.hold_part(state, inner, self.shared.now.get() + STARVED_MAX);
             }
         }
         true
@@ -53,40 +45,41 @@ impl Flow {
 
     /// What is outstanding of a record that has not come whole.
     pub(super) fn part(&self, inner: &Inner) -> usize {
-        if inner.is_within_record() { inner.inbound.outstanding() } else { 0 }
+        if inner.is_within_record() { inner.receiving.queue.outstanding() } else { 0 }
     }
 
-    fn hold_of(&self, state: &State, inner: &Inner) -> Hold {
+    fn obstacle(&self, state: &StreamState, inner: &Inner) -> Obstacle {
         let (outstanding, limit, part) =
             (self.shared.pool.outstanding(state.account()), self.limit_of(inner), self.part(inner));
         if outstanding < limit {
-            Hold::None
+            Obstacle::None
         } else if outstanding.saturating_sub(part) >= limit {
-            Hold::Others
+            Obstacle::Others
         } else if part > self.little(inner) {
-            Hold::Part
+            Obstacle::Part
         } else {
-            Hold::None
+            Obstacle::None
         }
     }
 
     /// Exchanges what is on loan for copies, as far as the budget goes, and gives up what was opened already
     /// of those that there are.
-    fn copy_inbound(&mut self, state: &Rc<State>, inner: &mut Inner) {
-        let mut held = std::mem::take(&mut inner.inbound);
+    fn copy_inbound(&mut self, state: &Rc<StreamState>, inner: &mut Inner) {
+        let mut held = std::mem::take(&mut inner.receiving.queue);
         let spares = &self.shared.spares;
         while let Some(mut chunk) = held.pop_front() {
             chunk.compact();
             let copied = chunk.is_loan() && {
-                inner.inbound.back_mut().is_some_and(|last| last.try_append(&chunk, COALESCE_MAX)) || {
-                    let copy = self.shared.pool.copy(&chunk, Some(state.account()), 0);
-                    copy.map(|copy| inner.inbound.push_back(copy, spares)).is_some()
-                }
+                inner.receiving.queue.back_mut().is_some_and(|last| last.try_append(&chunk, COALESCE_MAX))
+                    || {
+                        let copy = self.shared.pool.copy(&chunk, Some(state.account()), 0);
+                        copy.map(|copy| inner.receiving.queue.push_back(copy, spares)).is_some()
+                    }
             };
             if copied {
-                self.copied_bytes += chunk.len() as u64;
+                self.counts.copied_bytes += chunk.len() as u64;
             } else {
-                inner.inbound.push_back(chunk, spares);
+                inner.receiving.queue.push_back(chunk, spares);
             }
         }
         held.shrink(spares);
@@ -95,23 +88,23 @@ impl Flow {
     /// Looks again at those that found no budget, and resets those that waited for too long.
     pub(super) fn resume_parts(&mut self) {
         let shared = Rc::clone(&self.shared);
-        for _ in 0..self.parts.len() {
-            let Some((slot, generation, until)) = self.parts.pop_front() else { break };
+        for _ in 0..self.pressure.parts.len() {
+            let Some((slot, generation, until)) = self.pressure.parts.pop_front() else { break };
             let Some(state) = shared.find(slot, generation) else { continue };
             let inner = &mut *state.inner.borrow_mut();
-            let waits =
-                inner.phase == Phase::Open && inner.receive == Receive::Held && inner.is_within_record();
+            let waits = inner.phase == Phase::Open
+                && inner.receiving.operation == ReceiveOp::Held
+                && inner.is_within_record();
             if waits {
                 self.copy_inbound(&state, inner);
             }
-            let is_over = waits && self.hold_of(&state, inner) == Hold::Part;
+            let is_over = waits && self.obstacle(&state, inner) == Obstacle::Part;
             if is_over && shared.now.get() < until {
-                self.parts.push_back((slot, generation, until));
+                self.pressure.parts.push_back((slot, generation, until));
                 continue;
             }
-            inner.in_parts = false;
-            if inner.receive == Receive::Held {
-                inner.receive = Receive::Idle;
+            inner.lists.leave(List::Parts);
+            if inner.receiving.release() {
                 state.mark(inner);
             }
             if is_over {

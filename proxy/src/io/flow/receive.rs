@@ -4,12 +4,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Flow, token};
+use super::{Flow, cancel, token};
 use crate::io::Chunk;
 use crate::io::buffers::{Class, Loan};
 use crate::io::seam::{Completion, Op, Ring};
-use crate::io::secure::RECORD_BYTES_MAX;
-use crate::io::stream::{Inner, Phase, Receive, State, StreamError};
+use crate::io::stream::{Inner, List, Phase, RECORD_BYTES_MAX, ReceiveOp, StreamError, StreamState};
 use crate::io::token::Kind;
 
 /// Fragments of one stream are copied together up to this size.
@@ -21,11 +20,6 @@ const SHARE: usize = 64;
 /// and misses the end, which wakes nobody again: both wake-ups were folded into one. Arming looks at the
 /// socket first.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
-/// Receives in a row that fill a small buffer before a stream gets blocks.
-const FULL_MAX: u8 = 4;
-/// Receives in a row that would fit a small buffer before it goes back to those.
-const SMALL_MAX: u8 = 2;
-
 impl Flow {
     /// Arms the receives anew of streams that went quiet after bytes.
     pub(super) fn look_again<R: Ring>(&mut self, ring: &mut R) {
@@ -36,165 +30,137 @@ impl Flow {
             self.unsure.pop_front();
             let Some(state) = self.shared.find(slot, generation) else { continue };
             let inner = &mut *state.inner.borrow_mut();
-            let quiet_at = inner.progress.received_at + SECOND_LOOK;
+            let quiet_at = inner.receiving.at() + SECOND_LOOK;
             if quiet_at > now {
                 self.unsure.push_back((slot, generation, quiet_at));
                 continue;
             }
-            inner.unsure = false;
-            if inner.receive == Receive::Armed && inner.end.is_none() {
+            inner.lists.leave(List::Unsure);
+            if inner.receiving.operation == ReceiveOp::Armed && inner.receiving.end.is_none() {
                 self.cancel_receive(&state, inner, ring);
             }
         }
     }
 
-    pub(super) fn drive_receive<R: Ring>(&mut self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        if inner.end.is_some() {
+    pub(super) fn drive_receive<R: Ring>(
+        &mut self,
+        state: &Rc<StreamState>,
+        inner: &mut Inner,
+        ring: &mut R,
+    ) {
+        if inner.receiving.end.is_some() {
             return;
         }
         let outstanding = self.shared.pool.outstanding(state.account());
         let limit = self.limit_of(inner);
-        let full = outstanding >= limit;
-        let is_wanted = inner.receive == Receive::Idle && (!inner.on_demand || inner.is_read());
-        if is_wanted && (full || inner.throttled) && self.go_on_within_record(state, inner, ring) {
-            return;
-        }
-        let low = if limit == self.shared.settings.receive_high {
-            self.shared.settings.receive_low
-        } else {
-            limit / 2
-        };
-        match inner.receive {
-            Receive::Armed if full || inner.throttled || inner.armed != inner.class => {
-                self.cancel_receive(state, inner, ring)
-            }
-            // The request has come, and nobody knows yet whether more is wanted.
-            Receive::Idle if inner.on_demand && !inner.is_read() => {}
-            Receive::Idle if inner.throttled && outstanding > self.little(inner) => {
-                inner.receive = Receive::Held;
-                self.shared.pool.await_relief(state.account(), self.little(inner));
-                if !std::mem::replace(&mut inner.in_throttled, true) {
-                    self.throttled.push_back((state.slot, state.generation));
+        let is_full = outstanding >= limit;
+        let is_unwanted = inner.receiving.waits_for_demand() && !inner.is_read();
+        match inner.receiving.operation {
+            ReceiveOp::Armed => {
+                if is_full || inner.receiving.is_throttled || !inner.receiving.class.is_settled() {
+                    self.cancel_receive(state, inner, ring);
                 }
             }
-            Receive::Idle if full => {
-                inner.receive = Receive::Held;
-                let is_lowered = limit < self.shared.settings.receive_high;
-                self.shared.pool.await_relief(state.account(), (self.part(inner) + low).min(outstanding - 1));
-                // `resume` may have seen a higher one in this turn already.
-                self.limit = self.limit.min(limit);
-                if is_lowered && !std::mem::replace(&mut inner.in_lowered, true) {
-                    self.lowered.push_back((state.slot, state.generation));
+            ReceiveOp::Idle if is_unwanted => {}
+            ReceiveOp::Idle => {
+                let is_bounded = is_full || inner.receiving.is_throttled;
+                if is_bounded && self.go_on_within_record(state, inner, ring) {
+                    return;
+                }
+                if inner.receiving.is_throttled && outstanding > self.little(inner) {
+                    self.shared.pool.await_relief(state.account(), self.little(inner));
+                    self.pressure.throttle(state, inner);
+                } else if is_full {
+                    self.hold_at_limit(state, inner, limit, outstanding);
+                } else {
+                    self.arm_receive(state, inner, ring);
                 }
             }
-            Receive::Idle => self.arm_receive(state, inner, ring),
-            Receive::Armed | Receive::Cancelling | Receive::Held => {}
+            ReceiveOp::Cancelling | ReceiveOp::Held => {}
         }
     }
 
-    pub(super) fn arm_receive<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        inner.receive = Receive::Armed;
-        inner.throttled = false;
-        // A single receive takes one buffer; a multishot one may take dozens before it can be cancelled, more
-        // than the cache holds where they are blocks.
-        let tight = self.shared.pool.is_tight();
-        if tight {
-            inner.class = Class::Small;
-        }
-        inner.armed = inner.class;
-        let multishot = !tight && !inner.is_fresh && inner.class == Class::Small;
-        inner.on_demand = inner.is_fresh;
-        ring.submit(token(state, Kind::Receive), Op::Receive { fd: inner.fd, multishot, class: inner.class });
+    /// Holds a stream that has as much outstanding as it may, until half of that is dropped.
+    fn hold_at_limit(&mut self, state: &StreamState, inner: &mut Inner, limit: usize, outstanding: usize) {
+        let settings = &self.shared.settings;
+        let low = if limit == settings.receive_high { settings.receive_low } else { limit / 2 };
+        let mark = (self.part(inner) + low).min(outstanding - 1);
+        self.shared.pool.await_relief(state.account(), mark);
+        self.pressure.limit(state, inner, limit, limit < settings.receive_high);
     }
 
-    /// A stream that sends a lot at a time gets blocks, one call for dozens of small buffers; it goes back
-    /// when it no longer does.
-    fn choose_class(&self, inner: &mut Inner, length: usize) {
-        let size = self.shared.pool.buffer_size();
-        let (other, needed) = match inner.class {
-            Class::Small => (length == size, FULL_MAX),
-            Class::Block => (length <= size, SMALL_MAX),
-        };
-        inner.streak = if other { inner.streak + 1 } else { 0 };
-        if inner.streak < needed {
-            return;
-        }
-        inner.streak = 0;
-        inner.class = if inner.class == Class::Small && self.shared.pool.has_blocks() {
-            Class::Block
-        } else {
-            Class::Small
-        };
+    pub(super) fn arm_receive<R: Ring>(&self, state: &StreamState, inner: &mut Inner, ring: &mut R) {
+        let (class, multishot) = inner.receiving.arm(self.shared.pool.is_tight());
+        ring.submit(token(state, Kind::Receive), Op::Receive { fd: inner.fd, multishot, class });
     }
 
-    pub(super) fn cancel_receive<R: Ring>(&self, state: &Rc<State>, inner: &mut Inner, ring: &mut R) {
-        inner.receive = Receive::Cancelling;
-        inner.cancels += 1;
-        ring.submit(token(state, Kind::Cancel), Op::Cancel { target: token(state, Kind::Receive) });
+    pub(super) fn cancel_receive<R: Ring>(&self, state: &StreamState, inner: &mut Inner, ring: &mut R) {
+        inner.receiving.operation = ReceiveOp::Cancelling;
+        cancel(state, inner, Kind::Receive, ring);
     }
 
-    pub(super) fn received(&mut self, state: &Rc<State>, inner: &mut Inner, completion: Completion) {
+    pub(super) fn received(&mut self, state: &Rc<StreamState>, inner: &mut Inner, completion: Completion) {
         if !completion.more {
-            inner.receive = Receive::Idle;
+            inner.receiving.operation = ReceiveOp::Idle;
         }
-        let open = matches!(inner.phase, Phase::Open);
         match completion.result {
             1.. => {
                 let Some(loan) = completion.loan else { return };
-                inner.progress.received += loan.len() as u64;
-                inner.progress.received_at = self.shared.now.get();
-                inner.is_fresh = false;
-                self.choose_class(inner, loan.len());
-                if completion.more && !std::mem::replace(&mut inner.unsure, true) {
-                    self.unsure.push_back((
-                        state.slot,
-                        state.generation,
-                        inner.progress.received_at + SECOND_LOOK,
-                    ));
-                }
-                if !open {
-                    inner.closing.get_or_insert_default().discarded += loan.len();
+                self.take_in(state, inner, loan, completion.more);
+                if inner.phase != Phase::Open {
                     return;
                 }
-                self.admit(state, inner, loan);
             }
-            0 => inner.ended(inner.write_error.map_or(Ok(()), Err)),
+            0 => inner.ended(inner.sending.error().map_or(Ok(()), Err)),
             result => match -result {
                 libc::ECANCELED | libc::EINTR => return,
-                libc::ENOBUFS if inner.armed == Class::Block => {
-                    (inner.class, inner.streak) = (Class::Small, 0);
-                    return;
-                }
-                libc::ENOBUFS => {
-                    self.buffers_exhausted += 1;
-                    if matches!(inner.phase, Phase::Open | Phase::Closing) && inner.receive == Receive::Idle {
-                        inner.receive = Receive::Held;
-                        if !std::mem::replace(&mut inner.in_starved, true) {
-                            self.starved.push_back((state.slot, state.generation));
-                        }
-                    }
-                    return;
-                }
+                libc::ENOBUFS => return self.found_no_buffer(state, inner),
                 errno => {
                     let error = StreamError::from_errno(errno);
                     inner.ended(Err(error));
                     // The connection is gone both ways.
-                    inner.write_error.get_or_insert(error);
-                    if !inner.sending {
-                        inner.drop_outbound();
+                    inner.sending.fail(error);
+                    if !inner.sending.is_in_flight() {
+                        inner.sending.clear();
                     }
                     inner.wake_all();
                 }
             },
         }
-        inner.wake_reader();
+        inner.receiving.wake();
         if inner.parked.is_some() {
             self.shared.push_parked(state);
         }
     }
 
+    /// Takes in bytes. `more`: the receive goes on.
+    fn take_in(&mut self, state: &Rc<StreamState>, inner: &mut Inner, loan: Loan, more: bool) {
+        let (now, pool) = (self.shared.now.get(), &self.shared.pool);
+        inner.receiving.note(loan.len(), now);
+        inner.receiving.class.learn(loan.len(), pool.buffer_size(), || pool.has_blocks());
+        if more && inner.lists.enter(List::Unsure) {
+            self.unsure.push_back((state.slot, state.generation, now + SECOND_LOOK));
+        }
+        if inner.phase == Phase::Open {
+            self.admit(state, inner, loan);
+        } else {
+            inner.closing.discard(loan.len());
+        }
+    }
+
+    fn found_no_buffer(&mut self, state: &StreamState, inner: &mut Inner) {
+        if inner.receiving.class.armed() == Class::Block {
+            return inner.receiving.class.give_up_blocks();
+        }
+        self.counts.buffers_exhausted += 1;
+        let goes_on = matches!(inner.phase, Phase::Open | Phase::Closing);
+        if goes_on && inner.receiving.operation == ReceiveOp::Idle {
+            self.pressure.starve(state, inner);
+        }
+    }
+
     /// Puts received bytes into the inbound queue: on loan, or copied where that is kinder to the others.
-    fn admit(&mut self, state: &Rc<State>, inner: &mut Inner, mut loan: Loan) {
+    fn admit(&mut self, state: &Rc<StreamState>, inner: &mut Inner, mut loan: Loan) {
         let pool = &self.shared.pool;
         let size = pool.buffer_size();
         let held = self.shared.pool.outstanding(state.account());
@@ -204,19 +170,24 @@ impl Flow {
         let fragment = loan.len() * 4 < size && much;
         if scarce || fragment || (pressed && held > 0) {
             let reserve = if much { pool.budget_reserve() } else { 0 };
-            if inner.inbound.back_mut().is_some_and(|last| last.try_append(loan.bytes(), COALESCE_MAX)) {
-                self.copied_bytes += loan.len() as u64;
+            if inner
+                .receiving
+                .queue
+                .back_mut()
+                .is_some_and(|last| last.try_append(loan.bytes(), COALESCE_MAX))
+            {
+                self.counts.copied_bytes += loan.len() as u64;
                 return;
             }
             if let Some(chunk) = pool.copy(loan.bytes(), Some(state.account()), reserve) {
-                self.copied_bytes += loan.len() as u64;
-                inner.inbound.push_back(chunk, &self.shared.spares);
+                self.counts.copied_bytes += loan.len() as u64;
+                inner.receiving.queue.push_back(chunk, &self.shared.spares);
                 return;
             }
-            inner.throttled = pressed && much;
+            inner.receiving.is_throttled = pressed && much;
         }
         loan.charge_to(state.account());
-        inner.inbound.push_back(Chunk::from_loan(loan), &self.shared.spares);
+        inner.receiving.queue.push_back(Chunk::from_loan(loan), &self.shared.spares);
     }
 
     /// What any stream may hold, however short buffers are.
@@ -234,7 +205,11 @@ impl Flow {
         } else {
             self.receive_limit()
         };
-        if inner.armed == Class::Block && !self.shared.pool.is_tight() { 2 * limit } else { limit }
+        if inner.receiving.class.armed() == Class::Block && !self.shared.pool.is_tight() {
+            2 * limit
+        } else {
+            limit
+        }
     }
 
     /// What a stream may have outstanding before its receive stops. While memory is tight that is a share of

@@ -24,7 +24,7 @@ impl Plan {
             seed,
             faults,
             memory,
-            settings: Settings { linger: Duration::from_secs(1), ..Settings::default() },
+            settings: Settings { discard_quiet: Duration::from_secs(1), ..Settings::default() },
             connections_max: if calm || random.percent(80) { 100 } else { random.within(1..=4) },
             config,
             manners: vec![None; endpoints.len()],

@@ -4,13 +4,13 @@
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// An address in two words: most are IPv4.
-pub(super) enum Peer {
+pub(in crate::io) enum Peer {
     V4(SocketAddrV4),
     V6(Box<SocketAddrV6>),
 }
 
 impl Peer {
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(in crate::io) fn address(&self) -> SocketAddr {
         match self {
             Self::V4(address) => SocketAddr::V4(*address),
             Self::V6(address) => SocketAddr::V6(**address),

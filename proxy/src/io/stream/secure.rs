@@ -7,11 +7,11 @@ use std::collections::vec_deque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::buffers::{Account, Pool};
-use super::chunk::Hold;
-use super::queue::{Queue, Spares};
-use super::stream::{Fin, Inner, Phase, Receive, State, StreamError};
-use super::{Chunk, Stream};
+use super::queue::Taken;
+use super::{Fin, Inner, List, Phase, Queue, ReceiveOp, Spares, Stream, StreamError, StreamState};
+use crate::io::Chunk;
+use crate::io::buffers::{Account, Pool};
+use crate::io::chunk::Hold;
 use crate::time::Time;
 use crate::tls::handshake::{self, Established, Failure, Handshake, Progress};
 use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
@@ -19,12 +19,12 @@ use crate::tls::summary::Summary;
 
 /// The largest record with its header: as much a stream may always have outstanding, or a record would never
 /// be whole.
-pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES + (1 << 14) + 2048;
+pub(in crate::io) const RECORD_BYTES_MAX: usize = HEADER_BYTES + (1 << 14) + 2048;
 /// Opened and sealed bytes below this are not counted: less than what an idle connection costs.
 const COUNTED_BYTES: usize = 2048;
 
 /// What a stream has beside its queues while it carries records.
-pub(super) struct Secure {
+pub(in crate::io) struct Secure {
     layer: Layer,
     /// Opened, and not taken yet.
     plain: Queue,
@@ -149,37 +149,37 @@ impl Secure {
     }
 
     /// How reading ended, when the connection did with these bytes left.
-    pub(super) fn end(&self, inbound: &Queue) -> Result<(), StreamError> {
+    pub(in crate::io) fn end(&self, inbound: &Queue) -> Result<(), StreamError> {
         let is_whole = self.is_ended || (inbound.is_empty() && !self.must_end);
         if is_whole { Ok(()) } else { Err(StreamError::Truncated) }
     }
 
-    pub(super) const fn is_ended(&self) -> bool {
+    pub(in crate::io) const fn is_ended(&self) -> bool {
         self.is_ended
     }
 
-    pub(super) fn take(&mut self) -> Option<Chunk> {
+    pub(in crate::io) fn take(&mut self) -> Option<Chunk> {
         self.plain.pop_front()
     }
 
-    pub(super) fn has_plain(&self) -> bool {
+    pub(in crate::io) fn has_plain(&self) -> bool {
         !self.plain.is_empty()
     }
 
-    pub(super) fn unread(&mut self, chunk: Chunk, spares: &Spares) {
+    pub(in crate::io) fn unread(&mut self, chunk: Chunk, spares: &Spares) {
         self.plain.push_front(chunk, spares);
     }
 
     /// What was opened and not taken yet.
-    pub(super) fn plain_mut(&mut self) -> vec_deque::IterMut<'_, Chunk> {
+    pub(in crate::io) fn plain_mut(&mut self) -> vec_deque::IterMut<'_, Chunk> {
         self.plain.iter_mut()
     }
 
-    pub(super) fn drop_plain(&mut self) {
+    pub(in crate::io) fn drop_plain(&mut self) {
         self.plain.clear();
     }
 
-    pub(super) fn shrink(&mut self, spares: &Spares) {
+    pub(in crate::io) fn shrink(&mut self, spares: &Spares) {
         self.plain.shrink(spares);
     }
 
@@ -201,7 +201,7 @@ impl Secure {
     }
 
     /// Says that we send nothing more; nothing the second time.
-    pub(super) fn close(&mut self) -> Vec<u8> {
+    pub(in crate::io) fn close(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         if !std::mem::replace(&mut self.is_closed, true) {
             match &mut self.layer {
@@ -247,104 +247,119 @@ const fn is_broken(end: Option<Result<(), StreamError>>) -> bool {
 
 impl Inner {
     /// What was received broke the rules, and the peer is to hear it.
-    pub(super) const fn has_last_word(&self) -> bool {
-        matches!((self.phase, self.end), (Phase::Open, Some(Err(StreamError::Tls(Violation::Ours(_))))))
+    pub(in crate::io) const fn has_last_word(&self) -> bool {
+        matches!(
+            (self.phase, self.receiving.end),
+            (Phase::Open, Some(Err(StreamError::Tls(Violation::Ours(_)))))
+        )
     }
 
     /// TLS broke it.
-    pub(super) const fn is_broken(&self) -> bool {
-        is_broken(self.end)
+    pub(in crate::io) const fn is_broken(&self) -> bool {
+        is_broken(self.receiving.end)
     }
 
     /// Nothing more comes. What broke the rules before stays the reason.
-    pub(super) fn ended(&mut self, how: Result<(), StreamError>) {
-        if !is_broken(self.end) {
-            self.end = Some(how);
-        } else if let Some(closing) = &mut self.closing {
-            closing.is_ended = true;
+    pub(in crate::io) fn ended(&mut self, how: Result<(), StreamError>) {
+        if !is_broken(self.receiving.end) {
+            self.receiving.end = Some(how);
+        } else {
+            self.closing.note_end();
         }
     }
 
     /// Whether the peer can send nothing more: one that broke the rules may be sending still.
-    pub(super) fn is_over(&self) -> bool {
-        if is_broken(self.end) {
-            self.closing.as_ref().is_some_and(|closing| closing.is_ended)
-        } else {
-            self.end.is_some()
-        }
+    pub(in crate::io) fn is_over(&self) -> bool {
+        if is_broken(self.receiving.end) { self.closing.saw_end() } else { self.receiving.end.is_some() }
     }
 
     /// Whether what was received and not opened is part of a record.
-    pub(super) fn is_within_record(&self) -> bool {
+    pub(in crate::io) fn is_within_record(&self) -> bool {
         let Some(secure) = &self.secure else { return false };
         let length = |header: [u8; HEADER_BYTES]| {
             HEADER_BYTES + usize::from(u16::from_be_bytes([header[3], header[4]]))
         };
         !secure.is_ended
-            && !self.inbound.is_empty()
-            && self.inbound.peek().is_none_or(|header| self.inbound.bytes() < length(header))
+            && !self.receiving.queue.is_empty()
+            && self.receiving.queue.peek().is_none_or(|header| self.receiving.queue.bytes() < length(header))
+    }
+
+    /// The next bytes for the session.
+    pub(super) fn take_input(&mut self) -> Option<Chunk> {
+        match &mut self.secure {
+            Some(secure) => secure.take(),
+            None => self.receiving.queue.pop_front(),
+        }
     }
 
     /// Whether something waits for the session.
-    pub(super) fn has_input(&self) -> bool {
-        self.secure.as_ref().map_or_else(|| !self.inbound.is_empty(), |secure| secure.has_plain())
+    pub(in crate::io) fn has_input(&self) -> bool {
+        self.secure.as_ref().map_or_else(|| !self.receiving.queue.is_empty(), |secure| secure.has_plain())
     }
 }
 
-impl State {
+impl StreamState {
     /// Opens what was received, as far as the session can take it.
-    pub(super) fn open_records(self: &Rc<Self>, inner: &mut Inner) {
+    pub(in crate::io) fn open_records(self: &Rc<Self>, inner: &mut Inner) {
         let Some(secure) = &mut inner.secure else { return };
         // What came after the end, or after what broke it, is nobody's: it is not opened, and no second alert
         // tells of it.
-        if secure.is_ended() || is_broken(inner.end) {
-            inner.inbound.clear();
+        if secure.is_ended() || is_broken(inner.receiving.end) {
+            inner.receiving.queue.clear();
         }
         let mut out = Vec::new();
         let shared = &self.shared;
-        let pumped = secure.pump(&mut inner.inbound, &mut out, &shared.spares, &shared.pool, self.account());
+        let pumped =
+            secure.pump(&mut inner.receiving.queue, &mut out, &shared.spares, &shared.pool, self.account());
         if let Err(error) = pumped {
-            inner.inbound.clear();
-            inner.end = Some(Err(error));
+            inner.receiving.queue.clear();
+            inner.receiving.end = Some(Err(error));
         } else if secure.is_ended() {
-            inner.end.get_or_insert(Ok(()));
-        } else if inner.end == Some(Ok(())) && !secure.has_plain() {
+            inner.receiving.end.get_or_insert(Ok(()));
+        } else if inner.receiving.end == Some(Ok(())) && !secure.has_plain() {
             // All was opened that can be.
-            inner.end = Some(secure.end(&inner.inbound));
+            inner.receiving.end = Some(secure.end(&inner.receiving.queue));
         }
         self.queue(inner, Chunk::from_vec(out));
         // What was opened may have been less than what it is held for.
-        if inner.receive == Receive::Held && !inner.in_starved && !inner.in_parts && inner.is_within_record()
+        let is_of_record = !inner.lists.contains(List::Starved) && !inner.lists.contains(List::Parts);
+        if is_of_record
+            && inner.receiving.operation == ReceiveOp::Held
+            && inner.is_within_record()
+            && inner.receiving.release()
         {
-            inner.receive = Receive::Idle;
             self.mark(inner);
         }
     }
 
     /// Seals bytes and queues them.
-    pub(super) fn seal(self: &Rc<Self>, inner: &mut Inner, plain: Chunk) {
+    pub(in crate::io) fn seal(self: &Rc<Self>, inner: &mut Inner, plain: Chunk) {
         let Some(secure) = &mut inner.secure else { return };
         // A fatal alert is the last that is said (RFC 8446 §6.2).
-        if plain.is_empty() || inner.fin != Fin::No || inner.write_error.is_some() || is_broken(inner.end) {
+        if plain.is_empty()
+            || inner.sending.fin != Fin::No
+            || inner.sending.error().is_some()
+            || is_broken(inner.receiving.end)
+        {
             return;
         }
         let pool = &self.shared.pool;
         // Who has nothing waiting finds room when others have taken theirs.
-        let reserve = if inner.queued == 0 { 0 } else { pool.budget_reserve() };
+        let reserve = if inner.sending.is_flushed() { 0 } else { pool.budget_reserve() };
         match secure.seal(plain, self.shared.now.get(), pool, reserve) {
             Ok(sealed) => self.queue(inner, sealed),
             Err(error) => {
-                inner.write_error = Some(error);
+                inner.sending.fail(error);
                 inner.wake_all();
             }
         }
     }
 
     /// Says that we send nothing more, where that is said.
-    pub(super) fn say_end(self: &Rc<Self>, inner: &mut Inner) {
+    pub(in crate::io) fn say_end(self: &Rc<Self>, inner: &mut Inner) {
         if let Some(secure) = &mut inner.secure
-            && inner.write_error.is_none()
-            && !is_broken(inner.end)
+            && inner.sending.error().is_none()
+            && !is_broken(inner.receiving.end)
         {
             let bytes = secure.close();
             self.queue(inner, Chunk::from_vec(bytes));
@@ -367,7 +382,7 @@ impl Stream {
         let inner = &mut *state.inner.borrow_mut();
         let Some(secure) = &mut inner.secure else { return };
         if let Err(error) = secure.admit(early, &state.shared.spares, &state.shared.pool, state.account()) {
-            inner.end = Some(Err(error));
+            inner.receiving.end = Some(Err(error));
         }
     }
 
@@ -393,7 +408,7 @@ impl Stream {
             return Poll::Ready(Ok(()));
         }
         let inner = &mut *self.state().inner.borrow_mut();
-        match (inner.end, inner.phase) {
+        match (inner.receiving.end, inner.phase) {
             (None, Phase::Open) => {
                 self.state().await_bytes(inner, cx);
                 Poll::Pending
@@ -440,61 +455,6 @@ impl Stream {
     #[must_use]
     pub fn is_secure(&self) -> bool {
         self.state().inner.borrow().secure.is_some()
-    }
-}
-
-/// A record from the queue.
-pub(super) enum Taken {
-    /// It lay in one chunk.
-    Piece(Chunk),
-    /// It lay in several, these if they were to be kept.
-    Joined(Vec<u8>, Vec<Chunk>),
-}
-
-impl Queue {
-    /// The first bytes, if so many are there.
-    pub(super) fn peek(&self) -> Option<[u8; HEADER_BYTES]> {
-        let mut bytes = self.iter().flat_map(|chunk| chunk.iter().copied());
-        let mut header = [0; HEADER_BYTES];
-        for byte in &mut header {
-            *byte = bytes.next()?;
-        }
-        Some(header)
-    }
-
-    /// Bytes that are counted against the stream for what waits here.
-    pub(super) fn outstanding(&self) -> usize {
-        self.iter().map(Chunk::outstanding).sum()
-    }
-
-    /// Takes `length` bytes off the front, if they are there. `keeps`: what they lay in is wanted too, where
-    /// they were joined.
-    fn take(&mut self, length: usize, keeps: bool) -> Option<Taken> {
-        let front = self.front_mut()?;
-        if front.len() > length {
-            return Some(Taken::Piece(front.split_to(length)));
-        }
-        if front.len() == length {
-            return self.pop_front().map(Taken::Piece);
-        }
-        if self.bytes() < length {
-            return None;
-        }
-        let (mut joined, mut sources) = (Vec::with_capacity(length), Vec::new());
-        while joined.len() < length {
-            let front = self.front_mut()?;
-            let n = front.len().min(length - joined.len());
-            joined.extend_from_slice(&front[..n]);
-            if keeps {
-                sources.push(front.split_to(n));
-            } else {
-                front.advance(n);
-            }
-            if front.is_empty() {
-                drop(self.pop_front());
-            }
-        }
-        Some(Taken::Joined(joined, sources))
     }
 }
 
