@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::model::BAN_FOR;
 use crate::config::units;
 use crate::control::bans::BanSource;
-use crate::kernel::guard::BAN_FOR;
 
 /// An eBPF/XDP-assisted reverse proxy on pinned io_uring workers.
 #[derive(Debug, Parser)]

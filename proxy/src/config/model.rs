@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,9 @@ pub use crate::route::model::{Action, Redirect, Respond, Route, RoutePath};
 use crate::session::traffic::Traffic;
 use crate::tls::certificate::Certificate;
 pub use crate::upstream::model::{Endpoint, Pool, Retry, Upstream};
+
+/// The shortest and the longest ban that `guard.ban_for` and `sluice ban --for` allow.
+pub const BAN_FOR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]

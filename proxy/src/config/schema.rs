@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::model;
 use super::read::{At, Item, Literal, Table};
 use super::{hints, units};
-use crate::kernel::guard::{BAN_FOR, GuardMode, SynCookies};
+use crate::kernel::guard::{GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
 pub(super) use route::{Action, Route};
 pub(super) use tls::{Certificate, ClientTls, Tls};
@@ -314,7 +314,7 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
             .parsed("syn_rate_per_ip", &format!("\"off\" or {}", units::RATE_FORM), rate)
             .map_or(Some(1000), |at| at.value),
         syn_burst_per_ip: to_u32(table.integer("syn_burst_per_ip", 2000, 1..=u64::from(u32::MAX)).value),
-        ban_for: table.duration("ban_for", MINUTE, BAN_FOR),
+        ban_for: table.duration("ban_for", MINUTE, model::BAN_FOR),
         // One entry of the guard's table of sources counts that far.
         connections_per_ip: to_u32(table.integer("connections_per_ip", 1024, 0..=65_535).value),
         syn_cookies: table.choice(

@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::estate::Estate;
+use crate::config::model::BAN_FOR;
 use crate::config::units::show_duration;
 use crate::control::bans::{Ban, BanSource};
 use crate::control::messages::Response;
 use crate::kernel;
-use crate::kernel::guard::BAN_FOR;
 use crate::time::Time;
 
 /// Bans a source and ends its connections.

@@ -55,7 +55,7 @@ use crate::time::Time;
 
 pub use self::interfaces::holder;
 pub use self::occupied::XdpMode;
-pub use self::settings::{BAN_FOR, Guard, GuardMode, SynCookies};
+pub use self::settings::{Guard, GuardMode, SynCookies};
 
 const CONFIG: &str = "GUARD_CONFIG";
 const ALLOW: &str = "GUARD_ALLOW";

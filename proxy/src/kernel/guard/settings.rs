@@ -1,12 +1,8 @@
 //! The guard's settings.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::IpNet;
-
-/// The shortest and the longest ban that `guard.ban_for` and `sluice ban --for` allow.
-pub const BAN_FOR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 
 /// `[guard]`
 #[derive(Clone, Debug, PartialEq)]
