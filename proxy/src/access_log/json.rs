@@ -1,6 +1,5 @@
-//! One JSON object on one line (RFC 8259), written into a buffer. Strings come out in ASCII alone, whatever
-//! bytes a peer sent: control characters and everything above ASCII are escaped, what is no UTF-8 becomes
-//! U+FFFD.
+//! One JSON object on one line (RFC 8259), written into a buffer. Strings come out in ASCII alone. Control
+//! characters and everything above ASCII are escaped, and bytes that are no UTF-8 become U+FFFD.
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -44,7 +43,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// What prints as plain ASCII, such as an address or a time.
+    /// A value that prints as plain ASCII, such as an address or a time.
     pub fn plain(&mut self, key: &'static str, print: impl FnOnce(&mut Vec<u8>)) {
         self.key(key);
         self.out.push(b'"');

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const WORD: usize = size_of::<u64>();
 
-/// Keeps what one side writes off the other's cache line.
+/// Keeps the writes of one side off the other's cache line.
 #[repr(align(128))]
 #[derive(Debug, Default)]
 struct Position(AtomicU64);
@@ -83,7 +83,7 @@ impl Producer {
     }
 
     fn used(&self) -> u64 {
-        // What was read may be written over: the loads of the reader came before its store.
+        // Words that were read may be written over: the loads of the reader came before its store.
         self.head.get() - self.shared.tail.0.load(Ordering::Acquire)
     }
 }

@@ -1,5 +1,5 @@
-//! The access log's thread: takes what the workers queued and writes it in large pieces. While there is
-//! traffic it naps between two looks instead of being woken for each record; only when a look found nothing
+//! The access log's thread: takes the workers' lines and writes them in large pieces. While there is traffic
+//! it naps between two looks instead of being woken for each record. Only after a look that found nothing
 //! does it sleep until somebody rings.
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::threads::join_within;
 
 /// Bytes that may wait per worker: some ten thousand records.
 const QUEUE_BYTES: usize = 4 << 20;
-/// About what is written at a time.
+/// About the size of a write.
 const WRITE_BYTES: usize = 64 << 10;
 /// Between two looks while there is traffic.
 const NAP: Duration = Duration::from_millis(20);
@@ -79,7 +79,7 @@ impl Doorbell {
     }
 }
 
-/// Keeps the thread; dropping it writes what is queued, for at most two seconds.
+/// Keeps the thread; dropping it writes the queues, for at most two seconds.
 #[derive(Debug)]
 pub struct AccessLog {
     shared: Arc<Shared>,
@@ -89,7 +89,7 @@ pub struct AccessLog {
 #[derive(Debug)]
 struct Shared {
     doorbell: Arc<Doorbell>,
-    /// What to write to from now on. Only control and log thread meet here.
+    /// The next file to write to. Only control and log thread meet here.
     next: Mutex<Option<File>>,
     closing: AtomicBool,
 }
@@ -134,8 +134,8 @@ impl AccessLog {
         Ok((Self { shared, thread: Some(thread) }, senders))
     }
 
-    /// Writes to another file from now on. What is being written is finished to the old one: no record is
-    /// lost, none is in both.
+    /// Writes to another file from now on. The present write is finished to the old one: no record is lost,
+    /// none is in both.
     pub fn reopen(&self, output: OwnedFd) {
         *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(output.into());
         self.shared.doorbell.ring();
@@ -162,7 +162,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn run(mut self) {
         loop {
-            // Read before the rings: what was queued before `closing` is then still written.
+            // Read before the rings: records that were queued before `closing` are then still written.
             let closing = self.shared.closing.load(Ordering::Acquire);
             let found = self.take_all();
             if closing {
@@ -227,7 +227,7 @@ impl Output {
         Self { file, batch: Vec::new(), torn: false, failing: None }
     }
 
-    /// Writes whole lines; counts those that could not be written whole.
+    /// Writes whole lines; counts lines that could not be written whole.
     fn write(&mut self, batch: &[u8]) {
         if batch.is_empty() {
             return;
@@ -413,7 +413,7 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(10), "the queue has a bound");
         }
         let lost = lost(LogLossReason::QueueFull) - before;
-        // Once it is read again, what was queued arrives, and nothing of what was lost.
+        // Once it is read again, the queued records arrive, and none of the lost ones.
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).map(|_| text)
