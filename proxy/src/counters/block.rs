@@ -53,7 +53,7 @@ impl CountersMemory {
         Ok(memory)
     }
 
-    /// Maps what `create` made in another process.
+    /// Maps the memory that `create` made in another process.
     pub fn open(fd: OwnedFd, workers: usize) -> io::Result<Self> {
         let refused =
             |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("counters memfd: {why}"));
@@ -146,7 +146,7 @@ mod tests {
         let read = |counter| ours.blocks().map(|block| block.value(counter)).collect::<Vec<_>>();
         assert_eq!(read(Plain::Accepted), [1, 2, 3]);
         assert!(ours.block(3).is_none());
-        // What a new data plane starts with: counters go on, gauges do not.
+        // The start of a new data plane: counters go on, gauges do not.
         ours.blocks().for_each(|block| block.reset_gauges());
         assert_eq!(read(Plain::Open), [0, 0, 0]);
         drop(theirs);

@@ -1,4 +1,4 @@
-//! The names of all counters: what each counts, under which metric name, and its cell in a block.
+//! The names of all counters: the counted event, the metric's name, and the cell in a block.
 
 use crate::error::{
     CloseReason, HandshakeFailure, HandshakeKind, PoolCloseReason, RefusalReason, ShedReason,
@@ -136,7 +136,7 @@ pub enum Counter {
     AlertSent(Alert),
     /// A bucket of `sluice_request_duration_seconds`, from the fastest.
     Duration(usize),
-    /// The sum of what is in them, in microseconds.
+    /// The sum of the durations in them, in microseconds.
     DurationMicros,
 }
 
@@ -170,7 +170,7 @@ impl Counter {
             Self::HandshakeFailed(reason) => HANDSHAKE_FAILED_AT + reason.index(),
             Self::AlertReceived(alert) => ALERT_RECEIVED_AT + alert.index(),
             Self::AlertSent(alert) => ALERT_SENT_AT + alert.index(),
-            // One that does not exist counts to the last.
+            // A bucket that does not exist counts to the last.
             Self::Duration(bucket) => {
                 DURATION_AT
                     + if bucket < DURATION_BOUNDS_MICROS.len() {
