@@ -1,4 +1,4 @@
-//! The steering slots: what each worker publishes about itself, in a mmapable BPF array
+//! The steering slots: each worker's published state, in a mmapable BPF array
 //! (Documentation/bpf/map_array.rst), or in private memory where there is none.
 #![allow(unsafe_code, reason = "atomics over memory that a BPF program and another process map too")]
 
@@ -44,7 +44,7 @@ impl SteeringSlots {
 
 /// One worker's line of the steering array (`proxy_common::steer::WorkerSlot`), mapped.
 ///
-/// The control thread may hold a clone to read what the worker published; only the worker writes.
+/// The control thread may hold a clone to read the worker's state; only the worker writes.
 #[derive(Clone, Debug)]
 pub struct SteeringSlot {
     mapping: Arc<Mapping>,
@@ -52,7 +52,7 @@ pub struct SteeringSlot {
     generation: u32,
 }
 
-/// What a slot says now.
+/// The content of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotView {
     /// `SLOT_EMPTY`, `SLOT_LIVE` or `SLOT_DRAINING`.
@@ -78,7 +78,7 @@ impl SteeringSlot {
         Self { mapping: Arc::new(mapping), offset: 0, generation: 0 }
     }
 
-    /// The slot generation that it was made for: what `live` is to publish.
+    /// The slot generation that it was made for, which `live` publishes.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
@@ -86,9 +86,9 @@ impl SteeringSlot {
 
     /// The field at `field` bytes into the slot.
     fn word(&self, field: usize) -> &AtomicU32 {
-        // SAFETY: in bounds and aligned (`at` checks both); every bit pattern is a valid u32, and whoever
-        // else accesses the word does so with word-sized loads and stores (the BPF program, another process's
-        // atomics); the mapping lives as long as `self`.
+        // SAFETY: in bounds and aligned (`at` checks both); every bit pattern is a valid u32, and all others
+        // access the word with word-sized loads and stores (the BPF program, another process's atomics); the
+        // mapping lives as long as `self`.
         unsafe { AtomicU32::from_ptr(self.mapping.at::<u32>(self.offset + field).as_ptr()) }
     }
 
@@ -131,7 +131,7 @@ impl SteeringSlot {
         self.running_since().store(0, Ordering::Relaxed);
     }
 
-    /// What the slot says now; not a consistent cut over its fields.
+    /// The content of the slot; not a consistent cut over its fields.
     #[must_use]
     pub fn view(&self) -> SlotView {
         let running_since = self.running_since().load(Ordering::Relaxed);
