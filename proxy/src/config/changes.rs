@@ -257,9 +257,9 @@ impl Pairs<'_> {
 }
 
 impl Config {
-    /// Puts listeners into the order of the configuration that runs, since accepted connections name theirs
-    /// by index, and shares what is the same, so that whoever compares pointers sees what is not: pools,
-    /// ticket keys and sessions to resume go on with it. Both have the same listeners.
+    /// Puts listeners into the order of the running configuration, since accepted connections name theirs by
+    /// index. Shares all equal parts with it, so that a comparison of pointers shows the differences: pools,
+    /// ticket keys and sessions to resume go on with equal parts. Both have the same listeners.
     #[must_use]
     pub fn succeed(mut self, running: &Self) -> Self {
         let place = |name: &str| running.listeners.iter().position(|listener| listener.name == name);

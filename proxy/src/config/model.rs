@@ -48,7 +48,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// What workers serve by.
+    /// The part that workers serve by.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
         Traffic {
@@ -72,7 +72,7 @@ impl Config {
     }
 }
 
-/// Who shows a certificate, by name.
+/// The party that shows a certificate, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder<'a> {
     /// To clients.
@@ -99,7 +99,7 @@ pub struct Process {
     pub user: String,
     /// How long a drain waits for exchanges to end.
     pub drain_timeout: Duration,
-    /// Downstream connections over all workers; 0: what the descriptor limit allows.
+    /// Downstream connections over all workers; 0: as many as the descriptor limit allows.
     pub max_connections: u64,
     /// Bytes per worker for copied-out bodies, fragments and queued output.
     pub buffer_budget: usize,
