@@ -1,4 +1,4 @@
-//! Listeners: their configuration, their sockets, and whom they admit.
+//! Listeners: their configuration, their sockets, and the admission of their clients.
 
 pub mod admission;
 mod defer;

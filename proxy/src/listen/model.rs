@@ -1,4 +1,4 @@
-//! A listener as its configuration says it is, and what it allows its clients.
+//! A listener as configured, and the limits of its clients.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
@@ -17,7 +17,7 @@ pub struct Listener {
     pub name: String,
     /// At least one.
     pub addresses: Vec<SocketAddr>,
-    /// What its clients speak.
+    /// The protocol of its clients.
     pub protocol: Protocol,
     /// Some for `Protocol::Https`.
     pub tls: Option<Arc<ServerTls>>,
@@ -76,7 +76,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Whether routes decide about what its clients send.
+    /// Whether routes decide about its clients' requests.
     #[must_use]
     pub const fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Https)
@@ -105,8 +105,8 @@ pub struct Timeouts {
     pub send: Duration,
     /// Until a tunnel is closed over which no byte passes, either way.
     pub tunnel_idle: Duration,
-    /// Bytes per second that a client must send of a request body, or take of a response, on average over the
-    /// time it was waited for, once that is ten seconds; `None`: however few.
+    /// Bytes per second that a client must send of a request body, or take of a response. The average counts
+    /// over the time in which the client was waited for, once that is ten seconds. `None`: no minimum.
     pub min_rate: Option<NonZero<u32>>,
 }
 
