@@ -1,4 +1,4 @@
-//! A route as its configuration says it is: which requests it takes, and what becomes of them.
+//! A route as configured: its requests, and the action on them.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ pub struct Route {
     pub listeners: Vec<String>,
     /// Its name in logs: the first host, if it has one, and the path, with `=` before an exact one.
     pub label: Box<str>,
-    /// What becomes of a request.
+    /// The action on a request.
     pub action: Action,
-    /// Changes to what an endpoint gets; `None`: none.
+    /// Changes to the request for an endpoint; `None`: none.
     pub request_headers: Option<Box<Edits>>,
-    /// Changes to what a client gets, whoever made it; `None`: none.
+    /// Changes to the response for a client, an endpoint's or our own; `None`: none.
     pub response_headers: Option<Box<Edits>>,
     /// Request bodies of known length up to this many bytes are read whole before an endpoint is chosen; 0:
     /// none.
@@ -60,11 +60,11 @@ impl Route {
 pub enum RoutePath {
     /// This one.
     Exact(Box<str>),
-    /// Those that begin with it and go on at a segment boundary; `/`: all.
+    /// Paths that begin with it and go on at a segment boundary; `/`: all.
     Prefix(Box<str>),
 }
 
-/// What becomes of a route's requests.
+/// The action on a route's requests.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Index into `Config::upstreams`.
