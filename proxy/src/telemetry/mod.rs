@@ -1,4 +1,4 @@
-//! What Sluice says about itself: metrics, logs, the admin endpoints.
+//! Facts about Sluice for its operator: metrics, logs, the admin endpoints.
 
 pub mod admin;
 pub mod key_log;
