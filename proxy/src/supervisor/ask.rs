@@ -76,8 +76,8 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Response, AskError> {
     Ok(response)
 }
 
-/// The kernel closes a process's connections shortly before it is gone. Whoever starts a successor next must
-/// not see both.
+/// The kernel closes a process's connections shortly before it is gone. A starter of a successor must not see
+/// both.
 fn wait_until_gone(pid: i32) {
     for _ in 0..1_000 {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
