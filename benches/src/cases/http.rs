@@ -89,14 +89,14 @@ fn origin() -> Origin<'static> {
 
 fn request(bytes: &[u8]) -> RequestHead {
     match RequestDecoder::new().parse(bytes, &LIMITS) {
-        Ok(Parsed::Head { head, consumed }) if consumed == bytes.len() => head,
+        Ok(Parsed::Head { head, consumed, .. }) if consumed == bytes.len() => head,
         other => panic!("{other:?}"),
     }
 }
 
 fn response(bytes: &[u8]) -> ResponseHead {
     match ResponseDecoder::new().parse(bytes, &Method::Get, &Limits::UPSTREAM) {
-        Ok(Parsed::Head { head, consumed }) if consumed == bytes.len() => head,
+        Ok(Parsed::Head { head, consumed, .. }) if consumed == bytes.len() => head,
         other => panic!("{other:?}"),
     }
 }
@@ -152,7 +152,7 @@ fn forward_response() -> Runner {
 fn encode_response() -> Runner {
     let mut head = response(RESPONSE);
     forward::response(&mut head);
-    let recipient = Recipient::of(&request(BROWSER));
+    let recipient = Recipient::of(&request(BROWSER), true);
     let mut out = Vec::with_capacity(4096);
     each(move || {
         out.clear();

@@ -176,7 +176,6 @@ mod tests {
             path_and_query: target.into(),
             fields: Fields::new(),
             body: BodyLength::None,
-            keep_alive: true,
         }
     }
 

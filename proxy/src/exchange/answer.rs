@@ -114,7 +114,6 @@ pub(super) fn generated(
         reason: encode::reason_phrase(status).as_bytes().into(),
         fields,
         body: BodyLength::Known(body.len() as u64),
-        keep_alive: true,
     };
     (head, Chunk::from_vec(body.to_vec()))
 }

@@ -224,8 +224,6 @@ pub struct RequestHead {
     pub fields: Fields,
     /// The body's framing.
     pub body: BodyLength,
-    /// Whether the connection may carry another request after this one (RFC 9112 §9.3).
-    pub keep_alive: bool,
 }
 
 impl RequestHead {
@@ -252,6 +250,4 @@ pub struct ResponseHead {
     pub fields: Fields,
     /// The body's framing, with HEAD, 1xx, 204, 304 already taken into account.
     pub body: BodyLength,
-    /// Whether the connection may carry another exchange.
-    pub keep_alive: bool,
 }

@@ -7,8 +7,6 @@
 pub mod context;
 pub(crate) mod early;
 pub mod h1;
-#[cfg(test)]
-mod h1_tests;
 mod handshake;
 mod passthrough;
 mod proxied;

@@ -143,7 +143,7 @@ fn origin_script(mut random: Random) -> Script {
                 .parse(bytes, &LIMITS)
                 .expect("we send good requests")
             {
-                Parsed::Head { head, consumed } => {
+                Parsed::Head { head, consumed, .. } => {
                     let body = head.body;
                     Some((head, body, consumed))
                 }
@@ -321,7 +321,7 @@ fn client_script(peer: &Peer, plan: Plan, mut random: Random) -> Rc<RefCell<Repo
                 .parse(bytes, &request.method, &LIMITS)
                 .expect("good responses")
             {
-                Parsed::Head { head, consumed } => {
+                Parsed::Head { head, consumed, .. } => {
                     let body = head.body;
                     Some((head, body, consumed))
                 }
@@ -576,7 +576,6 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
         path_and_query: path.into(),
         fields: Fields::new(),
         body,
-        keep_alive: true,
     };
     let (mut source, mut sink, cancel) =
         (running.source.clone(), running.sink.clone(), running.cancel.clone());

@@ -175,7 +175,7 @@ impl ReceiveResponse for Receiver<'_> {
                 self.decoder.parse(&self.head, self.method, &Limits::UPSTREAM)
             };
             match parsed.map_err(|_| LeaseError::Malformed)? {
-                Parsed::Head { head, consumed } => {
+                Parsed::Head { head, consumed, keep_alive } => {
                     self.input.advance(consumed - before);
                     // Empty, it would still hold a receive buffer, and a block is all that the stream may
                     // have outstanding.
@@ -191,7 +191,7 @@ impl ReceiveResponse for Receiver<'_> {
                         }
                         ..200 => {}
                         _ => {
-                            self.lease.keeps_alive.set(head.keep_alive);
+                            self.lease.keeps_alive.set(keep_alive);
                             self.body = Some(BodyDecoder::new(head.body));
                         }
                     }

@@ -11,25 +11,25 @@ use proxy::http::path;
 
 const LIMITS: Limits = Limits { header_bytes: 256, fields: 8, uri_bytes: 64 };
 
-fn decode(input: &[u8], cuts: &[usize]) -> Result<Option<(RequestHead, usize)>, HeadError> {
+fn decode(input: &[u8], cuts: &[usize]) -> Result<Option<(RequestHead, usize, bool)>, HeadError> {
     let mut decoder = RequestDecoder::new();
     for &cut in cuts {
-        if let Parsed::Head { head, consumed } = decoder.parse(&input[..cut], &LIMITS)? {
+        if let Parsed::Head { head, consumed, keep_alive } = decoder.parse(&input[..cut], &LIMITS)? {
             assert!(consumed <= cut && consumed <= LIMITS.header_bytes);
-            return Ok(Some((head, consumed)));
+            return Ok(Some((head, consumed, keep_alive)));
         }
     }
     Ok(None)
 }
 
 fn same(
-    a: &Result<Option<(RequestHead, usize)>, HeadError>,
-    b: &Result<Option<(RequestHead, usize)>, HeadError>,
+    a: &Result<Option<(RequestHead, usize, bool)>, HeadError>,
+    b: &Result<Option<(RequestHead, usize, bool)>, HeadError>,
 ) -> bool {
     match (a, b) {
-        (Ok(Some((a, a_end))), Ok(Some((b, b_end)))) => {
-            (&a.method, a.version, &a.authority, &a.path_and_query, a.body, a.keep_alive, a_end)
-                == (&b.method, b.version, &b.authority, &b.path_and_query, b.body, b.keep_alive, b_end)
+        (Ok(Some((a, a_end, a_persists))), Ok(Some((b, b_end, b_persists)))) => {
+            (&a.method, a.version, &a.authority, &a.path_and_query, a.body, a_persists, a_end)
+                == (&b.method, b.version, &b.authority, &b.path_and_query, b.body, b_persists, b_end)
                 && a.fields.iter().eq(b.fields.iter())
                 && a.fields.names() == b.fields.names()
         }
@@ -70,7 +70,7 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
     let mut written = Vec::new();
     encode::request(&head, &mut written);
     let limits = Limits { header_bytes: usize::MAX, fields: 64, uri_bytes: usize::MAX };
-    let Ok(Parsed::Head { head: read, consumed }) = RequestDecoder::new().parse(&written, &limits) else {
+    let Ok(Parsed::Head { head: read, consumed, keep_alive }) = RequestDecoder::new().parse(&written, &limits) else {
         panic!("we do not read what we wrote: {:?}", String::from_utf8_lossy(&written));
     };
     assert_eq!(consumed, written.len());
@@ -78,7 +78,7 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
         (&read.method, &read.authority, &read.path_and_query, read.body),
         (&head.method, &head.authority, &head.path_and_query, head.body)
     );
-    assert!(read.keep_alive);
+    assert!(keep_alive);
     for (name, value) in head.fields.iter() {
         let is_rewritten =
             ["host", "content-length"].iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));

@@ -10,25 +10,25 @@ use proxy::http::message::{BodyLength, Method, ResponseHead, Version};
 
 const LIMITS: Limits = Limits { header_bytes: 256, fields: 8, uri_bytes: 0 };
 
-fn decode(input: &[u8], method: &Method, cuts: &[usize]) -> Result<Option<(ResponseHead, usize)>, HeadError> {
+fn decode(input: &[u8], method: &Method, cuts: &[usize]) -> Result<Option<(ResponseHead, usize, bool)>, HeadError> {
     let mut decoder = ResponseDecoder::new();
     for &cut in cuts {
-        if let Parsed::Head { head, consumed } = decoder.parse(&input[..cut], method, &LIMITS)? {
+        if let Parsed::Head { head, consumed, keep_alive } = decoder.parse(&input[..cut], method, &LIMITS)? {
             assert!(consumed <= cut && consumed <= LIMITS.header_bytes);
-            return Ok(Some((head, consumed)));
+            return Ok(Some((head, consumed, keep_alive)));
         }
     }
     Ok(None)
 }
 
 fn same(
-    a: &Result<Option<(ResponseHead, usize)>, HeadError>,
-    b: &Result<Option<(ResponseHead, usize)>, HeadError>,
+    a: &Result<Option<(ResponseHead, usize, bool)>, HeadError>,
+    b: &Result<Option<(ResponseHead, usize, bool)>, HeadError>,
 ) -> bool {
     match (a, b) {
-        (Ok(Some((a, a_end))), Ok(Some((b, b_end)))) => {
-            (a.status, a.version, &a.reason, a.body, a.keep_alive, a_end)
-                == (b.status, b.version, &b.reason, b.body, b.keep_alive, b_end)
+        (Ok(Some((a, a_end, a_persists))), Ok(Some((b, b_end, b_persists)))) => {
+            (a.status, a.version, &a.reason, a.body, a_persists, a_end)
+                == (b.status, b.version, &b.reason, b.body, b_persists, b_end)
                 && a.fields.iter().eq(b.fields.iter())
                 && a.fields.names() == b.fields.names()
         }
@@ -63,7 +63,7 @@ fuzz_target!(|data: (u8, u8, &[u8])| {
     } else {
         Some(encode::response(&head, recipient, &mut written))
     };
-    let Ok(Parsed::Head { head: read, consumed }) = ResponseDecoder::new().parse(&written, &method, &limits)
+    let Ok(Parsed::Head { head: read, consumed, keep_alive }) = ResponseDecoder::new().parse(&written, &method, &limits)
     else {
         panic!("we do not read what we wrote: {:?}", String::from_utf8_lossy(&written));
     };
@@ -75,6 +75,6 @@ fuzz_target!(|data: (u8, u8, &[u8])| {
             Framing::Chunked => BodyLength::Unknown,
             Framing::UntilClose => BodyLength::UntilClose,
         };
-        assert_eq!((read.body, read.keep_alive), (expected, sent.keep_alive));
+        assert_eq!((read.body, keep_alive), (expected, sent.keep_alive));
     }
 });

@@ -16,8 +16,6 @@ pub(super) const LONG: &[&str] = &[
     "proxy/src/io/simulated.rs",
     "proxy/src/io/stream.rs",
     "proxy::dataplane::build",
-    "proxy::session::h1::serve",
-    "proxy::session::h1::serve_request",
     "proxy/src/supervisor/estate.rs",
     "proxy::supervisor::plan::cards::advice",
     "proxy::tls::certificate::Certificate::new",
@@ -27,7 +25,6 @@ pub(super) const LONG: &[&str] = &[
 pub(super) const PLACEMENT: &[&str] = &[
     "proxy/src/config/tests/mod.rs",
     "proxy/src/io/tests/mod.rs",
-    "proxy::session::h1_tests",
     "proxy::worker::patience_tests",
     "proxy::worker::reload_tests",
     "proxy::worker::secure_memory_tests",

@@ -102,8 +102,8 @@ pub struct Recipient {
 impl Recipient {
     /// Of the response to `head`.
     #[must_use]
-    pub fn of(head: &RequestHead) -> Self {
-        Self { version: head.version, is_head: head.method == Method::Head, keep_alive: head.keep_alive }
+    pub fn of(head: &RequestHead, keep_alive: bool) -> Self {
+        Self { version: head.version, is_head: head.method == Method::Head, keep_alive }
     }
 }
 

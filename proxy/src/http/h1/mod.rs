@@ -6,7 +6,7 @@
 //! ```text
 //! RequestDecoder::new().parse(&buf, &Limits)            -> Result<Parsed<RequestHead>, HeadError>
 //! ResponseDecoder::new().parse(&buf, &method, &Limits)  -> Result<Parsed<ResponseHead>, HeadError>
-//!     Parsed::NeedMore | Parsed::Head { head, consumed }
+//!     Parsed::NeedMore | Parsed::Head { head, consumed, keep_alive }
 //!     HeadError::refusal(); a response's is always UpstreamMalformed
 //! BodyDecoder::new(head.body).decode(&input)            -> Result<Step, BodyError>
 //!     Step::Data { skip, len } | Step::NeedMore { consumed } | Step::End { consumed, trailers }
@@ -65,5 +65,7 @@ pub enum Parsed<H> {
         head: H,
         /// How many bytes of the input it took.
         consumed: usize,
+        /// Whether the connection may carry another exchange after this one (RFC 9112 §9.3).
+        keep_alive: bool,
     },
 }

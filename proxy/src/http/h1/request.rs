@@ -165,8 +165,8 @@ fn interpret(
         return Err(HeadError::Expectation);
     }
     let keep_alive = framing.persists(version);
-    let head = RequestHead { method, version, authority, path_and_query, fields, body, keep_alive };
-    Ok(Parsed::Head { head, consumed: buf.len() })
+    let head = RequestHead { method, version, authority, path_and_query, fields, body };
+    Ok(Parsed::Head { head, consumed: buf.len(), keep_alive })
 }
 
 /// A Host as it is routed and forwarded: `known` if it is that one, else it becomes that.

@@ -152,8 +152,8 @@ fn interpret(
     if matches!(status, 100..=199 | 204) && !matches!(length, None | Some(BodyLength::Known(0))) {
         keep_alive = false;
     }
-    let head = ResponseHead { status, version, reason: reason.into(), fields, body, keep_alive };
-    Ok(Parsed::Head { head, consumed: buf.len() })
+    let head = ResponseHead { status, version, reason: reason.into(), fields, body };
+    Ok(Parsed::Head { head, consumed: buf.len(), keep_alive })
 }
 
 #[cfg(test)]

@@ -25,28 +25,20 @@ fn request_head(body: BodyLength, pairs: &[(&str, &str)]) -> RequestHead {
         path_and_query: "/a?b".into(),
         fields: fields(pairs),
         body,
-        keep_alive: true,
     }
 }
 
 fn response_head(status: u16, body: BodyLength, pairs: &[(&str, &str)]) -> ResponseHead {
-    ResponseHead {
-        status,
-        version: Version::Http11,
-        reason: (*b"Fine").into(),
-        fields: fields(pairs),
-        body,
-        keep_alive: true,
-    }
+    ResponseHead { status, version: Version::Http11, reason: (*b"Fine").into(), fields: fields(pairs), body }
 }
 
 fn text(out: &[u8]) -> &str {
     std::str::from_utf8(out).expect("text")
 }
 
-fn parsed_response(out: &[u8], method: &Method) -> (ResponseHead, usize) {
+fn parsed_response(out: &[u8], method: &Method) -> (ResponseHead, usize, bool) {
     match ResponseDecoder::new().parse(out, method, &LIMITS) {
-        Ok(Parsed::Head { head, consumed }) => (head, consumed),
+        Ok(Parsed::Head { head, consumed, keep_alive }) => (head, consumed, keep_alive),
         other => panic!("{other:?} of {:?}", text(out)),
     }
 }
@@ -132,9 +124,9 @@ fn every_refusal_is_a_response_that_we_parse() {
                 refusal(reason, &Refusal { request_id: "id-1", recipient, date: &date }, &mut out),
                 recipient.keep_alive
             );
-            let (head, consumed) =
+            let (head, consumed, persists) =
                 parsed_response(&out, if recipient.is_head { &Method::Head } else { &Method::Get });
-            assert_eq!((head.status, head.keep_alive), (reason.status(), recipient.keep_alive));
+            assert_eq!((head.status, persists), (reason.status(), recipient.keep_alive));
             assert!(!head.reason.is_empty(), "{reason:?}");
             assert_eq!(head.fields.first(b"x-request-id"), Some(&b"id-1"[..]));
             assert_eq!(head.fields.first(b"date"), Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]));
@@ -226,11 +218,10 @@ proptest! {
             path_and_query: path.into(),
             fields: to_fields(&pairs),
             body,
-            keep_alive: true,
         };
         let mut out = Vec::new();
         request(&head, &mut out);
-        let Ok(Parsed::Head { head: read, consumed }) = RequestDecoder::new().parse(&out, &LIMITS) else {
+        let Ok(Parsed::Head { head: read, consumed, keep_alive: persists }) = RequestDecoder::new().parse(&out, &LIMITS) else {
             return Err(TestCaseError::fail(format!("refused: {:?}", String::from_utf8_lossy(&out))));
         };
         prop_assert_eq!(consumed, out.len());
@@ -238,7 +229,7 @@ proptest! {
             (read.method, read.authority, read.path_and_query),
             (head.method, head.authority, head.path_and_query)
         );
-        prop_assert_eq!((read.body, read.keep_alive), (body, true));
+        prop_assert_eq!((read.body, persists), (body, true));
         prop_assert_eq!(own_fields(&read.fields), pairs);
     }
 
@@ -257,15 +248,14 @@ proptest! {
             reason: reason.as_bytes().into(),
             fields: to_fields(&pairs),
             body,
-            keep_alive: true,
         };
         let version = if old { Version::Http10 } else { Version::Http11 };
         let mut out = Vec::new();
         let sent = response(&head, Recipient { version, is_head: false, keep_alive }, &mut out);
-        let (read, consumed) = parsed_response(&out, &Method::Get);
+        let (read, consumed, persists) = parsed_response(&out, &Method::Get);
         prop_assert_eq!(consumed, out.len());
         prop_assert_eq!(
-            (read.status, &*read.reason, read.keep_alive),
+            (read.status, &*read.reason, persists),
             (status, reason.as_bytes(), sent.keep_alive)
         );
         let framing = match read.body {

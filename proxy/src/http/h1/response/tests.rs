@@ -6,16 +6,16 @@ use super::*;
 
 const LIMITS: Limits = Limits { header_bytes: 2048, fields: 8, uri_bytes: 0 };
 
-fn parse_as(method: &Method, input: &[u8]) -> Result<Option<(ResponseHead, usize)>, HeadError> {
+fn parse_as(method: &Method, input: &[u8]) -> Result<Option<(ResponseHead, usize, bool)>, HeadError> {
     match ResponseDecoder::new().parse(input, method, &LIMITS)? {
         Parsed::NeedMore => Ok(None),
-        Parsed::Head { head, consumed } => Ok(Some((head, consumed))),
+        Parsed::Head { head, consumed, keep_alive } => Ok(Some((head, consumed, keep_alive))),
     }
 }
 
 fn accepted(method: &Method, input: &str) -> ResponseHead {
     match parse_as(method, input.as_bytes()) {
-        Ok(Some((head, consumed))) => {
+        Ok(Some((head, consumed, _))) => {
             assert_eq!(consumed, input.len(), "{input:?}");
             head
         }
@@ -91,8 +91,9 @@ fn a_head_split_anywhere_is_the_same_head() {
             done => done,
         };
         match parsed {
-            Ok(Parsed::Head { head, consumed }) => {
-                assert_eq!(format!("{:?}", Ok::<_, HeadError>(Some((head, consumed)))), whole, "{cut}");
+            Ok(Parsed::Head { head, consumed, keep_alive }) => {
+                let parsed = Ok::<_, HeadError>(Some((head, consumed, keep_alive)));
+                assert_eq!(format!("{parsed:?}"), whole, "{cut}");
             }
             other => panic!("{cut}: {other:?}"),
         }
@@ -154,7 +155,7 @@ proptest! {
         };
         let in_pieces = in_pieces.map(|parsed| match parsed {
             Parsed::NeedMore => None,
-            Parsed::Head { head, consumed } => Some((head, consumed)),
+            Parsed::Head { head, consumed, keep_alive } => Some((head, consumed, keep_alive)),
         });
         prop_assert_eq!(format!("{in_pieces:?}"), format!("{:?}", parse_as(&method, &input)));
     }
@@ -200,7 +201,8 @@ fn body_length_and_persistence() {
         (Get, "1.1 103", "Content-Length: 5", None, false),
         (Get, "1.1 205", "X: y", UntilClose, false),
     ] {
-        let head = accepted(&method, &format!("HTTP/{line} x\r\n{fields}\r\n\r\n"));
-        assert_eq!((head.body, head.keep_alive), (body, keep_alive), "{method:?} {line} {fields}");
+        let input = format!("HTTP/{line} x\r\n{fields}\r\n\r\n");
+        let Ok(Some((head, _, persists))) = parse_as(&method, input.as_bytes()) else { panic!("{input:?}") };
+        assert_eq!((head.body, persists), (body, keep_alive), "{method:?} {line} {fields}");
     }
 }

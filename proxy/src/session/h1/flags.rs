@@ -1,0 +1,21 @@
+//! What the source and the sink of one request tell each other.
+
+use std::cell::Cell;
+
+use crate::exchange::tunnel::TunnelEnd;
+
+/// See the module.
+pub(super) struct Flags {
+    /// The request was read whole.
+    pub(super) ended: Cell<bool>,
+    /// The client waits for "100 Continue" and has not got it.
+    pub(super) wants_continue: Cell<bool>,
+    /// The endpoint that speaks another protocol with the client from now on.
+    pub(super) tunnel: Cell<Option<Box<dyn TunnelEnd>>>,
+}
+
+impl Flags {
+    pub(super) const fn new(ended: bool, wants_continue: bool) -> Self {
+        Self { ended: Cell::new(ended), wants_continue: Cell::new(wants_continue), tunnel: Cell::new(None) }
+    }
+}

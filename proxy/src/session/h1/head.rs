@@ -1,0 +1,101 @@
+//! Request heads of HTTP/1: read within their time, or refused.
+
+use super::flags::Flags;
+use super::next::Next;
+use super::sink::Sink;
+use crate::error::{CloseReason, RefusalReason};
+use crate::exchange::record::Record;
+use crate::exchange::{Outcome, answer, outcome};
+use crate::http::h1::{Parsed, Recipient, RequestDecoder};
+use crate::http::message::RequestHead;
+use crate::io::Chunk;
+use crate::session::record::Logged;
+use crate::session::seat::Seat;
+use crate::time::Time;
+
+/// Why there is no head.
+#[derive(Clone, Copy)]
+pub(super) enum HeadEnd {
+    /// The client closed before a byte of it.
+    Closed,
+    /// The client closed within it, or reset.
+    Aborted,
+    Refused(RefusalReason),
+}
+
+/// The next request head, due at `due`, and whether its client keeps the connection. `input` was received already, and
+/// keeps what follows the head.
+pub(super) async fn read_head(
+    seat: &Seat,
+    decoder: &mut RequestDecoder,
+    input: &mut Chunk,
+    due: Time,
+) -> Result<(RequestHead, bool), HeadEnd> {
+    let limits = seat.listener.limits.head();
+    let mut kept = Vec::new();
+    loop {
+        // In place if the head lies in one piece, which is the rule.
+        let before = kept.len();
+        let parsed = if before == 0 {
+            decoder.parse(input, &limits)
+        } else {
+            kept.extend_from_slice(input);
+            decoder.parse(&kept, &limits)
+        };
+        match parsed.map_err(|error| HeadEnd::Refused(error.refusal()))? {
+            Parsed::Head { head, consumed, keep_alive } => {
+                input.advance(consumed - before);
+                // Empty, it would still hold a receive buffer, and a block is all that the stream may have
+                // outstanding.
+                if input.is_empty() {
+                    *input = Chunk::default();
+                }
+                return Ok((head, keep_alive));
+            }
+            Parsed::NeedMore if before == 0 => kept.extend_from_slice(input),
+            Parsed::NeedMore => {}
+        }
+        *input = Chunk::default();
+        match seat.worker.io.timeout_at(due, seat.stream.read()).await {
+            Ok(Ok(Some(chunk))) => *input = chunk,
+            Ok(Ok(None)) if kept.is_empty() => return Err(HeadEnd::Closed),
+            Ok(Ok(None) | Err(_)) => return Err(HeadEnd::Aborted),
+            Err(_) => return Err(HeadEnd::Refused(RefusalReason::RequestTimeout)),
+        }
+    }
+}
+
+/// Answers a request without a head, if there is anything to say.
+pub(super) async fn refuse_head(seat: &Seat, end: HeadEnd, record: Option<&Record>) -> Next {
+    let reason = match end {
+        HeadEnd::Closed => return Next::Close(CloseReason::ClientClosed),
+        HeadEnd::Aborted => return Next::Abort(CloseReason::ClientAborted),
+        HeadEnd::Refused(reason) => reason,
+    };
+    let flags = Flags::new(true, false);
+    let mut sink = Sink::new(seat, Recipient::UNKNOWN, &flags, record);
+    let request_id = seat.worker.request_id();
+    let outcome = answer::refuse(&mut sink, reason, request_id.as_str(), None).await;
+    outcome::count(&seat.worker.counters, outcome);
+    if let Some(record) = record {
+        record.name(request_id);
+        record.ended(outcome);
+    }
+    match outcome {
+        Outcome::Answered { .. } if reason == RefusalReason::RequestTimeout => {
+            Next::Close(CloseReason::RequestHeaderTimeout)
+        }
+        Outcome::Answered { .. } => Next::Close(CloseReason::BadRequest),
+        _ => Next::Abort(CloseReason::ClientAborted),
+    }
+}
+
+/// Answers bytes in another protocol than this connection's.
+pub(in crate::session) async fn refuse_plainly(seat: &Seat, reason: RefusalReason) {
+    let record = Logged::begin(seat, None);
+    // Whether the client takes it or not, the connection ends.
+    let next = refuse_head(seat, HeadEnd::Refused(reason), record.as_deref()).await;
+    if let Some(record) = record {
+        record.finish(seat, None, next.reason(seat));
+    }
+}

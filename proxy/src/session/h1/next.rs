@@ -1,0 +1,112 @@
+//! How a request leaves its connection: ready for another, a tunnel, closed in order, or reset.
+
+use super::flags::Flags;
+use crate::error::{CloseReason, RefusalReason};
+use crate::exchange::tunnel::TunnelEnd;
+use crate::exchange::{Outcome, SinkError, SourceError};
+use crate::http::h1::Framing;
+use crate::session::seat::Seat;
+use crate::session::table;
+
+/// How a request leaves its connection.
+pub(super) enum Next {
+    /// Ready for another request.
+    Request,
+    /// To be closed after what is queued. The engine flushes, ends our direction and reads past what the
+    /// client still sends for a moment: closing with unread bytes would reset the connection, and the client
+    /// might never see its answer.
+    Close(CloseReason),
+    /// The same, for a client that has asked for the close and sent its request whole: it promised to send
+    /// nothing more.
+    Finish,
+    /// To become a tunnel to this endpoint.
+    Tunnel(Box<dyn TunnelEnd>),
+    /// To be reset: what was sent is not whole.
+    Abort(CloseReason),
+}
+
+impl Next {
+    /// Why the connection ends, if it does.
+    pub(super) fn reason(&self, seat: &Seat) -> Option<CloseReason> {
+        match *self {
+            Self::Request | Self::Tunnel(_) => None,
+            Self::Close(reason) => Some(reason),
+            Self::Finish => Some(CloseReason::NotKeptAlive),
+            Self::Abort(CloseReason::ClientAborted) => {
+                Some(seat.stream.error().map_or(CloseReason::ClientAborted, |error| {
+                    table::broken(error, CloseReason::ClientAborted)
+                }))
+            }
+            Self::Abort(reason) => Some(reason),
+        }
+    }
+
+    /// After an exchange. `answer`: how far the client was answered. `close_reason`: why the connection was to end
+    /// with it, if it was.
+    pub(super) fn after(
+        outcome: Outcome,
+        answer: Answer,
+        flags: &Flags,
+        close_reason: Option<CloseReason>,
+        is_stopped: bool,
+    ) -> Self {
+        let is_read_whole = flags.ended.get();
+        match outcome {
+            Outcome::Answered { .. } if answer.kept_alive && is_read_whole => Self::Request,
+            Outcome::Answered { .. } if is_read_whole && close_reason == Some(CloseReason::NotKeptAlive) => {
+                Self::Finish
+            }
+            Outcome::Answered { .. } if is_read_whole => {
+                Self::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive))
+            }
+            // Whatever the client asked for, it is still sending.
+            Outcome::Answered { refused: None, .. } => Self::Close(CloseReason::EarlyResponse),
+            Outcome::Answered { refused: Some(reason), .. } => Self::Close(source_refused(reason)),
+            Outcome::Switched => {
+                flags.tunnel.take().map_or(Self::Abort(CloseReason::UpstreamAborted), Self::Tunnel)
+            }
+            Outcome::Cut => answer.cut(CloseReason::UpstreamAborted),
+            Outcome::CutBySource(SourceError::Aborted) => Self::Abort(CloseReason::ClientAborted),
+            Outcome::CutBySource(SourceError::Refused(reason)) => answer.cut(source_refused(reason)),
+            Outcome::Undeliverable(error) => Self::Abort(undeliverable(error)),
+            Outcome::Cancelled if is_stopped => Self::Abort(CloseReason::Stopped),
+            // Its handshake was not over in time.
+            Outcome::Cancelled => Self::Abort(CloseReason::TlsHandshake),
+        }
+    }
+}
+
+/// How far a client was answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    /// The response said that the connection goes on.
+    pub(super) kept_alive: bool,
+    /// How the client knows where the response ends.
+    pub(super) framing: Framing,
+}
+
+impl Answer {
+    /// Shows the client that its response is cut. A length or chunks tell it, and answers queued before it still
+    /// arrive; a body that ends with the connection needs the reset.
+    fn cut(self, reason: CloseReason) -> Next {
+        if self.framing == Framing::UntilClose { Next::Abort(reason) } else { Next::Close(reason) }
+    }
+}
+
+/// Why a connection ends whose request was refused before it was read whole.
+const fn source_refused(reason: RefusalReason) -> CloseReason {
+    match reason {
+        RefusalReason::RequestTimeout => CloseReason::RequestBodyTimeout,
+        RefusalReason::RequestTooSlow => CloseReason::MinRate,
+        _ => CloseReason::BadRequest,
+    }
+}
+
+/// Why a connection ends whose client does not take its response.
+pub(super) const fn undeliverable(error: SinkError) -> CloseReason {
+    match error {
+        SinkError::Aborted => CloseReason::ClientAborted,
+        SinkError::TooSlow => CloseReason::SendTimeout,
+        SinkError::BelowMinRate => CloseReason::MinRate,
+    }
+}
