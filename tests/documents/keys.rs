@@ -93,6 +93,7 @@ const VALUES: &[(&str, &str)] = &[
     ("listener.alpn", "list: `\"http/1.1\"`"),
     ("route.upstream", "name of an upstream"),
     ("route.listener", "name of a listener; or a list"),
+    ("upstream.endpoints", "list of addresses, or of tables"),
     ("upstream.endpoints.address", "address with a port"),
 ];
 
@@ -369,7 +370,7 @@ fn configure_md_has_a_row_for_every_key() {
         fresh.push('\n');
     }
     let missing: Vec<&String> = built.keys().filter(|name| !seen.contains(*name)).collect();
-    assert!(missing.is_empty(), "{PAGE} lacks rows for {missing:?}");
+    assert!(missing.is_empty(), "{PAGE} lacks rows such as \"| `KEY` | | | | DOES |\" for {missing:?}");
     let list: Vec<String> = not_built.iter().map(|name| format!("- `{name}`\n")).collect();
     page::keep(PAGE, &page::with_block(&fresh, "not built", &list.concat()));
 }

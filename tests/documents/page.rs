@@ -15,6 +15,23 @@ pub(crate) fn read(name: &str) -> String {
     std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// Every Rust file of these folders as one text.
+pub(crate) fn sources(folders: &[&str]) -> String {
+    let mut text = String::new();
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| path(folder)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    text
+}
+
 /// Holds a file to what it should be now, or makes it so.
 pub(crate) fn keep(name: &str, fresh: &str) {
     let present = std::fs::read_to_string(path(name)).unwrap_or_default();

@@ -143,18 +143,7 @@ fn troubleshoot_md_has_the_status_of_every_refusal() {
 
 /// The sources of the proxy as one text, string literals as they are printed.
 fn sources() -> String {
-    let mut text = String::new();
-    let mut folders = vec![page::path("proxy/src")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                text.push_str(&std::fs::read_to_string(path).unwrap());
-            }
-        }
-    }
+    let text = page::sources(&["proxy/src"]);
     let mut joined = String::with_capacity(text.len());
     let mut lines = text.split("\\\n");
     joined.push_str(lines.next().unwrap_or_default());
