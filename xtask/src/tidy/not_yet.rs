@@ -14,7 +14,6 @@ pub(super) const LONG: &[&str] = &[
     "proxy/src/config/schema.rs",
     "proxy::config::schema::listener",
     "proxy/src/io/simulated.rs",
-    "proxy/src/io/stream.rs",
     "proxy::dataplane::build",
     "proxy/src/supervisor/estate.rs",
     "proxy::supervisor::plan::cards::advice",
