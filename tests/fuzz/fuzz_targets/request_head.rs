@@ -70,7 +70,9 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
     let mut written = Vec::new();
     encode::request(&head, &mut written);
     let limits = Limits { header_bytes: usize::MAX, fields: 64, uri_bytes: usize::MAX };
-    let Ok(Parsed::Head { head: read, consumed, keep_alive }) = RequestDecoder::new().parse(&written, &limits) else {
+    let Ok(Parsed::Head { head: read, consumed, keep_alive }) =
+        RequestDecoder::new().parse(&written, &limits)
+    else {
         panic!("we do not read what we wrote: {:?}", String::from_utf8_lossy(&written));
     };
     assert_eq!(consumed, written.len());

@@ -10,7 +10,11 @@ use proxy::http::message::{BodyLength, Method, ResponseHead, Version};
 
 const LIMITS: Limits = Limits { header_bytes: 256, fields: 8, uri_bytes: 0 };
 
-fn decode(input: &[u8], method: &Method, cuts: &[usize]) -> Result<Option<(ResponseHead, usize, bool)>, HeadError> {
+fn decode(
+    input: &[u8],
+    method: &Method,
+    cuts: &[usize],
+) -> Result<Option<(ResponseHead, usize, bool)>, HeadError> {
     let mut decoder = ResponseDecoder::new();
     for &cut in cuts {
         if let Parsed::Head { head, consumed, keep_alive } = decoder.parse(&input[..cut], method, &LIMITS)? {
@@ -63,7 +67,8 @@ fuzz_target!(|data: (u8, u8, &[u8])| {
     } else {
         Some(encode::response(&head, recipient, &mut written))
     };
-    let Ok(Parsed::Head { head: read, consumed, keep_alive }) = ResponseDecoder::new().parse(&written, &method, &limits)
+    let Ok(Parsed::Head { head: read, consumed, keep_alive }) =
+        ResponseDecoder::new().parse(&written, &method, &limits)
     else {
         panic!("we do not read what we wrote: {:?}", String::from_utf8_lossy(&written));
     };

@@ -23,8 +23,8 @@ pub(super) enum HeadEnd {
     Refused(RefusalReason),
 }
 
-/// The next request head, due at `due`, and whether its client keeps the connection. `input` was received already, and
-/// keeps what follows the head.
+/// The next request head, due at `due`, and whether its client keeps the connection. `input` was received
+/// already, and keeps what follows the head.
 pub(super) async fn read_head(
     seat: &Seat,
     decoder: &mut RequestDecoder,

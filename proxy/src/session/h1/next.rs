@@ -41,8 +41,8 @@ impl Next {
         }
     }
 
-    /// After an exchange. `answer`: how far the client was answered. `close_reason`: why the connection was to end
-    /// with it, if it was.
+    /// After an exchange. `answer`: how far the client was answered. `close_reason`: why the connection was
+    /// to end with it, if it was.
     pub(super) fn after(
         outcome: Outcome,
         answer: Answer,
@@ -86,8 +86,8 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Shows the client that its response is cut. A length or chunks tell it, and answers queued before it still
-    /// arrive; a body that ends with the connection needs the reset.
+    /// Shows the client that its response is cut. A length or chunks tell it, and answers queued before it
+    /// still arrive; a body that ends with the connection needs the reset.
     fn cut(self, reason: CloseReason) -> Next {
         if self.framing == Framing::UntilClose { Next::Abort(reason) } else { Next::Close(reason) }
     }

@@ -221,7 +221,9 @@ proptest! {
         };
         let mut out = Vec::new();
         request(&head, &mut out);
-        let Ok(Parsed::Head { head: read, consumed, keep_alive: persists }) = RequestDecoder::new().parse(&out, &LIMITS) else {
+        let Ok(Parsed::Head { head: read, consumed, keep_alive: persists }) =
+            RequestDecoder::new().parse(&out, &LIMITS)
+        else {
             return Err(TestCaseError::fail(format!("refused: {:?}", String::from_utf8_lossy(&out))));
         };
         prop_assert_eq!(consumed, out.len());
