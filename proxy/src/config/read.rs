@@ -13,6 +13,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Related, Severity, Source};
 use super::{hints, units};
+pub(super) use not_built::Literal;
+
+mod not_built;
 
 /// How much of an unknown key is shown.
 const KEY_CHARS_MAX: usize = 80;
@@ -111,41 +114,6 @@ impl Context {
         match diagnostic.severity {
             Severity::Error => self.errors.borrow_mut().push(diagnostic),
             Severity::Warning => self.warnings.borrow_mut().push(diagnostic),
-        }
-    }
-}
-
-/// A value that a key of a feature that is not built may have all the same.
-pub(super) enum Literal {
-    Text(&'static str),
-    Number(u64),
-    Float(f64),
-    /// However it is written.
-    Duration(Duration),
-    /// Exactly these strings.
-    List(&'static [&'static str]),
-}
-
-impl Literal {
-    fn equals(&self, value: &DeValue<'_>) -> bool {
-        match (self, value) {
-            (Self::Text(text), DeValue::String(written)) => text == written,
-            (Self::Number(number), DeValue::Integer(_)) => whole_number(value) == Some(*number),
-            #[expect(clippy::float_cmp, reason = "the same decimal text parses to the same float")]
-            (Self::Float(number), DeValue::Float(written)) => {
-                written.as_str().parse::<f64>().is_ok_and(|written| written == *number)
-            }
-            (Self::Duration(duration), DeValue::String(written)) => {
-                units::duration(written).as_ref() == Ok(duration)
-            }
-            (Self::List(list), DeValue::Array(written)) => {
-                list.len() == written.len()
-                    && list
-                        .iter()
-                        .zip(written.iter())
-                        .all(|(item, written)| written.as_ref().as_str() == Some(item))
-            }
-            _ => false,
         }
     }
 }
@@ -573,37 +541,6 @@ impl<'a, 'i> Table<'a, 'i> {
             }
         };
         items.iter().filter_map(table).collect()
-    }
-
-    /// A key of a feature that is not built: only `off`, which asks for nothing, may be written.
-    pub(super) fn not_built(&mut self, key: &'static str, off: Option<Literal>) {
-        if let Some(span) = self.written_other_than(key, off.as_slice()) {
-            self.context.error(
-                &self.name(key),
-                Some(span),
-                "is not built yet".to_owned(),
-                None,
-                Some("leave it out".to_owned()),
-            );
-        }
-    }
-
-    /// A key of a feature that is not built and whose default is active: the default may be written, with a
-    /// warning.
-    pub(super) fn not_built_default(&mut self, key: &'static str, default: Literal) {
-        if self.peek(key).is_some_and(|value| default.equals(value)) {
-            let span = self.entries.and_then(|entries| entries.get_key_value(key)).map(|(key, _)| key.span());
-            self.context.warn(&self.name(key), span, "is not built yet and has no effect".to_owned());
-        }
-        self.not_built(key, Some(default));
-    }
-
-    /// The key's place, unless it is absent or has one of these values.
-    fn written_other_than(&mut self, key: &'static str, accepted: &[Literal]) -> Option<Range<usize>> {
-        self.known.push(key);
-        let (written, value) = self.entries?.get_key_value(key)?;
-        let accepted = accepted.iter().any(|accepted| accepted.equals(value.get_ref()));
-        (!accepted).then(|| written.span())
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::{DAY, Protocol, SECOND, file_path, to_usize};
+use super::listener::only_of_http;
+use super::{DAY, MILLISECOND, Protocol, SECOND, file_path, to_usize};
 use crate::config::read::{At, Table};
 use crate::config::units;
 use crate::tls::server::MinVersion;
@@ -76,12 +77,7 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
         for key in
             ["min_version", "client_ca", "session_tickets", "ticket_keys", "early_data", "max_handshakes"]
         {
-            super::only_of_http(
-                &table,
-                protocol,
-                key,
-                "handshake_timeout, or none: the endpoint's TLS is spoken",
-            );
+            only_of_http(&table, protocol, key, "handshake_timeout, or none: the endpoint's TLS is spoken");
         }
     }
     let min_version =
@@ -101,7 +97,7 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
             "session_tickets = false beside it, or early_data = false",
         );
     }
-    let handshake_timeout = table.duration("handshake_timeout", 10 * SECOND, super::MILLISECOND..=DAY);
+    let handshake_timeout = table.duration("handshake_timeout", 10 * SECOND, MILLISECOND..=DAY);
     let max_handshakes = to_usize(table.integer("max_handshakes", 256, 1..=HANDSHAKES_MAX).value);
     table.finish();
     Tls {

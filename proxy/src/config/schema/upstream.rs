@@ -1,0 +1,146 @@
+//! `[[upstream]]` with its endpoints, its pool and its retries.
+
+use std::time::Duration;
+
+use super::{
+    ClientTls, DAY, HOUR, MILLISECOND, MINUTE, SECOND, TIMEOUT, name, socket_address, tls, to_u32, to_usize,
+};
+use crate::config::read::{At, Item, Literal, Table};
+use crate::config::{hints, model, units};
+
+/// The largest weight of an endpoint.
+const WEIGHT_MAX: u64 = 256;
+
+/// `[[upstream]]`
+#[derive(Debug)]
+pub(in crate::config) struct Upstream {
+    pub(in crate::config) name: At<String>,
+    pub(in crate::config) endpoints: Vec<At<model::Endpoint>>,
+    pub(in crate::config) connect_timeout: Duration,
+    pub(in crate::config) send_proxy: bool,
+    pub(in crate::config) tls: Option<ClientTls>,
+    pub(in crate::config) pool: model::Pool,
+    pub(in crate::config) retry: model::Retry,
+}
+
+pub(super) fn upstream(mut table: Table<'_, '_>) -> Upstream {
+    let name = name(&mut table);
+    let endpoints = endpoints(&mut table);
+    table.not_built("endpoints_file", Some(Literal::Text("")));
+    table.choice("balance", &[("round-robin", ())], &["least-request", "p2c-ewma", "random", "maglev"]);
+    table.not_built("hash_on", Some(Literal::Text("client-ip")));
+    table.not_built("slow_start", Some(Literal::Duration(Duration::ZERO)));
+    table.choice("protocol", &[("http1", ())], &["h2", "auto"]);
+    let connect_timeout = table.duration("connect_timeout", SECOND, MILLISECOND..=5 * MINUTE);
+    let send_proxy = table.boolean("send_proxy", false);
+    let tls = tls::client_tls(&mut table);
+    table.not_built("health", None);
+    let pool = pool(table.table("pool"));
+    passive(table.table("passive"));
+    let retry = retry(table.table("retry"));
+    fallback(table.table("fallback"));
+    table.finish();
+    Upstream { name, endpoints, connect_timeout, send_proxy, tls, pool, retry }
+}
+
+fn endpoints(table: &mut Table<'_, '_>) -> Vec<At<model::Endpoint>> {
+    const FORM: &str = "a list of addresses such as [\"10.0.0.1:8080\"], or of tables { address = \"…\" }";
+    // A file in their place is an error of its own.
+    if !table.has("endpoints") && !table.has("endpoints_file") {
+        table.missing("endpoints", FORM);
+    }
+    let Some(items) = table.items("endpoints", FORM) else { return Vec::new() };
+    if items.is_empty() && table.is_empty_list("endpoints") {
+        table.missing("endpoints", "at least one address");
+    }
+    let written = items.len();
+    let endpoints: Vec<_> = items.into_iter().filter_map(|item| endpoint(table, item)).collect();
+    if !endpoints.is_empty() && endpoints.len() == written && endpoints.iter().all(|at| at.value.weight == 0)
+    {
+        let message = "has no endpoint that takes requests: every weight is 0".to_owned();
+        table.error(
+            "endpoints",
+            table.value_span("endpoints"),
+            message,
+            "a weight of 1 or more for at least one",
+        );
+    }
+    endpoints
+}
+
+fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<model::Endpoint>> {
+    const FORM: &str = "an IP address with a port such as \"10.0.0.1:8080\" or \"[2001:db8::1]:8080\"";
+    let (text, weight) = match item {
+        Item::Text(text) => (text, 1),
+        Item::Table(mut inner) => {
+            if !inner.has("address") {
+                inner.missing("address", FORM);
+            }
+            let address = inner.string("address");
+            let weight = to_u32(inner.integer("weight", 1, 0..=WEIGHT_MAX).value);
+            inner.finish();
+            (address?, weight)
+        }
+    };
+    match socket_address(&text.value) {
+        Ok(address) => {
+            Some(At { value: model::Endpoint { address, label: text.value.into(), weight }, span: text.span })
+        }
+        Err(message) => {
+            let named = is_host_and_port(&text.value);
+            let message = if named {
+                format!("{} is a host name, which is not built yet", units::quote(&text.value))
+            } else {
+                message
+            };
+            table.error_with_help("endpoints", text.span, message, FORM, hints::for_address(&text.value));
+            None
+        }
+    }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let in_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    port.parse::<u16>().is_ok()
+        && host.bytes().all(in_host)
+        && host.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
+fn pool(mut table: Table<'_, '_>) -> model::Pool {
+    let pool = model::Pool {
+        max_idle: to_usize(table.integer("max_idle", 256, 0..=1 << 20).value),
+        idle_timeout: table.duration("idle_timeout", 60 * SECOND, TIMEOUT),
+        max_lifetime: table.duration("max_lifetime", HOUR, SECOND..=30 * DAY),
+    };
+    table.not_built("max_connections", Some(Literal::Number(0)));
+    // Both only mean something together with max_connections, so their defaults ask for nothing.
+    table.not_built("queue", Some(Literal::Number(1024)));
+    table.not_built("queue_timeout", Some(Literal::Duration(SECOND)));
+    table.finish();
+    pool
+}
+
+fn passive(mut table: Table<'_, '_>) {
+    table.not_built_default("failures", Literal::Number(5));
+    table.not_built_default("open_for", Literal::Duration(10 * SECOND));
+    table.not_built("outlier", Some(Literal::Text("off")));
+    table.not_built("max_ejected", Some(Literal::Float(0.5)));
+    table.finish();
+}
+
+fn retry(mut table: Table<'_, '_>) -> model::Retry {
+    let attempts = to_u32(table.integer("attempts", 2, 1..=16).value);
+    table.not_built("on", Some(Literal::List(&["connect-failure", "reset-before-response"])));
+    table.not_built("per_try_timeout", Some(Literal::Duration(Duration::ZERO)));
+    table.not_built_default("budget", Literal::Float(0.2));
+    table.finish();
+    model::Retry { attempts }
+}
+
+fn fallback(mut table: Table<'_, '_>) {
+    table.not_built("stale", Some(Literal::Duration(Duration::ZERO)));
+    table.not_built("respond", None);
+    table.not_built("redirect", None);
+    table.finish();
+}
