@@ -12,6 +12,7 @@ use std::time::Duration;
 pub use crate::io::settings::Ring;
 use crate::kernel::guard::Guard;
 use crate::kernel::steering::Steering;
+use crate::listen::capacity::Capacity;
 pub use crate::listen::model::{Limits, Listener, Protocol, Timeouts};
 use crate::route::RouteTable;
 pub use crate::route::model::{Action, Redirect, Respond, Route, RoutePath};
@@ -55,6 +56,16 @@ impl Config {
             listeners: self.listeners.clone(),
             routes: self.routes.clone(),
             upstreams: self.upstreams.clone(),
+        }
+    }
+
+    /// What descriptors go to beside connections, with so many workers.
+    #[must_use]
+    pub fn capacity(&self, workers: usize) -> Capacity {
+        Capacity {
+            workers,
+            addresses: self.listeners.iter().map(|listener| listener.addresses.len()).sum(),
+            connections_wanted: self.process.max_connections,
         }
     }
 

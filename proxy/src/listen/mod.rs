@@ -1,6 +1,7 @@
 //! Listeners: their configuration, their sockets, and the admission of their clients.
 
 pub mod admission;
+pub mod capacity;
 mod defer;
 pub mod model;
 pub mod sockets;

@@ -16,14 +16,6 @@ use crate::kernel::guard::GuardMode;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 use crate::telemetry::report::Table;
 
-/// Descriptors of a process beside sockets and workers: logs, maps, memfds, epoll, the channel.
-const DESCRIPTORS_SPARE: u64 = 64;
-/// Of a worker: its ring, its command eventfd, its counters' and slot's mappings.
-const DESCRIPTORS_PER_WORKER: u64 = 4;
-/// Of the descriptors that are left, one in so many is kept for upstream connections: an idle client has
-/// none, and a busy one shares a pool. A request that finds none left is answered with 503 and counted
-/// (`overloaded`).
-const UPSTREAM_SHARE: u64 = 5;
 const PAGE_BYTES: u64 = 4096;
 
 /// How bad a finding is.
@@ -83,26 +75,6 @@ pub fn plan(config: &Config, root: &Path) -> Result<String, TopologyError> {
         facts.cards.clear();
     }
     Ok(render(config, &facts, &host, &topology))
-}
-
-/// Downstream connections that fit into a descriptor limit, over all workers; `process.max_connections` when
-/// that is fewer.
-#[must_use]
-pub fn connections_max(config: &Config, workers: usize, descriptors: u64) -> u64 {
-    let left = descriptors.saturating_sub(descriptors_fixed(config, workers));
-    let fitting = left - left.div_ceil(UPSTREAM_SHARE);
-    if config.process.max_connections == 0 { fitting } else { fitting.min(config.process.max_connections) }
-}
-
-/// Descriptors for a number of downstream connections, with the upstream's share.
-fn descriptors_for(config: &Config, workers: usize, connections: u64) -> u64 {
-    let share = connections.div_ceil(UPSTREAM_SHARE - 1);
-    descriptors_fixed(config, workers).saturating_add(connections).saturating_add(share)
-}
-
-fn descriptors_fixed(config: &Config, workers: usize) -> u64 {
-    let addresses: usize = config.listeners.iter().map(|listener| listener.addresses.len()).sum();
-    workers as u64 * (addresses as u64 + DESCRIPTORS_PER_WORKER) + DESCRIPTORS_SPARE
 }
 
 /// Pages that the kernel charges to RLIMIT_MEMLOCK for one ring: submission entries and their index, twice as
@@ -261,10 +233,11 @@ impl Judgement {
 
     fn judge_limits(&mut self, config: &Config, facts: &Facts, workers: usize) {
         let raise = facts.capabilities.contains("CAP_SYS_RESOURCE");
-        let fitting = connections_max(config, workers, facts.descriptors);
+        let capacity = config.capacity(workers);
+        let fitting = capacity.connections_max(facts.descriptors);
         let asked = config.process.max_connections;
         if asked > fitting && !raise {
-            let needed = descriptors_for(config, workers, asked);
+            let needed = capacity.descriptors_for(asked);
             let limit = facts.descriptors;
             self.fatal(
                 format!("process.max_connections = {asked}"),
@@ -491,8 +464,9 @@ fn print_kernel(text: &mut String, facts: &Facts) {
 fn print_limits(text: &mut String, config: &Config, facts: &Facts, workers: usize) {
     text.push_str("\nlimits\n");
     let mut table = Table::new(["what", "needed", "limit"]);
-    let connections = connections_max(config, workers, facts.descriptors);
-    let descriptors = descriptors_for(config, workers, connections);
+    let capacity = config.capacity(workers);
+    let connections = capacity.connections_max(facts.descriptors);
+    let descriptors = capacity.descriptors_for(connections);
     let count = |count: u64| if count == u64::MAX { "unlimited".to_owned() } else { count.to_string() };
     table.row([
         format!("descriptors, for {connections} connections"),

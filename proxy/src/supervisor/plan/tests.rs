@@ -225,10 +225,10 @@ fn low_ports_need_their_capability() {
 fn connections_fit_the_descriptors() {
     let mut config = config();
     // 4 workers × (2 addresses + 4) + 64 = 88 fixed.
-    assert_eq!(connections_max(&config, 4, 20_000), (20_000 - 88) / 5 * 4 + 1);
-    assert_eq!(connections_max(&config, 4, 10), 0);
+    assert_eq!(config.capacity(4).connections_max(20_000), (20_000 - 88) / 5 * 4 + 1);
+    assert_eq!(config.capacity(4).connections_max(10), 0);
     config.process.max_connections = 100;
-    assert_eq!(connections_max(&config, 4, 20_000), 100);
+    assert_eq!(config.capacity(4).connections_max(20_000), 100);
     config.process.max_connections = 16_000;
     let mut facts = facts();
     let (severity, text) = only(judge(&config, &facts, 4));
