@@ -31,9 +31,10 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:19002\r\n\r\n";
 /// Turns of the engine that one request may take: far more than it does.
 const TURNS_MAX: u32 = 10_000;
 
-fn config(endpoint: SocketAddr) -> model::Config {
-    let timeout = Duration::from_secs(3_600);
-    let listener = model::Listener {
+const TIMEOUT: Duration = Duration::from_secs(3_600);
+
+fn listener() -> model::Listener {
+    model::Listener {
         name: "main".into(),
         addresses: vec![SocketAddr::from(([192, 0, 2, 254], 80))],
         protocol: model::Protocol::Http,
@@ -42,11 +43,11 @@ fn config(endpoint: SocketAddr) -> model::Config {
         backlog: 128,
         defer_accept: true,
         timeouts: model::Timeouts {
-            request_header: timeout,
-            request_body: timeout,
-            keep_alive: timeout,
-            send: timeout,
-            tunnel_idle: timeout,
+            request_header: TIMEOUT,
+            request_body: TIMEOUT,
+            keep_alive: TIMEOUT,
+            send: TIMEOUT,
+            tunnel_idle: TIMEOUT,
             min_rate: None,
         },
         limits: model::Limits {
@@ -57,27 +58,36 @@ fn config(endpoint: SocketAddr) -> model::Config {
             requests_per_connection: 0,
         },
         trusted_proxies: Vec::new(),
-    };
-    let route =
-        model::Route { timeout, body_timeout: timeout, ..model::Route::new(model::Action::Upstream(0)) };
-    let upstream = model::Upstream {
+    }
+}
+
+fn upstream(endpoint: SocketAddr) -> model::Upstream {
+    model::Upstream {
         name: "app".into(),
         endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string().into(), weight: 1 }],
-        connect_timeout: timeout,
+        connect_timeout: TIMEOUT,
         send_proxy: false,
         tls: None,
         pool: model::Pool {
             max_idle: 16,
-            idle_timeout: timeout,
+            idle_timeout: TIMEOUT,
             max_lifetime: Duration::from_secs(u64::from(u32::MAX)),
         },
         retry: model::Retry { attempts: 2 },
+    }
+}
+
+fn config(endpoint: SocketAddr) -> model::Config {
+    let route = model::Route {
+        timeout: TIMEOUT,
+        body_timeout: TIMEOUT,
+        ..model::Route::new(model::Action::Upstream(0))
     };
     model::Config {
         process: model::Process {
             run_dir: "/nonexistent".into(),
             user: "nobody".into(),
-            drain_timeout: timeout,
+            drain_timeout: TIMEOUT,
             max_connections: 0,
             buffer_budget: 8 << 20,
         },
@@ -87,7 +97,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             control_cpus: None,
             numa_local: false,
             busy_poll: Duration::ZERO,
-            stuck_after: timeout,
+            stuck_after: TIMEOUT,
         },
         ring: model::Ring { entries: 256, buffers: 256, buffer_size: 4096 },
         steering: Steering { policy: SteeringPolicy::Hash },
@@ -103,9 +113,9 @@ fn config(endpoint: SocketAddr) -> model::Config {
             connections_per_ip: None,
             syn_cookies: SynCookies::Off,
         },
-        listeners: vec![Arc::new(listener)],
+        listeners: vec![Arc::new(listener())],
         routes: RouteTable::new(vec![Arc::new(route)]),
-        upstreams: vec![Arc::new(upstream)],
+        upstreams: vec![Arc::new(upstream(endpoint))],
         admin: model::Admin { address: None },
         log: model::Log { level: "info".into(), access: model::AccessLog::Off, with_query: false },
     }

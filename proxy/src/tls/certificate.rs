@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::CertificateDer;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{Error, InconsistentKeys, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
@@ -14,6 +15,7 @@ use super::ocsp::{self, Staple};
 use super::review::{self, Remark};
 use super::{Part, TlsError, pem, provider};
 
+const CHAIN_FORM: &str = "certificates as a CA issues them";
 const KEYS_FORM: &str = "RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
 /// What aws-lc-rs signs with.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -84,17 +86,7 @@ impl Certificate {
     /// What is wrong with which of them.
     pub fn new(files: Files<'_>) -> Result<Self, TlsError> {
         let chain = pem::certificates(Part::Chain, files.chain)?;
-        let mut parsed = Vec::with_capacity(chain.len());
-        for (index, der) in chain.iter().enumerate() {
-            let (_, certificate) = X509Certificate::from_der(der).map_err(|_| {
-                TlsError::new(
-                    Part::Chain,
-                    format!("certificate {} is not X.509", index + 1),
-                    "certificates as a CA issues them",
-                )
-            })?;
-            parsed.push(certificate);
-        }
+        let parsed = parse(&chain)?;
         let leaf = &parsed[0];
         let kind = kind(leaf)?;
         let key = pem::key(Part::Key, files.key)?;
@@ -106,26 +98,7 @@ impl Certificate {
         let subject = subject(leaf, &names);
         let (not_before, not_after) =
             (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
-        if let Some(public) = key.public_key()
-            && public.as_ref() != leaf.public_key().raw
-        {
-            let other = parsed.iter().position(|certificate| certificate.public_key().raw == public.as_ref());
-            return Err(match other {
-                Some(other) => TlsError::new(
-                    Part::Chain,
-                    format!(
-                        "begins with another certificate than the key's, which is the {} one",
-                        ordinal(other)
-                    ),
-                    "the server's own certificate first, then those that lead to its root",
-                ),
-                None => TlsError::new(
-                    Part::Key,
-                    "does not belong to the certificate",
-                    "the key that the certificate was issued for",
-                ),
-            });
-        }
+        check_key(&*key, &parsed)?;
         let staple = files.ocsp.map(|response| ocsp::read(response, leaf)).transpose()?;
         let lasting = review::lasting(&parsed, &names);
         let ends =
@@ -136,11 +109,7 @@ impl Certificate {
         match certified.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(_) => {
-                return Err(TlsError::new(
-                    Part::Chain,
-                    "is not what TLS can use",
-                    "certificates as a CA issues them",
-                ));
+                return Err(TlsError::new(Part::Chain, "is not what TLS can use", CHAIN_FORM));
             }
         }
         let stapled =
@@ -247,6 +216,37 @@ impl fmt::Debug for Certificate {
             .field("kind", &self.kind)
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
+    }
+}
+
+/// The certificates of a chain, the leaf first.
+fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> Result<Vec<X509Certificate<'a>>, TlsError> {
+    let parse = |(index, der): (usize, &'a CertificateDer<'_>)| match X509Certificate::from_der(der) {
+        Ok((_, certificate)) => Ok(certificate),
+        Err(_) => {
+            let message = format!("certificate {} is not X.509", index + 1);
+            Err(TlsError::new(Part::Chain, message, CHAIN_FORM))
+        }
+    };
+    chain.iter().enumerate().map(parse).collect()
+}
+
+/// Refuses a key that is not the leaf's. A key that does not tell its public half is taken.
+fn check_key(key: &dyn SigningKey, chain: &[X509Certificate<'_>]) -> Result<(), TlsError> {
+    let Some(public) = key.public_key() else { return Ok(()) };
+    let owner = chain.iter().position(|certificate| certificate.public_key().raw == public.as_ref());
+    match owner {
+        Some(0) => Ok(()),
+        Some(other) => Err(TlsError::new(
+            Part::Chain,
+            format!("begins with another certificate than the key's, which is the {} one", ordinal(other)),
+            "the server's own certificate first, then those that lead to its root",
+        )),
+        None => Err(TlsError::new(
+            Part::Key,
+            "does not belong to the certificate",
+            "the key that the certificate was issued for",
+        )),
     }
 }
 

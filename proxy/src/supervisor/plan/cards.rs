@@ -55,33 +55,48 @@ fn beside(interrupt: &Interrupt, host: &Host, topology: &Topology) -> String {
 /// Advice, the most important first.
 pub(super) fn advice(name: &str, card: &Interface, host: &Host, topology: &Topology) -> Vec<String> {
     let mut lines = Vec::new();
-    let workers: Vec<usize> = topology.workers.iter().map(|place| place.cpu).collect();
+    let workers = topology.workers.len();
     let queues: Vec<&Interrupt> = card.interrupts.iter().filter(|interrupt| interrupt.is_queue()).collect();
     let (receive, _) = card.queues;
-    if receive > 0 && receive < workers.len() && !queues.is_empty() {
+    if receive > 0 && receive < workers && !queues.is_empty() {
         lines.push(format!(
-            "{receive} receive queues for {} workers: the kernel's work for every packet is done on \
-             {receive} CPUs at most; \
-             `ethtool -L {name} combined {}` if the card has more",
-            workers.len(),
-            workers.len()
+            "{receive} receive queues for {workers} workers: the kernel's work for every packet is done on \
+             {receive} CPUs at most; `ethtool -L {name} combined {workers}` if the card has more"
         ));
     }
-    let pinned: Vec<(&Interrupt, usize)> = queues
-        .iter()
-        .filter_map(|interrupt| {
-            Some((*interrupt, *interrupt.cpus().first().filter(|_| interrupt.is_pinned())?))
-        })
-        .collect();
-    let loose = queues.len() - pinned.len();
+    let per_cpu = spread(&queues, topology, &mut lines);
+    if let Some(node) = card.node {
+        nodes(node, &per_cpu, host, topology, &mut lines);
+    }
+    if let Some(line) =
+        commands(&queues, card, topology).filter(|_| lines.len() > usize::from(receive < workers))
+    {
+        lines.push(line);
+    }
+    if card.rps {
+        lines.push(
+            "RPS (queues/rx-*/rps_cpus) moves packets between CPUs in software: turn it off where there is a \
+             queue for each worker".to_owned(),
+        );
+    }
+    lines
+}
+
+/// Whether each queue's interrupt arrives at one CPU, each at another, with a worker on it. Returns how many
+/// arrive at each CPU.
+fn spread(queues: &[&Interrupt], topology: &Topology, lines: &mut Vec<String>) -> BTreeMap<usize, usize> {
+    let workers: Vec<usize> = topology.workers.iter().map(|place| place.cpu).collect();
+    let mut per_cpu = BTreeMap::new();
+    for interrupt in queues.iter().filter(|interrupt| interrupt.is_pinned()) {
+        interrupt.cpus().first().into_iter().for_each(|cpu| *per_cpu.entry(*cpu).or_default() += 1);
+    }
+    let loose = queues.len() - per_cpu.values().sum::<usize>();
     if loose > 0 {
         lines.push(format!(
             "{loose} of {} queue interrupts may arrive at several CPUs: each packet may find another cache",
             queues.len()
         ));
     }
-    let mut per_cpu: BTreeMap<usize, usize> = BTreeMap::new();
-    pinned.iter().for_each(|(_, cpu)| *per_cpu.entry(*cpu).or_default() += 1);
     if let Some((cpu, count)) =
         per_cpu.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > 1)
         && per_cpu.len() < workers.len().min(queues.len())
@@ -95,38 +110,31 @@ pub(super) fn advice(name: &str, card: &Interface, host: &Host, topology: &Topol
     if !strange.is_empty() && per_cpu.len() <= workers.len() {
         lines.push(format!("queue interrupts arrive at CPUs without a worker: {}", topology::list(strange)));
     }
-    if let Some(node) = card.node {
-        let far: BTreeSet<usize> = per_cpu
-            .keys()
-            .copied()
-            .filter(|cpu| host.node_of(*cpu).is_some_and(|other| other != node))
-            .collect();
-        if !far.is_empty() {
-            lines.push(format!(
-                "queue interrupts arrive at CPUs of another NUMA node than the card's: {}",
-                topology::list(far)
-            ));
-        }
-        if topology.workers.iter().any(|place| place.node != node) {
-            lines.push(format!(
-                "workers on other nodes than the card's node {node} fetch every packet from there; \
-                 steering.policy = \"numa-local\" \
-                 prefers those of the node that received it"
-            ));
-        }
+    per_cpu
+}
+
+/// Whether interrupts and workers are on the card's node.
+fn nodes(
+    node: usize,
+    per_cpu: &BTreeMap<usize, usize>,
+    host: &Host,
+    topology: &Topology,
+    lines: &mut Vec<String>,
+) {
+    let is_far = |cpu: &usize| host.node_of(*cpu).is_some_and(|other| other != node);
+    let far: BTreeSet<usize> = per_cpu.keys().copied().filter(is_far).collect();
+    if !far.is_empty() {
+        lines.push(format!(
+            "queue interrupts arrive at CPUs of another NUMA node than the card's: {}",
+            topology::list(far)
+        ));
     }
-    if let Some(line) =
-        commands(&queues, card, topology).filter(|_| lines.len() > usize::from(receive < workers.len()))
-    {
-        lines.push(line);
+    if topology.workers.iter().any(|place| place.node != node) {
+        lines.push(format!(
+            "workers on other nodes than the card's node {node} fetch every packet from there; \
+             steering.policy = \"numa-local\" prefers those of the node that received it"
+        ));
     }
-    if card.rps {
-        lines.push(
-            "RPS (queues/rx-*/rps_cpus) moves packets between CPUs in software: turn it off where there is a \
-             queue for each worker".to_owned(),
-        );
-    }
-    lines
 }
 
 /// The commands that put each queue's interrupt beside a worker, workers of the card's node first.
