@@ -16,7 +16,7 @@ use crate::exchange::Signal;
 use crate::http::forward::RequestId;
 use crate::io::Io;
 use crate::io::handshakes::Handshakes;
-use crate::upstream::connector::Upstream;
+use crate::upstream::group::Upstream;
 use crate::upstream::registry::Registry;
 
 /// One compiled configuration, as one worker uses it.

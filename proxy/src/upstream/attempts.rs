@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::connection::Connection;
-use super::connector::Upstream;
 use super::endpoint::Tried;
+use super::group::Upstream;
 use super::h1::H1Lease;
 use crate::counters::Plain;
 use crate::error::RefusalReason;
@@ -52,14 +52,14 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// Why there is none.
     pub async fn connection(&mut self) -> Result<Connection, RefusalReason> {
-        let Upstream { config, state } = self.upstream;
+        let Upstream { config, group } = self.upstream;
         let mut failed = RefusalReason::NoEndpoint;
         while self.left > 0 {
             if !self.replace {
-                let picked = state.pick(config.endpoints.len(), &self.tried).or_else(|| {
+                let picked = group.pick(config.endpoints.len(), &self.tried).or_else(|| {
                     // Every endpoint failed once; the attempts that are left may take any.
                     self.tried.clear();
-                    state.pick(config.endpoints.len(), &self.tried)
+                    group.pick(config.endpoints.len(), &self.tried)
                 });
                 let Some(index) = picked else { return Err(failed) };
                 self.index = index;
@@ -68,14 +68,14 @@ impl<'a> Attempts<'a> {
             self.note(|record| record.attempt(&config.name, &endpoint.label));
             if self.may_reuse
                 && !self.replace
-                && let Some(connection) = state.reuse(endpoint.address)
+                && let Some(connection) = group.idle.reuse(endpoint.address)
             {
                 self.note(|record| record.connected(true));
                 return Ok(connection);
             }
             self.note(|record| record.reached(Phase::Pool));
             let introduction = config.send_proxy.then(|| introduction(&self.asked.client));
-            let connected = state.connect(endpoint, config, introduction).await;
+            let connected = group.connector.connect(endpoint, config.connect_timeout, introduction).await;
             self.note(|record| record.connected(false));
             match connected {
                 Ok(connection) => return Ok(connection),
@@ -83,7 +83,7 @@ impl<'a> Attempts<'a> {
             }
             self.failed();
             if self.left > 0 {
-                state.counters.increment(Plain::UpstreamRetries);
+                group.counters.increment(Plain::UpstreamRetries);
             }
         }
         Err(failed)
@@ -118,8 +118,8 @@ impl lease::Attempts for Attempts<'_> {
 
     async fn lease(&mut self) -> Result<H1Lease, RefusalReason> {
         let connection = self.connection().await?;
-        let Upstream { config, state } = self.upstream;
-        Ok(H1Lease::new(connection, Rc::clone(state), !config.send_proxy, self.asked.stall))
+        let Upstream { config, group } = self.upstream;
+        Ok(H1Lease::new(connection, Rc::clone(group), !config.send_proxy, self.asked.stall))
     }
 
     fn again_after(&mut self, failed: &H1Lease) -> bool {

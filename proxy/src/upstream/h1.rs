@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::Connection;
-use super::connector::State;
+use super::group::Group;
 use crate::exchange::BodyPart;
 use crate::exchange::lease::{Lease, LeaseError, Processed, ReceiveResponse, SendRequest};
 use crate::exchange::tunnel::TunnelEnd;
@@ -23,7 +23,7 @@ use crate::wire::pace::Pace;
 pub struct H1Lease {
     connection: Connection,
     /// Whose pool it returns to.
-    state: Rc<State>,
+    group: Rc<Group>,
     /// It may carry further exchanges.
     may_return: bool,
     /// How long the endpoint may take nothing.
@@ -35,15 +35,15 @@ pub struct H1Lease {
 }
 
 impl H1Lease {
-    /// A connection of `state`. `stall`: how long the endpoint may take nothing.
+    /// A connection of `group`. `stall`: how long the endpoint may take nothing.
     pub(super) const fn new(
         connection: Connection,
-        state: Rc<State>,
+        group: Rc<Group>,
         may_return: bool,
         stall: Duration,
     ) -> Self {
         let (is_sent, keeps_alive) = (Cell::new(false), Cell::new(false));
-        Self { connection, state, may_return, stall, is_sent, keeps_alive }
+        Self { connection, group, may_return, stall, is_sent, keeps_alive }
     }
 
     /// Whether it came from the pool.
@@ -60,7 +60,7 @@ impl Lease for H1Lease {
         let stream = self.connection.stream();
         let taking = Taking::new(self.stall, Pace::FREE);
         let sender =
-            Sender { outbound: Outbound::new(&self.state.io, stream, taking), is_sent: &self.is_sent };
+            Sender { outbound: Outbound::new(&self.group.io, stream, taking), is_sent: &self.is_sent };
         let receiver = Receiver {
             lease: self,
             method: &head.method,
@@ -75,7 +75,7 @@ impl Lease for H1Lease {
 
     fn complete(self) {
         match (self.is_sent.get(), self.keeps_alive.get()) {
-            (true, true) if self.may_return => self.state.release(self.connection),
+            (true, true) if self.may_return => self.group.idle.keep(self.connection),
             (true, _) => self.connection.close_used(),
             // The rest of a request that was answered early must not go out: a reset, not a flush.
             (false, _) => drop(self.connection),

@@ -1,15 +1,22 @@
 //! Upstreams: endpoints, balancing, pools of connections, and connecting. To exchanges they are leases.
 //!
-//! `endpoint`, `balance` and `pool` are sans-IO; `connection`, `h1`, `attempts` and `connector` join them to
-//! the engine.
+//! `registry` has the upstreams of one worker, `group` is one of them. An exchange's `attempts` ask its
+//! balancer (`balance`) for an endpoint, and for a connection first `idle`, then `connect`. `h1` carries the
+//! exchange.
+//!
+//! `endpoint`, `balance` and `pool` are sans-IO; the other files join them to the engine.
 
 pub mod attempts;
 pub mod balance;
+mod connect;
 pub mod connection;
-pub mod connector;
 pub mod endpoint;
+pub mod group;
 pub mod h1;
+mod idle;
 pub mod model;
 pub mod pool;
 pub mod registry;
 mod secure;
+mod tls_sessions;
+mod warning;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::connector::{State, Upstream};
+use super::group::{Group, Upstream};
 use super::model;
 use crate::counters::Counters;
 use crate::io::Io;
@@ -18,8 +18,8 @@ pub struct Registry {
     counters: Counters,
     handshakes: Rc<Handshakes>,
     /// Of the current snapshot.
-    states: RefCell<Vec<Rc<State>>>,
-    states_made: Cell<u16>,
+    groups: RefCell<Vec<Rc<Group>>>,
+    ids_given: Cell<u16>,
     /// Changes with every upstream that is new.
     random: Cell<u64>,
     draining: Cell<bool>,
@@ -33,29 +33,29 @@ impl Registry {
             io,
             counters,
             handshakes,
-            states: RefCell::new(Vec::new()),
-            states_made: Cell::new(0),
+            groups: RefCell::new(Vec::new()),
+            ids_given: Cell::new(0),
             random: Cell::new(random),
             draining: Cell::new(false),
         }
     }
 
-    /// An upstream's state by the id in its tags.
+    /// An upstream's group by the id in its tags.
     #[must_use]
-    pub fn by_id(&self, id: u16) -> Option<Rc<State>> {
-        self.states.borrow().iter().find(|state| state.id() == id).map(Rc::clone)
+    pub fn by_id(&self, id: u16) -> Option<Rc<Group>> {
+        self.groups.borrow().iter().find(|group| group.id() == id).map(Rc::clone)
     }
 
     #[cfg(test)]
-    pub(crate) fn each(&self, each: impl FnMut(&Rc<State>)) {
-        self.states.borrow().iter().for_each(each);
+    pub(crate) fn each(&self, each: impl FnMut(&Rc<Group>)) {
+        self.groups.borrow().iter().for_each(each);
     }
 
     /// Closes pooled connections; from now on nothing is kept open.
     pub fn drain(&self) {
         self.draining.set(true);
-        let states: Vec<_> = self.states.borrow().iter().map(Rc::clone).collect();
-        states.iter().for_each(|state| state.drain());
+        let groups: Vec<_> = self.groups.borrow().iter().map(Rc::clone).collect();
+        groups.iter().for_each(|group| group.drain());
     }
 
     /// The upstreams of a new snapshot, after those of the snapshot before. What both share costs nothing
@@ -68,40 +68,40 @@ impl Registry {
             // What was connected under other TLS carries nothing more: such an upstream begins anew.
             let before =
                 known.get(&*upstream.name).filter(|before| is_same_tls(&before.config, upstream)).copied();
-            let state = match before {
+            let group = match before {
                 Some(before) => {
                     known.remove(&*upstream.name);
                     if !Arc::ptr_eq(&before.config, upstream) {
-                        before.state.configure(upstream);
+                        before.group.configure(upstream);
                     }
-                    Rc::clone(&before.state)
+                    Rc::clone(&before.group)
                 }
-                None => self.new_state(upstream),
+                None => self.new_group(upstream),
             };
-            Upstream { config: Arc::clone(upstream), state }
+            Upstream { config: Arc::clone(upstream), group }
         };
         let upstreams: Vec<_> = configs.iter().map(succeed).collect();
-        known.values().for_each(|gone| gone.state.drain());
-        *self.states.borrow_mut() = upstreams.iter().map(|upstream| Rc::clone(&upstream.state)).collect();
+        known.values().for_each(|gone| gone.group.drain());
+        *self.groups.borrow_mut() = upstreams.iter().map(|upstream| Rc::clone(&upstream.group)).collect();
         upstreams
     }
 
-    fn new_state(&self, upstream: &model::Upstream) -> Rc<State> {
+    fn new_group(&self, upstream: &model::Upstream) -> Rc<Group> {
         // After 65,536 of them the first ids come again, which some may have still.
-        let mut id = self.states_made.get();
-        while self.states.borrow().iter().any(|state| state.id() == id) {
+        let mut id = self.ids_given.get();
+        while self.groups.borrow().iter().any(|group| group.id() == id) {
             id = id.wrapping_add(1);
         }
-        self.states_made.set(id.wrapping_add(1));
+        self.ids_given.set(id.wrapping_add(1));
         self.random.set(self.random.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
         let random = self.random.get() >> 16;
         let (io, counters, handshakes) =
             (self.io.clone(), self.counters.clone(), Rc::clone(&self.handshakes));
-        let state = Rc::new(State::new(id, upstream, io, counters, handshakes, random));
+        let group = Rc::new(Group::new(id, upstream, io, counters, handshakes, random));
         if self.draining.get() {
-            state.drain();
+            group.drain();
         }
-        state
+        group
     }
 }
 

@@ -45,13 +45,13 @@ pub(crate) fn check_invariants<R: Ring>(worker: &Worker, engine: &Engine<R>) {
 
 fn check_pools<R: Ring>(worker: &Worker, engine: &Engine<R>, parked: &[Tag]) {
     let mut idle = 0;
-    worker.upstreams.each(|state| {
-        let keys = state.check();
+    worker.upstreams.each(|group| {
+        let keys = group.check();
         for &key in &keys {
             let tag = Tag { kind: tags::POOL_SLOT, key };
             assert!(parked.contains(&tag), "a pooled connection is not parked");
         }
-        let timer = Tag { kind: tags::POOL_TIMER, key: u64::from(state.id()) };
+        let timer = Tag { kind: tags::POOL_TIMER, key: u64::from(group.id()) };
         assert!(keys.is_empty() || engine.has_timer(timer), "a pool without a deadline");
         idle += keys.len() as u64;
     });

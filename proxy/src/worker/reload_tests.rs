@@ -13,7 +13,7 @@ use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason};
 use crate::io::simulated::Faults;
 use crate::tls::client::{ClientTls, Settings, Trust};
-use crate::upstream::connector::State;
+use crate::upstream::group::Group;
 
 /// Publishes the configuration with this change, as the control thread does.
 fn publish(bench: &Bench, change: impl FnOnce(&mut model::Config)) {
@@ -28,8 +28,8 @@ fn upstream(name: &str, endpoint: u8) -> Arc<model::Upstream> {
     Arc::new(model::Upstream { name: name.to_owned().into(), ..(*config.upstreams[0]).clone() })
 }
 
-fn states(bench: &Bench) -> Vec<Rc<State>> {
-    bench.events.worker().snapshot().upstreams.iter().map(|upstream| Rc::clone(&upstream.state)).collect()
+fn groups(bench: &Bench) -> Vec<Rc<Group>> {
+    bench.events.worker().snapshot().upstreams.iter().map(|upstream| Rc::clone(&upstream.group)).collect()
 }
 
 #[test]
@@ -72,22 +72,22 @@ fn an_idle_worker_that_is_woken_lets_go_of_what_is_gone() {
 fn upstreams_keep_their_pools_by_name_wherever_they_stand() {
     let mut bench = bench();
     let client = fetch(&mut bench);
-    let before = states(&bench);
+    let before = groups(&bench);
     publish(&bench, |config| {
         config.upstreams.insert(0, upstream("first", 2));
         let route = model::Route::new(model::Action::Upstream(1));
         config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
     });
-    let after = states(&bench);
+    let after = groups(&bench);
     assert!(Rc::ptr_eq(&before[0], &after[1]) && after[0].id() != after[1].id());
     client.close();
     drop(fetch(&mut bench));
     assert_eq!(bench.value(Plain::UpstreamReuses), 1, "the connection from before");
     // One that goes and comes again is another.
     publish(&bench, |config| drop(config.upstreams.remove(0)));
-    let without = states(&bench);
+    let without = groups(&bench);
     publish(&bench, |config| config.upstreams.push(upstream("first", 2)));
-    let again = states(&bench);
+    let again = groups(&bench);
     assert!(Rc::ptr_eq(&without[0], &again[0]) && !Rc::ptr_eq(&after[0], &again[1]));
     bench.run_out();
     bench.check_freed("");
@@ -96,14 +96,14 @@ fn upstreams_keep_their_pools_by_name_wherever_they_stand() {
 #[test]
 fn ids_of_upstreams_stay_unique_over_more_reloads_than_there_are_ids() {
     let bench = bench();
-    let kept = states(&bench)[0].id();
+    let kept = groups(&bench)[0].id();
     for round in 0..70_000_u32 {
         publish(&bench, |config| {
             config.upstreams.truncate(1);
             config.upstreams.push(upstream(&format!("new{round}"), 2));
         });
-        let states = states(&bench);
-        assert!(states[0].id() == kept && states[1].id() != kept, "round {round}");
+        let groups = groups(&bench);
+        assert!(groups[0].id() == kept && groups[1].id() != kept, "round {round}");
     }
 }
 
@@ -154,9 +154,9 @@ fn a_connection_in_use_while_its_upstream_gets_other_tls_ends_with_its_exchange(
 fn what_was_connected_under_other_tls_carries_nothing_more() {
     let mut bench = bench();
     let client = fetch(&mut bench);
-    let plain = states(&bench);
+    let plain = groups(&bench);
     publish(&bench, with(Some("a.test")));
-    let first = states(&bench);
+    let first = groups(&bench);
     assert!(!Rc::ptr_eq(&plain[0], &first[0]));
     assert_eq!(
         (bench.value(Plain::UpstreamIdle), bench.value(Counter::PoolClosed(PoolCloseReason::Draining))),
@@ -164,11 +164,11 @@ fn what_was_connected_under_other_tls_carries_nothing_more() {
     );
     // Made anew of the same settings it is the same.
     publish(&bench, with(Some("a.test")));
-    assert!(Rc::ptr_eq(&first[0], &states(&bench)[0]));
+    assert!(Rc::ptr_eq(&first[0], &groups(&bench)[0]));
     publish(&bench, |config| Arc::make_mut(&mut config.upstreams[0]).send_proxy = true);
-    assert!(Rc::ptr_eq(&first[0], &states(&bench)[0]));
+    assert!(Rc::ptr_eq(&first[0], &groups(&bench)[0]));
     publish(&bench, with(None));
-    assert!(!Rc::ptr_eq(&first[0], &states(&bench)[0]));
+    assert!(!Rc::ptr_eq(&first[0], &groups(&bench)[0]));
     client.close();
     bench.run_out();
     bench.check_freed("");

@@ -1,0 +1,108 @@
+//! The way to a new connection to an endpoint: TCP, the PROXY header that introduces the client, TLS.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connection::Connection;
+use super::tls_sessions::TlsSessions;
+use super::warning::HandshakeWarning;
+use super::{model, secure};
+use crate::counters::{Counters, Plain};
+use crate::error::RefusalReason;
+use crate::io::handle::ConnectError;
+use crate::io::handshakes::Handshakes;
+use crate::io::{Chunk, Io};
+
+/// Makes the connections of one upstream on one worker.
+#[derive(Debug)]
+pub(super) struct Connector {
+    /// The upstream's name, for warnings.
+    upstream: Arc<str>,
+    io: Io,
+    counters: Counters,
+    /// The worker's: they limit the time that handshakes take of one loop turn.
+    handshakes: Rc<Handshakes>,
+    /// `None`: its endpoints speak no TLS.
+    tls: Option<TlsSessions>,
+    warning: HandshakeWarning,
+}
+
+impl Connector {
+    pub(super) fn new(
+        config: &model::Upstream,
+        io: Io,
+        counters: Counters,
+        handshakes: Rc<Handshakes>,
+    ) -> Self {
+        let tls = config.tls.as_ref().map(|tls| TlsSessions::new(Arc::clone(tls)));
+        let upstream = Arc::clone(&config.name);
+        Self { upstream, io, counters, handshakes, tls, warning: HandshakeWarning::default() }
+    }
+
+    /// Forgets endpoints that are gone.
+    pub(super) fn retain(&self, addresses: &[SocketAddr]) {
+        if let Some(tls) = &self.tls {
+            tls.retain(addresses);
+        }
+    }
+
+    /// A new connection within `timeout`, and TLS over it within that time again. `introduction` goes out
+    /// ahead of everything.
+    pub(super) async fn connect(
+        &self,
+        endpoint: &model::Endpoint,
+        timeout: Duration,
+        introduction: Option<Vec<u8>>,
+    ) -> Result<Connection, RefusalReason> {
+        let mut connection = self.open(endpoint.address, timeout).await?;
+        if let Some(bytes) = introduction {
+            connection.stream.write(Chunk::from_vec(bytes));
+        }
+        if let Some(tls) = &self.tls {
+            Box::pin(self.secure(&mut connection, endpoint, tls, timeout)).await?;
+        }
+        // None of these bytes belongs to an exchange.
+        connection.sent_before = connection.stream.progress().sent + connection.stream.unsent() as u64;
+        Ok(connection)
+    }
+
+    async fn open(&self, address: SocketAddr, timeout: Duration) -> Result<Connection, RefusalReason> {
+        let deadline = self.io.after(timeout);
+        let refusal = match self.io.timeout_at(deadline, self.io.connect(address)).await {
+            Ok(Ok(stream)) => {
+                self.counters.increment(Plain::UpstreamConnects);
+                self.counters.increment(Plain::UpstreamOpen);
+                return Ok(Connection::new(stream, address, self.io.now(), self.counters.clone()));
+            }
+            Ok(Err(ConnectError::Exhausted)) => RefusalReason::Overloaded,
+            Ok(Err(_)) => RefusalReason::ConnectFailed,
+            Err(_) => RefusalReason::ConnectTimeout,
+        };
+        self.counters.increment(Plain::UpstreamConnectFailures);
+        Err(refusal)
+    }
+
+    async fn secure(
+        &self,
+        connection: &mut Connection,
+        endpoint: &model::Endpoint,
+        tls: &TlsSessions,
+        timeout: Duration,
+    ) -> Result<(), RefusalReason> {
+        let (settings, name, due) =
+            (tls.settings(endpoint.address), tls.server_name(endpoint.address.ip()), self.io.after(timeout));
+        let made =
+            secure::shake_hands(&self.io, &self.handshakes, &connection.stream, &settings, name, due).await;
+        let Err(error) = made else {
+            self.counters.increment(Plain::UpstreamHandshakes);
+            return Ok(());
+        };
+        self.counters.increment(Plain::UpstreamHandshakeFailures);
+        self.warning.failed(&self.upstream, endpoint, &error, self.io.now());
+        // In order, so that the alert goes out, which says why.
+        connection.clean = !matches!(error, secure::Error::Timeout);
+        Err(if connection.clean { RefusalReason::UpstreamTls } else { RefusalReason::ConnectTimeout })
+    }
+}

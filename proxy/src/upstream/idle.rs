@@ -1,0 +1,162 @@
+//! The idle connections of one upstream on one worker, as the engine has them. The pool says which to reuse
+//! and which to close, their streams are parked, and one timer serves all of them.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+
+use super::connection::Connection;
+use super::model;
+use super::pool::{IdleKey, Lease, Pool};
+use crate::counters::{Counters, Plain};
+use crate::error::PoolCloseReason;
+use crate::io::Io;
+use crate::io::stream::Tag;
+use crate::io::tags;
+use crate::time::Time;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct IdleConnections {
+    /// The upstream's in tags.
+    id: u16,
+    io: Io,
+    counters: Counters,
+    pool: RefCell<Pool<Connection>>,
+    /// When the timer will fire.
+    timer: Cell<Option<Time>>,
+    /// No connection is kept any more.
+    draining: Cell<bool>,
+}
+
+impl IdleConnections {
+    /// None yet.
+    pub(super) fn new(id: u16, config: &model::Upstream, io: Io, counters: Counters) -> Self {
+        let addresses = config.endpoints.iter().map(|endpoint| endpoint.address);
+        let pool = RefCell::new(Pool::new(config.pool, addresses));
+        Self { id, io, counters, pool, timer: Cell::new(None), draining: Cell::new(false) }
+    }
+
+    /// Takes new limits and endpoints.
+    pub(super) fn configure(&self, limits: model::Pool, addresses: &[SocketAddr]) {
+        let gone = self.pool.borrow_mut().configure(limits, addresses);
+        for connection in gone {
+            self.close(connection, PoolCloseReason::EndpointRemoved);
+        }
+    }
+
+    /// A connection to `address` that can still carry an exchange.
+    pub(super) fn reuse(&self, address: SocketAddr) -> Option<Connection> {
+        loop {
+            let lease = self.pool.borrow_mut().lease(address, self.io.now());
+            match lease {
+                Lease::Slot { slot: mut connection, .. } => {
+                    self.counters.decrement(Plain::UpstreamIdle);
+                    // Unparked first: what arrives from now on belongs to the exchange.
+                    connection.stream.unpark();
+                    if !connection.stream.is_reusable() {
+                        let reason = connection.unfit();
+                        connection.close(reason);
+                        continue;
+                    }
+                    self.counters.increment(Plain::UpstreamReuses);
+                    connection.reused = true;
+                    connection.sent_before = connection.stream.progress().sent;
+                    return Some(connection);
+                }
+                Lease::Expired(connection, reason) => self.close(connection, reason),
+                Lease::Empty => return None,
+            }
+        }
+    }
+
+    /// Keeps a connection after an exchange that left it clean.
+    pub(super) fn keep(&self, connection: Connection) {
+        if self.draining.get() {
+            return connection.close(PoolCloseReason::Draining);
+        }
+        if !connection.stream.is_reusable() {
+            let reason = connection.unfit();
+            return connection.close(reason);
+        }
+        // A slow client may hold what it received for long.
+        connection.stream.begin_anew();
+        let (address, born, stream) = (connection.address, connection.born, connection.stream.clone());
+        let released = self.pool.borrow_mut().release(address, connection, born, self.io.now());
+        match released {
+            Ok(key) => {
+                self.counters.increment(Plain::UpstreamIdle);
+                stream.park(Tag { kind: tags::POOL_SLOT, key: self.tag_key(key) });
+                self.arm();
+            }
+            Err((connection, reason)) => connection.close(reason),
+        }
+    }
+
+    /// A connection spoke or died.
+    pub(super) fn woken(&self, key: IdleKey) {
+        let Some(connection) = self.pool.borrow_mut().remove(key) else { return };
+        self.counters.decrement(Plain::UpstreamIdle);
+        // TLS speaks by itself too: it may have sent a ticket for later.
+        if connection.stream.is_secure() && connection.stream.is_reusable() {
+            return self.keep(connection);
+        }
+        let reason = connection.unfit();
+        connection.close(reason);
+    }
+
+    /// The timer fired.
+    pub(super) fn expire(&self) {
+        self.timer.set(None);
+        loop {
+            let Some((connection, reason)) = self.pool.borrow_mut().poll_expired(self.io.now()) else {
+                break;
+            };
+            self.close(connection, reason);
+        }
+        self.arm();
+    }
+
+    /// Closes all, and keeps none from now on.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+        let idle: Vec<_> = self.pool.borrow_mut().drain().collect();
+        for connection in idle {
+            self.close(connection, PoolCloseReason::Draining);
+        }
+    }
+
+    /// The keys of their tags.
+    ///
+    /// # Panics
+    /// When the pool contradicts itself, or has no timer though it holds something.
+    #[cfg(test)]
+    pub(super) fn check(&self) -> Vec<u64> {
+        let pool = self.pool.borrow();
+        let keys = pool.check();
+        assert!(keys.is_empty() || self.timer.get().is_some(), "a pool without a timer");
+        assert!(keys.is_empty() || !self.draining.get(), "a pool holds something though it drains");
+        keys.iter().map(|&key| self.tag_key(key)).collect()
+    }
+
+    /// Closes a connection that the pool gave up.
+    fn close(&self, connection: Connection, reason: PoolCloseReason) {
+        self.counters.decrement(Plain::UpstreamIdle);
+        connection.close(reason);
+    }
+
+    const fn tag_key(&self, key: IdleKey) -> u64 {
+        (self.id as u64) << 48 | key.to_bits()
+    }
+
+    /// Sets the timer to the pool's first deadline. If that connection is leased before, the timer finds
+    /// nothing and is set again, which costs less than moving it at every lease.
+    fn arm(&self) {
+        if self.timer.get().is_some() {
+            return;
+        }
+        if let Some(deadline) = self.pool.borrow().next_deadline() {
+            self.io.timer_at(deadline, Tag { kind: tags::POOL_TIMER, key: u64::from(self.id) });
+            self.timer.set(Some(deadline));
+        }
+    }
+}
