@@ -11,5 +11,6 @@ mod keys;
 mod man;
 mod metrics;
 mod page;
+mod places;
 mod prose;
 mod reasons;
