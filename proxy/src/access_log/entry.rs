@@ -1,4 +1,4 @@
-//! One line of the access log: what it says and in which order. Every record has every key; what does not
+//! One line of the access log: its keys and their order. Every record has every key; a key that does not
 //! apply is null.
 
 use std::io::Write;
@@ -10,8 +10,8 @@ use crate::http::date;
 use crate::http::message::{RequestHead, Version};
 use crate::tls::summary::Summary;
 
-/// How long each phase took, in microseconds; those from `head` on add up to the whole. The worker looks at
-/// the clock once per loop turn, so what is done within one turn takes 0.
+/// How long each phase took, in microseconds. The phases from `head` on add up to the whole. The worker looks
+/// at the clock once per loop turn, so work within one turn takes 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
     /// From the first byte of the hello until TLS was agreed upon; only of a connection's first request.
@@ -52,7 +52,7 @@ pub struct Entry<'a> {
     pub request: Option<&'a RequestHead>,
     /// The client's TLS, and the name it looked for; `None`: it is plain, or not ended here.
     pub tls: Option<(Summary, Option<&'a str>)>,
-    /// What the hello named of a connection whose TLS is passed through.
+    /// The server name of a connection whose TLS is passed through.
     pub server_name: Option<&'a str>,
     /// The status that the client got; `None`: none.
     pub status: Option<u16>,
