@@ -20,6 +20,8 @@ mod run;
 pub mod scene;
 pub mod signal;
 pub mod sink;
+#[cfg(test)]
+mod tests;
 pub mod tunnel;
 
 pub use body::{BodyPart, BodySource, SourceError};

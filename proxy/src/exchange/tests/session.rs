@@ -1,0 +1,187 @@
+//! A downstream session that carries many exchanges: each has its own source and sink, and all sinks share a
+//! window of bytes that the client takes, as streams of HTTP/2 do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use crate::error::RefusalReason;
+use crate::exchange::tunnel::TunnelEnd;
+use crate::exchange::{BodyPart, BodySource, ResponseSink, SinkError, SourceError};
+use crate::http::message::{Fields, ResponseHead};
+use crate::io::Chunk;
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Session(Rc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// Bytes that the client still takes, over all streams.
+    window: Cell<usize>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Session {
+    /// The client takes so many bytes, of any of its streams.
+    pub(super) fn with_window(bytes: usize) -> Self {
+        let session = Self::default();
+        session.0.window.set(bytes);
+        session
+    }
+
+    /// It takes so many more.
+    pub(super) fn take(&self, bytes: usize) {
+        self.0.window.set(self.0.window.get() + bytes);
+        self.0.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// A stream of it.
+    pub(super) fn stream(&self) -> (Source, Sink) {
+        let sink = Sink { session: self.clone(), state: Rc::default(), stalled: Rc::default() };
+        (Source::default(), sink)
+    }
+
+    fn poll_window(&self, cx: &Context<'_>, wanted: usize) -> Poll<usize> {
+        match self.0.window.get().min(wanted) {
+            0 => {
+                self.0.waiting.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+            given => {
+                self.0.window.set(self.0.window.get() - given);
+                Poll::Ready(given)
+            }
+        }
+    }
+}
+
+/// A body that tests feed.
+#[derive(Clone, Default)]
+pub(super) struct Source(Rc<RefCell<Fed>>);
+
+#[derive(Default)]
+struct Fed {
+    parts: VecDeque<BodyPart>,
+    waker: Option<Waker>,
+}
+
+impl Source {
+    pub(super) fn feed(&self, part: BodyPart) {
+        let mut fed = self.0.borrow_mut();
+        fed.parts.push_back(part);
+        fed.waker.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// A whole body, in pieces.
+    pub(super) fn feed_all(&self, body: &[u8]) {
+        body.chunks(3_000).for_each(|piece| self.feed(BodyPart::Data(Chunk::from_vec(piece.to_vec()))));
+        self.feed(BodyPart::End(Fields::new()));
+    }
+}
+
+impl BodySource for Source {
+    fn is_whole(&self, _length: u64) -> bool {
+        false
+    }
+
+    fn awaits_continue(&self) -> bool {
+        false
+    }
+
+    fn poll_arrived(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    async fn next(&mut self) -> Result<BodyPart, SourceError> {
+        poll_fn(|cx| {
+            let mut fed = self.0.borrow_mut();
+            fed.waker = Some(cx.waker().clone());
+            fed.parts.pop_front().map_or(Poll::Pending, |part| Poll::Ready(Ok(part)))
+        })
+        .await
+    }
+}
+
+/// A response as a stream's client gets it.
+#[derive(Clone)]
+pub(super) struct Sink {
+    session: Session,
+    state: Rc<RefCell<Taken>>,
+    /// This stream's client takes nothing, whatever the session's window says.
+    stalled: Rc<Cell<bool>>,
+}
+
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) status: Option<u16>,
+    pub(super) body: Vec<u8>,
+    pub(super) is_finished: bool,
+    pub(super) tunnel: Option<Box<dyn TunnelEnd>>,
+}
+
+impl Sink {
+    /// Stops this stream, or lets it go on.
+    pub(super) fn stall(&self, stalled: bool) {
+        self.stalled.set(stalled);
+        self.session.take(0);
+    }
+
+    pub(super) fn taken(&self) -> std::cell::RefMut<'_, Taken> {
+        self.state.borrow_mut()
+    }
+}
+
+impl ResponseSink for Sink {
+    fn read_ahead(&mut self, _bytes: usize) {}
+
+    fn switch(&mut self, head: &ResponseHead, endpoint: Box<dyn TunnelEnd>) {
+        let mut taken = self.state.borrow_mut();
+        taken.status = Some(head.status);
+        taken.tunnel = Some(endpoint);
+    }
+
+    async fn informational(&mut self, _head: &ResponseHead) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn head(&mut self, head: &ResponseHead) -> Result<(), SinkError> {
+        assert!(self.state.borrow_mut().status.replace(head.status).is_none(), "two heads");
+        Ok(())
+    }
+
+    async fn data(&mut self, mut chunk: Chunk) -> Result<(), SinkError> {
+        while !chunk.is_empty() {
+            let given = poll_fn(|cx| {
+                if self.stalled.get() {
+                    self.session.0.waiting.borrow_mut().push(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                self.session.poll_window(cx, chunk.len())
+            })
+            .await;
+            self.state.borrow_mut().body.extend_from_slice(&chunk.split_to(given));
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self, _trailers: Fields) -> Result<(), SinkError> {
+        self.state.borrow_mut().is_finished = true;
+        Ok(())
+    }
+
+    fn flush(&mut self) {}
+
+    fn poll_gone(&self, _cx: &Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    async fn taken(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// The refusal of an endpoint that was not reached, or broke.
+pub(super) const BROKEN: Option<RefusalReason> = Some(RefusalReason::UpstreamReset);
