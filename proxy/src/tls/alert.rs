@@ -1,4 +1,4 @@
-//! Alerts (RFC 8446 §6, RFC 5246 §7.2): what one side tells the other when a connection ends or cannot go on.
+//! Alerts (RFC 8446 §6, RFC 5246 §7.2): the last message of a side when a connection ends or cannot go on.
 
 pub(super) const WARNING: u8 = 1;
 pub(super) const FATAL: u8 = 2;
@@ -14,7 +14,7 @@ pub(super) const USER_CANCELED: u8 = 90;
 pub(super) const NO_RENEGOTIATION: u8 = 100;
 pub(super) const CERTIFICATE_REQUIRED: u8 = 116;
 
-/// Those that are counted by name; the last stands for any other.
+/// Alerts that are counted by name; the last stands for all others.
 const NAMED: [(u8, &str); 27] = [
     (UNEXPECTED_MESSAGE, "unexpected_message"),
     (BAD_RECORD_MAC, "bad_record_mac"),
@@ -50,7 +50,7 @@ const NAMED: [(u8, &str); 27] = [
 pub struct Alert(u8);
 
 impl Alert {
-    /// Every one that is told apart.
+    /// Every alert that is told apart.
     pub const ALL: &'static [Self] = &{
         let mut all = [Self(0); NAMED.len()];
         let mut index = 0;

@@ -1,5 +1,5 @@
-//! A certificate as listeners use it: chain and key, checked to belong together, and what the rest of Sluice
-//! wants to know of it (RFC 5280).
+//! A certificate as listeners use it: chain and key, checked to belong together, and the facts that other
+//! code needs (RFC 5280).
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::{Part, TlsError, pem, provider};
 
 const CHAIN_FORM: &str = "certificates as a CA issues them";
 const KEYS_FORM: &str = "RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
-/// What aws-lc-rs signs with.
+/// The keys that aws-lc-rs signs with.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 /// The files of a certificate, as they were read.
@@ -31,7 +31,7 @@ pub struct Files<'a> {
     pub ocsp: Option<&'a [u8]>,
 }
 
-/// What a certificate signs with. In the order of what a handshake costs, cheapest first.
+/// The kind of a certificate's key. In the order of a handshake's cost, cheapest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyKind {
     /// ECDSA on P-256.
@@ -83,7 +83,7 @@ impl Certificate {
     /// Checks and compiles a certificate's files.
     ///
     /// # Errors
-    /// What is wrong with which of them.
+    /// The mistake, and its file.
     pub fn new(files: Files<'_>) -> Result<Self, TlsError> {
         let chain = pem::certificates(Part::Chain, files.chain)?;
         let parsed = parse(&chain)?;
@@ -132,21 +132,21 @@ impl Certificate {
         })
     }
 
-    /// DNS names it is for, in lower case: `example.com`, `*.example.com`. Those of the subject alternative
-    /// name, or the common name of a certificate without one. May be empty.
+    /// DNS names it is for, in lower case: `example.com`, `*.example.com`. They come from the subject
+    /// alternative name, or from the common name of a certificate without one. May be empty.
     #[must_use]
     pub fn names(&self) -> &[Box<str>] {
         &self.names
     }
 
-    /// Its name in metrics and logs: the first of `names`, else what the subject says.
+    /// Its name in metrics and logs: the first of `names`, else the subject's text.
     #[must_use]
     pub fn name(&self) -> &str {
         self.names.first().unwrap_or(&self.subject)
     }
 
-    /// What rustls signs and shows: a staple only while it may be shown at what `now` reads, in seconds since
-    /// 1970.
+    /// The certificate for rustls: the staple is shown only while it is valid at the time that `now` reads,
+    /// in seconds since 1970.
     pub(super) fn certified(&self, now: impl FnOnce() -> Option<i64>) -> &Arc<CertifiedKey> {
         match self.staple {
             Some(Staple { next_update: Some(end), .. }) if now().is_none_or(|now| now > end) => &self.bare,
@@ -159,7 +159,7 @@ impl Certificate {
         self.bare.key.choose_scheme(schemes).is_some()
     }
 
-    /// What is stapled.
+    /// The OCSP response to staple.
     #[must_use]
     pub const fn staple(&self) -> Option<Staple> {
         self.staple
@@ -171,13 +171,13 @@ impl Certificate {
         self.intermediate_end
     }
 
-    /// What is probably not what was meant, whatever the time is.
+    /// Remarks that hold at any time.
     #[must_use]
     pub fn remarks(&self) -> &[Remark] {
         &self.lasting
     }
 
-    /// What it signs with.
+    /// The kind of its key.
     #[must_use]
     pub const fn kind(&self) -> KeyKind {
         self.kind

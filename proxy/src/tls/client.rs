@@ -15,7 +15,7 @@ use super::certificate::Certificate;
 use super::key_log::Secrets;
 use super::{Part, TlsError, pem, provider, roots};
 
-/// Whom an endpoint's certificate must come from.
+/// The issuers that an endpoint's certificate must come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Trust {
     /// One of these PEM certificates, each of which must be sound: `upstream.tls.ca`.
@@ -26,14 +26,14 @@ pub enum Trust {
     Anyone,
 }
 
-/// What an upstream's TLS is made from.
+/// The settings that an upstream's TLS is made from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// `None`: the endpoint's host.
     pub server_name: Option<ServerName<'static>>,
     /// Whose certificates are believed.
     pub trust: Trust,
-    /// What we show an endpoint that asks.
+    /// The certificate for endpoints that ask for one.
     pub certificate: Option<Arc<Certificate>>,
     /// Protocols that we offer (RFC 7301); empty: the extension is left out.
     pub alpn: Vec<Box<str>>,
@@ -51,7 +51,7 @@ impl ClientTls {
     /// Compiles settings.
     ///
     /// # Errors
-    /// What is wrong with the trusted certificates.
+    /// An error of the trusted certificates.
     pub fn new(settings: Settings) -> Result<Self, TlsError> {
         let verifier: Arc<dyn ServerCertVerifier> = match &settings.trust {
             Trust::Ca(bytes) => verifier(roots(Part::Ca, bytes)?)?,
@@ -78,8 +78,8 @@ impl ClientTls {
         Ok(Self { config, settings })
     }
 
-    /// What connections are made with, and a cache of sessions of its own: for one worker and one endpoint,
-    /// which needs no lock that another holds, and never shows one endpoint the ticket of another.
+    /// The settings of connections, with a cache of sessions of its own, for one worker and one endpoint. The
+    /// cache needs no lock that another thread holds, and never shows one endpoint the ticket of another.
     #[must_use]
     pub fn with_own_sessions(&self) -> Arc<ClientConfig> {
         let mut config = self.config.clone();
@@ -88,7 +88,7 @@ impl ClientTls {
         Arc::new(config)
     }
 
-    /// Whom a connection to the endpoint at `address` has to reach.
+    /// The name that a connection to `endpoint` has to reach.
     #[must_use]
     pub fn server_name(&self, address: IpAddr) -> ServerName<'static> {
         match &self.settings.server_name {
@@ -97,7 +97,7 @@ impl ClientTls {
         }
     }
 
-    /// What it was made from.
+    /// The settings that it was made from.
     #[must_use]
     pub const fn settings(&self) -> &Settings {
         &self.settings
@@ -117,7 +117,7 @@ fn verifier(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, TlsError>
     })
 }
 
-/// Those of a bundle that can be roots: it is not the operator's to put right.
+/// The usable roots of a bundle: the operator cannot mend the others.
 fn usable_roots(bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(pem::certificates(Part::Ca, bytes)?);
@@ -131,7 +131,7 @@ fn usable_roots(bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Believes every certificate, but not that somebody has its key who has not.
+/// Believes every certificate, but no peer without the certificate's key.
 #[derive(Debug)]
 pub struct Credulous(pub Arc<CryptoProvider>);
 

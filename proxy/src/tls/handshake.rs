@@ -21,7 +21,7 @@ use crate::error::{HandshakeFailure, HandshakeKind};
 /// largest.
 pub const INPUT_BYTES_MAX: usize = 64 << 10;
 
-/// What rustls takes for too long a record, beyond RFC 5246 §6.2.3.
+/// The length from which rustls takes a record for too long, beyond RFC 5246 §6.2.3.
 const BODY_BYTES_MAX: usize = (16 << 10) + 2048;
 const HEARTBEAT: u8 = 24;
 
@@ -43,7 +43,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// One that the peer was not told of.
+    /// A failure that the peer was not told of.
     const fn ours(error: Error) -> Self {
         Self::Refused(error, None)
     }
@@ -91,7 +91,7 @@ fn in_words_of_1_2(out: &mut [u8]) {
     }
 }
 
-/// What `out` says to the peer: an alert, or what rustls means to say with one that is sealed already.
+/// The alert in `out`. If it is sealed already, the alert that rustls means for the error.
 fn told(out: &[u8], error: &Error) -> Option<Alert> {
     match *out {
         [] => None,
@@ -118,20 +118,20 @@ fn alert_for(error: &Error) -> AlertDescription {
     }
 }
 
-/// What came of a handshake.
+/// The outcome of a handshake.
 #[derive(Debug)]
 pub struct Established {
     /// Both directions from now on.
     pub records: Box<Records>,
-    /// What came behind the handshake: records, and the beginning of one.
+    /// The bytes behind the handshake: records, and the beginning of one.
     pub rest: Vec<u8>,
-    /// Early data that nobody took: what came before the handshake's end is this client's by now.
+    /// Early data that nobody took. After the handshake's end it is known to be this client's.
     pub early: Vec<u8>,
-    /// What was agreed.
+    /// The agreement.
     pub agreed: Agreed,
 }
 
-/// What client and server agreed upon.
+/// The agreement of client and server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Agreed {
     /// Version, suite, and whether an earlier session went on.
@@ -159,11 +159,11 @@ pub struct Handshake {
     /// Bytes of it that rustls has seen: whole records.
     shown: usize,
     is_first: bool,
-    /// Reads the client's hello for its name, until it has it: rustls keeps that from whoever has an
-    /// unbuffered connection.
+    /// Reads the client's hello for its name, until it has it: rustls does not tell it to users of unbuffered
+    /// connections.
     reader: Option<Box<Reader>>,
     server_name: Option<Box<str>>,
-    /// Early data came, and what of it was not taken.
+    /// Whether early data came, and the part of it that was not taken.
     is_early: bool,
     early: Vec<u8>,
 }
@@ -227,10 +227,10 @@ impl Handshake {
         INPUT_BYTES_MAX - self.input.len()
     }
 
-    /// Takes what was received.
+    /// Takes received bytes.
     ///
     /// # Errors
-    /// When it cannot be part of a handshake.
+    /// When they cannot be part of a handshake.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         // A record begins with its kind, a method with a letter.
         if std::mem::take(&mut self.is_first) && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
@@ -251,21 +251,21 @@ impl Handshake {
         Ok(())
     }
 
-    /// Whether a whole record waits, or what can be none: anything less is not worth a step.
+    /// Whether a whole record waits, or bytes that can be none: anything less is not worth a step.
     #[must_use]
     pub fn has_record(&self) -> bool {
         record_at(&self.input[self.shown..]).is_some()
     }
 
-    /// Shows rustls one record more. What comes right behind the last of the handshake is for `Records`,
-    /// which alone may open it.
+    /// Shows rustls one record more. The bytes right behind the last record of the handshake are for
+    /// `Records`, which alone may open them.
     fn show(&mut self) -> bool {
         let length = record_at(&self.input[self.shown..]);
         self.shown += length.unwrap_or(0);
         length.is_some()
     }
 
-    /// Goes as far as it can. What is to be sent is appended to `out`, also beside an error.
+    /// Goes as far as it can. Bytes to send are appended to `out`, also beside an error.
     ///
     /// # Errors
     /// When it fails.
@@ -323,18 +323,18 @@ impl Handshake {
         self.is_early
     }
 
-    /// The first bytes, so many at most, of what it said until now.
+    /// The first bytes of the early data until now, at most so many.
     pub fn take_early(&mut self, most: usize) -> Vec<u8> {
         let rest = self.early.split_off(self.early.len().min(most));
         std::mem::replace(&mut self.early, rest)
     }
 
-    /// What was received and nobody has looked at.
+    /// The received bytes that nobody has looked at.
     pub fn take_rest(&mut self) -> Vec<u8> {
         self.input.split_off(self.shown)
     }
 
-    /// What was agreed upon before it is over; once.
+    /// The agreement before the handshake is over; once.
     pub fn agreed(&mut self) -> Agreed {
         let mut agreed = match &self.connection {
             Connection::Server(connection) => Agreed::of(connection),
@@ -386,8 +386,8 @@ impl Handshake {
         written.map_err(Failure::ours)
     }
 
-    /// The alert that rustls has queued with an error. It refers to what it has taken in, so that the input
-    /// must be there still; and it may be asked no further than that.
+    /// The alert that rustls has queued with an error. It refers to input that rustls has taken in, so the
+    /// input must still be there. Rustls may be asked no further than that.
     fn say_last(&mut self, out: &mut Vec<u8>) {
         let mut connection = std::mem::replace(&mut self.connection, Connection::Over);
         loop {
@@ -487,7 +487,7 @@ fn record_at(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= length).then_some(length)
 }
 
-/// Handles one state: what to throw away of the input, and what follows.
+/// Handles one state: how much of the input to throw away, and the next step.
 fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut Vec<u8>) -> (usize, Result<Step, Error>) {
     let UnbufferedStatus { discard, state } = status;
     let result = match state {

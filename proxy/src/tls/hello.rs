@@ -22,7 +22,7 @@ const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
 const HOST_NAME: u8 = 0;
 
-/// What a client says before anything is answered.
+/// The content of a client's first message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
     /// The name it looks for, in lower case and without a trailing dot; `None`: it named none.
@@ -63,7 +63,7 @@ pub enum HelloError {
     /// Longer than `MESSAGE_BYTES_MAX`.
     #[error("a ClientHello of {0} bytes")]
     TooLarge(u32),
-    /// A length that does not fit what is around it, in this field.
+    /// The length of this field does not fit its surroundings.
     #[error("a ClientHello whose {0} is malformed")]
     Malformed(&'static str),
     /// More extensions than anybody has.
@@ -78,7 +78,7 @@ pub enum HelloError {
     /// An address, which RFC 6066 forbids.
     #[error("a ClientHello with an IP address as its server name")]
     AddressAsName,
-    /// What no domain name is.
+    /// No domain name.
     #[error("a ClientHello whose server name is no domain name")]
     InvalidName,
 }
@@ -103,8 +103,8 @@ impl HelloError {
     }
 }
 
-/// Reads a hello from what a connection begins with, in pieces of any size. Each byte is looked at once; what
-/// follows the hello is not.
+/// Reads a hello from the start of a connection, in pieces of any size. Each of its bytes is looked at once,
+/// and no byte behind it.
 #[derive(Debug, Default)]
 pub struct Reader {
     /// The record's header as far as it is here.
@@ -120,7 +120,7 @@ impl Reader {
     /// Takes more bytes. `None`: more are needed. After a hello or an error nothing more may be given.
     ///
     /// # Errors
-    /// As soon as it is sure that no hello will come, whatever follows.
+    /// As soon as it is sure that no hello will come.
     pub fn read(&mut self, bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
         let mut left = bytes;
         loop {
@@ -157,7 +157,7 @@ impl Reader {
         u16::from_be_bytes([self.header[3], self.header[4]]) as usize
     }
 
-    /// Judges what there is of a record's header, its last byte included.
+    /// Judges the bytes of a record's header that are there, its last byte included.
     fn check_header(&self) -> Result<(), HelloError> {
         let is_first = self.message.is_empty();
         match (self.header_len, self.header) {
@@ -243,8 +243,8 @@ fn read_extensions(mut input: Input<'_>) -> Result<Hello, HelloError> {
     Ok(hello)
 }
 
-/// A `ServerNameList`. There is one type of name, and one name of each type: what a second entry would mean,
-/// nobody says.
+/// A `ServerNameList`. There is one type of name, and one name of each type; the meaning of a second entry is
+/// not defined.
 fn server_name(data: &[u8]) -> Result<Box<str>, HelloError> {
     let malformed = HelloError::Malformed("server_name");
     let mut input = Input(data);
@@ -282,7 +282,7 @@ fn protocols(data: &[u8]) -> Result<&[u8], HelloError> {
     Ok(entries)
 }
 
-/// What is left of a structure in TLS's presentation language (RFC 8446 §3).
+/// The unread part of a structure in TLS's presentation language (RFC 8446 §3).
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {

@@ -1,10 +1,10 @@
-//! Who a client is that showed a certificate: the value of X-Forwarded-Client-Cert in the form that Envoy
-//! gave it, for what stands behind us.
+//! The identity of a client that showed a certificate, for endpoints: the value of X-Forwarded-Client-Cert in
+//! Envoy's form.
 //!
 //! `Hash=…;Subject="…";URI=…;DNS=…`: SHA-256 of the certificate, its subject as RFC 4514 writes it, and its
-//! alternative names, each key as often as there are such names. Whatever a certificate holds, the value is
-//! of visible ASCII, no byte of a name ends it, and no quoted text holds a quotation mark or ends with a
-//! backslash: those are written as their numbers.
+//! alternative names, each key as often as there are such names. For every certificate the value is of
+//! visible ASCII, and no byte of a name ends it. No quoted text holds a quotation mark or ends with a
+//! backslash: such bytes are written as their numbers.
 
 use std::fmt::Write as _;
 
@@ -50,7 +50,7 @@ fn add(value: &mut String, key: &str, text: &str) {
 fn quoted(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
-        // Neither may be in a name of DNS or in a URI, nor what is not visible ASCII.
+        // Neither may be in a DNS name or in a URI, nor may a byte that is not visible ASCII.
         if matches!(byte, b'"' | b'\\') || !byte.is_ascii_graphic() {
             let _ = write!(text, "%{byte:02X}");
         } else {
@@ -98,7 +98,7 @@ fn attribute_text(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
     text.push('=');
     match (known, attribute.as_str()) {
         (Some(_), Ok(value)) => value_text(text, value),
-        // What has no text: `#` and the DER of its value.
+        // A value without a text: `#` and its DER.
         _ => {
             text.push('#');
             let value = attribute.attr_value();

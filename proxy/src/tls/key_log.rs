@@ -1,20 +1,21 @@
-//! Where every configuration tells the secrets of its handshakes, for whoever may read the traffic. As long
-//! as nobody takes them, none is asked for.
+//! The place to which every configuration tells the secrets of its handshakes, for a reader of the traffic.
+//! As long as nobody takes them, none is asked for.
 
 use std::sync::{Arc, OnceLock};
 
 use rustls::KeyLog;
 
-/// Of the process: who takes the secrets of all configurations.
+/// The process's taker of the secrets of all configurations.
 static TAKER: OnceLock<Arc<dyn KeyLog>> = OnceLock::new();
 
-/// From now on every handshake of the process tells its secrets. `false`: to somebody else, who came first.
+/// From now on every handshake of the process tells its secrets to `taker`. `false`: another taker came
+/// first.
 #[must_use]
 pub fn tell(taker: Arc<dyn KeyLog>) -> bool {
     TAKER.set(taker).is_ok()
 }
 
-/// What configurations are made with.
+/// The key log of every configuration.
 #[derive(Debug)]
 pub(super) struct Secrets;
 

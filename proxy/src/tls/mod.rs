@@ -33,26 +33,26 @@ mod tests;
 /// A file that TLS settings are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A certificate and those that lead to its root.
+    /// A certificate and the chain to its root.
     Chain,
     /// Its private key.
     Key,
-    /// What is stapled.
+    /// The OCSP response to staple.
     Ocsp,
-    /// Certificates of those who may vouch for clients.
+    /// Certificates of the authorities for clients.
     ClientCa,
-    /// Certificates of those who may vouch for endpoints.
+    /// Certificates of the authorities for endpoints.
     Ca,
 }
 
-/// What is wrong with a file; never what is in a key.
+/// The mistake in a file; never the content of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsError {
     /// Which one.
     pub part: Part,
     /// In one sentence without a full stop; the file is its subject.
     pub message: String,
-    /// What would have been right, and how to get it.
+    /// The right form, and the way to get it.
     pub expected: &'static str,
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The certificates of a file as roots, each of which must be one.
+/// The certificates of a file as roots. Each must be one.
 fn roots(part: Part, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in pem::certificates(part, bytes)?.into_iter().enumerate() {

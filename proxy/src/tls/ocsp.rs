@@ -11,7 +11,7 @@ const FORM: &str = "an OCSP response in DER for this certificate, as `openssl oc
 const SHA1: &str = "1.3.14.3.2.26";
 const SHA256: &str = "2.16.840.1.101.3.4.2.1";
 
-/// What a response says of a certificate.
+/// The statement of a response about a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staple {
     /// Neither revoked nor unknown.
@@ -20,7 +20,7 @@ pub struct Staple {
     pub next_update: Option<i64>,
 }
 
-/// What a response says of `leaf`.
+/// The statement of a response about `leaf`.
 ///
 /// # Errors
 /// It is none, or says nothing of `leaf`.
@@ -69,7 +69,7 @@ fn responses(response: &[u8]) -> Option<Option<&[u8]>> {
     Some(Some(responses))
 }
 
-/// What a single response says, if it is about `leaf`.
+/// The statement of a single response, if it is about `leaf`.
 fn about(single: &[u8], leaf: &X509Certificate<'_>) -> Option<Staple> {
     let (rest, id) = sequence(single)?;
     let (rest, status) = any(rest)?;
@@ -97,7 +97,7 @@ fn any(der: &[u8]) -> Option<(&[u8], Any<'_>)> {
     Any::from_der(der).ok()
 }
 
-/// What follows a sequence, and what is in it.
+/// The bytes behind a sequence, and its content.
 fn sequence(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (rest, sequence) = any(der)?;
     (sequence.tag() == Tag::Sequence).then_some((rest, sequence.data))

@@ -1,5 +1,5 @@
-//! PEM files (RFC 7468) of certificates and keys. What is not what was expected is said by what was found in
-//! its place: a key where a chain belongs, DER, an encrypted key.
+//! PEM files (RFC 7468) of certificates and keys. An error names the thing that was found in the place of the
+//! expected one: a key in the place of a chain, DER, an encrypted key.
 
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
 use rustls::pki_types::{
@@ -65,7 +65,7 @@ pub fn key(part: Part, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError>
     found.ok_or_else(|| instead(part, bytes, KEY_FORM, "private key"))
 }
 
-/// What a file is that holds no `wanted`.
+/// The kind of a file that holds no `wanted`.
 fn instead(part: Part, bytes: &[u8], expected: &'static str, wanted: &str) -> TlsError {
     let message = if bytes.iter().all(u8::is_ascii_whitespace) {
         "is empty".to_owned()
@@ -105,7 +105,7 @@ fn what(label: &str) -> String {
     }
 }
 
-/// What PEM sections say they are.
+/// The kinds that PEM sections name.
 fn labels(bytes: &[u8]) -> impl Iterator<Item = &str> {
     bytes.split(|&byte| byte == b'\n' || byte == b'\r').filter_map(|line| {
         let label = line.strip_prefix(b"-----BEGIN ")?.trim_ascii_end().strip_suffix(b"-----")?;

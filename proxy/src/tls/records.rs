@@ -18,7 +18,7 @@ use crate::time::Time;
 pub const HEADER_BYTES: usize = 5;
 /// Plaintext of one record (RFC 8446 §5.1).
 const PLAIN_MAX: usize = 1 << 14;
-/// What protection may add to it: RFC 8446 §5.2 and RFC 5246 §6.2.3.
+/// The bytes that protection may add to it: RFC 8446 §5.2 and RFC 5246 §6.2.3.
 const EXPANSION_MAX: usize = 256;
 const EXPANSION_MAX_12: usize = 2048;
 const TAG_BYTES: usize = 16;
@@ -47,7 +47,7 @@ const CLIENT_HELLO: u8 = 1;
 const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
 
-/// What is wrong with what was received, or why nothing more can be sent.
+/// Why received bytes are refused, or nothing more can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// The peer says so itself, by this alert.
@@ -78,7 +78,7 @@ pub enum Sealed<'a> {
     Own(Vec<u8>),
 }
 
-/// What a record was.
+/// The content of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened {
     /// Data, never empty: these of the bytes.
@@ -132,7 +132,7 @@ impl Kernel {
         .map_err(|_| Violation::INTERNAL)
     }
 
-    /// What the peer begins a renegotiation with.
+    /// The message that begins a peer's renegotiation.
     const fn renegotiation(&self) -> u8 {
         if matches!(self, Self::Client(_)) { HELLO_REQUEST } else { CLIENT_HELLO }
     }
@@ -219,7 +219,7 @@ impl Records {
         result.inspect_err(|&violation| self.refuse(violation, out))
     }
 
-    /// Opens a whole record. What is to be answered goes to `out`, sealed.
+    /// Opens a whole record. An answer goes to `out`, sealed.
     ///
     /// # Errors
     /// When the connection cannot go on; an alert for the peer is in `out` then.
@@ -281,7 +281,7 @@ impl Records {
             }
             let Some(body) = rest.get(..length) else { break };
             match (*kind, &mut self.kernel) {
-                // The last of its record (RFC 8446 §5.1), since the next ones are under another key.
+                // It is the last of its record (RFC 8446 §5.1), since the next records are under another key.
                 (KEY_UPDATE, _) if self.is_13 && rest.len() == length => {
                     let &[wanted @ 0..=1] = body else { return Err(Violation::MALFORMED) };
                     let (sequence, secrets) = self.kernel.update_receive()?;
@@ -348,7 +348,7 @@ impl Records {
 
     /// The end of our direction (RFC 8446 §6.1).
     pub fn close(&mut self, out: &mut Vec<u8>) {
-        // Where no record can be sealed any more the peer sees a truncation, which is what it is.
+        // If no record can be sealed any more the peer sees a truncation, and it is one.
         let _ = self.send.seal(ALERT, &[alert::WARNING, alert::CLOSE_NOTIFY], self.is_13, out);
     }
 
@@ -389,7 +389,7 @@ impl Half {
         nonce
     }
 
-    /// What is authenticated beside the data in TLS 1.2 (RFC 5246 §6.2.3.3).
+    /// The data that is authenticated beside the content in TLS 1.2 (RFC 5246 §6.2.3.3).
     fn aad_12(&self, kind: u8, length: usize) -> [u8; 13] {
         let mut aad = [0; 13];
         aad[..8].copy_from_slice(&self.sequence.to_be_bytes());
@@ -426,12 +426,12 @@ impl Half {
                 rest,
             )
         };
-        // Each number once: whatever comes of it, this one is used up.
+        // Each number once: it is used up even after a failure.
         self.sequence += 1;
         sealed.map_err(|_| Violation::INTERNAL)
     }
 
-    /// The kind of what a record holds, and where.
+    /// The kind of a record's content, and its place.
     fn open(&mut self, record: Sealed<'_>, is_13: bool) -> Result<(u8, Vec<u8>, Range<usize>), Violation> {
         let bytes = match &record {
             Sealed::Shared(bytes) => bytes,

@@ -1,6 +1,6 @@
-//! Which certificate a client is shown (RFC 6066 §3, RFC 9525 §6.3): by the name it asks for, exact before
-//! wildcard, then by what it can verify, cheapest to sign first. One that holds now goes before one that does
-//! not, wherever both fit.
+//! The certificate that a client is shown (RFC 6066 §3, RFC 9525 §6.3). The name in its hello decides, exact
+//! before wildcard. Then the client's abilities decide, cheapest to sign first. A certificate that holds now
+//! goes before one that does not, if both fit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,9 +16,10 @@ use super::certificate::Certificate;
 #[derive(Debug)]
 pub struct Resolver {
     exact: HashMap<Box<str>, Vec<Arc<Certificate>>>,
-    /// By what stands behind `*.`, which is for one label.
+    /// By the name behind `*.`, which is for one label.
     wildcard: HashMap<Box<str>, Vec<Arc<Certificate>>>,
-    /// For who names nothing, or nothing known: the first certificate, and those for one of its names.
+    /// For clients that name nothing, or nothing known: the first certificate, and all that share a name with
+    /// it.
     default: Vec<Arc<Certificate>>,
     clock: Arc<dyn TimeProvider>,
 }
@@ -45,7 +46,7 @@ impl Resolver {
             default.push(Arc::clone(first));
             default.extend(others.iter().filter(beside).cloned());
         }
-        // Stable: of equal ones the first in the file.
+        // Stable: of equal certificates the first in the file.
         for candidates in exact.values_mut().chain(wildcard.values_mut()).chain([&mut default]) {
             candidates.sort_by_key(|certificate| certificate.kind());
         }
@@ -53,7 +54,7 @@ impl Resolver {
     }
 
     /// The certificate for a client that asks for `name` and verifies `schemes`; `None`: it can verify none
-    /// of those that are for it.
+    /// that is for the name.
     #[must_use]
     pub fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Arc<Certificate>> {
         let name =

@@ -1,4 +1,4 @@
-//! What of a certificate is legal and probably not what was meant: clients will not like it, now or soon.
+//! Remarks on a certificate that is legal and probably not meant: clients will not like it, now or soon.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use super::Part;
 use super::certificate::Certificate;
 
 const DAY: i64 = 86_400;
-/// From then on a certificate's end is warned of: what renews it should have done so.
+/// From then on a certificate's end is warned of: it should have been renewed.
 const SOON: i64 = 14 * DAY;
 
 /// One remark, about the file that it is to be found in.
@@ -27,7 +27,7 @@ impl Remark {
     }
 }
 
-/// Remarks that hold whatever the time is.
+/// Remarks that hold at any time.
 pub(super) fn lasting(chain: &[X509Certificate<'_>], names: &[Box<str>]) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let leaf = &chain[0];

@@ -29,7 +29,7 @@ pub enum MinVersion {
     Tls13,
 }
 
-/// What a listener's TLS is made from.
+/// The settings that a listener's TLS is made from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// One at least; the first is the default.
@@ -44,7 +44,7 @@ pub struct Settings {
     pub session_tickets: bool,
     /// `listener.tls.early_data`; never beside tickets, which could be played back.
     pub early_data: bool,
-    /// `listener.tls.ticket_keys`, the first makes tickets; empty: those of the process.
+    /// `listener.tls.ticket_keys`, the first makes tickets; empty: the process's keys.
     pub ticket_keys: Vec<TicketKey>,
     /// `listener.tls.handshake_timeout`
     pub handshake_timeout: Duration,
@@ -72,7 +72,7 @@ impl ServerTls {
     /// Compiles settings.
     ///
     /// # Errors
-    /// What is wrong with a file other than the certificates', which were checked before.
+    /// An error of a file. The certificates' own files were checked before.
     pub fn new(settings: Settings) -> Result<Self, TlsError> {
         let clock: Arc<dyn TimeProvider> = Arc::new(DefaultTimeProvider);
         let versions = match settings.min_version {
@@ -131,7 +131,7 @@ impl ServerTls {
 }
 
 impl ServerTls {
-    /// What it was made from.
+    /// The settings that it was made from.
     #[must_use]
     pub const fn settings(&self) -> &Settings {
         &self.settings

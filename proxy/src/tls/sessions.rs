@@ -1,6 +1,6 @@
-//! Sessions that stay with the listener instead of travelling in tickets. One of TLS 1.3 is taken out as it
-//! is resumed, so that early data is accepted once (RFC 8446 §8.1); one of 1.2 stays. Each has an age and a
-//! size, since a client's certificates are among what is kept.
+//! Sessions that stay with the listener instead of travelling in tickets. A session of TLS 1.3 is taken out
+//! when it is resumed, so that early data is accepted once (RFC 8446 §8.1). A session of 1.2 stays. Each has
+//! an age and a size, since it keeps a client's certificates.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use rustls::time_provider::TimeProvider;
 
 /// Held at once, about; the oldest leave. One has 300 bytes beside its client's certificates.
 const SESSIONS_MAX: usize = 16_384;
-/// Caches that they are in, by a byte of their random names: rustls' searches all that it has for what is
-/// taken out, and has a lock.
+/// Caches that they are in, by a byte of their random names. A cache of rustls searches all its sessions to
+/// take one out, and has a lock.
 const SHELVES: usize = 64;
-/// The longest that is kept: what a client shows beside its certificate is up to the client.
+/// The longest state that is kept: a client decides how many certificates it shows.
 const STATE_BYTES_MAX: usize = 4 << 10;
 /// Seconds that each is good for, as rustls tells clients of 1.3.
 const LIFETIME: u64 = 24 * 3600;

@@ -1,12 +1,12 @@
-//! What the access log says of a connection's TLS. It is kept for as long as the connection, idle or not, so
-//! that it takes as few bytes as may be.
+//! The access log's facts about a connection's TLS. They are kept as long as the connection, idle or not, and
+//! so take as few bytes as possible.
 
 use std::time::Duration;
 
 use rustls::CipherSuite;
 
-/// Every suite that is spoken, with its name in IANA's registry: rustls has names of its own for those of TLS
-/// 1.3.
+/// Every suite that is spoken, with its name in IANA's registry. For the suites of TLS 1.3 rustls has other
+/// names.
 const SUITES: [(CipherSuite, &str); 9] = [
     (CipherSuite::TLS13_AES_128_GCM_SHA256, "TLS_AES_128_GCM_SHA256"),
     (CipherSuite::TLS13_AES_256_GCM_SHA384, "TLS_AES_256_GCM_SHA384"),
@@ -69,7 +69,7 @@ impl Summary {
         if self.is_13() { "TLSv1.3" } else { "TLSv1.2" }
     }
 
-    /// The suite's name; `None`: one that this code does not know.
+    /// The suite's name; `None`: an unknown suite.
     #[must_use]
     pub fn cipher(self) -> Option<&'static str> {
         SUITES.get(usize::from(self.packed & SUITE)).map(|(_, name)| *name)

@@ -42,7 +42,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// The same in every process, also in the lengths of what it signs.
+    /// The same in every process, also in the lengths of its signatures.
     pub(crate) fn fixed(name: &str, number: u8) -> Self {
         let mut params = params(&[]);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -77,7 +77,7 @@ pub(crate) fn params(names: &[&str]) -> CertificateParams {
     params
 }
 
-/// An Ed25519 key, the same in every process. What it signs has one length, where that of ECDSA varies.
+/// An Ed25519 key, the same in every process. Its signatures have one length, while ECDSA's lengths vary.
 pub(crate) fn fixed_key(number: u8) -> KeyPair {
     // PKCS #8 (RFC 8410 §7) around a seed.
     let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
@@ -97,7 +97,7 @@ pub(crate) fn rsa_key() -> KeyPair {
     KeyPair::from_pem_and_sign_algo(pem, &rcgen::PKCS_RSA_SHA256).expect("a key")
 }
 
-/// Runs a handshake to its end in memory, and takes in what the server says after it.
+/// Runs a handshake to its end in memory, and takes in the server's messages after it.
 pub(crate) fn handshake(
     client: impl Into<Arc<ClientConfig>>,
     server: &Arc<ServerConfig>,

@@ -335,7 +335,7 @@ fn keys_are_updated_when_asked_and_a_flood_of_updates_ends_it() {
             assert!(feed(&mut theirs, &out).is_err(), "they are told");
             break;
         }
-        // What they answer in turn waits in theirs.
+        // Their answer waits in their connection.
         feed(&mut theirs, &out).expect("accepted");
     }
     assert_eq!(result, Err(Violation::Ours(alert::UNEXPECTED_MESSAGE)));

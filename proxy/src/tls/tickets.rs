@@ -1,8 +1,7 @@
-//! Session tickets (RFC 5077, RFC 8446 §4.6.1): what a resumption needs, encrypted to ourselves, so that
-//! every worker, every later data plane and every instance with the same keys can resume. A ticket is a key's
-//! name, a nonce, and what AES-256-GCM-SIV (RFC 8452) makes of the state: its random nonces are safe for more
-//! tickets than a fleet makes under one key. Keys are made and replaced by the supervisor, or come from
-//! files.
+//! Session tickets (RFC 5077, RFC 8446 §4.6.1): the state of a session, encrypted to ourselves. Every worker,
+//! every later data plane and every instance with the same keys can resume it. A ticket is a key's name, a
+//! nonce, and the state under AES-256-GCM-SIV (RFC 8452), whose random nonces are safe for more tickets than
+//! a fleet makes under one key. Keys are made and replaced by the supervisor, or come from files.
 
 use std::fmt;
 use std::sync::Arc;
@@ -71,7 +70,7 @@ impl TicketKey {
         bytes
     }
 
-    /// What `concat` made; `None`: something else.
+    /// The keys of bytes that `concat` made; `None`: other bytes.
     #[must_use]
     pub fn split(bytes: &[u8]) -> Option<Vec<Self>> {
         let (keys, rest) = bytes.as_chunks::<{ Self::BYTES }>();
@@ -167,14 +166,15 @@ pub struct Tickets {
     keys: ArcSwap<Keys>,
     /// They are the listener's own, from files.
     are_own: bool,
-    /// Bound into each ticket: what a client had to show for it. A session of a listener that asks for no
-    /// certificate must not be resumed on one that does, though they share their keys, nor one whose
-    /// certificate another authority vouched for.
+    /// Bound into each ticket: the certificate that a client had to show for it. A listener that asks for a
+    /// certificate must not resume a session of a listener that asks for none, though both share their keys.
+    /// Nor must it resume a session whose certificate another authority vouched for.
     context: [u8; 32],
 }
 
 impl Tickets {
-    /// With keys from files; none: they are installed. `client_ca`: of whom clients must have a certificate.
+    /// With keys from files; none: they are installed. `client_ca`: the authority of client certificates, if
+    /// they are asked for.
     #[must_use]
     pub fn new(own: &[TicketKey], client_ca: Option<&[u8]>) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);

@@ -1,11 +1,11 @@
-//! Which certificates are taken, which are refused and why, and what is known of them.
+//! Certificates that are taken, certificates that are refused with their reasons, and the facts about them.
 
 use rcgen::{DnType, KeyPair};
 
 use super::*;
 use crate::tls::testing::{Authority, Pair, key, params, rsa_key};
 
-/// What is wrong with a pair, and with which file of it.
+/// The errors of a pair, each with its file.
 #[track_caller]
 fn refused(chain: &str, key: &str) -> (Part, String) {
     let error = Certificate::new(Files { chain: chain.as_bytes(), key: key.as_bytes(), ocsp: None })

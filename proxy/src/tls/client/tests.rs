@@ -1,4 +1,5 @@
-//! Handshakes in memory: whom an upstream's TLS believes, what it shows, and whose sessions it resumes.
+//! Handshakes in memory: the certificates that an upstream's TLS believes and shows, and the sessions that it
+//! resumes.
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use super::*;
 
 type Read = Result<Option<Hello>, HelloError>;
 
-/// What rustls' client says first, as records.
+/// The first flight of rustls' client, as records.
 fn records(
     name: &str,
     alpn: &[&[u8]],
@@ -150,7 +150,7 @@ fn a_hello_is_known_with_its_last_byte_however_it_is_cut() {
         assert_eq!(read_pieces([&bytes[..cut], &bytes[cut..]]), (expected.clone(), bytes.len()));
     }
     assert_eq!(read_pieces(bytes.chunks(1)), (expected.clone(), bytes.len()));
-    // What follows is none of its business: early data, or anything.
+    // Later bytes are none of its business: early data, or anything.
     let longer = [&bytes[..], b"\x14\x03\x03\x00\x01\x01GET"].concat();
     assert_eq!(read(&longer), expected);
 }

@@ -1,4 +1,4 @@
-//! What is said of a client, and that nothing in a certificate can say more.
+//! The forwarded identity of a client, and attempts of a certificate to say more than that.
 
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, SanType};

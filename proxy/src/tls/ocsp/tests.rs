@@ -58,7 +58,7 @@ fn what_is_not_for_the_certificate_is_refused() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let mut broken = response.clone();
         broken[state as usize % response.len()] ^= 1 << (state >> 29);
-        // Whatever it says, it ends.
+        // It ends for any input.
         let _ = read_for(&leaf.chain, &broken);
     }
 }

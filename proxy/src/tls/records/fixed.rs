@@ -1,5 +1,5 @@
-//! Records under fixed keys, and a client's half that seals whatever it is told: for fuzzing, where no
-//! handshake is made.
+//! Records under fixed keys, and a client's half that seals anything: for fuzzing, where no handshake is
+//! made.
 
 use rustls::ConnectionTrafficSecrets;
 use rustls::crypto::cipher::{AeadKey, Iv};
@@ -72,8 +72,7 @@ impl Client {
     /// A record of this kind; `padding` zeros within, where the version knows them.
     pub fn seal(&mut self, kind: u8, content: &[u8], padding: usize, out: &mut Vec<u8>) {
         if self.is_13 {
-            // The kind is the last byte that is not zero: what is padded is content, then its kind, then
-            // zeros.
+            // The kind is the last byte that is not zero: first the content, then its kind, then the padding.
             let inside = [content, &[kind][..], &vec![0; padding]].concat();
             let (&last, inside) = inside.split_last().expect("a kind");
             self.send.seal(last, inside, true, out).expect("sealed");
@@ -87,7 +86,7 @@ impl Client {
         self.send = Half::new(0, self.keys.next_receive(), self.is_13, 1 << 20).expect("known");
     }
 
-    /// Opens what the server sent: kind and content. After its key update the next key counts.
+    /// Opens a record of the server: kind and content. After its key update the next key counts.
     ///
     /// # Panics
     /// When it is not a sound record.

@@ -106,7 +106,7 @@ fn one_that_holds_goes_before_one_that_does_not() {
         EVERY,
         Some(&wildcard),
     );
-    // Better than none: who does not look at the dates gets in.
+    // Better than none: a client that does not look at the dates gets in.
     assert_chosen(&resolver(&[expired.clone(), future]), Some("a.example.com"), EVERY, Some(&expired));
     // Another name's does not fit.
     let other = issue("other.example", 2020, 2040);

@@ -1,4 +1,4 @@
-//! What is remarked of a certificate, when, and of which file.
+//! Remarks on a certificate: their time and their file.
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 
@@ -120,7 +120,7 @@ fn a_staple_that_is_stale_or_not_good_is_remarked() {
     assert_eq!(messages(&remarks), ["says that the certificate is revoked or unknown"]);
 }
 
-/// What rustls is given: the staple as long as it holds.
+/// The staple for rustls, as long as it holds.
 #[test]
 fn a_staple_is_shown_while_it_holds() {
     let pair = Authority::new("CA").leaf(&["a.example"]);

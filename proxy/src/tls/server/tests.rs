@@ -1,4 +1,4 @@
-//! Handshakes in memory against what settings promise.
+//! Handshakes in memory against the promises of settings.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
@@ -8,7 +8,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, NamedGroup, Pro
 use super::*;
 use crate::tls::testing::{Authority, handshake};
 
-/// What a client needs to trust an authority.
+/// Roots of a client that trusts an authority.
 fn client(authority: &Authority) -> ClientConfig {
     let roots = roots(Part::ClientCa, authority.pem().as_bytes()).expect("a CA");
     let builder = ClientConfig::builder_with_provider(provider())
@@ -42,7 +42,7 @@ fn a_handshake_has_what_was_asked_for() {
     assert_eq!(connection.negotiated_key_exchange_group().expect("one").name(), NamedGroup::X25519MLKEM768);
     assert_eq!(client.alpn_protocol(), Some(&b"http/1.1"[..]));
     assert_eq!(client.handshake_kind(), Some(HandshakeKind::Full));
-    // What the codec takes over.
+    // The codec takes these secrets over.
     assert!(connection.dangerous_extract_secrets().is_ok());
     // Without keys there are no tickets, and no early data ever.
     assert!(!server.config.ticketer.enabled() && !server.config.session_storage.can_cache());
@@ -96,7 +96,7 @@ fn the_name_that_a_client_sends_chooses_its_certificate() {
     );
 }
 
-/// A client that takes whatever it is shown.
+/// A client that takes every certificate.
 #[derive(Debug)]
 struct Credulous;
 

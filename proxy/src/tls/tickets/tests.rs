@@ -29,7 +29,7 @@ fn a_ticket_opens_wherever_its_key_is() {
     // As another process has it.
     let elsewhere = tickets(&TicketKey::split(&TicketKey::concat(&[new.clone(), old])).expect("two keys"));
     assert_eq!(elsewhere.decrypt(&ticket).as_deref(), Some(&b"state"[..]));
-    // The first makes tickets: those of the new key are not known before.
+    // The first key makes tickets: tickets of the new key are not known before.
     let ticket = after.encrypt(b"state").expect("a ticket");
     assert_eq!((before.decrypt(&ticket), elsewhere.decrypt(&ticket).is_some()), (None, true));
     // Once it is gone, so are its sessions.
