@@ -1,6 +1,6 @@
-//! The eBPF programs under test, and BPF_PROG_TEST_RUN through bpf(2): runs a loaded XDP program over a
-//! packet given as bytes (Documentation/bpf/bpf_prog_run). aya 0.14 has no call for it. Two programs of a few
-//! instructions each stand beside them: one that does nothing, and one that gives every packet another
+//! The eBPF programs under test, and BPF_PROG_TEST_RUN through bpf(2): it runs a loaded XDP program over a
+//! packet given as bytes (Documentation/bpf/bpf_prog_run). aya 0.14 has no call for it. The file also holds
+//! two programs of a few instructions each: one does nothing, the other gives every packet a different
 //! source.
 #![allow(unsafe_code, reason = "bpf(2) takes pointers to buffers of ours")]
 
@@ -20,7 +20,7 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 
 const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
-/// The guard has this flag and this attach type: a tail call goes between equals only.
+/// The guard is loaded with this flag and attach type. A tail call needs both programs to agree on them.
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const BPF_XDP: u32 = 37;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
@@ -45,7 +45,7 @@ struct MapUpdate {
     flags: u64,
 }
 
-/// `union bpf_attr` for BPF_PROG_LOAD, as far as it is used.
+/// The part of `union bpf_attr` for BPF_PROG_LOAD that the tests use.
 #[repr(C)]
 #[derive(Default)]
 struct ProgLoad {
@@ -90,23 +90,23 @@ struct TestRun {
 
 const _: () = assert!(size_of::<TestRun>() == 80);
 
-/// The kernel runs no shorter packet, even behind metadata: no driver delivers less than an Ethernet header.
+/// In bytes: an Ethernet header. The kernel refuses to run a shorter packet, even with metadata before it.
 pub const PACKET_MIN: usize = 14;
 
-/// What came of it.
+/// The result of a test run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ran {
     /// `XDP_DROP` (1) or `XDP_PASS` (2).
     pub action: u32,
-    /// Nanoseconds a run, on average.
+    /// The average duration of one run, in nanoseconds.
     pub nanos: u32,
 }
 
-/// The packet is thrown away: `XDP_DROP`.
+/// `XDP_DROP`: the packet is thrown away.
 pub const DROP: u32 = 1;
-/// The packet goes out where it came in: `XDP_TX`.
+/// `XDP_TX`: the packet leaves through the interface on which it came.
 pub const TX: u32 = 3;
-/// The packet goes on to the kernel: `XDP_PASS`.
+/// `XDP_PASS`: the packet goes on to the kernel.
 pub const PASS: u32 = 2;
 
 /// Runs an XDP program `repeat` times over one packet of at least `PACKET_MIN` bytes.
@@ -128,7 +128,7 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Resu
     Ok(Ran { action: run.retval, nanos: run.duration })
 }
 
-/// As `test_run`, once; returns the action and what became of the packet.
+/// Runs the program once, as `test_run` does. Returns the action and the packet as the program left it.
 pub fn test_run_output(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<(u32, Vec<u8>)> {
     let mut output = vec![0u8; 2048];
     let mut run = TestRun {
@@ -140,7 +140,7 @@ pub fn test_run_output(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<(u3
         repeat: 1,
         ..TestRun::default()
     };
-    // What the pointers name outlives the call, and their sizes are said.
+    // The buffers outlive the call, and their sizes are given.
     bpf(BPF_PROG_TEST_RUN, &mut run)?;
     output.truncate(run.data_size_out as usize);
     Ok((run.retval, output))
@@ -153,10 +153,10 @@ const fn instruction(operation: u8, destination: u8, source: u8, offset: i16, im
     u64::from_le_bytes([operation, destination | source << 4, low, high, a, b, c, d])
 }
 
-/// One call of bpf(2) that gives a descriptor or 0.
+/// Calls bpf(2) with a command that returns a descriptor or 0.
 fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
-    // SAFETY: `attributes` has the layout of the command's part of `union bpf_attr`, and the size that is
-    // passed; what it points to outlives the call.
+    // SAFETY: `attributes` has the layout of the command's part of `union bpf_attr`, and its size is passed.
+    // The buffers that it points to outlive the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -165,7 +165,7 @@ fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
 }
 
 fn owned(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the kernel just made it for us, and nothing else knows it.
+    // SAFETY: the kernel just opened this descriptor for us, and no other owner knows it.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
@@ -186,14 +186,14 @@ fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
     bpf(BPF_PROG_LOAD, &mut load).map(owned)
 }
 
-/// An XDP program that passes everything: what BPF_PROG_TEST_RUN costs itself.
+/// An XDP program that passes every packet. It measures the cost of BPF_PROG_TEST_RUN itself.
 pub fn empty_program() -> io::Result<OwnedFd> {
     let r0_is_pass = instruction(0xb7, 0, 0, 0, PASS as i32);
     let exit = instruction(0x95, 0, 0, 0, 0);
     load(&[r0_is_pass, exit])
 }
 
-/// `struct { … } link_create` of `union bpf_attr`, as far as it is used.
+/// The part of `struct { … } link_create` of `union bpf_attr` that the tests use.
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
@@ -202,16 +202,15 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Attaches a program to an interface of this thread's network namespace, for as long as the link lives.
+/// Attaches a program to an interface of this thread's network namespace. It stays while the link lives.
 pub fn attach_xdp(program: BorrowedFd<'_>, interface: &str) -> io::Result<OwnedFd> {
     let target_ifindex = nix::net::if_::if_nametoindex(interface)?;
     let mut create = LinkCreate { prog_fd: number(&program), target_ifindex, attach_type: BPF_XDP, flags: 0 };
     bpf(BPF_LINK_CREATE, &mut create).map(owned)
 }
 
-/// Attaches the empty program in driver mode to an interface of this namespace, for as long as the descriptor
-/// lives: on a veth pair frames that one end sends back from XDP vanish unless the other end has a program
-/// too.
+/// Attaches the empty program in driver mode to an interface of this namespace while the descriptor lives. On
+/// a veth pair, frames that XDP sends back at one end vanish unless the other end has a program too.
 pub fn attach_empty(interface: &str) -> io::Result<OwnedFd> {
     let program = empty_program()?;
     let index = nix::net::if_::if_nametoindex(interface)?;
@@ -224,18 +223,18 @@ pub fn attach_empty(interface: &str) -> io::Result<OwnedFd> {
     bpf(BPF_LINK_CREATE, &mut create).map(owned)
 }
 
-/// An XDP program that gives an IPv4 packet without VLAN tags another source, then goes on in the program it
-/// was made for. The packet of a repeated run keeps the change, so that each run has a new source: all 2^32,
-/// in an order like a random one.
+/// An XDP program that gives an IPv4 packet without VLAN tags a different source, then calls its target
+/// program. A repeated run keeps the change, so each run has a new source. All 2^32 come, in an order that
+/// looks random.
 #[derive(Debug)]
 pub struct Spoofer {
     program: OwnedFd,
-    /// Keeps the program that it goes on in.
+    /// The map of tail calls. It holds the target program and keeps it loaded.
     _targets: OwnedFd,
 }
 
 impl Spoofer {
-    /// Before `target`.
+    /// Builds a spoofer that runs before `target`.
     pub fn new(target: BorrowedFd<'_>) -> io::Result<Self> {
         let mut create = MapCreate {
             map_type: BPF_MAP_TYPE_PROG_ARRAY,
@@ -255,7 +254,7 @@ impl Spoofer {
         };
         bpf(BPF_MAP_UPDATE_ELEM, &mut update)?;
 
-        /// Ethernet without tags, then the source of IPv4.
+        /// Offset in bytes of the IPv4 source address in a frame without VLAN tags.
         const SOURCE: i16 = 14 + 12;
         let program = load(&[
             instruction(0x61, 2, 1, 0, 0),                     // r2 = data
@@ -284,8 +283,8 @@ impl AsFd for Spoofer {
     }
 }
 
-/// Loads the embedded programs, or those that `SLUICE_TEST_EBPF_OBJECT` names: CI runs the same tests against
-/// a fresh build.
+/// Loads the embedded programs, or the object file that `SLUICE_TEST_EBPF_OBJECT` names. With the variable,
+/// CI runs the same tests against a fresh build.
 pub fn programs() -> Programs {
     let Some(path) = std::env::var_os("SLUICE_TEST_EBPF_OBJECT") else {
         return Programs::load().expect("the embedded object loads");
@@ -299,10 +298,10 @@ fn counts(programs: &Programs) -> Array<MapData, Bucket> {
     Array::try_from(Map::Array(MapData::from_fd(map).expect("the counts"))).expect("an array of buckets")
 }
 
-/// A count of 1 for a source that does not exist, in every entry.
+/// Every entry of the bucket holds a count of 1 for a source that does not exist.
 const TAKEN: Bucket = [0xdead_beef_dead_0001; 8];
 
-/// Takes all the room in the table of connections per source.
+/// Fills the table of connections per source.
 pub fn fill_counts(programs: &Programs) {
     let mut counts = counts(programs);
     for bucket in 0..sources::KERNEL_BUCKETS {

@@ -1,5 +1,5 @@
 //! Two network namespaces and a cable between them: clients at one end, an origin and Sluice with XDP at the
-//! other. The addresses may be the same in every test, since nobody else sees them.
+//! other. Every test may use the same addresses, since no other test sees them.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use crate::netns::Netns;
 use crate::origin::{Origin, Response};
 use crate::sluice::{Setup, Sluice};
 
-/// Shorter than the second after which a client sends a lost SYN again.
+/// Shorter than one second, after which a client sends a lost SYN again.
 const AT_ONCE: Duration = Duration::from_millis(700);
 
 /// Sluice's address, on the interface `edge`.
@@ -23,30 +23,30 @@ pub const CLIENTS: [IpAddr; 3] = [
     IpAddr::V4(Ipv4Addr::new(10, 77, 0, 4)),
 ];
 
-/// What comes of a SYN.
+/// The outcome of a SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
-    /// Answered with what the origin says.
+    /// The origin's response came.
     Served,
-    /// The packet passed, and nobody listens.
+    /// The packet passed, but no socket listens there.
     Refused,
     /// Nothing answered.
     Dropped,
 }
 
-/// See the module.
+/// Both ends of the cable, with the origin.
 #[derive(Debug)]
 pub struct Cable {
-    /// Where Sluice and the origin are.
+    /// The namespace of Sluice and the origin.
     pub server: Arc<Netns>,
-    /// Where the clients are.
+    /// The namespace of the clients.
     pub clients: Netns,
     /// Answers everything with `inside`.
     pub origin: Origin,
 }
 
 impl Cable {
-    /// Lays one; needs root.
+    /// Makes the namespaces and joins them; needs root.
     #[must_use]
     pub fn new() -> Self {
         let (server, clients) = (Arc::new(Netns::new()), Netns::new());
@@ -65,21 +65,21 @@ impl Cable {
         self.setup_in("driver", guard)
     }
 
-    /// The same in another mode.
+    /// The setup of [`Self::setup`] in another XDP mode.
     #[must_use]
     pub fn setup_in(&self, mode: &str, guard: &str) -> Setup {
         let guard = format!("interfaces = [\"edge\"]\nmode = \"{mode}\"\n{guard}");
         Setup::to(self.origin.address()).inside(&self.server, SERVER).with("guard", &guard)
     }
 
-    /// Connects from one of the clients' addresses; the server answers at once or, as far as a test waits,
-    /// never.
+    /// Connects from one of the clients' addresses. A server that does not answer at once counts as one that
+    /// never answers.
     pub fn dial(&self, source: IpAddr, address: SocketAddr) -> io::Result<Client> {
         let dial = Dial { source: Some(source), receive_buffer: None };
         Client::over(self.clients.run(|| dial.connect(address, AT_ONCE))?)
     }
 
-    /// Connects from there, and asks if it can.
+    /// Connects from one of the clients' addresses and sends a request if the connect succeeds.
     #[must_use]
     pub fn reach(&self, source: IpAddr, address: SocketAddr) -> Reached {
         match self.dial(source, address) {
@@ -93,7 +93,7 @@ impl Cable {
         }
     }
 
-    /// Whether a client there is served; if not, its packets were dropped.
+    /// Whether Sluice serves a client with this address. If not, its packets were dropped.
     #[must_use]
     pub fn is_served(&self, source: IpAddr, sluice: &Sluice) -> bool {
         let reached = self.reach(source, sluice.address());
@@ -108,7 +108,7 @@ impl Default for Cable {
     }
 }
 
-/// Packets of a running Sluice with this verdict.
+/// How many packets of a running Sluice got this verdict.
 #[must_use]
 pub fn verdict(sluice: &Sluice, label: &str) -> u64 {
     sluice.verdicts().get(label).copied().unwrap_or(0)

@@ -11,7 +11,7 @@ use nix::sys::socket::{
 
 use crate::message::{self, Fields, Framing};
 
-/// TCP's maximum segment size on an Ethernet with some tunnel in it, in bytes.
+/// TCP's maximum segment size on an Ethernet that has a tunnel in it, in bytes.
 const SEGMENT: u32 = 1400;
 /// How long any read or write may take, unless a test says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -46,7 +46,7 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON; panics when it is none.
+    /// The body as JSON; panics if it is not JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
@@ -60,13 +60,13 @@ pub struct Client<S: Read = TcpStream> {
 }
 
 impl Client {
-    /// Connects; panics when that fails.
+    /// Connects; panics if that fails.
     #[must_use]
     pub fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"))
     }
 
-    /// Connects.
+    /// Connects within [`PATIENCE`].
     pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
         Self::over(TcpStream::connect_timeout(&address, PATIENCE)?)
     }
@@ -79,7 +79,7 @@ impl Client {
         Ok(Self::new(stream))
     }
 
-    /// The socket, for what a test does to it directly.
+    /// The socket, for tests that change it directly.
     #[must_use]
     pub fn socket(&self) -> &TcpStream {
         self.stream.get_ref()
@@ -93,7 +93,7 @@ impl Client {
         silent
     }
 
-    /// Says that nothing more will be sent.
+    /// Sends FIN: the client will send nothing more.
     pub fn finish(&self) {
         self.socket().shutdown(Shutdown::Write).expect("shutdown");
     }
@@ -106,17 +106,17 @@ impl Client {
 }
 
 impl<S: Read + Write> Client<S> {
-    /// On a stream that is ready.
+    /// A client on a stream that is ready, such as one over TLS.
     pub fn new(stream: S) -> Self {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// The stream, for what a test does to it directly.
+    /// The stream, for tests that use it directly.
     pub fn stream(&mut self) -> &mut S {
         self.stream.get_mut()
     }
 
-    /// Writes bytes; panics when that fails.
+    /// Writes bytes; panics if that fails.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("send");
     }
@@ -126,7 +126,7 @@ impl<S: Read + Write> Client<S> {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
-    /// Sends a GET with a Host and reads the response.
+    /// Sends a GET with a Host and reads the response; panics if either fails.
     pub fn get(&mut self, target: &str) -> Response {
         self.try_get(target).unwrap_or_else(|error| panic!("GET {target}: {error}"))
     }
@@ -137,13 +137,13 @@ impl<S: Read + Write> Client<S> {
         self.try_response("GET")
     }
 
-    /// Reads the response to a request of this method, interim ones (1xx) passed over; panics when there is
-    /// none.
+    /// Reads the final response to a request of this method. Interim responses (1xx) are skipped. Panics if
+    /// none comes.
     pub fn response(&mut self, method: &str) -> Response {
         self.try_response(method).unwrap_or_else(|error| panic!("response to {method}: {error}"))
     }
 
-    /// Reads the response to a request of this method, interim ones passed over.
+    /// Reads the final response to a request of this method. Interim responses are skipped.
     pub fn try_response(&mut self, method: &str) -> io::Result<Response> {
         loop {
             let response = self.try_any_response(method)?;
@@ -153,7 +153,7 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// Reads the next response, be it interim.
+    /// Reads the next response, whether interim or final.
     pub fn try_any_response(&mut self, method: &str) -> io::Result<Response> {
         let head = message::read_head(&mut self.stream)?
             .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "closed instead of a response"))?;
@@ -172,8 +172,8 @@ impl<S: Read + Write> Client<S> {
         Ok(Response { status, version, fields: head.fields, body, framing, trailers })
     }
 
-    /// Reads until the peer closes and returns what came; a reset counts as closing. Panics when it stays
-    /// open for [`PATIENCE`].
+    /// Reads until the peer closes and returns the bytes; a reset counts as closing. Panics if the connection
+    /// stays open for [`PATIENCE`].
     pub fn until_closed(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
@@ -183,14 +183,14 @@ impl<S: Read + Write> Client<S> {
     }
 }
 
-/// A socket with options that must stand before it connects.
+/// Socket options that must be set before the socket connects.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dial {
     /// The address to connect from.
     pub source: Option<IpAddr>,
-    /// `SO_RCVBUF`, in bytes. Segments are then no longer than a network's: for the loopback's, of 64 KiB,
-    /// the sender's kernel would buffer more than a megabyte, and a thousand such exhaust the memory of all
-    /// TCP sockets of the machine, which then lose segments.
+    /// `SO_RCVBUF`, in bytes. It also limits segments to a network's size. With the loopback's 64 KiB
+    /// segments the sender's kernel would buffer more than a megabyte for each connection. A thousand of them
+    /// exhaust the memory of all TCP sockets of the machine, which then lose segments.
     pub receive_buffer: Option<usize>,
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::pattern::{self, Pattern};
 use crate::process;
 
-/// A curl that is killed with the test.
+/// A running curl. It is killed when the test ends.
 #[derive(Debug)]
 pub struct Curl(Child);
 
@@ -28,7 +28,7 @@ impl Curl {
         )
     }
 
-    /// Length and checksum of what it gets.
+    /// Downloads `url` and returns the body's length and checksum.
     #[must_use]
     pub fn download(options: &[&str], url: &str) -> (u64, String) {
         let mut curl = Self::start(options, &[url]);
@@ -40,7 +40,7 @@ impl Curl {
 
     /// Sends the pattern of this length and returns the response body.
     pub fn upload(options: &[&str], url: &str, length: u64, chunked: bool) -> String {
-        // curl chunks what it reads from a pipe, unless that field is taken out.
+        // curl chunks a body that it reads from a pipe, unless the Transfer-Encoding field is removed.
         let coding = if chunked { "Transfer-Encoding: chunked" } else { "Transfer-Encoding:" };
         let sized = if chunked { "X-Sized: no".to_owned() } else { format!("Content-Length: {length}") };
         let mut curl =

@@ -1,5 +1,5 @@
-//! Floods of TCP segments with made-up sources, through a raw socket: bounded in number, for namespaces of a
-//! test's own.
+//! Floods of TCP segments with made-up sources, through a raw socket. They are bounded in number and run only
+//! in a namespace that the test made.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
@@ -9,17 +9,17 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
 
-/// What is sent.
+/// The kind of segments in a flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// SYNs, with the options of an ordinary client.
     Syn,
-    /// ACKs of no connection.
+    /// ACKs that belong to no connection.
     Ack,
 }
 
-/// Sends `count` segments to `target`, each from another source of 198.18.0.0/15 (RFC 2544); returns how many
-/// the kernel took. Run it in the client's namespace, as root.
+/// Sends `count` segments to `target`, each from another source of 198.18.0.0/15 (RFC 2544). Returns how many
+/// the kernel took. The caller runs it in the client's namespace, as root.
 pub fn send(kind: Kind, target: SocketAddrV4, count: u32) -> u32 {
     let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
         .expect("a raw socket");
@@ -41,7 +41,7 @@ pub fn send(kind: Kind, target: SocketAddrV4, count: u32) -> u32 {
 }
 
 fn packet(kind: Kind, source: SocketAddrV4, target: SocketAddrV4, random: u32) -> Vec<u8> {
-    // MSS 1460, SACK, timestamps, no operation, window scale 7.
+    // The SYN's options: MSS 1460, SACK, timestamps, no operation, window scale 7.
     let options: &[u8] = match kind {
         Kind::Syn => &[2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7],
         Kind::Ack => &[],
@@ -72,7 +72,7 @@ fn packet(kind: Kind, source: SocketAddrV4, target: SocketAddrV4, random: u32) -
     bytes
 }
 
-/// Time that all CPUs have spent in softirqs so far, in clock ticks: sampled, and of the whole machine.
+/// Time that all CPUs of the machine have spent in softirqs so far, in clock ticks. The kernel samples it.
 #[must_use]
 pub fn softirq_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/stat").expect("/proc/stat");

@@ -1,9 +1,9 @@
 //! What the end-to-end tests share: a running Sluice, origins behind it, clients before it, and network
 //! namespaces around it.
 //!
-//! Everything here has a deadline, takes ports and folders that no other test uses, and undoes itself on
-//! drop, so that tests run beside each other and a failed one leaves nothing behind. A helper that cannot go
-//! on panics: that is the test's failure.
+//! Everything here has a deadline, takes ports and folders that no other test uses, and cleans up on drop. So
+//! tests run beside each other, and a failed test leaves nothing behind. A helper that cannot go on panics,
+//! which fails the test.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,8 +34,7 @@ pub mod tls;
 
 use std::time::{Duration, Instant};
 
-/// Asks `probe` every few milliseconds until it answers, and panics with `what` when it has not done so in
-/// `limit`.
+/// Calls `probe` every few milliseconds until it answers. Panics with `what` after `limit`.
 pub fn eventually<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -55,7 +54,7 @@ pub fn raise_descriptor_limit() -> u64 {
     hard
 }
 
-/// Descriptors a process has open.
+/// How many descriptors a process has open.
 #[must_use]
 pub fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)

@@ -1,12 +1,12 @@
-//! Just enough of HTTP/1.1 (RFC 9112) to read what Sluice sends to either side. It is strict about what it
-//! understands and knows nothing of Sluice's own parser, so that neither hides the other's mistakes.
+//! Just enough of HTTP/1.1 (RFC 9112) to read the messages that Sluice sends to either side. The reader is
+//! strict and shares no code with Sluice's own parser, so neither hides the other's mistakes.
 
 use std::io::{self, BufRead, Read, Write};
 
-/// Field names and values in the order they came.
+/// Field names and values, in the order in which they came.
 pub type Fields = Vec<(String, String)>;
 
-/// The bytes after which a head is refused.
+/// The length at which a head is refused, in bytes.
 const HEAD_MAX: u64 = 1 << 20;
 
 /// A start line with its fields.
@@ -21,23 +21,23 @@ pub struct Head {
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is none.
+    /// There is no body.
     Empty,
     /// After this many bytes.
     Length(u64),
     /// With the last chunk.
     Chunked,
-    /// With the connection.
+    /// When the connection ends.
     Close,
 }
 
-/// The first field of that name, whatever its case.
+/// The first field of that name, compared without regard to case.
 #[must_use]
 pub fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
     fields.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }
 
-/// Every value of that name.
+/// The value of every field of that name.
 #[must_use]
 pub fn values<'a>(fields: &'a Fields, name: &str) -> Vec<&'a str> {
     fields
@@ -47,7 +47,7 @@ pub fn values<'a>(fields: &'a Fields, name: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Reads a head; `None` when the peer closed before its first byte.
+/// Reads a head; `None` if the peer closed before its first byte.
 pub fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     let mut reader = reader.take(HEAD_MAX);
     let Some(start) = read_line(&mut reader)? else { return Ok(None) };
@@ -55,7 +55,7 @@ pub fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     Ok(Some(Head { start, fields }))
 }
 
-/// The framing that a message's own fields declare; `otherwise` when they declare none.
+/// The framing that a message's own fields declare, or `otherwise` if they declare none.
 pub fn framing(fields: &Fields, otherwise: Framing) -> io::Result<Framing> {
     let lengths = values(fields, "content-length");
     let codings = values(fields, "transfer-encoding");
@@ -111,7 +111,7 @@ fn read_fields(reader: &mut impl BufRead) -> io::Result<Fields> {
     }
 }
 
-/// One line without its CRLF; a bare LF is an error, the end of the stream before the first byte `None`.
+/// Reads a line without its CRLF. A bare LF is an error. `None`: the stream ended before the first byte.
 fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     if reader.read_until(b'\n', &mut line)? == 0 {

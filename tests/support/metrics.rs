@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    /// Parses the text format; panics on a line that is none.
+    /// Parses the text format; panics on a malformed line.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -22,7 +22,7 @@ impl Metrics {
         )
     }
 
-    /// The sum of a metric over all its label sets; panics when there is none of that name.
+    /// The sum of a metric over all its label sets; panics if no metric has that name.
     #[must_use]
     pub fn sum(&self, name: &str) -> f64 {
         let mut found = self.0.iter().filter(|(series, _)| base(series) == name).peekable();
@@ -30,7 +30,7 @@ impl Metrics {
         found.map(|(_, value)| value).sum()
     }
 
-    /// The sum of a metric's series that carry this label; 0 when there is none.
+    /// The sum of a metric's series that carry this label; 0 if there is none.
     #[must_use]
     pub fn labelled(&self, name: &str, label: &str, value: &str) -> f64 {
         let wanted = format!("{label}=\"{value}\"");

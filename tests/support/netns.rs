@@ -1,5 +1,6 @@
-//! Network namespaces without names: each lives as long as the descriptor that holds it, so even a killed
-//! test leaves none behind. Code runs inside one on a thread of its own, and what it spawns stays inside.
+//! Network namespaces without names. A namespace lives as long as the descriptor that holds it, so even a
+//! killed test leaves none behind. Code runs inside on a thread of its own, and its child processes stay
+//! inside.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -17,7 +18,7 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes one; needs root.
+    /// Makes a namespace; needs root.
     #[must_use]
     pub fn new() -> Self {
         let make = || {
@@ -28,8 +29,8 @@ impl Netns {
         Self { file: std::thread::spawn(make).join().expect("a network namespace") }
     }
 
-    /// Runs `work` inside. Sockets it makes and processes it starts stay there; a panic in it goes on in the
-    /// caller.
+    /// Runs `work` inside the namespace. Its sockets and child processes stay there. A panic in `work` goes
+    /// on in the caller.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let name = std::thread::current().name().unwrap_or("netns").to_owned();
         std::thread::scope(|scope| {
@@ -47,8 +48,8 @@ impl Netns {
         self.run(|| ip(arguments))
     }
 
-    /// Joins this namespace to another by a veth pair: `(interface, address)` here and there, addresses with
-    /// a prefix length.
+    /// Joins this namespace to another by a veth pair. `here` and `there` are each an interface and an
+    /// address with its prefix length.
     pub fn join(&self, here: (&str, &str), other: &Self, there: (&str, &str)) {
         self.ip(&["link", "add", here.0, "type", "veth", "peer", "name", there.0, "netns", &other.path()]);
         for (namespace, (interface, address)) in [(self, here), (other, there)] {
@@ -57,8 +58,8 @@ impl Netns {
         }
     }
 
-    /// The mode of the XDP program on an interface inside, as `ip` names it (`xdp`, `xdpgeneric`); `None`
-    /// without one.
+    /// The mode of the XDP program on an interface inside, as `ip` names it (`xdp`, `xdpgeneric`). `None`:
+    /// there is no program.
     #[must_use]
     pub fn xdp(&self, interface: &str) -> Option<String> {
         let shown = self.ip(&["link", "show", "dev", interface]);

@@ -1,5 +1,5 @@
-//! Debian's nginx as an origin: one process, in the foreground, unprivileged, with everything it writes in a
-//! folder of its own.
+//! Debian's nginx as an origin: one unprivileged process in the foreground, which writes only to a folder of
+//! its own.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -25,7 +25,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts one and waits until it answers.
+    /// Starts nginx and waits until it answers.
     #[must_use]
     pub fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("sluice-test-nginx-").tempdir().expect("a folder");

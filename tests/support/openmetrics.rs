@@ -1,4 +1,4 @@
-//! What `promtool check metrics` and the OpenMetrics text format 1.0 ask of `/metrics`, checked line by line.
+//! Checks `/metrics` line by line against the rules of `promtool check metrics` and of OpenMetrics text 1.0.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,12 +9,12 @@ struct Family {
     unit: String,
     help: String,
     series: BTreeSet<String>,
-    /// By the labels without `le`: what its buckets held, in order.
+    /// The values of a series' buckets, in order. The key is the series' labels without `le`.
     buckets: BTreeMap<String, Vec<(f64, f64)>>,
     counts: BTreeMap<String, f64>,
 }
 
-/// Everything that is wrong with an exposition; empty: nothing.
+/// Every fault of an exposition; empty if there is none.
 #[must_use]
 pub fn complaints(text: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -74,7 +74,7 @@ pub fn complaints(text: &str) -> Vec<String> {
 
 type Labels = Vec<(String, String)>;
 
-/// Name, labels and value.
+/// Parses a sample into name, labels and value.
 fn sample(line: &str) -> Result<(&str, Labels, f64), String> {
     let end = line.find(|letter: char| !is_name(letter)).unwrap_or(line.len());
     let (name, rest) = line.split_at(end);

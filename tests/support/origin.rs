@@ -1,5 +1,5 @@
-//! Origins: small servers behind Sluice, one thread a connection, that record what reaches them and answer as
-//! a test asks.
+//! Origins: small servers behind Sluice, with one thread for each connection. They record the requests that
+//! reach them and answer as a test asks.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,9 +13,9 @@ use serde_json::json;
 use crate::message::{self, Fields, Framing};
 use crate::pattern::{Pattern, Sum};
 
-/// Bytes of a connection that are recorded, and bytes of a request body that are kept.
+/// How much is recorded of a connection, and how much is kept of a request body, in bytes.
 const KEPT: usize = 64 << 10;
-/// Connection threads do little.
+/// The stack of a connection's thread, in bytes. The thread does little.
 const STACK: usize = 256 << 10;
 
 /// A request as an origin received it.
@@ -39,7 +39,7 @@ pub struct Request {
     pub sha256: String,
     /// Its trailers.
     pub trailers: Fields,
-    /// The connection it came on, from 1, and its place on that connection, from 1.
+    /// The connection's number, and the request's number on that connection. Both count from 1.
     pub place: (u64, u64),
 }
 
@@ -64,22 +64,22 @@ pub enum Body {
     Chunks(Vec<Vec<u8>>, Fields),
     /// The pattern of this length, chunked.
     ChunkedPattern(u64),
-    /// Ended by closing the connection.
+    /// These bytes, ended by closing the connection.
     UntilClose(Vec<u8>),
 }
 
-/// What an origin answers.
+/// An origin's answer to one request.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The status line without its version, such as `200 OK`.
     pub status: String,
-    /// Fields beside the framing ones.
+    /// Fields, without the framing fields.
     pub fields: Fields,
     /// The body.
     pub body: Body,
-    /// Time until the answer.
+    /// How long the origin waits before it answers.
     pub delay: Duration,
-    /// Close after it without having said so.
+    /// Close the connection after the response, although the response did not say so.
     pub then_close: bool,
 }
 
@@ -96,28 +96,28 @@ impl Response {
         Self { status: "200 OK".into(), fields: Vec::new(), body, delay: Duration::ZERO, then_close: false }
     }
 
-    /// Another status line.
+    /// Replaces the status line.
     #[must_use]
     pub fn status(mut self, status: &str) -> Self {
         self.status = status.to_owned();
         self
     }
 
-    /// One more field.
+    /// Adds a field.
     #[must_use]
     pub fn field(mut self, name: &str, value: &str) -> Self {
         self.fields.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Answer only after this time.
+    /// Delays the answer by this time.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
         self
     }
 
-    /// Close the connection afterwards, unannounced.
+    /// Closes the connection after the response, unannounced.
     #[must_use]
     pub fn then_close(mut self) -> Self {
         self.then_close = true;
@@ -177,12 +177,12 @@ impl Response {
     }
 }
 
-/// One connection to an origin; what is read from it is recorded.
+/// One connection to an origin. All bytes read from it are recorded.
 #[derive(Debug)]
 pub struct Connection {
     stream: Arc<TcpStream>,
     shared: Arc<Shared>,
-    /// From 1.
+    /// The connection's number, from 1.
     pub number: u64,
 }
 
@@ -205,7 +205,7 @@ impl Connection {
         let _ = io::copy(self, &mut io::sink());
     }
 
-    /// Ends the connection now.
+    /// Closes both directions now.
     pub fn close(&self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
@@ -241,7 +241,7 @@ struct Shared {
     accepted: AtomicU64,
     open: AtomicU64,
     requests: AtomicU64,
-    /// Keep nothing of what is received.
+    /// Received bytes are not recorded.
     forgets: AtomicBool,
     recorded: Mutex<Vec<Vec<u8>>>,
     streams: Mutex<Vec<std::sync::Weak<TcpStream>>>,
@@ -262,7 +262,7 @@ impl Shared {
     }
 }
 
-/// A server on 127.0.0.1; stops and closes its connections on drop.
+/// A server on 127.0.0.1. On drop it stops and closes its connections.
 #[derive(Debug)]
 pub struct Origin {
     address: SocketAddr,
@@ -277,14 +277,14 @@ impl Origin {
         Self::listening(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind"), serve)
     }
 
-    /// The same on a given listener.
+    /// As [`Self::raw`], on a given listener.
     #[must_use]
     pub fn listening(
         listener: TcpListener,
         serve: impl Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        // The standard library listens with 128: a burst of a thousand proxied connections would wait for
-        // retransmitted SYNs.
+        // The standard library listens with a backlog of 128. A burst of a thousand proxied connections would
+        // wait for retransmitted SYNs.
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(4096).expect("a backlog"))
             .expect("listen");
         let address = listener.local_addr().expect("bound");
@@ -301,8 +301,8 @@ impl Origin {
         Self::raw(move |connection| serve_http(connection, &answer))
     }
 
-    /// Answers every request with JSON that shows it: `method`, `target`, `version`, `fields` as pairs,
-    /// `body`, `length`, `sha256`, `framing`, `trailers`, `connection`, `place`.
+    /// An origin that answers every request with JSON that shows it: `method`, `target`, `version`, `fields`
+    /// as pairs, `body`, `length`, `sha256`, `framing`, `trailers`, `connection`, `place`.
     #[must_use]
     pub fn echo() -> Self {
         Self::http(|request| {
@@ -310,7 +310,7 @@ impl Origin {
         })
     }
 
-    /// Reads a request head, then writes these bytes, as they are, and closes.
+    /// An origin that reads a request head, writes these bytes unchanged, and closes.
     #[must_use]
     pub fn scripted(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
@@ -323,18 +323,18 @@ impl Origin {
         })
     }
 
-    /// Bounds what the kernel holds of each response: it takes up to 4 MiB for a slow reader's, and a
-    /// thousand of those exhaust the memory of all TCP sockets of the machine, which then lose segments,
-    /// whoever they belong to.
+    /// Limits how much of each response the kernel holds. For a slow reader it holds up to 4 MiB. A thousand
+    /// slow readers exhaust the memory of all TCP sockets of the machine, and any socket may then lose
+    /// segments.
     #[must_use]
     pub fn send_buffer(self, bytes: usize) -> Self {
-        // Connections inherit it.
+        // Accepted connections inherit it.
         nix::sys::socket::setsockopt(&*self.listener, nix::sys::socket::sockopt::SndBuf, &bytes)
             .expect("SO_SNDBUF");
         self
     }
 
-    /// Keeps no record of what is received: for tests that run long.
+    /// Records nothing that is received, for tests that run long.
     #[must_use]
     pub fn without_record(self) -> Self {
         self.shared.forgets.store(true, Ordering::Relaxed);
@@ -359,25 +359,25 @@ impl Origin {
         self.shared.open.load(Ordering::SeqCst)
     }
 
-    /// Requests read whole so far, by an HTTP origin.
+    /// Requests that an HTTP origin has read whole so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
     }
 
-    /// The first 64 KiB of what each connection received.
+    /// The first 64 KiB that each connection received.
     #[must_use]
     pub fn recorded(&self) -> Vec<Vec<u8>> {
         self.shared.recorded.lock().expect("no origin thread panicked").clone()
     }
 
-    /// All of that as one text.
+    /// All of [`Self::recorded`] as one text.
     #[must_use]
     pub fn recorded_text(&self) -> String {
         self.recorded().iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
     }
 
-    /// Closes every connection that is open now, as an origin does that restarts.
+    /// Closes every open connection, as an origin that restarts does.
     pub fn close_connections(&self) {
         for stream in self.shared.streams.lock().expect("no origin thread panicked").drain(..) {
             if let Some(stream) = stream.upgrade() {

@@ -1,5 +1,5 @@
-//! Bodies of any length that cost little to make and whose every page differs, so that a lost, repeated or
-//! moved piece changes the checksum.
+//! Bodies of any length that cost little to make. Every page differs, so a lost, repeated or moved piece
+//! changes the checksum.
 
 use std::io::{self, Read, Write};
 
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 const PAGE: usize = 4096;
 const CHUNK: usize = 64 * PAGE;
 
-/// A reader of `length` bytes: a pseudo-random page repeated, each repetition stamped with its number.
+/// A reader of `length` bytes. It repeats a pseudo-random page and stamps each repetition with its number.
 #[derive(Debug)]
 pub struct Pattern {
     left: u64,
@@ -18,7 +18,7 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// The body of this length; always the same one.
+    /// The body of this length; the same length always gives the same bytes.
     #[must_use]
     pub fn new(length: u64) -> Self {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -58,7 +58,7 @@ impl Read for Pattern {
     }
 }
 
-/// Length and SHA-256 of everything a reader gives.
+/// The length and SHA-256 of all bytes that a reader gives.
 pub fn digest(mut reader: impl Read) -> io::Result<(u64, String)> {
     let mut sum = Sum::default();
     let mut buffer = vec![0; CHUNK];

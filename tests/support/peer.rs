@@ -1,5 +1,5 @@
-//! Programs of others at the other end: in the foreground, with their configuration in a folder of their own,
-//! killed at the end.
+//! Other projects' servers that the tests run: in the foreground, with their configuration in a folder of
+//! their own, killed when the test ends.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -18,7 +18,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts a program in a new folder that holds these files, and waits until it listens.
+    /// Starts a program in a new folder that holds these files. Waits until it listens.
     #[must_use]
     pub fn start(program: &str, files: &[(&str, &str)], arguments: &[&str], listens: SocketAddr) -> Self {
         let folder = tempfile::Builder::new().prefix("sluice-test-peer-").tempdir().expect("a folder");
@@ -33,7 +33,7 @@ impl Peer {
         Self { child, folder }
     }
 
-    /// nginx with this text in `http` and these files beside it.
+    /// Starts nginx with this text in its `http` block and these files beside its configuration.
     #[must_use]
     pub fn nginx(http: &str, files: &[(&str, &str)], listens: SocketAddr) -> Self {
         let text = format!(
@@ -46,7 +46,7 @@ impl Peer {
         Self::start("nginx", &files, &["-p", ".", "-c", "nginx.conf", "-e", "stderr"], listens)
     }
 
-    /// Where its files are.
+    /// The folder with the program's files.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -1,5 +1,5 @@
-//! Ports that no other test uses: below the kernel's ephemeral range, leased by an abstract Unix socket,
-//! which ends with the process that holds it whatever becomes of it.
+//! Ports that no other test uses. They lie below the kernel's ephemeral range. An abstract Unix socket holds
+//! the lease, so the lease ends with its process, even if the process is killed.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;

@@ -4,14 +4,14 @@ use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// What a program printed and how it ended.
+/// The output of a program and how it ended.
 #[derive(Debug)]
 pub struct Output {
     /// How it ended.
     pub status: ExitStatus,
     /// Standard output.
     pub stdout: Vec<u8>,
-    /// Standard error, and where it was merged standard output too.
+    /// Standard error. If the command merges the two streams, standard output is here too.
     pub stderr: Vec<u8>,
 }
 
@@ -28,7 +28,7 @@ impl Output {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
-    /// Both, for messages and for searches that do not care.
+    /// Standard output and standard error, for messages and for searches in either.
     #[must_use]
     pub fn all(&self) -> String {
         format!("{}{}", self.text(), self.errors())
@@ -40,7 +40,7 @@ impl Output {
         self.status.code().unwrap_or(-1)
     }
 
-    /// Itself, when the program succeeded; panics with what it printed otherwise.
+    /// Returns itself if the program succeeded; otherwise panics with all its output.
     #[must_use]
     pub fn success(self) -> Self {
         assert!(self.status.success(), "{}\n{}", self.status, self.all());
@@ -48,7 +48,7 @@ impl Output {
     }
 }
 
-/// Runs a program to its end; kills it and panics when that takes longer than `limit`.
+/// Runs a program to its end. If it takes longer than `limit`, kills it and panics.
 #[must_use]
 pub fn run(command: &mut Command, limit: Duration) -> Output {
     let shown = format!("{command:?}");
@@ -68,7 +68,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
     Output { status, stdout: stdout.join().unwrap_or_default(), stderr: stderr.join().unwrap_or_default() }
 }
 
-/// Waits for a child; `None` when it still runs after `limit`.
+/// Waits for a child; `None` if it still runs after `limit`.
 pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let start = Instant::now();
     loop {

@@ -1,5 +1,6 @@
-//! Skips, named with a reason from one fixed list. As root only the reasons that no privilege can mend are
-//! accepted: any other skip fails the test, so that a CI machine cannot grow silently blind.
+//! Skipped tests: each skip gives a reason from one fixed list. As root, a skip is accepted only for a reason
+//! that no privilege can remove. Any other skip fails the test, so that a CI machine cannot silently test
+//! less.
 
 use std::io::Write;
 
@@ -17,12 +18,12 @@ pub enum Reason {
     DescriptorLimit,
     /// A program that the test drives is not installed.
     ToolMissing,
-    /// A program of another registry than Debian's could not be had from there.
+    /// A program from another registry than Debian's could not be installed.
     PackageMissing,
 }
 
 impl Reason {
-    /// The whole list.
+    /// All reasons.
     pub const ALL: [Self; 6] = [
         Self::NotRoot,
         Self::OneCpu,
@@ -32,7 +33,7 @@ impl Reason {
         Self::PackageMissing,
     ];
 
-    /// As printed, and as `cargo xtask test` lists it.
+    /// The reason as `skip` prints it and as `cargo xtask test` lists it.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -45,7 +46,7 @@ impl Reason {
         }
     }
 
-    /// Whether it may stand when root runs the tests.
+    /// Whether a skip for this reason is accepted when root runs the tests.
     #[must_use]
     pub const fn stands_as_root(self) -> bool {
         match self {
@@ -61,10 +62,10 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Records a skip, on stderr and, when `SLUICE_SKIPS` names a file, as a line `test<TAB>reason<TAB>detail`
+/// Records a skip on stderr. If `SLUICE_SKIPS` names a file, it also appends `test<TAB>reason<TAB>detail`
 /// there.
 ///
-/// Panics where root runs the tests and the reason is one that root must not meet.
+/// Panics if root runs the tests and root must not skip for this reason.
 pub fn skip(reason: Reason, detail: &str) {
     let test = std::thread::current().name().unwrap_or("?").to_owned();
     let line = format!("{test}\t{}\t{detail}", reason.label());
@@ -80,7 +81,7 @@ pub fn skip(reason: Reason, detail: &str) {
     }
 }
 
-/// True, and recorded, when the tests do not run as root.
+/// True, and records a skip, if the tests do not run as root.
 #[must_use]
 pub fn without_root() -> bool {
     if !is_root() {
@@ -89,7 +90,7 @@ pub fn without_root() -> bool {
     !is_root()
 }
 
-/// True, and recorded, when a program is not in `PATH`.
+/// True, and records a skip, if a program is not in `PATH`.
 #[must_use]
 pub fn without_tool(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -102,7 +103,7 @@ pub fn without_tool(program: &str) -> bool {
     !found
 }
 
-/// True, and recorded, when a program's module is not installed.
+/// True, and records a skip, if the file of a program's module is not installed.
 #[must_use]
 pub fn without_file(path: &str) -> bool {
     let missing = !std::path::Path::new(path).is_file();
@@ -112,7 +113,7 @@ pub fn without_file(path: &str) -> bool {
     missing
 }
 
-/// True, and recorded, when this process may use fewer than two CPUs.
+/// True, and records a skip, if this process may use fewer than two CPUs.
 #[must_use]
 pub fn without_two_cpus() -> bool {
     let one = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2);
@@ -122,7 +123,7 @@ pub fn without_two_cpus() -> bool {
     one
 }
 
-/// True, and recorded, when the hard descriptor limit is below `needed`.
+/// True, and records a skip, if the hard descriptor limit is below `needed`.
 #[must_use]
 pub fn without_descriptors(needed: u64) -> bool {
     let hard = crate::raise_descriptor_limit();

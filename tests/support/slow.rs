@@ -1,4 +1,4 @@
-//! Many slow clients on one thread: non-blocking sockets, each moved a little at every tick.
+//! Many slow clients on one thread. Their sockets are non-blocking, and each moves a few bytes at every tick.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use crate::client::Dial;
 
-/// What each of them does at a tick.
+/// How each client behaves at a tick.
 #[derive(Clone, Copy, Debug)]
 pub enum Habit {
-    /// Sends so many bytes of a body of that length.
+    /// Sends a few bytes of a request body.
     Upload {
-        /// Content-Length.
+        /// The request's Content-Length, in bytes.
         length: u64,
-        /// Bytes a tick.
+        /// Bytes per tick.
         step: usize,
     },
-    /// Takes so many bytes of a response; its receive buffer is small.
+    /// Reads a few bytes of a response, with a small receive buffer.
     Read {
-        /// Bytes a tick.
+        /// Bytes per tick.
         step: usize,
     },
 }
@@ -41,8 +41,7 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Connects `count` clients, each of which sends a request for `target` and then keeps its habit every
-    /// `tick`.
+    /// Connects `count` clients. Each sends a request for `target` and then acts by its habit every `tick`.
     #[must_use]
     pub fn start(address: SocketAddr, count: usize, target: &str, habit: Habit, tick: Duration) -> Self {
         let receive_buffer = matches!(habit, Habit::Read { .. }).then_some(4096);
@@ -61,7 +60,8 @@ impl Crowd {
         Self::of((0..count).map(connect).collect(), habit, tick)
     }
 
-    /// Clients that have asked already, over whatever they speak: a reader need not understand what it takes.
+    /// Clients that have already sent their request, in plain text or TLS: a reader need not decode its
+    /// bytes.
     #[must_use]
     pub fn of(streams: Vec<TcpStream>, habit: Habit, tick: Duration) -> Self {
         let quiet =
@@ -86,13 +86,13 @@ impl Crowd {
         Self { shared, thread: Some(thread) }
     }
 
-    /// Bytes moved by all of them.
+    /// Bytes that all clients have moved so far.
     #[must_use]
     pub fn moved(&self) -> u64 {
         self.shared.moved.load(Ordering::SeqCst)
     }
 
-    /// Those whose connection was closed on them.
+    /// Clients whose connection Sluice closed.
     #[must_use]
     pub fn ended(&self) -> u64 {
         self.shared.ended.load(Ordering::SeqCst)
@@ -108,7 +108,7 @@ impl Drop for Crowd {
     }
 }
 
-/// Bytes moved, `None` when the connection is over.
+/// Moves bytes once and returns how many; `None` if the connection is over.
 fn step(stream: &mut TcpStream, habit: Habit) -> Option<u64> {
     let outcome = match habit {
         Habit::Upload { step, .. } => stream.write(&[b'u'; 4096][..step]),

@@ -1,5 +1,5 @@
-//! A running Sluice: its configuration built from parts, started, asked and stopped, with its log shown when
-//! a test fails.
+//! A running Sluice. The test builds its configuration from parts, starts, queries and stops it. If the test
+//! fails, its log is shown.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -47,7 +47,7 @@ pub fn command(arguments: &[&str]) -> Output {
     process::run(Command::new(binary()).args(arguments), Duration::from_secs(60))
 }
 
-/// A configuration in parts: one listener, one route and one upstream, to which a test adds what it is about.
+/// A configuration in parts: one listener, one route and one upstream. A test adds the part that it tests.
 #[derive(Debug)]
 pub struct Setup {
     folder: tempfile::TempDir,
@@ -64,13 +64,13 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Everything to `endpoint`.
+    /// Sends every request to `endpoint`.
     #[must_use]
     pub fn to(endpoint: SocketAddr) -> Self {
         Self::to_all(&[endpoint])
     }
 
-    /// Everything to these endpoints in turn. One worker.
+    /// Sends requests to these endpoints in turn, with one worker.
     #[must_use]
     pub fn to_all(endpoints: &[SocketAddr]) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl Setup {
         }
     }
 
-    /// More lines in a section, such as `listener.timeouts`.
+    /// Adds lines to a section, such as `listener.timeouts`.
     #[must_use]
     pub fn with(mut self, section: &'static str, lines: &str) -> Self {
         let part = self.parts.entry(section).or_default();
@@ -97,28 +97,28 @@ impl Setup {
         self
     }
 
-    /// Two workers, or another number.
+    /// Sets the number of workers.
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.parts.insert("workers", format!("count = {count}\n"));
         self
     }
 
-    /// More tables at the end.
+    /// Adds tables at the end.
     #[must_use]
     pub fn append(mut self, tables: &str) -> Self {
         self.tail.push_str(tables);
         self
     }
 
-    /// Only the routes that the test appends.
+    /// Leaves out the default route, so that only the test's own routes remain.
     #[must_use]
     pub fn without_route(mut self) -> Self {
         self.route = false;
         self
     }
 
-    /// Runs inside a network namespace and listens on this address.
+    /// Runs Sluice inside a network namespace, where it listens on this address.
     #[must_use]
     pub fn inside(mut self, namespace: &Arc<Netns>, address: IpAddr) -> Self {
         self.namespace = Some(Arc::clone(namespace));
@@ -126,21 +126,21 @@ impl Setup {
         self
     }
 
-    /// One more argument of `sluice run`.
+    /// Adds an argument of `sluice run`.
     #[must_use]
     pub fn argument(mut self, argument: &'static str) -> Self {
         self.arguments.push(argument);
         self
     }
 
-    /// One more variable that it starts with.
+    /// Adds an environment variable.
     #[must_use]
     pub fn environment(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
         self.environment.push((name, value.into()));
         self
     }
 
-    /// Where it will listen.
+    /// The address where it will listen.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)), self.port.number())
@@ -152,7 +152,7 @@ impl Setup {
         self.folder.path()
     }
 
-    /// The TOML.
+    /// The TOML text.
     #[must_use]
     pub fn text(&self) -> String {
         let part = |name| self.parts.get(name).map_or("", String::as_str);
@@ -224,7 +224,7 @@ impl Setup {
         Sluice { child, setup: self, log, ended: None }
     }
 
-    /// Starts the binary with the configuration that is there; its output goes to the path that is returned.
+    /// Starts the binary with the configuration file as it is. Also returns the path of its output.
     fn launch(&self) -> (Child, PathBuf) {
         let log = self.folder.path().join("log");
         let output = File::create(&log).expect("the log is made");
@@ -244,7 +244,7 @@ impl Setup {
         (child, log)
     }
 
-    /// Takes over a Sluice that the test started itself, with its output in `log` of run_dir.
+    /// Takes over a Sluice that the test started itself, with its output in the file `log` of run_dir.
     #[must_use]
     pub fn adopt(self, child: Child) -> Sluice {
         let log = self.folder.path().join("log");
@@ -252,7 +252,7 @@ impl Setup {
     }
 }
 
-/// Where an instance's pins are.
+/// The folder of an instance's pins in bpffs.
 #[must_use]
 pub fn pins_of(run_dir: &Path) -> PathBuf {
     Path::new("/sys/fs/bpf/sluice").join(run_dir.file_name().expect("a name"))
@@ -268,19 +268,19 @@ pub struct Sluice {
 }
 
 impl Sluice {
-    /// Where clients connect.
+    /// The address to which clients connect.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.setup.address()
     }
 
-    /// A new client.
+    /// Connects a new client.
     #[must_use]
     pub fn client(&self) -> Client {
         self.inside(|| Client::connect(self.address()))
     }
 
-    /// One GET on a connection of its own.
+    /// Sends one GET on a new connection.
     #[must_use]
     pub fn get(&self, target: &str) -> Response {
         self.client().get(target)
@@ -292,7 +292,7 @@ impl Sluice {
         format!("http://{}{path}", self.address())
     }
 
-    /// Runs `work` where Sluice runs.
+    /// Runs `work` in the network namespace of Sluice.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         match &self.setup.namespace {
             Some(namespace) => namespace.run(work),
@@ -306,13 +306,13 @@ impl Sluice {
         self.child.id()
     }
 
-    /// Its run_dir.
+    /// Its `run_dir`.
     #[must_use]
     pub fn run_dir(&self) -> &Path {
         self.setup.run_dir()
     }
 
-    /// The TOML it runs with.
+    /// The TOML text of its setup.
     #[must_use]
     pub fn configuration(&self) -> String {
         self.setup.text()
@@ -324,7 +324,7 @@ impl Sluice {
         self.run_dir().join("proxy.toml")
     }
 
-    /// Starts it once more after its end, and waits until it is ready. Its log begins anew.
+    /// Starts Sluice again after it has ended, and waits until it is ready. Its log begins anew.
     pub fn start_again(&mut self) {
         assert!(self.ended.is_some(), "it runs");
         (self.child, self.log) = self.setup.launch();
@@ -332,24 +332,24 @@ impl Sluice {
         self.wait_ready();
     }
 
-    /// `start_again` with another configuration.
+    /// [`Self::start_again`] with another configuration.
     pub fn start_again_with(&mut self, text: &str) {
         std::fs::write(self.config_path(), text).expect("the configuration is written");
         self.start_again();
     }
 
-    /// Removes what a kill left in bpffs; nothing else may leave anything there.
+    /// Removes pins in bpffs that a kill left behind. Any other end of Sluice must leave none.
     fn expect_no_pins(&self, killed: bool) {
         let folder = pins_of(self.run_dir());
         if folder.exists() {
             let _ = std::fs::remove_dir_all(&folder);
-            // Other tests may be in there.
+            // The parent folder may hold pins of other tests; then it stays.
             let _ = folder.parent().map(std::fs::remove_dir);
             assert!(killed || std::thread::panicking(), "pins were left in {}", folder.display());
         }
     }
 
-    /// Waits until `/readyz` says so.
+    /// Waits until `/readyz` reports that Sluice is ready.
     pub fn wait_ready(&mut self) {
         eventually(PATIENCE, "sluice is ready", || {
             if let Some(status) = self.child.try_wait().expect("wait") {
@@ -361,7 +361,7 @@ impl Sluice {
         });
     }
 
-    /// GET of an admin endpoint.
+    /// Sends a GET to an admin endpoint.
     pub fn admin(&self, path: &str) -> std::io::Result<Response> {
         let address = self.setup.admin.loopback();
         self.inside(|| {
@@ -401,25 +401,25 @@ impl Sluice {
         })
     }
 
-    /// The data plane's process id; panics when there is none.
+    /// The data plane's process id; panics if there is none.
     #[must_use]
     pub fn data_plane_pid(&self) -> u32 {
         self.data_plane().expect("a data plane runs")
     }
 
-    /// Packets by verdict, from `/status`.
+    /// How many packets got each verdict, from `/status`.
     #[must_use]
     pub fn verdicts(&self) -> BTreeMap<String, u64> {
         numbers(&self.status()["supervisor"]["guard"]["verdicts"])
     }
 
-    /// Flows that steering gave to each worker, from `/status`.
+    /// How many flows steering gave to each worker, from `/status`.
     #[must_use]
     pub fn selected(&self) -> BTreeMap<String, u64> {
         numbers(&self.status()["supervisor"]["steering"]["selected"])
     }
 
-    /// A number of each worker, such as `accepted`, from `/status`.
+    /// A number that `/status` gives for each worker, such as `accepted`.
     #[must_use]
     pub fn per_worker(&self, what: &str) -> Vec<u64> {
         let status = self.status();
@@ -431,7 +431,7 @@ impl Sluice {
             .collect()
     }
 
-    /// What is held for clients right now.
+    /// The resources that are held for clients right now.
     #[must_use]
     pub fn holdings(&self) -> Holdings {
         let metrics = self.metrics();
@@ -445,8 +445,8 @@ impl Sluice {
         }
     }
 
-    /// Waits until nothing is held beyond `baseline`; pooled upstream connections may stay and count for a
-    /// descriptor each.
+    /// Waits until nothing beyond `baseline` is held. Pooled upstream connections may stay, each with its
+    /// descriptor.
     pub fn expect_back_to(&self, baseline: Holdings) {
         let start = std::time::Instant::now();
         loop {
@@ -459,7 +459,7 @@ impl Sluice {
         }
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -537,7 +537,7 @@ impl Drop for Sluice {
     }
 }
 
-/// What a data plane holds for its clients.
+/// The resources that a data plane holds for its clients.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Holdings {
     /// Open descriptors of the process.
@@ -548,7 +548,7 @@ pub struct Holdings {
     pub requests: f64,
     /// Receive buffers on loan.
     pub buffers: f64,
-    /// Bytes of the buffer budget.
+    /// Bytes used of the buffer budget.
     pub budget: f64,
     /// Upstream connections, idle ones included.
     pub pooled: f64,
@@ -556,7 +556,7 @@ pub struct Holdings {
 
 impl Holdings {
     fn is_within(self, baseline: Self) -> bool {
-        // An admin connection of ours may still be closing: two descriptors of slack.
+        // The test's own admin connection may still be closing, so two more descriptors are allowed.
         let pooled = (self.pooled - baseline.pooled).max(0.0);
         #[expect(clippy::cast_precision_loss, reason = "a few thousand descriptors")]
         let grown = self.descriptors as f64 - baseline.descriptors as f64;

@@ -1,4 +1,4 @@
-//! What `/proc` says of a process and its threads, and how to hold one thread still while the others run.
+//! What `/proc` shows of a process and its threads, and how to hold one thread still while the others run.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
     let (_, after_name) = stat.rsplit_once(')').expect("a name in parentheses");
     let fields: Vec<&str> = after_name.split_whitespace().collect();
-    // utime and stime are fields 14 and 15 of the line; the state, field 3, is the first after the name.
+    // utime and stime are fields 14 and 15 of the line. The first field after the name is field 3, the state.
     fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
 }
 
@@ -41,17 +41,17 @@ pub fn threads(pid: u32) -> Vec<(u32, String)> {
     .collect()
 }
 
-/// Times a thread has gone to sleep so far.
+/// How many times a thread has gone to sleep so far.
 #[must_use]
 pub fn sleeps(pid: u32, tid: u32) -> u64 {
     let path = format!("/proc/{pid}/task/{tid}/status");
     field_of(&path, "voluntary_ctxt_switches").and_then(|count| count.parse().ok()).expect("the thread lives")
 }
 
-/// One thread, stopped in the middle of its work by ptrace; the others of its process run on. Runs again on
-/// drop.
+/// A thread that ptrace has stopped in the middle of its work. The other threads of its process run on. On
+/// drop it runs again.
 ///
-/// ptrace binds to the calling thread, so a `Held` is used and dropped where it was made.
+/// ptrace binds to the calling thread, so a `Held` is used and dropped on the thread that made it.
 #[derive(Debug)]
 pub struct Held {
     tid: Pid,
@@ -59,8 +59,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// Attaches to a thread and stops it at the next system call that is not io_uring_enter: there it has
-    /// woken up and not gone to sleep again. `provoke` is called until that happens.
+    /// Attaches to a thread and stops it at its next system call other than io_uring_enter. At that call the
+    /// thread has woken up and not gone to sleep again. Until then `provoke` is called repeatedly.
     #[must_use]
     pub fn at_work(tid: u32, limit: Duration, mut provoke: impl FnMut()) -> Self {
         const IO_URING_ENTER: u64 = 426;
@@ -111,7 +111,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Detaching needs a stopped thread; it is one unless at_work gave up while it ran.
+        // Detaching needs a stopped thread. It may still run if `at_work` gave up.
         if ptrace::detach(self.tid, None).is_err() {
             let _ = ptrace::interrupt(self.tid);
             self.next_stop(Duration::from_secs(2));

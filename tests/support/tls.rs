@@ -1,4 +1,4 @@
-//! TLS at the client's end: certificates made for one test, a Sluice that has them, and clients of it: curl,
+//! TLS on the client's side: certificates made for one test, a Sluice that uses them, and its clients: curl,
 //! openssl, gnutls-cli and rustls.
 
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ use crate::client::{Client, PATIENCE};
 use crate::process::{self, Output};
 use crate::sluice::{Setup, Sluice};
 
-/// A certificate's kind of key.
+/// The kind of a certificate's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// ECDSA on P-256.
@@ -34,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::P256, Self::P384, Self::Ed25519, Self::Rsa];
 
     fn key(self) -> KeyPair {
@@ -74,7 +74,7 @@ impl Default for Authority {
 }
 
 impl Authority {
-    /// One that calls itself so.
+    /// A CA of this name.
     #[must_use]
     pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::default();
@@ -98,13 +98,13 @@ impl Authority {
         Leaf { chain: self.sign(params, &key), key: key.serialize_pem(), ocsp: None }
     }
 
-    /// Any certificate, PEM.
+    /// Signs any certificate; returns PEM.
     #[must_use]
     pub fn sign(&self, params: CertificateParams, key: &KeyPair) -> String {
         params.signed_by(key, &self.issuer).expect("signed").pem()
     }
 
-    /// Its OCSP response that a certificate is good, as openssl makes it.
+    /// This CA's OCSP response that a certificate is good, made by openssl.
     #[must_use]
     pub fn good(&self, leaf: &Leaf) -> Vec<u8> {
         let folder = tempfile::tempdir().expect("a folder");
@@ -143,7 +143,7 @@ impl Authority {
         std::fs::read(folder.path().join("leaf.ocsp")).expect("a response")
     }
 
-    /// What rustls needs to trust it.
+    /// The roots that make a rustls client trust this CA.
     #[must_use]
     pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
@@ -151,7 +151,7 @@ impl Authority {
         roots
     }
 
-    /// A client's configuration, of these versions.
+    /// A client's configuration for these TLS versions.
     #[must_use]
     pub fn config(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -163,11 +163,11 @@ impl Authority {
     }
 }
 
-/// Both versions, each alone.
+/// TLS 1.3 and TLS 1.2, each alone.
 pub const VERSIONS: [(&str, &[&SupportedProtocolVersion]); 2] =
     [("TLSv1.3", &[&TLS13]), ("TLSv1.2", &[&TLS12])];
 
-/// Turns a setup's listener into one of https with these certificates. `lines` belong to `listener.tls`.
+/// Makes a setup's listener an https listener with these certificates. `lines` go into `listener.tls`.
 #[must_use]
 pub fn https(setup: Setup, authority: &Authority, leaves: &[Leaf], lines: &str) -> Setup {
     let folder = setup.run_dir().to_owned();
@@ -191,13 +191,13 @@ pub fn https(setup: Setup, authority: &Authority, leaves: &[Leaf], lines: &str) 
     setup.with("listener", &format!("protocol = \"https\"\n{tables}[listener.tls]\n{lines}"))
 }
 
-/// A connection over TLS to a name, as rustls makes it.
+/// A TLS connection of a rustls client.
 pub type Secured = StreamOwned<ClientConnection, TcpStream>;
 
-/// The handshake alone, over a connected socket.
+/// Shakes hands over a connected socket and sends nothing else.
 ///
 /// # Errors
-/// What went wrong; inside of it rustls' error, where it was one.
+/// The handshake failed. The error wraps rustls' own, if rustls found the fault.
 pub fn handshake(mut socket: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Secured> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -211,7 +211,7 @@ pub fn handshake(mut socket: TcpStream, config: &Arc<ClientConfig>, name: &str) 
 }
 
 impl Sluice {
-    /// A client over TLS; panics when the handshake fails.
+    /// A client over TLS; panics if the handshake fails.
     #[must_use]
     pub fn secured(&self, config: &Arc<ClientConfig>, name: &str) -> Client<Secured> {
         let socket = self.inside(|| TcpStream::connect_timeout(&self.address(), PATIENCE)).expect("connect");
@@ -226,7 +226,7 @@ impl Sluice {
         self.run_dir().join(name)
     }
 
-    /// curl with the CA that `https` was given, for this name.
+    /// A curl command that trusts the CA given to `https` and resolves this name.
     #[must_use]
     pub fn curl_for(&self, name: &str) -> Command {
         let mut command = Command::new("curl");
@@ -235,14 +235,14 @@ impl Sluice {
         command
     }
 
-    /// What curl prints for `https://name/path`.
+    /// The output of curl for `https://name/path`.
     #[must_use]
     pub fn curl(&self, name: &str, path: &str, options: &[&str]) -> Output {
         let url = format!("https://{name}:{}{path}", self.address().port());
         process::run(self.curl_for(name).args(options).arg(url), PATIENCE * 3)
     }
 
-    /// What openssl's client prints when it is told `lines`, each with what it must have printed before.
+    /// The output of `openssl s_client`; see [`converse`] for `lines`.
     #[must_use]
     pub fn openssl(&self, options: &[&str], lines: &[(&str, &str)]) -> String {
         let mut command = Command::new("openssl");
@@ -252,7 +252,7 @@ impl Sluice {
         converse(command.args(options), lines)
     }
 
-    /// What gnutls-cli prints, as `openssl`.
+    /// The output of gnutls-cli; see [`converse`] for `lines`.
     #[must_use]
     pub fn gnutls(&self, options: &[&str], lines: &[(&str, &str)]) -> String {
         let mut command = Command::new("gnutls-cli");
@@ -264,8 +264,9 @@ impl Sluice {
     }
 }
 
-/// Runs a program and writes each text once what it waits for was printed after the last one; then reads on
-/// to the end. Panics when something does not come, with all that did.
+/// Runs a program and returns all its output. Each line is a text to send, and the output to wait for before
+/// that; only output since the previous line counts. An empty text closes standard input. Panics, with the
+/// output so far, if awaited output does not come.
 pub fn converse(command: &mut Command, lines: &[(&str, &str)]) -> String {
     use std::sync::mpsc::{RecvTimeoutError, channel};
     let shown = format!("{command:?}");
@@ -315,7 +316,7 @@ pub fn converse(command: &mut Command, lines: &[(&str, &str)]) -> String {
             assert!(next(&mut all), "no {wanted:?}: {shown}\n{}", String::from_utf8_lossy(&all));
         }
         if text.is_empty() {
-            // Nothing more will be said.
+            // The test sends nothing more.
             stdin = None;
         } else if let Some(stdin) = &mut stdin {
             stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).expect("standard input");
@@ -327,19 +328,19 @@ pub fn converse(command: &mut Command, lines: &[(&str, &str)]) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// A client whose records are its own: the handshake is rustls', what follows is sealed and opened here,
-/// whatever it is.
+/// A client that makes its own records. rustls does the handshake; afterwards this type seals and opens any
+/// record, valid or not.
 pub struct Forger {
-    /// The socket, for what is not sealed.
+    /// The socket, for bytes that are not sealed.
     pub socket: TcpStream,
     is_13: bool,
     send: Half,
     receive: Half,
-    /// Received, not opened yet.
+    /// Bytes received but not opened yet.
     input: Vec<u8>,
 }
 
-/// One direction, always with AES-128-GCM.
+/// The keys of one direction, always for AES-128-GCM.
 struct Half {
     key: LessSafeKey,
     iv: [u8; 12],
@@ -351,12 +352,12 @@ struct Half {
 pub enum Ending {
     /// With this alert; 0 is close_notify.
     Alert(u8),
-    /// Without a word.
+    /// Without an alert.
     Cut,
 }
 
 impl Forger {
-    /// Connects and shakes hands, in the version of this name.
+    /// Connects and shakes hands for this name, in this TLS version.
     #[must_use]
     pub fn connect(
         address: SocketAddr,
@@ -388,13 +389,13 @@ impl Forger {
         Self { socket, is_13, send: half(secrets.tx), receive: half(secrets.rx), input: Vec::new() }
     }
 
-    /// A record of this kind.
+    /// Seals a record of this kind.
     #[must_use]
     pub fn seal(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
         if self.is_13 { self.seal_inside(&[content, &[kind]].concat()) } else { self.seal_12(kind, content) }
     }
 
-    /// A record of TLS 1.3 whose inside is this, kind and padding included.
+    /// Seals a TLS 1.3 record with this inner plaintext, which includes the kind and any padding.
     #[must_use]
     pub fn seal_inside(&mut self, inside: &[u8]) -> Vec<u8> {
         let length = u16::try_from(inside.len() + 16).expect("a record's length");
@@ -426,11 +427,11 @@ impl Forger {
 
     /// Writes to the socket.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        // Sluice may have given up by then.
+        // Sluice may have closed the connection already.
         let _ = self.socket.write_all(bytes.as_ref());
     }
 
-    /// The next record's kind and content, tickets passed over; `None` at the end.
+    /// The next record's kind and content; tickets are skipped. `None`: the connection ended.
     pub fn record(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
             if let [kind, 3, 3, high, low, rest @ ..] = &*self.input
@@ -456,7 +457,7 @@ impl Forger {
         None
     }
 
-    /// All that comes until the end: data, then each alert but the last, and how it ended.
+    /// Reads until the end. Returns the data, every alert but the last, and how the connection ended.
     pub fn until_closed(&mut self) -> (Vec<u8>, Vec<u8>, Ending) {
         let (mut data, mut alerts) = (Vec::new(), Vec::new());
         while let Some((kind, mut content)) = self.record() {
