@@ -1,5 +1,5 @@
-//! Bodies from nothing to a gigabyte between curl and nginx, both ways, with their checksums taken outside of
-//! Sluice.
+//! Bodies from zero bytes to a gigabyte between curl and nginx, both ways. Their checksums are taken outside
+//! of Sluice.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -16,7 +16,7 @@ use tests::sluice::Setup;
 
 const SMALL: [u64; 7] = [0, 1, 4095, 16 << 10, 65_537, 1 << 20, (8 << 20) + 1];
 const GIGABYTE: u64 = 1 << 30;
-/// What a gigabyte may take, one way.
+/// The time limit for a gigabyte in one direction.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn without_tools() -> bool {
@@ -89,7 +89,7 @@ fn a_chunked_gigabyte_streams_both_ways_in_little_memory() {
     let expected = pattern::expected(GIGABYTE);
     assert_eq!(Curl::download(&[], &sluice.url("/")), (GIGABYTE, expected.clone()));
     assert_eq!(Curl::upload(&[], &sluice.url("/"), GIGABYTE, true), format!("{GIGABYTE} {expected}"));
-    // 64 MiB of budget and 16 MiB of ring buffers, and a little for everything else: never the body.
+    // The peak holds 64 MiB of budget, 16 MiB of ring buffers, and a little more. It never holds the body.
     let peak = tests::threads::status_field(sluice.data_plane_pid(), "VmHWM").unwrap();
     let peak: u64 = peak.trim_end_matches(" kB").parse().unwrap();
     assert!(peak < 256 << 10, "{peak} KiB at the peak");

@@ -1,5 +1,5 @@
-//! Certificates as an operator meets them, with the released binary: what `check` says of wrong and doubtful
-//! ones, and where their ends are shown.
+//! Certificates as an operator meets them, with the released binary: the messages of `check` for wrong and
+//! doubtful certificates, and the places that show when a certificate expires.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -15,7 +15,7 @@ use tests::sluice::{self, Setup};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A certificate that signs itself, and its key, PEM. `from` and `to` are days from today.
+/// A self-signed certificate and its key, PEM. `from` and `to` are days from today.
 fn certificate(name: &str, from: i64, to: i64) -> (String, String) {
     let mut params = CertificateParams::new([name.to_owned()]).unwrap();
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -29,7 +29,7 @@ fn certificate(name: &str, from: i64, to: i64) -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
-/// An https listener with these certificates, as files of its folder.
+/// An https listener with these certificates, as files in its run_dir.
 fn setup(origin: &Origin, certificates: &[(String, String)]) -> Setup {
     let mut lines = "protocol = \"https\"\n".to_owned();
     for index in 0..certificates.len() {
@@ -97,7 +97,7 @@ fn an_expired_certificate_is_warned_of_and_the_others_serve() {
     write(&setup, "ca.pem", &good.0);
     let ca = setup.run_dir().join("ca.pem");
     let sluice = setup.start();
-    // Long lines are wrapped.
+    // Long lines are wrapped for the terminal.
     let log = sluice.log().replace("\n  │ ", " ");
     for words in ["has expired on", "3 days ago", "expires on", "in 5 days"] {
         assert!(log.contains(words), "no {words:?} in\n{log}");
@@ -135,7 +135,7 @@ fn an_expired_certificate_is_warned_of_and_the_others_serve() {
             .to_owned()
     };
     assert!(line("old.example").ends_with("expired"), "{shown}");
-    // A moment has passed since it was made.
+    // The certificate is a few moments old, so nearly 5 days may be left.
     let soon = line("soon.example");
     assert!(soon.contains("  5d ") || soon.contains("  4d 23h"), "{shown}");
 }

@@ -1,4 +1,4 @@
-//! The commands, their exit codes, and what `check` says of a configuration that is wrong.
+//! The commands, their exit codes, and the messages of `check` for a wrong configuration.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -24,7 +24,7 @@ fn check(text: &str) -> Output {
     sluice::command(&["check", "--config", path.to_str().unwrap()])
 }
 
-/// The line of `text`, from 1, on which `needle` stands.
+/// The number, from 1, of the line of `text` that contains `needle`.
 fn line_of(text: &str, needle: &str) -> usize {
     text.lines().position(|line| line.contains(needle)).unwrap_or_else(|| panic!("{needle} in {text}")) + 1
 }
@@ -39,7 +39,7 @@ fn check_accepts_what_runs() {
 #[test]
 fn check_accepts_the_files_of_the_repository() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("config");
-    // The demo's certificate is made at its start.
+    // The demo makes its certificate when it starts.
     let made = tempfile::tempdir().unwrap();
     let into = made.path().join("dev-tls");
     for _ in 0..2 {
@@ -56,7 +56,8 @@ fn check_accepts_the_files_of_the_repository() {
 #[test]
 fn check_names_file_line_key_and_what_to_write() {
     let good = Setup::to(nowhere()).text();
-    // What is wrong, and every word that must be said of it.
+    // Each case: the right text, the wrong text that replaces it, and every word that the message must
+    // contain.
     let wrong: &[(&str, &str, &[&str])] = &[
         ("level = \"info\"", "levle = \"info\"", &["levle", "level"]),
         ("count = 1", "coutn = 1", &["coutn", "count"]),
@@ -229,7 +230,7 @@ fn plan_places_workers_on_a_big_machine() {
     let plan = process::run(&mut command, LIMIT);
     assert_eq!(plan.code(), 0, "{}", plan.all());
     let said = plan.text();
-    // The table below "workers", up to the next line that has no number: worker, CPU, core, node.
+    // The table below "workers", up to the next line without a number. Columns: worker, CPU, core, node.
     let rows = said
         .lines()
         .map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<usize>>());
@@ -245,7 +246,7 @@ fn plan_places_workers_on_a_big_machine() {
     assert!(rows.iter().all(|row| row[2] / 16 == row[3]), "sixteen cores a node: {said}");
 }
 
-/// The rows of the table below "workers": worker, CPU, core, node.
+/// The rows of the table below "workers". Columns: worker, CPU, core, node.
 fn placed(plan: &str) -> Vec<Vec<usize>> {
     let rows = plan
         .lines()
@@ -253,8 +254,8 @@ fn placed(plan: &str) -> Vec<Vec<usize>> {
     rows.skip_while(|row| row.len() < 4).take_while(|row| row.len() >= 4).collect()
 }
 
-/// Machines that are not here: each with workers' keys, how many workers it gets on each node, and the
-/// control threads' CPUs.
+/// Each case is a machine that hwloc simulates, the keys in `[workers]`, how many workers each node gets, and
+/// the CPUs of the control threads.
 #[test]
 fn plan_fits_machines_of_every_shape() {
     for (machine, workers, per_node, control) in [
@@ -307,7 +308,7 @@ fn plan_shows_a_cards_interrupts_and_what_to_change() {
     let net = format!("{device}/net/eth0");
     write(&format!("{net}/flags"), "0x1003\n");
     let mut interrupts = String::from("            CPU0       CPU1\n");
-    // CPUs of the near node, two of them with two queues.
+    // The interrupts go to two CPUs of the other node, two queues to each.
     for (queue, cpu) in [0, 1, 0, 1].into_iter().enumerate() {
         let number = 100 + queue;
         write(&format!("{device}/msi_irqs/{number}"), "msix\n");
@@ -387,7 +388,7 @@ fn the_admin_endpoints_answer() {
     assert!(served.field("content-type").is_some_and(|kind| kind.contains("text")), "{served:?}");
 }
 
-/// As promtool would, and over counters that have counted something.
+/// Applies the rules of promtool, after the counters have counted something.
 #[test]
 fn the_metrics_keep_the_rules_of_their_format() {
     let origin = Origin::http(|_| Response::ok("ok"));
@@ -408,7 +409,7 @@ fn the_metrics_keep_the_rules_of_their_format() {
     assert!((metrics.sum("sluice_request_duration_seconds_count") - 5.0).abs() < 0.5, "{text}");
     assert!(metrics.labelled("sluice_request_duration_seconds_bucket", "le", "+Inf") >= 5.0, "{text}");
 
-    // The same numbers, for people.
+    // `sluice status` shows the same numbers.
     let status = sluice.status();
     let reasons = &status["data_plane"]["reasons"];
     assert_eq!(
@@ -418,7 +419,7 @@ fn the_metrics_keep_the_rules_of_their_format() {
     );
     assert_eq!(status["data_plane"]["logs"]["access"], "stdout");
     assert_eq!(status["data_plane"]["snapshot"], 1);
-    // The log's thread naps between two looks.
+    // The log's thread writes at intervals, so the records may come late.
     let shown = tests::eventually(LIMIT, "six records are written", || {
         let shown = sluice.command("status").text();
         shown.contains("access log: stdout, 6 records written").then_some(shown)

@@ -1,5 +1,5 @@
-//! `client_ca` with the released binary: whose certificates are accepted, what is said of them behind us, and
-//! how the others hear no.
+//! `client_ca` with the released binary: whose certificates Sluice accepts, which facts about them it tells
+//! the endpoint, and how it refuses other clients.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -18,25 +18,25 @@ use tests::{eventually, process, skip};
 const NAME: &str = "edge.example";
 /// A request that ends the connection.
 const LAST: &str = "GET / HTTP/1.1\r\nHost: edge.example\r\nConnection: close\r\n\r\n";
-/// Each version, as openssl and as curl are told it.
+/// Each TLS version, as options of openssl and of curl.
 const VERSIONS: [(&str, &[&str]); 2] =
     [("-tls1_3", &["--tlsv1.3"]), ("-tls1_2", &["--tlsv1.2", "--tls-max", "1.2"])];
 
-/// A Sluice whose listener asks for certificates of an authority of its own, and files of clients beside its
-/// configuration.
+/// A Sluice whose listener asks for certificates of a CA that the test made. The clients' files lie beside
+/// its configuration.
 struct Stage {
     sluice: Sluice,
     origin: Origin,
-    /// A second listener with the same certificate, which asks for none.
+    /// A second listener with the same server certificate. It asks for no client certificate.
     open: Port,
 }
 
-/// The alert for no certificate, and its number.
+/// The alert for a missing client certificate, and its number.
 fn missing(version: &str) -> (&'static str, u8) {
     if version == "-tls1_3" { ("certificate_required", 116) } else { ("handshake_failure", 40) }
 }
 
-/// What a client's certificate is to be like.
+/// The contents of a client's certificate.
 fn params(valid: bool) -> CertificateParams {
     let mut params =
         CertificateParams::new(["client.example".to_owned(), "alias.example".to_owned()]).unwrap();
@@ -54,14 +54,14 @@ fn params(valid: bool) -> CertificateParams {
 }
 
 impl Stage {
-    /// `None`: without curl or openssl.
+    /// `None`: curl or openssl is not installed.
     fn start() -> Option<Self> {
         if ["curl", "openssl"].into_iter().any(skip::without_tool) {
             return None;
         }
         let origin = Origin::echo();
         let (servers, clients) = (Authority::default(), Authority::default());
-        // One of another name, and one that only calls itself like ours.
+        // A CA with another name, and a CA that only has the same name as ours.
         let (strangers, impostors) = (Authority::named("Another CA"), Authority::default());
         let open = Port::lease();
         let setup = Setup::to(origin.address());
@@ -98,7 +98,7 @@ impl Stage {
         [format!("{option}cert"), path("pem"), format!("{option}key"), path("key")]
     }
 
-    /// What openssl says of a certificate of ours.
+    /// The output of openssl for one of the clients' certificates.
     fn described(&self, name: &str, options: &[&str]) -> String {
         let mut command = Command::new("openssl");
         command.args(["x509", "-noout", "-in"]).arg(self.path(&format!("{name}.pem"))).args(options);
@@ -106,15 +106,15 @@ impl Stage {
         text.trim().split_once('=').unwrap().1.to_owned()
     }
 
-    /// Counts of failed handshakes for client certificates, and of an alert that was sent.
+    /// How many handshakes failed for their client certificate, and how often this alert was sent.
     fn refused(&self, alert: &str) -> (f64, f64) {
         let metrics = self.sluice.metrics();
         let failed = metrics.labelled("sluice_tls_handshakes_failed_total", "reason", "client_certificate");
         (failed, metrics.labelled("sluice_tls_alerts_sent_total", "alert", alert))
     }
 
-    /// One request by openssl to a port, with a session kept in a file, resumed if it is there; all that
-    /// openssl printed.
+    /// Sends one request by openssl to a port and returns all that openssl printed. The session is kept in a
+    /// file; if the file exists, openssl resumes the session.
     fn ask(&self, port: u16, options: &[String], session: &Path) -> String {
         let mut command = Command::new("openssl");
         command.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", NAME, "-CAfile"]);
@@ -130,8 +130,8 @@ impl Stage {
 fn a_good_certificate_reaches_the_origin_and_a_forged_field_does_not() {
     let Some(stage) = Stage::start() else { return };
     let hash = stage.described("good", &["-fingerprint", "-sha256"]).replace(':', "").to_lowercase();
-    // openssl writes RFC 2253 with the characters themselves behind a backslash, Sluice with their numbers
-    // (both RFC 4514).
+    // Both follow RFC 4514: openssl writes RFC 2253 with a backslash before the character itself, Sluice with
+    // the character's number.
     let subject = stage.described("good", &["-subject", "-nameopt", "RFC2253"]);
     let subject = subject.replace("\\,", "\\2C").replace("\\\"", "\\22");
     assert_eq!(subject, "CN=client,O=Billing\\2C \\22EU\\22,C=AT");
@@ -162,7 +162,7 @@ fn a_good_certificate_reaches_the_origin_and_a_forged_field_does_not() {
             "Via: 1",
         ];
         check(&stage.sluice.curl(NAME, "/", &[curl, &certificate, &forged].concat()).success().text());
-        // Over a connection that is kept, each request has it.
+        // On a connection that stays open, each request carries the certificate.
         let certificate = stage.certificate("-", "good");
         let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
         let forged = LAST.replace("Connection", "X-FORWARDED-CLIENT-CERT: Hash=22\r\nConnection");
@@ -198,8 +198,8 @@ fn no_certificate_a_strangers_and_an_expired_one_are_refused_by_name() {
             let certificate = name.map_or_else(Vec::new, |name| stage.certificate("--", name).to_vec());
             let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
             let output = stage.sluice.curl(NAME, "/", &[curl, &certificate].concat());
-            // By which of its codes curl fails depends on the alert; it does not wait for its time to pass
-            // (28).
+            // The alert decides with which code curl fails. Code 28 would mean that curl waited for its
+            // timeout.
             assert!(
                 ![0, 28].contains(&output.code()) && output.stdout.is_empty(),
                 "{name:?} {version}: {}",
@@ -233,7 +233,8 @@ fn a_session_without_a_certificate_is_no_way_in_where_one_is_asked_for() {
             shown.contains("HTTP/1.1 200") && shown.contains("\nReused, "),
             "it can be resumed where it began: {shown}"
         );
-        // There it is none: who shows nothing is refused, who shows a certificate makes a new one.
+        // The guarded listener does not resume the session: a client without a certificate is refused, a
+        // client with one gets a new session.
         std::fs::copy(&session, &copy).unwrap();
         let shown = stage.ask(guarded, &anonymous, &copy);
         assert!(
@@ -243,7 +244,7 @@ fn a_session_without_a_certificate_is_no_way_in_where_one_is_asked_for() {
         );
         let shown = stage.ask(guarded, &named, &session);
         assert!(shown.contains("HTTP/1.1 200") && shown.contains("\nNew, "), "{shown}");
-        // That one goes on, and says whose it is.
+        // The new session is resumed there and still names the certificate's owner.
         let shown = stage.ask(guarded, &named, &session);
         assert!(shown.contains("\nReused, ") && shown.contains("Subject=\\\"CN=client,"), "{shown}");
     }

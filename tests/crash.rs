@@ -1,4 +1,4 @@
-//! Deaths and ends: the data plane killed under load, the supervisor told to stop or drain, a second
+//! Crashes and ends: the data plane killed under load, the supervisor told to stop or drain, a second
 //! instance, and the rights that the data plane keeps.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -26,7 +26,7 @@ fn origin() -> Origin {
     })
 }
 
-/// Waits until another data plane than `old` answers.
+/// Waits until a data plane other than `old` answers.
 fn wait_for_successor(sluice: &mut Sluice, old: u32) -> u32 {
     let new = eventually(LIMIT, "a new data plane", || sluice.data_plane().filter(|pid| *pid != old));
     sluice.wait_ready();
@@ -43,7 +43,7 @@ fn nobody_is_refused_while_the_data_plane_dies() {
         for _ in 0..6 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
-                    // This is the promise: to connect never fails.
+                    // The promise of this test: a connect never fails.
                     let mut client =
                         Client::try_connect(address).unwrap_or_else(|error| panic!("refused: {error}"));
                     match client.try_get("/") {
@@ -68,8 +68,8 @@ fn nobody_is_refused_while_the_data_plane_dies() {
         stop.store(true, Ordering::SeqCst);
     });
     let (served, broken) = (served.load(Ordering::SeqCst), broken.load(Ordering::SeqCst));
-    // Six clients, three deaths: each can lose what it had in hand, and what was accepted but not answered,
-    // no more.
+    // Six clients, three kills. Each kill may break the connection in a client's hand and connections that
+    // were accepted but not answered, no more.
     assert!(broken <= 18, "{broken} broke, {served} were served");
     let status = sluice.status();
     assert_eq!(status["supervisor"]["restarts"], 3);
@@ -81,11 +81,12 @@ fn clients_that_wait_in_the_queue_are_served_by_the_successor() {
     let origin = origin();
     let mut sluice = Setup::to(origin.address()).workers(2).start();
     let old = sluice.data_plane_pid();
-    // While the supervisor stands still nobody takes the dead one's place, and the gap is as long as we like.
+    // While the supervisor is stopped, no new data plane starts, so the gap lasts as long as the test needs.
     let supervisor = Pid::from_raw(sluice.pid().cast_signed());
     kill(supervisor, Signal::SIGSTOP).unwrap();
     kill(Pid::from_raw(old.cast_signed()), Signal::SIGKILL).unwrap();
-    // A zombie with no thread but its first: nobody has waited for it, and its rings and sockets are gone.
+    // A zombie with no thread but its first: its rings and sockets are gone, and no process has waited for
+    // it.
     eventually(LIMIT, "it is dead", || {
         let stat = std::fs::read_to_string(format!("/proc/{old}/stat")).ok()?;
         (stat.contains(") Z ") && threads::threads(old).len() <= 1).then_some(())
@@ -238,7 +239,7 @@ fn stop_waits_and_prints_a_receipt() {
     assert!(state.as_ref().is_none_or(|state| state.starts_with('Z')), "{state:?}");
     assert_eq!(sluice.wait_end(LIMIT).code(), Some(0));
     assert!(TcpStream::connect(sluice.address()).is_err());
-    // Nobody is there any more: that is a failure with a reason, not a receipt.
+    // No instance runs any more: `stop` fails with a reason and prints no receipt.
     let again = sluice.command("stop");
     assert_ne!(again.code(), 0);
     assert!(!again.errors().trim().is_empty(), "{}", again.all());
@@ -248,7 +249,7 @@ fn stop_waits_and_prints_a_receipt() {
 fn a_second_instance_on_the_same_run_dir_is_refused() {
     let origin = origin();
     let mut sluice = Setup::to(origin.address()).start();
-    // The same run_dir, other ports: nothing else is in its way.
+    // The second instance has the same run_dir but other ports, so only the run_dir can stop it.
     let other = Setup::to(origin.address());
     let path = other.write();
     let text = other.text().replace(other.run_dir().to_str().unwrap(), sluice.run_dir().to_str().unwrap());

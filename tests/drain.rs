@@ -1,5 +1,5 @@
-//! How Sluice ends: under load nobody who was let in is cut before his time, the receipt counts who was, and
-//! signals may come twice.
+//! How Sluice ends: a drain under load cuts no admitted connection before the timeout, the receipt counts the
+//! connections that it cut, and signals may come twice.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -36,7 +36,8 @@ fn counted(receipt: &str) -> (u64, u64) {
     (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
-/// Whoever gets a connection gets an answer, whatever the moment; afterwards nobody gets one.
+/// A client that gets a connection gets an answer, at any moment of the drain. Afterwards no client gets a
+/// connection.
 #[test]
 fn under_load_a_drain_breaks_no_connection_that_it_took() {
     let origin = origin();
@@ -49,7 +50,8 @@ fn under_load_a_drain_breaks_no_connection_that_it_took() {
             .map(|_| {
                 scope.spawn(|| {
                     let mut broken = Vec::new();
-                    // Of their own connection each time, so that many are in the accept queues at any moment.
+                    // Every request has a new connection, so that many connections are in the accept queues
+                    // at any moment.
                     while !over.load(Ordering::SeqCst) {
                         let mut client = match Client::try_connect(address) {
                             Ok(client) => client,
@@ -79,8 +81,8 @@ fn under_load_a_drain_breaks_no_connection_that_it_took() {
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
     });
     assert_eq!(refused.load(Ordering::SeqCst), 6, "each client went on until nobody listened");
-    // Between the handshake and its first bytes a connection belongs to the kernel's listening socket, and
-    // goes with it: a client that was there in the very moment is reset. All others are served.
+    // Between its handshake and its first bytes, a connection belongs to the kernel's listening socket. When
+    // the socket closes in that very moment, the client is reset. All other clients are served.
     assert!(broken.len() <= 6, "{broken:?}");
     assert!(sluice.log().contains(", 0 were cut"), "{}", sluice.log());
 }

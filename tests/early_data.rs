@@ -1,5 +1,5 @@
-//! Early data through the released binary: what is served before a handshake is over, what waits for its end,
-//! and what a recording of it is worth.
+//! Early data through the released binary: which requests are served before the handshake is over, which wait
+//! for its end, and that a replayed recording gains nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -21,7 +21,7 @@ use tests::{eventually, process, skip};
 
 const NAME: &str = "edge.example";
 const LINES: &str = "session_tickets = false\nearly_data = true\n";
-/// Within which an answer comes that comes at all.
+/// An answer that has not come within this time counts as one that does not come.
 const MOMENT: Duration = Duration::from_millis(300);
 
 struct Edge {
@@ -51,7 +51,7 @@ impl Edge {
         edge
     }
 
-    /// Makes a whole handshake, from which sessions are kept.
+    /// Makes a whole handshake and keeps the sessions that it gives.
     fn learn(&self) {
         assert_eq!(self.sluice.secured(&self.config, NAME).get("/").body, b"early: no");
     }
@@ -83,7 +83,7 @@ impl Edge {
     }
 }
 
-/// A client that has asked in its first flight and may keep the rest of its handshake back.
+/// A client that has sent a request in its first flight. It can hold back the rest of its handshake.
 struct Asker {
     tls: ClientConnection,
     socket: TcpStream,
@@ -92,13 +92,13 @@ struct Asker {
 }
 
 impl Asker {
-    /// Reads until the plaintext ends so, the connection ends, or nothing comes for a while. Nothing is
-    /// written.
+    /// Reads, without writing, until the plaintext ends with `end`. False if the connection ends first or
+    /// nothing comes for `limit`.
     fn read_until(&mut self, end: &str, limit: Duration) -> bool {
         self.read_while(limit, |asker| !asker.plain.ends_with(end.as_bytes()))
     }
 
-    /// Reads what the server says to the first flight, and no answer for a moment after that.
+    /// Reads the server's reply to the first flight. True if no answer follows within [`MOMENT`].
     fn hears_no(&mut self, end: &str) -> bool {
         assert!(self.read_while(PATIENCE, |asker| asker.tls.is_handshaking()), "a flight");
         !self.read_until(end, MOMENT)
@@ -133,7 +133,7 @@ impl Asker {
         true
     }
 
-    /// Says what the handshake still needs, and this.
+    /// Sends the rest of the handshake, and this plaintext after it.
     fn say(&mut self, plain: &str) {
         self.tls.writer().write_all(plain.as_bytes()).unwrap();
         while self.tls.wants_write() {
@@ -149,12 +149,12 @@ fn request(method: &str, target: &str, rest: &str) -> String {
 #[test]
 fn a_safe_request_is_answered_before_the_handshake_is_over_and_says_so_upstream() {
     let edge = Edge::start(LINES);
-    // Whatever the client says of it itself.
+    // The client's own Early-Data field makes no difference.
     for rest in ["", "Early-Data: 0\r\n", "Early-Data: 1\r\nConnection: early-data\r\n"] {
         let mut asker = edge.greet(request("GET", "/", rest).as_bytes());
         assert!(asker.read_until("early: 1", PATIENCE), "{:?}", String::from_utf8_lossy(&asker.plain));
         assert!(asker.tls.is_early_data_accepted());
-        // Nothing of ours has gone out since the first flight; what follows comes over an established
+        // The client has sent nothing since its first flight. The next request comes over an established
         // connection.
         asker.say(&request("GET", "/", ""));
         assert!(asker.read_until("early: no", PATIENCE), "{:?}", String::from_utf8_lossy(&asker.plain));
@@ -194,7 +194,8 @@ fn a_recording_is_worth_nothing() {
     assert!(asker.read_until("early: 1", PATIENCE));
     asker.say("");
     let before = edge.origin.requests();
-    // The session was taken out: what is said again begins a handshake that whoever says it cannot end.
+    // Sluice has used up the session. The replayed flight starts a full handshake, which an attacker with the
+    // recording cannot finish.
     let mut again = TcpStream::connect(edge.sluice.address()).unwrap();
     again.set_read_timeout(Some(PATIENCE)).unwrap();
     again.write_all(&asker.flight).unwrap();
@@ -207,7 +208,7 @@ fn a_recording_is_worth_nothing() {
 #[test]
 fn a_handshake_that_does_not_end_is_given_up_in_its_time() {
     let edge = Edge::start(&format!("{LINES}handshake_timeout = \"1500ms\"\n"));
-    // Answered, begun, one that waits for the end, and one whose answer would come later.
+    // Four requests: one is answered, one is incomplete, one waits for the handshake, one is answered later.
     let asked = [
         (request("GET", "/", ""), "early: 1"),
         ("GET / HT".to_owned(), ""),
@@ -225,7 +226,7 @@ fn a_handshake_that_does_not_end_is_given_up_in_its_time() {
     }
     eventually(PATIENCE, "four failures", || (edge.failures("timeout") == 4.0).then_some(()));
     assert_eq!(edge.early_requests(), 2.0);
-    // One whose handshake ends meanwhile gets it all the same.
+    // If the handshake ends while the request waits, the client gets its answer.
     let mut asker = edge.greet(request("GET", "/slow", "").as_bytes());
     assert!(asker.hears_no("early: 1"));
     asker.say("");
@@ -239,7 +240,7 @@ fn a_handshake_that_does_not_end_is_given_up_in_its_time() {
 #[test]
 fn how_a_handshake_ended_is_counted_whatever_ends_the_exchange_beside_it() {
     let edge = Edge::start(LINES);
-    // Over before its client gave the answer up.
+    // The handshake is over before the client gives up on the answer.
     let mut asker = edge.greet(request("GET", "/slow", "").as_bytes());
     assert!(asker.hears_no("early: 1"));
     asker.say("");
@@ -247,7 +248,7 @@ fn how_a_handshake_ended_is_counted_whatever_ends_the_exchange_beside_it() {
     reset(&asker.socket);
     drop(asker);
     eventually(PATIENCE, "success", || (edge.handshakes("1.3_resumed") == 1.0).then_some(()));
-    // Not over, and a client that broke it within a head.
+    // The handshake is not over, and the client breaks it with a bad record in the middle of a head.
     edge.learn();
     let mut asker = edge.greet(b"GET / HT");
     assert!(asker.hears_no("never"));
@@ -255,7 +256,7 @@ fn how_a_handshake_ended_is_counted_whatever_ends_the_exchange_beside_it() {
     eventually(PATIENCE, "a failure", || (edge.failures("malformed") == 1.0).then_some(()));
     let alerts = || edge.sluice.metrics().sum("sluice_tls_alerts_sent_total");
     eventually(PATIENCE, "an alert", || (alerts() == 1.0).then_some(()));
-    // More of what means nothing than rustls takes, which says no word of it.
+    // The client sends more meaningless records than rustls accepts. rustls then fails without an alert.
     edge.learn();
     let mut asker = edge.greet(request("GET", "/", "").as_bytes());
     assert!(asker.read_until("early: 1", PATIENCE));
@@ -274,7 +275,8 @@ fn what_was_asked_early_counts_once_the_handshake_is_over() {
     let one = request("GET", "/", &format!("X-Long: {}\r\n", "x".repeat(900)));
     let mut asker = edge.greet((request("DELETE", "/slow", "") + &one.repeat(45)).as_bytes());
     assert!(asker.hears_no("early: no"));
-    // As many as may shake hands hold so much, and the data must be taken in for their handshakes to end.
+    // A handshake under way may hold this much outside the budget, once for each of `max_handshakes`. The
+    // early data must be read for the handshake to end.
     assert_eq!(held(), 0.0);
     asker.say("");
     eventually(PATIENCE, "it is held against the budget", || (held() > 30_000.0).then_some(()));
@@ -286,7 +288,7 @@ fn what_was_asked_early_counts_once_the_handshake_is_over() {
     eventually(PATIENCE, "nothing is held", || (held() == 0.0).then_some(()));
 }
 
-/// Has the socket reset its connection when it is closed.
+/// Makes the socket reset its connection when it is closed.
 fn reset(socket: &TcpStream) {
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Linger, &linger).unwrap();
@@ -295,10 +297,10 @@ fn reset(socket: &TcpStream) {
 #[test]
 fn refused_early_data_is_skipped_and_the_request_comes_again() {
     let edge = Edge::start(LINES);
-    // As much as one record holds.
+    // The long request fills one record.
     let long = request("GET", "/", &format!("X-Long: {}\r\n", "x".repeat(15_000)));
     for early in [request("GET", "/", ""), long] {
-        // Sessions are of one data plane.
+        // A session is valid only in the data plane that made it.
         edge.sluice.kill_data_plane();
         let mut asker = eventually(PATIENCE, "the next data plane", || {
             edge.sluice.admin("/readyz").ok().filter(|response| response.status == 200)?;

@@ -1,6 +1,6 @@
-//! What client, Sluice and endpoint owe each other while an exchange runs, through the built binary: interim
-//! responses, trailers, answers that come early, bodies that are read whole, clients and endpoints that end
-//! their half, reset, or are too slow (RFC 9110, 9112).
+//! The duties of client, Sluice and endpoint while an exchange runs, through the built binary (RFC 9110,
+//! 9112): interim responses, trailers, early answers, and bodies that are read whole. Also clients and
+//! endpoints that close one direction, reset, or are too slow.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -47,7 +47,7 @@ fn an_endpoint_asks_for_a_streamed_body() {
     let sluice = Setup::to(origin.address()).with("route", "buffer_request = \"0\"").start();
     let mut client = sluice.client();
     client.send(post(5, "Expect: 100-continue\r\n"));
-    // The endpoint's own words, which it says when it is asked.
+    // The endpoint sends its own 100, since Sluice passes the expectation on.
     assert_eq!(client.try_any_response("POST").unwrap().status, 100);
     client.send("hello");
     let response = client.try_any_response("POST").unwrap();
@@ -67,7 +67,7 @@ fn curl_waits_for_100_continue_and_is_asked() {
     let sluice = Setup::to(origin.address()).start();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("body");
-    // Read whole, and streamed.
+    // The short body is read whole, the long one is streamed.
     for length in [500_000, 3_000_000] {
         std::fs::write(&file, vec![b'x'; length]).unwrap();
         let mut curl = Command::new("curl");
@@ -87,8 +87,8 @@ fn curl_waits_for_100_continue_and_is_asked() {
 
 #[test]
 fn an_interim_response_after_a_long_one_does_not_stop_the_receive() {
-    // The endpoint's connection receives into blocks after a long response: what is left of one must not
-    // stand for all it may hold.
+    // After a long response, the endpoint's connection receives into blocks. Sluice must not take the rest of
+    // one block for all the room that there is.
     let origin = Origin::http(|request| match request.method.as_str() {
         "GET" => Response::with(Body::Pattern(1 << 20)),
         _ => Response::ok(request.length.to_string()),
@@ -152,7 +152,7 @@ fn trailers_pass_both_ways_without_what_they_must_not_carry() {
     assert_eq!(response.text(), "X-Checksum=7");
     assert_eq!(response.trailers.len(), 1, "{:?}", response.trailers);
     assert_eq!(message::field(&response.trailers, "x-sum"), Some("1"));
-    // HTTP/1.0 has no place for them.
+    // HTTP/1.0 has no trailers.
     let mut old = sluice.client();
     old.send("POST / HTTP/1.0\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
     let response = old.response("POST");
@@ -186,7 +186,7 @@ fn endpoints_may_speak_http_1_0() {
         }
         assert_eq!(origin.connections(), if reused { 1 } else { 2 }, "{answer:?}");
     }
-    // Chunks do not exist there.
+    // HTTP/1.0 has no chunks.
     let origin = Origin::scripted("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
     assert_eq!(Setup::to(origin.address()).start().get("/").status, 502);
 }
@@ -196,13 +196,13 @@ fn an_early_answer_is_seen_by_a_client_that_writes_a_lot_before_it_reads() {
     let refuse = |connection: &mut Connection| {
         connection.read_head()?;
         connection.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")?;
-        // Not a byte of the body is read.
+        // The endpoint reads no byte of the body.
         std::thread::sleep(Duration::from_millis(300));
         connection.close();
         Ok(())
     };
-    // Ours before anything is forwarded, ours within a body that shows its length as it comes, and an
-    // endpoint's.
+    // Sluice refuses before it forwards anything, Sluice refuses within a chunked body whose length it learns
+    // only as it comes, and the endpoint refuses.
     for case in ["known", "chunked", "endpoint"] {
         let origin = Origin::raw(refuse);
         let limit = if case == "endpoint" { "0" } else { "1MiB" };
@@ -285,7 +285,7 @@ fn short_bodies_are_read_whole_before_an_endpoint_is_asked() {
     slow.send("x");
     assert_eq!(slow.response("POST").json()["length"], 10_000);
     assert!((sluice.holdings().budget).abs() < f64::EPSILON);
-    // Longer ones stream.
+    // A longer body is streamed.
     let mut long = sluice.client();
     long.send(post(10_241, ""));
     eventually(LIMIT, "the endpoint gets the head", || {
@@ -298,7 +298,7 @@ fn short_bodies_are_read_whole_before_an_endpoint_is_asked() {
 #[test]
 fn bodies_beyond_the_budget_stream() {
     let origin = Origin::http(|request| Response::ok(request.length.to_string()));
-    // Half of the budget is for them: the fourth finds no room.
+    // Half of the budget is for such bodies: the fourth finds no room.
     let sluice = Setup::to(origin.address()).with("process", "buffer_budget = \"4MiB\"").start();
     let length = (1 << 20) - 100;
     let part = "x".repeat(length - 1);
@@ -322,7 +322,8 @@ fn an_endpoint_learns_at_once_that_its_client_is_gone() {
     for first in [true, false] {
         let origin = Origin::raw(|connection| {
             connection.read_head()?;
-            // The first request of a connection that has two is answered, the last one never.
+            // If a connection carries two requests, the first is answered. The last request is never
+            // answered.
             connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
             connection.read_head()?;
             connection.drain();
@@ -352,7 +353,7 @@ fn an_endpoint_learns_at_once_that_its_client_is_gone() {
 
 #[test]
 fn either_end_may_end_its_half() {
-    // The endpoint says that it sends nothing more, with its answer, while the body is still on its way.
+    // With its answer, the endpoint closes its sending direction while the request body is still on its way.
     let origin = Origin::raw(|connection| {
         connection.read_head()?;
         connection.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nhalf")?;
@@ -364,7 +365,7 @@ fn either_end_may_end_its_half() {
     let mut client = sluice.client();
     client.send(post(10, ""));
     assert_eq!(client.response("POST").text(), "half");
-    // A client that has sent its body says so, and is answered later.
+    // A client closes its sending direction after its body, and its answer comes later.
     let origin =
         Origin::http(|request| Response::ok(request.length.to_string()).after(Duration::from_millis(400)));
     let sluice = Setup::to(origin.address()).start();
@@ -380,7 +381,7 @@ fn either_end_may_end_its_half() {
         assert_eq!(client.response("POST").text(), "3");
         assert!(client.until_closed().is_empty());
     }
-    // One that ends within its body has no request.
+    // A client that closes within its body has sent no request.
     let mut client = sluice.client();
     client.send(post(10, "") + "abc");
     client.finish();
@@ -398,7 +399,7 @@ fn clients_below_the_rate_are_let_go_with_a_reason() {
     let address = sluice.address();
     let start = Instant::now();
     std::thread::scope(|scope| {
-        // A byte at a time, of a body that is read whole and of one that streams.
+        // A client sends one byte at a time: of a body that is read whole, and of a body that is streamed.
         for length in [100_000, 10 << 20] {
             scope.spawn(move || {
                 let mut client = Client::connect(address);
@@ -407,7 +408,7 @@ fn clients_below_the_rate_are_let_go_with_a_reason() {
                 assert!(start.elapsed() > Duration::from_secs(9), "{:?}", start.elapsed());
             });
         }
-        // The same request, and its answer.
+        // A client sends the first of these requests and waits for the answer.
         scope.spawn(move || {
             let mut client = Client::connect(address);
             client.send(post(100_000, "") + "x");
@@ -417,7 +418,7 @@ fn clients_below_the_rate_are_let_go_with_a_reason() {
                 response.text().ends_with("request_too_slow\n") && response.field("x-request-id").is_some()
             );
         });
-        // A few bytes of a response now and then.
+        // A client reads a few bytes of a response now and then.
         scope.spawn(move || {
             let mut stream =
                 Dial { source: None, receive_buffer: Some(4096) }.connect(address, LIMIT).unwrap();
@@ -431,7 +432,7 @@ fn clients_below_the_rate_are_let_go_with_a_reason() {
                 start.elapsed()
             );
         });
-        // Four times as fast, both are fine.
+        // Two clients are four times as fast as the rate. They are served.
         scope.spawn(move || {
             let mut client = Client::connect(address);
             client.send(post(8192 * 13, ""));

@@ -1,5 +1,5 @@
-//! The harness itself: what the other tests stand on is tried here without Sluice, so that a fault of theirs
-//! is not taken for one of the proxy.
+//! The test harness itself, tried here without Sluice, so that a fault of the harness is not taken for a
+//! fault of the proxy.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -112,7 +112,7 @@ fn one_thread_is_held_while_the_others_run() {
     if skip::without_root() {
         return;
     }
-    // nginx has one thread; its system calls are epoll_wait and, at a connection, accept4.
+    // nginx has one thread. It calls epoll_wait, and accept4 when a connection comes.
     let nginx = Nginx::start();
     let address = nginx.address();
     let tid = nginx.pid();

@@ -1,5 +1,5 @@
-//! HTTP/1.1 through the built binary, between curl or a raw client and origins that show what reached them
-//! (RFC 9110, 9112).
+//! HTTP/1.1 through the built binary, between curl or a raw client and origins that show the requests that
+//! reached them (RFC 9110, 9112).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -25,7 +25,7 @@ fn curl(arguments: &[&str]) -> Output {
     )
 }
 
-/// The values of a field in what an echo origin saw.
+/// The values of a field in the request that an echo origin shows.
 fn seen(shown: &Value, name: &str) -> Vec<String> {
     let fields = shown["fields"].as_array().expect("fields");
     let named =
@@ -79,7 +79,7 @@ fn every_framing_comes_back_whole() {
     });
     let sluice = Setup::to(origin.address()).start();
     let mut client = sluice.client();
-    // All on one connection: a framing mistake would show in the response after it.
+    // All requests share one connection: a framing mistake would show in the next response.
     for _ in 0..2 {
         let chunks = client.get("/chunks");
         assert_eq!((chunks.text().as_str(), chunks.framing), ("one two three", Framing::Chunked));
@@ -111,7 +111,7 @@ fn request_bodies_and_trailers_reach_the_origin() {
     let sluice = Setup::to(origin.address()).start();
     let mut client = sluice.client();
     client.send("POST /t HTTP/1.1\r\nHost: h\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n\r\n");
-    // In small pieces, split inside the chunk's own framing.
+    // The body comes in small pieces that split the chunks' own framing.
     for piece in ["5", "\r\nhel", "lo", "\r\n1;ext=1\r", "\n!\r\n0\r\n", "X-T: v\r\n", "\r\n"] {
         client.send(piece);
         std::thread::sleep(Duration::from_millis(5));
@@ -147,7 +147,7 @@ fn http_1_0_is_answered_and_closed_unless_it_asks_to_stay() {
     client.send("GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n");
     let response = client.response("GET");
     assert_eq!(response.text(), "old");
-    // Staying open is allowed, not required; whichever it says must be what it does.
+    // The connection may stay open but need not. Sluice must do as its Connection field says.
     if response.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("keep-alive")) {
         client.send("GET / HTTP/1.0\r\nHost: h\r\n\r\n");
         assert_eq!(client.response("GET").text(), "old");
@@ -173,7 +173,7 @@ fn pipelined_requests_are_answered_in_order() {
     for number in 0..20 {
         assert_eq!(client.response("GET").text(), format!("/{number}"));
     }
-    // One that asks to close is the last that is answered.
+    // A request that asks to close is the last that is answered.
     client.send("GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(client.response("GET").text(), "/a");
     assert!(client.until_closed().is_empty());
@@ -377,7 +377,7 @@ fn an_early_response_arrives_while_the_client_still_sends() {
 
 #[test]
 fn bodies_run_both_ways_at_once() {
-    // The origin sends each byte back as it comes, and the client its next only when the last has come back.
+    // The origin sends each byte back as it comes. The client sends its next byte only after that.
     let origin = Origin::raw(|connection| {
         connection.read_head()?;
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")?;
@@ -412,7 +412,7 @@ fn upstream_connections_are_reused() {
     let origin = Origin::echo();
     let sluice = Setup::to(origin.address()).start();
     for round in 1..=50 {
-        // A client connection each: it is the upstream side that stays.
+        // Each request has a new client connection; the upstream connection stays.
         assert_eq!(sluice.get("/").json()["place"], round);
     }
     assert_eq!(origin.connections(), 1);
@@ -439,8 +439,8 @@ fn idle_upstream_connections_end_in_time() {
 
 #[test]
 fn a_connection_that_the_origin_closed_is_replaced_unnoticed() {
-    // Each answer is followed by an unannounced close: at once, in a moment, after the next request has come,
-    // or not.
+    // After an answer the origin closes unannounced: at once, a moment later, or after the next request has
+    // come. After about half of the answers it does not close.
     let count = AtomicU64::new(0);
     let origin = Origin::raw(move |connection| {
         loop {
@@ -481,7 +481,7 @@ fn a_connection_that_the_origin_closed_is_replaced_unnoticed() {
 
 #[test]
 fn a_request_that_is_not_idempotent_is_not_sent_twice() {
-    // The origin takes the whole request and closes: it may have acted on it.
+    // The origin takes the whole request and closes, so it may have acted on the request.
     let origin = Origin::raw(|connection| {
         connection.read_head()?;
         connection.close();

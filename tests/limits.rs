@@ -1,5 +1,5 @@
-//! Limits of connections where no interface is guarded: per source, held at accept by all workers together.
-//! Those that the kernel side holds are in `kernel/guard.rs`.
+//! Limits of connections per source where no interface is guarded. All workers together enforce them at
+//! accept. The tests of limits that the kernel enforces are in `kernel/guard.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -12,7 +12,7 @@ use tests::origin::{Origin, Response};
 use tests::sluice::{Setup, Sluice};
 
 const LIMIT: Duration = Duration::from_secs(15);
-/// Any address of 127/8 is a source of its own.
+/// Every address of 127/8 can be used as a source.
 const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 21));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 22));
 
@@ -22,14 +22,14 @@ fn sluice(guard: &str) -> (Origin, Sluice) {
     (origin, sluice)
 }
 
-/// A client that was served, and stays.
+/// A client that was served and keeps its connection open.
 fn served(sluice: &Sluice, source: IpAddr) -> Option<Client> {
     let dial = Dial { source: Some(source), receive_buffer: None };
     let mut client = Client::over(dial.connect(sluice.address(), LIMIT).unwrap()).unwrap();
     client.try_get("/").ok().map(|response| assert_eq!(response.text(), "inside")).map(|()| client)
 }
 
-/// Waits until a place is free again: Sluice must have seen that the one before is gone.
+/// Waits until a place is free again: Sluice must first see that an earlier connection is gone.
 fn served_again(sluice: &Sluice, source: IpAddr) -> Client {
     eventually(LIMIT, "a place is free again", || served(sluice, source))
 }
@@ -60,14 +60,14 @@ fn every_way_to_go_frees_a_place() {
     let first = served(&sluice, ONE).unwrap();
     let _stays = served(&sluice, ONE).unwrap();
     assert!(served(&sluice, ONE).is_none());
-    // FIN by the client.
+    // The client sends FIN.
     drop(first);
     let reset = served_again(&sluice, ONE);
     assert!(served(&sluice, ONE).is_none());
     reset.reset();
     let mut closed = served_again(&sluice, ONE);
     assert!(served(&sluice, ONE).is_none());
-    // FIN by Sluice.
+    // Sluice sends FIN.
     closed.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     assert_eq!(closed.response("GET").status, 200);
     let _last = served_again(&sluice, ONE);

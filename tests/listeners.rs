@@ -1,5 +1,5 @@
-//! Listeners through the built binary: addresses of both families, TCP, and the PROXY protocol with haproxy
-//! and nginx at the other end.
+//! Listeners through the built binary: IPv4 and IPv6 addresses, TCP, and the PROXY protocol with haproxy and
+//! nginx at the other end.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -115,12 +115,12 @@ fn haproxy_introduces_its_clients_in_both_versions() {
             assert_eq!(forwarded_for(&mut client), "127.0.0.9");
         }
     }
-    // Without a header, or with half of one.
+    // A trusted client that sends HTTP without a header is cut off.
     let mut client = Client::connect(ours.loopback());
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(client.until_closed().is_empty());
     assert_eq!(sluice.metrics().labelled("sluice_connections_closed_total", "reason", "proxy_header"), 1.0);
-    // Who is not trusted is taken at its word: as HTTP.
+    // The bytes of an untrusted client are read as HTTP, without a PROXY header.
     let stream = tests::client::Dial { source: Some("127.0.0.9".parse().unwrap()), receive_buffer: None }
         .connect(ours.loopback(), LIMIT)
         .unwrap();

@@ -1,4 +1,4 @@
-//! Many clients at once: idle, slow and fast ones, and whether everything comes back to where it was.
+//! Many clients at once, idle, slow and fast, and whether all resources are free again afterwards.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -16,14 +16,14 @@ use tests::{eventually, skip, threads};
 
 const IDLE: usize = 5_000;
 const SLOW: usize = 1_000;
-/// Each idle client that was once served may hold an upstream connection too: two descriptors there, one
-/// here, and one of the origin's.
+/// An idle client that was served once may also hold an upstream connection: two descriptors in Sluice, one
+/// in the client, and one in the origin.
 const DESCRIPTORS: u64 = 4 * SLOW as u64 + 2 * IDLE as u64 + 1_000;
-/// All clients have one address.
+/// No limit per source, since all clients have the same address.
 const UNLIMITED: &str = "connections_per_ip = 0";
-/// The bound for one small request of the fast client while all the slow ones are at work, on a machine that
-/// other tests share. Unloaded it takes well below a millisecond; a worker that waits for anybody shows as
-/// hundreds.
+/// The bound for the 99th percentile of the fast client's small requests while all slow clients are at work,
+/// on a machine that other tests share. Without load a request takes well below a millisecond. A worker that
+/// waits for any client shows as hundreds of milliseconds.
 const P99_MAX: Duration = Duration::from_millis(100);
 
 /// The duration that 99 of 100 requests stay below.
@@ -32,7 +32,7 @@ fn p99(mut durations: Vec<Duration>) -> Duration {
     durations[durations.len() * 99 / 100]
 }
 
-/// So many requests of one client, each with the time it took.
+/// Sends `count` requests by one client and returns how long each took.
 fn requests(client: &mut Client, target: &str, count: usize) -> Vec<Duration> {
     let timed = |_| {
         let start = Instant::now();
@@ -44,7 +44,7 @@ fn requests(client: &mut Client, target: &str, count: usize) -> Vec<Duration> {
     (0..count).map(timed).collect()
 }
 
-/// What is held once one client has been served: pools and lazily made things exist.
+/// The resources held after one client has been served, when pools and lazily made objects exist.
 fn warmed(sluice: &Sluice) -> tests::sluice::Holdings {
     assert_eq!(sluice.get("/small").status, 200);
     let open = || sluice.metrics().sum("sluice_connections_open");
@@ -60,7 +60,7 @@ fn thousands_of_idle_clients_cost_the_busy_ones_nothing() {
     let origin = Origin::http(|_| Response::ok("small"));
     let sluice = Setup::to(origin.address()).workers(2).with("guard", UNLIMITED).start();
     let before = warmed(&sluice);
-    // Half of them have been served and stay, the other half never say anything.
+    // Half of the clients are served and stay; the other half never send anything.
     let mut idle: Vec<Client> = (0..IDLE).map(|_| sluice.client()).collect();
     for client in idle.iter_mut().take(IDLE / 2) {
         assert_eq!(client.get("/small").status, 200);
@@ -79,7 +79,7 @@ fn thousands_of_idle_clients_cost_the_busy_ones_nothing() {
     let times = busy.iter_mut().flat_map(|client| requests(client, "/small", 250)).collect();
     let p99 = p99(times);
     assert!(p99 < P99_MAX, "p99 of the busy clients: {p99:?}");
-    // The idle ones are still served.
+    // The idle clients are still served.
     for client in idle.iter_mut().step_by(100) {
         assert_eq!(client.get("/small").status, 200);
     }
@@ -87,7 +87,7 @@ fn thousands_of_idle_clients_cost_the_busy_ones_nothing() {
     sluice.expect_back_to(before);
 }
 
-/// 4 MiB at `/big`, of which the origin's socket holds little.
+/// An origin with 4 MiB at `/big`, whose socket holds little of it.
 fn big_and_small() -> Origin {
     let answer = |request: &Request| match request.target.as_str() {
         "/big" => Response::with(Body::Pattern(4 << 20)),
@@ -102,7 +102,7 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
         return;
     }
     let origin = big_and_small();
-    // One worker: whoever it waits for, everybody waits for.
+    // There is one worker: if it waits for one client, all clients wait.
     let sluice = Setup::to(origin.address())
         .with("process", "max_connections = 4000")
         .with("guard", UNLIMITED)
@@ -115,7 +115,8 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     let uploaders =
         Crowd::start(sluice.address(), SLOW, "/upload", Habit::Upload { length: 1 << 30, step: 50 }, tick);
     let readers = Crowd::start(sluice.address(), SLOW, "/big", Habit::Read { step: 500 }, tick);
-    // Active they are while they still connect; served is who holds an upstream connection.
+    // A request counts as active while its connect is still under way, so used upstream connections are
+    // counted.
     eventually(Duration::from_secs(30), "all of them are served", || {
         let metrics = sluice.metrics();
         let used =
@@ -141,7 +142,7 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
     eventually(Duration::from_secs(15), "the origin is let go", || (origin.open() <= 256).then_some(()));
 }
 
-/// What was sealed for a slow client is memory too: the budget and the receive buffers bound it as they do
+/// Records sealed for a slow client take memory too. The budget and the receive buffers bound it, as they do
 /// without TLS.
 #[test]
 fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
@@ -155,7 +156,7 @@ fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
     let setup =
         Setup::to(origin.address()).with("process", "max_connections = 4000\nbuffer_budget = \"16MiB\"");
     let setup = setup.with("ring", "buffers = 4096").with("guard", UNLIMITED);
-    // The first ones wait for the last without reading.
+    // The first clients do not read until the last has connected, so the minimal rate is off.
     let sluice =
         https(setup, &authority, &[leaf], "").with("listener.timeouts", "min_rate = \"off\"").start();
     let mut fast = sluice.secured(&config, "edge.example");
@@ -178,11 +179,11 @@ fn slow_readers_over_tls_are_held_in_the_memory_that_there_is() {
     assert_eq!(fast.get("/small").status, 200, "the fast one is served beside them");
     let (held, grown) = (sluice.holdings(), (sluice.memory() - at_first) >> 10);
     eprintln!("{grown} KiB for {SLOW} slow readers; {held:?}");
-    // The budget; buffers, once as such and once as what was made of them, but no blocks in a time like that;
-    // 24 KiB of each connection's own.
+    // The limit in MiB and KiB: 16 MiB of budget, 16 MiB of buffers, and the same once more for records made
+    // of them. Blocks are not in use at such a time. Each connection adds 24 KiB of its own.
     assert!(held.budget <= f64::from(16 << 20), "{held:?}");
     assert!(grown < (16 + 2 * 16 + 24) << 10, "{grown} KiB for {SLOW} slow readers; {held:?}");
-    // As without TLS, where some may be: of those who hold the most without having moved for a second.
+    // As without TLS, Sluice may end connections that hold the most and have not moved for a second.
     assert!(held.connections > SLOW as f64 * 0.9, "too many were thrown out: {held:?}");
 }
 
@@ -229,7 +230,7 @@ fn a_storm_of_connections_leaves_nothing_behind() {
 fn too_many_clients_are_shed_and_counted() {
     let origin = Origin::http(|_| Response::ok("small"));
     let sluice = Setup::to(origin.address()).with("process", "max_connections = 50").start();
-    // Being shed can be quicker than connecting.
+    // Sluice may shed a connection before the client's connect returns.
     let mut clients: Vec<Client> =
         (0..80).filter_map(|_| Client::try_connect(sluice.address()).ok()).collect();
     let served = clients
@@ -251,7 +252,7 @@ fn too_many_clients_are_shed_and_counted() {
 fn an_idle_proxy_does_nothing() {
     let origin = Origin::http(|_| Response::ok("small"));
     let sluice = Setup::to(origin.address()).workers(2).with("guard", UNLIMITED).start();
-    // Idle with clients and pooled upstream connections, not merely unused.
+    // Sluice is idle but not unused: it holds client connections and pooled upstream connections.
     let mut clients: Vec<Client> = (0..50).map(|_| sluice.client()).collect();
     for client in &mut clients {
         assert_eq!(client.get("/small").status, 200);
@@ -261,13 +262,13 @@ fn an_idle_proxy_does_nothing() {
         threads::threads(pid).into_iter().filter(|(_, name)| name.contains("worker")).collect();
     assert_eq!(workers.len(), 2, "{:?}", threads::threads(pid));
     let sleeps = || workers.iter().map(|(tid, _)| threads::sleeps(pid, *tid)).collect::<Vec<_>>();
-    // What the last request and the last scrape left to do is done by now: no session lingers (a second), and
-    // no receive is looked at again (two seconds at most).
+    // By now all work of the last request and the last scrape is done. No session lingers (one second), and
+    // no receive is checked again (at most two seconds).
     std::thread::sleep(Duration::from_millis(2500));
     let before = (threads::cpu_ticks(pid), threads::cpu_ticks(sluice.pid()), sleeps());
     std::thread::sleep(Duration::from_secs(2));
     let after = (threads::cpu_ticks(pid), threads::cpu_ticks(sluice.pid()), sleeps());
     assert_eq!(after.2, before.2, "an idle worker sleeps and is not woken");
-    // One tick is 10 ms: a thread that is merely seen at the wrong moment may be charged one.
+    // One tick is 10 ms. A thread that runs when the kernel samples may be charged a whole tick.
     assert!(after.0 - before.0 <= 1 && after.1 - before.1 <= 1, "CPU time while idle: {before:?} {after:?}");
 }

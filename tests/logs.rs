@@ -1,5 +1,5 @@
-//! The access log through the released binary: one record for each exchange, whatever became of it; rotation
-//! under load; a full disk.
+//! The access log through the released binary: one record for each exchange, however it ended; rotation under
+//! load; a full disk.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -22,7 +22,7 @@ use tests::{eventually, skip};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Where a test's log lies: relative to the configuration, so in run_dir.
+/// The log's path is relative to the configuration, so the log lies in run_dir.
 const ACCESS: &str = "access = \"access.log\"\n";
 
 fn records(path: &Path) -> Vec<Value> {
@@ -32,7 +32,7 @@ fn records(path: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// The log's records once there are `count`.
+/// Waits until the log has `count` records and returns them.
 fn wait_records(sluice: &Sluice, count: usize) -> Vec<Value> {
     let path = sluice.run_dir().join("access.log");
     eventually(LIMIT, "the records are written", || {
@@ -136,8 +136,8 @@ fn every_exchange_leaves_one_record_with_what_happened() {
     let mut client = sluice.client();
     client.send("GET /cut HTTP/1.1\r\nHost: h\r\n\r\n");
     client.until_closed();
-    // Refused before there was a head: nonsense, silence within a head, and a client that goes away within
-    // one.
+    // Requests refused before their head was complete: nonsense, silence within a head, and a client that
+    // goes away within a head.
     let mut client = sluice.client();
     client.send("GET /app HTTP/1.1\r\nHost: h\r\n bad\"\n\r\n");
     client.until_closed();
@@ -148,7 +148,7 @@ fn every_exchange_leaves_one_record_with_what_happened() {
     client.send("GET /app HTT");
     client.finish();
     client.until_closed();
-    // Not an exchange: nothing was asked.
+    // A connection without a request is not an exchange.
     drop(sluice.client());
 
     let records = &wait_records(&sluice, 10)[4..];
@@ -195,8 +195,8 @@ fn the_log_may_go_to_standard_output() {
     assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["status"], 200);
 }
 
-/// What logrotate does, again and again under load: rename, create, SIGUSR1. A data plane that dies is in it
-/// too.
+/// Does the same as logrotate, again and again under load: rename, create, SIGUSR1. A data plane dies
+/// meanwhile too.
 #[test]
 fn rotation_under_load_loses_and_doubles_no_record() {
     const CLIENTS: usize = 4;
@@ -250,7 +250,7 @@ fn rotation_under_load_loses_and_doubles_no_record() {
     assert_eq!(logged.into_iter().collect::<BTreeSet<_>>(), asked);
     assert_eq!(sluice.metrics().sum("sluice_access_log_records_lost_total"), 0.0);
 
-    // A data plane that replaces a dead one goes on in the file of now.
+    // A data plane that replaces a dead one appends to the current file.
     let before = records(&folder.join("access.log")).len();
     sluice.kill_data_plane();
     assert_eq!(eventually(LIMIT, "served again", || sluice.client().try_get("/after").ok()).status, 200);
@@ -264,7 +264,7 @@ fn a_log_that_cannot_be_opened_again_stays_and_one_that_cannot_be_opened_at_all_
     let path = sluice.run_dir().join("access.log");
     assert_eq!(sluice.get("/1").status, 200);
     wait_records(&sluice, 1);
-    // A folder in its place: no right would help.
+    // A folder stands in the file's place, so that no permission, not even root's, helps.
     let old = sluice.run_dir().join("old");
     std::fs::rename(&path, &old).unwrap();
     std::fs::create_dir(&path).unwrap();
@@ -305,7 +305,7 @@ fn a_disk_that_takes_nothing_costs_records_and_nothing_else() {
     assert_eq!(sluice.log().matches("the access log cannot be written").count(), 1);
 }
 
-/// What is in the queues when the end is asked for is written before the process ends.
+/// Records that are in the queues when Sluice is told to stop are written before the process ends.
 #[test]
 fn the_last_records_are_written_at_a_stop() {
     let origin = Origin::http(|_| Answer::ok("x"));
@@ -333,7 +333,8 @@ fn a_record_says_which_tls_its_client_has() {
     let mut count = 0;
     for (version, versions) in [("TLSv1.3", [&TLS13]), ("TLSv1.2", [&TLS12])] {
         let config = Arc::new(authority.config(&versions));
-        // The second goes on with the session of the first; who looks for an address names nobody.
+        // The second connection resumes the session of the first. A client that connects to an address sends
+        // no server name.
         for (name, resumed) in [(NAME, false), (NAME, true), ("127.0.0.1", false)] {
             let mut client = sluice.secured(&config, name);
             assert_eq!((client.get("/first").status, client.get("/second").status), (200, 200));
@@ -361,7 +362,7 @@ fn a_record_says_which_tls_its_client_has() {
             );
         }
     }
-    // The time of a hello that comes slowly, and of the pause after the handshake.
+    // The record shows how long the slow hello took, and the pause after the handshake.
     let config = Arc::new(authority.config(&[&TLS13]));
     let mut socket = TcpStream::connect(sluice.address()).unwrap();
     let mut connection = rustls::ClientConnection::new(config, NAME.try_into().unwrap()).unwrap();
@@ -378,9 +379,9 @@ fn a_record_says_which_tls_its_client_has() {
     count += 1;
     let micros = wait_records(&sluice, count)[count - 1]["micros"].clone();
     let phase = |name: &str| micros[name].as_u64().unwrap();
-    // Less than the pauses, since a busy machine wakes either end late.
+    // The bounds are below the pauses: on a busy machine either end may wake late.
     assert!(phase("handshake") >= 100_000 && phase("accept") >= 100_000, "{micros}");
-    // A name is as long as names may be; what is none is refused by the handshake.
+    // This name has the greatest length that a name may have. The handshake refuses an invalid name.
     let long = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
     let last = "GET / HTTP/1.1\r\nHost: edge.example\r\nConnection: close\r\n\r\n";
     assert!(!sluice.openssl(&["-servername", "a\"b\u{1}"], &[(last, "")]).contains("HTTP/1.1"));

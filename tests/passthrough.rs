@@ -18,20 +18,21 @@ use tests::{eventually, skip};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// One nginx with a server and a certificate for each name, each on a port of its own.
+/// One nginx with a server for each name. Each server has a certificate and a port of its own.
 struct Servers {
     nginx: Peer,
     ports: Vec<Port>,
 }
 
 impl Servers {
-    /// Each answers with its name, and for whom it was connected if it is told.
+    /// Each server answers with its index. If `is_told`, it expects a PROXY header and adds the address from
+    /// it.
     fn start(names: &[&str], is_told: bool) -> Self {
         let ports: Vec<Port> = names.iter().map(|_| Port::lease()).collect();
         let (mut files, mut text) = (Vec::new(), String::new());
         for (index, (name, port)) in names.iter().zip(&ports).enumerate() {
             let mut parameters = rcgen::CertificateParams::new([(*name).to_owned()]).unwrap();
-            // openssl looks for who vouches by this name.
+            // openssl looks up the issuer by this name.
             parameters.distinguished_name.push(rcgen::DnType::CommonName, *name);
             let key = rcgen::KeyPair::generate().unwrap();
             files.push((format!("{index}.pem"), parameters.self_signed(&key).unwrap().pem()));
@@ -51,12 +52,12 @@ impl Servers {
         Self { nginx, ports }
     }
 
-    /// Who vouches for all of them.
+    /// A file with the certificates of all servers, to be trusted.
     fn roots(&self) -> PathBuf {
         self.nginx.folder().join("all.pem")
     }
 
-    /// An upstream of this name for one of them.
+    /// An upstream of this name whose endpoint is one of the servers.
     fn upstream(&self, name: &str, index: usize, lines: &str) -> String {
         format!(
             "\n[[upstream]]\nname = \"{name}\"\nendpoints = [\"{}\"]\n{lines}\n",
@@ -64,7 +65,7 @@ impl Servers {
         )
     }
 
-    /// `https://name/` by `port`; what curl printed.
+    /// Fetches `https://name/` through `port`; returns the output of curl.
     fn curl(&self, name: &str, port: &Port, options: &[&str]) -> Output {
         let mut command = Command::new("curl");
         command.args(["-sS", "--max-time", "10", "--cacert"]).arg(self.roots()).args(options);
@@ -72,7 +73,7 @@ impl Servers {
         process::run(command.arg(format!("https://{name}:{}/", port.number())), LIMIT * 2)
     }
 
-    /// A handshake; what openssl printed.
+    /// Shakes hands; returns the output of openssl.
     fn openssl(&self, port: &Port, options: &[&str]) -> Output {
         let mut command = Command::new("openssl");
         command.args(["s_client", "-connect", &port.loopback().to_string(), "-CAfile"]).arg(self.roots());
@@ -84,7 +85,7 @@ fn without_tools() -> bool {
     ["nginx", "curl", "openssl"].into_iter().any(skip::without_tool)
 }
 
-/// One more listener, with routes for names.
+/// A further listener, with routes for names.
 fn listener(port: &Port, lines: &str, routes: &[(&str, &str)]) -> String {
     let routes = routes.iter().map(|(host, upstream)| {
         format!("\n[[route]]\nlistener = \"tls\"\nhost = \"{host}\"\nupstream = \"{upstream}\"\n")
@@ -101,7 +102,7 @@ fn closed(sluice: &Sluice, reason: &str, count: f64) {
     eventually(LIMIT, reason, || (value() == count).then_some(()));
 }
 
-/// What a program says first to a server.
+/// The first bytes that a program sends to a server, up to the end of its ClientHello.
 fn captured(command: &mut Command, server: &TcpListener) -> Vec<u8> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let (mut stream, _) = server.accept().unwrap();
@@ -126,7 +127,7 @@ fn openssl_hello(name: &str) -> Vec<u8> {
     captured(Command::new("openssl").args(["s_client", "-connect", &address, "-servername", name]), &server)
 }
 
-/// All that comes back for these bytes, until the end.
+/// Sends these bytes and returns the whole answer, up to the end of the connection.
 fn answer(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -221,7 +222,7 @@ fn clients_are_introduced_on_both_sides() {
         servers.curl("a.example", &front, &["--interface", "127.0.0.9"]).success().text(),
         "0 127.0.0.9"
     );
-    // Whoever is no proxy is introduced as itself.
+    // For a client that is not a proxy, the server gets the client's own address.
     assert_eq!(
         servers.curl("a.example", &ours, &["--interface", "127.0.0.8"]).success().text(),
         "0 127.0.0.8"
@@ -279,7 +280,7 @@ fn what_leads_nowhere_and_what_is_no_tls_is_told_so() {
         plain.text()
     );
     closed(&sluice, "not_tls", 1.0);
-    // A hello of 16 KiB and more, known as such by its header.
+    // A hello of 16 KiB or more. Its header alone shows the length.
     assert_eq!(answer(port.loopback(), b"\x16\x03\x01\x40\x00\x01\x00\x40\x00"), [21, 3, 3, 0, 2, 2, 50]);
     closed(&sluice, "hello_too_large", 1.0);
     let mut twice = openssl_hello("a.example");
@@ -317,7 +318,8 @@ fn a_slow_hello_is_cut_and_one_in_many_records_is_not() {
     }
     closed(&sluice, "hello_timeout", 3.0);
 
-    // Each byte in a record of its own, each record in two segments: the server makes of it what it was.
+    // Each byte has a record of its own, and each record comes in two segments. The server gets these
+    // records.
     let mut stream = TcpStream::connect(port.loopback()).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();

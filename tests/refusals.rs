@@ -1,5 +1,5 @@
-//! What Sluice answers itself: malformed requests of which nothing may reach an origin (RFC 9112, sections 2
-//! to 7 and 11.2), limits, timeouts, and upstreams that are missing, broken or slow.
+//! Responses that Sluice makes itself: to malformed requests, of which no byte may reach an origin (RFC 9112,
+//! sections 2 to 7 and 11.2), and for limits, timeouts, and upstreams that are missing, broken or slow.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -14,10 +14,10 @@ use tests::sluice::{Setup, Sluice};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Appended to every malformed request: it must neither be answered nor reach the origin.
+/// Appended to every malformed request. It must neither be answered nor reach the origin.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// A refusal's short body and its id, as the contract has it; the upstream's own responses are not judged.
+/// Checks a refusal's short body and its request id. Responses of the upstream are not checked here.
 fn assert_refused(response: &Response, status: u16, what: &str) {
     assert_eq!(response.status, status, "{what}: {response:?}");
     assert!(!response.body.is_empty() && response.body.len() < 1024, "{what}: a short body: {response:?}");
@@ -32,8 +32,8 @@ fn refused(sluice: &Sluice, reason: &str) -> f64 {
     sluice.metrics().labelled("sluice_requests_refused_total", "reason", reason)
 }
 
-/// Sends a malformed request and what follows it; exactly one response of that status and the close must
-/// come.
+/// Sends a malformed request and [`SMUGGLED`] after it. One response of that status must come, then the
+/// close.
 fn send_malformed(sluice: &Sluice, request: &[u8], status: u16) -> Client {
     let what = String::from_utf8_lossy(request).into_owned();
     let mut client = sluice.client();
@@ -46,7 +46,7 @@ fn send_malformed(sluice: &Sluice, request: &[u8], status: u16) -> Client {
 }
 
 const MALFORMED: &[&str] = &[
-    // Framing that two readers could understand differently.
+    // Framing that two parsers could understand differently.
     "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
@@ -80,7 +80,7 @@ const MALFORMED: &[&str] = &[
     "GET / HTTP/1.1\r\nHost : h\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: h\r\nContent-Length : 5\r\n\r\nhello",
     "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding\t: chunked\r\n\r\n0\r\n\r\n",
-    // Bytes that no field or target has.
+    // Bytes that are allowed in no field or target.
     "GET / HTTP/1.1\r\nHost: h\r\nA: b\0c\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: h\r\nA: b\x01c\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: h\r\nA: b\x7fc\r\n\r\n",
@@ -89,7 +89,7 @@ const MALFORMED: &[&str] = &[
     "GET / HTTP/1.1\r\nHost: h\r\nA b: c\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: h\r\nA(b): c\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n",
-    // Host.
+    // The Host field.
     "GET / HTTP/1.1\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
@@ -116,7 +116,7 @@ const MALFORMED: &[&str] = &[
     "GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n",
     "GET /% HTTP/1.1\r\nHost: h\r\n\r\n",
     "GET /%4 HTTP/1.1\r\nHost: h\r\n\r\n",
-    // Another protocol altogether.
+    // Another protocol.
     "\x16\x03\x01\x02\x00\x01\x00\x01\u{fc}\x03\x03\r\n\r\n",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 ];
@@ -132,7 +132,6 @@ fn nothing_of_a_malformed_request_reaches_the_origin() {
     let recorded = origin.recorded_text();
     assert!(recorded.is_empty(), "the origin received {recorded:?}");
     assert_eq!(origin.requests(), 0);
-    // And a good request still passes.
     assert_eq!(sluice.get("/good").status, 200);
     assert!(sluice.metrics().sum("sluice_session_panics_total") < 0.5);
 }
@@ -143,7 +142,7 @@ fn a_malformed_request_is_refused_however_it_is_split() {
     let sluice = Setup::to(origin.address()).start();
     for request in MALFORMED.iter().step_by(9) {
         let mut client = sluice.client();
-        // Once refused, the rest may meet a closed connection.
+        // Once Sluice has refused the request, the rest may meet a closed connection.
         for byte in request.as_bytes() {
             if client.try_send([*byte]).is_err() {
                 break;
@@ -201,7 +200,7 @@ fn an_unknown_path_is_404() {
     let sluice = Setup::to(origin.address()).without_route().append(route).start();
     let mut client = sluice.client();
     assert_refused(&client.get("/there"), 404, "no route");
-    // The request was understood, so the connection goes on.
+    // Sluice understood the request, so the connection stays open.
     assert_eq!(client.get("/here").status, 200);
     client.send(
         "POST /there HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET /here HTTP/1.1\r\n\
@@ -221,7 +220,7 @@ fn sizes_are_limited() {
     send_malformed(&sluice, &request(&format!("A: {}\r\n", "x".repeat(3000))), 431);
     send_malformed(&sluice, &request(&"A: b\r\n".repeat(20)), 431);
     send_malformed(&sluice, format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(300)).as_bytes(), 414);
-    // A head without an end is refused at its limit, not kept.
+    // A head without an end is refused as soon as it reaches the limit.
     let mut client = sluice.client();
     client.send(format!("GET / HTTP/1.1\r\nHost: h\r\nA: {}", "x".repeat(4000)));
     assert_refused(&client.response("GET"), 431, "an endless head");
@@ -229,7 +228,7 @@ fn sizes_are_limited() {
     client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n{}", "x".repeat(100)));
     assert_refused(&client.response("POST"), 413, "a long body");
     assert_eq!(origin.connections(), 0, "all of these are known before an upstream is asked");
-    // A chunked body shows its length only as it comes: the origin must not see it end.
+    // The length of a chunked body shows only as it comes: the origin must not see the body end.
     let mut client = sluice.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
     for _ in 0..5 {
@@ -243,7 +242,7 @@ fn sizes_are_limited() {
         let counted = refused(&sluice, reason);
         assert!((counted - count).abs() < f64::EPSILON, "{reason}: {counted}");
     }
-    // Just within the limits.
+    // These two are just within the limits.
     assert_eq!(sluice.get(&format!("/{}", "x".repeat(250))).status, 200);
     let mut client = sluice.client();
     client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1024\r\n\r\n{}", "x".repeat(1024)));
@@ -259,7 +258,7 @@ fn slow_heads_and_bodies_are_408() {
         let took = start.elapsed();
         assert!(took > Duration::from_millis(500) && took < Duration::from_secs(5), "{what} after {took:?}");
     };
-    // A head that keeps trickling in is cut off all the same: the limit is for the whole head.
+    // A head that keeps trickling in is cut off too: the limit is for the whole head.
     let mut client = sluice.client();
     let start = Instant::now();
     client.send("GET / HTTP/1.1\r\nHost: h\r\n");
@@ -270,7 +269,7 @@ fn slow_heads_and_bodies_are_408() {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    // What was sent after the refusal may reset the connection; then the counter alone tells.
+    // Bytes that arrive after the refusal may reset the connection; then only the counter shows the refusal.
     if let Ok(response) = client.try_response("GET") {
         assert_refused(&response, 408, "a trickling head");
     }
@@ -286,7 +285,7 @@ fn slow_heads_and_bodies_are_408() {
     assert_refused(&client.response("POST"), 408, "half a body");
     timed(start, "half a body");
     assert!(client.until_closed().is_empty());
-    // A client that says nothing at all is let go.
+    // The connection of a client that sends nothing is closed.
     let start = Instant::now();
     sluice.client().until_closed();
     timed(start, "a silent client");
@@ -304,8 +303,8 @@ fn slow_heads_and_bodies_are_408() {
 #[test]
 fn a_slow_body_that_moves_is_fine() {
     let origin = Origin::echo();
-    // A pause is a fraction of the limit, so that a busy machine does not make it one of the limit's length;
-    // all of them are longer.
+    // Each pause is a fraction of the limit, so that a busy machine cannot stretch it to the limit. The sum
+    // of the pauses is longer than the limit.
     let sluice = Setup::to(origin.address()).with("listener.timeouts", "request_body = \"2s\"").start();
     let mut client = sluice.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n");
@@ -436,7 +435,7 @@ fn a_response_cut_short_is_not_passed_off_as_whole() {
 
 #[test]
 fn bytes_after_a_response_are_never_the_next_ones() {
-    // An origin that answers once too often: the surplus must not become the answer to somebody else.
+    // An origin that sends one response too many. The surplus must not become the answer to another client.
     let origin = Origin::raw(|connection| {
         connection.read_head()?;
         let one = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -490,7 +489,7 @@ fn a_response_body_that_stalls_is_cut_off() {
 
 #[test]
 fn an_upstream_that_does_not_answer_a_connect_is_504() {
-    // A listener whose queue is full: the kernel drops further SYNs, so a connect neither succeeds nor fails.
+    // The listener's queue is full. The kernel drops further SYNs, so a connect neither succeeds nor fails.
     let listener = nix::sys::socket::socket(
         nix::sys::socket::AddressFamily::Inet,
         nix::sys::socket::SockType::Stream,

@@ -1,5 +1,5 @@
-//! `sluice reload` and SIGHUP: what changes under clients that stay, what is refused as a whole, and who gets
-//! the new configuration when the data plane dies around it.
+//! `sluice reload` and SIGHUP: changes under clients that stay, refusals of a whole configuration, and which
+//! configuration a new data plane gets when the old one dies around a reload.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -32,7 +32,7 @@ fn named(name: &'static str) -> Origin {
     })
 }
 
-/// The configuration with one part of it replaced, written to its file.
+/// Replaces one part of the configuration file.
 fn rewrite(sluice: &Sluice, what: &str, by: &str) {
     let text = std::fs::read_to_string(sluice.config_path()).unwrap();
     assert!(text.contains(what), "{what}\n{text}");
@@ -67,7 +67,7 @@ fn routes_endpoints_and_limits_change_under_load_and_no_request_is_lost() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                // One connection each, from before the first reload until after the last.
+                // Each client has one connection, from before the first reload until after the last.
                 let mut client = sluice.client();
                 while !stop.load(Ordering::SeqCst) {
                     let response = client.get("/");
@@ -75,7 +75,7 @@ fn routes_endpoints_and_limits_change_under_load_and_no_request_is_lost() {
                     assert!(["old", "new"].contains(&response.text().as_str()));
                     served.fetch_add(1, Ordering::SeqCst);
                 }
-                // Nothing of the old one is left, also in the worker that this client has.
+                // This client's worker too uses nothing of the old configuration any more.
                 assert_eq!(client.get("/").text(), "new");
                 assert_eq!(client.get("/fixed").text(), "made here");
                 assert_eq!(client.get(&format!("/{}", "x".repeat(200))).status, 414);
@@ -109,7 +109,7 @@ fn routes_endpoints_and_limits_change_under_load_and_no_request_is_lost() {
     let metrics = sluice.metrics();
     assert!((metrics.sum("sluice_snapshot") - 13.0).abs() < 0.5);
     assert!(metrics.sum("sluice_requests_refused_total") < 4.5, "the four that were too long");
-    // The connections to the endpoint that is gone are closed, though no request comes any more.
+    // Connections to the removed endpoint are closed, though no request comes any more.
     eventually(LIMIT, "the old endpoint is let go", || (old.open() == 0).then_some(()));
 }
 
@@ -139,7 +139,7 @@ fn a_response_and_a_tunnel_that_are_under_way_end_as_they_began() {
     busy.send("GET /after/700 HTTP/1.1\r\nHost: h\r\n\r\n");
     eventually(LIMIT, "the request is at the origin", || (old.requests() == 1).then_some(()));
     rewrite(&sluice, &old.address().to_string(), &new.address().to_string());
-    // The numbers of upstreams change with this, and the order of listeners.
+    // This changes the upstreams' positions and the order of the listeners.
     rewrite(
         &sluice,
         "[[upstream]]\nname = \"app\"",
@@ -153,7 +153,8 @@ fn a_response_and_a_tunnel_that_are_under_way_end_as_they_began() {
     reload(&sluice);
     assert_eq!(busy.response("GET").text(), "old", "by the configuration that it began with");
     assert_eq!(busy.get("/").text(), "new");
-    // The tunnel's endpoint is another's number now; it stays, and a new one finds its own.
+    // Another upstream now has the position of the tunnel's upstream. The old tunnel stays, and a new tunnel
+    // reaches the right endpoint.
     through.send("pong");
     through.finish();
     assert_eq!(through.until_closed(), b"pingpong");
@@ -190,7 +191,7 @@ fn listeners_in_another_order_keep_their_sockets() {
         text.replace("\n[[listener]]\nname = \"main\"", &format!("{other}\n[[listener]]\nname = \"main\"")),
     )
     .unwrap();
-    // The same model in another order is a change of its own kind.
+    // A mere change of order is a change too, so the reload applies it.
     reload(&sluice);
     check(&sluice);
     let dead = sluice.data_plane_pid();
@@ -200,7 +201,7 @@ fn listeners_in_another_order_keep_their_sockets() {
     check(&sluice);
 }
 
-/// The receipt of a reload that must fail, after which the old configuration serves on.
+/// Makes a reload that must fail and returns its output. Afterwards the old configuration still serves.
 #[track_caller]
 fn refused(sluice: &Sluice, text: &str) -> Output {
     let before = std::fs::read_to_string(sluice.config_path()).unwrap();
@@ -232,7 +233,7 @@ fn a_broken_file_changes_nothing_and_is_told_as_check_tells_it() {
     assert_eq!(done.code(), 1);
     assert!(done.errors().contains("no such file"), "{}", done.errors());
     std::fs::rename(sluice.run_dir().join("away"), sluice.config_path()).unwrap();
-    // The same over SIGHUP, which has nobody to tell but the log.
+    // SIGHUP has no caller to report to, so the log alone shows the error.
     std::fs::write(sluice.config_path(), good.replace("[log]", "[lgo]")).unwrap();
     sluice.signal(Signal::SIGHUP);
     eventually(LIMIT, "the log says why", || sluice.log().contains("lgo").then_some(()));
@@ -240,7 +241,7 @@ fn a_broken_file_changes_nothing_and_is_told_as_check_tells_it() {
     assert_eq!(sluice.get("/").text(), "app");
     let status = sluice.command("status");
     assert!(status.text().contains("last reload: not reloaded"), "{}", status.all());
-    // And mended.
+    // The file is repaired.
     std::fs::write(sluice.config_path(), good).unwrap();
     assert!(reload(&sluice).contains("nothing to reload"));
     assert_eq!(snapshot(&sluice), (1, 1));
@@ -292,7 +293,7 @@ fn a_data_plane_that_is_killed_after_a_reload_has_a_successor_with_the_new_confi
     let mut sluice = Setup::to(old.address()).start();
     rewrite(&sluice, &old.address().to_string(), &new.address().to_string());
     reload(&sluice);
-    // The file is not what counts.
+    // The successor does not read the file.
     std::fs::write(sluice.config_path(), "half a fi").unwrap();
     let dead = sluice.data_plane_pid();
     sluice.kill_data_plane();
@@ -308,7 +309,7 @@ fn a_data_plane_that_dies_over_a_reload_leaves_the_old_one_in_force() {
     let mut sluice = Setup::to(old.address()).start();
     rewrite(&sluice, &old.address().to_string(), &new.address().to_string());
     let dead = Pid::from_raw(sluice.data_plane_pid().cast_signed());
-    // It stands still, so it cannot have compiled anything.
+    // The data plane is stopped, so it cannot have compiled anything.
     kill(dead, Signal::SIGSTOP).unwrap();
     let done = std::thread::scope(|scope| {
         let asking = scope.spawn(|| sluice.command("reload"));
@@ -326,7 +327,7 @@ fn a_data_plane_that_dies_over_a_reload_leaves_the_old_one_in_force() {
     sluice.wait_ready();
     assert_eq!(sluice.get("/").text(), "old");
     assert_eq!((outcomes(&sluice, "died"), snapshot(&sluice)), (1, (1, 1)));
-    // Asked again it is taken.
+    // A second reload applies it.
     reload(&sluice);
     assert_eq!(sluice.get("/").text(), "new");
 }
@@ -366,9 +367,9 @@ fn a_drain_takes_no_new_configuration_but_the_drain_timeout_of_the_last_one() {
     assert!(done.code() == 1 && done.errors().contains("no sluice runs"), "{}", done.all());
 }
 
-/// The certificate that a new client gets.
+/// The certificate that Sluice shows to a new client.
 fn shown(sluice: &Sluice, config: &Arc<ClientConfig>) -> Vec<u8> {
-    // One that resumes a session is shown none.
+    // A client that resumes a session is shown no certificate.
     let mut fresh = ClientConfig::clone(config);
     fresh.resumption = rustls::client::Resumption::disabled();
     let mut client = sluice.secured(&Arc::new(fresh), "a.test");
@@ -381,7 +382,7 @@ fn der(leaf: &Leaf) -> Vec<u8> {
     CertificateDer::from_pem_slice(leaf.chain.as_bytes()).unwrap().to_vec()
 }
 
-/// Replaces a file as most programs do: written beside it, then renamed.
+/// Replaces a file as most programs do: it writes a new file beside it, then renames that.
 fn replace(sluice: &Sluice, name: &str, text: &str) {
     let beside = sluice.run_dir().join("beside");
     std::fs::write(&beside, text).unwrap();
@@ -396,7 +397,7 @@ fn a_renewed_certificate_is_taken_at_a_reload_and_connections_stay() {
     let config = Arc::new(authority.config(rustls::ALL_VERSIONS));
     let mut stays = sluice.secured(&config, "a.test");
     assert_eq!((stays.get("/").text().as_str(), shown(&sluice, &config)), ("app", der(&old)));
-    // Of two files one is there already.
+    // Only the first of the two files is there already.
     replace(&sluice, "0.pem", &new.chain);
     let done = sluice.command("reload");
     assert_eq!(done.code(), 1, "{}", done.all());
@@ -420,7 +421,7 @@ fn whom_the_system_trusts_from_now_on_is_trusted_by_itself() {
     std::fs::write(&roots, &before.pem).unwrap();
     let sluice = setup.environment("SSL_CERT_FILE", &roots).start();
     assert_eq!(sluice.get("/").status, 502);
-    // As update-ca-certificates does it.
+    // update-ca-certificates replaces the file in the same way.
     replace(&sluice, "roots.pem", &format!("{}{}", before.pem, after.pem));
     eventually(LIMIT, "the endpoint is believed", || (sluice.get("/").status == 200).then_some(()));
     assert_eq!((outcomes(&sluice, "applied"), outcomes(&sluice, "invalid")), (1, 0));
@@ -434,14 +435,14 @@ fn a_renewed_certificate_is_taken_by_itself_once_it_is_whole() {
     let config = Arc::new(authority.config(rustls::ALL_VERSIONS));
     let mut stays = sluice.secured(&config, "a.test");
     assert_eq!(stays.get("/").text(), "app");
-    // The main file is being edited, which is nobody's business.
+    // Somebody edits the main file meanwhile. That must not stop the renewal.
     std::fs::write(sluice.config_path(), "half a fi").unwrap();
     replace(&sluice, "0.pem", &leaves[1].chain);
     eventually(LIMIT, "half of it is refused", || (outcomes(&sluice, "invalid") == 1).then_some(()));
     assert_eq!(shown(&sluice, &config), der(&leaves[0]));
     replace(&sluice, "0.key", &leaves[1].key);
     eventually(LIMIT, "the new one is served", || (shown(&sluice, &config) == der(&leaves[1])).then_some(()));
-    // As a volume of Kubernetes: what the paths lead to is swapped by a link.
+    // A volume of Kubernetes: a link is replaced, and the paths then lead to other files.
     let path = |name: &str| sluice.run_dir().join(name);
     for (folder, leaf) in [("..1", &leaves[1]), ("..2", &leaves[2])] {
         std::fs::create_dir(path(folder)).unwrap();

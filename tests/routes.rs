@@ -1,5 +1,5 @@
-//! Routes through the built binary: which request goes where, what answers without an upstream, edits,
-//! weights, and the whole of it consistent with how paths are normalised.
+//! Routes through the built binary: which request goes where, answers without an upstream, edits and weights.
+//! All of them agree with how paths are normalised.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,7 +11,7 @@ use tests::origin::{self, Origin};
 use tests::ports::Port;
 use tests::sluice::{Setup, Sluice};
 
-/// A route that says its name.
+/// A route that responds with its name.
 fn respond(name: &str, what: &str) -> String {
     format!("\n[[route]]\n{what}\nrespond = {{ body = \"{name}\" }}\n")
 }
@@ -66,7 +66,7 @@ fn the_most_specific_host_and_path_take_a_request() {
         ("www.example.com", "/api", "wild"),
         ("b.example.com", "/only", "wild"),
         ("a.b.example.com", "/only/x", "wilder"),
-        // An absolute target is what counts, not the Host beside it.
+        // If the target is absolute, its host counts, not the Host field.
         ("other", "http://example.com/api/one", "exact-one"),
     ] {
         let response = get(&mut client, host, target);
@@ -131,7 +131,7 @@ fn redirects_lead_where_they_say_and_nowhere_else() {
         (head.status, head.field("location"), head.field("content-length")),
         (308, Some("https://a.example/"), Some("23"))
     );
-    // A short body is read to its end, so that the connection goes on.
+    // A short body is read to its end, so that the connection can stay open.
     client.send("POST /p HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello");
     assert_eq!(client.response("POST").field("location"), Some("https://a.example/p"));
     client.send(
@@ -140,7 +140,7 @@ fn redirects_lead_where_they_say_and_nowhere_else() {
     assert_eq!(client.response("POST").status, 308);
     client.send("OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n");
     assert_eq!(client.response("OPTIONS").field("location"), Some("https://a.example/"));
-    // Without a host there is nowhere to lead to.
+    // Without a host there is no target to redirect to.
     client.send("GET / HTTP/1.0\r\n\r\n");
     let response = client.response("GET");
     assert_eq!((response.status, response.text().as_str()), (400, "400 Bad Request: bad_host\n"));
@@ -154,13 +154,13 @@ fn bodies_that_are_not_worth_reading_end_the_connection() {
     let response = client.response("POST");
     assert_eq!((response.status, response.field("connection")), (200, Some("close")));
     client.until_closed();
-    // The client waits for leave to send: it gets the answer instead.
+    // The client waits for a 100 before it sends the body. It gets the answer instead.
     let mut client = sluice.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
     let response = client.try_any_response("POST").unwrap();
     assert_eq!((response.status, response.text().as_str()), (200, "ok"));
     client.until_closed();
-    // Chunks without end are given up at a bound.
+    // Sluice stops reading a chunked body at a bound.
     let mut client = sluice.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
     let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
@@ -262,7 +262,7 @@ fn fields_are_edited_on_the_way() {
     let response = client.get("/plain");
     assert_eq!((response.status, response.text().as_str()), (200, "ok"));
     check(&response);
-    // Our own error responses of the route too.
+    // Sluice's own error responses on this route are edited too.
     let down = client.get("/down");
     assert_eq!(down.status, 502);
     check(&down);

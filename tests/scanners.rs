@@ -1,4 +1,4 @@
-//! What scanners of TLS say of an https listener: sslyze measures it by Mozilla's intermediate profile,
+//! Reports of TLS scanners about an https listener. sslyze compares it with Mozilla's intermediate profile;
 //! testssl.sh looks for weak protocols and ciphers and for every attack that it knows.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -15,10 +15,10 @@ use tests::tls::{Authority, Leaf, https};
 use tests::{process, skip};
 
 const NAME: &str = "edge.example";
-/// testssl.sh takes some 20 s of a quiet machine, most of it waiting.
+/// testssl.sh takes about 20 s on a quiet machine. It waits most of that time.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// A certificate as a public CA would make it: what sslyze verifies a chain with insists on each of these.
+/// A certificate as a public CA would make it. The verifier in sslyze insists on each of these extensions.
 fn leaf(issuer: &Issuer<'_, KeyPair>, algorithm: &'static rcgen::SignatureAlgorithm) -> Leaf {
     let key = KeyPair::generate_for(algorithm).unwrap();
     let mut params = CertificateParams::new([NAME.to_owned()]).unwrap();
@@ -63,13 +63,14 @@ fn sslyze_finds_mozillas_intermediate_profile_kept() {
     };
     let (code, shown) = run("intermediate");
     assert!(code == 0 && shown.contains("OK - Compliant"), "{shown}");
-    // It does look: the modern profile has no TLS 1.2.
+    // sslyze really compares: the listener fails the modern profile, which has no TLS 1.2.
     let (code, shown) = run("modern");
     assert!(code != 0 && shown.contains("FAILED - Not compliant"), "{shown}");
     assert_eq!(sluice.metrics().sum("sluice_session_panics_total"), 0.0);
 }
 
-/// Where `cargo xtask test` installs it (empty: it could not), else in `PATH`.
+/// The path of sslyze where `cargo xtask test` installs it, else in `PATH`. An empty path means that the
+/// installation failed.
 fn sslyze() -> Option<PathBuf> {
     let installed = std::env::var_os("SLUICE_SSLYZE").map(PathBuf::from);
     if installed.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
@@ -79,7 +80,7 @@ fn sslyze() -> Option<PathBuf> {
     installed.or_else(|| (!skip::without_tool("sslyze")).then(|| "sslyze".into()))
 }
 
-/// What testssl.sh says that is no fault of protocols, ciphers or their use.
+/// Findings of testssl.sh that are no fault of protocols, ciphers or their use.
 const EXPECTED: [(&str, &str); 2] = [
     ("engine_problem", "its OpenSSL has no GOST"),
     ("RC4", "its OpenSSL has no RC4 to ask for; `cipherlist_*` shows that there is none"),
@@ -95,9 +96,9 @@ fn testssl_finds_no_weak_protocol_or_cipher_and_no_known_attack() {
     let origin = Origin::echo();
     let sluice = edge(&origin);
     let report = sluice.file("testssl.json");
-    // Protocols, ciphers, forward secrecy, every vulnerability. Not the server's order of ciphers, which
-    // Mozilla's intermediate profile leaves to the client, nor the chain, whose CA nobody trusts, nor
-    // simulated clients: both take longer than all the rest.
+    // Checked: protocols, ciphers, forward secrecy, every vulnerability. Not checked: the server's order of
+    // ciphers (Mozilla's intermediate profile leaves it to the client), the chain (its CA is not trusted),
+    // and simulated clients. The order and the clients take longer than all the rest.
     let mut command = Command::new(program);
     command.args([
         "--quiet",
@@ -123,7 +124,7 @@ fn testssl_finds_no_weak_protocol_or_cipher_and_no_known_attack() {
             .find(|finding| finding["id"] == id)
             .map(|finding| finding["severity"].as_str().unwrap())
     };
-    // It has looked.
+    // The report contains these checks.
     for id in [
         "SSLv2",
         "TLS1_2",

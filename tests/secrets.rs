@@ -1,5 +1,5 @@
-//! Where the secrets of handshakes and keys are, and who gets them: the key log only where it was allowed,
-//! the processes' memory nobody.
+//! Where the secrets of handshakes and keys are, and who can read them: the key log exists only if it was
+//! allowed, and no other process can read the memory of Sluice's processes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -23,7 +23,7 @@ const SWITCH: &str = "--allow-key-log";
 const VARIABLE: &str = "SSLKEYLOGFILE";
 const WARNING: &str = "THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO";
 
-/// An edge before this origin, with a file for its key log, which is not made.
+/// A Sluice with TLS before this origin. It is given a path for its key log; the file does not exist yet.
 fn setup(origin: &Origin) -> Setup {
     let authority = Authority::default();
     let leaf = authority.leaf(Kind::P256, &[NAME]);
@@ -32,13 +32,13 @@ fn setup(origin: &Origin) -> Setup {
     setup.environment(VARIABLE, keys)
 }
 
-/// A key log's lines, comments left out.
+/// A key log's lines without comments.
 fn lines(path: &Path) -> BTreeSet<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
 }
 
-/// What openssl wrote of one connection of this version.
+/// Makes one connection of this TLS version and returns the secrets that openssl logged.
 fn connect(sluice: &Sluice, version: &str, name: &str) -> BTreeSet<String> {
     let path = sluice.file(name);
     let shown =
@@ -116,7 +116,7 @@ fn with_the_switch_the_key_log_is_what_clients_and_servers_write() {
     let theirs = connect(&sluice, "-tls1_2", "theirs-1.2");
     assert_eq!(labels(&theirs), ["CLIENT_RANDOM"]);
     expect(&theirs, 6);
-    // A data plane that starts later goes on with the file.
+    // A data plane that starts later appends to the same file.
     let old = sluice.data_plane_pid();
     sluice.kill_data_plane();
     eventually(LIMIT, "a new data plane", || sluice.data_plane().filter(|pid| *pid != old));
@@ -124,7 +124,8 @@ fn with_the_switch_the_key_log_is_what_clients_and_servers_write() {
         sluice.admin("/readyz").is_ok_and(|answer| answer.status == 200).then_some(())
     });
     expect(&connect(&sluice, "-tls1_2", "theirs-after"), 7);
-    // An endpoint's handshake, as the endpoint has it, behind the client's.
+    // The secrets of the upstream handshake, as the endpoint logs them, follow those of the client's
+    // handshake.
     let mut count = 7;
     for (version, own) in [("-tls1_3", 5), ("-tls1_2", 1)] {
         let path = sluice.file(&format!("server{version}"));
@@ -157,7 +158,7 @@ fn with_the_switch_the_key_log_is_what_clients_and_servers_write() {
     }
 }
 
-/// A child that does not outlive the test.
+/// A child process that is killed when the test ends.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -167,8 +168,8 @@ impl Drop for Killed {
     }
 }
 
-/// Runs a program as somebody who may do all that the other may but trace it: as root without the
-/// capabilities that are for that, or as `nobody`.
+/// A command that runs a program with the rights of the process under test, except those for tracing: as root
+/// without the tracing capabilities, or as `nobody`.
 fn peer(as_nobody: bool) -> Command {
     if !skip::is_root() {
         return Command::new("env");
@@ -183,15 +184,15 @@ fn peer(as_nobody: bool) -> Command {
         ]);
         command.arg("--bounding-set=-all");
     } else {
-        // The last two may look, though not write.
+        // The last two capabilities allow reading memory, though not writing it.
         command.arg("--bounding-set=-sys_ptrace,-perfmon,-sys_admin");
     }
     command
 }
 
-/// Whether such a peer sees where a process's memory is. To the kernel that is the same question as whether
-/// it may read it (ptrace(2), "Ptrace access mode checking"), and of a process that is not dumpable the
-/// answer is no. It is asked without changing anything.
+/// Whether such a peer sees a process's memory map. The kernel applies the same check as for reading the
+/// memory (ptrace(2), "Ptrace access mode checking"), and it refuses if the process is not dumpable. The test
+/// changes nothing in the process.
 fn is_open(pid: u32, as_nobody: bool) -> bool {
     let output = process::run(peer(as_nobody).arg("cat").arg(format!("/proc/{pid}/maps")), LIMIT);
     let is_open = output.status.success() && output.text().contains(" r-xp ");
@@ -209,7 +210,7 @@ fn supervisor_and_data_plane_cannot_be_dumped() {
     for (process, pid, as_nobody) in
         [("supervisor", sluice.pid(), false), ("data plane", sluice.data_plane_pid(), true)]
     {
-        // One like it that is dumpable: the question has another answer.
+        // For comparison: a similar process that is dumpable can be read.
         let other = Killed(peer(as_nobody).args(["sleep", "60"]).stdin(Stdio::null()).spawn().unwrap());
         eventually(LIMIT, "another process of that user can be looked into", || {
             is_open(other.0.id(), as_nobody).then_some(())

@@ -1,4 +1,4 @@
-//! slowhttptest, in each of its modes, with a thousand connections, beside one client that behaves.
+//! slowhttptest in each of its modes, with a thousand connections, beside one well-behaved client.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,12 +11,12 @@ use tests::sluice::{Setup, Sluice};
 use tests::{eventually, process, skip};
 
 const CONNECTIONS: usize = 1_000;
-/// Client, two for the proxied connection, the origin's and the attacker's, with room.
+/// Per connection: the attacker's, two for the proxied connection, the origin's, and some room.
 const DESCRIPTORS: u64 = 6 * CONNECTIONS as u64;
-/// How long each attack lasts, in seconds. The default timeouts are all longer, so nobody is thrown out
-/// meanwhile.
+/// How long each attack lasts, in seconds. The default timeouts are all longer, so none ends an attacking
+/// connection meanwhile.
 const SECONDS: u64 = 9;
-/// Below this a machine that other tests share cannot tell a p99 from its double.
+/// Below this, a p99 and its double cannot be told apart on a machine that other tests share.
 const NOISE: Duration = Duration::from_millis(5);
 
 /// The attacker; ended on drop.
@@ -41,7 +41,7 @@ impl Drop for Attack {
     }
 }
 
-/// The times of so many requests one after the other, and the one that 99 of 100 stay below.
+/// Sends requests one after the other and returns the time that 99 of 100 stay below.
 fn p99(client: &mut Client, requests: usize) -> Duration {
     let timed = |_| {
         let start = Instant::now();
@@ -53,7 +53,7 @@ fn p99(client: &mut Client, requests: usize) -> Duration {
     times[requests * 99 / 100]
 }
 
-/// Whether the normal client stays quick while `mode` runs, once `reached` says that it does.
+/// Checks that the normal client stays quick while `mode` runs. It measures once `reached` is true.
 fn survives(name: &str, mode: &[&str], path: &str, reached: impl Fn(&Sluice) -> bool) {
     if skip::without_tool("slowhttptest") || skip::without_descriptors(DESCRIPTORS) {
         return;
@@ -74,8 +74,8 @@ fn survives(name: &str, mode: &[&str], path: &str, reached: impl Fn(&Sluice) -> 
     let before = sluice.holdings();
     let mut attack = Attack::start(mode, &sluice, path);
     eventually(Duration::from_secs(SECONDS), "the attack has begun", || reached(&sluice).then_some(()));
-    // Not the second in which a thousand connections are made and their buffers filled, which is work for
-    // everybody.
+    // The first seconds are not measured: a thousand connections are made and their buffers filled, which
+    // slows all clients.
     std::thread::sleep(Duration::from_secs(2));
     let attacked = p99(&mut client, 3_000);
     eprintln!(
@@ -107,7 +107,7 @@ fn slow_bodies() {
 
 #[test]
 fn ranges_without_end() {
-    // Each connection asks once and is answered at once.
+    // Each connection sends one request and is answered at once.
     let begun = |sluice: &Sluice| sluice.metrics().sum("sluice_requests_total") >= 1_250.0;
     survives("ranges (-R)", &["-R", "-t", "HEAD", "-a", "10", "-b", "3000"], "/", begun);
 }

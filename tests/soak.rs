@@ -1,6 +1,7 @@
-//! Everything at once for as long as one likes: all kinds of clients, good and bad, against good and bad
-//! endpoints, through the real XDP program, with timeouts a sixtieth of their defaults. What is held at the
-//! end is what was held at the start. `cargo xtask soak --minutes 20` runs it for longer than the tests do.
+//! Everything at once for any length of time: all kinds of clients, good and bad, against good and bad
+//! endpoints, through the real XDP program. The timeouts are a sixtieth of their defaults. At the end Sluice
+//! holds the same resources as at the start. `cargo xtask soak --minutes 20` runs it longer than the tests
+//! do.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -18,26 +19,26 @@ use tests::pattern::{Pattern, digest, expected};
 use tests::sluice::{Setup, Sluice};
 use tests::{eventually, skip, threads};
 
-/// Seconds, unless SLUICE_SOAK_SECONDS says otherwise.
+/// How long the test runs, in seconds, unless SLUICE_SOAK_SECONDS is set.
 const SECONDS: u64 = 12;
 const VISITORS: u64 = 6;
-/// How long each client waits for anything.
+/// How long each client waits for any read or write.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Body lengths: nothing, less than a buffer, about one, several, and enough for blocks.
+/// Body lengths in bytes: none, less than a buffer, about one buffer, several, and enough for blocks.
 const LENGTHS: [u64; 6] = [0, 100, 4_096, 40_000, 300_000, 1 << 20];
-/// What memory may grow by between the middle of a run and its end, beside a twentieth: bytes. What the
-/// allocator keeps at hand of each size fills slowly, 8.5 MiB for each of two workers
+/// How far memory may grow between the middle of a run and its end, in bytes, in addition to a twentieth. The
+/// allocator's stock of each size fills slowly, up to 8.5 MiB for each of two workers
 /// (`supervisor/child.rs`).
 const SLACK: u64 = 17 << 20;
-/// And all that it may hold, however long it runs: that, the rings' 8 MiB, the access log's 8 MiB, and the
-/// program with its clients.
+/// The most memory that the data plane may hold in a run of any length, in bytes: [`SLACK`], the rings' 8
+/// MiB, the access log's 8 MiB, and the program with its clients.
 const RESIDENT_MAX: u64 = 64 << 20;
 
-/// The defaults divided by sixty; those that a busy machine could miss are a little longer.
+/// The defaults divided by sixty. Timeouts that a busy machine could miss are a little longer.
 const TIMEOUTS: &str =
     "request_header = \"1500ms\"\nrequest_body = \"2s\"\nkeep_alive = \"1250ms\"\nsend = \"2s\"";
 
-/// What a client does with one connection.
+/// How a client uses one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Visit {
     KeepAlive,
@@ -75,7 +76,7 @@ impl Visit {
     ];
 }
 
-/// xorshift64: the order of visits, not their timing, is the same in every run.
+/// xorshift64. The order of visits is the same in every run; their timing is not.
 struct Random(u64);
 
 impl Random {
@@ -108,7 +109,7 @@ fn answer(request: &Request) -> Response {
     }
 }
 
-/// An endpoint that breaks in one way or another, in turn.
+/// An endpoint that breaks in a different way on each connection, in turn.
 fn breaks(connection: &mut Connection) -> io::Result<()> {
     connection.read_head()?;
     match connection.number % 5 {
@@ -116,13 +117,13 @@ fn breaks(connection: &mut Connection) -> io::Result<()> {
         1 => connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ncut")?,
         2 => connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n")?,
         3 => connection.write_all(b"nonsense\r\n\r\n")?,
-        // Says nothing until the route's timeout.
+        // The endpoint stays silent until the route's timeout.
         _ => connection.drain(),
     }
     Ok(())
 }
 
-/// Switches to a protocol that says everything again.
+/// An endpoint that switches to a protocol which sends all bytes back.
 fn echoes(connection: &mut Connection) -> io::Result<()> {
     connection.read_head()?;
     connection
@@ -136,7 +137,7 @@ fn echoes(connection: &mut Connection) -> io::Result<()> {
     }
 }
 
-/// Visits until told to stop. Whatever is not as expected panics.
+/// Makes visits until told to stop. Any unexpected result panics.
 fn visitor(address: SocketAddr, seed: u64, shared: &Shared) {
     let mut random = Random(seed);
     while !shared.stop.load(Ordering::Relaxed) {
@@ -158,7 +159,7 @@ fn visitor(address: SocketAddr, seed: u64, shared: &Shared) {
     }
 }
 
-/// One visit; a client that is to stay until the proxy closes it is returned.
+/// Makes one visit. Returns the client if it stays until the proxy closes its connection.
 fn go(visit: Visit, mut client: Client, random: &mut Random, shared: &Shared) -> Option<Client> {
     let length = LENGTHS[usize::try_from(random.below(LENGTHS.len() as u64)).unwrap()];
     let count = |requests: u64| shared.requests.fetch_add(requests, Ordering::Relaxed);
@@ -282,7 +283,7 @@ fn go(visit: Visit, mut client: Client, random: &mut Random, shared: &Shared) ->
     None
 }
 
-/// Waits for those that were left open: the proxy has closed each within its timeouts.
+/// Takes connections that were left open and checks that the proxy has closed each within its timeouts.
 fn reap(shared: &Shared) {
     while !shared.stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(100));
@@ -302,7 +303,7 @@ fn reap(shared: &Shared) {
     }
 }
 
-/// Bans sources that never come, each for a second, and lifts half of the bans.
+/// Bans an unused source for a second. Every second ban is lifted again.
 fn ban(sluice: &Sluice, number: u64) {
     let source = format!("127.99.{}.{}", number / 250 % 250, number % 250);
     let run_dir = sluice.run_dir().to_str().unwrap();
@@ -312,7 +313,7 @@ fn ban(sluice: &Sluice, number: u64) {
     }
 }
 
-/// What both processes hold at one moment, and what the guard's tables do.
+/// The resources of both processes at one moment, and the size of the guard's tables.
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
@@ -349,7 +350,7 @@ fn sample(sluice: &Sluice, start: Instant) -> Sample {
     }
 }
 
-/// The median of what `field` is over some samples.
+/// The median of `field` over some samples.
 fn median<T: PartialOrd + Copy>(samples: &[Sample], field: impl Fn(&Sample) -> T) -> T {
     let mut values: Vec<T> = samples.iter().map(field).collect();
     values.sort_by(|a, b| a.partial_cmp(b).unwrap());
@@ -379,7 +380,7 @@ fn expect_flat(samples: &[Sample]) {
             median(part, |sample| sample.bans),
         );
     }
-    // Allocators and pools fill in the first half.
+    // The memory of allocators and pools fills in the first half of the run.
     let (middle, last) = (quarters[1], quarters[3]);
     for (who, field) in [
         ("supervisor", (|sample: &Sample| sample.supervisor_bytes) as fn(&Sample) -> u64),
@@ -407,8 +408,8 @@ fn mixed_load_leaves_everything_as_it_was() {
     let broken = namespace.run(|| Origin::raw(breaks).without_record());
     let echo = namespace.run(|| Origin::raw(echoes).without_record());
     let endpoints: Vec<SocketAddr> = good.iter().map(Origin::address).collect();
-    // Endpoints that close unannounced have a pool of their own: a POST that meets such an end on its way is
-    // answered with 502, rightly.
+    // Endpoints that close unannounced have a pool of their own. A POST may meet such a close on its way; the
+    // answer is then rightly 502.
     let tables = format!(
         "\n[[route]]\npath_prefix = \"/closes\"\nupstream = \"closes\"\n[[upstream]]\nname = \"closes\"\n\
          endpoints = [\"{}\"]\n\
@@ -425,7 +426,7 @@ fn mixed_load_leaves_everything_as_it_was() {
         .inside(&namespace, IpAddr::V4(Ipv4Addr::LOCALHOST))
         .workers(2)
         .with("process", "max_connections = 4000")
-        // Few buffers: each is memory once it was used, and what grows until all have been is no leak.
+        // Few buffers: a buffer takes memory once it was used, so growth until all were used is no leak.
         .with("ring", "buffers = 512")
         .with("log", "access = \"/dev/null\"")
         .with(
@@ -477,7 +478,7 @@ fn mixed_load_leaves_everything_as_it_was() {
     assert_eq!(visits.len(), Visit::ALL.len(), "every kind was there");
     expect_flat(&samples);
     sluice.expect_back_to(before);
-    // One connection is the one that asks.
+    // The admin connection of this scrape is the one that is still counted.
     eventually(LIMIT, "the guard's tables are empty", || {
         let metrics = sluice.metrics();
         (metrics.sum("sluice_guard_connections") < 1.5 && metrics.sum("sluice_guard_bans") < 0.5)

@@ -1,5 +1,5 @@
-//! Steering through the built binary: flows go where there is less to do, a worker that hangs gets none, and
-//! a request can be followed from the packet that XDP judged to the worker that served it.
+//! Steering through the built binary: flows go to the worker with less to do, and a worker that hangs gets
+//! none. A request can be followed from the packet that XDP judged to the worker that served it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -22,7 +22,7 @@ fn cannot_compare_workers() -> bool {
     skip::without_root() || skip::without_two_cpus()
 }
 
-/// Opens a connection, waits until it is served, and says which worker took it.
+/// Opens a connection, waits until it is served, and returns the worker that took it.
 fn placed(sluice: &Sluice) -> (usize, Client) {
     let before = sluice.per_worker("accepted");
     let mut client = sluice.client();
@@ -49,7 +49,7 @@ fn flows_go_to_the_worker_with_less_to_do() {
     }
     let spread = (here.len(), there.len());
     assert!(spread.0.abs_diff(spread.1) <= 4, "forty idle connections are spread evenly: {spread:?}");
-    // All of the first worker's connections end: the next ones are its.
+    // All connections of the first worker end, so it gets the next ones.
     here.clear();
     eventually(LIMIT, "the first worker is empty", || {
         (sluice.per_worker("connections")[0] == 0).then_some(())
@@ -108,7 +108,7 @@ fn a_worker_that_hangs_gets_no_new_flows() {
         threads::threads(pid).into_iter().map(|(tid, name)| (name, tid)).collect();
     let workers: Vec<(&String, &u32)> = named.iter().filter(|(name, _)| name.contains("worker")).collect();
     assert_eq!(workers.len(), 2, "{named:?}");
-    // Clients of both kinds are there before: the hanging worker has one that it cannot answer.
+    // Clients of both workers are connected already: at least one waits for the worker that hangs.
     let address = sluice.address();
     let mut provoking = Vec::new();
     let held = Held::at_work(*workers[0].1, LIMIT, || {
@@ -129,7 +129,7 @@ fn a_worker_that_hangs_gets_no_new_flows() {
         ["0", "1"].map(|worker| after.get(worker).unwrap_or(&0) - before.get(worker).unwrap_or(&0)).into();
     assert!(grown.contains(&0) && grown.contains(&40), "the worker that hangs got none: {grown:?}");
     drop(held);
-    // It goes on where it was: those that waited for it are answered, and it takes part again.
+    // The worker goes on where it was held: its waiting clients are answered, and it takes new flows.
     for client in &mut provoking {
         assert_eq!(client.response("GET").status, 200);
     }
@@ -148,7 +148,7 @@ fn a_request_raises_the_counters_of_xdp_and_of_the_worker_that_served_it() {
     if skip::without_root() || skip::without_tool("curl") {
         return;
     }
-    // As config/dev.toml has it: XDP on the loopback, in a namespace so that nobody else's packets are
+    // XDP runs on the loopback, as in config/dev.toml. In a namespace of its own, no other packets are
     // counted.
     let namespace = Arc::new(Netns::new());
     let origin = namespace.run(|| Origin::http(|_| Response::ok("ok")));
@@ -182,7 +182,7 @@ fn a_request_raises_the_counters_of_xdp_and_of_the_worker_that_served_it() {
             assert_eq!(grown, u64::from(other == worker), "steering chose the worker that served it");
         }
         assert_eq!(sluice.per_worker("requests")[worker], requests[worker] + 1);
-        // And the same in what a monitoring system reads.
+        // `/metrics` shows the same numbers.
         let scraped = sluice.metrics();
         let named = |metrics: &tests::metrics::Metrics| {
             metrics.labelled("sluice_steering_selected_total", "worker", &worker.to_string())

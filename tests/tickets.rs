@@ -1,5 +1,5 @@
-//! Session tickets with the released binary and openssl: a session goes on with whichever worker, data plane
-//! or instance has the keys.
+//! Session tickets with the released binary and openssl: any worker, data plane or instance that has the keys
+//! resumes a session.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -15,14 +15,14 @@ use tests::{eventually, process, skip};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Instances with one certificate, for openssl in one folder.
+/// Instances of Sluice with one certificate, and a folder for openssl's files.
 struct Stage {
     origin: Origin,
     folder: tempfile::TempDir,
 }
 
 impl Stage {
-    /// `None`: no openssl here.
+    /// `None`: openssl is not installed.
     fn new() -> Option<Self> {
         if skip::without_tool("openssl") {
             return None;
@@ -38,7 +38,7 @@ impl Stage {
         self.folder.path().join(name)
     }
 
-    /// With these keys in its `[listener.tls]`.
+    /// Starts an instance with these keys in its `[listener.tls]`.
     fn start(&self, workers: usize, tls: &str) -> Sluice {
         self.setup(workers, tls).start()
     }
@@ -51,8 +51,8 @@ impl Stage {
         Setup::to(self.origin.address()).workers(workers).with("listener", &lines)
     }
 
-    /// A request over a session that is kept in `session`, which goes on if there is one; whether it was
-    /// resumed.
+    /// Sends a request and returns whether its session was resumed. The file `session` keeps the session; if
+    /// it exists, openssl offers to resume.
     fn ask(&self, address: SocketAddr, version: &str, session: &Path) -> bool {
         let resume = if session.exists() { format!("-sess_in {}", session.display()) } else { String::new() };
         let script = format!(
@@ -87,7 +87,7 @@ fn a_session_goes_on_with_any_worker_after_a_crash_and_after_a_reload() {
         sluice.kill_data_plane();
         eventually(LIMIT, "a new data plane", || sluice.data_plane().filter(|pid| *pid != old));
         assert!(stage.ask(sluice.address(), version, &session), "{version} after a crash");
-        // Another limit is another configuration of TLS.
+        // A changed limit makes a new TLS configuration.
         let text = std::fs::read_to_string(sluice.config_path()).unwrap();
         let limit = if version == "tls1_3" {
             "tls = { max_handshakes = 77 }"
@@ -120,11 +120,12 @@ fn instances_that_share_files_of_keys_share_sessions() {
             stage.ask(other.address(), version, &session),
             "{version}: the old key is still accepted there"
         );
-        // The new ticket that came with it is of the new key, which is not known here.
+        // A resumed TLS 1.3 session gave openssl a new ticket, made with the new key. The first instance does
+        // not know that key.
         assert_eq!(stage.ask(one.address(), version, &session), version == "tls1_2", "{version}");
         assert!(stage.ask(one.address(), version, &session));
     }
-    // An instance that makes its own knows neither.
+    // An instance with keys of its own knows neither.
     let alone = stage.start(1, "");
     assert!(!stage.ask(alone.address(), "tls1_3", &stage.path("tls1_3")));
 }
@@ -144,8 +145,8 @@ fn without_tickets_each_handshake_is_a_full_one() {
     assert_eq!(count(&sluice), (6, 0));
 }
 
-/// Puts CLOCK_MONOTONIC forward by the seconds in a file, for the one process that loads it: the supervisor,
-/// which hands no variable on to its data planes.
+/// A library that puts CLOCK_MONOTONIC forward by the seconds in a file. Only the supervisor loads it, since
+/// the supervisor passes no variable on to its data planes.
 const CLOCK: &str = r#"
 #include <fcntl.h>
 #include <stdlib.h>
@@ -182,7 +183,7 @@ fn a_key_is_replaced_after_twelve_hours_and_accepted_for_twelve_more() {
     let mut compile = Command::new("cc");
     let _ = process::run(compile.args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]), LIMIT)
         .success();
-    // In place, since it is mapped.
+    // The file is overwritten in place, since the process has mapped it.
     std::fs::write(&clock, 0_i64.to_ne_bytes()).unwrap();
     let put = |hours: i64| {
         let mut file = std::fs::OpenOptions::new().write(true).open(&clock).unwrap();
@@ -192,7 +193,7 @@ fn a_key_is_replaced_after_twelve_hours_and_accepted_for_twelve_more() {
         stage.setup(1, "").environment("LD_PRELOAD", &library).environment("SLUICE_TEST_CLOCK", &clock);
     let sluice = setup.start();
     let new_keys = || sluice.log().matches("session tickets have a new key").count();
-    // A question wakes the supervisor, which looks at its clock then.
+    // A request for the status wakes the supervisor, which then looks at its clock.
     let wait_new_keys = |count| {
         eventually(LIMIT, "a new key", || {
             let _ = sluice.command("status").success();
@@ -201,7 +202,7 @@ fn a_key_is_replaced_after_twelve_hours_and_accepted_for_twelve_more() {
     };
     let versions = ["tls1_3", "tls1_2"];
     let ask = |version: &str, session: &str| {
-        // A copy, since a new ticket takes the old one's place.
+        // openssl gets a copy, since a new ticket replaces the old one in the file.
         let copy = stage.path("copy");
         let _ = std::fs::remove_file(&copy);
         let _ = std::fs::copy(stage.path(session), &copy);
@@ -228,7 +229,7 @@ fn a_key_is_replaced_after_twelve_hours_and_accepted_for_twelve_more() {
     }
     put(26);
     wait_new_keys(2);
-    // A data plane that starts now gets the same keys.
+    // A new data plane gets the same keys.
     for crashed in [false, true] {
         if crashed {
             let old = sluice.data_plane_pid();
@@ -246,6 +247,6 @@ fn a_key_is_replaced_after_twelve_hours_and_accepted_for_twelve_more() {
             assert!(ask(version, &format!("{version}-second")).0, "{version}");
         }
     }
-    // Nothing that waited for a moment took hours for a failure of the data plane.
+    // No timeout of the supervisor took the skipped hours for a failure of the data plane.
     assert_eq!(sluice.status()["supervisor"]["restarts"], 1);
 }

@@ -1,5 +1,4 @@
-//! https through the built binary: the TLS clients that people use before it, in both versions, with each
-//! kind of certificate.
+//! https through the built binary: common TLS clients in both versions, with each kind of certificate.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -28,7 +27,7 @@ fn without_tools() -> bool {
     ["curl", "openssl", "gnutls-cli"].into_iter().any(skip::without_tool)
 }
 
-/// One Sluice with a certificate on P-256 before this origin.
+/// A Sluice with a certificate on P-256 before this origin.
 fn edge(origin: &Origin, lines: &str) -> (Sluice, Authority) {
     let authority = Authority::default();
     let leaf = authority.leaf(Kind::P256, &[NAME]);
@@ -150,7 +149,7 @@ fn the_certificate_is_chosen_by_the_name_and_by_what_the_client_can_verify() {
         );
     }
     assert_eq!(sluice.metrics().sum("sluice_tls_handshakes_failed_total"), 0.0);
-    // A client that can verify nothing that we have.
+    // A client that can verify no signature of our keys.
     let shown = sluice.openssl(&["-servername", "default.example", "-sigalgs", "ed25519"], &[]);
     assert!(shown.contains("alert handshake failure"), "{shown}");
     counted(&sluice, "sluice_tls_handshakes_failed_total", "reason", "incompatible", 1.0);
@@ -180,8 +179,7 @@ fn the_application_protocol_is_agreed_or_refused() {
     }
     counted(&sluice, "sluice_tls_handshakes_failed_total", "reason", "incompatible", 2.0);
     counted(&sluice, "sluice_tls_alerts_sent_total", "alert", "no_application_protocol", 2.0);
-    // A version that nobody should speak any more. It has no signature algorithms, which is what rustls sees
-    // first.
+    // TLS 1.1 is obsolete. Its hello has no signature algorithms, and rustls complains about those first.
     let shown = sluice.openssl(&["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"], &[]);
     assert!(shown.contains("alert handshake failure"), "{shown}");
     counted(&sluice, "sluice_tls_alerts_sent_total", "alert", "handshake_failure", 1.0);
@@ -222,7 +220,7 @@ fn requests_follow_each_other_on_one_connection_also_unasked() {
             head.status == 200 && head.body.is_empty() && head.field("content-length").is_some(),
             "{head:?}"
         );
-        // Longer pauses than a session lingers for.
+        // The pause is longer than a session lingers.
         std::thread::sleep(Duration::from_millis(1200));
         assert_eq!(client.get("/late").status, 200);
         client.send(LAST);
@@ -315,7 +313,7 @@ fn websockets_pass_over_tls_both_ways() {
             socket.send(message.clone()).unwrap();
             assert_eq!(socket.read().unwrap(), message, "{version}");
         }
-        // Keys may change below it.
+        // The connection's keys may change below the WebSocket.
         if version == "TLSv1.3" {
             socket.get_mut().conn.refresh_traffic_keys().unwrap();
             socket.send(Message::text("under new keys")).unwrap();
@@ -343,7 +341,7 @@ fn a_proxy_header_comes_before_the_handshake() {
     for (header, client) in
         [(&b"PROXY TCP4 192.0.2.7 192.0.2.1 1234 443\r\n"[..], "192.0.2.7"), (&two, "192.0.2.8")]
     {
-        // At once with the hello, and apart from it.
+        // The hello comes at once after the header, then after a pause.
         for pause in [0, 50] {
             let mut socket = TcpStream::connect(sluice.address()).unwrap();
             socket.write_all(header).unwrap();
@@ -364,7 +362,7 @@ fn a_client_that_half_closes_is_answered_and_one_that_vanishes_is_not_believed()
     let (sluice, authority) = edge(&origin, "");
     for (version, versions) in VERSIONS {
         let config = Arc::new(authority.config(versions));
-        // With close_notify and FIN, with close_notify alone, with FIN alone.
+        // The client ends with close_notify and FIN, with close_notify alone, and with FIN alone.
         for (notified, shut) in [(true, true), (true, false), (false, true)] {
             let mut client = sluice.secured(&config, NAME);
             client.send(format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 4\r\n\r\nbody"));
@@ -384,7 +382,7 @@ fn a_client_that_half_closes_is_answered_and_one_that_vanishes_is_not_believed()
             );
             assert!(client.until_closed().is_empty(), "ended with close_notify");
         }
-        // In the midst of a body, in order and not.
+        // The client ends in the middle of a body, with close_notify and without.
         for notified in [true, false] {
             let seen = origin.requests();
             let mut client = sluice.secured(&config, NAME);
@@ -394,7 +392,7 @@ fn a_client_that_half_closes_is_answered_and_one_that_vanishes_is_not_believed()
                 stream.conn.send_close_notify();
                 stream.conn.complete_io(&mut stream.sock).unwrap();
             }
-            // Our reset may be here already.
+            // Sluice's reset may have arrived already.
             let _ = stream.sock.shutdown(Shutdown::Write);
             let mut rest = Vec::new();
             let _ = client.stream().read_to_end(&mut rest);
@@ -414,7 +412,7 @@ fn keys_are_updated_when_the_client_asks() {
     let origin = Origin::echo();
     let (sluice, authority) = edge(&origin, "");
     let get = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
-    // K asks for ours too, k does not.
+    // K asks Sluice to update its keys too; k does not.
     let lines = [
         (get.as_str(), "---"),
         ("K\n", "\"trailers\":[]"),
@@ -429,7 +427,7 @@ fn keys_are_updated_when_the_client_asks() {
         client.stream().conn.refresh_traffic_keys().unwrap();
         assert_eq!(client.get(&format!("/{round}")).status, 200);
     }
-    // In the midst of a body, in both directions at once.
+    // Keys change in the middle of a body, in both directions at once.
     let mut body = Vec::new();
     io::copy(&mut Pattern::new(5 << 20), &mut body).unwrap();
     client.send(format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n\r\n", body.len()));
@@ -453,7 +451,7 @@ fn a_renegotiation_is_refused_and_the_connection_goes_on() {
         shown.contains("no renegotiation") && shown.contains("Secure Renegotiation IS supported"),
         "{shown}"
     );
-    // openssl gives up then; who does not is served.
+    // openssl gives up after the refusal. A client that goes on is served.
     let mut client = Forger::connect(sluice.address(), &authority, NAME, &TLS12);
     let hello = [&[1, 0, 0, 40, 3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2b, 1]].concat();
     for _ in 0..3 {

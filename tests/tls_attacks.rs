@@ -1,5 +1,5 @@
-//! Clients that break the rules of TLS, through the built binary: each ends its own connection, with the
-//! alert that is due, and is counted once; nobody else notices.
+//! Clients that break the rules of TLS, through the built binary. Each ends only its own connection, gets the
+//! alert that is due, and is counted once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -26,7 +26,7 @@ const BAD_RECORD_MAC: u8 = 20;
 const RECORD_OVERFLOW: u8 = 22;
 const DECODE_ERROR: u8 = 50;
 
-/// A Sluice of one worker with its CA.
+/// A Sluice with one worker, and the CA of its certificate.
 struct Edge {
     sluice: Sluice,
     authority: Authority,
@@ -55,14 +55,14 @@ impl Edge {
         Forger::connect(self.sluice.address(), &self.authority, NAME, version)
     }
 
-    /// It serves, and nothing of what broke is left.
+    /// Checks that Sluice still serves and that all broken connections are closed.
     fn serves(&self) {
         assert_eq!(self.sluice.secured(&self.config, NAME).get("/").status, 200);
         let open = || self.sluice.metrics().sum("sluice_connections_open");
         eventually(PATIENCE, "everything is closed", || (open() == 0.0).then_some(()));
     }
 
-    /// A valid ClientHello, as rustls says it, in one record.
+    /// A valid ClientHello of rustls, in one record.
     fn hello(&self) -> Vec<u8> {
         let name = rustls::pki_types::ServerName::try_from(NAME).unwrap();
         let mut client = rustls::ClientConnection::new(Arc::clone(&self.config), name).unwrap();
@@ -72,7 +72,7 @@ impl Edge {
     }
 }
 
-/// How often each of these was counted.
+/// The metrics at one moment, to compare the counters of [`TALLIED`] with later.
 struct Tally(Metrics);
 
 const TALLIED: [&str; 4] = [
@@ -87,7 +87,7 @@ impl Tally {
         Self(sluice.metrics())
     }
 
-    /// Each of these has grown by one since, each metric that is not named by nothing.
+    /// Waits until each expected series has grown by one. Metrics that are not expected must not have grown.
     #[track_caller]
     fn grew(&self, sluice: &Sluice, expected: &[(&str, &str)], what: &str) {
         let label = |metric: &str| if metric.contains("alerts") { "alert" } else { "reason" };
@@ -117,7 +117,7 @@ const CLOSED: &str = TALLIED[1];
 const SENT: &str = TALLIED[2];
 const RECEIVED: &str = TALLIED[3];
 
-/// All that comes until the end.
+/// All bytes that come until the connection ends.
 fn rest(socket: &mut TcpStream) -> Vec<u8> {
     let mut heard = Vec::new();
     match socket.read_to_end(&mut heard) {
@@ -171,13 +171,13 @@ fn what_is_no_handshake_gets_one_alert_at_once_and_is_counted_once() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{what}: {:?}", begun.elapsed());
         tally.grew(&edge.sluice, &[(FAILED, "malformed"), (CLOSED, "tls_handshake"), (SENT, name)], what);
     }
-    // rustls has no word for this.
+    // rustls has no alert for this message.
     let tally = Tally::of(&edge.sluice);
     let mut socket = edge.socket();
     socket.write_all(&record(22, &[1, 0xff, 0xff, 0xff, 3, 3])).unwrap();
     assert!(rest(&mut socket).is_empty());
     tally.grew(&edge.sluice, &[(FAILED, "malformed"), (CLOSED, "tls_handshake")], "a message of 16 MiB");
-    // Their alerts are no reason for ours.
+    // Sluice answers a client's alert with no alert.
     for (what, bytes, name) in [
         ("a fatal alert", record(21, &[2, 48]), "unknown_ca"),
         (
@@ -193,7 +193,7 @@ fn what_is_no_handshake_gets_one_alert_at_once_and_is_counted_once() {
         assert!(heard.first() != Some(&21), "{what}: {heard:?}");
         tally.grew(&edge.sluice, &[(FAILED, "alert"), (CLOSED, "tls_handshake"), (RECEIVED, name)], what);
     }
-    // Ends: within a record, within a message, between two flights; with FIN and with a reset.
+    // The client ends within a record, within a message, or between two flights, with FIN and with a reset.
     for (what, bytes) in [("2 bytes", &hello[..2]), ("half a hello", &hello[..90]), ("a hello", &hello[..])] {
         for is_reset in [false, true] {
             let tally = Tally::of(&edge.sluice);
@@ -319,7 +319,8 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
         .chain(only_13.iter().map(|case| (&TLS13, case)))
         .chain(only_12.iter().map(|case| (&TLS12, case)));
     for (version, (what, attack, description, name)) in cases {
-        // As the first bytes, after a request on an idle connection, and in the midst of a body.
+        // The attack comes as the first bytes, after a request on an idle connection, and in the middle of a
+        // body.
         for (place, begin) in [
             ("first", ""),
             ("idle", GET),
@@ -342,7 +343,7 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
             }
             let bytes = attack(&mut forger);
             forger.send(&bytes);
-            // Whatever follows changes nothing.
+            // Further bytes change nothing.
             forger.send(&bytes);
             let (data, others, ending) = forger.until_closed();
             assert_eq!(
@@ -354,7 +355,7 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
             tally.grew(&edge.sluice, &[(CLOSED, "tls_broken"), (SENT, name)], &what);
         }
     }
-    // Fatal alerts of theirs end it without a word.
+    // A client's fatal alert ends the connection without an alert from Sluice.
     for version in [&TLS13, &TLS12] {
         let tally = Tally::of(&edge.sluice);
         let mut forger = edge.forger(version);
@@ -366,7 +367,7 @@ fn what_breaks_an_established_connection_gets_one_alert_and_is_counted_once() {
     edge.serves();
 }
 
-/// Sends for a while without a look at what comes, more than the buffers of both ends hold.
+/// Sends for a while without reading, more than the buffers of both ends hold.
 fn send_on(socket: &mut TcpStream) {
     for _ in 0..60 {
         socket.write_all(&[9; 64 << 10]).unwrap();
@@ -385,7 +386,7 @@ fn who_goes_on_sending_after_it_broke_the_rules_reads_the_alert_and_no_reset() {
         assert_eq!((kind, &*alert), (21, &[2, BAD_RECORD_MAC][..]));
         assert_eq!(forger.socket.read(&mut [0]).unwrap(), 0, "an end in order");
     }
-    // In place of a hello.
+    // The bad bytes come in place of a hello.
     let mut socket = edge.socket();
     socket.write_all(&[0; 64]).unwrap();
     send_on(&mut socket);
@@ -398,7 +399,7 @@ fn who_goes_on_sending_after_it_broke_the_rules_reads_the_alert_and_no_reset() {
 #[test]
 fn who_never_stops_sending_after_it_broke_the_rules_is_cut() {
     let edge = Edge::start("");
-    // A byte from time to time, and all that is taken.
+    // One client sends a byte from time to time, the other as fast as it can.
     for (size, pause) in [(1, Duration::from_millis(200)), (256 << 10, Duration::ZERO)] {
         let mut forger = edge.forger(&TLS13);
         let begun = Instant::now();
@@ -409,7 +410,7 @@ fn who_never_stops_sending_after_it_broke_the_rules_is_cut() {
             std::thread::sleep(pause);
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "{sent} bytes in {:?}", begun.elapsed());
-        // Beside what is taken the kernel's buffers fill, here and there.
+        // The limit covers the bytes that Sluice reads and the bytes in the kernel's buffers at both ends.
         assert!(sent < 32 << 20, "{sent} bytes");
     }
     edge.serves();
@@ -427,7 +428,7 @@ fn floods_of_records_that_say_nothing_end() {
     ] {
         let tally = Tally::of(&edge.sluice);
         let mut forger = edge.forger(version);
-        // As many as are borne, and what they stand before.
+        // Sluice accepts this many such records before a request.
         let mut bytes = Vec::new();
         for _ in 0..16 {
             if kind != 22 {
@@ -446,7 +447,7 @@ fn floods_of_records_that_say_nothing_end() {
         assert_eq!(ending, Ending::Alert(UNEXPECTED_MESSAGE), "{kind} {content:?}");
         tally.grew(&edge.sluice, &[(CLOSED, "tls_broken"), (SENT, "unexpected_message")], "a flood");
     }
-    // Key updates, each of which is answered.
+    // A flood of key updates, each of which Sluice must answer.
     let tally = Tally::of(&edge.sluice);
     let mut stream =
         tls::handshake(edge.socket(), &Arc::new(edge.authority.config(&[&TLS13])), NAME).unwrap();
@@ -456,7 +457,7 @@ fn floods_of_records_that_say_nothing_end() {
             break;
         }
     }
-    // Only read: what rustls still has to say may find the connection closed.
+    // The client only reads: Sluice may have closed the connection, so rustls could not send its reply.
     let error = loop {
         assert!(stream.conn.read_tls(&mut stream.sock).unwrap() > 0, "an end without an alert");
         if let Err(error) = stream.conn.process_new_packets() {
@@ -473,7 +474,7 @@ fn hellos_in_pieces_of_any_size_are_understood() {
     let edge = Edge::start("");
     for (version, versions) in tls::VERSIONS {
         let config = Arc::new(edge.authority.config(versions));
-        // One byte a segment.
+        // Each segment has one byte.
         let name = rustls::pki_types::ServerName::try_from(NAME).unwrap();
         let mut connection = rustls::ClientConnection::new(Arc::clone(&config), name).unwrap();
         let mut socket = edge.socket();
@@ -492,7 +493,7 @@ fn hellos_in_pieces_of_any_size_are_understood() {
         }
         let mut client = Client::new(rustls::StreamOwned::new(connection, socket));
         assert_eq!(client.get("/").status, 200, "{version}");
-        // Records of as little as 32 bytes, sent as one and apart.
+        // Records of only 32 bytes sent at once, and records of 64 bytes sent apart.
         for (size, pause) in [(32, 0), (64, 3)] {
             let mut config = edge.authority.config(versions);
             config.max_fragment_size = Some(size);
@@ -516,7 +517,7 @@ fn hellos_in_pieces_of_any_size_are_understood() {
             assert_eq!(client.get("/").status, 200, "{version}");
         }
     }
-    // One byte a record, which costs six.
+    // Each record has one byte, so a byte takes six on the wire.
     let hello = edge.hello();
     let records: Vec<u8> = hello[5..].iter().flat_map(|&byte| [22, 3, 1, 0, 1, byte]).collect();
     let mut socket = edge.socket();
@@ -532,7 +533,7 @@ fn hellos_in_pieces_of_any_size_are_understood() {
 fn slow_handshakes_are_cut() {
     let edge = Edge::start("handshake_timeout = \"700ms\"");
     let hello = edge.hello();
-    // Said nothing, a byte, half a hello, a hello.
+    // The client stops after one byte, after half a hello, and after a hello.
     let tally = Tally::of(&edge.sluice);
     for bytes in [&hello[..1], &hello[..90], &hello[..]] {
         let mut socket = edge.socket();
@@ -546,7 +547,7 @@ fn slow_handshakes_are_cut() {
             bytes.len()
         );
     }
-    // A byte from time to time earns none.
+    // A byte from time to time does not extend the timeout.
     let mut socket = edge.socket();
     let begun = Instant::now();
     while socket.write_all(&hello[..1]).is_ok() && begun.elapsed() < Duration::from_secs(5) {
@@ -570,10 +571,10 @@ fn slow_handshakes_are_cut() {
 
 #[test]
 fn no_more_than_max_handshakes_are_under_way() {
-    // As long as the default, so that none of the waiting goes meanwhile.
+    // The default timeout applies, so that no waiting handshake ends during the test.
     let edge = Edge::start("max_handshakes = 8");
     let hello = edge.hello();
-    // Eight may wait, the others go at once, and who is done is not among the eight.
+    // Eight handshakes may wait; further ones are closed at once. A finished handshake does not count.
     let mut done = edge.sluice.secured(&edge.config, NAME);
     let mut waiting: Vec<TcpStream> = (0..8).map(|_| edge.socket()).collect();
     for socket in &mut waiting {
@@ -607,7 +608,7 @@ fn thousands_that_stop_after_their_hello_are_bounded_and_leave_nothing() {
     for socket in &mut crowd {
         socket.write_all(&hello).unwrap();
     }
-    // Beside them somebody is served.
+    // Another client is served beside the crowd.
     let mut client = edge.sluice.secured(&edge.config, NAME);
     for _ in 0..50 {
         assert_eq!(client.get("/").status, 200);
@@ -620,7 +621,7 @@ fn thousands_that_stop_after_their_hello_are_bounded_and_leave_nothing() {
     edge.sluice.expect_back_to(before);
 }
 
-/// Handshakes of which every second fails, in one of several ways, from this many threads.
+/// Makes `count` handshakes from four threads. Every second handshake fails, in one of several ways.
 fn shake(edge: &Edge, count: u64) {
     let (hello, next) = (edge.hello(), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -635,7 +636,7 @@ fn shake(edge: &Edge, count: u64) {
                     match number % 8 {
                         1 => drop(tls::handshake(socket, &edge.config, "other.example")),
                         3 => {
-                            // Not before it is under way.
+                            // The handshake must be under way before the reset.
                             let _ = socket.write_all(&hello).and_then(|()| socket.read_exact(&mut [0; 100]));
                             Client::over(socket).unwrap().reset();
                         }
@@ -646,7 +647,7 @@ fn shake(edge: &Edge, count: u64) {
                         7 => {
                             let _ = socket.write_all(&hello[..hello.len() / 2]);
                         }
-                        // Of those that succeed some ask.
+                        // Some of the clients whose handshake succeeds also send a request.
                         _ => {
                             let mut client = Client::new(tls::handshake(socket, &edge.config, NAME).unwrap());
                             if number % 8 == 2 {
@@ -660,7 +661,7 @@ fn shake(edge: &Edge, count: u64) {
     });
 }
 
-/// How many handshakes, instead of the few that a test has time for.
+/// The number of handshakes from `SLUICE_HANDSHAKES`, for runs that are longer than a test's.
 fn handshakes() -> Option<u64> {
     std::env::var("SLUICE_HANDSHAKES").ok().map(|count| count.parse().expect("a number"))
 }
@@ -700,7 +701,7 @@ fn a_storm_of_aborted_handshakes_disturbs_nobody() {
                 }
             });
         }
-        // Longer where the machine is slow.
+        // On a slow machine the storm lasts longer.
         let mut aborted = 0;
         while aborted < 2000 || (served.load(Ordering::Relaxed) < 40 && aborted < 20_000) {
             let mut socket = edge.socket();

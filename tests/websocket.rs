@@ -1,5 +1,4 @@
-//! WebSockets (RFC 6455) through the built binary, and what else an HTTP upgrade may be: tungstenite at both
-//! ends.
+//! WebSockets (RFC 6455) and other HTTP upgrades through the built binary, with tungstenite at both ends.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -18,17 +17,17 @@ use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::{Error, Message, WebSocket};
 
 const CROWD: usize = 1000;
-/// Two in the data plane and two here for each.
+/// Each tunnel takes two descriptors in the data plane and two in the test.
 const DESCRIPTORS: u64 = 4 * CROWD as u64 + 500;
-/// What one idle tunnel may take of the data plane's memory: both streams, its task, its row, and what the
-/// allocator adds.
+/// The most memory of the data plane that an idle tunnel may take, in bytes: both streams, its task, its row,
+/// and the allocator's share.
 const IDLE_BYTES_MAX: u64 = 6 << 10;
 
 fn failed(error: impl std::fmt::Display) -> std::io::Error {
     std::io::Error::other(error.to_string())
 }
 
-/// Sends back what it gets; "bye" makes it close, "parts" makes it answer in fragments.
+/// An endpoint that sends back each message. "bye" makes it close; "parts" makes it answer in fragments.
 fn echo() -> Origin {
     Origin::raw(|connection: &mut Connection| {
         let mut socket = tungstenite::accept(connection).map_err(failed)?;
@@ -90,7 +89,7 @@ fn text_binary_fragments_and_pings_pass_both_ways() {
         socket.send(text.clone()).unwrap();
         expect(&mut socket, &text);
     }
-    // A message in fragments, with a ping between them.
+    // The client sends a message in fragments, with a ping between them.
     socket.send(Message::Frame(Frame::message("frag", OpCode::Data(Data::Text), false))).unwrap();
     socket.send(Message::Ping("between".into())).unwrap();
     socket.send(Message::Frame(Frame::message("ments", OpCode::Data(Data::Continue), true))).unwrap();
@@ -165,7 +164,7 @@ fn a_thousand_websockets_at_once_echo_and_cost_little() {
 
 #[test]
 fn bytes_that_come_with_request_or_answer_are_not_lost_and_each_end_is_passed_on() {
-    // The endpoint speaks at once, in one write with its head; reads to the end; and then speaks on.
+    // The endpoint sends data in one write with its head, reads to the end, and then sends more.
     let origin = Origin::raw(|connection| {
         connection.read_head()?;
         connection.write_all(
