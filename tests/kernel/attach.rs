@@ -1,5 +1,5 @@
-//! The guard on real interfaces: driver mode over veth, generic mode on `lo`, what happens when it cannot be
-//! attached, and that it is gone with its owner.
+//! The guard on real interfaces: driver mode over veth, generic mode on `lo`, failures to attach, and that
+//! the guard goes away with its owner.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use tests::bpf::{self, guard};
 use tests::netns::Netns;
 use tests::skip::without_root;
 
-/// A server and a client namespace, joined by `srv0` and `cli0`; two clients' addresses of each family.
+/// A server and a client namespace, joined by `srv0` and `cli0`. The client has two addresses of each family.
 struct Pair {
     server: Netns,
     client: Netns,
@@ -28,7 +28,7 @@ impl Pair {
         Self { server, client }
     }
 
-    /// Connects from one of the client's addresses; what is dropped times out.
+    /// Connects from one of the client's addresses. If the guard drops the packets, the connect times out.
     fn connect(&self, from: &str, to: SocketAddr) -> Result<TcpStream, ErrorKind> {
         use nix::sys::socket::{
             AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
@@ -37,7 +37,7 @@ impl Pair {
         self.client.run(|| {
             let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
-            // Bounds connect(2) too.
+            // The send timeout limits connect(2) too.
             setsockopt(&socket, sockopt::SendTimeout, &TimeVal::milliseconds(400)).expect("a timeout");
             let from = SocketAddr::new(from.parse().expect("an address"), 0);
             let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
@@ -63,14 +63,14 @@ fn configured(guard: &Guard, listeners: &[SocketAddr]) -> Programs {
     programs
 }
 
-/// A `Programs` lives on this thread; what it does in a namespace is done there.
+/// Attaches the guard on a thread inside a namespace.
 fn attach(
     namespace: &Netns,
     programs: &mut Programs,
     interface: &str,
     mode: GuardMode,
 ) -> Result<XdpMode, String> {
-    // Descriptors and links are not bound to the thread, only the interface's name is.
+    // Only the interface's name depends on the thread's namespace; descriptors and links do not.
     namespace.run(|| programs.attach_guard(interface, mode)).map_err(|error| error.to_string())
 }
 
@@ -99,7 +99,7 @@ fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
     assert!(verdicts["syn"] >= 2, "{verdicts:?}");
     assert!(verdicts["established"] >= 2, "{verdicts:?}");
 
-    // Established flows are cut too.
+    // The new deny list cuts an established flow too.
     let cut = pair.connect("10.7.0.2", v4).expect("not denied yet");
     let (served, _) = listener.accept().expect("the first");
     drop(served);
@@ -113,7 +113,7 @@ fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
         "a segment of an established flow passed"
     );
 
-    // A source above its rate beside one below it.
+    // One source exceeds its rate; another source stays below it.
     let limited = Guard { syn_rate_per_ip: Some(1), syn_burst_per_ip: 20, ..guard() };
     programs.apply_guard(&limited, &bound).expect("the guard is configured");
     let mut served = 0;
@@ -125,7 +125,7 @@ fn driver_mode_drops_the_denied_and_the_flooder_and_serves_others() {
     pair.connect("10.7.0.2", v4).expect("another source is served");
     assert!(programs.guard.verdicts().expect("counters")["syn_rate"] >= 1);
 
-    // Nothing is left behind.
+    // The programs leave nothing behind.
     drop(programs);
     assert!(pair.server.xdp("srv0").is_none(), "dropping the programs detaches");
     pair.connect("10.7.0.3", v4).expect("nobody judges any more");
@@ -142,7 +142,7 @@ fn auto_takes_the_driver_where_it_can_and_generic_on_lo() {
     let mut programs = configured(&guard(), &[address]);
     assert_eq!(attach(&pair.server, &mut programs, "srv0", GuardMode::Auto), Ok(XdpMode::Driver));
     assert_eq!(attach(&pair.server, &mut programs, "lo", GuardMode::Auto), Ok(XdpMode::Generic));
-    // Once is enough.
+    // Attaching again changes nothing.
     assert_eq!(attach(&pair.server, &mut programs, "lo", GuardMode::Auto), Ok(XdpMode::Generic));
     let status = programs.guard_status(now()).expect("status");
     assert_eq!(status.interfaces, [("lo".into(), "generic".into()), ("srv0".into(), "driver".into())].into());
@@ -151,7 +151,7 @@ fn auto_takes_the_driver_where_it_can_and_generic_on_lo() {
     let verdicts = programs.guard.verdicts().expect("counters");
     assert_eq!(verdicts["syn"], 1, "{verdicts:?}");
     assert!(verdicts["established"] >= 1, "{verdicts:?}");
-    // What the server sends to the client's port is not ours to judge.
+    // On `lo` the guard also sees the server's packets to the client's port. It does not judge them.
     assert!(verdicts["not_ours"] >= 1, "{verdicts:?}");
 
     programs.guard.detach("lo").expect("detached");

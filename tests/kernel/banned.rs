@@ -1,5 +1,5 @@
-//! Bans in the guard's program: what they drop and spare, when they end, and that neither a full table nor a
-//! flood of sources touches those that hold.
+//! Bans in the guard's program: which packets they drop, when they end, and that neither a full table nor a
+//! flood of sources changes a ban that holds.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -50,7 +50,7 @@ fn judge(programs: &mut Programs, frame: &Frame) -> (u32, Verdict) {
     (ran.action, *counted.next().expect("a verdict"))
 }
 
-/// One packet of a connection that stands.
+/// A packet of an established connection.
 fn from(address: IpAddr) -> Frame {
     Frame::syn(&address.to_string(), if address.is_ipv4() { SERVER } else { SERVER6 }).flags(ACK)
 }
@@ -75,7 +75,7 @@ fn every_packet_of_a_banned_source_is_dropped_and_no_other() {
     {
         assert_eq!(judge(&mut programs, &Frame::syn(client, server)), (PASS, Verdict::Syn), "{client}");
     }
-    // Only what goes to our listeners is judged.
+    // The guard judges only packets to Sluice's listeners.
     assert_eq!(judge(&mut programs, &Frame::syn("198.51.100.7", "192.0.2.1:80")), (PASS, Verdict::NotOurs));
     let left = programs.guard.unban(source("198.51.100.7"), now()).expect("lifted");
     assert!(left.is_some_and(|end| end > now()));
@@ -103,7 +103,7 @@ fn allow_goes_before_a_ban_deny_is_told_apart_and_a_dry_run_counts() {
     for (address, action, verdict) in expected.into_iter().chain([("203.0.113.1", DROP, Verdict::Banned)]) {
         assert_eq!(judge(&mut programs, &Frame::syn(address, SERVER)), (action, verdict), "{address}");
     }
-    // A new configuration keeps the bans, whatever its lists.
+    // A new configuration keeps the bans, with any lists.
     apply(&mut programs, &Guard { dry_run: true, ..guard() });
     for address in ["198.51.100.7", "198.51.100.8", "203.0.113.1"] {
         assert_eq!(judge(&mut programs, &Frame::syn(address, SERVER)), (PASS, Verdict::Banned), "{address}");
@@ -125,13 +125,13 @@ fn a_ban_ends_by_itself_and_is_swept() {
     assert_eq!(judge(&mut programs, &frame), (DROP, Verdict::Banned));
     assert_eq!(programs.guard.next_ban_sweep(), Some(start + Duration::from_millis(300)));
     std::thread::sleep(Duration::from_millis(310));
-    // The program looks at the time: nothing has to be swept for it.
+    // The program itself looks at the time, so no sweep is needed.
     assert_eq!(judge(&mut programs, &frame), (PASS, Verdict::Syn));
     assert_eq!(programs.guard.bans(now()).count(), 1, "what is over is not listed");
     assert_eq!(programs.guard.sweep_bans(now()).expect("swept"), 1);
     assert_eq!(programs.guard.sweep_bans(now()).expect("swept"), 0);
     assert_eq!(judge(&mut programs, &Frame::syn("198.51.100.9", SERVER)), (DROP, Verdict::Banned));
-    // A second ban of the same source replaces the first, also when it is shorter.
+    // A second ban of the same source replaces the first, even if it ends earlier.
     let again = now();
     let before =
         programs.guard.ban(source("198.51.100.9"), again + Duration::from_millis(1), again).expect("banned");
@@ -151,7 +151,7 @@ fn a_full_table_refuses_one_more_and_loses_nothing() {
     let address = |number: u32| IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number));
     let start = now();
     for number in 0..BANS_MAX {
-        // All but one last long.
+        // All bans but one last long.
         let end = start + if number == 77 { Duration::from_secs(5) } else { HOUR };
         programs.guard.ban(BanSource::new(address(number)).expect("a source"), end, start).expect("room");
     }
@@ -162,7 +162,7 @@ fn a_full_table_refuses_one_more_and_loses_nothing() {
     for number in (0..BANS_MAX).step_by(997).chain([0, 76, 77, 78, BANS_MAX - 1]) {
         assert_eq!(judge(&mut programs, &from(address(number))), (DROP, Verdict::Banned), "{number}");
     }
-    // One that holds already may be changed; and the place of one that is over is free.
+    // A ban that holds may be changed, and an expired ban leaves its place free.
     programs
         .guard
         .ban(BanSource::new(address(5)).expect("a source"), start + 2 * HOUR, start)
@@ -174,7 +174,7 @@ fn a_full_table_refuses_one_more_and_loses_nothing() {
     assert_eq!(programs.guard.bans(later).count(), BANS_MAX as usize);
 }
 
-/// The kernel's own flood: each run has another source, over all of IPv4.
+/// A flood inside the kernel: each run of the packet has another source, over all of IPv4.
 #[test]
 fn a_million_sources_neither_evict_a_ban_nor_raise_the_cost_of_a_syn() {
     if without_root() {
@@ -192,7 +192,7 @@ fn a_million_sources_neither_evict_a_ban_nor_raise_the_cost_of_a_syn() {
     let spoofer = Spoofer::new(programs.guard_fd().expect("the guard loads")).expect("a spoofer");
     let packet = Frame::syn("198.51.100.7", SERVER).bytes();
     let run = |repeat| test_run(std::os::fd::AsFd::as_fd(&spoofer), &packet, repeat).expect("a run").nanos;
-    // The least of several, since others use this machine.
+    // The minimum of several runs, since other programs use this machine.
     let before = (0..7).map(|_| run(20_000)).min().expect("some");
     run(1_000_000);
     let after = (0..7).map(|_| run(20_000)).min().expect("some");
@@ -212,8 +212,8 @@ enum Step {
     Sweep,
 }
 
-/// Bans, their end and new lists in any order against a plain table: the bitmap that they share may cost a
-/// look-up in vain, but never change a verdict.
+/// Compares bans, their ends and new lists, in any order, with a plain table. Bans and lists share a bitmap:
+/// it may cause a needless look-up, but never another verdict.
 #[test]
 fn random_bans_and_lists_are_judged_as_a_plain_table_says() {
     if without_root() {

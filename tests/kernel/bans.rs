@@ -1,5 +1,5 @@
-//! `sluice ban`, `unban` and `bans` on a running proxy with XDP: what clients feel, what is refused, and what
-//! is shown.
+//! `sluice ban`, `unban` and `bans` on a running proxy with XDP: their effect on clients, refused commands,
+//! and the output.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -37,14 +37,14 @@ impl Net {
         self.cable.is_served(source, &self.sluice)
     }
 
-    /// A command that succeeds, and its receipt.
+    /// The receipt of a command that must succeed.
     fn receipt(&self, name: &str, arguments: &[&str]) -> String {
         let done = self.sluice.command_with(name, arguments);
         assert_eq!(done.code(), 0, "{}", done.all());
         done.text()
     }
 
-    /// A command that fails, and what it says.
+    /// The error of a command that must fail.
     fn refusal(&self, name: &str, arguments: &[&str]) -> String {
         let done = self.sluice.command_with(name, arguments);
         assert_eq!(done.code(), 1, "{}", done.all());
@@ -66,7 +66,7 @@ fn a_ban_cuts_a_source_at_once_and_unban_lets_it_back() {
         receipt.contains("10.77.0.2 is banned for 10m") && receipt.contains("a connection of it was ended"),
         "{receipt}"
     );
-    // The worker's session ends now, not by its timeout.
+    // The ban ends the worker's session now, before any timeout does.
     eventually(LIMIT, "one connection is left", || {
         (net.sluice.metrics().sum("sluice_connections_open") < 1.5).then_some(())
     });
@@ -112,7 +112,7 @@ fn a_ban_holds_for_its_time_and_by_default_for_ban_for() {
     assert!(!net.is_served(ONE));
     eventually(LIMIT, "the ban is over", || net.is_served(ONE).then_some(()));
     assert!(start.elapsed() >= Duration::from_millis(1900), "{:?}", start.elapsed());
-    // The supervisor sweeps, and says so.
+    // The supervisor sweeps the expired ban and logs that.
     eventually(LIMIT, "it is swept", || net.sluice.log().contains("bans are over").then_some(()));
     assert_eq!(net.sluice.status()["supervisor"]["guard"]["bans"], 1);
     assert!(!net.is_served(OTHER));

@@ -1,5 +1,5 @@
-//! Exact connections per source: what the counting program sees of plain listeners in namespaces of the
-//! test's own, and what the guard makes of it.
+//! Exact connections per source: which connections the counting program sees at plain listeners in namespaces
+//! that the test made, and how the guard uses its counts.
 
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ use tests::{eventually, raise_descriptor_limit};
 use crate::frames::{ACK, Frame, RST, SYN};
 
 const LIMIT: Duration = Duration::from_secs(15);
-/// Shorter than the second after which a client sends a lost SYN again.
+/// Shorter than one second, after which a client sends a lost SYN again.
 const AT_ONCE: Duration = Duration::from_millis(600);
 
 const ONE: &str = "10.79.0.2";
@@ -31,12 +31,12 @@ struct Bench {
     client: Netns,
     programs: Programs,
     listener: TcpListener,
-    /// As the clients reach it.
+    /// The listener's address as clients reach it.
     address: SocketAddr,
 }
 
 impl Bench {
-    /// Counts, but attaches no XDP.
+    /// A bench that counts connections. No XDP is attached yet.
     fn new(guard: &Guard, bind: &str, reached_at: &str) -> Self {
         raise_descriptor_limit();
         let (server, client) = (Netns::new(), Netns::new());
@@ -72,7 +72,7 @@ impl Bench {
         Client::over(self.client.run(|| dial.connect(self.address, AT_ONCE))?)
     }
 
-    /// A connection with both its ends.
+    /// A connection: the client's end and the server's end.
     fn pair(&self, source: &str) -> (Client, TcpStream) {
         let client = self.dial(source).expect("connected");
         let (server, _) = self.listener.accept().expect("accepted");
@@ -88,7 +88,7 @@ impl Bench {
         eventually(LIMIT, &format!("{count} of {source}, not {}", self.count(source)), open);
     }
 
-    /// Action and verdict of a packet that comes to the server's namespace.
+    /// The action and the verdicts for a packet that comes to the server's namespace.
     fn judge(&mut self, frame: &Frame) -> (u32, Vec<&'static str>) {
         let before = self.programs.guard.verdicts().expect("counters");
         let program = self.programs.guard_fd().expect("the guard loads");
@@ -99,9 +99,9 @@ impl Bench {
     }
 }
 
-/// With room for every connection of a test at once: an ACK that finds the queue full is dropped, and where a
-/// RST follows it the connection is never accepted. An accept that waits for what never comes ends with an
-/// error.
+/// A listener whose queue has room for all connections of a test. The kernel drops an ACK that finds the
+/// queue full; if a RST follows that ACK, the connection is never accepted. An accept that waits in vain ends
+/// with an error.
 fn listen(bind: &str) -> TcpListener {
     let listener = TcpListener::bind((bind, 0)).expect("a listener");
     nix::sys::socket::listen(&listener, Backlog::new(4096).expect("a backlog")).expect("listening");
@@ -126,8 +126,8 @@ fn every_way_to_end_gives_the_count_back() {
     let bench = Bench::new(&limited(100), "0.0.0.0", "10.79.0.1");
     let (first, server) = bench.pair(ONE);
     assert_eq!((bench.count(ONE), bench.count(OTHER)), (1, 0));
-    // FIN by the client, then by the server, and the other way round: who goes first stays in TIME_WAIT,
-    // which is none.
+    // First the client sends FIN before the server, then after it. The end that closes first stays in
+    // TIME_WAIT, which does not count.
     drop(first);
     drop(server);
     bench.expect_count(ONE, 0);
@@ -136,7 +136,7 @@ fn every_way_to_end_gives_the_count_back() {
     bench.expect_count(ONE, 1);
     drop(second);
     bench.expect_count(ONE, 0);
-    // Resets, by either.
+    // First the client resets, then the server.
     let (third, server) = bench.pair(ONE);
     third.reset();
     bench.expect_count(ONE, 0);
@@ -145,7 +145,7 @@ fn every_way_to_end_gives_the_count_back() {
     Client::over(server).expect("a stream").reset();
     bench.expect_count(ONE, 0);
     drop(fourth);
-    // One that nobody accepts counts too.
+    // A connection that is never accepted counts too.
     let fifth = bench.dial(ONE).expect("connected");
     bench.expect_count(ONE, 1);
     drop(fifth);
@@ -164,7 +164,7 @@ fn only_connections_to_our_listeners_count() {
     let other = bench.server.run(|| TcpListener::bind("0.0.0.0:0").expect("a listener"));
     let to_other = SocketAddr::new(bench.address.ip(), other.local_addr().expect("an address").port());
     let connected = bench.client.run(|| TcpStream::connect(to_other).expect("connected"));
-    // The same address and port in another namespace, under the same cgroup.
+    // A listener with the same address and port in another namespace, under the same cgroup.
     let elsewhere = Netns::new();
     elsewhere.ip(&["address", "add", "10.79.0.1/32", "dev", "lo"]);
     elsewhere.ip(&["address", "add", "10.79.0.2/32", "dev", "lo"]);
@@ -213,15 +213,15 @@ fn a_source_at_its_limit_is_dropped_and_others_are_not() {
     held.push(bench.pair(ONE));
     assert_eq!(bench.programs.counting.at_limit().expect("a count"), 1);
     assert_eq!(bench.judge(&syn(ONE)), (DROP, vec!["connections"]));
-    // An ACK that reaches a listener may carry a cookie; a reset completes nothing.
+    // An ACK that reaches a listener may carry a cookie. A reset cannot complete a handshake.
     assert_eq!(bench.judge(&syn(ONE).flags(ACK)), (DROP, vec!["connections"]));
     assert_eq!(bench.judge(&syn(ONE).flags(RST | ACK)), (PASS, vec!["established"]));
     assert_eq!(bench.judge(&syn(OTHER)), (PASS, vec!["syn"]));
     assert_eq!(bench.judge(&syn(OTHER).flags(ACK)), (PASS, vec!["established"]));
-    // What stands goes on.
+    // Established connections go on.
     let port = held[0].0.socket().local_addr().expect("an address").port();
     assert_eq!(bench.judge(&syn(ONE).source_port(port).flags(ACK)), (PASS, vec!["established"]));
-    // The allow list exempts, a dry run passes, and without a limit nobody asks.
+    // The allow list exempts the source, a dry run passes the packet, and without a limit no count is read.
     bench.apply(&Guard { allow: vec!["10.79.0.2/32".parse().expect("a network")], ..limited(3) });
     assert_eq!(bench.judge(&syn(ONE)), (PASS, vec!["allowed"]));
     bench.apply(&Guard { dry_run: true, ..limited(3) });
@@ -237,7 +237,7 @@ fn a_source_at_its_limit_is_dropped_and_others_are_not() {
     assert_eq!(bench.judge(&syn(ONE).flags(SYN)), (PASS, vec!["syn"]));
 }
 
-/// All SYNs pass before the first ACK comes: only what looks at the ACKs too can hold the limit.
+/// All SYNs pass before the first ACK comes, so only a program that looks at the ACKs too keeps the limit.
 fn ten_of_sixty(mode: GuardMode) {
     let mut bench = Bench::new(&limited(10), "0.0.0.0", "10.79.0.1");
     bench.attach(mode);
@@ -250,14 +250,14 @@ fn ten_of_sixty(mode: GuardMode) {
     let mut accepted: Vec<TcpStream> =
         std::iter::from_fn(|| bench.listener.accept().ok()).map(|(stream, _)| stream).collect();
     assert_eq!(accepted.len(), 10);
-    // Those that think they are connected cannot get in with data either.
+    // Clients that think they are connected cannot get in by sending data either.
     for stream in &streams {
         let _ = std::io::Write::write(&mut &*stream, b"data");
     }
     std::thread::sleep(AT_ONCE);
     assert_eq!(bench.listener.accept().map_err(|error| error.kind()).err(), Some(ErrorKind::WouldBlock));
     assert!(bench.programs.guard.verdicts().expect("counters")["connections"] >= 50);
-    // The ten are served all the while.
+    // The ten accepted connections are served all the while.
     for stream in &mut accepted {
         let mut bytes = [0; 4];
         stream.set_nonblocking(false).expect("blocking");
@@ -284,7 +284,7 @@ fn exactly_ten_of_sixty_get_in_generic_mode() {
     }
 }
 
-/// Threads open and close at once, so that one source is counted up and down on both CPUs.
+/// Four threads open and close at once, so that several CPUs count the same source up and down.
 #[test]
 fn churn_leaves_nothing_behind() {
     if without_root() {
@@ -319,7 +319,7 @@ fn churn_leaves_nothing_behind() {
     assert_eq!((counted.opened, counted.closed, counted.uncounted), (1000, 1000, 0));
 }
 
-/// A source whose buckets are full of others gets in uncounted, and nobody else's count is touched.
+/// If other sources fill all buckets of a source, it gets in uncounted. No other source's count changes.
 #[test]
 fn without_room_a_connection_passes_uncounted() {
     if without_root() {

@@ -1,5 +1,5 @@
-//! SYN cookies from XDP: what the answer looks like, that the kernel takes it up with every option, and what
-//! a flood costs.
+//! SYN cookies from XDP: the contents of the answer, that the kernel completes the handshake with every
+//! option, and the cost of a flood.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -32,20 +32,20 @@ struct Bench {
     listener: TcpListener,
     v4: SocketAddr,
     v6: SocketAddr,
-    /// Given back in the namespace that they belong to.
+    /// The settings of the server's namespace. They must be restored inside that namespace.
     sysctls: Option<Sysctls>,
     folder: tempfile::TempDir,
     _peer: std::os::fd::OwnedFd,
 }
 
 impl Bench {
-    /// A dual-stack listener with this backlog.
+    /// A bench with a dual-stack listener of this backlog.
     fn new(guard: &Guard, backlog: i32) -> Self {
         let (server, client) = (Netns::new(), Netns::new());
         server.join(("srv0", "10.83.0.1/24"), &client, ("cli0", "10.83.0.2/24"));
         server.ip(&["address", "add", "fd83::1/64", "dev", "srv0", "nodad"]);
         client.ip(&["address", "add", "fd83::2/64", "dev", "cli0", "nodad"]);
-        // Whoever answers a made-up source must find a way to it.
+        // The kernel needs a route to a made-up source to answer it.
         server.ip(&["route", "add", "198.18.0.0/15", "via", CLIENT]);
         // Frames that a driver sends back vanish unless the other end has a program too.
         let peer = client.run(|| bpf::attach_empty("cli0")).expect("an empty program");
@@ -191,7 +191,7 @@ fn a_syn_becomes_its_answer_in_every_header_shape() {
             }
         }
     }
-    // A port that nobody listens on, and a dry run.
+    // A port without a listener, and a dry run.
     assert_eq!(bench.judge(&Frame::syn(CLIENT, "10.83.0.1:1").bytes()).0, bpf::PASS);
     let dry = Guard { dry_run: true, ..cookies(SynCookies::Always) };
     let bound = [bench.listener.local_addr().expect("an address")];
@@ -202,7 +202,7 @@ fn a_syn_becomes_its_answer_in_every_header_shape() {
     assert_eq!(bench.verdict("syn_cookie"), before + 1, "and counts");
 }
 
-/// Handshakes by cookie, with all options, and data both ways that a garbled window scale would stop.
+/// Handshakes by cookie with all options. Data goes both ways; a garbled window scale would stop it.
 fn handshakes(mode: GuardMode) {
     let mut bench = Bench::new(&cookies(SynCookies::Always), 128);
     bench.attach(mode);
@@ -255,7 +255,7 @@ fn settings_are_changed_for_cookies_and_given_back() {
     let mut bench = Bench::new(&cookies(SynCookies::Always), 128);
     let both = |bench: &Bench| [bench.sysctl("tcp_syncookies"), bench.sysctl("tcp_timestamps")];
     assert_eq!(both(&bench), ["2", "2"]);
-    // A crash forgets nothing: the next one gives back what was before the first.
+    // After a crash the settings are still on record: the next run restores the values from before the first.
     let crashed = bench.sysctls.take();
     std::mem::forget(crashed);
     let (server, folder) = (&bench.server, &bench.folder);
@@ -288,15 +288,16 @@ fn exactly_ten_of_sixty_get_in_with_cookies() {
     });
 }
 
-/// Honest clients that connect while `kind` floods, and the softirq time of all CPUs meanwhile.
+/// Connects honest clients while `kind` floods. Returns how many were served, and the softirq time of all
+/// CPUs meanwhile.
 fn under_flood(bench: &Bench, kind: Kind, count: u32, honest: usize) -> (usize, u64) {
     let SocketAddr::V4(to) = bench.v4 else { panic!("IPv4") };
     let before = flood::softirq_ticks();
     let served = std::thread::scope(|scope| {
         let client = &bench.client;
         scope.spawn(move || {
-            // All of them, however soon the honest clients are through: the softirq time of both runs is of
-            // as many packets.
+            // The whole flood is sent even if the honest clients finish early, so that the softirq times of
+            // two runs cover the same number of packets.
             for _ in 0..count / 1000 {
                 client.run(|| flood::send(kind, SocketAddrV4::new(*to.ip(), to.port()), 1000));
             }

@@ -15,7 +15,7 @@ pub(crate) const RST: u8 = 0x04;
 /// Next header of TCP.
 pub(crate) const TCP: u8 = 6;
 
-/// A frame in the making: TCP from `source` to `destination`, unless told otherwise.
+/// A frame that a test builds. By default it is TCP from `source` to `destination`.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     source: IpAddr,
@@ -24,7 +24,7 @@ pub(crate) struct Frame {
     tags: Vec<u16>,
     flags: u8,
     protocol: u8,
-    /// IPv4 options or IPv6 extension headers, and the first one's kind.
+    /// IPv4 options or IPv6 extension headers, and the kind of the first.
     between: Vec<u8>,
     first: Option<u8>,
     /// IPv4 flags and fragment offset.
@@ -35,7 +35,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// A SYN without tags or options, 10 bytes of payload.
+    /// A SYN with 10 bytes of payload, without tags or options.
     pub(crate) fn syn(source: &str, destination: &str) -> Self {
         Self {
             source: source.parse().expect("an address"),
@@ -59,7 +59,7 @@ impl Frame {
         self
     }
 
-    /// Another port of the source than 40,000.
+    /// The source port instead of 40,000.
     pub(crate) fn source_port(mut self, port: u16) -> Self {
         self.source_port = port;
         self
@@ -71,7 +71,7 @@ impl Frame {
         self
     }
 
-    /// Another protocol than TCP.
+    /// The protocol instead of TCP.
     pub(crate) fn protocol(mut self, protocol: u8) -> Self {
         self.protocol = protocol;
         self
@@ -89,9 +89,9 @@ impl Frame {
         self
     }
 
-    /// One more IPv6 extension header: its kind and its bytes after the next-header field.
+    /// Adds an IPv6 extension header: its kind and its bytes after the next-header field.
     pub(crate) fn extension(mut self, kind: u8, rest: &[u8]) -> Self {
-        // Each names what follows it; the last one names the protocol.
+        // Each header names the kind of the next one; the last header names the protocol.
         match self.first {
             None => self.first = Some(kind),
             Some(_) => {
@@ -117,7 +117,7 @@ impl Frame {
         self
     }
 
-    /// Where the last extension header begins.
+    /// The offset in bytes at which the last extension header begins.
     fn last_extension(&self) -> usize {
         let mut at = 0;
         let mut kind = self.first.expect("there is one");
@@ -135,12 +135,12 @@ impl Frame {
         }
     }
 
-    /// The bytes up to the end of the last header that the guard reads.
+    /// The length in bytes up to the end of the last header that the guard reads.
     pub(crate) fn header_len(&self) -> usize {
         self.bytes().len() - self.payload
     }
 
-    /// The frame.
+    /// The frame's bytes.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
         for (tag, id) in self.tags.iter().zip(100u16..) {

@@ -1,6 +1,6 @@
 //! The guard on real packets: a Sluice in one network namespace, its clients in another, a veth pair between
-//! them with XDP in driver mode. What single packets get is tried with BPF_PROG_TEST_RUN in
-//! `kernel_programs`.
+//! them with XDP in driver mode. `kernel_programs` tests the verdicts of single packets with
+//! BPF_PROG_TEST_RUN.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -29,12 +29,12 @@ fn a_source_above_its_rate_is_dropped_while_another_is_served() {
     let dial = Dial { source: Some(ONE), receive_buffer: None };
     let flood: Vec<TcpStream> =
         net.clients.run(|| (0..200).map(|_| dial.start(sluice.address()).unwrap()).collect());
-    // While that source has used up its bucket, the other one is served.
+    // While the first source has used up its bucket, the other one is served.
     for _ in 0..10 {
         assert!(net.is_served(OTHER, &sluice), "the other source has a bucket of its own");
     }
     let connected = flood.iter().filter(|stream| stream.peer_addr().is_ok()).count();
-    // The burst, and ten for each second that this took: a second or two on a busy machine.
+    // The burst passes, and ten SYNs for each second that the test took: a second or two on a busy machine.
     assert!((20..=60).contains(&connected), "{connected} of 200 came through");
     assert!(verdict(&sluice, "syn_rate") >= 140, "{:?}", sluice.verdicts());
     drop(flood);
@@ -112,7 +112,7 @@ fn deny_cuts_flows_that_were_there_before() {
     }
     let net = Cable::new();
     let setup = net.setup("deny = [\"10.77.0.2/32\"]");
-    // Two connections from before, to a server that had the port and let go of it.
+    // Two connections from earlier, to a server that had this port and then closed its listener.
     let before = net.server.run(|| TcpListener::bind(setup.address()).unwrap());
     let mut standing = [ONE, OTHER].map(|source| {
         let client = net.dial(source, setup.address()).unwrap();
@@ -182,7 +182,7 @@ fn the_program_is_there_while_sluice_runs_and_gone_after() {
     assert_eq!(net.server.xdp("edge"), None);
     let mut sluice = net.setup("").start();
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdp"), "driver mode");
-    // A death of the data plane changes nothing for the filter.
+    // When the data plane dies, the filter stays as it is.
     sluice.kill_data_plane();
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdp"));
     sluice.wait_ready();
@@ -276,7 +276,7 @@ fn the_admin_endpoint_is_reached_from_inside_only() {
     assert_eq!(client.get("/metrics").text(), "inside", "the listener knows no admin paths");
 }
 
-/// As many as it may hold, and whether one more is refused.
+/// Opens as many connections as the source may hold, and checks that one more is refused.
 fn holds_exactly(net: &Cable, sluice: &Sluice, limit: usize) -> Vec<Client> {
     let mut held: Vec<Client> = (0..limit).map(|_| net.dial(ONE, sluice.address()).unwrap()).collect();
     for client in &mut held {
@@ -296,8 +296,8 @@ fn a_source_holds_exactly_as_many_connections_as_it_may() {
     let mut sluice = net.setup("connections_per_ip = 5").start();
     let mut held = holds_exactly(&net, &sluice, 5);
     assert!(verdict(&sluice, "connections") >= 1, "{:?}", sluice.verdicts());
-    // An end by the client, a reset, and an end by the proxy each make room for one. Accepts are deferred, so
-    // a connection counts from its first bytes on.
+    // A close by the client, a reset, and a close by the proxy each make room for one connection. Accepts are
+    // deferred, so a connection counts once its first bytes have come.
     let refill = |held: &mut Vec<Client>| {
         eventually(LIMIT, "there is room", || {
             (sluice.status()["supervisor"]["guard"]["connections"] == 4).then_some(())
@@ -315,7 +315,7 @@ fn a_source_holds_exactly_as_many_connections_as_it_may() {
     held[0].until_closed();
     held.remove(0);
     refill(&mut held);
-    // All of a killed data plane's connections are gone, and not one more.
+    // The connections of the killed data plane, and no others, are gone from the count.
     sluice.kill_data_plane();
     sluice.wait_ready();
     drop(held);
@@ -331,13 +331,14 @@ fn a_client_that_vanished_gives_its_room_back() {
         return;
     }
     let net = Cable::new();
-    // How often the kernel says our end again to nobody: by default for about 100 s, and so long it counts.
+    // How often the kernel sends a FIN again to a client that is gone. By default it goes on for about 100 s,
+    // and the connection counts all that time.
     net.server.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_orphan_retries", "1").unwrap());
     let setup = net.setup("connections_per_ip = 2");
     let sluice =
         setup.with("listener.timeouts", "keep_alive = \"500ms\"\nrequest_header = \"500ms\"").start();
     let mut held = holds_exactly(&net, &sluice, 2);
-    // One between requests, one in the middle of a head.
+    // One connection is between requests, the other in the middle of a head.
     held[0].send("GET / HTTP/1.1\r\nHo");
     net.clients.ip(&["link", "set", "out", "down"]);
     drop(held);
@@ -354,7 +355,7 @@ fn cookies_hold_the_limit_too_and_settings_come_back() {
         return;
     }
     let net = Cable::new();
-    // What XDP sends out of one end of a cable arrives only where the other has a program too.
+    // Frames that XDP sends out of one end of a cable arrive only if the other end has a program too.
     let _peer = net.clients.run(|| tests::bpf::attach_empty("out")).unwrap();
     let setting = |name: &str| {
         let path = format!("/proc/sys/net/ipv4/{name}");

@@ -1,6 +1,6 @@
-//! What outlives a crash: supervisor and data plane are killed, and the filter that they left still drops;
-//! the next start takes it over with bans and counters, or says what it cannot take over. And one instance
-//! per interface.
+//! Kernel objects that outlive a crash. After supervisor and data plane are killed, the filter that they left
+//! still drops packets. The next start takes it over with bans and counters, or names the part that it cannot
+//! take over. Also: only one instance may guard an interface.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -25,12 +25,12 @@ const ONE: IpAddr = CLIENTS[0];
 const BANNED: IpAddr = CLIENTS[1];
 const DENIED: IpAddr = CLIENTS[2];
 
-/// A Sluice on the cable that drops one of the clients.
+/// A Sluice on the cable that denies one of the clients.
 fn guarded(net: &Cable, mode: &str) -> Setup {
     net.setup_in(mode, "deny = [\"10.77.0.4/32\"]\n")
 }
 
-/// Kills supervisor and data plane, as a crash of both would.
+/// Kills supervisor and data plane at once.
 fn crash(sluice: &mut Sluice) {
     let data_plane = sluice.data_plane_pid();
     sluice.signal(Signal::SIGKILL);
@@ -78,7 +78,7 @@ fn the_filter_outlives_a_crash_and_the_next_start_takes_it_over() {
         (Reached::Dropped, Reached::Dropped)
     );
 
-    // What is left is explained, by both commands.
+    // Both commands explain the objects that are left.
     let status = first.command("status");
     assert_eq!(status.code(), 1, "{}", status.all());
     let plan = success(
@@ -105,7 +105,7 @@ fn the_filter_outlives_a_crash_and_the_next_start_takes_it_over() {
     );
     assert!(success(&second.command("bans")).contains("10.77.0.3"));
     assert_eq!(second.status()["supervisor"]["guard"]["interfaces"]["edge"], "driver");
-    // What was adopted is still writable: bans and their bits.
+    // Bans and their bits in the bitmap are writable after they were taken over.
     success(&second.command_with("unban", &["10.77.0.3"]));
     assert_eq!(net.reach(BANNED, address), Reached::Served);
     success(&second.command("stop"));
@@ -122,13 +122,12 @@ fn no_packet_goes_unjudged_while_a_start_takes_over() {
     let net = Cable::new();
     let mut sluice = guarded(&net, "driver").start();
     success(&sluice.command_with("ban", &["10.77.0.3", "--for", "1h"]));
-    // A server beside Sluice, on a port that is Sluice's for the filter only while it is down: another
-    // address of the machine.
+    // While Sluice is down, another server listens on its address and port, which the filter still guards.
     let address = sluice.address();
     crash(&mut sluice);
     let listener = net.server.run(|| TcpListener::bind(address).unwrap());
     let (stop, tried) = (AtomicBool::new(false), AtomicU64::new(0));
-    // SYNs of the banned source all the time: one that passes would be accepted by whoever listens.
+    // The denied sources send SYNs all the time. If one passes, the server that listens accepts it.
     let sluice = std::thread::scope(|scope| {
         for source in [BANNED, DENIED] {
             let (stop, tried, net) = (&stop, &tried, &net);
@@ -196,7 +195,7 @@ fn what_a_crash_left_is_removed_by_stop() {
     assert!(receipt.contains("XDP detached from edge") && receipt.contains("1 bans lifted"), "{receipt}");
     assert!(!folder.exists() && net.server.xdp("edge").is_none());
     assert_eq!(net.reach(BANNED, sluice.address()), Reached::Refused);
-    // And then there is nothing to stop.
+    // Now `stop` finds nothing to remove.
     let again = sluice.command("stop");
     assert_eq!(again.code(), 1, "{}", again.all());
     assert!(again.errors().contains("no sluice runs"), "{}", again.errors());
@@ -210,7 +209,7 @@ fn an_interface_that_is_not_guarded_any_more_is_let_go() {
     let net = Cable::new();
     let mut sluice = guarded(&net, "driver").start();
     crash(&mut sluice);
-    // Another mode: the link cannot be kept.
+    // In another mode the link cannot be kept.
     let config = std::fs::read_to_string(sluice.config_path()).unwrap();
     sluice.start_again_with(&config.replace("\"driver\"", "\"generic\""));
     assert_eq!(net.server.xdp("edge").as_deref(), Some("xdpgeneric"));
@@ -227,7 +226,7 @@ fn an_interface_that_is_not_guarded_any_more_is_let_go() {
     assert!(sluice.log().contains("no interface is guarded any more"), "{}", sluice.log());
 }
 
-/// An interface that was made anew has nothing of the pinned link; the maps are taken over all the same.
+/// An interface that was deleted and made anew has lost the pinned link. The maps are still taken over.
 #[test]
 fn an_interface_that_came_back_is_attached_anew() {
     if skip::without_root() {
@@ -260,7 +259,7 @@ fn maps_of_an_older_layout_are_replaced_and_it_is_said_what_is_lost() {
     success(&sluice.command_with("ban", &["10.77.0.3", "--for", "1h"]));
     assert_eq!(net.reach(BANNED, address), Reached::Dropped);
     crash(&mut sluice);
-    // Another size of the counters, as another version has it: another map in its place.
+    // A pinned map of another size stands in for the counters of another version.
     std::fs::rename(folder.join("GUARD_PORTS"), folder.join("GUARD_VERDICTS")).unwrap();
     sluice.start_again();
     let log = sluice.log();
@@ -274,7 +273,7 @@ fn maps_of_an_older_layout_are_replaced_and_it_is_said_what_is_lost() {
         assert!(log.contains(words), "{words}: {log}");
     }
     assert_eq!((net.reach(ONE, address), net.reach(BANNED, address)), (Reached::Served, Reached::Dropped));
-    // The same shapes, another meaning.
+    // The maps have the same shapes, but their layout says that they mean something else.
     crash(&mut sluice);
     std::fs::remove_file(folder.join("layout")).unwrap();
     std::os::unix::fs::symlink("0", folder.join("layout")).unwrap();
@@ -283,7 +282,7 @@ fn maps_of_an_older_layout_are_replaced_and_it_is_said_what_is_lost() {
     let log = sluice.log();
     assert!(log.contains("layout") && log.contains("its bans are lost"), "{log}");
     assert_eq!((net.reach(BANNED, address), net.reach(DENIED, address)), (Reached::Served, Reached::Dropped));
-    // What was replaced is taken over next time.
+    // The next start takes over the new maps.
     crash(&mut sluice);
     sluice.start_again();
     assert!(sluice.log().contains("taken over"), "{}", sluice.log());
@@ -321,7 +320,7 @@ fn a_second_instance_is_refused_with_the_holders_name_in_every_mode() {
         "{plan}"
     );
     assert_eq!(net.reach(ONE, first.address()), Reached::Served);
-    // A dead one holds it as well, until somebody decides.
+    // An instance that was killed holds the interface too, until somebody runs `stop`.
     crash(&mut first);
     let mut second = guarded(&net, "auto").spawn();
     assert_ne!(second.wait_end(LIMIT).code(), Some(0));
@@ -376,8 +375,8 @@ fn another_run_dir_of_the_same_name_is_refused() {
     assert_eq!(net.reach(ONE, first.address()), Reached::Served);
 }
 
-/// Counts of connections are not pinned: those of a killed run end with it, and must not be held against
-/// their sources afterwards.
+/// Counts of connections are not pinned: the connections of a killed run end with it, and the next run must
+/// not count them against their sources.
 #[test]
 fn connections_of_a_killed_run_do_not_count_any_more() {
     if skip::without_root() {
@@ -403,7 +402,7 @@ fn connections_of_a_killed_run_do_not_count_any_more() {
     }
 }
 
-/// A mount namespace in which there is no bpffs and none can be mounted.
+/// Sluice runs in a mount namespace without a bpffs, where none can be mounted.
 #[test]
 fn without_bpffs_it_is_said_loudly_and_goes_on() {
     if skip::without_root() {
@@ -434,7 +433,7 @@ fn without_bpffs_it_is_said_loudly_and_goes_on() {
     );
     success(&sluice.command_with("ban", &["10.77.0.3"]));
     assert_eq!(net.reach(BANNED, sluice.address()), Reached::Dropped);
-    // A second one cannot learn the holder's name, and still learns whose the program is.
+    // A second instance cannot learn the holder's name, but it learns that a sluice holds the interface.
     let mut second = guarded(&net, "auto").spawn();
     assert_ne!(second.wait_end(LIMIT).code(), Some(0));
     assert!(second.log().contains("a sluice without pins"), "{}", second.log());

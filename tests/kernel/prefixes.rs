@@ -1,5 +1,5 @@
-//! The guard's lists against the plainest longest-prefix match there is, over random lists that follow one
-//! another by reloads: the bitmap before the tries may cost a look-up in vain, but never change a verdict.
+//! The guard's lists against a plain longest-prefix match, over random lists that reloads replace. The bitmap
+//! before the tries may cause a needless look-up, but never another verdict.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -28,7 +28,7 @@ fn frame(source: IpAddr) -> Vec<u8> {
     Frame::syn(&source.to_string(), server).flags(ACK).bytes()
 }
 
-/// Prefixes of every length, many of which lie in or next to each other.
+/// Prefixes of every length. Many lie inside or next to each other.
 fn net() -> impl Strategy<Value = IpNet> {
     let length4 = prop_oneof![0..=8u8, 9..=24u8, 25..=32u8, Just(24), Just(32)];
     let v4 = (prop_oneof![any::<u32>(), 0x0a00_0000..0x0a00_0800u32], length4)
@@ -42,7 +42,7 @@ fn net() -> impl Strategy<Value = IpNet> {
     prop_oneof![v4, v6].prop_map(|net| net.expect("a prefix").trunc())
 }
 
-/// Hosts of a prefix, and those that differ from it in one bit.
+/// A host of a prefix, or an address that differs from one in a single bit.
 fn probe(net: IpNet, random: u128, flipped: u32) -> IpAddr {
     let shift = |width: u32| u32::from(net.prefix_len()) + 128 - width;
     match net.network() {
@@ -57,8 +57,8 @@ fn probe(net: IpNet, random: u128, flipped: u32) -> IpAddr {
     }
 }
 
-/// IPv4 and IPv4-mapped addresses are the same for the guard, and no IPv6 prefix shorter than 96 bits is
-/// about them.
+/// Whether a list contains a source. The guard treats IPv4 and IPv4-mapped addresses alike, and an IPv6
+/// prefix shorter than 96 bits does not apply to them.
 fn lists(list: &[IpNet], source: IpAddr) -> bool {
     let source = source.to_canonical();
     list.iter().any(|net| match (net, source) {
@@ -91,7 +91,7 @@ fn judge(programs: &mut Programs, source: IpAddr) -> (u32, Vec<Verdict>) {
 
 type Probes = Vec<(prop::sample::Index, u128, u32)>;
 
-/// Two lists that come after whatever was there, and the sources to ask about each.
+/// Two lists that replace the earlier ones, and the sources to test with each.
 fn reload() -> impl Strategy<Value = (Vec<IpNet>, Vec<IpNet>, Probes, Vec<u128>)> {
     let probes = prop::collection::vec((any::<prop::sample::Index>(), any::<u128>(), 0..200u32), 40);
     let list = || prop::collection::vec(net(), 0..25);
@@ -137,7 +137,7 @@ fn random_lists_are_judged_as_the_longest_prefix_says_also_after_reloads() {
     result.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// Short prefixes set every bit that they cover, and a reload takes them all back.
+/// Short prefixes set every bit that they cover, and a reload clears all of them.
 #[test]
 fn the_shortest_prefixes_come_and_go() {
     if without_root() {
@@ -176,9 +176,8 @@ fn the_shortest_prefixes_come_and_go() {
     }
 }
 
-/// What both the old and the new configuration drop is dropped at every moment between them, and what both
-/// judge is judged: lists of other lengths (and so other classes of the bitmap) and another main address come
-/// and go meanwhile.
+/// If the old and the new configuration both drop a source, it is dropped at every moment of the reload. The
+/// reloads change the lengths of the lists, and so the classes of the bitmap, and the main address.
 #[test]
 fn a_reload_never_lets_pass_what_both_configurations_drop() {
     if without_root() {
@@ -219,7 +218,7 @@ fn a_reload_never_lets_pass_what_both_configurations_drop() {
                 for (number, frame) in frames.iter().enumerate() {
                     let action =
                         test_run(std::os::fd::AsFd::as_fd(&program), frame, 1).expect("a run").action;
-                    // Not by panic: the other thread waits for nobody.
+                    // The panic alone would not stop the other thread, so `done` is set first.
                     if action != DROP {
                         done.store(true, Ordering::Relaxed);
                         panic!("source {number} passed after {} packets", ran.load(Ordering::Relaxed));
@@ -232,7 +231,7 @@ fn a_reload_never_lets_pass_what_both_configurations_drop() {
             if done.load(Ordering::Relaxed) {
                 break;
             }
-            // Every configuration after every other one.
+            // In turn, every configuration follows every other one.
             apply(&mut programs, &configurations[(round + round / 4) % 4]);
         }
         done.store(true, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Steering of plain listeners on a loopback of the test's own: each flow is one connect, and the socket
-//! whose accept queue it lands in says which worker was chosen.
+//! Steering of plain listeners on the loopback of a namespace that the test made. Each flow is one connect.
+//! The socket whose accept queue gets it shows which worker was chosen.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -20,7 +20,7 @@ use tests::skip::{self, without_root};
 
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
-/// Listening sockets of one address, one a worker.
+/// Listening sockets with one address, one for each worker.
 fn listeners(namespace: &Netns, address: &str, count: usize) -> Vec<TcpListener> {
     let mut address: SocketAddr = address.parse().expect("an address");
     namespace.run(|| {
@@ -40,7 +40,7 @@ fn listeners(namespace: &Netns, address: &str, count: usize) -> Vec<TcpListener>
     })
 }
 
-/// The programs with a policy, and the slots that workers would write.
+/// The programs with a policy. The test writes the slots instead of workers.
 struct Bench {
     namespace: Netns,
     programs: Programs,
@@ -59,7 +59,7 @@ impl Bench {
         self.programs.steer(address, generation, &sockets).map_err(|error| error.to_string())
     }
 
-    /// What a worker publishes.
+    /// Writes a slot as a worker does.
     fn publish(&self, slot: u32, value: WorkerSlot) {
         let map =
             MapData::from_fd(self.programs.steering.slots().try_clone_to_owned().expect("a descriptor"))
@@ -72,7 +72,7 @@ impl Bench {
         self.publish(slot, WorkerSlot { state: SLOT_LIVE, load, generation: 1, ..WorkerSlot::default() });
     }
 
-    /// Connects `count` times and accepts everywhere: flows by socket.
+    /// Connects `count` times, accepts at every socket, and returns the number of flows for each.
     fn flows(&self, sockets: &[TcpListener], count: usize) -> Vec<usize> {
         let address = sockets[0].local_addr().expect("an address");
         self.flows_to(address, sockets, count)
@@ -173,7 +173,7 @@ fn draining_empty_and_stuck_workers_get_nothing() {
         assert_eq!(flows[..3], [0, 0, 0], "{policy:?}");
         assert!(flows[3] > 10 && flows[4] > 10, "{policy:?}: {flows:?}");
 
-        // The last one alone takes all; without it the kernel decides, and nobody is refused.
+        // The last live worker takes all flows. Without it the kernel decides, and no client is refused.
         bench.publish(3, slot(SLOT_DRAINING, 0));
         assert_eq!(bench.flows(&sockets, 30), [0, 0, 0, 0, 30], "{policy:?}");
         bench.publish(4, slot(SLOT_LIVE, 1));
@@ -217,7 +217,7 @@ fn numa_local_stays_on_the_node_and_leaves_it_when_it_must() {
     if without_root() {
         return;
     }
-    // The node that the kernel will report is the one of the CPU that sends: loopback receives on it.
+    // The kernel reports the node of the CPU that sends, since loopback receives on the same CPU.
     if std::fs::exists("/sys/devices/system/node/node1").unwrap_or(false) {
         skip::skip(skip::Reason::ManyNodes, "");
         return;
@@ -261,12 +261,12 @@ fn a_socket_outlives_its_data_plane_and_moves_to_the_next() {
     let before = bench.steered();
     assert!(before.1.values().all(|count| *count == 0), "{before:?}");
 
-    // It dies: flows queue by the kernel's hash until the next one is live.
+    // The data plane dies: flows queue by the kernel's hash until the next data plane is live.
     bench.programs.steering.clear_slots(1).expect("cleared");
     bench.flows(&sockets, 20);
     assert_eq!(bench.steered().1["no_live_worker"], 20);
 
-    // The same generation again, then the next: the same sockets both times.
+    // The same sockets are steered for the same generation again, then for the next.
     bench.steer(1, &sockets).expect("the same places");
     bench.steer(2, &sockets).expect("the other half");
     bench.steer(2, &other).expect("the other half");
@@ -281,7 +281,7 @@ fn a_socket_outlives_its_data_plane_and_moves_to_the_next() {
     assert!(flows[1] > 15, "{flows:?}");
     let steered = bench.steered();
     assert_eq!(steered.0.range(..WORKERS_MAX).map(|(_, flows)| flows).sum::<u64>(), 40, "{steered:?}");
-    // A late clean-up of the dead one does not touch its successor.
+    // A late clean-up for the dead data plane does not touch its successor.
     bench.programs.steering.clear_slots(1).expect("cleared");
     bench.flows(&sockets, 10);
     assert_eq!(bench.steered().1["no_live_worker"], 20);
@@ -328,7 +328,8 @@ fn two_generations_share_an_address_during_an_upgrade() {
     assert_eq!(fallback["unknown_listener"], 20, "{fallback:?}");
 }
 
-/// Flows that were handshaken but not accepted when their socket goes away live on with another worker.
+/// Flows whose handshake is done but which were not accepted move to another worker if their socket goes
+/// away.
 #[test]
 fn queued_flows_migrate_to_a_live_worker() {
     if without_root() {
@@ -341,7 +342,7 @@ fn queued_flows_migrate_to_a_live_worker() {
     bench.live(slot_of(1, 0), 0);
     let clients: Vec<TcpStream> =
         bench.namespace.run(|| (0..25).map(|_| TcpStream::connect(address).expect("a connection")).collect());
-    // Worker 2 is live, worker 1 drains; 0 retires with 25 flows in its queue.
+    // Worker 2 is live, worker 1 drains, and worker 0 retires with 25 flows in its queue.
     bench.publish(slot_of(1, 0), WorkerSlot { state: SLOT_DRAINING, generation: 1, ..WorkerSlot::default() });
     bench.publish(slot_of(1, 1), WorkerSlot { state: SLOT_DRAINING, generation: 1, ..WorkerSlot::default() });
     bench.live(slot_of(1, 2), 0);
@@ -357,7 +358,7 @@ fn queued_flows_migrate_to_a_live_worker() {
         client.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
         std::io::Read::read_exact(&mut client, &mut [0; 1]).expect("the flow lives");
     }
-    // The place of a socket that is gone can be taken again.
+    // A new socket can take the place of a closed one.
     let again = listeners(&bench.namespace, &address.to_string(), 1);
     bench.steer(1, &again).expect("steered");
 }
@@ -388,7 +389,7 @@ fn sockets_that_cannot_be_steered_say_why() {
     assert!(error.contains("SO_REUSEPORT"), "{error}");
     let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
     assert!(bench.programs.steer(address, 1, &[]).is_err());
-    // Another owner's sockets are not taken from it.
+    // Sockets that another owner steers are not taken from it.
     let sockets = listeners(&bench.namespace, "127.0.0.1:0", 1);
     let mut other = bpf::programs();
     let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();

@@ -1,6 +1,5 @@
-//! The guard's fixtures: a packet in, an action and a verdict out, for every header shape and for every
-//! length it can be cut to. The program runs in the kernel (BPF_PROG_TEST_RUN), over maps that belong to one
-//! test alone.
+//! The guard's fixtures: a packet in, an action and a verdict out, for every header shape and every length to
+//! which it can be cut. The program runs in the kernel (BPF_PROG_TEST_RUN), over maps of one test alone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +17,7 @@ const SERVER6: &str = "[2001:db8::1]:443";
 const CLIENT: &str = "198.51.100.7";
 const CLIENT6: &str = "2001:db8:7::7";
 
-/// The programs with a configuration, and what they counted so far.
+/// The programs with a configuration, and the counters so far.
 struct Bench {
     programs: Programs,
     before: BTreeMap<String, u64>,
@@ -36,7 +35,7 @@ impl Bench {
         apply(&mut self.programs, guard, listeners);
     }
 
-    /// Action and verdict of one packet; exactly one counter must go up, by one.
+    /// The action and verdict of one packet. Exactly one counter must grow, by one.
     fn judge(&mut self, packet: &[u8]) -> (u32, Verdict) {
         let program = self.programs.guard_fd().expect("the guard loads");
         let ran =
@@ -52,7 +51,7 @@ impl Bench {
         (ran.action, *verdict)
     }
 
-    /// Counts by verdict of `repeat` runs of one packet.
+    /// Runs one packet `repeat` times and returns how often each verdict was counted.
     fn flood(&mut self, packet: &[u8], repeat: u32) -> BTreeMap<Verdict, u64> {
         let program = self.programs.guard_fd().expect("the guard loads");
         test_run(program, packet, repeat).expect("a run");
@@ -81,11 +80,11 @@ fn nets(list: &[&str]) -> Vec<ipnet::IpNet> {
     list.iter().map(|net| net.parse().expect("a prefix")).collect()
 }
 
-/// Every header shape, with the verdict that a guard with neither lists nor a rate gives it.
+/// Every header shape, and its verdict from a guard without lists or a rate.
 fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
     let v4 = || Frame::syn(CLIENT, SERVER);
     let v6 = || Frame::syn(CLIENT6, SERVER6);
-    // Extension headers after their next-header field: length unit, then content.
+    // Bytes of extension headers after the next-header field: length in the header's unit, then content.
     let options = [0, 1, 4, 0, 0, 0, 0];
     let long_options = [2, 1, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let routing_done = [0, 4, 0, 0, 0, 0, 0];
@@ -181,7 +180,7 @@ fn shapes() -> Vec<(&'static str, Frame, Verdict)> {
     ]
 }
 
-/// Frames that no builder of valid ones makes.
+/// Frames that cannot be built as valid frames are.
 fn oddities() -> Vec<(&'static str, Vec<u8>, Verdict)> {
     let v4 = Frame::syn(CLIENT, SERVER).bytes();
     let v6 = Frame::syn(CLIENT6, SERVER6).bytes();
@@ -190,7 +189,7 @@ fn oddities() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         bytes[at] = value;
         bytes
     };
-    // More than a page: the kernel gives the program the first piece only.
+    // The frame is longer than a page, so the kernel gives the program only the first piece.
     let long = |bytes: &[u8]| [bytes, &[0x2a; 8000]].concat();
     vec![
         ("arp", with(&v4, 13, 0x06), Verdict::NotIp),
@@ -218,8 +217,8 @@ fn every_header_shape_gets_its_verdict() {
     }
 }
 
-/// The headers decide, so a packet cut behind them is judged as the whole; one cut within them passes as
-/// truncated or, when the part that is left says enough, with the verdict of the whole.
+/// The headers decide. A packet cut after its headers is judged like the whole packet. A packet cut within
+/// them passes as truncated, or gets the whole packet's verdict if the rest suffices.
 #[test]
 fn every_truncation_passes_or_is_judged_as_the_whole() {
     if without_root() {
@@ -254,7 +253,7 @@ fn every_truncation_passes_or_is_judged_as_the_whole() {
                 }
                 cut += 1;
             }
-            // What is judged needs all of its headers.
+            // To judge a packet, the guard needs all of its headers.
             let short = bench.judge(&bytes[..headers - 1]);
             assert!(
                 !judged || short == (PASS, Verdict::Truncated),
@@ -288,7 +287,7 @@ fn wildcards_take_their_families() {
     let mut bench = Bench::new(&guard(), &["[::]:443"]);
     bench.expect(&v4, Verdict::Syn);
     bench.expect(&v6, Verdict::Syn);
-    // An IPv4 listener has the port: [::] leaves IPv4 to it.
+    // An IPv4 listener has the same port, so `[::]` does not cover IPv4.
     bench.apply(&guard(), &["[::]:443", SERVER]);
     bench.expect(&v4, Verdict::NotOurs);
     bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Syn);
@@ -296,7 +295,7 @@ fn wildcards_take_their_families() {
     bench.apply(&guard(), &["0.0.0.0:443"]);
     bench.expect(&v4, Verdict::Syn);
     bench.expect(&v6, Verdict::NotOurs);
-    // The listeners that are gone are forgotten; neighbours in the port array are untouched.
+    // Removed listeners are forgotten. Their neighbours in the array of ports are untouched.
     bench.apply(&guard(), &[SERVER6, "0.0.0.0:442", "[::]:444"]);
     bench.expect(&v4, Verdict::NotOurs);
     bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::NotOurs);
@@ -323,13 +322,13 @@ fn lists_apply_to_every_segment_and_allow_beats_deny() {
         bench.expect(&Frame::syn(CLIENT6, SERVER6).flags(flags), Verdict::Allowed);
     }
     bench.expect(&Frame::syn("198.51.101.8", SERVER), Verdict::Syn);
-    // Not ours, not judged.
+    // The guard does not judge a packet to another server.
     bench.expect(&Frame::syn("198.51.100.8", "192.0.2.1:80"), Verdict::NotOurs);
-    // Headers in between hide nothing.
+    // Headers between Ethernet and TCP hide nothing.
     bench.expect(&Frame::syn("198.51.100.8", SERVER).options(10).tags(&[QINQ, VLAN]), Verdict::Denied);
     bench
         .expect(&Frame::syn("2001:db8:8::8", SERVER6).extension(44, &[0, 0, 0, 0, 0, 0, 9]), Verdict::Denied);
-    // A list that is replaced is forgotten.
+    // A list that was replaced has no effect any more.
     bench.apply(&Guard { deny: nets(&["203.0.113.0/24"]), ..guard() }, &[SERVER, SERVER6]);
     bench.expect(&Frame::syn("198.51.100.8", SERVER), Verdict::Syn);
     bench.expect(&Frame::syn(CLIENT, SERVER), Verdict::Syn);
@@ -370,8 +369,8 @@ fn dry_run_counts_and_passes() {
     assert_eq!(bench.judge(&denied), (DROP, Verdict::Denied));
 }
 
-/// A rate so low that nothing is refilled while a test runs: a SYN in 1,000 seconds cannot be asked for, one
-/// in a second and a burst of many can.
+/// A rate so low that a bucket hardly refills while a test runs. The lowest rate is one SYN a second, so the
+/// burst must be large.
 fn limited(rate: u32, burst: u32) -> Guard {
     Guard { syn_rate_per_ip: Some(rate), syn_burst_per_ip: burst, ..guard() }
 }
@@ -385,17 +384,17 @@ fn a_source_has_its_burst_and_no_other_pays_for_it() {
     let flooder = Frame::syn(CLIENT, SERVER);
     let counted = bench.flood(&flooder.bytes(), 20_000);
     let passed = counted[&Verdict::Syn];
-    // A slow machine may refill a few.
+    // On a slow machine a few tokens may be refilled.
     assert!((500..560).contains(&passed), "{passed} SYNs passed");
     assert_eq!(counted[&Verdict::SynRate], 20_000 - passed);
-    // Established flows of the flooder are not touched, nor are its neighbours.
+    // The flooder's established flows are not touched, nor are its neighbours' SYNs.
     bench.expect(&flooder.clone().flags(ACK), Verdict::Established);
     for last in 1..=200 {
         if last != 7 {
             bench.expect(&Frame::syn(&format!("198.51.100.{last}"), SERVER), Verdict::Syn);
         }
     }
-    // The allow list lifts the limit.
+    // The allow list exempts a source from the limit.
     bench.apply(&Guard { allow: nets(&["198.51.100.7/32"]), ..limited(1, 500) }, &[SERVER]);
     assert_eq!(bench.flood(&flooder.bytes(), 1000), [(Verdict::Allowed, 1000)].into());
 }
@@ -413,7 +412,7 @@ fn an_ipv6_source_is_its_64() {
     }
     assert!((200..260).contains(&passed), "{passed} SYNs of one /64 passed");
     bench.expect(&Frame::syn("2001:db8:7:2::1", SERVER6), Verdict::Syn);
-    // One more bit of the prefix is another source.
+    // A /64 that differs in one bit is another source.
     bench.expect(&Frame::syn("2001:db8:7:0::1", SERVER6), Verdict::Syn);
 }
 
@@ -427,7 +426,7 @@ fn a_bucket_refills_at_its_rate() {
     assert!(bench.flood(&packet, 2_000).contains_key(&Verdict::SynRate));
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(bench.judge(&packet), (PASS, Verdict::Syn));
-    // A pause does not save up more than the burst.
+    // A pause saves up no more than the burst.
     std::thread::sleep(Duration::from_millis(50));
     let start = std::time::Instant::now();
     let passed = bench.flood(&packet, 1_000)[&Verdict::Syn];
@@ -443,19 +442,19 @@ fn a_smaller_burst_holds_at_once() {
     if without_root() {
         return;
     }
-    // 10,000 seconds of debt are made under the large burst.
+    // Under the large burst, the source runs up a debt of 10,000 seconds.
     let mut bench = Bench::new(&limited(1, 10_000), &[SERVER]);
     let packet = Frame::syn(CLIENT, SERVER).bytes();
     assert!(bench.flood(&packet, 12_000)[&Verdict::SynRate] > 0);
-    // The small one forgives all but 10 ms.
+    // The small burst leaves only 10 ms of that debt.
     bench.apply(&limited(100, 1), &[SERVER]);
     assert_eq!(bench.judge(&packet), (DROP, Verdict::SynRate));
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!(bench.judge(&packet), (PASS, Verdict::Syn));
 }
 
-/// A spoofed flood costs buckets, not entries: however many sources, nothing grows and an honest source is
-/// served as long as one of its two buckets is not empty.
+/// A spoofed flood uses up buckets, not entries: with any number of sources, no table grows. An honest source
+/// is served while one of its two buckets has tokens.
 #[test]
 fn many_flooders_leave_honest_sources_alone() {
     if without_root() {
@@ -465,14 +464,14 @@ fn many_flooders_leave_honest_sources_alone() {
     for flooder in 0..2_000u32 {
         let source = format!("10.{}.{}.{}", flooder >> 16, (flooder >> 8) & 0xff, flooder & 0xff);
         let packet = Frame::syn(&source, SERVER).bytes();
-        // One by one: repeating costs the kernel a grace period.
+        // Each packet is run alone: a repeated run costs the kernel a grace period.
         for _ in 0..6 {
             let program = bench.programs.guard_fd().expect("the guard loads");
             test_run(program, &packet, 1).expect("a run");
         }
     }
     bench.before = bench.programs.guard.verdicts().expect("counters");
-    // 2,000 of 65,536 buckets of each row are empty: one source in a thousand meets two of them.
+    // 2,000 of 65,536 buckets in each row are used up: about one source in a thousand has two of them.
     let mut refused = 0;
     for honest in 0..1_000u32 {
         let source = format!("172.16.{}.{}", honest >> 8, honest & 0xff);
