@@ -1,29 +1,29 @@
-//! The torture cases: raw requests with two readings, or none, or an unusual one (RFC 9110, 9112), what
-//! Sluice must make of each, and why.
+//! The torture cases: raw requests that are ambiguous, invalid or unusual (RFC 9110, 9112), the outcome that
+//! Sluice must give each, and the reason.
 
-/// What must become of a case.
+/// The required outcome of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// Refused with this status, the connection closed, nothing at the origin.
+    /// Sluice refuses with this status and closes. Nothing reaches the origin.
     Refused(u16),
-    /// Answered by ourselves with this status, the connection goes on, nothing at the origin.
+    /// Sluice answers with this status itself and keeps the connection. Nothing reaches the origin.
     Answered(u16),
-    /// So many requests reach the origin, and as many answers the client.
+    /// This many requests reach the origin, and as many answers reach the client.
     Forwarded(usize),
-    /// The request is not whole: neither an answer nor anything at the origin.
+    /// The request is incomplete: Sluice sends no answer, and the origin gets no whole request.
     Waits,
 }
 
-/// One of them.
+/// A raw request and its required outcome.
 #[derive(Debug)]
 pub(crate) struct Case {
-    /// What it is about.
+    /// The subject of the case.
     pub(crate) group: &'static str,
     /// The bytes a client sends.
     pub(crate) request: Vec<u8>,
-    /// What Sluice does.
+    /// The outcome that Sluice must give.
     pub(crate) expected: Expected,
-    /// Why, where the others may differ.
+    /// The reason, where other proxies may differ.
     pub(crate) why: &'static str,
 }
 
@@ -59,7 +59,7 @@ fn target(target: &str) -> String {
 
 const SECOND: &str = "GET /second HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// All of them.
+/// All cases.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut group = "";

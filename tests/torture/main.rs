@@ -1,6 +1,6 @@
-//! Raw requests that are wrong, ambiguous or unusual, through the built binary; what the origin parsed is
-//! what Sluice says it forwarded; and `tests/TORTURE.md`, which shows the same requests through nginx and
-//! haproxy, is as true as when it was written.
+//! Raw requests that are wrong, ambiguous or unusual, through the built binary. The requests that the origin
+//! parsed must be the requests that Sluice says it forwarded. `tests/TORTURE.md` shows the same requests
+//! through nginx and haproxy, and its column about Sluice must still be true.
 //!
 //! `SLUICE_WRITE_TORTURE=1 cargo nextest run -p tests -E 'binary(torture)'` writes that table anew.
 
@@ -22,36 +22,37 @@ use tests::origin::{Origin, Response};
 use tests::sluice::Setup;
 use tests::{eventually, skip};
 
-/// How long an answer is waited for, and how long another one after it.
+/// How long the client waits for the first answer.
 const ANSWER: Duration = Duration::from_millis(600);
+/// How long it waits for each further answer.
 const ANOTHER: Duration = Duration::from_millis(40);
 
-/// What became of a case.
+/// The observed outcome of a case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Seen {
-    /// The statuses the client got.
+    /// The statuses that the client got.
     statuses: Vec<u16>,
-    /// Whether the proxy closed.
+    /// Whether the proxy closed the connection.
     closed: bool,
-    /// What the origin received, one text for each request that it parsed; the last may be a rest that is
-    /// none.
+    /// The bytes that the origin received, one text for each request. The last text may be an unfinished
+    /// request.
     forwarded: Vec<String>,
-    /// How many of them it parsed.
+    /// How many requests the origin parsed.
     parsed: usize,
 }
 
-/// What is at an origin that is no whole request.
+/// Marks bytes at an origin that are no whole request.
 const UNFINISHED: &str = "unfinished";
 
 fn recording_origin() -> Origin {
     Origin::http(|_| Response::ok("ok"))
 }
 
-/// Sends one case to a proxy in front of `origin`, and waits until nothing more comes of it.
+/// Sends one case to a proxy in front of `origin`, and waits until nothing more happens.
 fn send(proxy: SocketAddr, origin: &Origin, request: &[u8]) -> Seen {
     let (connections, parsed) = (origin.recorded().len(), origin.requests());
     let mut stream = TcpStream::connect(proxy).unwrap();
-    // Who refuses early may close before all is written.
+    // A proxy that refuses early may close before all bytes are written.
     let _ = stream.write_all(request);
     let mut received = Vec::new();
     let mut seen = Seen::default();
@@ -105,7 +106,7 @@ fn statuses(bytes: &[u8]) -> Vec<u16> {
     found
 }
 
-/// What came over one connection, request by request, without what every proxy adds.
+/// The requests that came over one connection, without the fields that every proxy adds.
 fn requests(bytes: &[u8]) -> Vec<String> {
     const ADDED: [&str; 6] =
         ["via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-request-id", "connection"];
@@ -146,7 +147,7 @@ fn meets(seen: &Seen, expected: Expected) -> bool {
         Expected::Answered(status) => seen.statuses == [status] && !seen.closed && seen.forwarded.is_empty(),
         Expected::Forwarded(count) => {
             let ok = seen.statuses.iter().filter(|&&status| status == 200).count();
-            // What follows the last request may be no request, and be refused.
+            // Bytes after the last request may be an invalid request, which is refused.
             ok == count
                 && seen.parsed == count
                 && seen.forwarded.len() == count
@@ -168,7 +169,7 @@ fn every_case_ends_as_it_must_and_the_origin_saw_what_was_forwarded() {
         noted.lock().unwrap().push([field("x-request-id"), request.method.clone(), field("host"), path]);
         Response::ok("ok")
     });
-    // A connection to the origin for each request, so that what comes over one belongs to one case.
+    // Each request has a new connection to the origin, so that one connection's bytes belong to one case.
     let setup = Setup::to(origin.address())
         .with("upstream.pool", "max_idle = 0")
         .with("log", "access = \"access.log\"");
@@ -193,8 +194,8 @@ fn every_case_ends_as_it_must_and_the_origin_saw_what_was_forwarded() {
     }
     assert!(wrong.is_empty(), "\n{wrong}");
 
-    // What the origin parsed is what Sluice logged as answered by it, one by one and in order, and what it
-    // counted; and there is nothing else at the origin.
+    // The requests that the origin parsed are the requests that Sluice logged as answered by it, in the same
+    // order. Sluice's counters agree, and the origin received nothing else.
     let log = sluice.run_dir().join("access.log");
     let answered = || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
@@ -250,7 +251,7 @@ fn document() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("TORTURE.md")
 }
 
-/// Bytes of a request that the table shows.
+/// How many bytes of a request the table shows.
 const CUT: usize = 160;
 const BEGIN: &str = "<!-- the table: written by the command above -->\n";
 const END: &str = "<!-- end of the table -->\n";
@@ -261,13 +262,13 @@ fn with_table(text: &str, table: &str) -> String {
     format!("{head}{BEGIN}{table}{END}{tail}")
 }
 
-/// The table, with the others beside Sluice.
+/// The table, with nginx and haproxy beside Sluice.
 fn table(all: &[Case], ours: &[Seen]) -> String {
     assert!(!skip::without_tool("nginx") && !skip::without_tool("haproxy"), "the table needs both");
     let through = |start: fn(SocketAddr) -> peers::Peer| -> Vec<Seen> {
         let origin = recording_origin();
         let peer = start(origin.address());
-        // Its listening socket was tried.
+        // `start` probed the listening socket, which made a connection. This waits until that is over.
         std::thread::sleep(Duration::from_millis(200));
         all.iter().map(|case| send(peer.address(), &origin, &case.request)).collect()
     };
@@ -309,7 +310,7 @@ fn table(all: &[Case], ours: &[Seen]) -> String {
     out
 }
 
-/// What became of a case, in a cell; short where it is the same as what we did.
+/// The outcome of a case as a table cell, shortened if it equals the outcome of Sluice.
 fn told(seen: &Seen, us: Option<&Seen>) -> String {
     let statuses: Vec<String> = seen.statuses.iter().map(u16::to_string).collect();
     let mut cell = match (statuses.is_empty(), seen.closed) {
@@ -331,7 +332,7 @@ fn told(seen: &Seen, us: Option<&Seen>) -> String {
     cell
 }
 
-/// Bytes as code in a table's cell.
+/// Shows bytes as code in a table cell.
 fn shown(bytes: &[u8], max: usize) -> String {
     let mut text = String::new();
     for &byte in bytes.iter().take(max) {
@@ -350,7 +351,7 @@ fn shown(bytes: &[u8], max: usize) -> String {
     if bytes.len() > max {
         let _ = write!(text, "… {} bytes", bytes.len());
     }
-    // A code span does not end with a space.
+    // Markdown strips one space at each end of a code span.
     if text.starts_with(' ') || text.ends_with(' ') { format!("` {text} `") } else { format!("`{text}`") }
 }
 

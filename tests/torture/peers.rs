@@ -1,4 +1,4 @@
-//! nginx and haproxy as Debian has them, each a reverse proxy with its defaults in front of an origin.
+//! nginx and haproxy as Debian has them. Each is a reverse proxy with its defaults in front of an origin.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tests::ports::Port;
 use tests::{eventually, process};
 
-/// One of them, running; killed on drop.
+/// A running proxy. It is killed on drop.
 #[derive(Debug)]
 pub(crate) struct Peer {
     child: Child,
@@ -78,7 +78,7 @@ listen main
         peer
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.port.loopback()
     }
@@ -91,7 +91,7 @@ impl Drop for Peer {
     }
 }
 
-/// What a program says about its version.
+/// The version that a program prints.
 pub(crate) fn version(program: &str) -> String {
     let said = process::run(Command::new(program).arg("-v"), Duration::from_secs(5)).all();
     let line = said.lines().next().unwrap_or_default();
