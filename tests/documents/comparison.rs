@@ -1,14 +1,15 @@
-//! The table of `README.md` that compares Sluice with other proxies: from the reports of the benchmark.
+//! The table of `README.md` that compares Sluice with other proxies. Its figures come from the benchmark's
+//! reports.
 
 use crate::page;
 
 const PLAIN: &str = "benches/report/report.md";
 const TLS: &str = "benches/report/tls/report.md";
 
-/// What the report calls them, in the order of the columns.
+/// The proxies' names in the report, in the order of the columns.
 const PROXIES: [&str; 5] = ["sluice", "nginx", "haproxy", "pingora", "envoy"];
 
-/// What a row says, its report and case there, and the beginning of the column's heading.
+/// For each row: its text, its report, its case there, and the start of the column's heading.
 const ROWS: &[(&str, &str, &str, &str)] = &[
     ("µs per small request, 64 connections", PLAIN, "small-64", "CPU µs/request"),
     ("µs per small request, 256 connections", PLAIN, "small-256", "CPU µs/request"),
@@ -22,7 +23,7 @@ const ROWS: &[(&str, &str, &str, &str)] = &[
     ("bytes of memory per idle connection over TLS", TLS, "tls-idle", "bytes/connection"),
 ];
 
-/// The medians of a case, by proxy; `None`: it was not measured.
+/// The medians of a case, by proxy. `None`: the case was not measured for it.
 fn medians(report: &str, case: &str, column: &str) -> [Option<f64>; PROXIES.len()] {
     let (_, rest) = report.split_once(&format!("(`{case}`)\n")).unwrap_or_else(|| panic!("no case {case}"));
     let mut table = rest.lines().skip_while(|line| !line.starts_with('|'));
@@ -36,7 +37,7 @@ fn medians(report: &str, case: &str, column: &str) -> [Option<f64>; PROXIES.len(
     })
 }
 
-/// Three digits or so; `,` between thousands.
+/// Shows about three digits, with `,` between thousands.
 fn show(value: f64) -> String {
     if value < 100.0 {
         return format!("{value:.1}");

@@ -1,5 +1,5 @@
-//! The configurations that the pages show: a whole one is valid, and a part of one has only keys and values
-//! that exist.
+//! The configurations that the pages show. A whole configuration must be valid; a part must have only keys
+//! and values that exist.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use proxy::config::{self, Diagnostics};
 
 use crate::{page, prose};
 
-/// Blocks of TOML, and the line on which each begins.
+/// The blocks of TOML, each with the line on which it begins.
 fn blocks(page: &str) -> Vec<(usize, String)> {
     let mut blocks = Vec::new();
     let mut current: Option<(usize, String)> = None;
@@ -25,7 +25,7 @@ fn blocks(page: &str) -> Vec<(usize, String)> {
     blocks
 }
 
-/// What a part lacks to be whole: the tables that its own tables belong to.
+/// Completes a part of a configuration with the tables that its own tables need.
 fn whole(part: &str) -> String {
     let mut text = String::new();
     let first = part.lines().find(|line| line.starts_with('[')).unwrap_or_default();
@@ -66,7 +66,7 @@ fn resolve(text: &str) -> Result<(), Diagnostics> {
     let file = |name: &str, bytes: &[u8]| (PathBuf::from("etc").join(name), bytes.to_vec().into());
     let mut files = vec![file("shown.toml", text.as_bytes())];
     files.push((PathBuf::from("(the system's roots)"), pem.clone().into_bytes().into()));
-    // Every name in quotes may be a file's; which kind, its name says.
+    // Every string may name a file. The name decides the file's content.
     for name in text.split('"').skip(1).step_by(2) {
         files.push(match name {
             "new.key" => file(name, &[7; 80]),

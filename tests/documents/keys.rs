@@ -1,6 +1,6 @@
 //! `docs/configure.md`: a row for each key that the configuration knows. A row's last cell is written by
-//! hand; values, default and whether a reload takes the key are asked of the code: of the errors that wrong
-//! values get, of `config/proxy.toml`, and of what a reload says to a changed key.
+//! hand. The test takes the other cells from the code: the values from the errors that wrong values cause,
+//! the default from `config/proxy.toml`, and the reload cell from a reload with a changed key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,10 +15,10 @@ const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzz";
 /// A string that is neither a name nor an address nor a path.
 const STRANGE: &str = "\"\\u0000 /\"";
 
-/// Keys and values.
+/// Keys with their values.
 type Lines = &'static [(&'static str, &'static str)];
 
-/// Tables that have a header of their own, their headers, and the lines that they need.
+/// Tables that have a header: their name, their header, and the lines that they need.
 const TABLES: &[(&str, &str, Lines)] = &[
     ("process", "[process]", &[]),
     ("workers", "[workers]", &[]),
@@ -46,7 +46,7 @@ const TABLES: &[(&str, &str, Lines)] = &[
     ("log", "[log]", &[]),
 ];
 
-/// Tables that are values of a key: what stands around their keys, and the keys that they need.
+/// Tables that are values of a key: the brackets around them, and the keys that they need.
 const INLINE: &[(&str, [&str; 2], Lines)] = &[
     ("route.redirect", ["{ ", " }"], &[("to", "\"/x\"")]),
     ("route.respond", ["{ ", " }"], &[]),
@@ -55,7 +55,7 @@ const INLINE: &[(&str, [&str; 2], Lines)] = &[
     ("upstream.endpoints", ["[{ ", " }]"], &[("address", "\"127.0.0.1:9000\"")]),
 ];
 
-/// Another valid value of a key that has neither a unit nor a list of words.
+/// A second valid value for each key that has neither a unit nor a list of words.
 const OTHER: &[(&str, &str)] = &[
     ("process.run_dir", "\"/run/other\""),
     ("process.user", "\"daemon\""),
@@ -87,7 +87,7 @@ const OTHER: &[(&str, &str)] = &[
     ("log.access", "\"stdout\""),
 ];
 
-/// Values that no error describes in general.
+/// The values of keys whose errors do not describe them.
 const VALUES: &[(&str, &str)] = &[
     ("listener.upstream", "name of an upstream"),
     ("listener.alpn", "list: `\"http/1.1\"`"),
@@ -97,14 +97,14 @@ const VALUES: &[(&str, &str)] = &[
     ("upstream.endpoints.address", "address with a port"),
 ];
 
-/// The lines of a table with one of them replaced or added.
+/// The lines of a table, with one line replaced or added.
 fn lines(needed: &[(&str, &str)], replaced: Option<(&str, &str)>) -> Vec<String> {
     let key = replaced.map(|(key, _)| key);
     let needed = needed.iter().filter(|(name, _)| Some(*name) != key);
     needed.chain(&replaced).map(|(key, value)| format!("{key} = {value}")).collect()
 }
 
-/// A whole configuration in which a key of a table has this value.
+/// A whole configuration in which this key of this table has this value.
 fn document(table: &str, key: &str, value: &str) -> String {
     if let Some((_, [open, close], needed)) = INLINE.iter().find(|(name, ..)| *name == table) {
         let (outer, name) = table.split_once('.').unwrap();
@@ -151,7 +151,7 @@ impl Referred {
         config::resolve(files)
     }
 
-    /// What a value gets: the message and what was expected, if it is the key's own error.
+    /// The error that a value causes for its own key: the message, and the expected form.
     fn complaint(&self, table: &str, key: &str, value: &str) -> Option<(String, String)> {
         let errors = self.resolve(&document(table, key, value)).err()?;
         let name = format!("{table}.{key}");
@@ -160,23 +160,23 @@ impl Referred {
     }
 }
 
-/// What the code says of a key.
+/// The state of a key according to the code.
 #[derive(Debug)]
 enum Key {
-    /// It has values: these.
+    /// The key is built and takes these values.
     Built(String),
     NotBuilt,
-    /// It is a table with a header of its own.
+    /// The key is a table with a header.
     Table,
 }
 
-/// Asks what a key may be.
+/// Finds the state of a key by the errors that wrong values cause.
 fn ask(referred: &Referred, table: &str, key: &str) -> Key {
     let name = format!("{table}.{key}");
     if TABLES.iter().any(|(table, ..)| *table == name) {
         return Key::Table;
     }
-    // Beside other keys `true` may be an error of another kind.
+    // Booleans are tried with `7`, since `true` may conflict with another key and cause another error.
     if referred.complaint(table, key, "7").is_some_and(|(_, form)| form == "true or false") {
         return Key::Built("`true`, `false`".to_owned());
     }
@@ -205,7 +205,7 @@ fn ask(referred: &Referred, table: &str, key: &str) -> Key {
     if let Some((_, values)) = VALUES.iter().find(|(known, _)| *known == name) {
         return Key::Built((*values).to_owned());
     }
-    // Which strings, an error about one of them says.
+    // An error about a strange string describes the valid strings.
     let values = match referred.complaint(table, key, STRANGE) {
         Some((_, inner)) if form == "a string" && !inner.is_empty() => inner,
         _ if form == "a string" => form,
@@ -224,7 +224,7 @@ fn ask(referred: &Referred, table: &str, key: &str) -> Key {
     Key::Built(with_code(without_article(&values)))
 }
 
-/// Strings as code.
+/// Marks quoted strings as code.
 fn with_code(text: &str) -> String {
     let mut out = String::new();
     for (index, part) in text.split('"').enumerate() {
@@ -238,7 +238,7 @@ fn without_article(form: &str) -> &str {
     form.strip_prefix("a ").or_else(|| form.strip_prefix("an ")).unwrap_or(form)
 }
 
-/// Every key of a table, from the report of one that is unknown.
+/// Every key of a table, from the error about an unknown key.
 fn known(referred: &Referred, table: &str) -> Vec<String> {
     let errors = referred.resolve(&document(table, UNKNOWN, "1")).expect_err("an unknown key");
     let error = errors.iter().find(|error| error.key.ends_with(UNKNOWN)).expect("its report");
@@ -246,7 +246,7 @@ fn known(referred: &Referred, table: &str) -> Vec<String> {
     list.split(", ").map(str::to_owned).collect()
 }
 
-/// Values of `config/proxy.toml` that are defaults, by dotted key.
+/// The default values, which `config/proxy.toml` shows, by dotted key.
 fn defaults() -> BTreeMap<String, String> {
     let text = page::read("config/proxy.toml");
     let mut table = String::new();
@@ -278,7 +278,7 @@ fn split_comment(line: &str) -> (&str, &str) {
     (line.trim(), "")
 }
 
-/// Whether a reload takes a change of the key; `None`: no other value is known here.
+/// Whether a reload applies a change of the key. `None`: the test knows no other value for it.
 fn reload(referred: &Referred, name: &str, values: &str, default: Option<&str>) -> Option<&'static str> {
     let (table, key) = name.rsplit_once('.')?;
     let default = default.map(|default| default.trim_matches('"'));
@@ -307,13 +307,13 @@ fn reload(referred: &Referred, name: &str, values: &str, default: Option<&str>) 
     }
 }
 
-/// Names of the tables that have rows.
+/// The tables whose keys have rows.
 fn tables() -> impl Iterator<Item = &'static str> {
     let with_header = TABLES.iter().map(|(table, ..)| *table).filter(|table| !table.starts_with('('));
     with_header.chain(INLINE.iter().map(|(table, ..)| *table))
 }
 
-/// The values of every key that is built, by dotted key, and the keys that are not.
+/// The values of every key that is built, by dotted key, and the names of the keys that are not.
 fn keys(referred: &Referred) -> (BTreeMap<String, String>, Vec<String>) {
     let (mut built, mut not_built) = (BTreeMap::new(), Vec::new());
     for table in tables() {
@@ -329,7 +329,7 @@ fn keys(referred: &Referred) -> (BTreeMap<String, String>, Vec<String>) {
     (built, not_built)
 }
 
-/// The row of a key with what the code says of it.
+/// A key's row with its generated cells filled in.
 fn row(referred: &Referred, name: &str, values: &str, default: Option<&str>, line: &str) -> String {
     let mut row = page::cells(line);
     assert_eq!(row.len(), 5, "five cells: {line}");

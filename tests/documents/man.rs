@@ -1,5 +1,5 @@
-//! The man pages: `sluice.8` from the command line and the page about running Sluice, `sluice.toml.5` from
-//! the page about its configuration.
+//! The man pages. `sluice.8` comes from the command line and the page about running Sluice, `sluice.toml.5`
+//! from the page about the configuration.
 
 use std::fmt::Write as _;
 
@@ -9,10 +9,10 @@ use proxy::cli::Cli;
 
 use crate::page;
 
-/// The sections of `docs/run.md` that a man page has too.
+/// The sections of `docs/run.md` that also go into a man page.
 const OF_RUN: &[&str] = &["Signals", "What a drain does", "Exit status", "Files", "Environment"];
 
-/// Escapes text for roff, and renders what Markdown does within a line.
+/// Escapes text for roff, and converts the Markdown inside a line.
 fn inline(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -39,7 +39,7 @@ fn inline(text: &str) -> String {
     out
 }
 
-/// A line of text, which must not be taken for a request.
+/// A line of text, escaped so that roff does not take it for a request.
 fn line(text: &str) -> String {
     let text = inline(text);
     if text.starts_with(['.', '\'']) { format!("\\&{text}\n") } else { format!("{text}\n") }
@@ -60,7 +60,7 @@ fn row(heading: &[String], cells: &[String]) -> String {
     out
 }
 
-/// Markdown as the pages here use it, as roff. Headings of the second level become sections.
+/// Converts Markdown, as these pages use it, to roff. Headings of the second level become sections.
 fn roff(markdown: &str) -> String {
     let mut out = String::new();
     let mut heading: Option<Vec<String>> = None;
@@ -89,7 +89,7 @@ fn roff(markdown: &str) -> String {
         } else if let Some(title) = text.strip_prefix("## ") {
             let _ = write!(out, ".SH {}", line(&title.to_uppercase()));
         } else if text.starts_with("# ") {
-            // The page's own title.
+            // The page's title has no place in the man page.
         } else if text.starts_with('|') {
             let cells = page::cells(text);
             match &heading {
@@ -131,17 +131,17 @@ fn title(name: &str, number: u8, says: &str) -> String {
     )
 }
 
-/// A part of what `clap_mangen` writes, without its heading.
+/// A part of the output of `clap_mangen`, without its heading.
 fn rendered(render: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> String {
     let mut bytes = Vec::new();
     render(&mut bytes).unwrap();
     let text = String::from_utf8(bytes).unwrap();
-    // Each part defines the same strings for apostrophes.
+    // Each part defines the same strings for apostrophes; they are left out.
     let is_text = |line: &&str| ![".ie", ".el", ".SH"].iter().any(|request| line.starts_with(request));
     text.lines().filter(is_text).map(|line| format!("{}\n", line.replace("\\*(Aq", "\\(aq"))).collect()
 }
 
-/// The commands that a user gives and that are built.
+/// The built commands that a user runs.
 fn shown() -> Vec<clap::Command> {
     let mut sluice = Cli::command();
     sluice.build();
@@ -153,7 +153,7 @@ fn shown() -> Vec<clap::Command> {
     shown.map(|command| command.mut_arg("help", |arg| arg.hide(true))).collect()
 }
 
-/// An option or argument as it is typed.
+/// An option or argument as the user types it.
 fn typed(arg: &clap::Arg) -> String {
     let value = arg.get_value_names().filter(|_| arg.get_action().takes_values());
     let value = value.map_or_else(String::new, |names| format!("\\fI{}\\fR", names.join(" ")));

@@ -42,7 +42,7 @@ fn scrape() -> String {
     metrics::encode(Scrape { workers, data_plane, supervisor: Some(supervisor) })
 }
 
-/// A metric as its samples are named.
+/// A metric, with the name that its samples have.
 struct Family {
     name: String,
     kind: String,
@@ -54,7 +54,7 @@ fn families(scrape: &str) -> Vec<Family> {
     let mut families: Vec<Family> = Vec::new();
     for line in scrape.lines() {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
-            // The encoder closes each text with a full stop.
+            // The encoder adds a full stop to each text.
             let help = help.trim_end_matches('.').to_owned();
             families.push(Family { name: name.to_owned(), kind: String::new(), labels: Vec::new(), help });
         } else if let Some((_, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
@@ -74,7 +74,7 @@ fn families(scrape: &str) -> Vec<Family> {
     families
 }
 
-/// Headings, and the beginnings of the names that stand under each.
+/// The headings, each with the beginnings of the metric names below it.
 const GROUPS: &[(&str, &[&str])] = &[
     (
         "Clients",

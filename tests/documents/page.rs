@@ -1,12 +1,12 @@
-//! Files of the repository, and the parts of them that are generated: whole pages, or blocks between two
-//! comments of a page that is otherwise written by hand.
+//! Files of the repository and their generated parts: whole pages, or blocks between two comments in a page
+//! that is otherwise written by hand.
 
 use std::path::{Path, PathBuf};
 
-/// Set by `cargo xtask docs`: stale documents are written anew and not complained about.
+/// `cargo xtask docs` sets this variable: stale documents are then rewritten instead of reported.
 const RENEW: &str = "SLUICE_RENEW_DOCUMENTS";
 
-/// A file of the repository.
+/// The path of a file of the repository.
 pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(name)
 }
@@ -32,7 +32,7 @@ pub(crate) fn sources(folders: &[&str]) -> String {
     text
 }
 
-/// Holds a file to what it should be now, or makes it so.
+/// Fails if a file differs from `fresh`, or rewrites it if [`RENEW`] is set.
 pub(crate) fn keep(name: &str, fresh: &str) {
     let present = std::fs::read_to_string(path(name)).unwrap_or_default();
     if present == fresh {
@@ -52,7 +52,7 @@ pub(crate) fn keep(name: &str, fresh: &str) {
     );
 }
 
-/// The page with the block of this name replaced: all between `<!-- generated: NAME -->` and `<!-- end -->`.
+/// Replaces the page's block of this name: the text between `<!-- generated: NAME -->` and `<!-- end -->`.
 pub(crate) fn with_block(page: &str, name: &str, block: &str) -> String {
     let begin = format!("<!-- generated: {name} -->\n");
     let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("no {begin:?} in the page"));
@@ -69,7 +69,7 @@ pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) ->
     text
 }
 
-/// The cells of a table's row; `\|` is no border.
+/// The cells of a table's row. `\|` does not separate cells.
 pub(crate) fn cells(line: &str) -> Vec<String> {
     let held = line.trim().replace("\\|", "\u{1}");
     let inner = held.trim_start_matches('|').trim_end_matches('|');

@@ -1,24 +1,24 @@
-//! Documents that name a file, a test or a type of the code name one that exists.
+//! If a document names a file, a test or a type of the code, it must exist.
 //!
-//! Code spans of prose and tables are read, blocks of code are not. `io/engine.rs` is looked for from the
-//! page's folder, the repository's root and `proxy/src`. `Config::succeed` is looked for in all source files.
-//! For pages in `tests/`, `tls::name` is a test of a file there.
+//! The test reads code spans in prose and tables, but no blocks of code. It looks for `io/engine.rs` from the
+//! page's folder, the repository's root and `proxy/src`. It looks for `Config::succeed` in all source files.
+//! In pages of `tests/`, `tls::name` means a test in a file there.
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
 use crate::page;
 
-/// Written by machines, or about another tree.
+/// Documents that are generated, or that speak of another tree.
 const SKIPPED: &[&str] = &["benches/report/", "CHANGELOG.md"];
-/// Folders that a path may leave out.
+/// Folders that a document may leave out at the start of a path.
 const ROOTS: &[&str] = &["", "proxy/src/", "proxy-ebpf/src/", "proxy-common/src/", "xtask/src/"];
-/// Endings of files' and folders' names.
+/// Endings by which a span is taken for the name of a file or folder.
 const ENDINGS: &[&str] = &[".rs", ".md", ".toml", ".svg", ".service", ".logrotate", ".o", "/"];
-/// How names begin that stand for any file.
+/// Beginnings of names that stand for an arbitrary file.
 const EXAMPLES: &[&str] = &["foo", "my"];
 
-/// Every file that git knows or would add.
+/// Every file that git tracks or would add.
 fn files() -> Vec<String> {
     let listing = Command::new("git")
         .current_dir(page::path(""))
@@ -29,7 +29,7 @@ fn files() -> Vec<String> {
     String::from_utf8(listing.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// The repository as documents may speak of it.
+/// The files and words of the repository that documents may name.
 struct Tree {
     files: BTreeSet<String>,
     /// Every word of the source.
@@ -49,7 +49,7 @@ impl Tree {
         Self { files, words }
     }
 
-    /// Whether some file has this name, whichever folder it is in.
+    /// Whether a file in any folder has this name.
     fn has_name(&self, name: &str) -> bool {
         let end = format!("/{name}");
         !name.contains('/') && self.files.iter().any(|file| file.ends_with(&end))
@@ -64,7 +64,7 @@ impl Tree {
     }
 }
 
-/// Names of a page that name nothing.
+/// A complaint for each name in a page that does not exist.
 fn complaints(tree: &Tree, page: &str, text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     for (number, line) in prose(text) {
@@ -77,7 +77,7 @@ fn complaints(tree: &Tree, page: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-/// Lines outside of blocks of code, with their numbers.
+/// The lines outside of code blocks, with their numbers.
 fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut is_code = false;
     text.lines().zip(1..).filter_map(move |(line, number)| {
@@ -87,7 +87,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+/// Expands `a/{b,c}.rs` to `a/b.rs` and `a/c.rs`.
 fn spread(span: &str) -> Vec<String> {
     let whole = || vec![span.to_owned()];
     let Some((before, rest)) = span.split_once('{') else { return whole() };
@@ -95,7 +95,7 @@ fn spread(span: &str) -> Vec<String> {
     choices.split(',').map(|choice| format!("{before}{}{after}", choice.trim())).collect()
 }
 
-/// A path as seen from a page's folder.
+/// A path relative to the repository's root, from a path relative to a page's folder.
 fn beside(page: &str, path: &str) -> String {
     let mut parts: Vec<&str> = page.split('/').collect();
     parts.pop();
@@ -109,7 +109,7 @@ fn beside(page: &str, path: &str) -> String {
     parts.join("/")
 }
 
-/// Whether a code span names something of the repository, or nothing that would be looked for.
+/// Whether the name in a code span exists. True also for spans that are no such names.
 fn is_there(tree: &Tree, page: &str, span: &str) -> bool {
     if span.contains(|letter: char| letter.is_whitespace() || "<>*…{}()$=\"".contains(letter)) {
         return true;
@@ -143,7 +143,7 @@ fn is_there(tree: &Tree, page: &str, span: &str) -> bool {
     true
 }
 
-/// `Engine`, `Config::succeed`: a type, or something of one.
+/// Whether a span is a type or an item of a type, such as `Engine` or `Config::succeed`.
 fn is_name(span: &str) -> bool {
     let is_word = |word: &str| word.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
     let first = span.split("::").next().unwrap_or_default();

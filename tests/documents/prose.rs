@@ -1,5 +1,5 @@
-//! The rules of style that a program can hold: no sentence above 30 words, no line above 110 columns, no link
-//! to nowhere, no noun hidden behind "whoever".
+//! The rules of style that a program can check: no sentence above 30 words, no line above 110 columns, no
+//! dead link, no noun hidden behind a word such as "whoever".
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::page;
 
 const WORDS_MAX: usize = 30;
 const COLUMNS_MAX: usize = 110;
-/// Words that hide of whom a sentence speaks.
+/// Words that hide the subject of a sentence.
 const HIDING: &[&str] = &["whoever", "whomever", "whatever", "those of", "the one that", "that of"];
 
 /// Pages that are not written in this style yet.
@@ -35,7 +35,7 @@ pub(crate) fn pages() -> Vec<String> {
     pages
 }
 
-/// A page's text without code blocks, as lines with their numbers.
+/// The lines of a page without code blocks, with their numbers.
 fn text(page: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut in_code = false;
     page.lines().enumerate().filter_map(move |(index, line)| {
@@ -45,7 +45,7 @@ fn text(page: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Code as one word, links as their text.
+/// A line in which each code span is one word and each link is its text.
 fn words(line: &str) -> String {
     let mut out = String::new();
     for (index, part) in line.split('`').enumerate() {
@@ -58,7 +58,7 @@ fn words(line: &str) -> String {
     out
 }
 
-/// Sentences, and the line on which each begins.
+/// The sentences of a page, each with the line on which it begins.
 fn sentences(page: &str) -> Vec<(usize, String)> {
     let mut sentences = Vec::new();
     let mut current: Option<(usize, String)> = None;

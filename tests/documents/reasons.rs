@@ -1,4 +1,4 @@
-//! Reasons and verdicts: their labels and what they mean, from the comments of the enums that name them.
+//! Reasons and verdicts: their labels, and their meanings from the comments of the enums.
 
 use proxy::error::{
     CloseReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason,
@@ -12,17 +12,17 @@ use crate::page;
 /// One value of an enum.
 pub(crate) struct Reason {
     pub(crate) label: &'static str,
-    /// Its comment, on one line.
+    /// The value's comment, on one line.
     pub(crate) meaning: String,
 }
 
-/// The file and the enum in it.
+/// A file and an enum in it.
 type Place = (&'static str, &'static str);
 
 const ERRORS: &str = "proxy/src/error.rs";
 
-/// The values of an enum with their comments, which stand before `Variant = "label",` or, for verdicts,
-/// `Variant = pass "label",`.
+/// The values of an enum with their comments. In the file, a comment stands before `Variant = "label",`; in
+/// the enum of verdicts, before `Variant = pass "label",`.
 fn with_meanings((file, name): Place, labels: Vec<&'static str>) -> Vec<Reason> {
     let text = page::read(file);
     let header = if name == "Verdict" { "\nverdicts! {\n" } else { name };
@@ -96,7 +96,7 @@ pub(crate) fn fallbacks() -> Vec<Reason> {
     reasons!(Fallback, "proxy-common/src/steer.rs", "\nfallbacks! {\n")
 }
 
-/// What stands between a heading and the next.
+/// The text between a heading and the next.
 fn under<'p>(page: &'p str, heading: &str) -> &'p str {
     let (_, rest) = page.split_once(&format!("\n### {heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
     rest.split("\n### ").next().unwrap()
@@ -130,7 +130,7 @@ fn troubleshoot_md_names_every_reason() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The statuses in the table are those that are sent.
+/// The table shows the statuses that the code sends.
 #[test]
 fn troubleshoot_md_has_the_status_of_every_refusal() {
     let page = page::read("docs/troubleshoot.md");
@@ -141,7 +141,7 @@ fn troubleshoot_md_has_the_status_of_every_refusal() {
     }
 }
 
-/// The sources of the proxy as one text, string literals as they are printed.
+/// All sources of the proxy as one text, with string literals as they are printed.
 fn sources() -> String {
     let text = page::sources(&["proxy/src"]);
     let mut joined = String::with_capacity(text.len());
@@ -151,7 +151,7 @@ fn sources() -> String {
     joined.replace("\\\"", "\"").replace("{VARIABLE}", "SSLKEYLOGFILE")
 }
 
-/// Tables whose first column is headed "line" quote the log: each piece between `…` is in the code.
+/// A table whose first column is headed "line" quotes the log: each piece between `…` must be in the code.
 #[test]
 fn troubleshoot_md_quotes_the_log_word_by_word() {
     let (page, sources) = (page::read("docs/troubleshoot.md"), sources());
