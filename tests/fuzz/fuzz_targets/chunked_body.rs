@@ -1,5 +1,5 @@
-//! Chunked bodies: any split has the same outcome, and what was decoded, written again in other chunks,
-//! decodes to the same.
+//! Chunked bodies: any split of the input has the same outcome. A decoded body, written again in other
+//! chunks, decodes to the same body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -67,7 +67,7 @@ fuzz_target!(|data: (u8, &[u8])| {
     }
     let body = written.len();
     Framing::Chunked.end(&trailers, &mut written);
-    // We write a space after each colon, which may take trailers over the limit that they were read under.
+    // Sluice writes a space after each colon, so trailers that were within the limit may exceed it.
     if written.len() - body - b"0\r\n".len() > Limits::TRAILERS.header_bytes {
         return;
     }

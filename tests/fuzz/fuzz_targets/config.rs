@@ -1,4 +1,4 @@
-//! Configuration: no text makes `resolve` panic, and what is wrong always has a diagnostic that can be shown.
+//! Configuration: no text makes `resolve` panic, and every error has a diagnostic that can be shown.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,7 +9,7 @@ fuzz_target!(|input: &[u8]| {
         Err(diagnostics) => {
             assert!(!diagnostics.is_empty());
             assert!(diagnostics.iter().all(|diagnostic| diagnostic.line() >= 1 && diagnostic.column() >= 1));
-            // Drawing takes fifty times as long as resolving: one input in sixteen is enough.
+            // Rendering takes fifty times as long as resolving, so only one input in sixteen is rendered.
             if input.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte)) % 16 == 0 {
                 assert!(!diagnostics.render(false).is_empty() && !diagnostics.to_string().is_empty());
             }

@@ -1,6 +1,6 @@
-//! A server's handshake over whatever comes: any bytes end the same way however they are cut; of what a
-//! rustls client says, altered, left out, repeated, framed anew and cut anywhere, only what arrives as it was
-//! said makes a connection; an error is final and one alert at most.
+//! A server's handshake over any input. Any bytes end the same way, however they are cut. A rustls client's
+//! flights are altered, left out, repeated, framed anew and cut anywhere. Only a client whose messages arrive
+//! unaltered gets a connection. An error is final and sends at most one alert.
 #![no_main]
 
 use std::io::Write as _;
@@ -26,9 +26,9 @@ const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const NAME: &str = "edge.test";
-/// What a client says behind its handshake.
+/// The data that a client sends after its handshake.
 const BEHIND: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
-/// A client of ours has no more to say.
+/// The most flights that a client here sends.
 const FLIGHTS_MAX: usize = 4;
 
 #[derive(Arbitrary, Debug)]
@@ -40,11 +40,11 @@ struct Input<'a> {
 
 #[derive(Arbitrary, Debug)]
 enum Mode<'a> {
-    /// From anybody.
+    /// Arbitrary bytes.
     Raw(&'a [u8]),
-    /// A message of this length in records of this size, and perhaps nothing but their headers.
+    /// A message of this length in records of this size, in bytes. The records may be empty.
     Flood { kind: u8, message: u16, record: u16 },
-    /// From a client of ours, with this done to its flights.
+    /// A rustls client's flights, altered by these acts.
     Client { kind: u8, acts: Vec<Act<'a>> },
 }
 
@@ -63,7 +63,7 @@ enum Deed<'a> {
     Drop(u8),
     Repeat(u8),
     Truncate,
-    /// Handshake messages in records of at most this size; no alteration.
+    /// Puts handshake messages into records of at most this size; the messages stay unaltered.
     Frame(u8),
 }
 
@@ -72,7 +72,7 @@ struct World {
     clients: Vec<ClientConfig>,
 }
 
-/// Some of the servers and clients, by index.
+/// Indices of some servers and clients in [`World`].
 const ONLY_13: usize = 1;
 const ASKS: usize = 2;
 const SPEAKS_12: usize = 2;
@@ -91,7 +91,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         let params = CertificateParams::new([NAME.to_owned()]).expect("a name");
         params.signed_by(key, &issuer).expect("signed")
     };
-    // Signatures of a fixed length, so that outcomes can be compared.
+    // Ed25519 signatures have a fixed length, so that outcomes can be compared.
     let server_key = key();
     let (chain, key_pem) = (leaf(&server_key).pem(), server_key.serialize_pem());
     let files = Files { chain: chain.as_bytes(), key: key_pem.as_bytes(), ocsp: None };
@@ -110,7 +110,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         });
         tls.expect("settings").config
     };
-    // Whoever offers another share is asked for this one.
+    // This server accepts only P-256. It sends a HelloRetryRequest to a client with another share.
     let mut narrow = default_provider();
     narrow.kx_groups = vec![kx_group::SECP256R1];
     let builder = ServerConfig::builder_with_provider(narrow.into())
@@ -165,11 +165,11 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     World { servers, clients }
 });
 
-/// A handshake and all that it said.
+/// A handshake and all bytes that it has sent.
 struct Server {
     handshake: Handshake,
     out: Vec<u8>,
-    /// Bytes of what was said that the client has.
+    /// How many of the sent bytes the client has received.
     heard: usize,
 }
 
@@ -178,7 +178,7 @@ impl Server {
         Self { handshake: Handshake::server(config).expect("a connection"), out: Vec::new(), heard: 0 }
     }
 
-    /// As a session does.
+    /// Passes a piece of input to the handshake as a session does.
     fn take(&mut self, piece: &[u8]) -> Result<Progress, Failure> {
         self.handshake.receive(piece)?;
         assert!(self.kept() <= INPUT_BYTES_MAX, "{:?}", self.handshake);
@@ -191,14 +191,14 @@ impl Server {
         progress
     }
 
-    /// Bytes that wait in it, as it shows them.
+    /// How many input bytes the handshake holds, from its `Debug` output.
     fn kept(&self) -> usize {
         let shown = format!("{:?}", self.handshake);
         let digits: String = shown.chars().filter(char::is_ascii_digit).collect();
         digits.parse().expect("a number")
     }
 
-    /// What was said is whole records, the last of which alone may be an alert, and only beside an error.
+    /// Checks that the output is whole records. Only the last may be an alert, and only if there is an error.
     fn check_said(&self, failure: Option<&Failure>) {
         let kinds = kinds(&self.out);
         let alerts = kinds.iter().filter(|&&kind| kind == ALERT).count();
@@ -208,13 +208,13 @@ impl Server {
             Some(Failure::Refused(_, alert)) => {
                 assert!(alert.is_some() || alerts == 0, "an alert that nobody counts")
             }
-            // rustls answers an alert of a level that there is not.
+            // rustls answers an alert of an unknown level with an alert.
             Some(Failure::Alert(_)) => {}
             _ => assert_eq!(alerts, 0, "an alert without a refusal: {failure:?}"),
         }
     }
 
-    /// Nothing follows the end of a handshake.
+    /// Checks that a handshake that has ended sends nothing more.
     fn check_over(&mut self) {
         let said = self.out.len();
         let _ = self.handshake.receive(&[HANDSHAKE, 3, 1, 0, 1, 0]);
@@ -223,7 +223,7 @@ impl Server {
     }
 }
 
-/// The kinds of records, which must be whole.
+/// The kinds of records; the bytes must be whole records.
 fn kinds(mut bytes: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     while !bytes.is_empty() {
@@ -233,8 +233,8 @@ fn kinds(mut bytes: &[u8]) -> Vec<u8> {
     kinds
 }
 
-/// What bytes that nobody made for this connection come to: the failure, and what was said but for its
-/// contents.
+/// Passes bytes that no client made for this connection to a server. Returns the failure, the kinds of the
+/// sent records, and their length. The contents are not compared.
 fn receive(server: usize, wire: &[u8], ends: &[usize]) -> (Option<Failure>, Vec<u8>, usize) {
     let mut server = Server::new(&WORLD.servers[server]);
     let mut at = 0;
@@ -249,7 +249,7 @@ fn receive(server: usize, wire: &[u8], ends: &[usize]) -> (Option<Failure>, Vec<
             Ok(Progress::Done(_)) => panic!("a handshake with nobody"),
             Err(failure) => {
                 server.check_said(Some(&failure));
-                // What is no handshake at all was not even looked at.
+                // These inputs are refused before the handshake looks at them.
                 if !matches!(failure, Failure::PlainHttp | Failure::TooLarge) {
                     server.check_over();
                 }
@@ -305,7 +305,7 @@ fn altered(wire: &[u8], acts: &[Act<'_>], is_first: bool) -> Vec<u8> {
     wire
 }
 
-/// The plain messages at the front of a flight, in other records.
+/// Puts the plain messages at the front of a flight into other records.
 fn framed(wire: &[u8], size: usize) -> Vec<u8> {
     let (mut content, mut rest) = (Vec::new(), wire);
     while let [HANDSHAKE, _, _, high, low, body @ ..] = rest
@@ -319,7 +319,7 @@ fn framed(wire: &[u8], size: usize) -> Vec<u8> {
     records.chain(rest.iter().copied()).collect()
 }
 
-/// The first message of a flight, whatever its records.
+/// The first message of a flight, independent of its records.
 fn first_message(mut wire: &[u8]) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     while let [kind, _, _, high, low, body @ ..] = wire
@@ -340,7 +340,7 @@ fn first_message(mut wire: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-/// Whether a client that is let be gets its connection.
+/// Whether a client whose flights stay unaltered gets its connection.
 fn suits(server: usize, client: usize) -> bool {
     match server {
         ONLY_13 => !matches!(client, SPEAKS_12 | RESUMES_12),
@@ -349,7 +349,7 @@ fn suits(server: usize, client: usize) -> bool {
     }
 }
 
-/// Between both, with nothing in between.
+/// Runs an unaltered handshake, so that the client gets a session.
 fn introduce(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) {
     let name = ServerName::try_from(NAME).expect("a name");
     let mut client = ClientConnection::new(Arc::clone(client), name).expect("a client");
@@ -450,12 +450,12 @@ fn converse(seed: u8, server_kind: usize, client_kind: usize, acts: &[Act<'_>]) 
     assert!(is_altered, "a client that was let be has no connection, {server_kind} {client_kind}");
 }
 
-/// Whether nothing is done but to frame messages anew.
+/// Whether the acts only frame messages anew.
 fn is_framing(acts: &[Act<'_>]) -> bool {
     acts.iter().take(8).all(|act| matches!(act.deed, Deed::Frame(_)))
 }
 
-/// What came behind the handshake is what the client said there.
+/// Checks that the data after the handshake is the data that the client sent.
 fn check_established(established: Established, later: &[u8], is_altered: bool) {
     let Established { mut records, rest, .. } = established;
     let bytes = [&rest[..], later].concat();

@@ -1,4 +1,4 @@
-//! A connection's first bytes: every cut gives the same outcome, known as early as it can be; and where
+//! A connection's first bytes: every cut gives the same outcome, at the earliest byte that decides it. If
 //! rustls accepts the hello too, it reads the same names.
 #![no_main]
 
@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use proxy::tls::hello::{Hello, HelloError, Reader};
 use rustls::server::Acceptor;
 
-/// The outcome, and how many pieces were given by then.
+/// The outcome, and how many pieces were read until then.
 fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Result<Option<Hello>, HelloError>, usize) {
     let mut reader = Reader::default();
     let mut given = 0;

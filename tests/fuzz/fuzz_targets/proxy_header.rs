@@ -1,5 +1,5 @@
-//! PROXY headers: every beginning of one says `NeedMore` until something is said, which no byte after it
-//! changes; and what is read can be written and read again.
+//! PROXY headers: every prefix gives `NeedMore` until the outcome is decided, and no later byte changes it. A
+//! parsed header can be written and parsed again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

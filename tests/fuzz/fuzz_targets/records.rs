@@ -1,6 +1,6 @@
-//! The record layer of an established server connection: whatever a client seals, alters or makes up, cut
-//! anywhere, only what was sealed as data comes out, in order and unaltered; an error says one alert, which a
-//! client can open, and is the same however the bytes are cut.
+//! The record layer of an established server connection. A client seals, alters or makes up records, cut
+//! anywhere. Only data that was sealed as data comes out, in order and unaltered. An error sends one alert,
+//! which a client can open, and is the same for every cut.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -16,17 +16,18 @@ const DATA: u8 = 23;
 #[derive(Arbitrary, Debug)]
 enum Act<'a> {
     Data(&'a [u8]),
-    /// A record of data of up to two bytes more than may be in one.
+    /// A record of data whose length is around the limit, at most two bytes above it.
     Long(u8),
     Alert([u8; 2]),
     Handshake(&'a [u8]),
-    /// Asks for an answer or not, in parts or whole; the client does as it says, or not.
+    /// A key update that may ask for an answer and may come in two parts. The client may fail to change its
+    /// key.
     Update {
         wanted: bool,
         is_cut: bool,
         is_done: bool,
     },
-    /// Of any kind, with zeros behind.
+    /// A record of any kind, padded with zeros.
     Record {
         kind: u8,
         content: &'a [u8],
@@ -38,7 +39,7 @@ enum Act<'a> {
         at: u16,
         bit: u8,
     },
-    /// A sealed record that is left out.
+    /// A sealed record that is not sent.
     Lost(&'a [u8]),
     Raw(&'a [u8]),
 }
@@ -50,7 +51,7 @@ struct Input<'a> {
     acts: Vec<Act<'a>>,
 }
 
-/// What is sent, and what of it is data that was sealed.
+/// The bytes that the client sends, and the data that it sealed as such.
 fn perform(input: &Input<'_>) -> (Vec<u8>, Vec<u8>) {
     let (mut client, mut wire, mut data) = (Client::new(input.is_13), Vec::new(), Vec::new());
     for act in input.acts.iter().take(80) {
@@ -78,7 +79,7 @@ fn perform(input: &Input<'_>) -> (Vec<u8>, Vec<u8>) {
                 }
             }
             Act::Record { kind, content, padding } => {
-                // The last byte that is no zero is the kind in TLS 1.3.
+                // In TLS 1.3 the last byte other than zero is the kind.
                 let inside = [content, &[kind]].concat();
                 let last = inside.iter().rposition(|&byte| byte != 0 || !input.is_13);
                 if let Some(last) = last.filter(|&last| inside[last] == DATA) {
@@ -108,7 +109,7 @@ struct Outcome {
     out: Vec<u8>,
 }
 
-/// As a stream would: a record once it is there, from bytes that others share or not.
+/// Reads records as a stream does: each once it is complete, from its own or from shared bytes.
 fn receive(input: &Input<'_>, wire: &[u8], ends: &[usize]) -> Outcome {
     let mut records = Records::fixed(input.is_13);
     let mut outcome = Outcome { data: Vec::new(), is_ended: false, error: None, out: Vec::new() };
@@ -144,7 +145,7 @@ fn receive(input: &Input<'_>, wire: &[u8], ends: &[usize]) -> Outcome {
             }
         }
     }
-    // It still speaks.
+    // The connection can still send.
     records.seal(b"still here", Time::from_nanos(1), &mut outcome.out).expect("sealed");
     outcome
 }
@@ -169,7 +170,7 @@ fuzz_target!(|input: Input<'_>| {
         }
         last = Some(kind);
     }
-    // Refusals of renegotiations are no end.
+    // An alert that refuses a renegotiation does not end the connection.
     alerts.retain(|&(level, description)| (level, description) != (1, 100));
     match whole.error {
         Some(Violation::Ours(description)) => {

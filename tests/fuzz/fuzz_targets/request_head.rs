@@ -1,5 +1,5 @@
-//! Request heads: any split has the same outcome, and what is forwarded of an accepted head reads back as the
-//! same request.
+//! Request heads: any split has the same outcome, and the forwarded form of an accepted head reads back as
+//! the same request.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -64,7 +64,8 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
     forward::request(&mut head, &origin);
     assert!(head.request_id().is_some());
     if head.authority.is_empty() {
-        // An HTTP/1.0 request without Host is sent with an empty one, which we refuse from others.
+        // An HTTP/1.0 request without Host is forwarded with an empty Host, which Sluice refuses from
+        // clients.
         head.authority = "a".into();
     }
     let mut written = Vec::new();

@@ -1,4 +1,4 @@
-//! Response heads: any split has the same outcome, and what is forwarded of an accepted head reads back as
+//! Response heads: any split has the same outcome, and the forwarded form of an accepted head reads back as
 //! the same response.
 #![no_main]
 

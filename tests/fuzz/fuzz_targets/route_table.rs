@@ -1,4 +1,4 @@
-//! The route table against the rules said plainly over a list of routes: any hosts, wildcards, addresses,
+//! The route table against its rules, written plainly over a list of routes: any hosts, wildcards, addresses,
 //! paths and listeners.
 #![no_main]
 
@@ -19,7 +19,7 @@ struct Case {
 
 const LISTENERS: [&str; 2] = ["inside", "outside"];
 
-/// Few letters, so that what is configured and what is asked for meet.
+/// Makes text from a few pieces, so that configured and requested names often match.
 fn text(bytes: &[u8], pieces: &[&str], length_max: usize) -> String {
     bytes.iter().take(length_max).map(|&byte| pieces[usize::from(byte) % pieces.len()]).collect()
 }

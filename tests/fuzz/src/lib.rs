@@ -1,8 +1,7 @@
-//! What the fuzz targets share: where to cut an input.
+//! Code that the fuzz targets share: where to cut an input.
 
-/// Calls `check` with ways to cut an input of this length, rising positions that end with the length: one
-/// that `seed` decides, or, for the highest seeds and an input that is not too long, each that cuts it into
-/// two.
+/// Calls `check` with ways to cut an input of this length: rising positions that end with the length. `seed`
+/// decides one way. For the highest seeds and a short input, every cut into two pieces comes too.
 pub fn splits(seed: u8, length: usize, mut check: impl FnMut(&[usize])) {
     if seed >= 252 && length <= 64 {
         (0..length).for_each(|cut| check(&[cut, length]));
@@ -10,11 +9,10 @@ pub fn splits(seed: u8, length: usize, mut check: impl FnMut(&[usize])) {
     check(&cuts(seed, length));
 }
 
-/// Positions in `0..=length`, rising, that `seed` decides: a few large pieces, or byte by byte for seeds
-/// above 250.
+/// Rising positions in `0..=length` that `seed` decides: a few large pieces, or single bytes for seeds above
+/// 250.
 ///
-/// Byte by byte is left to short inputs, since a head is given to its decoder again as a whole after each
-/// piece.
+/// Only short inputs are cut into single bytes, since a decoder reads a whole head again after each piece.
 #[must_use]
 fn cuts(seed: u8, length: usize) -> Vec<usize> {
     if seed > 250 && length <= 256 {
