@@ -1,5 +1,5 @@
-//! What every session of one worker shares: the engine's handle, counters, the current snapshot, upstream
-//! states, and the table of sessions. Single-threaded; borrows never cross an await.
+//! The state that all sessions of one worker share: the engine's handle, counters, the current snapshot,
+//! upstream states, and the table of sessions. Single-threaded; borrows never cross an await.
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -22,7 +22,7 @@ use crate::upstream::registry::Registry;
 /// One compiled configuration, as one worker uses it.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// What it was compiled from.
+    /// The part of the configuration that it was made from.
     pub traffic: Arc<Traffic>,
     /// Its upstreams, by the index that routes use.
     pub upstreams: Vec<Upstream>,
@@ -39,12 +39,12 @@ pub struct Worker {
     pub sessions: Sessions,
     /// TLS handshakes with its clients and endpoints.
     pub handshakes: Rc<Handshakes>,
-    /// `None`: the access log is off.
+    /// Where entries of the access log go; `None` while the log is off.
     pub access: Option<AccessSender>,
     current: RefCell<Current>,
-    /// Of the current snapshot.
+    /// The pools and balancers of all upstreams; they outlive snapshots.
     pub upstreams: Registry,
-    /// Given when a drain begins: sessions end at their next boundary.
+    /// Given when a drain begins; each session then ends at its next boundary.
     pub drain: Signal,
     ids: RequestIds,
 }
@@ -68,7 +68,7 @@ impl Worker {
         Self::with_random(io, counters, traffic, connections_max, access, random())
     }
 
-    /// The same, with every choice made from this number.
+    /// Like `new`, but every random choice comes from `random`, so that a simulation can be repeated.
     #[must_use]
     pub fn with_random(
         io: Io,
@@ -126,7 +126,7 @@ impl Worker {
         self.drain.is_given()
     }
 
-    /// Closes pooled connections; from now on nothing is kept open.
+    /// Begins a drain: tells the sessions, closes pooled connections, and from now on keeps none open.
     pub fn start_draining(&self) {
         self.drain.give();
         self.upstreams.drain();
@@ -152,7 +152,7 @@ impl RequestIds {
     }
 }
 
-/// Not for secrets: the standard library's per-process hash seed.
+/// A random number from the seed of the standard library's hash maps; not for secrets.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

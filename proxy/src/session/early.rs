@@ -1,6 +1,6 @@
-//! Requests that come before their client's handshake is over (RFC 8446 §2.3). Somebody may have recorded
-//! them and say them again, so that only those are served then that are safe to repeat, and their endpoint is
-//! told (RFC 8470 §5); others wait for the handshake's end.
+//! Requests that arrive before their client's handshake is over (RFC 8446 §2.3). An attacker may have
+//! recorded them and may replay them. So only requests that are safe to repeat are served then, and their
+//! endpoint is told (RFC 8470 §5). Others wait until the handshake is over.
 
 use std::task::{Context, Poll, Waker};
 
@@ -28,7 +28,7 @@ impl Early {
         Self { _underway: underway, due }
     }
 
-    /// When the handshake is to be over.
+    /// The deadline of the handshake.
     pub(super) const fn due(&self) -> Time {
         self.due
     }
@@ -42,8 +42,8 @@ fn is_repeatable(head: &RequestHead) -> bool {
         && upgrade::offered(head).is_none()
 }
 
-/// Waits, unless the request may be served now. Whether it is an early one; `None`: the handshake came to
-/// nothing.
+/// Waits until the request may be served. `Some(true)`: it is served before the handshake is over. `None`:
+/// the handshake failed, or was not over in time.
 pub(super) async fn admit(seat: &mut Seat, head: &RequestHead) -> Option<bool> {
     if seat.stream.is_early() && is_repeatable(head) {
         seat.worker.counters.increment(Plain::EarlyRequests);
@@ -52,8 +52,8 @@ pub(super) async fn admit(seat: &mut Seat, head: &RequestHead) -> Option<bool> {
     settle(seat).await.then_some(false)
 }
 
-/// Runs an exchange that began early; it is cancelled when the handshake is due and not over, whatever of the
-/// response is still to come: the place among those under way is another's then.
+/// Runs an exchange that began early. If the handshake is not over when it is due, the exchange is cancelled,
+/// even within its response: its place among the handshakes under way must become free.
 pub(super) async fn within(seat: &Seat, exchange: impl Future<Output = Outcome>) -> Outcome {
     let mut exchange = Box::pin(exchange);
     let Some(early) = &seat.early else { return exchange.await };
@@ -64,7 +64,7 @@ pub(super) async fn within(seat: &Seat, exchange: impl Future<Output = Outcome>)
     }
 }
 
-/// Waits until the handshake is over. `false`: it came to nothing.
+/// Waits until the handshake is over. `false`: it failed, or was not over in time.
 pub(super) async fn settle(seat: &mut Seat) -> bool {
     let Some(early) = &seat.early else { return true };
     let ended = seat.worker.io.timeout_at(early.due, seat.stream.established()).await;
@@ -72,8 +72,8 @@ pub(super) async fn settle(seat: &mut Seat) -> bool {
     matches!(ended, Ok(Ok(())))
 }
 
-/// Ends the wait for the handshake of a connection that is about to be reset: its client may have ended it
-/// within the exchange.
+/// Counts how the handshake ended, for a connection that is about to be reset. The client may have completed
+/// the handshake during the exchange.
 pub(super) fn give_up(seat: &mut Seat) {
     if seat.early.is_some() {
         let ended = match seat.stream.poll_established(&mut Context::from_waker(Waker::noop())) {
@@ -84,7 +84,7 @@ pub(super) fn give_up(seat: &mut Seat) {
     }
 }
 
-/// Counts how it ended; `None`: not in its time.
+/// Counts how the handshake ended; `None`: it was not over in time.
 fn count(seat: &mut Seat, ended: Option<Result<(), StreamError>>) {
     seat.early = None;
     seat.worker.counters.increment(match ended {

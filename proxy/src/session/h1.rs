@@ -1,6 +1,5 @@
-//! The server side of one HTTP/1 connection (RFC 9112): from the first byte of a request to the next boundary
-//! with nothing received, requests in order, one exchange at a time. Between requests the connection is a row
-//! in the table.
+//! The server side of one HTTP/1 connection (RFC 9112). It serves requests in their order, one exchange at a
+//! time. When no further byte is there, the connection lingers or becomes a parked row of `table`.
 
 use super::record::Logged;
 use super::seat::Seat;
@@ -30,8 +29,8 @@ use source::Source;
 
 pub(super) use head::refuse_plainly;
 
-/// Serves requests until the connection ends or waits for the next. `first` was received already; the head is
-/// due at `due`.
+/// Serves requests until the connection ends or is parked. `first` holds bytes received already; the first
+/// head is due at `due`.
 pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
     let mut input = first;
     let mut decoder = RequestDecoder::new();
@@ -46,7 +45,7 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                 return seat.end(CloseReason::Draining);
             }
             Next::Request if input.is_empty() && !seat.stream.is_readable() => {
-                // Empty, it may still hold a receive buffer.
+                // An empty chunk may still hold a receive buffer.
                 drop(std::mem::take(&mut input));
                 if !seat.linger() {
                     return seat.park();
@@ -69,14 +68,16 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
     }
 }
 
-/// Takes the next request and answers it. Its record comes back if it is kept until a tunnel ends.
+/// Takes the next request and answers it. Only the record of a request that becomes a tunnel is returned: the
+/// tunnel finishes it.
 async fn take_request(
     seat: &mut Seat,
     decoder: &mut RequestDecoder,
     input: &mut Chunk,
     due: Time,
 ) -> (Next, Option<Logged>) {
-    // The first head is due since the accept.
+    // The time limit of the first head runs from the accept, or from the end of the handshake. The record
+    // tells from it how long ago that was.
     let accepted = (seat.requests == 0).then_some((due, seat.listener.timeouts.request_header));
     let record = Logged::begin(seat, accepted);
     let head_due = seat.early.as_ref().map_or(due, |early| early.due().min(due));
@@ -102,8 +103,8 @@ async fn take_request(
     }
 }
 
-/// Waits for the end of a handshake beside which a request was served: the next request is not early any
-/// more, and an end of the connection is one of the handshake too.
+/// Waits for the handshake after an early request, since the next request is not early any more. If the
+/// connection ends here, the handshake ends with it and is counted.
 async fn end_handshake(seat: &mut Seat, next: Next) -> Next {
     match next {
         Next::Abort(reason) if reason != CloseReason::TlsHandshake => {
@@ -111,20 +112,20 @@ async fn end_handshake(seat: &mut Seat, next: Next) -> Next {
             next
         }
         next if seat.early.is_none() || Box::pin(early::settle(seat)).await => next,
-        // Its response is cut.
+        // The response is cut, which the client must see.
         Next::Abort(reason) => Next::Abort(reason),
         _ => Next::Close(CloseReason::TlsHandshake),
     }
 }
 
-/// The connection is done with requests.
+/// The connection serves no further request: it becomes a tunnel, is closed, or is reset.
 fn leave(seat: Seat, next: Next, input: Chunk, record: Option<Logged>) {
     let reason = next.reason(&seat);
     match next {
         Next::Request | Next::Close(_) => seat.stream.close(),
         Next::Finish => seat.stream.finish(),
         Next::Tunnel(endpoint) => {
-            // The client said it ahead of the answer.
+            // The client may send bytes of the new protocol before it has our answer.
             seat.stream.unread(input);
             return tunnel::start(seat, endpoint, record);
         }
@@ -133,7 +134,7 @@ fn leave(seat: Seat, next: Next, input: Chunk, record: Option<Logged>) {
     seat.end(reason.unwrap_or(CloseReason::ClientAborted));
 }
 
-/// Answers a request. `keep_alive`: its client keeps the connection.
+/// Answers a request. `keep_alive`: the client wants to keep the connection.
 async fn serve_request(
     seat: &mut Seat,
     head: &mut RequestHead,
@@ -178,8 +179,8 @@ async fn serve_request(
         record,
     };
     let mut source = Source::new(seat, head.body, input, &flags);
-    // Pipelined requests are answered one after the other; a client that never reads gets no further than
-    // this.
+    // Pipelined requests are answered one after the other. A client that never reads its responses is held up
+    // here.
     if let Err(error) = sink.outbound.writable().await {
         return Next::Abort(undeliverable(error.into()));
     }
@@ -193,7 +194,7 @@ async fn serve_request(
     if let Some(record) = record {
         record.ended(outcome);
     }
-    // A drain that began within this exchange is why its response said `close`.
+    // If a drain began within this exchange, it is the reason why the response said `close`.
     let close_reason = close_reason.or_else(|| worker.is_draining().then_some(CloseReason::Draining));
     Next::after(outcome, sink.answer(), &flags, close_reason, seat.cancel.is_given())
 }
@@ -209,7 +210,8 @@ async fn refuse_too_large<U>(head: &RequestHead, sink: &mut Sink<'_>, scene: &Sc
     refused
 }
 
-/// Why the connection is to end with this request, if it is. `keep_alive`: its client keeps the connection.
+/// Why the connection must end with this request; `None`: it may go on. `keep_alive`: the client wants to
+/// keep the connection.
 fn reason_to_close(seat: &Seat, keep_alive: bool) -> Option<CloseReason> {
     let requests_max = seat.listener.limits.requests_per_connection;
     if seat.worker.is_draining() {

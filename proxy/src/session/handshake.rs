@@ -1,6 +1,6 @@
-//! The start of an `https` connection: its handshake, within the listener's time and the worker's share of a
-//! loop turn for such. What follows is served like any other connection, over a stream that carries records;
-//! where early data is allowed, beside the handshake's end.
+//! The start of an `https` connection: its TLS handshake, within the listener's time limit and the worker's
+//! share of a loop turn for handshakes. Requests follow as on any connection, over a stream that carries
+//! records. With early data, they begin before the handshake is over.
 
 use super::early::Early;
 use super::seat::Seat;
@@ -15,7 +15,7 @@ use crate::tls::handshake::{Agreed, Established, Failure, Handshake, Progress};
 use crate::tls::identity;
 use crate::tls::server::ServerTls;
 
-/// Why there is no connection to serve.
+/// Why a handshake led to no connection that can be served.
 enum End {
     Closed,
     Broken,
@@ -31,14 +31,15 @@ impl From<Failure> for End {
     }
 }
 
-/// Serves a connection from its first byte. `first` was received already; the handshake is to be over at
-/// `due`.
+/// Serves a connection from its first byte. `first` holds bytes received already; the handshake must be over
+/// at `due`.
 pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
-    // It may have been silent since another configuration, whose certificates are not shown any more.
+    // The connection may have been silent since an older configuration, whose certificates must not be shown
+    // any more.
     let snapshot = seat.worker.snapshot();
     seat.follow(&snapshot.traffic);
     drop(snapshot);
-    // A configuration without it has no such listener; the connection is older then.
+    // If the current configuration has no such listener, the connection belongs to an older one.
     let Some(tls) = seat.listener.tls.clone() else { return refuse(seat, End::Cancelled).await };
     let began = seat.worker.io.now();
     let greeted = match Box::pin(shake_hands(&seat, &tls, first, due)).await {
@@ -68,7 +69,7 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     }
     drop(peer);
     seat.stream.summarize(summary.took(took), server_name);
-    // The first head is due since the handshake.
+    // The time limit of the first head begins with the end of the handshake.
     let due = seat.worker.first_head_due(&seat.listener);
     if !seat.stream.is_readable() {
         seat.count_received();
@@ -92,7 +93,7 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
 /// How far a handshake came.
 enum Greeted {
     Established(Box<Established>),
-    /// The client asks already.
+    /// The client sends requests before the handshake is over.
     Early(Box<Handshake>, Underway),
 }
 
@@ -105,14 +106,14 @@ async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> R
     }
     let mut received = first;
     loop {
-        // Behind early data there may be more than a handshake ever needs.
+        // With early data, more may have been received than a handshake ever takes.
         let taken = received.split_to(received.len().min(handshake.room().max(1)));
         handshake.receive(&taken)?;
         drop(taken);
         if handshake.has_record() {
             let mut out = Vec::new();
             let step = worker.io.timeout_at(due, underway.step(|| handshake.advance(&mut out))).await;
-            // Also beside an error: the alert.
+            // After an error too: `out` then holds the alert.
             stream.write(Chunk::from_vec(out));
             match step.map_err(|_| End::Timeout)?? {
                 Progress::Done(established) => {
@@ -140,7 +141,7 @@ async fn shake_hands(seat: &Seat, tls: &ServerTls, first: Chunk, due: Time) -> R
     }
 }
 
-/// Ends a connection that came to nothing.
+/// Ends a connection whose handshake failed.
 async fn refuse(mut seat: Seat, end: End) {
     let counters = &seat.worker.counters;
     let failure = match &end {
@@ -170,7 +171,7 @@ async fn refuse(mut seat: Seat, end: End) {
     seat.count_received();
     match end {
         End::Closed => seat.stream.close(),
-        // It was told, and may be sending still.
+        // The client may have an answer to read, and may still be sending.
         End::Failed(_) => seat.stream.refuse(),
         End::Broken | End::Timeout | End::TooMany | End::Cancelled => seat.stream.abort(),
     }

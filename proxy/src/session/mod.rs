@@ -1,8 +1,13 @@
-//! One downstream connection, from its first byte to its end: straight-line async functions that await only
-//! in-memory queues. Between requests a connection is a row of the table and no future.
+//! One downstream connection, from its first byte to its end, as straight-line async functions that await
+//! only in-memory queues. `table` holds a row for each connection, with a future only within a request and
+//! for a moment after it.
 //!
-//! `table`, `seat` and `start` hold each other: a row becomes a session and a session a row again. So do the
-//! stages that a connection goes through (`proxied`, `handshake`, `h1`, `tunnel`).
+//! `context` and `traffic` are the state that sessions share. `start` decides how a connection's next bytes
+//! are read. The stages follow: `proxied`, `handshake`, `early`, `h1`, `passthrough`, `tunnel`. `record`
+//! makes entries of the access log.
+//!
+//! `table`, `seat` and `start` refer to each other: a row becomes a session, and a session a row again. The
+//! stages refer to each other too, since each leads to the next.
 
 pub mod context;
 pub(crate) mod early;

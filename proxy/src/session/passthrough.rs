@@ -1,5 +1,5 @@
-//! Pass-through: a client's TLS reaches an endpoint as it is, of the upstream that the hello's server name
-//! leads to. Nothing is decrypted, and what was read to find the name is handed on with the rest.
+//! Pass-through: a client's TLS reaches an endpoint unchanged. The server name in its hello leads to the
+//! upstream. Nothing is decrypted, and the bytes that were read to find the name are forwarded with the rest.
 
 use std::rc::Rc;
 
@@ -15,16 +15,16 @@ use crate::route::Action;
 use crate::time::Time;
 use crate::tls::hello::{Hello, HelloError, Reader};
 
-/// RFC 6066 §3: nobody answers to that name.
+/// The alert `unrecognized_name` (RFC 6066 §3): no server here has that name.
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// To whom speaks no TLS here, most likely HTTP.
+/// The answer to a client that speaks no TLS, but most likely HTTP.
 const NOT_TLS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\n\
       Connection: close\r\n\r\n\
 400 Bad Request: this port takes TLS\n";
 
-/// Why a connection goes no further, and what its client is told of it.
+/// Why a connection goes no further, and the answer to its client.
 struct Refusal {
     reason: CloseReason,
     answer: Option<Chunk>,
@@ -55,7 +55,7 @@ impl From<HelloError> for Refusal {
     }
 }
 
-/// Reads the hello, which is due at `due`, and becomes a tunnel. `first` was received already.
+/// Reads the hello, which is due at `due`, and becomes a tunnel. `first` holds bytes received already.
 pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     let worker = Rc::clone(&seat.worker);
     let record = Logged::begin(&seat, Some((due, seat.listener.patience())));
@@ -69,7 +69,8 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
                 record.server_name(hello.server_name.as_deref());
             }
             let snapshot = worker.snapshot();
-            // What it was accepted by may be gone, or be another's by now.
+            // The listener that accepted the connection may be gone, or its name may be another listener's by
+            // now.
             let listener = snapshot.traffic.listener(&seat.listener.name);
             match listener.map(|listener| (listener, listener.protocol)) {
                 Some((listener, Protocol::TlsPassthrough { upstream, .. })) => {
@@ -101,7 +102,7 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     seat.end(refusal.reason);
 }
 
-/// The hello. What was read of it waits in the stream again.
+/// Reads the hello, and puts its bytes back into the stream.
 async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<Hello, Refusal> {
     let io = &seat.worker.io;
     let mut reader = Reader::default();
@@ -126,7 +127,8 @@ async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<Hello, Refusal> {
     }
 }
 
-/// The upstream: that of the most specific host among the listener's routes, else `upstream`, the listener's.
+/// The upstream of the most specific host among the listener's routes. Without such a route it is `upstream`,
+/// the listener's own.
 fn route(
     traffic: &Traffic,
     seat: &Seat,

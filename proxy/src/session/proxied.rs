@@ -1,5 +1,4 @@
-//! The start of a connection that a trusted proxy opened: its PROXY header, then whatever the listener's
-//! clients speak.
+//! The start of a connection that a trusted proxy opened: its PROXY header, then the listener's own protocol.
 
 use super::seat::{Proxied, Seat};
 use super::start::Stage;
@@ -9,8 +8,8 @@ use crate::io::Chunk;
 use crate::proxy_protocol::{self, Header, Parsed};
 use crate::time::Time;
 
-/// Reads the header, which is due at `due` as the first request's head is, and serves the connection. `first`
-/// was received already.
+/// Reads the PROXY header, then serves the connection. `first` holds bytes received already. `due` is the
+/// deadline of the header and of the hello, handshake or first request head behind it.
 pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
     let (header, rest) = match read(&seat, first, due).await {
         Ok(read) => read,
@@ -40,14 +39,14 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
             seat.park_fresh(due);
         }
         Stage::Http => h1::serve(seat, rest, due).await,
-        // PROXY header and handshake together have what the handshake alone may take.
+        // PROXY header and handshake share the time limit of the handshake.
         Stage::Handshake => handshake::serve(seat, rest, due).await,
-        // A connection has one header.
+        // `ProxyHeader` cannot come here: a connection has one such header.
         Stage::Hello | Stage::ProxyHeader => passthrough::serve(seat, rest, due).await,
     }
 }
 
-/// The header, and what followed it.
+/// Reads the header; returns it with the bytes behind it.
 async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<(Header, Chunk), CloseReason> {
     let mut input = first;
     let mut kept = Vec::new();

@@ -16,8 +16,8 @@ use crate::io::Stream;
 use crate::listen::Listener;
 use crate::time::Time;
 
-/// See the module. Dropped without `finish`, it leaves an entry all the same: of a session that a panic or
-/// the worker's end cut off.
+/// An exchange's record with its connection. Dropping it without `finish` writes an entry too: for a session
+/// that a panic or the worker's end cut off.
 #[derive(Debug)]
 pub struct Logged(Box<Inner>);
 
@@ -28,7 +28,7 @@ struct Inner {
     done: Cell<bool>,
     worker: Rc<Worker>,
     listener: Arc<Listener>,
-    /// Knows of its TLS.
+    /// The client's connection, which holds a summary of its TLS.
     stream: Stream,
     client: SocketAddr,
     accept: Option<u32>,
@@ -40,8 +40,9 @@ struct Inner {
 }
 
 impl Logged {
-    /// Of an exchange whose first byte is here; `None` while the access log is off. `first`: of a
-    /// connection's first, when its head is due, and how long after the accept that is.
+    /// Begins the record of an exchange whose first byte is here; `None` while the access log is off.
+    /// `first`, for a connection's first exchange: when its head is due, and how long after the accept that
+    /// is.
     #[must_use]
     pub fn begin(seat: &Seat, first: Option<(Time, Duration)>) -> Option<Self> {
         seat.worker.access.as_ref()?;
@@ -61,20 +62,20 @@ impl Logged {
         })))
     }
 
-    /// Nothing was asked: no entry.
+    /// Writes no entry, since the client asked for nothing.
     pub fn discard(self) {
         self.0.done.set(true);
     }
 
-    /// Remembers the head, as it was forwarded: its exchange goes on without it.
+    /// Keeps the head as it was forwarded, for a tunnel that goes on without it.
     #[must_use]
     pub fn keep(mut self, head: RequestHead) -> Self {
         self.0.head = Some(Box::new(head));
         self
     }
 
-    /// Writes the entry. `head`: as it was forwarded, if it was ever whole and is not kept. `closed`: why
-    /// the connection ends with this.
+    /// Writes the entry. `head`: the request as it was forwarded; `None` if it never was whole, or if `keep`
+    /// has it. `closed`: why the connection ends with this exchange, if it does.
     pub fn finish(self, seat: &Seat, head: Option<&RequestHead>, closed: Option<CloseReason>) {
         let inner = &*self.0;
         inner.received.set(seat.stream.progress().received.saturating_sub(inner.received_before));

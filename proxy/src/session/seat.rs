@@ -16,12 +16,12 @@ use crate::io::Stream;
 use crate::listen::Listener;
 use crate::time::Time;
 
-/// For whom a proxy opened its connection.
+/// The client that a trusted proxy named in its PROXY header.
 #[derive(Clone, Copy, Debug)]
 pub struct Proxied {
-    /// The client.
+    /// The client's address.
     pub source: SocketAddr,
-    /// Where it connected to.
+    /// The address that the client connected to.
     pub destination: SocketAddr,
 }
 
@@ -36,21 +36,21 @@ pub struct Seat {
     pub listener: Arc<Listener>,
     /// Requests read on it so far.
     pub requests: u64,
-    /// Told when the worker gives the session up.
+    /// Given when the worker gives the session up.
     pub cancel: Signal,
-    /// Its client's handshake is not over.
+    /// `Some` while the client's handshake is not over.
     pub(crate) early: Option<Box<Early>>,
     pub(super) proxied: Option<Rc<Proxied>>,
     key: SessionKey,
-    /// Its requests come soon one after the other.
+    /// The last request came within `LINGER` after the one before, so the session may linger.
     pub(super) is_busy: bool,
     end: Option<CloseReason>,
-    /// Received bytes that the counters know of.
+    /// Received bytes that are already in the counters.
     pub(super) counted: u64,
 }
 
 impl Seat {
-    /// Of a connection that asked for nothing yet.
+    /// The seat of a connection without a request so far.
     pub(super) fn new(
         worker: &Rc<Worker>,
         key: SessionKey,
@@ -78,21 +78,21 @@ impl Seat {
         self.proxied.as_ref().map_or_else(|| self.stream.peer(), |proxied| proxied.source)
     }
 
-    /// Goes by the current configuration of its listener, if that is there still.
+    /// Takes over the current configuration of its listener, if that listener still exists.
     pub fn follow(&mut self, traffic: &Traffic) {
         if let Some(listener) = traffic.listener(&self.listener.name) {
             self.listener.clone_from(listener);
         }
     }
 
-    /// Where the client connected to, if a PROXY header said it.
+    /// The address that the client connected to, if a PROXY header named it.
     #[must_use]
     pub fn proxied_local(&self) -> Option<SocketAddr> {
         self.proxied.as_ref().map(|proxied| proxied.destination)
     }
 
-    /// The connection's PROXY header was read; what it said, unless that the connection's own addresses hold.
-    /// `false`: its client has as many connections as a source may have.
+    /// Takes the content of the PROXY header; `None`: the connection's own addresses hold. `false`: the
+    /// client has as many connections as a source may have.
     #[must_use]
     pub fn introduce(&mut self, proxied: Option<Proxied>) -> bool {
         self.proxied = proxied.map(Rc::new);
@@ -112,38 +112,39 @@ impl Seat {
         }
     }
 
-    /// The session ends until the first byte of a request, which is due then.
+    /// Ends the session of a connection without a request so far. Its row waits for the first byte of one,
+    /// which is due at `due`.
     pub fn park_fresh(self, due: Time) {
         self.park_until(self.worker.io.now(), due);
     }
 
-    /// Counts what was received since the last call.
+    /// Counts the bytes received since the last call.
     pub fn count_received(&mut self) {
         let received = self.stream.progress().received;
         self.worker.counters.add(Plain::ReceivedBytes, received.saturating_sub(self.counted));
         self.counted = received;
     }
 
-    /// Received bytes that the counters know of.
+    /// Received bytes that are already in the counters.
     #[must_use]
     pub const fn counted(&self) -> u64 {
         self.counted
     }
 
-    /// The session ends with its connection: the caller has closed or aborted it.
+    /// Ends the session with its connection, which the caller has closed or aborted.
     pub fn end(mut self, reason: CloseReason) {
         self.end = Some(reason);
     }
 
-    /// The session ends, its connection waits for the next request.
+    /// Ends the session; its row waits for the next request.
     pub fn park(self) {
         self.park_since(self.worker.io.now());
         // The row is parked now, so dropping the seat leaves it.
     }
 
-    /// The connection waits for the next request, and the session with it for a moment: whoever calls this
-    /// waits for bytes, then calls `resume`. When the moment is over the session is dropped and its
-    /// connection parked. `false` where it must be parked at once.
+    /// Keeps the session for a moment while its connection waits for the next request. The caller then waits
+    /// for bytes and calls `resume`. After `LINGER` the worker drops the session, which parks the row.
+    /// `false`: the caller must park at once.
     pub fn linger(&self) -> bool {
         let table = &mut *self.worker.sessions.table.borrow_mut();
         if !self.is_busy || self.listener.timeouts.keep_alive <= LINGER || table.lingering >= LINGERING_MAX {
@@ -158,7 +159,7 @@ impl Seat {
         true
     }
 
-    /// The next request began.
+    /// Ends the lingering: bytes came, or the connection ended.
     pub fn resume(&self) {
         let table = &mut *self.worker.sessions.table.borrow_mut();
         if let Some(Row { state: RowState::Live { lingers, .. }, .. }) = table.row(self.key) {
@@ -169,7 +170,8 @@ impl Seat {
 
     fn park_since(&self, since: Time) {
         let timeouts = &self.listener.timeouts;
-        // Its last response may be on the way still: which of both it is shows then.
+        // The last response may still be on its way. Which of the two limits applies is decided when the
+        // timer fires (`Row::deadline`).
         let due = since + timeouts.keep_alive.min(timeouts.send);
         self.park_until(since, due);
     }
@@ -205,7 +207,7 @@ impl Drop for Seat {
             match live {
                 None => return,
                 Some(Some(since)) => return self.park_since(since),
-                // Nobody said how it ended: a panic, or the executor was dropped.
+                // No end was given: the session panicked, or the executor was dropped.
                 Some(None) => self.stream.abort(),
             }
         }

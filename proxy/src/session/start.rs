@@ -1,4 +1,4 @@
-//! How a session begins: the one place that says what a connection's next bytes are.
+//! How a session begins: the only place that decides how a connection's next bytes are read.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::io::Chunk;
 use crate::listen::Protocol;
 use crate::time::Time;
 
-/// What a connection's next bytes are.
+/// How a connection's next bytes are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// The PROXY header of a trusted proxy.
@@ -21,14 +21,14 @@ pub(super) enum Stage {
     Handshake,
     /// A hello whose TLS is passed through.
     Hello,
-    /// A tunnel's, in any protocol.
+    /// Bytes of a tunnel, in any protocol.
     Tunnel,
     /// A request.
     Http,
 }
 
 impl Stage {
-    /// Of a connection whose PROXY header, if it has one, was read.
+    /// The stage of a connection without a PROXY header, or whose header was read.
     pub(super) fn of(seat: &Seat) -> Self {
         match seat.listener.protocol {
             Protocol::Http => Self::Http,
@@ -40,16 +40,16 @@ impl Stage {
     }
 }
 
-/// Begins the session of a connection that spoke, or that is served before it speaks. `first` was received
-/// already.
+/// Begins the session of a connection whose first bytes are here, in `first`. A connection of a `tcp`
+/// listener begins without any.
 pub(super) fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Time) {
     let cancel = Signal::default();
     let (seat, awaits_header) = {
         let mut table = worker.sessions.table.borrow_mut();
         let Some(row) = table.row(key) else { return };
         row.state = RowState::Live { cancel: cancel.clone(), task: None, lingers: false };
-        // What asked once may never ask again: only a connection that did within this time is worth a future
-        // that waits for it.
+        // A client that asked once may never ask again. Only a connection whose next request came within this
+        // time is worth a future that waits for more.
         let is_busy = row.requests > 0 && worker.io.now().since(row.since) < LINGER;
         let mut seat = Seat::new(worker, key, cancel, (row.stream.clone(), Arc::clone(&row.listener)));
         seat.requests = row.requests;
@@ -59,7 +59,7 @@ pub(super) fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Tim
         (seat, row.awaits_header)
     };
     let stage = if awaits_header { Stage::ProxyHeader } else { Stage::of(&seat) };
-    // Each has its own future, as large as it needs.
+    // Each stage has a future of its own, no larger than it needs.
     let spawned = match stage {
         Stage::ProxyHeader => worker.io.spawn(proxied::serve(seat, first, due)),
         Stage::Http => worker.io.spawn(h1::serve(seat, first, due)),

@@ -1,6 +1,26 @@
 //! The table of downstream connections. An idle connection is a row here and nothing else: its stream is
-//! parked and one timer is armed. A future is made at the first byte of a request and lingers for a moment
-//! after each of a busy connection, whose next request comes soon.
+//! parked and one timer is armed. A future is made at the first byte of a request. Between the requests of a
+//! busy connection it lingers for a moment, since the next request comes soon.
+//!
+//! ```text
+//! state      event                                          next state
+//! ---------- ---------------------------------------------- ---------------------------------------
+//! (accept)   `tcp` listener without a PROXY header          Live
+//!            any other                                      Parked
+//! Parked     bytes                                          Live
+//!            FIN, error, deadline                           removed
+//!            drain                                          removed; without a request so far Parked,
+//!                                                           for `DRAIN_GRACE` at most
+//! Live       response sent, no further byte is here         lingering if busy, else Parked
+//!            handshake or PROXY header read, no byte yet    Parked
+//!            connection closed or reset, panic              removed
+//!            drain                                          Live until its next boundary
+//! lingering  bytes                                          Live
+//!            `LINGER` is over, drain                        Parked
+//!            FIN, error                                     removed
+//! ```
+//!
+//! A lingering row is `RowState::Live` with `lingers`. A stop resets the connection of every row.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -28,12 +48,12 @@ use crate::time::Time;
 use crate::tls::alert::Alert;
 use crate::tls::records::Violation;
 
-/// How long a connection that has not sent anything yet may still do so when a drain begins.
+/// How long a connection that has sent nothing yet may wait for its first request once a drain began.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a session's future waits for the next request before it is dropped.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
-/// Futures that may wait at once on a worker.
+/// Sessions of one worker that may linger at once.
 pub(super) const LINGERING_MAX: usize = 1024;
 
 /// Names a row; never valid for another connection.
@@ -78,21 +98,21 @@ pub(super) struct Row {
     pub(super) stream: Stream,
     pub(super) listener: Arc<Listener>,
     pub(super) requests: u64,
-    /// Received bytes that the counters know of.
+    /// Received bytes that are already in the counters.
     pub(super) counted: u64,
-    /// Where its source counts it.
+    /// The place where the connection's source counts it.
     pub(super) ticket: Option<Ticket>,
     /// The connection begins with a PROXY header, which has not come yet.
     pub(super) awaits_header: bool,
-    /// What that header said.
+    /// The addresses in that header, if it held any.
     pub(super) proxied: Option<Rc<Proxied>>,
     pub(super) state: RowState,
-    /// When the connection last came to wait for a request.
+    /// When the connection last began to wait for a request.
     pub(super) since: Time,
-    /// When a parked row is closed or looked at again, or a lingering one parked.
+    /// When a parked row is closed or looked at again, or a lingering row is parked.
     due: Time,
-    /// The row's only timer and when it fires: at `due` or before. Moving it with every request would cost
-    /// more than one that fires early now and then.
+    /// The row's only timer and when it fires: at `due` or before. Moving the timer with every request would
+    /// cost more than an early firing now and then.
     timer: Option<(TimerKey, Time)>,
 }
 
@@ -100,13 +120,13 @@ pub(super) struct Row {
 pub(super) enum RowState {
     /// Between requests, without a future.
     Parked,
-    /// With a future: within a request, or between requests if it lingers. No task: it is about to be
-    /// spawned.
+    /// With a future: within a request, or between requests if it lingers. `task` is `None` until the future
+    /// is spawned.
     Live { cancel: Signal, task: Option<TaskKey>, lingers: bool },
 }
 
 impl Sessions {
-    /// Holds up to `connections_max`.
+    /// An empty table for up to `connections_max` connections.
     #[must_use]
     pub fn new(connections_max: usize) -> Self {
         Self {
@@ -124,13 +144,13 @@ impl Sessions {
         self.table.borrow_mut().admission.limit_sources(sources);
     }
 
-    /// Takes one more connection, or says why not.
+    /// Admits one more connection, or says why not.
     pub fn admit(&self, stream: &Stream, listener: &Listener) -> Result<Admitted, ShedReason> {
         let source = || (!awaits_header(stream, listener)).then(|| stream.peer().ip());
         self.table.borrow_mut().admission.admit(source)
     }
 
-    /// What the rows say, checked against the table's own counts.
+    /// The states of the rows, checked against the table's own counts.
     #[cfg(test)]
     pub(crate) fn check(&self) -> Seen {
         let table = self.table.borrow();
@@ -183,7 +203,7 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<Listener>, admitt
     worker.counters.increment(Plain::Open);
     let due = worker.io.after(worker.patience(listener.patience()));
     let awaits_header = awaits_header(&stream, &listener);
-    // Whoever speaks first.
+    // The server may speak first.
     let starts_now = !awaits_header && matches!(listener.protocol, Protocol::Tcp { .. });
     let key = {
         let table = &mut *worker.sessions.table.borrow_mut();
@@ -208,7 +228,7 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<Listener>, admitt
     if starts_now { start(worker, key, Chunk::default(), due) } else { park(worker, key, due) }
 }
 
-/// What the table says of itself, for tests.
+/// The state of the table, for tests.
 #[cfg(test)]
 pub(crate) struct Seen {
     pub(crate) open: usize,
@@ -221,12 +241,12 @@ pub(crate) struct Seen {
 }
 
 impl Worker {
-    /// How long somebody who has not sent anything yet may take: not so long once a drain has begun.
+    /// How long a client may take to send its first bytes: no more than `DRAIN_GRACE` once a drain began.
     fn patience(&self, patience: Duration) -> Duration {
         if self.is_draining() { patience.min(DRAIN_GRACE) } else { patience }
     }
 
-    /// When the first request head is due of a connection whose handshake is over now.
+    /// When the first request head is due, for a connection whose handshake ends now.
     #[must_use]
     pub fn first_head_due(&self, listener: &Listener) -> Time {
         self.io.after(self.patience(listener.timeouts.request_header))
@@ -245,7 +265,7 @@ pub(super) fn park(worker: &Rc<Worker>, key: SessionKey, due: Time) {
     stream.park(key.tag());
 }
 
-/// A parked connection spoke or died.
+/// Handles bytes on a parked connection, or its end.
 pub fn woken(worker: &Rc<Worker>, bits: u64) {
     let key = SessionKey::from_bits(bits);
     let (stream, listener, requests, parked_due) = {
@@ -265,12 +285,12 @@ pub fn woken(worker: &Rc<Worker>, bits: u64) {
         Poll::Ready(Err(error)) => return remove(worker, key, broken(error, CloseReason::ClientClosed)),
         Poll::Pending => return park(worker, key, parked_due),
     };
-    // The first head is due since the accept, later ones since their first byte.
+    // The time limit of the first head runs from the accept, later limits from the first byte of a head.
     let due = if requests == 0 { parked_due } else { worker.io.after(listener.timeouts.request_header) };
     start(worker, key, first, due);
 }
 
-/// Why a connection ended that broke; `reset` if its client did it.
+/// The reason for the end of a connection that broke. `reset` is the reason if its peer reset it.
 pub const fn broken(error: StreamError, reset: CloseReason) -> CloseReason {
     match error {
         StreamError::Reset => reset,
@@ -280,7 +300,7 @@ pub const fn broken(error: StreamError, reset: CloseReason) -> CloseReason {
     }
 }
 
-/// The timer of a connection fired.
+/// Handles the timer of a row.
 pub fn timed_out(worker: &Rc<Worker>, bits: u64) {
     let key = SessionKey::from_bits(bits);
     let (stream, reason) = {
@@ -289,12 +309,12 @@ pub fn timed_out(worker: &Rc<Worker>, bits: u64) {
         row.timer = None;
         let due = row.due;
         match row.state {
-            // It is armed again at the next boundary.
+            // The timer is armed again at the next boundary.
             RowState::Live { lingers: false, .. } => return,
             _ if worker.io.now() < due => return row.set_due(worker, key, due),
             RowState::Live { task, .. } => {
                 drop(table);
-                // Dropping its seat parks it.
+                // This drops the session's seat, which parks the row.
                 return task.into_iter().for_each(|task| worker.io.cancel_task(task));
             }
             RowState::Parked => {}
@@ -302,7 +322,7 @@ pub fn timed_out(worker: &Rc<Worker>, bits: u64) {
         let (due, reason) = row.deadline();
         if worker.io.now() < due {
             let look = worker.io.after(row.listener.timeouts.keep_alive.max(LINGER));
-            // One that takes its last response is idle from then on.
+            // A client that takes its last response meanwhile is idle from then on.
             return row.set_due(
                 worker,
                 key,
@@ -317,7 +337,7 @@ pub fn timed_out(worker: &Rc<Worker>, bits: u64) {
     close_parked(worker, key, &stream, reason);
 }
 
-/// Makes lingering sessions idle data.
+/// Drops the futures of lingering sessions, which parks their rows.
 fn park_lingering(worker: &Rc<Worker>) {
     let tasks: Vec<_> = {
         let table = worker.sessions.table.borrow();
@@ -343,7 +363,7 @@ fn close_parked(worker: &Rc<Worker>, key: SessionKey, stream: &Stream, reason: C
     remove(worker, key, reason);
 }
 
-/// Closes what is idle; the others end at their next boundary.
+/// Closes idle connections; the others end at their next boundary.
 pub fn drain(worker: &Rc<Worker>) {
     park_lingering(worker);
     let parked: Vec<_> = {
@@ -413,7 +433,7 @@ pub(super) fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
                 Violation::Unsaid => {}
             }
         }
-        // One comparison while nobody asks for it.
+        // Costs one comparison while debug logs are off.
         tracing::debug!(
             reason = reason.label(),
             client = %row.stream.peer(),
@@ -429,8 +449,8 @@ fn is_flushed(stream: &Stream) -> bool {
 }
 
 impl Row {
-    /// When a parked row is to be closed, and why: it is idle only once the client has taken its last
-    /// response, which may be queued long after its session parked.
+    /// When a parked row is to be closed, and why. It is idle only once the client has taken its last
+    /// response, which may stay queued long after its session parked.
     fn deadline(&self) -> (Time, CloseReason) {
         let (moved_at, timeouts) = (self.stream.progress().sent_at.max(self.since), &self.listener.timeouts);
         if self.listener.tls.is_some() && !self.stream.is_secure() {

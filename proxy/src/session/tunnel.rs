@@ -1,6 +1,6 @@
-//! Tunnels: bytes both ways between a client and an endpoint, in whatever protocol they speak: what a TCP
-//! listener serves, TLS that is passed through, and what an HTTP upgrade becomes (RFC 9110 §7.8). Received
-//! buffers are handed on as they are; the end of each direction is passed on for itself.
+//! Tunnels: bytes in both directions between a client and an endpoint, in any protocol. They serve TCP
+//! listeners, TLS that is passed through, and HTTP upgrades (RFC 9110 §7.8). Received buffers are forwarded
+//! as they are, and the end of each direction is passed on by itself.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -24,8 +24,8 @@ use crate::listen::Protocol;
 use crate::time::Time;
 use crate::upstream::attempts::Attempts;
 
-/// Makes a tunnel of a client's connection and an endpoint's. It is a task of its own, so that what led to it
-/// holds no memory.
+/// Makes a tunnel of a client's connection and an endpoint's. The tunnel is a task of its own, so that the
+/// code before it holds no memory meanwhile.
 pub(super) fn start(seat: Seat, upstream: Box<dyn TunnelEnd>, record: Option<Logged>) {
     let worker = seat.worker.clone();
     worker.io.spawn(Tunnel::new(seat, upstream, record).serve());
@@ -35,7 +35,7 @@ pub(super) fn start(seat: Seat, upstream: Box<dyn TunnelEnd>, record: Option<Log
 pub(crate) async fn open(mut seat: Seat) {
     let worker = Rc::clone(&seat.worker);
     let snapshot = worker.snapshot();
-    // What it was accepted by may be gone, or be another's by now.
+    // The listener that accepted the connection may be gone, or its name may be another listener's by now.
     let listener = snapshot.traffic.listener(&seat.listener.name);
     let Some((listener, Protocol::Tcp { upstream })) = listener.map(|listener| (listener, listener.protocol))
     else {
@@ -50,7 +50,8 @@ pub(crate) async fn open(mut seat: Seat) {
     connect(seat, &snapshot, upstream, record).await;
 }
 
-/// Connects a client with an endpoint of this upstream, and makes a tunnel of both.
+/// Connects a client with an endpoint of `upstream`, an index in the snapshot, and makes a tunnel of both. If
+/// a connect fails, another endpoint is tried, as for HTTP.
 pub(super) async fn connect(seat: Seat, snapshot: &Snapshot, upstream: usize, record: Option<Logged>) {
     let connected = {
         let ask = || seat.stream.local();
@@ -105,9 +106,9 @@ impl Drop for Open {
 /// One direction of it.
 #[derive(Clone, Copy)]
 struct Direction {
-    /// Its source said that nothing more comes, and so did we.
+    /// The source ended it, and the end was passed on to the target.
     ended: bool,
-    /// When its queue last was empty and got something: from then on its target owes us progress.
+    /// When the target's queue last went from empty to filled; from then on the target must make progress.
     queued_at: Time,
 }
 
@@ -146,8 +147,8 @@ impl Tunnel {
         }
     }
 
-    /// Until both sides have ended, or one breaks or is too slow. Not an `async fn`, whose future would have
-    /// room for the tunnel twice.
+    /// Runs until both sides have ended, or one breaks or is too slow. Not an `async fn`, whose future would
+    /// have room for the tunnel twice.
     pub(super) fn serve(self) -> impl Future<Output = ()> {
         let mut tunnel = self;
         async move {
@@ -175,7 +176,7 @@ impl Tunnel {
         let (client, upstream): (&dyn Duplex, _) = (&self.seat.stream, self.upstream.duplex());
         let up = self.up.poll(cx, client, upstream, now);
         let down = self.down.poll(cx, upstream, client, now);
-        // A side that ended is not read any more: what is sent to it tells when it breaks.
+        // A side that ended is not read any more, so only sending to it shows that it broke.
         for (direction, source) in [(self.up, client), (self.down, upstream)] {
             if direction.ended && source.unsent() > 0 {
                 let _ = source.poll_flushed(cx);
@@ -220,8 +221,8 @@ impl Tunnel {
         stalled.map(|(_, reason)| reason).or(idle)
     }
 
-    /// For each side to which something is queued: when it is too late with taking it, and what that is
-    /// called.
+    /// For each side with bytes in its queue: when it will have been too slow to take them, and the reason to
+    /// close then.
     fn stalls(&self) -> [Option<(Time, CloseReason)>; 2] {
         let stall = |to: &dyn Duplex, direction: &Direction, reason| {
             (to.unsent() > 0).then(|| (to.progress().sent_at.max(direction.queued_at) + self.send, reason))
@@ -247,7 +248,7 @@ impl Tunnel {
         self.seat.stream.unsent() > 0 || self.upstream.duplex().unsent() > 0
     }
 
-    /// A tunnel that is quiet keeps no memory for what may come.
+    /// Frees the memory that a quiet tunnel keeps for bytes to come.
     fn shrink(&self) {
         self.seat.stream.shrink();
         self.upstream.duplex().shrink();
@@ -257,7 +258,7 @@ impl Tunnel {
         let is_orderly = match reason {
             CloseReason::TunnelClosed => true,
             CloseReason::TunnelIdle => !self.is_unsent(),
-            // What was cut must look cut, to both sides.
+            // A tunnel that was cut must look cut, to both sides.
             _ => false,
         };
         let Self { mut seat, upstream, record, .. } = self;
@@ -278,7 +279,7 @@ impl Tunnel {
 }
 
 impl Direction {
-    /// Moves what there is, as long as the target takes it; how much.
+    /// Moves the bytes that are here, as long as the target takes them; returns their number.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -294,7 +295,7 @@ impl Direction {
             match to.poll_writable(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Err(Broken::Target(error)),
-                // One that is reset is not heard of by reading it.
+                // The source is not read now, so its reset shows only here.
                 Poll::Pending => return from.error().map_or(Ok(moved), |error| Err(Broken::Source(error))),
             }
             match from.poll_read(cx) {

@@ -1,4 +1,4 @@
-//! What the source and the sink of one request tell each other.
+//! State that the source and the sink of one request share.
 
 use std::cell::Cell;
 
@@ -6,11 +6,11 @@ use crate::exchange::tunnel::TunnelEnd;
 
 /// See the module.
 pub(super) struct Flags {
-    /// The request was read whole.
+    /// The request has been read whole.
     pub(super) ended: Cell<bool>,
     /// The client waits for "100 Continue" and has not got it.
     pub(super) wants_continue: Cell<bool>,
-    /// The endpoint that speaks another protocol with the client from now on.
+    /// The endpoint's end of a tunnel, once an upgrade was agreed upon.
     pub(super) tunnel: Cell<Option<Box<dyn TunnelEnd>>>,
 }
 

@@ -16,15 +16,15 @@ use crate::time::Time;
 /// Why there is no head.
 #[derive(Clone, Copy)]
 pub(super) enum HeadEnd {
-    /// The client closed before a byte of it.
+    /// The client closed before the first byte of a head.
     Closed,
-    /// The client closed within it, or reset.
+    /// The client closed within a head, or reset the connection.
     Aborted,
     Refused(RefusalReason),
 }
 
-/// The next request head, due at `due`, and whether its client keeps the connection. `input` was received
-/// already, and keeps what follows the head.
+/// Reads the next request head, due at `due`; the `bool` says whether the client wants to keep the
+/// connection. `input` holds bytes received already, and afterwards the bytes behind the head.
 pub(super) async fn read_head(
     seat: &Seat,
     decoder: &mut RequestDecoder,
@@ -34,7 +34,7 @@ pub(super) async fn read_head(
     let limits = seat.listener.limits.head();
     let mut kept = Vec::new();
     loop {
-        // In place if the head lies in one piece, which is the rule.
+        // A head that lies in one piece, as most do, is parsed in place.
         let before = kept.len();
         let parsed = if before == 0 {
             decoder.parse(input, &limits)
@@ -45,8 +45,8 @@ pub(super) async fn read_head(
         match parsed.map_err(|error| HeadEnd::Refused(error.refusal()))? {
             Parsed::Head { head, consumed, keep_alive } => {
                 input.advance(consumed - before);
-                // Empty, it would still hold a receive buffer, and a block is all that the stream may have
-                // outstanding.
+                // An empty chunk would still hold a receive buffer, and a stream may have no more than a
+                // block outstanding.
                 if input.is_empty() {
                     *input = Chunk::default();
                 }
@@ -65,7 +65,7 @@ pub(super) async fn read_head(
     }
 }
 
-/// Answers a request without a head, if there is anything to say.
+/// Answers a request whose head could not be read, unless the client is gone.
 pub(super) async fn refuse_head(seat: &Seat, end: HeadEnd, record: Option<&Record>) -> Next {
     let reason = match end {
         HeadEnd::Closed => return Next::Close(CloseReason::ClientClosed),
@@ -90,10 +90,10 @@ pub(super) async fn refuse_head(seat: &Seat, end: HeadEnd, record: Option<&Recor
     }
 }
 
-/// Answers bytes in another protocol than this connection's.
+/// Refuses, in plain HTTP/1, a client that speaks HTTP where the listener expects another protocol.
 pub(in crate::session) async fn refuse_plainly(seat: &Seat, reason: RefusalReason) {
     let record = Logged::begin(seat, None);
-    // Whether the client takes it or not, the connection ends.
+    // Whether the client takes the answer or not, the connection ends.
     let next = refuse_head(seat, HeadEnd::Refused(reason), record.as_deref()).await;
     if let Some(record) = record {
         record.finish(seat, None, next.reason(seat));

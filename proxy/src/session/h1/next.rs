@@ -1,4 +1,16 @@
 //! How a request leaves its connection: ready for another, a tunnel, closed in order, or reset.
+//!
+//! ```text
+//! exchange                              request read whole            request not read whole
+//! ------------------------------------- ----------------------------- ----------------------
+//! answered, response said keep-alive    Request                       Close
+//! answered, client asked for the close  Finish                        Close
+//! answered, close for another reason    Close                         Close
+//! endpoint switched protocols           Tunnel                        (cannot happen)
+//! response cut by the endpoint          Close; Abort if the body ends with the connection
+//! request refused within the response   Close; Abort if the body ends with the connection
+//! client gone or too slow, cancelled    Abort
+//! ```
 
 use super::flags::Flags;
 use crate::error::{CloseReason, RefusalReason};
@@ -12,21 +24,21 @@ use crate::session::table;
 pub(super) enum Next {
     /// Ready for another request.
     Request,
-    /// To be closed after what is queued. The engine flushes, ends our direction and reads past what the
-    /// client still sends for a moment: closing with unread bytes would reset the connection, and the client
-    /// might never see its answer.
+    /// Close once all queued bytes are sent. The engine then sends FIN and for a while discards bytes that
+    /// the client still sends. Closing with unread bytes would reset the connection, and the client might
+    /// never see its answer.
     Close(CloseReason),
-    /// The same, for a client that has asked for the close and sent its request whole: it promised to send
-    /// nothing more.
+    /// Close like that, but without discarding: the client asked for the close and sent its request whole, so
+    /// it sends nothing more.
     Finish,
-    /// To become a tunnel to this endpoint.
+    /// Become a tunnel to this endpoint.
     Tunnel(Box<dyn TunnelEnd>),
-    /// To be reset: what was sent is not whole.
+    /// Reset: the client must not take a part for the whole.
     Abort(CloseReason),
 }
 
 impl Next {
-    /// Why the connection ends, if it does.
+    /// Why the connection ends; `None`: it goes on, as a tunnel perhaps.
     pub(super) fn reason(&self, seat: &Seat) -> Option<CloseReason> {
         match *self {
             Self::Request | Self::Tunnel(_) => None,
@@ -41,8 +53,8 @@ impl Next {
         }
     }
 
-    /// After an exchange. `answer`: how far the client was answered. `close_reason`: why the connection was
-    /// to end with it, if it was.
+    /// The step after an exchange. `answer`: how far the client was answered. `close_reason`: why the
+    /// connection was to end with the exchange, if it was. `is_stopped`: the worker gave the session up.
     pub(super) fn after(
         outcome: Outcome,
         answer: Answer,
@@ -59,7 +71,7 @@ impl Next {
             Outcome::Answered { .. } if is_read_whole => {
                 Self::Close(close_reason.unwrap_or(CloseReason::NotKeptAlive))
             }
-            // Whatever the client asked for, it is still sending.
+            // The client is still sending, so no further request can follow.
             Outcome::Answered { refused: None, .. } => Self::Close(CloseReason::EarlyResponse),
             Outcome::Answered { refused: Some(reason), .. } => Self::Close(source_refused(reason)),
             Outcome::Switched => {
@@ -70,7 +82,7 @@ impl Next {
             Outcome::CutBySource(SourceError::Refused(reason)) => answer.cut(source_refused(reason)),
             Outcome::Undeliverable(error) => Self::Abort(undeliverable(error)),
             Outcome::Cancelled if is_stopped => Self::Abort(CloseReason::Stopped),
-            // Its handshake was not over in time.
+            // The client's handshake was not over in time.
             Outcome::Cancelled => Self::Abort(CloseReason::TlsHandshake),
         }
     }
@@ -86,8 +98,9 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Shows the client that its response is cut. A length or chunks tell it, and answers queued before it
-    /// still arrive; a body that ends with the connection needs the reset.
+    /// Ends the connection so that the client sees that its response is cut. With a length or chunks a close
+    /// shows it, and answers queued before still arrive. A body that ends with the connection needs the
+    /// reset.
     fn cut(self, reason: CloseReason) -> Next {
         if self.framing == Framing::UntilClose { Next::Abort(reason) } else { Next::Close(reason) }
     }

@@ -1,4 +1,4 @@
-//! The response of an exchange as a client of HTTP/1 gets it.
+//! Writes the response of an exchange to a client of HTTP/1 (RFC 9112).
 
 use std::task::{Context, Poll};
 
@@ -29,7 +29,7 @@ pub(super) struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    /// To the client of `seat`.
+    /// A sink to the client of `seat`.
     pub(super) fn new(
         seat: &'a Seat,
         recipient: Recipient,
@@ -96,7 +96,7 @@ impl ResponseSink for Sink<'_> {
         if self.recipient.version == Version::Http10 {
             return Ok(());
         }
-        // One 100 and no more, and only to a client that waits for it.
+        // A client gets one 100, and only if it waits for it.
         if head.status == 100 && !self.flags.wants_continue.replace(false) {
             return Ok(());
         }
@@ -110,8 +110,8 @@ impl ResponseSink for Sink<'_> {
     }
 
     async fn head(&mut self, head: &ResponseHead) -> Result<(), SinkError> {
-        // The rest of a request that was answered early is not worth reading: such a connection ends with its
-        // response. Neither is a request that would come after a drain began.
+        // A request that was answered early is not read to its end: its connection ends with the response. A
+        // connection also ends with the first response after a drain began.
         let keep_alive = self.recipient.keep_alive && self.flags.ended.get() && !self.worker.is_draining();
         self.flags.wants_continue.set(false);
         let sent = encode::response(head, Recipient { keep_alive, ..self.recipient }, self.outbound.head());

@@ -1,4 +1,4 @@
-//! The body of a request of HTTP/1, read from the client's connection within the listener's limits.
+//! The body of an HTTP/1 request, read from the client's connection within the listener's limits.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// The body of a request; `input` was received already.
+    /// The body of a request. `input` holds bytes received already.
     pub(super) fn new(seat: &'a Seat, body: BodyLength, input: &'a mut Chunk, flags: &'a Flags) -> Self {
         let listener = &seat.listener;
         Self {
@@ -84,7 +84,7 @@ impl BodySource for Source<'_> {
                 Ok(Ok(part)) => part,
                 Ok(Err(ReadError::Framing(_))) => return Err(SourceError::Refused(RefusalReason::Malformed)),
                 Ok(Err(ReadError::Ended | ReadError::Stream(_))) => return Err(SourceError::Aborted),
-                // There is no buffer to receive into.
+                // The client is not to blame: there is no buffer to receive into.
                 Err(_) if self.stream.is_held() => {
                     self.pace.pardon();
                     continue;
