@@ -1,4 +1,5 @@
-//! `cargo xtask map`: the rooms of proxy/src and what each imports, as text and as a drawn picture.
+//! `cargo xtask map`: the rooms of proxy/src and their imports, as text and as a drawn picture. The picture
+//! is a page of `docs/internals/` too, and `cargo xtask docs` renews it.
 
 mod layout;
 mod svg;
@@ -11,7 +12,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::machine::root;
 use crate::tidy::{self, Graph, ROOMS};
+
+const PICTURE: &str = "docs/internals/rooms.svg";
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -27,6 +31,18 @@ pub(crate) fn map(options: &Options) -> Result<(), String> {
         fs::write(path, svg::draw(&graph)).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+/// Writes the committed picture anew, or only compares it.
+pub(crate) fn picture(check: bool) -> Result<(), String> {
+    let (path, drawn) = (root().join(PICTURE), svg::draw(&tidy::graph()?));
+    if !check {
+        return fs::write(path, drawn).map_err(|error| format!("{PICTURE}: {error}"));
+    }
+    if fs::read_to_string(path).is_ok_and(|committed| committed == drawn) {
+        return Ok(());
+    }
+    Err(format!("{PICTURE} does not show the rooms as they are: run `cargo xtask docs`"))
 }
 
 /// Rooms as the house lists them, then the others.
