@@ -1,5 +1,4 @@
-//! Responses of our own: refusals, and those of routes that answer without an upstream (redirects, fixed
-//! responses).
+//! Responses of our own: refusals, and the redirects and fixed responses of routes without an upstream.
 
 use super::body::{BodyPart, BodySource, SourceError};
 use super::outcome::Outcome;
@@ -18,8 +17,8 @@ use crate::route::{Action, Route};
 /// cheaper.
 const DISCARDED_BYTES_MAX: usize = 64 << 10;
 
-/// Answers a request as its route says; a route that leads to an upstream is not for here. `body_expected`:
-/// the client sends its body unasked, if it has one.
+/// Answers a request with its route's redirect or fixed response; the route must not lead to an upstream.
+/// `body_expected`: the client sends its body unasked, if it has one.
 pub(super) async fn answer<U>(
     route: &Route,
     head: &RequestHead,
@@ -92,7 +91,7 @@ pub(super) fn generated(
     edits: Option<&Edits>,
 ) -> (ResponseHead, Chunk) {
     let mut fields = Fields::with_capacity(240 + location.map_or(0, <[u8]>::len), 5);
-    // Whoever makes a response and has a clock says when (RFC 9110 §6.6.1).
+    // An origin server with a clock must send Date (RFC 9110 §6.6.1).
     fields.push(b"Date", &imf_fixdate(super::unix_micros() / 1_000_000));
     if let Some(location) = location {
         fields.push(b"Location", location);
@@ -100,7 +99,7 @@ pub(super) fn generated(
     if !body.is_empty() {
         fields.push(b"Content-Type", content_type.as_bytes());
     }
-    // HEAD is told what a GET would get; elsewhere the framing says it.
+    // The response to HEAD carries the length that GET would get. For other methods the framing says it.
     if !matches!(status, 204 | 304) {
         fields.push(b"Content-Length", itoa::Buffer::new().format(body.len()).as_bytes());
     }
@@ -118,7 +117,7 @@ pub(super) fn generated(
     (head, Chunk::from_vec(body.to_vec()))
 }
 
-/// Answers a request whose body cannot be read on, if there is still somebody to answer.
+/// Answers a request whose body cannot be read on, unless the client is gone.
 pub(super) async fn refuse_body(
     sink: &mut impl ResponseSink,
     error: SourceError,
@@ -131,7 +130,8 @@ pub(super) async fn refuse_body(
     }
 }
 
-/// Answers a request ourselves, if its response has not begun. `edits`: its route's.
+/// Answers a request ourselves; its response must not have begun. `edits`: the route's changes to the
+/// response.
 pub async fn refuse(
     sink: &mut impl ResponseSink,
     reason: RefusalReason,

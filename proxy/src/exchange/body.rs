@@ -1,4 +1,4 @@
-//! Bodies: their parts, and where an exchange's request body comes from.
+//! Bodies: their parts, and the source of an exchange's request body.
 
 use std::task::{Context, Poll};
 
@@ -26,12 +26,13 @@ pub enum SourceError {
     Refused(RefusalReason),
 }
 
-/// Where an exchange's request body comes from.
+/// The source of an exchange's request body.
 pub trait BodySource {
-    /// Whether this is all that is left to come of a body of `length` bytes, and all of it is here.
+    /// Whether a body of `length` bytes is here as a whole, so that reading it would not wait. Asked before
+    /// the first `next`.
     fn is_whole(&self, length: u64) -> bool;
-    /// Whether the client waits for "100 Continue" before it sends the body. `next` sends one unless an
-    /// endpoint's was sent before.
+    /// Whether the client waits for "100 Continue" before it sends the body. `next` then sends one, unless an
+    /// endpoint's was passed on before.
     fn awaits_continue(&self) -> bool;
     /// Ready once `next` has something to take without sending "100 Continue".
     fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<()>;

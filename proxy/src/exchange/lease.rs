@@ -1,9 +1,9 @@
-//! What an exchange asks of upstreams: a lease on an exchange slot for each attempt. A connection of HTTP/1
-//! has one slot, a connection of HTTP/2 or HTTP/3 has many.
+//! The seam between exchanges and upstreams: each attempt gets a lease on an exchange slot. A connection of
+//! HTTP/1 has one slot, a connection of HTTP/2 or HTTP/3 has many.
 //!
 //! A lease splits into a sending and a receiving half, so that request and response bodies run at the same
-//! time in one task. It knows its own end: `complete` returns, closes or resets what it leased, as far as the
-//! exchange came; dropping it resets.
+//! time in one task. It knows its own end: `complete` returns, closes or resets its slot, depending on how
+//! far the exchange came. Dropping a lease resets its slot.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub enum Processed {
     /// It did not: no byte reached it, or it says so itself (HTTP/2's REFUSED_STREAM, a stream above GOAWAY's
     /// last; RFC 9113 §8.7).
     No,
-    /// Nobody knows.
+    /// It may have begun.
     Maybe,
 }
 
@@ -35,10 +35,10 @@ pub enum LeaseError {
     /// The endpoint closed or reset within its response.
     #[error("the upstream closed within its response")]
     ClosedWithinResponse,
-    /// What it sent is not HTTP, or more than the limits allow.
+    /// The endpoint's bytes are not HTTP, or exceed the limits.
     #[error("the upstream sent something that is not HTTP")]
     Malformed,
-    /// It sent nothing, or took nothing, for too long.
+    /// The endpoint sent nothing, or took nothing, for too long.
     #[error("the upstream was too slow")]
     TimedOut,
 }
@@ -54,7 +54,7 @@ impl LeaseError {
         }
     }
 
-    /// How it is answered.
+    /// The reason that the client is refused with.
     #[must_use]
     pub const fn refusal(self) -> RefusalReason {
         match self {
@@ -65,12 +65,12 @@ impl LeaseError {
     }
 }
 
-/// What of an exchange matters for its attempts.
+/// The facts of an exchange that its attempts need.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// For whom.
+    /// The client that asks.
     pub client: Client<'a>,
-    /// What the access log is told; `None` while it is off.
+    /// The record for the access log; `None` while the log is off.
     pub record: Option<&'a Record>,
     /// How long an endpoint may take no byte of the request.
     pub stall: Duration,
@@ -89,19 +89,20 @@ pub trait Upstreams {
     fn attempts<'a>(&'a self, upstream: usize, asked: Asked<'a>) -> Self::Attempts<'a>;
 }
 
-/// What one exchange tried of an upstream, and may still try.
+/// The attempts of one exchange. They remember the endpoints that were tried, and how many attempts are left.
 pub trait Attempts {
-    /// What an attempt talks over.
+    /// The lease of one attempt.
     type Lease: Lease;
 
     /// A lease for the next attempt, or why there is none.
     fn lease(&mut self) -> impl Future<Output = Result<Self::Lease, RefusalReason>>;
 
-    /// Whether another attempt may follow the one over `failed`, which got no answer.
+    /// Whether another attempt may follow the one over `failed`, which got no answer. It counts the failure,
+    /// so call it once for each failed lease.
     fn again_after(&mut self, failed: &Self::Lease) -> bool;
 }
 
-/// See the module.
+/// A slot for one exchange on a connection to an endpoint; see the module.
 pub trait Lease {
     /// Its sending half.
     type Sender<'a>: SendRequest
@@ -115,37 +116,38 @@ pub trait Lease {
     /// The halves for one request.
     fn split<'a>(&'a self, head: &'a RequestHead) -> (Self::Sender<'a>, Self::Receiver<'a>);
 
-    /// The response was delivered whole. What was leased returns to where others find it, if the request was
-    /// sent whole too and the endpoint goes on; else it closes in order, or resets what is left of the
-    /// request.
+    /// Ends the lease after the response was delivered whole. If the request was sent whole too and the
+    /// endpoint goes on, the slot becomes free for other exchanges. Otherwise the connection closes in order,
+    /// or the rest of the request is reset.
     fn complete(self);
 
-    /// The endpoint agreed to another protocol.
+    /// Makes the slot the end of a tunnel, after the endpoint agreed to another protocol.
     fn into_tunnel(self) -> Box<dyn TunnelEnd>;
 }
 
 /// The sending half. Order: `head`, `data`*, `finish`; no `finish` for a request without a body.
 pub trait SendRequest {
-    /// Queues the head; it may wait for the first body part, or `flush`, to leave.
+    /// Queues the head. It may leave only with the first body part or with `flush`.
     fn head(&mut self, head: &RequestHead);
     /// Sends body bytes. Waits while the endpoint is slower than the client.
     fn data(&mut self, chunk: Chunk) -> impl Future<Output = Result<(), LeaseError>>;
     /// Ends the request.
     fn finish(&mut self, trailers: &Fields) -> impl Future<Output = Result<(), LeaseError>>;
-    /// Sends what is held back: called before waiting for more body.
+    /// Sends bytes that were held back. The caller flushes before it waits for more of the body.
     fn flush(&mut self);
 }
 
-/// The receiving half. Its futures may be dropped and made again at any time: what was received stays in the
+/// The receiving half. Its futures may be dropped and made again at any time: received bytes stay in the
 /// half.
 pub trait ReceiveResponse {
     /// The next head: interim ones, then the final one.
     fn head(&mut self) -> impl Future<Output = Result<ResponseHead, LeaseError>>;
     /// When the endpoint last took bytes of the request.
     fn taken_at(&self) -> Time;
-    /// Whether it has yet to take some of what was sent.
+    /// Whether the endpoint has yet to take bytes of the request.
     fn has_unsent(&self) -> bool;
-    /// Whether nothing is received because of what was received before.
+    /// Whether nothing is received until bytes received before are taken. The endpoint is then not to blame
+    /// for its silence.
     fn is_held(&self) -> bool;
     /// The next part of the body.
     fn part(&mut self) -> impl Future<Output = Result<BodyPart, LeaseError>>;

@@ -4,10 +4,11 @@
 //! response bodies run at the same time, each with trailers. Several exchanges may share one downstream
 //! session and one connection to an endpoint; cancelling one leaves the others.
 //!
-//! `run` is the way of a request: route, attempts, answer. `body`, `sink` and `lease` are the seams: where
-//! the request comes from, where the response goes, and what is asked of upstreams. `relay` pumps one
-//! attempt, `replay` keeps a short body for the next, `answer` makes responses of our own. `record` is for
-//! the access log. An exchange knows no connection.
+//! `run` leads a request through route, attempts and answer. `body`, `sink` and `lease` are the seams: the
+//! source of the request body, the target of the response, and a connection to an endpoint. `tunnel` is the
+//! seam after an upgrade. `relay` pumps one attempt, `replay` keeps a short body for the next, and `answer`
+//! makes responses of our own. `scene` and `signal` come from the session; `record` is for the access log. An
+//! exchange knows no connection.
 
 pub mod answer;
 pub mod body;

@@ -12,18 +12,20 @@ pub enum Outcome {
     Answered {
         /// Its status.
         status: u16,
-        /// Why it is our own.
+        /// Why Sluice refused the request; `None` for an endpoint's response, and for an answer of our own
+        /// that is no refusal.
         refused: Option<RefusalReason>,
     },
     /// The sink was given the endpoint's connection: a tunnel follows.
     Switched,
-    /// The endpoint broke after its head was handed on: the client must see that the response is cut.
+    /// The endpoint broke after its response head was handed on. The client must see that the response is
+    /// cut.
     Cut,
-    /// The request body ended within the response, by this: the same.
+    /// The request body failed within the response. The client must see that the response is cut.
     CutBySource(SourceError),
     /// The response cannot be delivered.
     Undeliverable(SinkError),
-    /// Told to stop.
+    /// The exchange was told to stop.
     Cancelled,
 }
 

@@ -1,5 +1,5 @@
-//! What an exchange leaves for the access log on its way. There is a record only while the log is on, so that
-//! without it each of the places that tell it something costs one comparison.
+//! The facts that an exchange collects for the access log. A record exists only while the log is on; without
+//! one, each place that would tell it something costs one comparison.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ pub struct Record {
     endpoint: RefCell<Option<Arc<str>>>,
     attempts: Cell<u32>,
     reused: Cell<Option<bool>>,
-    /// When the phase that goes on now began.
+    /// When the present phase began.
     mark: Cell<Time>,
     phases: Cell<Phases>,
 }
@@ -43,7 +43,7 @@ pub struct Record {
 pub enum Phase {
     /// The head is whole.
     Head,
-    /// A body that is read whole is here; to the log the route's phase ends with it.
+    /// A body that is read whole before it is sent is here. The log counts its time to the phase `route`.
     Body,
     /// A connection is leased, or none is idle.
     Pool,
@@ -55,7 +55,7 @@ pub enum Phase {
     LastByte,
 }
 
-/// What its connection adds to an exchange's entry in the log.
+/// The facts that a connection adds to an exchange's entry in the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Carrier<'a> {
     /// The client.
@@ -64,9 +64,9 @@ pub struct Carrier<'a> {
     pub listener: &'a str,
     /// The request as it was forwarded, if its head was ever whole.
     pub request: Option<&'a RequestHead>,
-    /// The client's TLS, and the name it looked for.
+    /// The client's TLS, and the server name in its hello.
     pub tls: Option<(Summary, Option<&'a str>)>,
-    /// Why the connection ends with this exchange.
+    /// Why the connection ends with this exchange; `None`: it goes on.
     pub closed: Option<CloseReason>,
     /// Bytes that the client sent since the exchange before.
     pub received: u64,
@@ -77,7 +77,7 @@ pub struct Carrier<'a> {
 }
 
 impl Record {
-    /// Of an exchange whose first byte came now.
+    /// A record of an exchange whose first byte came now.
     #[must_use]
     pub fn new(io: Io) -> Self {
         let now = io.now();
@@ -100,7 +100,7 @@ impl Record {
         }
     }
 
-    /// A phase is over.
+    /// Ends a phase: the time since the phase before counts to it.
     pub fn reached(&self, ended: Phase) {
         let took = self.lap();
         let mut phases = self.phases.get();
@@ -151,17 +151,17 @@ impl Record {
         self.sent.set(self.sent.get() + bytes);
     }
 
-    /// The id that was made for a request whose own, if it has one, is not known.
+    /// Notes the id that was made for a request, for the case that its own is not known.
     pub fn name(&self, id: RequestId) {
         self.request_id.set(Some(id));
     }
 
-    /// Something else than the request's version goes over the connection.
+    /// Notes that the connection carries this protocol, and no HTTP request.
     pub fn protocol(&self, protocol: &'static str) {
         self.protocol.set(Some(protocol));
     }
 
-    /// What a client's hello named.
+    /// Notes the server name in a client's hello.
     pub fn server_name(&self, name: Option<&str>) {
         *self.server_name.borrow_mut() = name.map(Box::from);
     }
@@ -216,7 +216,7 @@ impl Record {
     }
 }
 
-/// Microseconds; those of an hour and more are cut to what 32 bits hold.
+/// The duration in microseconds, cut to `u32::MAX` (71 minutes).
 #[must_use]
 pub fn saturated_micros(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)

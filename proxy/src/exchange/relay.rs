@@ -1,6 +1,6 @@
-//! Pumping one exchange's bodies in both directions at once, in one task: the upload (source to lease) and
-//! the download (slot to sink), joined without spawning. Backpressure is waiting: neither side is read while
-//! the other is full.
+//! Pumps one exchange's bodies in both directions at once, in one task: the upload (source to lease) and the
+//! download (lease to sink), joined without spawning. Backpressure is waiting: neither side is read while the
+//! other is full.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -18,12 +18,12 @@ use crate::http::upgrade;
 use crate::io::Io;
 use crate::time::Time;
 
-/// What a route asks of an exchange's upstream side.
+/// A route's limits for an endpoint, and its changes to the response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits<'a> {
-    /// Until the final response head, counted from the last request byte that made progress.
+    /// How long the final response head may take, counted from the last progress of the request.
     pub(super) head: Duration,
-    /// Between two reads of the response body.
+    /// The longest pause between two reads of the response body.
     pub(super) body: Duration,
     /// Changes to the final response head.
     pub(super) edits: Option<&'a Edits>,
@@ -44,18 +44,18 @@ pub(super) enum Ended {
     Sink(SinkError),
 }
 
-/// Interim responses to one request, at most: an endpoint that never comes to the point must not be listened
-/// to for ever.
+/// Interim responses to one request, at most: an endpoint that never sends its final response must not hold
+/// an exchange for ever.
 const INTERIM_MAX: u32 = 100;
 
-/// How long an endpoint may take to say "100 Continue" before it gets the body all the same: those that do
-/// not know the expectation never say it (RFC 9110 §10.1.1).
+/// How long an endpoint may take to send "100 Continue" before it gets the body all the same. An endpoint
+/// that does not know the expectation never sends it (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
-/// After this long without news from an endpoint, the client is watched too: if it goes away, nobody waits
-/// any more. Not from the start: for most exchanges that would be one receive to arm and to cancel more.
+/// After this long without news from an endpoint the client is watched too, so that its leaving ends the
+/// exchange. Watching from the start would cost most exchanges one more receive to arm and to cancel.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
 
-/// What upload and download tell each other.
+/// State that upload and download share.
 #[derive(Debug)]
 pub(super) struct Shared {
     /// When the response head is due.
@@ -64,7 +64,7 @@ pub(super) struct Shared {
     awaits_client: Cell<bool>,
     /// The endpoint said "100 Continue".
     continued: Cell<bool>,
-    /// The final head's status went to the sink.
+    /// The status of the final head, once it went to the sink.
     status: Cell<Option<u16>>,
 }
 
@@ -84,7 +84,7 @@ impl Shared {
     }
 }
 
-/// Sends one request over a slot and delivers its response.
+/// Sends one request over the halves of a lease and delivers its response.
 pub(super) async fn relay(
     io: &Io,
     limits: Limits<'_>,
@@ -97,7 +97,7 @@ pub(super) async fn relay(
     let (sender, receiver) = halves;
     shared.head_due.set(io.now() + limits.head);
     if matches!(head.body, BodyLength::None) {
-        // The rule: there is nothing to pump upwards.
+        // Most requests have no body: there is nothing to upload.
         sender.head(head);
         sender.flush();
         let may_switch = upgrade::is_asked_for(head);
@@ -109,8 +109,8 @@ pub(super) async fn relay(
     Box::pin(pump(io, limits, shared, head, (sender, receiver), source, sink)).await
 }
 
-/// Upload and download at once. Boxed by its caller: it would more than double the future of a request
-/// without a body.
+/// Runs upload and download at once. The caller boxes this future, since it would more than double the future
+/// of a request without a body.
 async fn pump(
     io: &Io,
     limits: Limits<'_>,
@@ -129,7 +129,7 @@ async fn pump(
         let downloaded = download.as_mut().poll(cx);
         if !is_over {
             match upload.as_mut().poll(cx) {
-                // If it failed, the endpoint may have answered before it stopped listening: its answer
+                // If the upload failed, the endpoint may have answered before it stopped reading: its answer
                 // decides.
                 Poll::Ready(Ok(()) | Err(UploadError::Lease)) => is_over = true,
                 Poll::Ready(Err(UploadError::Source(error))) if downloaded.is_pending() => {
@@ -171,7 +171,7 @@ async fn upload(
         sender.flush();
         let wanted =
             poll_fn(|cx| if shared.continued.get() { Poll::Ready(()) } else { source.poll_arrived(cx) });
-        // Waited in vain: the body goes out, which `next` asks the client for.
+        // Without a "100 Continue" in time the body is sent all the same; `next` then asks the client for it.
         let _ = io.timeout_at(io.after(CONTINUE_WAIT), wanted).await;
     }
     loop {
@@ -202,7 +202,7 @@ async fn upload(
 }
 
 enum DownloadError {
-    /// No error for the client: what the exchange becomes instead.
+    /// No error: the exchange becomes a tunnel.
     Switched(Box<ResponseHead>),
     Lease(LeaseError),
     Sink(SinkError),
@@ -244,7 +244,7 @@ async fn download(
         shared.continued.set(shared.continued.get() || head.status == 100);
         match head.status {
             101 if may_switch => return Err(DownloadError::Switched(Box::new(head))),
-            // Nobody asked for another protocol.
+            // The request did not ask for another protocol.
             101 => return Err(LeaseError::Malformed.into()),
             100..=199 if interim == INTERIM_MAX => return Err(LeaseError::Malformed.into()),
             100..=199 => {
@@ -274,8 +274,8 @@ async fn download(
     }
 }
 
-/// The next head, before `head_due`, which moves while the request makes progress or the client is what we
-/// wait for.
+/// The next head, before `head_due`. That moves while the request makes progress, and while the exchange
+/// waits for the client.
 async fn head_in_time(
     io: &Io,
     limits: Limits<'_>,
@@ -293,10 +293,10 @@ async fn head_in_time(
         if shared.head_due.get() > due {
             continue;
         }
-        // What was read of the request may lie here for long before a slow endpoint has taken it.
+        // Bytes of the request may wait here for long before a slow endpoint has taken them.
         let taken_due = receiver.taken_at() + limits.head;
-        // A client's receive may be held for what the endpoint does not take: then it is not the client that
-        // is waited for.
+        // A client's receive may be held because the endpoint takes nothing. The exchange then waits for the
+        // endpoint, not for the client.
         if taken_due <= io.now() && (!shared.awaits_client.get() || receiver.has_unsent()) {
             return Err(LeaseError::TimedOut.into());
         }
@@ -304,14 +304,15 @@ async fn head_in_time(
     }
 }
 
-/// Why something was not waited for any longer.
+/// Why a wait ended without its result.
 enum Missed {
     Elapsed,
     /// The client went away.
     Gone,
 }
 
-/// What the endpoint says, if it says it before `due` and while there is somebody to tell.
+/// Waits for `news` from the endpoint until `due`, or until the client is gone. The client is watched only
+/// after `WATCH_AFTER`.
 async fn watched<F: Future>(
     io: &Io,
     due: Time,
@@ -327,7 +328,7 @@ async fn watched<F: Future>(
     }
 }
 
-/// The same, from now on.
+/// Like `watched`, but watches the client from now on.
 async fn watch<F: Future + Unpin>(
     io: &Io,
     due: Time,
@@ -361,7 +362,7 @@ async fn part_in_time(
     Box::pin(part_waited_for(io, limits, due, receiver, sink)).await
 }
 
-/// A part that did not come soon.
+/// Waits for a part that did not come within `WATCH_AFTER`.
 async fn part_waited_for(
     io: &Io,
     limits: Limits<'_>,
@@ -371,8 +372,8 @@ async fn part_waited_for(
 ) -> Result<BodyPart, DownloadError> {
     loop {
         if receiver.is_held() {
-            // The endpoint may not send: what it sent before still waits for a slow client, whose limits
-            // hold. Once it has taken that, the endpoint has its time again.
+            // The endpoint cannot send, since its earlier bytes still wait for a slow client. Meanwhile the
+            // client's limits hold; once the client has taken the bytes, the endpoint's time begins anew.
             if let Some(part) = part_unless_taken(receiver, sink).await? {
                 return Ok(part);
             }

@@ -1,5 +1,5 @@
-//! A request body on its way to an endpoint: read whole before the first attempt where its route asks for
-//! that, and kept for a second attempt as far as one is allowed.
+//! A request body on its way to an endpoint. It is read whole before the first attempt if its route asks for
+//! that. It is kept for a second attempt as far as one is allowed.
 
 use std::task::{Context, Poll};
 
@@ -7,27 +7,27 @@ use super::body::{BodyPart, BodySource, SourceError};
 use crate::http::message::Fields;
 use crate::io::{Chunk, Io};
 
-/// A body source that can begin again while it gave no more than it could keep.
+/// A body source that can begin again as long as it gave no more than it keeps.
 #[derive(Debug)]
 pub(super) struct Replay<'a, B> {
     source: &'a mut B,
-    /// What was read ahead.
+    /// Parts that were read ahead.
     ahead: Vec<Chunk>,
-    /// The data given after that; meaningless once `lost`.
+    /// Bytes that were given after those parts; meaningless once `lost`.
     kept: Vec<u8>,
     kept_max: usize,
     /// The end was taken from the source, with these trailers.
     ended: Option<Fields>,
     /// More was given than is kept.
     lost: bool,
-    /// The next of `ahead` to give.
+    /// The index of the next part of `ahead` to give.
     at: usize,
     /// `kept` is to be given after them.
     again: bool,
 }
 
 impl<'a, B: BodySource> Replay<'a, B> {
-    /// Keeps up to `kept_max` bytes of what is not read ahead.
+    /// Wraps `source`. Of the bytes that are not read ahead, up to `kept_max` are kept.
     pub(super) fn new(source: &'a mut B, kept_max: usize) -> Self {
         Self {
             source,
@@ -41,8 +41,8 @@ impl<'a, B: BodySource> Replay<'a, B> {
         }
     }
 
-    /// Reads the whole body, under the worker's buffer budget. `false` when that had no room for it: what was
-    /// read goes first, the rest comes as it comes.
+    /// Reads the whole body, under the worker's buffer budget. `false`: the budget has no room for it. The
+    /// parts read so far are then given first, and the rest as it arrives.
     pub(super) async fn read_ahead(&mut self, io: &Io) -> Result<bool, SourceError> {
         loop {
             match self.source.next().await? {
@@ -105,7 +105,7 @@ impl<B: BodySource> BodySource for Replay<'_, B> {
         if let Some(trailers) = &self.ended {
             return Ok(BodyPart::End(trailers.clone()));
         }
-        // What the source took before it failed is given to nobody: there is no beginning again behind that.
+        // A source that failed took bytes that it never gave, so the body cannot begin again.
         let part = self.source.next().await.inspect_err(|_| self.lost = true)?;
         match &part {
             BodyPart::Data(chunk) => self.keep(chunk),
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::error::RefusalReason;
 
-    /// Gives a part, fails, and would go on behind what it took then.
+    /// Gives a part, fails, and would then go on behind the bytes that it never gave.
     struct Failing(u8);
 
     impl BodySource for Failing {

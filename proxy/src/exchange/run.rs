@@ -1,5 +1,5 @@
-//! The way of one exchange: its request becomes the one that is forwarded, finds its route, and is answered
-//! by an endpoint, within as many attempts as its upstream allows, or by ourselves.
+//! The way of one exchange. Its request is made ready to be forwarded and finds its route. An endpoint
+//! answers it, within the attempts that its upstream allows, or we answer it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -23,12 +23,12 @@ use crate::http::message::{BodyLength, Method, RequestHead, ResponseHead};
 use crate::http::upgrade;
 use crate::route::{Action, Route};
 
-/// Bytes of a request body that are kept for sending it again; a longer one is sent once.
+/// Bytes of a request body that are kept for sending it again; a longer body is sent once.
 const REPLAY_BYTES: usize = 16 * 1024;
 
 /// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it
-/// itself. `head` becomes what is forwarded; it is borrowed, since a future keeps a copy of each value that
-/// moves through it. The exchange stops at its next await once `cancel` is given.
+/// itself. `head` becomes the head that is forwarded; it is borrowed, since a future keeps a copy of each
+/// value that moves through it. The exchange stops at its next await once `cancel` is given.
 pub async fn exchange<U: Upstreams>(
     head: &mut RequestHead,
     source: &mut impl BodySource,
@@ -99,7 +99,7 @@ async fn run<U: Upstreams>(
         && length <= route.buffer_request
         && !source.is_whole(length)
     {
-        // Boxed: what came in one piece with its head, as most short bodies do, never gets here.
+        // Boxed, since it is rare: most short bodies come in one piece with their head.
         let read = Box::pin(source.read_ahead(scene.io)).await;
         scene.note(|record| record.reached(Phase::Body));
         match read {
@@ -111,14 +111,14 @@ async fn run<U: Upstreams>(
         }
     }
     if source.awaits_continue() {
-        // The endpoint is asked in the client's stead, and may refuse before anything was sent in vain.
+        // The endpoint is asked in the client's stead, and may refuse before the body is sent in vain.
         forward::expect_continue(head);
     }
     sink.read_ahead(route.buffer_response);
     attempt(upstream, route, head, &mut source, sink, scene).await
 }
 
-/// Makes a client's head the one that is forwarded.
+/// Turns a client's head into the head that is forwarded.
 fn prepare<U>(head: &mut RequestHead, scene: &Scene<'_, U>) {
     let client = scene.client.peer.ip().to_canonical();
     let origin = Origin {
@@ -132,9 +132,9 @@ fn prepare<U>(head: &mut RequestHead, scene: &Scene<'_, U>) {
     forward::request(head, &origin);
 }
 
-/// The answer to an OPTIONS or TRACE request whose Max-Forwards ends here, if it does; else it is counted
-/// down (RFC 9110 §7.6.2). OPTIONS gets a status; TRACE is refused, since its answer would show fields that
-/// were not meant for the client.
+/// The answer to an OPTIONS or TRACE request whose Max-Forwards ends here. Other requests give `None`; their
+/// Max-Forwards is counted down (RFC 9110 §7.6.2). OPTIONS gets a status. TRACE is refused, since its answer
+/// would show fields that were not meant for the client.
 fn last_hop(head: &mut RequestHead) -> Option<Result<u16, RefusalReason>> {
     if !matches!(head.method, Method::Options | Method::Trace) {
         return None;
@@ -156,9 +156,9 @@ fn edit_request(head: &mut RequestHead, edits: Option<&Edits>) {
     }
 }
 
-/// Attempts of one request, until an endpoint answers or no further attempt is allowed. An attempt that
-/// failed before the client heard of a response is followed by another if the endpoint surely did nothing, or
-/// if the request may be repeated; and if its body can be sent again.
+/// Makes attempts until an endpoint answers or no further attempt is allowed. Another attempt follows a
+/// failed one only before the client heard of a response, and only if the body can be sent again. The
+/// endpoint must surely have done nothing, or the request be one that may be repeated.
 async fn attempt<U: Upstreams, B: BodySource>(
     upstream: usize,
     route: &Route,

@@ -1,4 +1,4 @@
-//! What an exchange needs to know beside its message.
+//! The surroundings of an exchange: everything that it needs to know beside its message.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,28 +15,28 @@ use crate::route::RouteTable;
 pub struct Scene<'a, U> {
     /// Time, timers, memory.
     pub io: &'a Io,
-    /// The worker's.
+    /// The worker's counters.
     pub counters: &'a Counters,
-    /// Of the snapshot that this exchange runs under.
+    /// The routes of the snapshot that this exchange began with.
     pub routes: &'a RouteTable,
-    /// The same snapshot's.
+    /// The upstreams of the same snapshot.
     pub upstreams: &'a U,
     /// The listener the request came in by.
     pub listener: &'a Listener,
-    /// Who asks.
+    /// The client that asks.
     pub client: Client<'a>,
-    /// Who the client proved to be, for X-Forwarded-Client-Cert.
+    /// The identity that the client's certificate proved: the value of X-Forwarded-Client-Cert.
     pub identity: Option<&'a str>,
     /// The client's handshake is not over.
     pub is_early: bool,
     /// For a request without an id of its own.
     pub new_request_id: RequestId,
-    /// What the access log is told; `None` while it is off.
+    /// The record for the access log; `None` while the log is off.
     pub record: Option<&'a Record>,
 }
 
 impl<U> Scene<'_, U> {
-    /// How the client reached us.
+    /// The scheme by which the client reached us.
     pub(super) const fn scheme(&self) -> &'static str {
         self.listener.protocol.scheme()
     }
@@ -52,16 +52,16 @@ impl<U> Scene<'_, U> {
 /// The client's end of its connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
-    /// Its address: that of its connection, or what a trusted proxy's PROXY header said.
+    /// The client's address: its connection's, or the address in a trusted proxy's PROXY header.
     pub peer: SocketAddr,
-    /// Where it connected to.
+    /// The address that the client connected to.
     pub local: Local<'a>,
-    /// For where that is not known: the listener's address.
+    /// The listener's address, for a client whose `local` is not known.
     pub fallback: Option<SocketAddr>,
 }
 
 impl Client<'_> {
-    /// Where it connected to.
+    /// The address that the client connected to; `None`: it is not known.
     #[must_use]
     pub fn destination(&self) -> Option<SocketAddr> {
         let local = match self.local {
@@ -72,12 +72,12 @@ impl Client<'_> {
     }
 }
 
-/// An address that is asked of the kernel only where somebody wants to know.
+/// An address that the kernel is asked for only when it is needed.
 #[derive(Clone, Copy)]
 pub enum Local<'a> {
-    /// A PROXY header said it.
+    /// The address that a PROXY header named.
     Known(SocketAddr),
-    /// The connection's own.
+    /// The connection's own address.
     Asked(&'a dyn Fn() -> Option<SocketAddr>),
 }
 

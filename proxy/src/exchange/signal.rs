@@ -1,4 +1,5 @@
-//! A signal that is given once and that many may wait for: that an exchange is to stop, that a drain began.
+//! A signal that is given once and that many may wait for, such as the stop of an exchange or the beginning
+//! of a drain.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,14 +17,14 @@ struct State {
     waiters: RefCell<Waiters>,
 }
 
-/// An HTTP/1 session waits once at a time, which takes no memory beside the signal's own.
+/// An HTTP/1 session has one waiter at a time, which takes no memory beside the signal's own.
 #[derive(Debug, Default)]
 struct Waiters {
     first: Option<Option<Waker>>,
     others: Slab<Option<Waker>>,
 }
 
-/// Which of the waiters.
+/// The place of a waiter.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     First,
@@ -31,7 +32,7 @@ enum Place {
 }
 
 impl Signal {
-    /// Gives it. All who wait are woken.
+    /// Gives the signal and wakes all waiters.
     pub fn give(&self) {
         self.0.given.set(true);
         let woken: Vec<Waker> = {
@@ -49,7 +50,7 @@ impl Signal {
         self.0.given.get()
     }
 
-    /// Somebody who waits for it, until it is dropped.
+    /// A new waiter for this signal, until it is dropped.
     #[must_use]
     pub fn waiter(&self) -> Waiter {
         let waiters = &mut *self.0.waiters.borrow_mut();

@@ -1,5 +1,5 @@
-//! What HTTP/2 and HTTP/3 need of exchanges: many over one session and one connection to an endpoint, where
-//! each fares for itself. Each case runs over a fake multiplexed endpoint, and over connections of HTTP/1.
+//! Exchanges as HTTP/2 and HTTP/3 need them: many over one session and one connection to an endpoint, each
+//! with a fate of its own. Each case runs over a fake multiplexed endpoint, and over connections of HTTP/1.
 
 mod h1;
 mod multiplexed;
@@ -21,7 +21,7 @@ use crate::http::message::{BodyLength, Fields, Method, RequestHead, Version};
 use crate::io::Chunk;
 use crate::worker::testing::Bench;
 
-/// What an endpoint says on one request.
+/// A step of an endpoint's answer to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Say {
     /// A head, 200; a body of unknown length follows.
@@ -34,7 +34,8 @@ enum Say {
     Switch,
     /// It ends this exchange, before or within its response.
     Reset,
-    /// It goes, and did not process this request; over HTTP/1 nobody can say so, and it just ends.
+    /// It goes away and did not process this request. HTTP/1 has no way to say so: there the connection just
+    /// ends.
     Unprocessed,
 }
 
@@ -47,8 +48,8 @@ trait World {
     fn upstreams(&self) -> Rc<Self::Upstreams>;
     /// How many requests the endpoint heard of.
     fn heard(&mut self) -> usize;
-    /// The endpoint takes up to so many bytes of a request's body, and more may come for them; whether that
-    /// is all.
+    /// Lets the endpoint take up to `bytes` bytes of a request's body, which makes room for more. The `bool`:
+    /// the body is whole.
     fn take(&mut self, request: usize, bytes: usize) -> (Vec<u8>, bool);
     fn say(&mut self, request: usize, what: Say);
     /// Whether we ended a request early.
@@ -375,7 +376,7 @@ fn a_request_that_was_surely_not_processed_goes_out_again_whatever_its_method() 
     world.check_freed();
 }
 
-/// The same with a body: one that was given away in part and not kept cannot go out again.
+/// The same with a body: a body that was sent in part and not kept cannot go out again.
 #[test]
 fn a_body_that_is_not_kept_is_not_sent_again() {
     let (mut world, session) = (Multiplexed::new(), Session::with_window(1 << 20));

@@ -8,9 +8,9 @@ use crate::io::{Chunk, Progress, Stream, StreamError};
 
 /// The endpoint's end of a tunnel. Dropping it resets it, so that a tunnel that was cut looks cut.
 pub trait TunnelEnd: Debug {
-    /// Its bytes.
+    /// The bytes of both directions.
     fn duplex(&self) -> &dyn Duplex;
-    /// Ends it in order once what is queued was sent.
+    /// Ends it in order once all queued bytes are sent.
     fn close(self: Box<Self>);
 }
 
@@ -18,19 +18,19 @@ pub trait TunnelEnd: Debug {
 pub trait Duplex {
     /// Received bytes, in order; `None`: nothing more comes.
     fn poll_read(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, StreamError>>;
-    /// Ready while it takes more.
+    /// Ready while it takes more bytes.
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>>;
     /// Ready once everything queued was sent.
     fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>>;
     /// Queues bytes.
     fn write(&self, chunk: Chunk);
-    /// Nothing more will be written; its peer reads the end after what is queued.
+    /// Ends the direction to the peer, which reads the end behind all queued bytes.
     fn shutdown_write(&self);
     /// Bytes queued and not sent yet.
     fn unsent(&self) -> usize;
     /// When bytes last moved, and how many.
     fn progress(&self) -> Progress;
-    /// Why it broke, if it did.
+    /// Why it broke; `None`: it has not.
     fn error(&self) -> Option<StreamError>;
     /// Gives back memory kept for bytes to come.
     fn shrink(&self);

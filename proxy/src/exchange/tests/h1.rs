@@ -1,4 +1,4 @@
-//! The same endpoint over HTTP/1: each exchange has a connection, and what ends an exchange early ends its
+//! The same endpoint over HTTP/1: each exchange has a connection, and an early end of an exchange ends its
 //! connection.
 
 use std::rc::Rc;
@@ -22,7 +22,7 @@ pub(super) struct Http1 {
 
 struct Request {
     peer: Peer,
-    /// Once its head was read.
+    /// `Some` once the request's head was read.
     body: Option<BodyDecoder>,
     received: Vec<u8>,
     is_whole: bool,

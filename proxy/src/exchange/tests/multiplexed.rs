@@ -1,6 +1,6 @@
-//! An endpoint that carries many exchanges over one connection, as one of HTTP/2 does: streams share a window
-//! of bytes that it takes; it resets one and spares the others; it says goodbye and which requests it did not
-//! process.
+//! An endpoint that carries many exchanges over one connection, as an HTTP/2 endpoint does. Its streams share
+//! a window of bytes that it takes. It can reset one stream and spare the others. When it goes away, it says
+//! which requests it did not process.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ use crate::io::{Chunk, Progress, StreamError};
 use crate::time::Time;
 use crate::worker::testing::{self, Bench, origin_address};
 
-/// Bytes of request bodies that it takes at first, over all streams of a connection.
+/// Bytes of request bodies that the endpoint takes at first, over all streams of a connection.
 const WINDOW: usize = 8 << 10;
 
 /// See the module.
@@ -36,7 +36,7 @@ struct Endpoint {
 
 struct Connection {
     window: usize,
-    /// It takes no further streams.
+    /// The connection takes no further streams.
     is_leaving: bool,
     leases: usize,
 }
@@ -45,10 +45,10 @@ struct Stream {
     connection: usize,
     body: Vec<u8>,
     is_ended: bool,
-    /// By us.
+    /// We reset it.
     is_reset: bool,
     said: VecDeque<Say>,
-    /// Of a tunnel.
+    /// Bytes that the endpoint got through a tunnel.
     heard: Vec<u8>,
     is_tunnel_ended: bool,
 }
@@ -194,9 +194,9 @@ impl StreamLease {
         self.state.borrow().id.expect("its head was sent")
     }
 
-    /// The endpoint's next word on it.
+    /// The endpoint's next step on this stream.
     fn poll_said(&self, cx: &Context<'_>) -> Poll<Say> {
-        // An upload's response is waited for before its head was sent.
+        // The response to an upload may be waited for before its head was sent.
         let Some(id) = self.state.borrow().id else { return self.endpoint.wait(cx) };
         let said = self.endpoint.0.borrow_mut().streams[id].said.pop_front();
         said.map_or_else(|| self.endpoint.wait(cx), Poll::Ready)

@@ -25,7 +25,7 @@ struct Shared {
 }
 
 impl Session {
-    /// The client takes so many bytes, of any of its streams.
+    /// Lets the client take so many bytes, of any of its streams.
     pub(super) fn with_window(bytes: usize) -> Self {
         let session = Self::default();
         session.0.window.set(bytes);
