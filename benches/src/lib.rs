@@ -1,5 +1,5 @@
-//! What the benchmarks share: medians with their spread, random numbers that are the same in every run, the
-//! relay, and the cases of `micro`.
+//! Code that the benchmarks share: medians with their spread, random numbers that are the same in every run,
+//! the relay, and the cases of `micro`.
 
 pub mod cases;
 pub mod load;
@@ -8,30 +8,30 @@ pub mod relay;
 /// Lets the calling thread run on this CPU alone.
 ///
 /// # Errors
-/// EINVAL for a CPU that is not there or not allowed.
+/// EINVAL if the CPU does not exist or is not allowed.
 pub fn pin(cpu: usize) -> std::io::Result<()> {
     let mut set = nix::sched::CpuSet::new();
     set.set(cpu)?;
     Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?)
 }
 
-/// The middle and the ends of a few measurements.
+/// The median and the extremes of a few measurements.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// Half are at most this.
+    /// The middle value.
     pub median: f64,
-    /// The least.
+    /// The smallest value.
     pub min: f64,
-    /// The most.
+    /// The largest value.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of at least one value, none of them NaN.
+    /// The spread of at least one value, none of them NaN.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// There is no value.
     #[must_use]
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
@@ -51,7 +51,7 @@ impl Spread {
 pub struct Random(u64);
 
 impl Random {
-    /// The same seed gives the same numbers.
+    /// A generator; the same seed gives the same numbers.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(Spread::of([7.0]), Spread { median: 7.0, min: 7.0, max: 7.0 });
     }
 
-    /// The first outputs for the seed 1234567 that the algorithm's authors' implementation gives.
+    /// The first outputs of the authors' implementation for the seed 1234567.
     #[test]
     fn random_numbers_are_splitmix64s() {
         let mut random = Random::new(1_234_567);

@@ -1,5 +1,5 @@
 //! `arrivals --target 127.0.0.1:P --rate R --connections N --seconds S`: open-loop HTTP/1.1 load (see
-//! `benches::load::arrivals`). The first of the seconds is warm-up and not recorded. Prints one line of JSON.
+//! `benches::load::arrivals`). The first second is warm-up and not recorded. Prints one line of JSON.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
 struct Arguments {
-    /// Where requests go.
+    /// The address that gets the requests.
     #[arg(long)]
     target: SocketAddr,
     /// Requests a second.
@@ -23,7 +23,7 @@ struct Arguments {
     /// Requests under way at a time.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// How long requests arrive, the warm-up of a second in it.
+    /// How long requests arrive, including the warm-up of a second.
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..))]
     seconds: u64,
     /// Path and query.

@@ -1,6 +1,6 @@
 //! `hold --target 127.0.0.1:P --count N`: opens idle keep-alive connections (see `benches::load::hold`),
-//! prints `{"ready":N}`, holds them until standard input ends or SIGTERM comes, and prints `{"alive":M}`.
-//! Where one cannot be made ready it fails.
+//! prints `{"ready":N}`, holds them until standard input ends or SIGTERM comes, and prints `{"alive":M}`. If
+//! a connection does not become ready, it fails.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -15,22 +15,22 @@ use nix::sys::signal::{SigSet, Signal};
 
 #[derive(Parser)]
 struct Arguments {
-    /// Where to connect to.
+    /// The address to connect to.
     #[arg(long)]
     target: SocketAddr,
     /// How many connections.
     #[arg(long)]
     count: usize,
-    /// Source addresses taken in turn.
+    /// Source addresses, used in turn.
     #[arg(long, value_delimiter = ',')]
     sources: Vec<IpAddr>,
     /// Path and query.
     #[arg(long, default_value = "/")]
     path: String,
-    /// Requests on each.
+    /// Requests on each connection.
     #[arg(long, default_value_t = 1)]
     requests: u32,
-    /// How many are opened at a time.
+    /// How many connections are opened at a time.
     #[arg(long, default_value_t = 64)]
     at_once: usize,
 }
@@ -49,12 +49,12 @@ fn run(arguments: Arguments) -> io::Result<()> {
     raise_descriptor_limit()?;
     let Arguments { target, count, sources, path, requests, at_once } = arguments;
     let held = open(&Settings { target, count, sources, path, requests, at_once })?;
-    // Before the threads, which inherit it.
+    // Signals are blocked before the threads start, since threads inherit the mask.
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     signals.thread_block()?;
     println!("{{\"ready\":{count}}}");
-    // Either thread ends the holding; the other one ends with the process. (A terminal or /dev/null cannot be
-    // polled for its end.)
+    // Either thread ends the holding; the other one ends with the process. Threads are needed because a
+    // terminal or /dev/null cannot be polled for its end.
     let (end, by_signal) = io::pipe()?;
     let by_input = by_signal.try_clone()?;
     thread::spawn(move || {

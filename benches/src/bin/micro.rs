@@ -1,7 +1,7 @@
-//! `cargo run --release -p benches --bin micro [-- --json]`: nanoseconds an operation of the parts of a
-//! request, medians over rounds in which the cases take turns. `--only NAME --iterations N` does one case's
-//! operation N times and measures nothing, for a tool that counts: `valgrind --tool=callgrind
-//! target/release/micro --only request-parse-small --iterations 10000`.
+//! `cargo run --release -p benches --bin micro [-- --json]`: the cost of a request's parts, in nanoseconds
+//! for each operation. The figures are medians over rounds in which the cases take turns. `--only NAME
+//! --iterations N` runs one case's operation N times and measures nothing. It serves a tool that counts:
+//! `valgrind --tool=callgrind target/release/micro --only request-parse-small --iterations 10000`.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use benches::Spread;
 use benches::cases::{self, Case, Runner};
 
 const ROUNDS: usize = 11;
-/// Long enough that reading the clock costs nothing, short enough that few rounds are interrupted.
+/// Long enough that reading the clock costs nothing, and short enough that few rounds are interrupted.
 const ROUND: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ fn run() -> Result<(), String> {
     Ok(())
 }
 
-/// A case under way.
+/// A case and its measurements so far.
 struct Measured {
     case: Case,
     run: Runner,
@@ -88,7 +88,7 @@ struct Measured {
 }
 
 impl Measured {
-    /// Warms up, and finds out how many operations make a round.
+    /// Warms up, and finds how many operations make a round.
     fn new(case: Case) -> Self {
         let mut run = (case.make)();
         let mut iterations = 1;

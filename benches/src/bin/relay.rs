@@ -1,6 +1,6 @@
-//! `relay --listen 127.0.0.1:P --upstream 127.0.0.1:Q --cpu N`: the limit, a bare io_uring relay of bytes
-//! (see `benches::relay`). SIGUSR1 prints its counts as one line of JSON to standard error, so does its end
-//! by SIGTERM or SIGINT.
+//! `relay --listen 127.0.0.1:P --upstream 127.0.0.1:Q --cpu N`: the limit for proxies, a bare io_uring relay
+//! of bytes (see `benches::relay`). SIGUSR1 prints its counts as one line of JSON to standard error. SIGTERM
+//! or SIGINT prints them too and ends it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,10 +17,10 @@ use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 
 #[derive(Parser)]
 struct Arguments {
-    /// Where to accept.
+    /// The address to listen on.
     #[arg(long)]
     listen: SocketAddr,
-    /// Where each accepted connection is relayed to.
+    /// The address to which each accepted connection is relayed.
     #[arg(long)]
     upstream: SocketAddr,
     /// The CPU to run on.
@@ -35,7 +35,7 @@ struct Arguments {
     /// Receive buffers.
     #[arg(long, default_value_t = Settings::default().buffers)]
     buffers: u16,
-    /// Bytes of a receive buffer.
+    /// The size of a receive buffer in bytes.
     #[arg(long, default_value_t = Settings::default().buffer_size)]
     buffer_size: u16,
 }

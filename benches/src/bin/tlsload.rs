@@ -1,5 +1,5 @@
-//! Load over TLS (see `benches::load::tls`): connections that each begin with a handshake, full or resumed
-//! (`fresh`); idle ones (`idle`); the latencies of established ones (`probe`).
+//! Load over TLS (see `benches::load::tls`). `fresh`: connections that each begin with a full or resumed
+//! handshake. `idle`: idle connections. `probe`: the latencies of established connections.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 struct Arguments {
-    /// Where to connect to.
+    /// The address to connect to.
     #[arg(long)]
     target: SocketAddr,
     #[command(subcommand)]
@@ -20,28 +20,28 @@ struct Arguments {
 enum Mode {
     /// A connection for each request, until SIGINT.
     Fresh {
-        /// At a time.
+        /// Connections at a time.
         #[arg(long, default_value_t = 16)]
         connections: usize,
-        /// Each but the first of a thread goes on with an earlier session.
+        /// Each connection but a thread's first resumes an earlier session.
         #[arg(long)]
         resume: bool,
     },
     /// Connections that have had one request, until standard input ends.
     Idle {
-        /// How many.
+        /// How many connections.
         #[arg(long)]
         count: usize,
     },
     /// A fixed rate of requests over established connections.
     Probe {
-        /// How many.
+        /// How many connections.
         #[arg(long, default_value_t = 64)]
         connections: usize,
-        /// Requests a second, over all.
+        /// Requests a second, over all connections.
         #[arg(long, default_value_t = 1000)]
         rate: u64,
-        /// How long.
+        /// How many seconds.
         #[arg(long)]
         seconds: u64,
     },

@@ -1,6 +1,6 @@
-//! `cargo run --release -p benches --bin xdp [-- --json]`: what the guard costs a packet, by
-//! BPF_PROG_TEST_RUN (Documentation/bpf/bpf_prog_run), so without driver, interrupt or allocation. Every
-//! round runs every case, and the empty program first: the figures are medians over rounds, the cost above
+//! `cargo run --release -p benches --bin xdp [-- --json]`: the guard's cost for a packet. BPF_PROG_TEST_RUN
+//! (Documentation/bpf/bpf_prog_run) measures it, so no driver, interrupt or allocation is included. Every
+//! round runs the empty program first, then every case. The figures are medians over rounds; the cost above
 //! the empty program is taken within each round. Needs root.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,7 +16,7 @@ use tests::bpf::{Spoofer, empty_program, guard, programs, test_run};
 
 const ROUNDS: usize = 11;
 const REPEAT: u32 = 500_000;
-/// SYNs that empty every bucket before flooded ones are measured.
+/// How many SYNs empty every bucket before flooded packets are measured.
 const FLOOD: u32 = 1_500_000;
 const LISTED: u32 = 20_000;
 
@@ -45,8 +45,9 @@ fn frame(source: impl Into<IpAddr>, flags: u8) -> Vec<u8> {
     bytes
 }
 
-/// Like a list of networks and hosts from all over: of ten, one is IPv6 (29 to 64 bits), four are IPv4 hosts,
-/// three IPv4 networks of 24 bits, two of 16 to 23 (together one address in sixty).
+/// A list that resembles networks and hosts from all over the world. Of ten entries, one is IPv6 (29 to 64
+/// bits), four are IPv4 hosts, three are IPv4 networks of 24 bits, two of 16 to 23. Together they cover one
+/// address in sixty.
 fn mixed() -> Vec<IpNet> {
     let mut random = Random::new(1);
     let net = |number: u32, bits: u64, other: u64| {
@@ -63,7 +64,7 @@ fn mixed() -> Vec<IpNet> {
         net.expect("a prefix").trunc()
     };
     let listed = (0..LISTED * 2).map(|number| net(number, random.next(), random.next()));
-    // Neither the client of the cases below, nor twice.
+    // The list contains neither the client of the cases below nor any network twice.
     let listed =
         listed.filter(|net| !net.contains(&IpAddr::V4(CLIENT)) && !net.contains(&IpAddr::V6(CLIENT6)));
     let mut listed: Vec<IpNet> = listed.take(LISTED as usize + 1_000).collect();
@@ -73,12 +74,12 @@ fn mixed() -> Vec<IpNet> {
     listed
 }
 
-/// Hosts one after the other, so that a neighbour differs in the last bit only.
+/// Consecutive hosts, so that neighbours differ only in their last bits.
 fn host(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0a00_0000 + number)
 }
 
-/// The guard with one configuration, and the spoofer before it.
+/// The guard with one configuration, and a spoofer that runs before it.
 struct Guarded {
     programs: Programs,
     spoofer: Spoofer,
@@ -94,7 +95,7 @@ impl Guarded {
         Self { programs, spoofer }
     }
 
-    /// With these hosts banned for longer than this takes.
+    /// Bans these hosts for longer than the measurement takes.
     fn banning(mut self, hosts: impl Iterator<Item = Ipv4Addr>) -> Self {
         let (now, day) = (control::now(), Duration::from_secs(86_400));
         for host in hosts {
@@ -105,26 +106,26 @@ impl Guarded {
     }
 }
 
-/// Where a case's packets come from.
+/// The sources of a case's packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sources {
     One,
-    /// Each another: the spoofer's cost is in the floor too.
+    /// Each packet has another source. The floor includes the spoofer's cost too.
     New,
 }
 
 struct Case {
     name: &'static str,
     what: &'static str,
-    /// Above the floor.
+    /// The highest cost above the floor that is allowed, in nanoseconds.
     goal: Option<u32>,
-    /// Index into the configurations; none: the empty program.
+    /// Index into the configurations. `None`: the empty program.
     guarded: Option<usize>,
     sources: Sources,
     packet: Vec<u8>,
-    /// What most packets get, by label, or one of these.
+    /// Labels of verdicts. Most packets must get one of these.
     verdicts: &'static [&'static str],
-    /// Every bucket is emptied first.
+    /// A flood empties every bucket first.
     flooded: bool,
     nanos: Vec<u32>,
     above: Vec<f64>,
@@ -157,7 +158,7 @@ impl Case {
         self
     }
 
-    /// One round; what is measured must be what is said.
+    /// Runs one round. Most packets must get the verdicts that the case names.
     fn run(&mut self, floors: &Floors, guarded: &mut [Guarded]) -> u32 {
         let Some(guarded) = self.guarded.and_then(|index| guarded.get_mut(index)) else {
             return time(floors.of(self.sources), &self.packet, REPEAT);
@@ -174,7 +175,8 @@ impl Case {
         let nanos = time(program.as_fd(), &self.packet, REPEAT);
         let after = guarded.programs.guard.verdicts().expect("counters");
         let counted: u64 = self.verdicts.iter().map(|label| after[*label] - before[*label]).sum();
-        // One address in sixty is on the mixed list, and a flooded bucket has a SYN again after a second.
+        // Some packets get another verdict: the mixed list contains one address in sixty, and a flooded
+        // bucket has a SYN again after a second.
         assert!(
             counted >= u64::from(REPEAT) * 3 / 4,
             "{}: only {counted} were {:?}",
@@ -185,7 +187,7 @@ impl Case {
     }
 }
 
-/// The empty program, alone and behind a spoofer.
+/// The empty program, alone and after a spoofer.
 struct Floors {
     empty: OwnedFd,
     spoofer: Spoofer,
@@ -204,7 +206,7 @@ fn time(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> u32 {
     test_run(program, packet, repeat).expect("a run").nanos
 }
 
-/// The configurations, and what is asked of each.
+/// The configurations, and the cases over them.
 fn cases() -> (Vec<Guarded>, Vec<Case>) {
     const EMPTY: Option<usize> = Some(0);
     const ONE_ADDRESS: Option<usize> = Some(1);
@@ -326,7 +328,7 @@ fn main() {
             if case.guarded.is_none() {
                 *floor = nanos;
             }
-            // The first round warms up.
+            // The first round only warms up.
             if round > 0 {
                 case.nanos.push(nanos);
                 case.above.push(f64::from(nanos) - f64::from(*floor));

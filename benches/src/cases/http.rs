@@ -1,4 +1,4 @@
-//! HTTP/1.1: heads in, changed, and out.
+//! HTTP/1.1: heads parsed, changed, and written.
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;

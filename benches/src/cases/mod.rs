@@ -1,30 +1,30 @@
-//! The cases of `micro`: what they do is in the modules, one operation at a time and without a clock.
+//! The cases of `micro`. The modules hold the operations; each runs one operation at a time, without a clock.
 
 mod http;
 mod parts;
 mod session;
 
-/// Does so many operations.
+/// Runs the given number of operations.
 pub type Runner = Box<dyn FnMut(u64)>;
 
 /// One operation to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// As `--only` takes it.
+    /// The name for `--only`.
     pub name: &'static str,
-    /// What one operation is.
+    /// A description of one operation.
     pub what: &'static str,
-    /// Prepares everything that is not to be measured.
+    /// Prepares the case, outside of the measured time.
     pub make: fn() -> Runner,
 }
 
-/// Every case, in the order of a request's way.
+/// Every case, in the order in which a request meets them.
 #[must_use]
 pub fn all() -> Vec<Case> {
     [http::CASES, parts::CASES, session::CASES].concat()
 }
 
-/// Loops without a call through a pointer for each operation.
+/// A loop that calls no function pointer for each operation.
 fn each(mut operation: impl FnMut() + 'static) -> Runner {
     Box::new(move |operations| {
         for _ in 0..operations {
@@ -37,7 +37,7 @@ fn each(mut operation: impl FnMut() + 'static) -> Runner {
 mod tests {
     use super::*;
 
-    /// Every case checks what it does by itself; a small number of operations also crosses its edges.
+    /// Every case checks its own results. A small number of operations also covers its boundaries.
     #[test]
     fn every_case_runs() {
         for case in all() {

@@ -1,4 +1,4 @@
-//! What a request passes besides HTTP: the router, the pool of upstream connections, the timers.
+//! The parts of a request's way besides HTTP: the router, the pool of upstream connections, the timers.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ fn route(count: usize) -> Runner {
         .collect();
     let table = RouteTable::new(routes);
     let mut random = Random::new(1);
-    // Paths below the routes in no order, so that neither branch nor cache learns them by heart.
+    // The paths below the routes come in random order, so that branch predictor and cache cannot learn them.
     let wanted = (0..512).map(|_| random.next() as usize % count);
     let paths: Vec<(String, usize)> = wanted
         .map(|number| (format!("{}/item/1234", prefix(number).trim_end_matches('/')), number))
@@ -57,7 +57,7 @@ fn route(count: usize) -> Runner {
     })
 }
 
-/// 32 connections to two endpoints, leased by turns.
+/// A pool with 32 connections to two endpoints, leased in turn.
 fn pool() -> Runner {
     let limits = model::Pool {
         max_idle: 64,
@@ -79,7 +79,7 @@ fn pool() -> Runner {
     })
 }
 
-/// Timers as a proxy has them: most are disarmed long before they are due.
+/// Timers as a proxy uses them: most are disarmed long before they are due.
 fn timer_cancel() -> Runner {
     let mut random = Random::new(1);
     let now = Time::from_nanos(1_000_000_000);
@@ -97,7 +97,7 @@ fn timer_cancel() -> Runner {
     })
 }
 
-/// Time goes on by what lies between two requests, and every timer fires some of them later.
+/// At each step, time advances as between two requests; every timer fires a few steps later.
 fn timer_fire() -> Runner {
     const STEP: Duration = Duration::from_millis(20);
     let mut now = Time::from_nanos(1_000_000_000);

@@ -1,6 +1,6 @@
 //! A whole request of a session on a kept-alive connection: the engine, the session, its exchange and the
-//! pool, over the simulated ring. The simulation's own work (maps and queues of bytes in place of a kernel)
-//! is in the figure: it is for comparing one build with another, and for counting instructions by function.
+//! pool, over the simulated ring. The figure includes the simulation's own work: maps and queues of bytes
+//! instead of a kernel. It serves to compare two builds, and to count instructions by function.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case] = &[
 /// A perfect network: nothing is cut, late or lost.
 const NO_FAULTS: Faults = Faults { short: false, delay: 0, window: 1 << 20, ..Faults::mild() };
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:19002\r\n\r\n";
-/// Turns of the engine that one request may take: far more than it does.
+/// The limit on the engine's turns for one request, far more than it needs.
 const TURNS_MAX: u32 = 10_000;
 
 const TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -121,7 +121,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
     }
 }
 
-/// Answers whatever ends like a request head; the engine sends a head in one piece.
+/// Answers any bytes that end like a request head. The engine sends a head in one piece.
 fn answer(body: usize) -> Vec<u8> {
     let mut response =
         format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\nServer: origin\r\n\r\n").into_bytes();
@@ -180,7 +180,7 @@ impl Bench {
 
 fn session(body: usize) -> Runner {
     let mut bench = Bench::new(body);
-    // The upstream connection is made by the first.
+    // The first request makes the upstream connection.
     bench.request();
     each(move || bench.request())
 }

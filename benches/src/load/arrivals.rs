@@ -1,6 +1,6 @@
-//! Open-loop load: requests arrive at fixed times whatever the server does, and wait where no connection is
-//! free. A latency counts from the time a request was due, so a server's pause is seen by all requests that
-//! it made wait.
+//! Open-loop load: requests arrive at fixed times, however slow the server is, and wait while no connection
+//! is free. A latency counts from the time at which a request was due. So a server's pause shows in all
+//! requests that it delayed.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,49 +14,49 @@ use super::poll::Poll;
 use super::response::{Malformed, Reader, Response};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// How long answers are waited for after the last arrival.
+/// How long the run waits for answers after the last arrival.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
-/// Pause before a connection that could not be opened is tried again.
+/// The pause before a connection that failed to open is tried again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 
-/// What to offer to whom.
+/// The load to offer.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where requests go.
+    /// The address that gets the requests.
     pub target: SocketAddr,
     /// Path and query.
     pub path: String,
-    /// Arrivals a second; rounded to whole nanoseconds between two.
+    /// Arrivals per second. The time between two is rounded to whole nanoseconds.
     pub rate: u32,
-    /// Requests under way at a time, at most.
+    /// The most requests under way at a time.
     pub connections: u32,
-    /// How long requests arrive.
+    /// The time in which requests arrive.
     pub duration: Duration,
-    /// How long from the start nothing is recorded.
+    /// The time from the start in which nothing is recorded.
     pub warm_up: Duration,
 }
 
-/// What came of it, of the requests due after the warm-up.
+/// The results for requests that were due after the warm-up.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Requests that became due.
     pub scheduled: u64,
-    /// Answered with a 2xx or 3xx status.
+    /// Requests answered with a 2xx or 3xx status.
     pub completed: u64,
-    /// Answered otherwise, cut off, or not answered by the end.
+    /// Requests with another status, cut off, or without an answer by the end.
     pub errors: u64,
-    /// Of these, the ones without an answer at the end.
+    /// The errors that had no answer at the end.
     pub unfinished: u64,
-    /// The time in which they became due.
+    /// The time in which the requests became due, in seconds.
     pub seconds: f64,
     /// Answers in that time, per second.
     pub rate: f64,
-    /// Nanoseconds from due to answered; an unfinished one counts with its age at the end.
+    /// Nanoseconds from due to answered. An unfinished request counts with its age at the end.
     pub latencies: Histogram,
 }
 
-/// A request: when it was due, in nanoseconds from the start, and whether a connection that closed unused has
-/// cost it one try.
+/// A request: when it was due, in nanoseconds from the start, and whether it was tried once already. A
+/// connection that closed unused causes a second try.
 #[derive(Clone, Copy, Debug)]
 struct Due {
     at: u64,
@@ -74,9 +74,9 @@ struct Connection {
     stream: Option<TcpStream>,
     state: State,
     reader: Reader,
-    /// Tells its events from those of the connection that had its place before.
+    /// Distinguishes this connection's events from events of the earlier connection in its place.
     generation: u32,
-    /// It has answered before, so the server may close it at any time by right.
+    /// The connection has answered before, so the server may rightly close it at any time.
     has_served: bool,
 }
 
@@ -91,7 +91,7 @@ struct Load<'a> {
     start: Instant,
     /// Nanoseconds between two arrivals.
     spacing: u64,
-    /// Arrivals that have been sent or are in `retries`, of how many.
+    /// Arrivals that were sent or are in `retries`.
     sent: u64,
     total: u64,
     warm_up: u64,
@@ -101,10 +101,10 @@ struct Load<'a> {
     buffer: Vec<u8>,
 }
 
-/// Offers the load and reports.
+/// Offers the load and returns the results.
 ///
 /// # Errors
-/// A target that cannot be reached at the start; what epoll says.
+/// The target cannot be reached at the start, or epoll fails.
 pub fn run(settings: &Settings) -> io::Result<Report> {
     let mut load = Load::new(settings)?;
     load.connect_all()?;
@@ -206,7 +206,7 @@ impl<'a> Load<'a> {
             if now >= give_up || (is_all_sent && now >= self.end && !self.is_any_busy()) {
                 return Ok(());
             }
-            // With no connection free, the next event is an answer; a due arrival must not make the loop
+            // If no connection is free, the next event is an answer. A due arrival must not make the loop
             // spin.
             let next = if self.sent < self.total { self.sent * self.spacing } else { self.end };
             let wake = if next > now { next } else { give_up };
@@ -232,7 +232,7 @@ impl<'a> Load<'a> {
             } else {
                 return;
             };
-            // Never empty here: see the loop.
+            // The loop's condition says that `idle` is not empty.
             if let Some(index) = self.idle.pop_front() {
                 self.send(index, due);
             }
@@ -243,7 +243,7 @@ impl<'a> Load<'a> {
         let connection = &mut self.connections[index];
         connection.state = State::Busy(due);
         let written = connection.stream.as_mut().map(|stream| stream.write(&self.request));
-        // An idle connection's socket buffer is empty: less than all of a small request is as good as an
+        // An idle connection's socket buffer is empty, so a partial write of a small request counts as an
         // error.
         if !matches!(written, Some(Ok(count)) if count == self.request.len()) {
             self.lost(index);
@@ -283,8 +283,8 @@ impl<'a> Load<'a> {
                         Ok(Some(response)) => self.answered(index, response),
                         Err(Malformed) => return self.lost(index),
                     }
-                    // Less than the buffer holds is all there is; an end that came with it shows in the
-                    // flags.
+                    // Fewer bytes than the buffer holds means that no more are there. An end that came with
+                    // them shows in the flags.
                     if count < self.buffer.len() && !flags.contains(EpollFlags::EPOLLRDHUP) {
                         return;
                     }
@@ -318,8 +318,8 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// A connection's end. What it was asked goes to another one if it may have been closed, as idle, before
-    /// it saw the request.
+    /// Handles a connection's end. If the server may have closed it as idle before it saw the request, the
+    /// request goes to another connection.
     fn lost(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         connection.stream = None;
@@ -390,8 +390,8 @@ mod tests {
         }
     }
 
-    /// A server that says `answer(n)` to the n-th request of a connection, and closes after so many, or at
-    /// None.
+    /// A server that sends `answer(n)` to the n-th request of a connection. It closes after `requests`
+    /// requests, or if the answer is `None`.
     fn serve(
         requests: usize,
         answer: impl Fn(usize) -> Option<Vec<u8>> + Clone + Send + 'static,
@@ -436,7 +436,7 @@ mod tests {
         });
         let report = run(&settings(address, 200, 1)).unwrap();
         assert_eq!((report.completed, report.errors), (200, 0));
-        // Evenly spread over the pause: a tenth of all requests waited for 200 ms and longer.
+        // The waits spread evenly over the pause: a tenth of all requests waited for 200 ms or longer.
         assert!(report.latencies.quantile(0.91) > 150_000_000, "{}", report.latencies.quantile(0.91));
         assert!(report.latencies.max() >= 295_000_000);
     }

@@ -1,13 +1,13 @@
-//! A log-linear histogram of nanoseconds: each power of two is cut into 128 equal parts, so a value is known
+//! A log-linear histogram of nanoseconds. Each power of two is cut into 128 equal parts, so a value is known
 //! to 0.8 %.
 
-/// Parts of a power of two, as bits.
+/// The logarithm to base 2 of the parts of a power of two.
 const PART_BITS: u32 = 7;
 const PARTS: usize = 1 << PART_BITS;
-/// All of u64: below PARTS exactly, then one row of parts for each further bit.
+/// Buckets for all of u64: values below PARTS exactly, then one row of parts for each further bit.
 const BUCKETS: usize = (64 - PART_BITS as usize + 1) * PARTS;
 
-/// Counts of values.
+/// How often each value was counted.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     buckets: Vec<u64>,
@@ -44,19 +44,19 @@ impl Histogram {
         self.max = self.max.max(value);
     }
 
-    /// How many were recorded.
+    /// How many values were recorded.
     #[must_use]
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// The largest, exactly.
+    /// The largest value, exactly.
     #[must_use]
     pub const fn max(&self) -> u64 {
         self.max
     }
 
-    /// The value that this share of all does not exceed, at most 0.8 % too large; 0 without values.
+    /// The value that this share of all values does not exceed, at most 0.8 % too large. 0 without values.
     #[must_use]
     pub fn quantile(&self, share: f64) -> u64 {
         let rank = ((self.count as f64 * share).ceil() as u64).clamp(1, self.count.max(1));

@@ -1,5 +1,5 @@
-//! Idle keep-alive connections: each makes a few requests, then nothing more; at the end, those are counted
-//! that still stand.
+//! Idle keep-alive connections: each makes a few requests, then nothing more. At the end, the connections
+//! that are still open are counted.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -11,25 +11,25 @@ use nix::sys::epoll::EpollFlags;
 use super::poll::Poll;
 use super::response::Reader;
 
-/// Without any progress for this long, what is not ready will not be.
+/// After this time without any progress, the run gives up on the connections that are not ready.
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// The token of the descriptor that ends the holding.
 const END: u64 = u64::MAX;
 
-/// Which connections.
+/// The connections to hold.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to.
+    /// The address to connect to.
     pub target: SocketAddr,
-    /// How many.
+    /// The number of connections.
     pub count: usize,
-    /// Source addresses taken in turn; the kernel's choice if empty.
+    /// Source addresses, used in turn. If empty, the kernel chooses.
     pub sources: Vec<IpAddr>,
     /// Path and query.
     pub path: String,
-    /// Requests on each before it idles.
+    /// Requests on each connection before it idles.
     pub requests: u32,
-    /// How many are connecting or asking at a time.
+    /// The number of connections that connect or send requests at a time.
     pub at_once: usize,
 }
 
@@ -37,20 +37,20 @@ struct Connection {
     stream: TcpStream,
     is_connected: bool,
     requests_left: u32,
-    /// Gone once it idles: held connections shall cost little.
+    /// Freed when the connection idles, so that a held connection costs little.
     reader: Option<Box<Reader>>,
 }
 
-/// Connections that stand, or None in place of those that do not.
+/// The held connections; `None` in the place of a closed one.
 pub struct Held {
     poll: Poll,
     connections: Vec<Option<Connection>>,
 }
 
-/// Makes all connections ready.
+/// Opens all connections and makes their requests.
 ///
 /// # Errors
-/// The first connection that cannot be opened, is refused, or answers with something else than 2xx or 3xx; no
+/// The first connection that cannot be opened, is refused, or gets a status other than 2xx or 3xx. Also no
 /// progress for 30 s.
 pub fn open(settings: &Settings) -> io::Result<Held> {
     let request = super::request(settings.target, &settings.path);
@@ -100,7 +100,7 @@ fn at(index: usize, error: &dyn std::fmt::Display) -> io::Error {
 }
 
 impl Connection {
-    /// True when nothing is left to be done.
+    /// Does the next step. True if nothing is left to do.
     fn advance(&mut self, flags: EpollFlags, request: &[u8]) -> io::Result<bool> {
         if !self.is_connected {
             if let Some(error) = self.stream.take_error()? {
@@ -140,7 +140,7 @@ impl Connection {
         }
     }
 
-    /// Makes the next request; true if there is none to make.
+    /// Sends the next request. True if there is none left.
     fn ask(&mut self, request: &[u8]) -> io::Result<bool> {
         if self.requests_left == 0 {
             return Ok(true);
@@ -151,7 +151,7 @@ impl Connection {
     }
 }
 
-/// Neither an end nor a reset has come; stray bytes are thrown away.
+/// Whether neither an end nor a reset has come. Stray bytes are thrown away.
 fn is_alive(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 4096];
     loop {
@@ -165,16 +165,16 @@ fn is_alive(stream: &mut TcpStream) -> bool {
 }
 
 impl Held {
-    /// Holds until `end` is readable or closed; how many still stand.
+    /// Holds the connections until `end` is readable or closed. Returns how many are still open.
     ///
     /// # Errors
-    /// What epoll says.
+    /// epoll fails.
     pub fn hold(mut self, end: BorrowedFd<'_>) -> io::Result<usize> {
         self.poll.add(end, END)?;
         let mut events = Vec::new();
         let mut is_over = false;
         loop {
-            // What happened before the end is still looked at.
+            // Events from before the end are still handled.
             self.poll.wait(is_over.then_some(Duration::ZERO), &mut events)?;
             if is_over && events.is_empty() {
                 return Ok(self.connections.iter().flatten().count());
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Answers `requests` requests of a connection, then keeps it for as long as `keep` says by its number.
+    /// A server that answers `requests` requests of a connection, then keeps it open for `keep(number)`.
     fn serve(
         requests: usize,
         keep: impl Fn(usize) -> Duration + Copy + Send + 'static,

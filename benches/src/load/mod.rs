@@ -1,5 +1,4 @@
-//! HTTP/1.1 load that wrk and h2load do not make: requests at a fixed rate, and many idle connections held
-//! open.
+//! HTTP/1.1 load that wrk and h2load cannot make: requests at a fixed rate, and many idle connections.
 
 pub mod arrivals;
 pub mod histogram;
@@ -21,21 +20,20 @@ use nix::sys::socket::{
 /// Lets this process open as many descriptors as the hard limit allows.
 ///
 /// # Errors
-/// What getrlimit(2) and setrlimit(2) say.
+/// getrlimit(2) or setrlimit(2) fails.
 pub fn raise_descriptor_limit() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-/// A non-blocking socket on its way to `target`: writable when it has arrived or failed.
+/// A non-blocking socket that connects to `target`. It becomes writable when the connect is over.
 fn start_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
     let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     use std::os::fd::AsRawFd;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     if let Some(source) = source {
-        // The port is chosen at the connect, by all four of the addresses and ports: each source has all
-        // ports.
+        // The port is chosen at the connect, when both addresses are known, so each source has all ports.
         setsockopt(&fd, sockopt::IpBindAddressNoPort, &true)?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
     }
@@ -45,7 +43,7 @@ fn start_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Owned
     }
 }
 
-/// The request that is made again and again.
+/// The request that a connection repeats.
 fn request(target: SocketAddr, path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: sluice-load\r\nAccept: */*\r\n\r\n")
         .into_bytes()

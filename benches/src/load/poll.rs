@@ -9,14 +9,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 const EVENTS_MAX: usize = 256;
 
-/// Descriptors and what they are known by.
+/// Descriptors, each with a token.
 pub(super) struct Poll {
     epoll: Epoll,
     events: Vec<EpollEvent>,
 }
 
 impl Poll {
-    /// Waits end as exactly as the kernel can: its slack of 50 µs for timers is turned off for this thread.
+    /// Waits end as precisely as the kernel can: the timer slack of 50 µs is turned off for this thread.
     pub(super) fn new() -> io::Result<Self> {
         nix::sys::prctl::set_timerslack(1)?;
         Ok(Self {
@@ -25,14 +25,14 @@ impl Poll {
         })
     }
 
-    /// Tells of `fd` as `token` until it is closed.
+    /// Reports events of `fd` as `token` until it is closed.
     pub(super) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         let interest =
             EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         Ok(self.epoll.add(fd, EpollEvent::new(interest, token))?)
     }
 
-    /// Appends what became ready; nothing after `timeout` or a signal.
+    /// Appends the descriptors that became ready. After `timeout` or a signal there may be none.
     pub(super) fn wait(
         &mut self,
         timeout: Option<Duration>,
@@ -44,8 +44,8 @@ impl Poll {
         });
         let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let events = self.events.as_mut_ptr().cast::<libc::epoll_event>();
-        // SAFETY: EpollEvent is a transparent epoll_event, of which there are EVENTS_MAX; timeout is null or
-        // a live timespec.
+        // SAFETY: EpollEvent is a transparent epoll_event, and there is room for EVENTS_MAX of them.
+        // `timeout` is null or points to a live timespec.
         let count = unsafe {
             libc::epoll_pwait2(
                 self.epoll.0.as_raw_fd(),

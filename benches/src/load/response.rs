@@ -1,11 +1,12 @@
-//! Reads responses to GET, one after the other on a connection (RFC 9112): status, and where the body ends.
+//! Reads responses to GET, one after the other on a connection (RFC 9112): their status and where the body
+//! ends.
 
 use httparse::Status;
 
 const HEADERS_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// What a response was.
+/// The facts about a response that the load needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Response {
     pub(super) status: u16,
@@ -13,7 +14,7 @@ pub(super) struct Response {
     pub(super) close: bool,
 }
 
-/// Why a connection can be read no further.
+/// The response is malformed, so the connection cannot be read further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
@@ -35,7 +36,7 @@ enum Part {
 #[derive(Debug)]
 pub(super) struct Reader {
     part: Part,
-    /// A head, chunk line or trailer that is not whole yet.
+    /// A head, chunk line or trailer that is incomplete.
     line: Vec<u8>,
     response: Response,
 }
@@ -47,12 +48,13 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// Nothing of a response has come yet.
+    /// Whether nothing of a response has come yet.
     pub(super) fn is_fresh(&self) -> bool {
         matches!(self.part, Part::Head) && self.line.is_empty()
     }
 
-    /// Takes the next bytes; says the response when these are its last. Bytes beyond it were never asked for.
+    /// Takes the next bytes. Returns the response when they complete it. Further bytes are an error: the
+    /// client asked for nothing more.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<Response>, Malformed> {
         loop {
             let ended = match &mut self.part {
@@ -72,7 +74,7 @@ impl Reader {
                     bytes = rest;
                     let size = chunk_size(&self.line)?;
                     self.line.clear();
-                    // A chunk's data has a line end after it.
+                    // A line end follows a chunk's data.
                     self.part = if size == 0 { Part::Trailers } else { Part::Chunk { left: size + 2 } };
                     false
                 }
@@ -101,7 +103,7 @@ impl Reader {
         }
     }
 
-    /// How many of `bytes` the head took, and what follows it.
+    /// How many of `bytes` belong to the head, and the part that follows it.
     fn head(&mut self, bytes: &[u8]) -> Result<(usize, Option<Part>), Malformed> {
         let before = self.line.len();
         let text = if before == 0 {
@@ -130,7 +132,7 @@ impl Reader {
         }
     }
 
-    /// Adds to `line` up to its end; the rest if it is whole.
+    /// Adds bytes to `line` up to its end. Returns the rest if the line is complete.
     fn whole_line<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
         let end = bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1);
         self.line.extend_from_slice(&bytes[..end]);
@@ -153,8 +155,8 @@ fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
     u64::from_str_radix(digits, 16).ok().filter(|&size| size < 1 << 62).ok_or(Malformed)
 }
 
-/// What follows a head, and whether the connection ends with it. A body up to the connection's end is never
-/// asked for here.
+/// The part that follows a head, and whether the connection ends after it. The load never requests a body
+/// that only the connection's end delimits.
 fn framing(head: &httparse::Response<'_, '_>) -> Result<(Part, bool), Malformed> {
     let mut close = head.version == Some(0);
     let mut part = matches!(head.code, Some(204 | 304)).then_some(Part::Body { left: 0 });

@@ -20,8 +20,8 @@ use super::response::Reader;
 
 type Connection = StreamOwned<ClientConnection, TcpStream>;
 
-/// One version, one suite, one group, and a certificate that nobody checks against roots: its signature is
-/// verified all the same.
+/// One version, one suite, one group. The certificate is not checked against roots, but its signature is
+/// verified.
 fn config(resume: bool) -> Arc<ClientConfig> {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256];
@@ -46,7 +46,7 @@ fn connect(target: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Connect
     Ok(StreamOwned::new(client, stream))
 }
 
-/// One request; the response is read whole.
+/// Makes one request and reads the whole response.
 fn ask(connection: &mut Connection, closes: bool) -> io::Result<()> {
     let close = if closes { "Connection: close\r\n" } else { "" };
     connection.write_all(format!("GET / HTTP/1.1\r\nHost: bench.test\r\n{close}\r\n").as_bytes())?;
@@ -89,17 +89,17 @@ fn one_after_the_other(target: SocketAddr, config: &Arc<ClientConfig>, counts: &
     }
 }
 
-/// A connection for each request, until SIGINT or SIGTERM.
+/// Makes a connection for each request, until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// When signals cannot be blocked.
+/// Signals cannot be blocked.
 pub fn fresh(target: SocketAddr, connections: usize, resume: bool) -> io::Result<()> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     signals.thread_block()?;
     let counts = Counts::default();
     thread::scope(|scope| {
         for _ in 0..connections {
-            // Sessions of its own: a ticket is used once.
+            // Each thread has sessions of its own, since a ticket is used once.
             scope.spawn(|| one_after_the_other(target, &config(resume), &counts));
         }
         let _ = signals.wait();
@@ -114,10 +114,10 @@ pub fn fresh(target: SocketAddr, connections: usize, resume: bool) -> io::Result
     Ok(())
 }
 
-/// Connections that have had one request, until standard input ends.
+/// Holds connections that have had one request, until standard input ends.
 ///
 /// # Errors
-/// The first that cannot be had.
+/// The first connection that fails.
 pub fn idle(target: SocketAddr, count: usize) -> io::Result<()> {
     raise_descriptor_limit()?;
     let config = config(false);
@@ -141,10 +141,10 @@ pub fn idle(target: SocketAddr, count: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// A fixed rate of requests over established connections, one at a time.
+/// Makes requests at a fixed rate over established connections, one request at a time.
 ///
 /// # Errors
-/// The first that fails.
+/// The first request that fails.
 pub fn probe(target: SocketAddr, connections: usize, rate: u64, seconds: u64) -> io::Result<()> {
     let quiet = config(false);
     let mut established = Vec::new();

@@ -1,5 +1,6 @@
-//! A bare io_uring relay of bytes, connections 1:1, no HTTP: what a proxy cannot undercut, the floor that all
-//! of them are compared with. One thread, one ring; the buffer that was received is the one that is sent.
+//! A bare io_uring relay of bytes, one upstream connection for each client, no HTTP. No proxy can cost less,
+//! so all proxies are compared with it. It has one thread and one ring, and sends the very buffer that was
+//! received.
 
 mod ring;
 #[cfg(test)]
@@ -14,19 +15,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use io_uring::cqueue;
 use ring::{Chunk, GATHER_MAX, Ring};
 
-/// How large everything may become.
+/// The relay's limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Connections at a time; one more is accepted and closed.
+    /// The most connections at a time. A further one is accepted and closed.
     pub connections: u32,
-    /// Submission queue entries, a power of two; the completion queue has four times as many.
+    /// Submission queue entries, a power of two. The completion queue has four times as many.
     pub entries: u32,
     /// Receive buffers, a power of two, at most 32768.
     pub buffers: u16,
-    /// Bytes of one.
+    /// The size of a receive buffer in bytes.
     pub buffer_size: u16,
-    /// Buffer bytes that one direction of a connection may queue before its receive is stopped; what arrives
-    /// until it has stopped (one bundle) comes on top.
+    /// The buffer bytes that one direction may queue before its receive is stopped. One bundle may still
+    /// arrive until it has stopped.
     pub queue_bytes_max: usize,
 }
 
@@ -42,7 +43,7 @@ impl Default for Settings {
     }
 }
 
-/// What the ring did.
+/// Counts of the ring's work.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Calls of io_uring_enter(2).
@@ -59,12 +60,12 @@ pub struct Counts {
     pub aborted: u64,
 }
 
-/// What a completion is about.
+/// The operation that a completion belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Accept,
     Control,
-    /// Steps of a connection whose result changes nothing: socket, options, cancel, shutdown, close.
+    /// A step whose result changes nothing: socket, options, cancel, shutdown, close.
     Step,
     Connect,
     Receive,
@@ -77,31 +78,31 @@ const fn token(kind: Kind, index: u32) -> u64 {
     (kind as u64) << 32 | index as u64
 }
 
-/// A direction's receive.
+/// The state of a direction's receive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Receive {
-    /// Not with the kernel.
+    /// The kernel has no receive.
     #[default]
     Idle,
     Armed,
-    /// To be stopped; its last completion is still to come.
+    /// A cancel was sent; the receive's last completion is still to come.
     Stopping,
-    /// It found no buffer.
+    /// The receive found no buffer.
     Starved,
-    /// The peer's end was seen.
+    /// The peer sent its end.
     Ended,
 }
 
-/// One direction: bytes received from direct descriptor `i`, in order, to be sent to the other one of the
-/// connection.
+/// One direction: the bytes received from direct descriptor `i`, in order. They are sent to the connection's
+/// other descriptor.
 #[derive(Debug, Default)]
 struct Flow {
     receive: Receive,
     /// The end has been passed on.
     shut: bool,
-    /// How many at the queue's front are being sent.
+    /// How many chunks at the queue's front are being sent.
     sending: usize,
-    /// And how many bytes these are.
+    /// How many bytes these chunks have.
     sending_bytes: i32,
     queue: VecDeque<Chunk>,
 }
@@ -125,12 +126,12 @@ enum State {
 #[derive(Clone, Copy, Debug, Default)]
 struct Connection {
     state: State,
-    /// Operations without their last completion.
+    /// Operations whose last completion has not come.
     in_flight: u32,
 }
 
-/// The relay. Descriptors below `connections` are clients', the one above by that number is the client's
-/// upstream connection.
+/// The relay. Descriptors below `connections` belong to clients. The upstream connection of client `i` has
+/// the descriptor `connections + i`.
 pub struct Relay<'a> {
     ring: Ring,
     settings: Settings,
@@ -144,11 +145,11 @@ pub struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    /// A relay for the calling thread. The listener must be blocking: io_uring would report EAGAIN instead of
+    /// A relay for the calling thread. The listener must be blocking, else io_uring reports EAGAIN instead of
     /// waiting.
     ///
     /// # Errors
-    /// What the kernel's io_uring lacks, and ENOMEM.
+    /// The kernel's io_uring lacks a feature, or memory is short (ENOMEM).
     pub fn new(settings: Settings, listener: &'a TcpListener, upstream: SocketAddr) -> io::Result<Self> {
         let Settings { connections, entries, buffers, buffer_size, queue_bytes_max } = settings;
         let slots = connections as usize;
@@ -165,10 +166,10 @@ impl<'a> Relay<'a> {
         })
     }
 
-    /// Relays until `on_control`, called each time `control` is readable, says to end.
+    /// Relays until `on_control` says to end. It is called each time `control` is readable.
     ///
     /// # Errors
-    /// A ring that fails.
+    /// The ring fails.
     pub fn run(
         &mut self,
         control: BorrowedFd<'_>,
@@ -198,7 +199,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// What happened so far.
+    /// The counts so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts { enters: self.ring.enters(), completions: self.ring.completions(), ..self.counts }
@@ -266,7 +267,7 @@ impl<'a> Relay<'a> {
             let step = token(Kind::Step, index);
             self.ring.open(upstream, [step, step, token(Kind::Connect, index)])?;
         }
-        // Without a place, the next connection's end arms it again.
+        // If no place is free, the end of the next connection arms the accept again.
         let full = matches!(-result, libc::ENFILE | libc::EMFILE | libc::ENOMEM);
         if !more && (!full || self.connections.iter().all(|connection| connection.state == State::Vacant)) {
             self.accept()?;
@@ -329,7 +330,7 @@ impl<'a> Relay<'a> {
                 self.starved.push_back(index);
                 Ok(())
             }
-            // Stopped, or ended by the kernel for its own reasons.
+            // The receive was cancelled, or the kernel ended it for its own reasons.
             libc::ECANCELED | i32::MIN..=-1 => self.resume_receive(index),
             _ => self.abort(index),
         }
@@ -342,14 +343,14 @@ impl<'a> Relay<'a> {
         self.ring.cancel(token(Kind::Receive, index), token(Kind::Step, index))
     }
 
-    /// Arms a stopped receive once half of what may be queued has gone.
+    /// Arms a stopped receive again once half of the bytes that may be queued have gone.
     fn resume_receive(&mut self, index: u32) -> io::Result<()> {
         let mark = self.queue_max / 2;
         let flow = self.flow(index);
         if flow.receive == Receive::Idle && flow.queue.len() <= mark { self.receive(index) } else { Ok(()) }
     }
 
-    /// As many as there are buffers for: each can take one at least.
+    /// Arms as many starved receives as there are unused buffers: each takes at least one.
     fn feed_starved(&mut self) -> io::Result<()> {
         for _ in 0..self.ring.unused() {
             let Some(index) = self.starved.pop_front() else { return Ok(()) };
@@ -400,7 +401,8 @@ impl<'a> Relay<'a> {
         self.resume_receive(index)
     }
 
-    /// Passes the end on when all before it is sent; with both directions' ends the connection ends.
+    /// Passes the end on once all bytes before it are sent. When both directions have ended, the connection
+    /// ends.
     fn pass_end(&mut self, index: u32) -> io::Result<()> {
         let other = self.other(index);
         let flow = self.flow(index);
@@ -416,7 +418,7 @@ impl<'a> Relay<'a> {
         self.ring.shutdown(other, token(Kind::Step, index))
     }
 
-    /// Gives a connection up: what is in flight is cancelled, and both sides will see a reset.
+    /// Gives a connection up: operations in flight are cancelled, and both sides will see a reset.
     fn abort(&mut self, index: u32) -> io::Result<()> {
         self.counts.aborted += 1;
         let client = self.client(index);
@@ -435,7 +437,7 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// The next step of a connection that ends and has nothing in flight.
+    /// Takes the next step of a connection that ends and has no operation in flight.
     fn settle(&mut self, index: u32) -> io::Result<()> {
         let client = self.client(index);
         let upstream = self.other(client);

@@ -1,6 +1,6 @@
 //! The relay's io_uring (io_uring(7)): one provided-buffer ring, direct descriptors, one enter per loop turn.
-//! Received bytes are never looked at: the buffer that the kernel filled is the one that it sends, so no
-//! reference to buffer memory ever exists here.
+//! The relay never looks at received bytes: it sends the very buffer that the kernel filled. So no reference
+//! to buffer memory exists here.
 #![allow(
     unsafe_code,
     reason = "submission entries point to memory, and the buffer ring is shared with the kernel"
@@ -23,32 +23,32 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 const GROUP: u16 = 0;
 /// IORING_REGISTER_FILE_ALLOC_RANGE of linux/io_uring.h.
 const REGISTER_FILE_ALLOC_RANGE: libc::c_uint = 25;
-/// Buffers that one send takes at most.
+/// The most buffers in one send.
 pub(super) const GATHER_MAX: usize = 64;
 const HUGE_PAGE: usize = 2 << 20;
 
-/// A received buffer: which one, and how much of it is filled.
+/// A received buffer: its index and its filled bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
     pub(super) buffer: u16,
     pub(super) length: u16,
 }
 
-/// What a gathering send points to. The kernel has copied it when the entry is submitted
+/// The memory to which a gathering send points. The kernel has copied it once the entry is submitted
 /// (IORING_FEAT_SUBMIT_STABLE).
 struct Gather {
     vectors: [libc::iovec; GATHER_MAX],
     header: libc::msghdr,
 }
 
-/// Options and addresses that entries point to: boxed, and never changed.
+/// Options and addresses to which entries point. They are boxed and never change.
 struct Constants {
     upstream: SockaddrStorage,
     on: libc::c_int,
     reset: libc::linger,
 }
 
-/// The ring and all that its operations point to.
+/// The ring and all memory to which its operations point.
 pub(super) struct Ring {
     ring: IoUring,
     provided: NonNull<BufRingEntry>,
@@ -57,18 +57,18 @@ pub(super) struct Ring {
     #[expect(clippy::vec_box, reason = "a submitted header keeps its address while the table grows")]
     gathers: Vec<Box<Gather>>,
     gathers_used: usize,
-    /// Buffers that the kernel does not have; the last given back is the first given out again, being still
-    /// in the cache.
+    /// Buffers that the kernel does not have. The last one given back is used first, since it is still in the
+    /// cache.
     free: Vec<u16>,
-    /// By entry of the provided ring: the buffer put there last; and the reverse. A bundle fills buffers in
-    /// the ring's order.
+    /// For each entry of the provided ring, the last buffer put there. `places` is the reverse. A bundle
+    /// fills buffers in the ring's order.
     order: Vec<u16>,
     places: Vec<u16>,
     buffers: u16,
     buffer_size: u32,
-    /// Buffers that the kernel should have.
+    /// How many buffers the kernel should have.
     offer: u16,
-    /// Buffers that it has.
+    /// How many buffers the kernel has.
     offered: u16,
     tail: u16,
     enters: u64,
@@ -76,8 +76,8 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring for the calling thread with `2 * connections` direct descriptors, of which accepted ones take
-    /// the first half.
+    /// A ring for the calling thread with `2 * connections` direct descriptors. Accepted connections take the
+    /// first half.
     pub(super) fn new(
         entries: u32,
         connections: u32,
@@ -136,17 +136,17 @@ impl Ring {
         self.completions
     }
 
-    /// Buffers that nothing waits in: some may be with the kernel.
+    /// How many buffers hold no waiting bytes. The kernel may have some of them.
     pub(super) fn unused(&self) -> usize {
         self.free.len() + usize::from(self.offered)
     }
 
-    /// The kernel found no buffer: it shall have more from now on.
+    /// Offers more buffers from now on, since the kernel found none.
     pub(super) fn offer_more(&mut self) {
         self.offer = self.offer.saturating_mul(2).min(self.buffers);
     }
 
-    /// Submits what is queued, waits for a completion, and takes all there are.
+    /// Submits the queued entries, waits for a completion, and takes all completions.
     pub(super) fn turn(&mut self, into: &mut Vec<cqueue::Entry>) -> io::Result<()> {
         self.give_buffers();
         self.enter(1)?;
@@ -170,7 +170,7 @@ impl Ring {
         }
     }
 
-    /// The buffers that a completion names, in the order of their bytes. They are the kernel's no more.
+    /// Takes the buffers that a completion names from the kernel, in the order of their bytes.
     pub(super) fn take(&mut self, completion: &cqueue::Entry, mut each: impl FnMut(Chunk)) {
         let Some(first) = cqueue::buffer_select(completion.flags()) else { return };
         let mut left = u32::try_from(completion.result()).unwrap_or(0);
@@ -203,8 +203,8 @@ impl Ring {
             self.places[usize::from(buffer)] = index as u16;
             // SAFETY: `index` is below the mapping's count of entries.
             let mut entry = unsafe { self.provided.add(index) };
-            // SAFETY: the kernel reads an entry only after the tail has passed it, and there are no more
-            // buffers than entries, so this one is ours alone. It is plain integers.
+            // SAFETY: the kernel reads an entry only after the tail has passed it. There are no more buffers
+            // than entries, so this entry is ours alone. It holds plain integers.
             let entry = unsafe { entry.as_mut() };
             entry.set_addr(address as u64);
             entry.set_len(self.buffer_size);
@@ -215,8 +215,8 @@ impl Ring {
         if self.tail != before {
             // SAFETY: the tail lies in the first entry, which is mapped.
             let tail = unsafe { BufRingEntry::tail(self.provided.as_ptr()) };
-            // SAFETY: aligned, mapped for ever, and only read by the kernel; the interface asks for atomic
-            // access.
+            // SAFETY: the tail is aligned, mapped for ever, and only read by the kernel. The interface asks
+            // for atomic access.
             unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
         }
     }
@@ -225,7 +225,7 @@ impl Ring {
         self.memory.as_ptr().wrapping_add(usize::from(buffer) * self.buffer_size as usize)
     }
 
-    /// Room for a chain, which must not be cut by a submission in between.
+    /// Makes room for a chain of entries. A submission in between would cut the chain.
     fn room_for(&mut self, entries: usize) -> io::Result<()> {
         loop {
             let queue = self.ring.submission();
@@ -238,7 +238,7 @@ impl Ring {
     }
 
     fn push(&mut self, entry: &Entry) -> io::Result<()> {
-        // SAFETY: what entries point to is buffer memory and constants, which live as long as the ring, and
+        // SAFETY: entries point to buffer memory and constants, which live as long as the ring, and to
         // gathers, which stay until they are submitted. The kernel checks descriptors itself.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.enter(0)?;
@@ -246,20 +246,20 @@ impl Ring {
         Ok(())
     }
 
-    /// Accepts until cancelled, into direct descriptors.
+    /// Accepts into direct descriptors until cancelled.
     pub(super) fn accept(&mut self, listener: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true).build();
         self.push(&entry.user_data(token))
     }
 
-    /// A completion each time the descriptor becomes readable.
+    /// Completes each time the descriptor becomes readable.
     pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         let entry = opcode::PollAdd::new(Fd(fd.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
         self.push(&entry.user_data(token))
     }
 
-    /// Opens and connects an upstream socket as direct descriptor `index`: completions of socket, option and
-    /// connect.
+    /// Opens and connects an upstream socket as direct descriptor `index`. The socket, the option and the
+    /// connect complete separately.
     pub(super) fn open(&mut self, index: u32, tokens: [u64; 3]) -> io::Result<()> {
         let address = &self.constants.upstream;
         let family = if address.as_sockaddr_in().is_some() { libc::AF_INET } else { libc::AF_INET6 };
@@ -279,7 +279,7 @@ impl Ring {
         self.push(&opcode::RecvMultiBundle::new(Fixed(index), GROUP).build().user_data(token))
     }
 
-    /// Sends all of it or fails.
+    /// Sends the whole chunk or fails.
     pub(super) fn send(&mut self, index: u32, chunk: Chunk, token: u64) -> io::Result<()> {
         let address = self.address(chunk.buffer);
         let entry = opcode::Send::new(Fixed(index), address, u32::from(chunk.length))
@@ -288,7 +288,7 @@ impl Ring {
         self.push(&entry.user_data(token))
     }
 
-    /// Sends all of several, at most `GATHER_MAX`, or fails.
+    /// Sends several whole chunks, at most `GATHER_MAX`, or fails.
     pub(super) fn send_several(
         &mut self,
         index: u32,
@@ -341,23 +341,23 @@ fn set(index: u32, level: i32, name: i32, value: *const libc::c_void, length: us
     opcode::SetSockOpt::new(Fixed(index), level as u32, name as u32, value, length as u32).build()
 }
 
-/// Accepted sockets get a direct descriptor below `count`: the rest of the table is ours to number.
+/// Limits the direct descriptors of accepted sockets to those below `count`. The relay numbers the rest
+/// itself.
 fn limit_allocation(ring: RawFd, count: u32) -> io::Result<()> {
     // struct io_uring_file_index_range: off, len, resv.
     let range: [u32; 4] = [0, count, 0, 0];
-    // SAFETY: the kernel reads 16 bytes from `range`, which it has; the crate has no call of its own for
-    // this.
+    // SAFETY: the kernel reads 16 bytes from `range`, which has that many. The crate has no call for this.
     let result = unsafe {
         libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_FILE_ALLOC_RANGE, range.as_ptr(), 0)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Zeroed memory that is never unmapped: the kernel may use it until the last operation of a dropped ring is
-/// gone.
+/// Zeroed memory that is never unmapped, since the kernel may use it until a dropped ring's last operation is
+/// over.
 fn map(bytes: usize) -> io::Result<NonNull<u8>> {
     let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
-    // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
+    // SAFETY: a fresh anonymous mapping at an address that the kernel chooses touches no existing memory.
     let memory = unsafe {
         mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
     }?;

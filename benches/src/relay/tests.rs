@@ -1,4 +1,4 @@
-//! The relay over loopback: bytes arrive whole and in order, ends and resets are passed on, and what is short
+//! The relay over loopback. Bytes arrive whole and in order, ends and resets are passed on, and any shortage
 //! (buffers, places, the reader's speed) only slows it down. RELAY_TEST_MIB=1024 makes the large transfers
 //! larger.
 
@@ -17,7 +17,7 @@ use super::{Counts, Relay, Settings};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A relay on a thread of its own, and the listener behind it.
+/// A relay on its own thread, and the listener behind it.
 struct Running {
     address: SocketAddr,
     origin: TcpListener,
@@ -44,8 +44,8 @@ impl Running {
         Self { address, origin, control: Some(writer), thread: Some(thread) }
     }
 
-    /// A client's end and the origin's end of one relayed connection; tried again where the relay had no
-    /// place just then.
+    /// The client's end and the origin's end of one relayed connection. Tries again if the relay has no free
+    /// place.
     fn connect(&self) -> (TcpStream, TcpStream) {
         let (client, (origin, _)) = (0..100)
             .find_map(|_| {
@@ -79,7 +79,7 @@ fn write_pattern(mut stream: TcpStream, length: u64) -> JoinHandle<()> {
     })
 }
 
-/// Reads to the end, with a pause after every `pause_bytes`, and compares each byte.
+/// Reads to the end, pauses after every `pause_bytes`, and compares each byte.
 fn read_pattern(mut stream: TcpStream, length: u64, pause_bytes: usize) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut expected = Pattern::new(length);
@@ -109,7 +109,7 @@ fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     }
 }
 
-/// Both directions of one connection at a time, each to its end.
+/// Sends the pattern in both directions of one connection at a time, each to its end.
 fn exchange(client: &TcpStream, origin: &TcpStream, length: u64, pause_bytes: usize) -> Vec<JoinHandle<()>> {
     let clone = |stream: &TcpStream| stream.try_clone().unwrap();
     vec![
@@ -153,7 +153,7 @@ fn large_transfers_both_ways_past_slow_readers_are_exact() {
 fn a_reader_that_stops_stops_its_writer() {
     let relay = Running::start(Settings { queue_bytes_max: 64 << 10, ..Settings::default() });
     let (mut client, origin) = relay.connect();
-    // Fixed socket buffers, so that what the kernel takes is known.
+    // The socket buffers have a fixed size, so that it is known how much the kernel takes.
     setsockopt(&client, sockopt::SndBuf, &(64 << 10)).unwrap();
     setsockopt(&origin, sockopt::RcvBuf, &(64 << 10)).unwrap();
     client.set_nonblocking(true).unwrap();
@@ -208,7 +208,7 @@ fn places_are_used_again_and_one_too_many_is_closed() {
         let second = relay.connect();
         let mut third = TcpStream::connect(relay.address).unwrap();
         third.set_read_timeout(Some(DEADLINE)).unwrap();
-        // Closed at once: an end or a reset, as the moment has it.
+        // The third is closed at once. The moment decides whether the client sees an end or a reset.
         assert_eq!(third.read(&mut [0]).unwrap_or(0), 0);
         for (client, origin) in [first, second] {
             join(exchange(&client, &origin, 5_000, usize::MAX));
