@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: what CI runs. The tests come last, so that the log ends with the test runner's own
+//! `cargo xtask ci` runs the steps of CI. The tests come last, so that the log ends with the test runner's
 //! summary.
 
 use std::path::Path;
@@ -62,7 +62,7 @@ fn deny() -> Result<(), String> {
     step(cargo().args(["deny", "--log-level", "error", "check", "licenses", "bans"]))
 }
 
-/// The object of today's sources, not the committed one, under the same kernel tests.
+/// Runs the kernel tests with an object built from today's sources instead of the committed one.
 fn fresh_ebpf() -> Result<(), String> {
     let object = machine::target_dir().join("fresh.bpf.o");
     rebuild_ebpf(&object)?;
@@ -72,8 +72,8 @@ fn fresh_ebpf() -> Result<(), String> {
     )
 }
 
-/// Builds the object of today's sources beside the committed one, with everything that takes installed when
-/// root.
+/// Builds today's eBPF sources into `object`, beside the committed object. As root it installs everything
+/// that the build needs.
 pub(crate) fn rebuild_ebpf(object: &Path) -> Result<(), String> {
     ensure(EBPF)?;
     ebpf::build_fresh(object)

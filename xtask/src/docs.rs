@@ -1,5 +1,5 @@
-//! `cargo xtask docs`: renews the documents that are generated. The tests in `tests/documents` know how; they
-//! fail when something is stale, and write it anew when they are told to. The picture of the rooms comes from
+//! `cargo xtask docs` renews the generated documents. The tests in `tests/documents` generate them. They fail
+//! if a document is stale, and rewrite it if they are told to. The picture of the rooms comes from
 //! `cargo xtask map`.
 
 use crate::machine::{BUILD, cargo, ensure, step};
@@ -13,6 +13,6 @@ pub(crate) fn docs(check: bool) -> Result<(), String> {
     if check {
         return step(&mut command);
     }
-    // One test renews a page that another one reads.
+    // One test renews a page that another test reads, so the tests run one after the other.
     step(command.args(["--", "--test-threads=1", "--nocapture"]).env("SLUICE_RENEW_DOCUMENTS", "1"))
 }

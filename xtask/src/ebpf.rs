@@ -1,8 +1,8 @@
-//! `cargo xtask ebpf`: rebuilds the committed eBPF object, and says whether it is older than its sources.
+//! `cargo xtask ebpf` rebuilds the committed eBPF object, or says whether it is older than its sources.
 //!
-//! Building needs a rustc with the standard library's sources and a bpf-linker made with that rustc's LLVM or
-//! a newer one; the check needs neither. The programs build for the target bpfel-unknown-none, which has no
-//! prebuilt core.
+//! Building needs a rustc with the standard library's sources, and a bpf-linker made with that rustc's LLVM
+//! or a newer one. The check needs neither. The programs build for the target bpfel-unknown-none, which has
+//! no prebuilt core.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ const TARGET: &str = "bpfel-unknown-none";
 const BINARY: &str = "sluice-bpf";
 const OBJECT: &str = "proxy-ebpf/prebuilt/sluice.bpf.o";
 const HASHES: &str = "proxy-ebpf/prebuilt/sluice.bpf.sha256";
-/// What the object is made from; folders with all that is in them.
+/// The sources of the object. A folder stands for all files in it.
 const SOURCES: [&str; 5] = [
     "proxy-common/Cargo.toml",
     "proxy-common/src",
@@ -24,10 +24,11 @@ const SOURCES: [&str; 5] = [
     "proxy-ebpf/Cargo.toml",
     "proxy-ebpf/src",
 ];
-/// The bpf-linker that is installed where there is none.
+/// The bpf-linker version that is installed if there is none.
 const LINKER_VERSION: &str = "^0.13";
 
-/// Builds the object and puts it, with the hash of its sources, where the proxy embeds it from.
+/// Builds the object and puts it, with the hash of its sources, into the place from which the proxy embeds
+/// it.
 pub(crate) fn build() -> Result<(), String> {
     build_fresh(&root().join(OBJECT))?;
     let hashes = hashes()?;
@@ -36,8 +37,8 @@ pub(crate) fn build() -> Result<(), String> {
     Ok(())
 }
 
-/// Builds the object into `out` and leaves the committed one alone: CI runs the kernel tests against this one
-/// too, which take its path from `SLUICE_TEST_EBPF_OBJECT`.
+/// Builds the object into `out` and leaves the committed one alone. CI also runs the kernel tests against
+/// this object, whose path they take from `SLUICE_TEST_EBPF_OBJECT`.
 pub(crate) fn build_fresh(out: &Path) -> Result<(), String> {
     let toolchain = Toolchain::find()?;
     let linker = toolchain.linker()?;
@@ -54,7 +55,7 @@ pub(crate) fn build_fresh(out: &Path) -> Result<(), String> {
         .current_dir(&folder)
         .args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", TARGET, "--target-dir"])
         .arg(&target)
-        // build-std and one intrinsic are unstable; this is how a stable toolchain takes them.
+        // build-std and one intrinsic are unstable. This variable makes a stable toolchain accept them.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", toolchain.flags().join("\x1f"))
         .env("PATH", path);
@@ -68,7 +69,7 @@ pub(crate) fn build_fresh(out: &Path) -> Result<(), String> {
     toolchain.strip(out)
 }
 
-/// Whether the committed object is the one that was built from the present sources.
+/// Checks that the committed object was built from the present sources.
 pub(crate) fn check_hash() -> Result<(), String> {
     let committed = fs::read_to_string(root().join(HASHES)).map_err(|error| format!("{HASHES}: {error}"))?;
     if committed == hashes()? {
@@ -79,7 +80,7 @@ pub(crate) fn check_hash() -> Result<(), String> {
     ))
 }
 
-/// The hash of the sources and that of the object, as the hash file has them.
+/// The hash of the sources and the hash of the object, as the hash file holds them.
 fn hashes() -> Result<String, String> {
     let mut files = Vec::new();
     for source in SOURCES {
@@ -89,7 +90,7 @@ fn hashes() -> Result<String, String> {
     let mut hasher = Sha256::new();
     for file in &files {
         let content = read(file)?;
-        // Lengths keep two files from being read as one.
+        // Each part's length goes first, so that no two sets of files hash alike.
         for part in [file.to_string_lossy().as_bytes(), &content] {
             hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
             hasher.update(part);
@@ -99,7 +100,7 @@ fn hashes() -> Result<String, String> {
     Ok(format!("{}  sources\n{}  sluice.bpf.o\n", hex(&hasher.finalize()), hex(&object)))
 }
 
-/// The files at or under `path`, as seen from the root.
+/// The files at or below `path`, relative to the workspace's root.
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
     let full = root().join(path);
     if !full.is_dir() {
@@ -114,19 +115,19 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
     Ok(())
 }
 
-/// A Rust that can build for the target.
+/// A Rust toolchain that can build for the target.
 #[derive(Debug)]
 struct Toolchain {
     cargo: PathBuf,
     rustc: PathBuf,
-    /// Whose LLVM this is: bpf-linker must have been made with this major version or a newer one.
+    /// The major version of rustc's LLVM. bpf-linker must have been made with this version or a newer one.
     llvm: u32,
-    /// The sources of the standard library: as rustc finds them, and where that leads to.
+    /// The folder of the standard library's sources: as rustc names it, and with links resolved.
     library: [PathBuf; 2],
 }
 
 impl Toolchain {
-    /// rustup's toolchain if it has rust-src, else Debian's rustc-web.
+    /// Finds rustup's toolchain if it has rust-src, else Debian's rustc-web.
     fn find() -> Result<Self, String> {
         let rustup = home_bin("rustc").filter(|rustc| rustc.exists());
         let candidates = [rustup, Some(PathBuf::from("rustc")), Some(PathBuf::from("/usr/bin/rustc"))];
@@ -155,7 +156,7 @@ impl Toolchain {
             .to_owned())
     }
 
-    /// Its cargo, free of what the cargo that runs this xtask has set.
+    /// The toolchain's cargo, without the variables that the cargo running xtask has set.
     fn cargo(&self) -> Command {
         let mut command = Command::new(&self.cargo);
         for (name, _) in std::env::vars_os() {
@@ -174,7 +175,7 @@ impl Toolchain {
         command
     }
 
-    /// Flags for rustc: BTF needs debug information, whose paths must not name this machine's folders.
+    /// Flags for rustc. BTF needs debug information, and its paths must not name folders of this machine.
     fn flags(&self) -> Vec<String> {
         let mut flags: Vec<String> =
             ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "--cfg=bpf_target_arch=\"x86_64\""]
@@ -193,7 +194,7 @@ impl Toolchain {
         flags
     }
 
-    /// bpf-linker; installed when it is missing and this is root.
+    /// The path of bpf-linker. If it is missing, root installs it.
     fn linker(&self) -> Result<PathBuf, String> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let places = std::env::split_paths(&path)
@@ -243,7 +244,7 @@ impl Toolchain {
             .ok_or_else(|| format!("bpf-linker is still missing after:\n  {install}"))
     }
 
-    /// Takes the debug information out (BTF stays), which is four fifths of the object. Nothing depends on
+    /// Strips the debug information but keeps BTF. It is four fifths of the object, and nothing depends on
     /// it.
     fn strip(&self, object: &Path) -> Result<(), String> {
         let strip = PathBuf::from(format!("/usr/lib/llvm-{}/bin/llvm-strip", self.llvm));
@@ -262,8 +263,8 @@ impl Toolchain {
     }
 }
 
-/// Takes the crates' disambiguators out of the symbols' names: cargo makes them from the folder that the
-/// sources are in, and the same sources shall make the same object wherever they are.
+/// Removes the crates' disambiguators from the names of symbols. cargo derives them from the sources' folder,
+/// and the same sources must make the same object in every folder.
 fn anonymize(strip: &Path, object: &Path) -> Result<(), String> {
     let path = object.to_string_lossy();
     let nm = strip.with_file_name("llvm-nm");
@@ -277,8 +278,8 @@ fn anonymize(strip: &Path, object: &Path) -> Result<(), String> {
     run(objcopy, "naming its symbols")
 }
 
-/// A symbol of Rust's v0 mangling whose crate roots are `C` and a name only, in place of `Cs`, a number in
-/// base 62, `_` and a name.
+/// A symbol of Rust's v0 mangling in which each crate root is `C` and a name. The original has `Cs`, a number
+/// in base 62, `_` and a name.
 fn without_disambiguators(symbol: &str) -> String {
     let mut result = String::new();
     let mut rest = symbol;
@@ -307,7 +308,7 @@ fn output(program: &Path, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The workspace.
+/// The workspace's root.
 fn root() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     folder.parent().unwrap_or(folder).to_owned()

@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: the parsers' fuzz targets over their kept corpora, with cargo-fuzz and the installed
-//! nightly.
+//! `cargo xtask fuzz` runs the parsers' fuzz targets over their kept corpora, with cargo-fuzz and the
+//! installed nightly.
 
 use std::process::Command;
 
@@ -8,15 +8,15 @@ use crate::machine::{self, step};
 /// How long each target runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
-    /// With the address sanitizer.
+    /// Seconds, with the address sanitizer.
     Seconds(u32),
-    /// Executions, without it.
+    /// Executions, without the address sanitizer.
     Runs(u64),
 }
 
-/// Bytes of an input: the targets' limits are within it.
+/// The longest input in bytes. It is enough to reach the target's limits.
 fn input_bytes_max(target: &str) -> usize {
-    // With a post-quantum key share a hello has some 1,500.
+    // A hello with a post-quantum key share has some 1,500 bytes.
     if matches!(target, "handshake" | "hello") { 2400 } else { 600 }
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn fuzz(bound: Bound, only: Option<&str>) -> Result<(), String> {
             Bound::Runs(runs) => ("none", format!("-runs={runs}")),
         };
         eprintln!("fuzzing {target}: {limit}");
-        // New finds go to a scratch corpus: the kept one changes only by hand.
+        // New inputs go to a scratch corpus, since the kept corpus changes only by hand.
         let scratch = machine::target_dir().join("fuzz-corpus").join(&target);
         let dictionary = folder.join("dictionaries").join(&target);
         std::fs::create_dir_all(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
@@ -53,7 +53,7 @@ pub(crate) fn fuzz(bound: Bound, only: Option<&str>) -> Result<(), String> {
     Ok(())
 }
 
-/// The targets are the files in fuzz_targets.
+/// The targets: the files in fuzz_targets.
 fn targets(folder: &std::path::Path) -> Result<Vec<String>, String> {
     let listing = std::fs::read_dir(folder.join("fuzz_targets"))
         .map_err(|error| format!("{}: {error}", folder.display()))?;

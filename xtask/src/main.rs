@@ -1,5 +1,5 @@
-//! `cargo xtask …`: everything a user of the repository or a contributor does, with nothing to install by
-//! hand first.
+//! `cargo xtask …` runs every task of a user of the repository or of a contributor. Nothing must be installed
+//! by hand first.
 
 use std::process::ExitCode;
 
@@ -26,13 +26,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build what is missing and start `sluice run`; without --config the demo of config/dev.toml.
+    /// Build missing parts and start `sluice run`; without --config the demo of config/dev.toml.
     Run {
         /// Passed on to `sluice run`, e.g. `-- --config my.toml`.
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Every test; kernel tests in network namespaces too when root.
+    /// Run every test; as root also the kernel tests in network namespaces.
     Test {
         /// Run the kernel tests against this eBPF object instead of the committed one.
         #[arg(long)]
@@ -50,13 +50,13 @@ enum Command {
         #[arg(long, conflicts_with = "check")]
         fresh: Option<std::path::PathBuf>,
     },
-    /// Sluice beside other proxies on this machine, in one run.
+    /// Measure Sluice beside other proxies on this machine, in one run.
     Bench(bench::Options),
-    /// What CI runs, in its order.
+    /// Run the steps of CI in their order.
     Ci,
     /// Renew the generated documents: tables of keys, metrics and reasons, and the man pages.
     Docs {
-        /// Only say whether they are stale, and whether the others keep the rules of style.
+        /// Only say whether they are stale, and whether the other documents keep the rules of style.
         #[arg(long)]
         check: bool,
     },
@@ -66,23 +66,23 @@ enum Command {
     Tidy,
     /// Print the rooms of proxy/src and what each imports from the others.
     Map(map::Options),
-    /// Mixed load of all kinds through the released binary, for as long as one likes: memory, descriptors and
-    /// map entries stay flat.
+    /// Run mixed load of all kinds through the released binary for any time: memory, descriptors and map
+    /// entries must stay flat.
     Soak {
-        /// How long it lasts.
+        /// How many minutes it lasts.
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
-    /// Run the fuzz targets for some seconds, or executions, each.
+    /// Run each fuzz target for some seconds or some executions.
     Fuzz {
         /// Seconds for each target.
         #[arg(long, default_value_t = 60)]
         seconds: u32,
-        /// Executions of each target instead, without the address sanitizer: the parsers are safe code, and
-        /// it takes most of the time.
+        /// Executions of each target instead, without the address sanitizer. The parsers are safe code, and
+        /// the sanitizer takes most of the time.
         #[arg(long)]
         runs: Option<u64>,
-        /// Only this target.
+        /// Run only this target.
         target: Option<String>,
     },
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: the released binary, started the way a user would; without `--config` the demo on
+//! `cargo xtask run` starts the released binary as a user would. Without `--config` it runs the demo on
 //! loopback.
 
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::machine;
 const DEMO_CONFIG: &str = "config/dev.toml";
 const DEMO_RUN_DIR: &str = "/run/sluice-dev";
 const DEMO_UPSTREAM: &str = "127.0.0.1:9000";
-/// Where the demo's certificate is made, beside its configuration.
+/// The folder for the demo's certificate, beside its configuration.
 const DEMO_CERTIFICATE: &str = "config/dev-tls";
 /// How long the proxy may take to answer `sluice status`.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -61,8 +61,8 @@ fn stop(child: Option<&mut Child>) {
     }
 }
 
-/// Hands SIGINT, SIGTERM and SIGQUIT on, so that ending `cargo xtask run` ends the proxy in order. A
-/// terminal's Ctrl-C reaches the proxy by itself too; it takes the second as the first.
+/// Passes SIGINT, SIGTERM and SIGQUIT on, so that ending `cargo xtask run` ends the proxy in order. Ctrl-C on
+/// a terminal also reaches the proxy directly; the proxy treats the second signal like the first.
 fn forward_signals(proxy: &Child) -> Result<(), String> {
     use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
     let pid = Pid::from_raw(proxy.id().cast_signed());
@@ -79,7 +79,7 @@ fn forward_signals(proxy: &Child) -> Result<(), String> {
 }
 
 /// Waits until the proxy is ready, then prints its status (XDP mode, workers and their cores, listeners) and
-/// what to try.
+/// suggestions.
 fn introduce(sluice: &Path, proxy: &mut Child) {
     let give_up = Instant::now() + READY_WITHIN;
     while Instant::now() < give_up && matches!(proxy.try_wait(), Ok(None)) {

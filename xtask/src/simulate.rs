@@ -1,5 +1,5 @@
-//! `cargo xtask simulate`: the seeded simulation of whole workers (proxy/src/simulation), built with every
-//! check and optimised where it counts.
+//! `cargo xtask simulate` runs the seeded simulation of whole workers (proxy/src/simulation). It is built
+//! with every check, and optimised where most of the time goes.
 
 use clap::Args;
 
@@ -10,13 +10,13 @@ pub(crate) struct Options {
     /// How many seeds.
     #[arg(long, default_value_t = 10_000, conflicts_with = "seed")]
     pub(crate) seeds: u64,
-    /// The first of them.
+    /// The first seed.
     #[arg(long, default_value = "0", value_parser = number, conflicts_with = "seed")]
     pub(crate) from: u64,
     /// Only this seed, decimal or 0x….
     #[arg(long, value_parser = number)]
     pub(crate) seed: Option<u64>,
-    /// Print what happens in it, line by line.
+    /// Print the events of this seed, line by line.
     #[arg(long, requires = "seed")]
     pub(crate) trace: bool,
 }
@@ -27,10 +27,10 @@ fn number(text: &str) -> Result<u64, String> {
     parsed.map_err(|error| error.to_string())
 }
 
-/// CI's share: seconds.
+/// How many seeds CI runs; they take seconds.
 const CI_SEEDS: u64 = 10_000;
 
-/// What CI runs.
+/// Runs CI's seeds.
 pub(crate) fn many() -> Result<(), String> {
     simulate(&Options { seeds: CI_SEEDS, from: 0, seed: None, trace: false })
 }

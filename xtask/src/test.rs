@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test, through the released binary where the binary matters.
+//! `cargo xtask test` runs every test, with the released binary if the test needs one.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(crate) fn test(ebpf_object: Option<&Path>, arguments: &[String]) -> Result<(
     command.args(arguments).env("SLUICE_BIN", &sluice);
     match machine::python_program("sslyze", "6.3.1") {
         Ok(sslyze) => drop(command.env("SLUICE_SSLYZE", sslyze)),
-        // Its test says so, and so does the list of skips.
+        // The test that needs sslyze reports the skip, and so does the list of skips.
         Err(error) => {
             eprintln!("sslyze cannot be installed: {error}");
             command.env("SLUICE_SSLYZE", "");
@@ -34,7 +34,7 @@ pub(crate) fn test(ebpf_object: Option<&Path>, arguments: &[String]) -> Result<(
         command.env("SLUICE_TEST_EBPF_OBJECT", object);
     }
     let skips = machine::target_dir().join("skips");
-    // Of an earlier run, if there.
+    // The file of an earlier run may still exist.
     let _ = std::fs::remove_file(&skips);
     command.env("SLUICE_SKIPS", &skips);
     let result = step(&mut command);

@@ -1,20 +1,21 @@
-//! What is measured: each case by name, its load, and who takes part.
+//! The cases of the benchmark: each case's name, its load, and the proxies that take part.
 
 use super::load::Wrk;
 use super::measure::{CPU_MS_PER_GIB, CPU_US, IDLE_BYTES, P99, P999};
 use super::peers::Kind;
 
-/// Routes of the case with many.
+/// How many routes the case with many routes has.
 const ROUTES: usize = 32;
 /// Idle connections beside the busy ones.
 pub(super) const BESIDE: usize = 15_000;
-/// Idle connections whose memory is measured: what a limit of 20,000 descriptors leaves with room to spare.
+/// Idle connections whose memory is measured. The number fits a limit of 20,000 descriptors with room to
+/// spare.
 pub(super) const IDLE: usize = 18_500;
-/// The same over TLS: their clients' memory is on this machine too.
+/// Idle connections over TLS. There are fewer, since their clients' memory is on this machine too.
 pub(super) const IDLE_TLS: usize = 5_000;
-/// Arrivals a second of the latency cases: the last is below 60 % of what the slowest proxy carries here.
+/// Arrivals a second of the latency cases. The last is below 60 % of the slowest proxy's capacity here.
 pub(super) const RATES: [u64; 3] = [2_000, 5_000, 10_000];
-/// Files that the origin serves, and what is uploaded.
+/// The bodies that the origin serves and that clients upload: name, and length in bytes.
 pub(super) const BODIES: [(&str, u64); 3] = [("16k", 16 << 10), ("1m", 1 << 20), ("64m", 64 << 20)];
 
 /// One kind of load on several proxies.
@@ -28,37 +29,37 @@ pub(super) struct Case {
     pub(super) entrants: Vec<Entrant>,
 }
 
-/// See the variants.
+/// The kind of load, or the measured figure.
 #[derive(Clone, Debug)]
 pub(super) enum What {
-    /// Small responses over so many kept connections, over so many routes (0: one for everything).
+    /// Small responses over kept connections and several routes. 0 routes: one route for everything.
     Small { connections: usize, routes: usize },
-    /// Responses with a body of BODIES.
+    /// Responses with a body; `body` is an index into [`BODIES`].
     Down { body: usize, connections: usize },
-    /// Requests with one.
+    /// Requests with a body; `body` is an index into [`BODIES`].
     Up { body: usize, connections: usize },
     /// A connection for each request.
     Fresh { connections: usize },
     /// Latencies at a fixed rate of arrivals.
     Rate { rate: u64, connections: usize },
-    /// Small responses; some entrants hold idle connections meanwhile.
+    /// Small responses, while some entrants hold idle connections.
     Beside { connections: usize },
-    /// Memory of idle connections.
+    /// The memory of idle connections.
     Idle,
     /// A connection with a handshake for each request.
     Handshake { resumed: bool, connections: usize },
-    /// Latencies over established connections, beside a storm of handshakes or in peace.
+    /// Latencies over established connections, with or without a storm of handshakes beside them.
     Probe { storm: bool, connections: usize },
 }
 
-/// Who takes part, and in what state.
+/// A proxy that takes part in a case, and its state.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entrant {
     pub(super) name: String,
     pub(super) kind: Kind,
-    /// With Sluice's XDP program on lo: it runs in its turn only, since it sees everybody's packets.
+    /// Sluice's XDP program is on `lo`. It sees all packets there, so it runs only in this entrant's turn.
     pub(super) guard: bool,
-    /// Holding BESIDE idle connections.
+    /// The entrant holds [`BESIDE`] idle connections.
     pub(super) beside: bool,
 }
 
@@ -73,7 +74,7 @@ impl Entrant {
     }
 }
 
-/// The second entry of one and the same Sluice: what differs between the two is the measurement's own noise.
+/// A second entry of the same Sluice. The difference between the two is the measurement's noise.
 pub(super) const AGAIN: &str = "sluice again";
 pub(super) const GUARDED: &str = "sluice, guard on";
 
@@ -83,7 +84,7 @@ pub(super) fn beside_idle(kind: Kind) -> String {
 }
 
 impl Case {
-    /// How wrk makes its load, where wrk does.
+    /// wrk's settings, for cases in which wrk makes the load.
     pub(super) fn wrk(&self) -> Option<Wrk> {
         let (connections, path, close, routes) = match self.what {
             What::Small { connections, routes } => (connections, "/".to_owned(), false, routes),
@@ -98,7 +99,7 @@ impl Case {
         Some(Wrk { connections, path, close, routes, tls: self.tls, handshakes: None })
     }
 
-    /// Client connections that a proxy must be ready for.
+    /// How many client connections a proxy must be ready for.
     pub(super) const fn connections(&self) -> usize {
         match self.what {
             What::Small { connections, .. }
@@ -113,7 +114,7 @@ impl Case {
         }
     }
 
-    /// The figure that the case is about.
+    /// The name of the figure that the case measures.
     pub(super) const fn figure(&self) -> &'static str {
         match self.what {
             What::Small { .. } | What::Fresh { .. } | What::Handshake { .. } | What::Beside { .. } => CPU_US,
@@ -124,8 +125,8 @@ impl Case {
         }
     }
 
-    /// Rounds that a process lives: its luck with memory lasts as long as itself, so several lives make a
-    /// better median.
+    /// How many rounds a process lives. Its memory layout, lucky or not, lasts as long as the process, so
+    /// several lives give a better median.
     pub(super) const fn rounds_a_life(&self) -> usize {
         match self.what {
             What::Idle => 1,
@@ -135,7 +136,7 @@ impl Case {
     }
 }
 
-/// All of them, in the order of the report.
+/// All cases without TLS, in the order of the report.
 pub(super) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for connections in [16, 64, 256, 1024, 4000] {
@@ -198,7 +199,7 @@ pub(super) fn all() -> Vec<Case> {
     cases
 }
 
-/// Those over TLS, and a plain connection for each request, of which handshakes are what is beyond.
+/// The cases over TLS, and a plain connection for each request. A handshake's cost is the difference to that.
 pub(super) fn tls() -> Vec<Case> {
     let of_servers = || of(&[Kind::Sluice, Kind::Nginx, Kind::Haproxy]);
     let case = |name: &str, title: &str, what| Case {
@@ -273,7 +274,7 @@ fn beside() -> Case {
     }
 }
 
-/// "15,000".
+/// Shows a number with separators, such as "15,000".
 pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut shown = String::new();
@@ -286,13 +287,14 @@ pub(super) fn thousands(number: u64) -> String {
     shown
 }
 
-/// Whose turn it is: the order is another in each round, so that nobody always follows the same neighbour.
+/// The entrant whose turn it is. The order changes in each round, so that no entrant always follows the same
+/// one.
 pub(super) const fn turn(round: usize, turn: usize, count: usize) -> usize {
     let at = (round / 2 + turn) % count;
     if round.is_multiple_of(2) { at } else { count - 1 - at }
 }
 
-/// Those asked for by name, in the report's order.
+/// The cases with these names, in the report's order.
 pub(super) fn chosen(names: &[String]) -> Result<Vec<Case>, String> {
     let all: Vec<Case> = all().into_iter().chain(tls().into_iter().filter(|case| case.tls)).collect();
     for name in names {
@@ -304,7 +306,7 @@ pub(super) fn chosen(names: &[String]) -> Result<Vec<Case>, String> {
     Ok(all.into_iter().filter(|case| names.contains(&case.name)).collect())
 }
 
-/// Peers asked for by name.
+/// The peers with these names.
 pub(super) fn peers(names: &[String]) -> Result<Vec<Kind>, String> {
     names
         .iter()

@@ -1,5 +1,5 @@
-//! Bar charts as SVG: groups of horizontal bars, each with a whisker from least to most and its median in
-//! figures. Colours hold on light and dark ground.
+//! Bar charts as SVG: groups of horizontal bars. Each bar shows its median in figures, and a whisker from the
+//! smallest to the largest value. The colours are readable on light and dark ground.
 
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ pub(super) struct Chart {
     pub(super) title: String,
     pub(super) unit: String,
     pub(super) groups: Vec<Group>,
-    /// Each line of the grid ten times the one before.
+    /// Each line of the grid stands for ten times the value of the line before.
     pub(super) logarithmic: bool,
 }
 
@@ -35,7 +35,7 @@ const HEAD: f64 = 52.0;
 const GROUP_HEAD: f64 = 24.0;
 const GROUP_GAP: f64 = 14.0;
 
-/// By name, so that a proxy looks the same in every chart.
+/// The colour of a name, so that a proxy looks the same in every chart.
 fn colour(name: &str) -> &'static str {
     let colours = [
         ("sluice", "#2f81f7"),
@@ -53,7 +53,7 @@ const STYLE: &str = "text{font:13px \
     @media(prefers-color-scheme:dark){text{fill:#d1d7e0}.s{fill:#9198a1}.w{stroke:#d1d7e0}}";
 
 impl Chart {
-    /// None of nothing.
+    /// `None` if the chart has no values.
     pub(super) fn svg(&self) -> Option<String> {
         let values: Vec<f64> =
             self.groups.iter().flat_map(|group| &group.bars).map(|bar| bar.value.max).collect();
@@ -137,7 +137,7 @@ fn draw(svg: &mut String, bar: &Bar, y: f64, scale: &Scale) {
     );
 }
 
-/// From values to places.
+/// Maps values to positions in the picture.
 struct Scale {
     low: f64,
     high: f64,
@@ -171,7 +171,7 @@ impl Scale {
     }
 }
 
-/// The next of 1, 2, 5, 10, 20, …
+/// The next of 1, 2, 5, 10, 20, … that is at least `at_least`.
 fn step(at_least: f64) -> f64 {
     let power = 10f64.powf(at_least.log10().floor());
     [1.0, 2.0, 5.0]
@@ -181,7 +181,7 @@ fn step(at_least: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
-/// Three digits or so.
+/// Shows about three digits.
 fn number(value: f64) -> String {
     match value {
         0.0 => "0".into(),

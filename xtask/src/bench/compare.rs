@@ -1,6 +1,6 @@
-//! `--compare BINARY`: a given Sluice and the freshly built one in short interleaved slices, for who changes
-//! the data path. Both are started anew every few rounds, since a process's luck with memory lasts as long as
-//! the process.
+//! `--compare BINARY` compares a given Sluice with the freshly built one in short interleaved slices, for
+//! changes of the data path. Both start anew every few rounds, since a process keeps its memory layout, lucky
+//! or not, as long as it lives.
 
 use std::io::{IsTerminal, Write};
 
@@ -11,10 +11,10 @@ use super::peers::{Origin, Program, Proxy, Setup};
 use super::stage::Stage;
 use super::stats::{paired_ratio, spread};
 
-/// Rounds that a process lives.
+/// How many rounds a process lives.
 const ROUNDS_A_LIFE: usize = 4;
 
-/// Measures the programs, the first two of which are compared, and prints a table for each case.
+/// Measures the programs and prints a table for each case. It compares the first two programs.
 pub(super) fn compare(
     stage: &Stage,
     origin: &mut Origin,
@@ -31,7 +31,7 @@ pub(super) fn compare(
     Ok(())
 }
 
-/// Outer index: program; inner: round.
+/// The figures by program, then by round.
 fn measure_case(
     stage: &Stage,
     origin: &mut Origin,
@@ -71,7 +71,7 @@ fn column(rounds: &[Figures], figure: &str) -> Vec<f64> {
     rounds.iter().map(|round| round.get(figure).copied().unwrap_or(f64::NAN)).collect()
 }
 
-/// Only Sluice counts these.
+/// Shows a figure that only Sluice counts.
 fn per_request(value: f64) -> String {
     if value.is_finite() { format!("{value:.3}") } else { "–".into() }
 }

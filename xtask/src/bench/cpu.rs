@@ -1,5 +1,4 @@
-//! What the kernel knows about a process tree and a core: time on the processor, memory, and how busy a core
-//! is.
+//! The kernel's figures for a process tree and a core: time on the processor, memory, and how busy a core is.
 
 use std::fs;
 use std::time::Duration;
@@ -7,7 +6,7 @@ use std::time::Duration;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
-/// A process and all its descendants, living ones.
+/// A process and all its living descendants.
 pub(super) fn tree(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut at = 0;
@@ -27,9 +26,9 @@ fn numbers(folder: &str) -> Vec<u32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Microseconds on the processor of a tree's living processes, user and system, ended threads included: each
-/// process's CPU clock, which counts nanoseconds up to this instant. schedstat would be as fine, but lags
-/// behind a running thread by up to a tick.
+/// Microseconds of user and system time of a tree's living processes, ended threads included. The process CPU
+/// clocks count nanoseconds up to this instant. schedstat is as fine, but lags behind a running thread by up
+/// to a tick.
 pub(super) fn micros(pids: &[u32]) -> Result<f64, String> {
     let mut sum = 0.0;
     for &pid in pids {
@@ -41,7 +40,7 @@ pub(super) fn micros(pids: &[u32]) -> Result<f64, String> {
     Ok(sum)
 }
 
-/// Bytes of a tree in memory, each shared page split among its users.
+/// The bytes of memory of a tree. The users of a shared page share its cost.
 pub(super) fn pss(pids: &[u32]) -> Result<u64, String> {
     let mut bytes = 0;
     for pid in pids {
@@ -57,12 +56,12 @@ fn pss_bytes(smaps: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
-/// Bytes that a process has read so far, from sockets too.
+/// Bytes that a process has read so far, including from sockets.
 pub(super) fn bytes_read(pid: u32) -> Result<u64, String> {
     io(pid, "rchar:")
 }
 
-/// Bytes that it has written.
+/// Bytes that a process has written so far, including to sockets.
 pub(super) fn bytes_written(pid: u32) -> Result<u64, String> {
     io(pid, "wchar:")
 }
@@ -74,7 +73,7 @@ fn io(pid: u32, name: &str) -> Result<u64, String> {
     value.ok_or_else(|| format!("{path}: no {name}"))
 }
 
-/// A core's busy and whole time in ticks.
+/// A core's busy time and total time, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Core {
     busy: u64,
@@ -90,7 +89,7 @@ impl Core {
     fn parse(stat: &str, core: usize) -> Option<Self> {
         let name = format!("cpu{core} ");
         let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
-        // user nice system idle iowait irq softirq steal
+        // The first columns: user nice system idle iowait irq softirq steal.
         let ticks: Vec<u64> = line.split_whitespace().take(8).filter_map(|word| word.parse().ok()).collect();
         (ticks.len() == 8).then(|| {
             let all = ticks.iter().sum();
@@ -98,7 +97,7 @@ impl Core {
         })
     }
 
-    /// Which part of the time since `earlier` it was busy, 0 to 1.
+    /// The share of the time since `earlier` in which the core was busy, 0 to 1.
     pub(super) fn utilisation_since(self, earlier: Self) -> f64 {
         (self.busy - earlier.busy) as f64 / (self.all - earlier.all).max(1) as f64
     }

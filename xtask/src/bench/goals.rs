@@ -1,5 +1,5 @@
-//! Where the measurements must get to, judged from the results: which goals are met, which are missed and by
-//! how much, and which were not measured.
+//! The goals for the measurements, judged from the results: which goals are met, which are missed and by how
+//! much, and which were not measured.
 
 use super::cases::{AGAIN, GUARDED, RATES, beside_idle, thousands};
 use super::measure::{CPU_MS_PER_GIB, CPU_US, IDLE_BYTES, P99, P999};
@@ -7,17 +7,17 @@ use super::peers::Kind;
 use super::results::{CaseResult, Results};
 use super::table::Table;
 
-/// Debian's, which take part in every case.
+/// The proxies from Debian, which take part in every case.
 const DEBIANS: [&str; 2] = ["nginx", "haproxy"];
 
-/// A reason's end for what nobody asked for.
+/// The end of the reason for a case that was not asked for.
 const NOT_RUN: &str = "was not run";
 
-/// A goal and what became of it.
+/// A goal and its result.
 pub(super) struct Goal {
     figure: String,
     goal: String,
-    /// What was measured and what it may be at most, or why there is nothing to judge.
+    /// The measured value with its limit, or the reason why there is none.
     measured: Result<Measured, String>,
 }
 
@@ -36,7 +36,7 @@ impl Goal {
         self.measured.as_ref().ok().map(|measured| measured.value <= measured.limit)
     }
 
-    /// Whether what it needs was part of the run at all.
+    /// Whether the run included the cases that the goal needs.
     pub(super) fn was_run(&self) -> bool {
         !self.measured.as_ref().is_err_and(|reason| reason.ends_with(NOT_RUN))
     }
@@ -45,7 +45,7 @@ impl Goal {
         match &self.measured {
             Err(_) => "not measured".into(),
             Ok(measured) => {
-                // Of what it may be; where that is nothing or less, there is no such share.
+                // The share is relative to the limit, so it exists only for a limit above zero.
                 let beyond = (measured.value - measured.limit) / measured.limit * 100.0;
                 match (measured.value <= measured.limit, beyond.is_finite() && measured.limit > 0.0) {
                     (true, _) => "met".into(),
@@ -57,7 +57,7 @@ impl Goal {
     }
 }
 
-/// Rows of figure, goal, measured, verdict.
+/// The goals as rows: figure, goal, measured value, verdict.
 pub(super) fn table(goals: &[Goal]) -> Table {
     let mut rows = vec![["figure", "goal", "measured", ""].map(str::to_owned).to_vec()];
     for goal in goals {
@@ -70,7 +70,7 @@ pub(super) fn table(goals: &[Goal]) -> Table {
     rows
 }
 
-/// Every goal, in the order of the issue.
+/// Every goal, in the order of the report.
 pub(super) fn judge(results: &Results) -> Vec<Goal> {
     let mut goals = vec![noise(results)];
     for connections in [64, 256] {
@@ -101,7 +101,7 @@ pub(super) fn judge(results: &Results) -> Vec<Goal> {
     goals
 }
 
-/// Over TLS; a handshake is what a connection with one costs beyond a plain one.
+/// The goals for TLS. A handshake's cost is a connection with a handshake less a plain one.
 fn tls(results: &Results, goals: &mut Vec<Goal>) {
     for (name, shown, factor) in [("tls-full", "full", 0.65), ("tls-resumed", "resumed", 0.5)] {
         let goal = format!("≤ {factor:.2} × the best of nginx and haproxy");
@@ -192,7 +192,7 @@ fn small(results: &Results, connections: usize, goals: &mut Vec<Goal>) {
     goals.push(Goal::new(&figure, "at most 1.2 µs above the bare relay", measured));
 }
 
-/// A figure may be so many times another entrant's.
+/// Compares a figure with another entrant's: it may be at most `factor` times as large.
 fn by_one(case: &CaseResult, name: &str, other: &str, figure: &str, factor: f64) -> Result<Measured, String> {
     let (ours, theirs) = (median(case, name, figure)?, median(case, other, figure)?);
     let value = ours / theirs;
@@ -203,7 +203,7 @@ fn by_one(case: &CaseResult, name: &str, other: &str, figure: &str, factor: f64)
     })
 }
 
-/// Of the better of Debian's two.
+/// Compares a figure with the better one of Debian's two proxies.
 fn by_best(
     results: &Results,
     case_name: &str,
@@ -216,12 +216,12 @@ fn by_best(
     by_one(case, name, best, figure, factor)
 }
 
-/// Two digits behind the point for small numbers, none for large ones.
+/// Shows small numbers with two decimal places and large ones with none.
 fn short(value: f64) -> String {
     if value < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") }
 }
 
-/// Within what the best peer itself shows: our median against its worst round.
+/// Our median latency must not exceed the best peer's worst round.
 fn tail(results: &Results, rate: u64) -> Goal {
     let measured = case(results, &format!("rate-{rate}")).and_then(|case| {
         let ours = median(case, "sluice", P999)?;

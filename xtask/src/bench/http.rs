@@ -1,5 +1,5 @@
-//! As much HTTP as the harness itself speaks: asking whether a proxy answers, what the origin has served,
-//! what /metrics says, and a sink for request bodies.
+//! The little HTTP that the harness itself needs. It asks whether a proxy answers, how many requests the
+//! origin has served, and for /metrics. It also has a sink for request bodies.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use nix::sys::socket::{MsgFlags, recv};
 
 const WAIT: Duration = Duration::from_secs(5);
 
-/// A connection that asks one thing after the other.
+/// A connection for requests one after the other.
 pub(super) struct Client {
     address: SocketAddr,
     stream: TcpStream,
@@ -26,7 +26,7 @@ impl Client {
         Ok(Self { address, stream })
     }
 
-    /// The body of a 200 response with a length.
+    /// The body of a 200 response that has a Content-Length.
     pub(super) fn get(&mut self, path: &str) -> Result<String, String> {
         self.exchange(path).map_err(|error| format!("http://{}{path}: {error}", self.address))
     }
@@ -51,12 +51,12 @@ impl Client {
     }
 }
 
-/// Asks once, on a connection of its own.
+/// Makes one request on a new connection.
 pub(super) fn get(address: SocketAddr, path: &str) -> Result<String, String> {
     Client::connect(address)?.get(path)
 }
 
-/// Status, length of the head and of the body, once the head is there.
+/// The status, the length of the head and the length of the body, once the head is complete.
 fn response_head(bytes: &[u8]) -> Option<(u16, usize, usize)> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
@@ -71,7 +71,7 @@ fn content_length(head: &str) -> Option<usize> {
     })
 }
 
-/// A counter of nginx's stub_status: requests begun, the one that asks included.
+/// The requests begun so far, from nginx's stub_status. The request for this page counts too.
 pub(super) fn requests_in_stub_status(text: &str) -> Option<u64> {
     let mut lines = text.lines().skip_while(|line| !line.contains("requests"));
     lines.next()?;
@@ -88,8 +88,8 @@ pub(super) fn metric(text: &str, name: &str) -> Option<u64> {
     (!values.is_empty()).then(|| values.iter().sum())
 }
 
-/// Takes request bodies of known length and answers once they are complete, which nginx's `return` would do
-/// at their beginning. A thread for each connection, which lives as long as the proxy keeps it.
+/// Takes request bodies of known length and answers once they are complete. nginx's `return` would answer
+/// when a body begins. Each connection has a thread, which lives until the proxy closes the connection.
 pub(super) fn start_sink() -> Result<SocketAddr, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| format!("sink: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("sink: {error}"))?;
@@ -101,8 +101,8 @@ pub(super) fn start_sink() -> Result<SocketAddr, String> {
     Ok(address)
 }
 
-/// Until the other side ends, or sends what is not understood: then the connection closes and the measurement
-/// sees an error.
+/// Reads requests until the other side ends or sends something else. Then the connection closes, and the
+/// measurement sees an error.
 fn swallow(mut stream: TcpStream) {
     let mut received = Vec::new();
     let mut space = vec![0; 256 << 10];
@@ -124,7 +124,7 @@ fn swallow(mut stream: TcpStream) {
         received.drain(..end + 4 + there);
         let mut left = length - there;
         while left > 0 {
-            // MSG_TRUNC: the kernel drops the bytes instead of copying them to us.
+            // MSG_TRUNC makes the kernel drop the bytes instead of copying them.
             let size = left.min(space.len());
             match recv(stream.as_raw_fd(), &mut space[..size], MsgFlags::MSG_TRUNC) {
                 Ok(count @ 1..) => left -= count,

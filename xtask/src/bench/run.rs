@@ -1,5 +1,5 @@
-//! Runs a case: its entrants round by round in changing order, each proxy with several lives. Who errs is out
-//! of this case, with the reason, and the others go on.
+//! Runs a case: its entrants round by round in changing order, each proxy with several lives. If an entrant
+//! fails, it leaves this case with the reason, and the others go on.
 
 use std::collections::HashMap;
 
@@ -13,11 +13,11 @@ use super::progress::Progress;
 use super::results::{CaseResult, Entry};
 use super::stage::Stage;
 
-/// What all cases share.
+/// The parts of a run that all cases share.
 pub(super) struct Runner<'a> {
     pub(super) stage: &'a Stage,
     pub(super) origin: Origin,
-    /// The program of each kind, or why it is missing; kinds that were not asked for are not in it.
+    /// The program of each kind, or the reason why it is missing. Kinds that were not asked for are absent.
     pub(super) programs: HashMap<Kind, Result<Program, String>>,
     pub(super) rounds: usize,
     pub(super) seconds: f64,
@@ -30,16 +30,16 @@ struct Slot<'a> {
     program: Option<Program>,
     proxy: Option<Proxy>,
     held: Option<Held>,
-    /// Rounds of the present life.
+    /// Rounds of the present life so far.
     age: usize,
-    /// Idle connections that it is known to take.
+    /// How many idle connections the entrant is known to take.
     idle: usize,
     rounds: Vec<Figures>,
     failed: Option<String>,
 }
 
 impl Runner<'_> {
-    /// An error here is the run's: the user's wish to end, or the origin's death.
+    /// Runs a case. An error ends the whole run: the user interrupted it, or the origin died.
     pub(super) fn run(&mut self, case: &Case) -> Result<CaseResult, String> {
         let mut slots: Vec<Slot<'_>> =
             case.entrants.iter().filter_map(|entrant| self.slot(entrant, case.tls)).collect();
@@ -115,13 +115,13 @@ impl Runner<'_> {
             (_, None) => return self.idle(case, slot),
         }?;
         if slot.entrant.guard {
-            // Its program on lo may see nobody else's turn.
+            // The guard on `lo` must not see packets of another entrant's turn.
             self.end_life(slot)?;
         }
         Ok(figures)
     }
 
-    /// As many idle connections as it takes, up to IDLE.
+    /// Measures with as many idle connections as the proxy takes, up to the case's number.
     fn idle(&self, case: &Case, slot: &mut Slot<'_>) -> Result<Figures, String> {
         for _ in 0..3 {
             let Some(proxy) = &slot.proxy else { return Err("was not started".into()) };
@@ -165,7 +165,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Stops it; the relay says then what it asked of the kernel.
+    /// Stops the proxy. The relay then prints its counters.
     fn end_life(&self, slot: &mut Slot<'_>) -> Result<(), String> {
         slot.held = None;
         let Some(proxy) = slot.proxy.take() else { return Ok(()) };
@@ -186,15 +186,15 @@ impl Runner<'_> {
     }
 }
 
-/// What the relay prints at its end.
+/// The counters that the relay prints at its end.
 #[derive(Deserialize)]
 struct RelayCounters {
     enters: u64,
     completions: u64,
 }
 
-/// Spreads the relay's counters over the requests of its life's rounds; a relay that prints none leaves them
-/// without.
+/// Spreads the relay's counters over the requests of its life's rounds. If the relay prints none, the rounds
+/// get none.
 fn count_relay(printed: &str, rounds: &mut [Figures]) {
     let Some(counters) = printed.lines().find_map(|line| serde_json::from_str::<RelayCounters>(line).ok())
     else {

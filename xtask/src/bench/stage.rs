@@ -1,6 +1,6 @@
-//! What a measurement stands on: a folder, processes that end with us, ports, and waiting that Ctrl-C
-//! interrupts. Everything started here is ended by its process id and everything written lies in the folder,
-//! whatever way the run ends.
+//! The ground of a measurement: a folder, processes that end with the harness, ports, and waits that Ctrl-C
+//! interrupts. However the run ends, each process started here is ended by its id, and all files lie in the
+//! folder.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -19,16 +19,16 @@ use nix::unistd::Pid;
 
 use super::cpu;
 
-/// The core of the proxy under measurement; idle otherwise.
+/// The core of the measured proxy. It is idle otherwise.
 pub(super) const PROXY_CPU: usize = 0;
 /// The core of load, origin and this harness.
 pub(super) const LOAD_CPU: usize = 1;
 
 const FIRST_PORT: u16 = 19_000;
-/// Below what the kernel takes for outgoing connections.
+/// The last port is below the range that the kernel uses for outgoing connections.
 const LAST_PORT: u16 = 29_999;
 
-/// How a process is connected to us beside its standard error, which goes to a file.
+/// How a process is connected to the harness. Its standard error always goes to a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pipes {
     None,
@@ -36,7 +36,7 @@ pub(super) enum Pipes {
     InOut,
 }
 
-/// See the module.
+/// The folder, the ports and the state of interruption.
 pub(super) struct Stage {
     folder: PathBuf,
     interrupted: Arc<AtomicBool>,
@@ -50,8 +50,8 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    /// Makes the folder, raises the descriptor limit to its hard one for all children, and from now on takes
-    /// SIGINT and SIGTERM as a wish to end in order.
+    /// Makes the folder and raises the descriptor limit to its hard limit, also for all children. From now on
+    /// SIGINT and SIGTERM ask the run to end in order.
     pub(super) fn new() -> Result<Self, String> {
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
@@ -68,7 +68,7 @@ impl Stage {
         Ok(Self { folder, interrupted, next_port: AtomicU16::new(FIRST_PORT) })
     }
 
-    /// From now on this process keeps to the load's core. Not from the start: builds may use all.
+    /// Keeps this process on the load's core from now on. Earlier builds may use all cores.
     pub(super) fn keep_to_load_core(&self) -> Result<(), String> {
         self.check()?;
         run_on(LOAD_CPU)
@@ -78,14 +78,14 @@ impl Stage {
         &self.folder
     }
 
-    /// A folder of its own below ours.
+    /// Makes a folder inside the stage's folder.
     pub(super) fn subfolder(&self, name: &str) -> Result<PathBuf, String> {
         let path = self.folder.join(name);
         fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(path)
     }
 
-    /// A loopback address that nobody listens on.
+    /// A loopback address on which nothing listens.
     pub(super) fn address(&self) -> Result<SocketAddr, String> {
         for _ in FIRST_PORT..=LAST_PORT {
             let port = self.next_port.fetch_add(1, Ordering::Relaxed);
@@ -100,12 +100,12 @@ impl Stage {
         Err(format!("no free port from {FIRST_PORT} to {LAST_PORT}"))
     }
 
-    /// An error once the user wants to end.
+    /// Fails if the user has interrupted the run.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.interrupted.load(Ordering::Relaxed) { Err("interrupted".into()) } else { Ok(()) }
     }
 
-    /// Sleeps, unless interrupted.
+    /// Sleeps; fails if the user interrupts.
     pub(super) fn sleep(&self, duration: Duration) -> Result<(), String> {
         let end = Instant::now() + duration;
         loop {
@@ -118,8 +118,8 @@ impl Stage {
         }
     }
 
-    /// Starts a process on a core. It belongs to a group of its own, so that a terminal's Ctrl-C comes to us
-    /// alone, and gets a SIGTERM should we die without a word.
+    /// Starts a process on a core. It has a process group of its own, so that Ctrl-C on a terminal reaches
+    /// only the harness. If the harness dies, the process gets SIGTERM.
     pub(super) fn start(
         &self,
         name: &str,
@@ -137,7 +137,7 @@ impl Stage {
         Ok(Process { name: name.to_owned(), child, log, ending: Signal::SIGTERM })
     }
 
-    /// Runs a process on the load's core to its end, within a time.
+    /// Runs a process on the load's core to its end, at most for `within`.
     pub(super) fn run(&self, name: &str, within: Duration, command: &Command) -> Result<Output, String> {
         let process = self.start(name, LOAD_CPU, command, Pipes::Out)?;
         self.finish(process, within)
@@ -171,8 +171,8 @@ impl Stage {
     }
 }
 
-/// The same command, started by `setpriv`, which ties its life to ours and then becomes it: the process id
-/// stays.
+/// The same command, started by `setpriv`. That ties its life to the harness and then executes the command,
+/// so the process id stays.
 fn parented(command: &Command, pipes: Pipes) -> Command {
     let mut tied = Command::new("setpriv");
     tied.args(["--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());
@@ -194,7 +194,7 @@ fn run_on(core: usize) -> Result<(), String> {
         .map_err(|error| format!("CPU {core}: {error}; the measurement needs two cores"))
 }
 
-/// A process that ends when this is dropped.
+/// A process that is ended on drop.
 pub(super) struct Process {
     name: String,
     pub(super) child: Child,
@@ -207,18 +207,18 @@ impl Process {
         self.child.id()
     }
 
-    /// Ends by this signal instead of SIGTERM, where that one means waiting for exchanges to end.
+    /// Ends the process by this signal, if SIGTERM would make it wait for exchanges to end.
     pub(super) fn ended_by(mut self, signal: Signal) -> Self {
         self.ending = signal;
         self
     }
 
-    /// Sends the signal that ends it.
+    /// Sends the process its ending signal.
     pub(super) fn ask_to_end(&self) {
         let _ = kill(Pid::from_raw(self.child.id().cast_signed()), self.ending);
     }
 
-    /// The last it said, for an error's text.
+    /// The end of its standard error, for an error's text.
     pub(super) fn last_words(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -226,7 +226,7 @@ impl Process {
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
-    /// An error when it has ended by itself.
+    /// Fails if the process has ended by itself.
     pub(super) fn check(&mut self) -> Result<(), String> {
         match self.child.try_wait() {
             Ok(Some(status)) => Err(format!("{} ended: {status}\n{}", self.name, self.last_words())),
@@ -240,7 +240,7 @@ impl Drop for Process {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        // Found while it lives: the children of a process that is killed are nobody's.
+        // The tree is read while the process lives: afterwards its children cannot be found by it.
         let tree = cpu::tree(self.child.id());
         self.ask_to_end();
         let give_up = Instant::now() + Duration::from_secs(5);

@@ -1,8 +1,9 @@
-//! What several rounds say together: median, least and most, and how two contenders compare round by round.
+//! Statistics over several rounds: median, smallest and largest value, and the comparison of two entrants by
+//! round.
 
 use serde::Serialize;
 
-/// Median, least and most of some rounds.
+/// The median, the smallest and the largest value of some rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
@@ -10,7 +11,7 @@ pub(super) struct Spread {
     pub(super) max: f64,
 }
 
-/// None of nothing. An even number's median is the mean of the middle two.
+/// `None` without values. The median of an even number is the mean of the middle two.
 pub(super) fn spread(values: &[f64]) -> Option<Spread> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
     sorted.sort_by(f64::total_cmp);
@@ -21,7 +22,8 @@ pub(super) fn spread(values: &[f64]) -> Option<Spread> {
     Some(Spread { median, min, max })
 }
 
-/// The median of each round's `ours / theirs`: what slows a whole round down slows both, and cancels out.
+/// The spread of `ours / theirs` over the rounds. A disturbance that slows a whole round slows both and
+/// cancels out.
 pub(super) fn paired_ratio(ours: &[f64], theirs: &[f64]) -> Option<Spread> {
     let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
     spread(&ratios)

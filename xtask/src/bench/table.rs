@@ -7,15 +7,15 @@ use super::measure::{
 use super::results::CaseResult;
 use super::stats::Spread;
 
-/// Cells; the first row is the head.
+/// Rows of cells. The first row is the head.
 pub(super) type Table = Vec<Vec<String>>;
 
-/// A column of figures: its head, and how a value is shown.
+/// A column of figures: its head, and the format of its values.
 struct Column {
     figure: &'static str,
     head: &'static str,
     show: fn(f64) -> String,
-    /// With least and most.
+    /// The cell also shows the smallest and the largest value.
     whole: bool,
 }
 
@@ -62,7 +62,7 @@ fn columns(case: &CaseResult) -> Vec<Column> {
     columns
 }
 
-/// The figure of the case with least and most, what belongs to it, and Sluice's ratio to each other entrant.
+/// The case's figure with its spread, related figures, and Sluice's ratio to each other entrant.
 pub(super) fn table(case: &CaseResult) -> Table {
     let columns = columns(case);
     let ours = case.entries.first().map_or("", |entry| entry.name.as_str());
@@ -109,14 +109,14 @@ fn shown(column: &Column, spread: Spread) -> String {
     }
 }
 
-/// Which side a column's cells lean to, but for the first, which is left.
+/// The alignment of a column's cells. The first column is always left-aligned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lean {
     Left,
     Right,
 }
 
-/// Aligned with spaces. A reason may be longer than its column.
+/// The table aligned with spaces. A reason may be longer than its column.
 pub(super) fn plain(table: &Table, lean: Lean) -> String {
     let count = table.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| {
@@ -141,7 +141,7 @@ pub(super) fn plain(table: &Table, lean: Lean) -> String {
     text
 }
 
-/// As Markdown.
+/// The table as Markdown.
 pub(super) fn markdown(table: &Table) -> String {
     let mut text = String::new();
     for (at, row) in table.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! What package `benches` measures by itself: nanoseconds for each packet and for each operation, and
-//! instructions by callgrind.
+//! Measurements that package `benches` makes by itself: nanoseconds for each packet and each operation. And
+//! instructions, by callgrind.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,20 +13,20 @@ use crate::machine::{self, Package};
 
 const WITHIN: Duration = Duration::from_secs(300);
 const VALGRIND: &[Package] = &[Package::new("valgrind", &["valgrind", "--version"])];
-/// Iterations of the two runs whose difference counts: start and end cancel out.
+/// The iterations of two runs. Their difference counts, so that start and end cancel out.
 const ITERATIONS: [u64; 2] = [500, 2_500];
 
-/// Each of XDP's cases on its own core.
+/// Runs the XDP cases on the proxies' core.
 pub(super) fn xdp(stage: &Stage) -> Result<Tool<XdpLine>, String> {
     lines(stage, "xdp")
 }
 
-/// Each of the micro benchmarks.
+/// Runs the micro benchmarks.
 pub(super) fn micro(stage: &Stage) -> Result<Tool<MicroLine>, String> {
     lines(stage, "micro")
 }
 
-/// An error is the user's wish to end; whatever else goes wrong is in the result.
+/// Runs a tool. An error means that the user interrupted; any other failure is in the result.
 fn lines<L: DeserializeOwned>(stage: &Stage, name: &str) -> Result<Tool<L>, String> {
     let lines = json_lines(stage, name);
     stage.check()?;
@@ -58,7 +58,7 @@ fn parse_lines<L: DeserializeOwned>(text: &str) -> Result<Vec<L>, String> {
     objects.map(|line| serde_json::from_str(line).map_err(|error| format!("{line}: {error}"))).collect()
 }
 
-/// Instructions of one request in our user-space part: sessions over the simulated ring under callgrind.
+/// Instructions of one request in Sluice's user-space part: sessions over the simulated ring under callgrind.
 pub(super) fn instructions(stage: &Stage) -> Result<Result<f64, String>, String> {
     let counted = difference(stage);
     stage.check()?;
@@ -84,7 +84,7 @@ fn difference(stage: &Stage) -> Result<f64, String> {
     Ok((counts[1].saturating_sub(counts[0])) as f64 / (ITERATIONS[1] - ITERATIONS[0]) as f64)
 }
 
-/// "==7== Collected : 123456".
+/// The number in callgrind's line "==7== Collected : 123456".
 fn collected(text: &str) -> Option<u64> {
     text.lines()
         .rev()

@@ -1,14 +1,14 @@
-//! Where the boxes of a layered drawing stand: rooms that nothing imports at the top, each other room below
-//! all that import it, with as few crossings of arrows as some sweeps find.
+//! Places the boxes of a layered drawing. Rooms that no room imports are at the top, and every other room is
+//! below all rooms that import it. Some sweeps keep the crossings of arrows few.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Width of a box and the room that an arrow needs between boxes.
+/// The width of a box, and of the gap that an arrow needs between boxes.
 pub(super) const BOX: f64 = 188.0;
 const LANE: f64 = 26.0;
-/// Between neighbours of one row.
+/// The gap between neighbours in a row.
 const GAP: f64 = 20.0;
-/// Sweeps over all rows, down and up.
+/// How many sweeps go over all rows, down and up.
 const SWEEPS: usize = 24;
 
 /// A box, or a bend of an arrow that passes a row.
@@ -16,15 +16,15 @@ const SWEEPS: usize = 24;
 pub(super) struct Node {
     /// A room's place in the input; `None`: a bend.
     pub(super) room: Option<usize>,
-    /// Of its middle.
+    /// The place of its middle.
     pub(super) x: f64,
-    /// Indices into the row above, then into the row below.
+    /// Indices of its neighbours in the row above. `below` has those in the row below.
     above: Vec<usize>,
     below: Vec<usize>,
 }
 
 impl Node {
-    /// How much it keeps to its wish.
+    /// How strongly the node keeps to its wish.
     const fn weight(&self) -> f64 {
         if self.room.is_some() { 1.0 } else { 3.0 }
     }
@@ -38,11 +38,11 @@ impl Node {
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     pub(super) rows: Vec<Vec<Node>>,
-    /// By arrow: its place in each row from its start to its end, as `(row, node)`.
+    /// For each arrow, its place in every row from its start to its end, as `(row, node)`.
     pub(super) arrows: Vec<Vec<(usize, usize)>>,
 }
 
-/// The arrows that no longer way says already.
+/// The arrows without those that a longer way implies.
 pub(super) fn reduced(arrows: &[(usize, usize)]) -> Vec<(usize, usize)> {
     let mut next: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     for (from, to) in arrows {
@@ -67,7 +67,7 @@ pub(super) fn reduced(arrows: &[(usize, usize)]) -> Vec<(usize, usize)> {
     arrows.iter().copied().filter(is_short).collect()
 }
 
-/// Lays out `count` boxes. Arrows form no circle.
+/// Lays out `count` boxes. The arrows must form no circle.
 pub(super) fn layout(count: usize, arrows: &[(usize, usize)]) -> Layout {
     let mut layout = Layout::default();
     let rows = rows(count, arrows);
@@ -94,7 +94,7 @@ pub(super) fn layout(count: usize, arrows: &[(usize, usize)]) -> Layout {
     layout
 }
 
-/// The row of each room: as far down as the rooms that it imports let it.
+/// The row of each room: as low as the rooms that it imports allow.
 fn rows(count: usize, arrows: &[(usize, usize)]) -> Vec<usize> {
     let mut heights = vec![0; count];
     for _ in 0..count {
@@ -113,7 +113,7 @@ impl Layout {
         (row, self.rows[row].len() - 1)
     }
 
-    /// Orders each row by the middle of its neighbours, and keeps the order with the fewest crossings.
+    /// Orders each row by the middle of its nodes' neighbours, and keeps the order with the fewest crossings.
     fn order(&mut self) {
         let mut orders: Vec<Vec<usize>> = self.rows.iter().map(|row| (0..row.len()).collect()).collect();
         let mut best = (self.crossings(&orders), orders.clone());
@@ -177,7 +177,7 @@ impl Layout {
         }
     }
 
-    /// Moves each node towards the middle of its neighbours, as far as its row lets it.
+    /// Moves each node towards the middle of its neighbours, as far as its row allows.
     fn place(&mut self) {
         for row in &mut self.rows {
             settle(row, |_| 0.0);
@@ -195,7 +195,7 @@ impl Layout {
         self.rows.iter_mut().flatten().for_each(|node| node.x -= edge);
     }
 
-    /// Where a node would like to be: amid its neighbours. A bend would rather be in line with a bend.
+    /// The place that a node wishes: the middle of its neighbours. A bend prefers to be in line with a bend.
     fn wish(&self, row: usize, node: &Node) -> f64 {
         let above = node.above.iter().map(|other| &self.rows[row - 1][*other]);
         let below = node.below.iter().map(|other| &self.rows[row + 1][*other]);
@@ -209,7 +209,7 @@ impl Layout {
     }
 }
 
-/// By node: its place in an order.
+/// For each node, its place in an order.
 fn places(order: &[usize]) -> Vec<usize> {
     let mut places = vec![0; order.len()];
     for (place, node) in order.iter().enumerate() {
@@ -218,8 +218,8 @@ fn places(order: &[usize]) -> Vec<usize> {
     places
 }
 
-/// Puts a row's nodes as near to where they wish to be as their widths let them: the least sum of squares,
-/// by pooling neighbours that would overlap.
+/// Puts a row's nodes as close to their wishes as their widths allow. It pools neighbours that would overlap,
+/// which gives the least sum of squares.
 fn settle(row: &mut [Node], wish: impl Fn(usize) -> f64) {
     let mut offset = 0.0;
     let mut offsets = Vec::new();
@@ -229,7 +229,7 @@ fn settle(row: &mut [Node], wish: impl Fn(usize) -> f64) {
         }
         offsets.push(offset);
     }
-    // Of each pool: weighted sum of wishes, sum of weights, number of nodes.
+    // Each pool: weighted sum of wishes, sum of weights, number of nodes.
     let mut pools: Vec<(f64, f64, usize)> = Vec::new();
     for (index, offset) in offsets.iter().enumerate() {
         let weight = row[index].weight();

@@ -1,5 +1,5 @@
-//! `cargo xtask map`: the rooms of proxy/src and their imports, as text and as a drawn picture. The picture
-//! is a page of `docs/internals/` too, and `cargo xtask docs` renews it.
+//! `cargo xtask map` shows the rooms of proxy/src and their imports, as text and as a picture. The picture is
+//! also a page of `docs/internals/`, and `cargo xtask docs` renews it.
 
 mod layout;
 mod svg;
@@ -19,7 +19,7 @@ const PICTURE: &str = "docs/internals/rooms.svg";
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Draw them into this file too.
+    /// Also draw them into this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -45,7 +45,7 @@ pub(crate) fn picture(check: bool) -> Result<(), String> {
     Err(format!("{PICTURE} does not show the rooms as they are: run `cargo xtask docs`"))
 }
 
-/// Rooms as the house lists them, then the others.
+/// The rooms in the order of the house, then any other rooms.
 fn in_order(graph: &Graph) -> Vec<&str> {
     let known = ROOMS.iter().map(|room| room.name).filter(|name| graph.rooms.contains(*name));
     let is_known = |name: &&str| ROOMS.iter().any(|room| room.name == *name);

@@ -1,5 +1,5 @@
-//! The picture of the house: boxes in rows, arrows downwards. It shows which rooms import which and no
-//! counts, so that it changes only when an arrow does.
+//! The picture of the house: boxes in rows, arrows downwards. It shows which rooms import which, but no
+//! counts, so it changes only when an arrow does.
 
 use std::fmt::Write;
 
@@ -8,12 +8,12 @@ use super::layout::{self, BOX, Layout};
 use crate::tidy::{Graph, ROOMS, Room, Storey};
 
 const BOX_HEIGHT: f64 = 46.0;
-/// From one row to the next.
+/// The distance between two rows.
 const ROW: f64 = 104.0;
 const MARGIN: f64 = 24.0;
-/// Above the rows: the title.
+/// The height above the rows, for the title.
 const HEAD: f64 = 62.0;
-/// Below the rows: what the colours mean.
+/// The height below the rows, for the legend of colours.
 const FOOT: f64 = 54.0;
 
 const STOREYS: &[(Storey, &str, &str, &str)] = &[
@@ -27,7 +27,7 @@ pub(super) fn draw(graph: &Graph) -> String {
     let rooms = in_order(graph);
     let place = |name: &String| rooms.iter().position(|room| room == name).unwrap_or_default();
     let arrows: Vec<(usize, usize)> = graph.edges.keys().map(|(from, to)| (place(from), place(to))).collect();
-    // Rooms are in the order of the house: an arrow to an earlier one points up and should not be.
+    // Rooms are in the order of the house. An arrow to an earlier room points up, which is a fault.
     let (down, up): (Vec<_>, Vec<_>) = arrows.into_iter().partition(|(from, to)| from < to);
     let layout = layout::layout(rooms.len(), &layout::reduced(&down));
     let right = layout.rows.iter().flatten().map(|node| node.x).fold(0.0, f64::max) + BOX / 2.0;
@@ -117,7 +117,7 @@ fn foot(out: &mut String, height: f64, points_up: bool) {
     }
 }
 
-/// Where the middle of a room's box is.
+/// The middle of a room's box.
 fn middle(layout: &Layout, room: usize) -> (f64, f64) {
     let nodes =
         layout.rows.iter().enumerate().flat_map(|(row, nodes)| nodes.iter().map(move |node| (row, node)));
@@ -133,7 +133,8 @@ fn point(layout: &Layout, (row, node): (usize, usize)) -> (f64, f64) {
     (MARGIN + layout.rows[row][node].x, y_of(row))
 }
 
-/// From the lower edge of the first box to the upper edge of the last, straight down past each row between.
+/// The path from the first box's lower edge to the last box's upper edge, straight down past each row
+/// between.
 fn line(points: &[(f64, f64)]) -> String {
     let half = BOX_HEIGHT / 2.0;
     let mut line = format!("M{:.0} {:.0}", points[0].0, points[0].1 + half);

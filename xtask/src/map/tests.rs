@@ -1,9 +1,9 @@
-//! The map over small houses, and over the one that the arrows allow.
+//! The map of small houses, and of the house that the arrows allow.
 
 use super::layout::{BOX, layout, reduced};
 use super::*;
 
-/// Every arrow that is allowed, drawn.
+/// A graph with every arrow that is allowed.
 fn whole_house() -> Graph {
     let edges = ROOMS.iter().flat_map(|room| room.may_import().map(|other| (room.name, other)));
     Graph::from(&edges.collect::<Vec<_>>())

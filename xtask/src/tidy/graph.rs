@@ -1,24 +1,24 @@
-//! The rooms (top-level modules of proxy/src) and what each imports from the others, as the code without its
-//! tests says.
+//! The rooms (top-level modules of proxy/src) and their imports from each other, from the code without its
+//! tests.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::source::{Source, Tree};
 use super::words::Kind;
 
-/// Where rooms are.
+/// The package whose top-level modules are the rooms.
 const HOUSE: &str = "proxy";
 
-/// An import: from room, to room.
+/// An import: the importing room, then the imported room.
 pub(crate) type Edge = (String, String);
 
-/// Who imports whom.
+/// The rooms and their imports.
 #[derive(Default)]
 pub(crate) struct Graph {
     pub(crate) rooms: BTreeSet<String>,
     /// The places of each import, `path:line`.
     pub(crate) edges: BTreeMap<Edge, Vec<String>>,
-    /// Where the crate's root is imported as a whole, so that nobody can say which rooms are meant.
+    /// Places that import the crate's root as a whole, so that the rooms they use are unknown.
     pub(super) blurred: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ impl Graph {
             let Some(room) = room(source) else { continue };
             for word in source.live_words(Kind::Path) {
                 if !matches!(word.path[0].as_str(), "crate" | "super" | "self") {
-                    // Another crate's, or a name whose `use` item is counted.
+                    // The path leads to another crate, or begins with a name whose `use` item was counted.
                     continue;
                 }
                 let path = source.resolve(word);
@@ -65,7 +65,7 @@ impl Graph {
         graph
     }
 
-    /// Without some imports.
+    /// The graph without some imports.
     pub(super) fn without(&self, left_out: &[(&str, &str)]) -> Self {
         let is_kept = |(from, to): &Edge| !left_out.contains(&(from.as_str(), to.as_str()));
         let edges = self.edges.iter().filter(|(edge, _)| is_kept(edge));
@@ -76,13 +76,13 @@ impl Graph {
         }
     }
 
-    /// What a room imports.
+    /// The rooms that a room imports, each with the number of imported names.
     fn imports<'a>(&'a self, room: &'a str) -> impl Iterator<Item = (&'a str, usize)> {
         let own = self.edges.iter().filter(move |((from, _), _)| from == room);
         own.map(|((_, to), places)| (to.as_str(), places.len()))
     }
 
-    /// How many names `from` imports from `to`, if any.
+    /// How many names `from` imports from `to`; `None` if none.
     pub(crate) fn count(&self, from: &str, to: &str) -> Option<usize> {
         self.imports(from).find(|(room, _)| *room == to).map(|(_, count)| count)
     }

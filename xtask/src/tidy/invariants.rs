@@ -1,4 +1,4 @@
-//! The invariants of ARCHITECTURE.md that paths, calls and macros show.
+//! The invariants of ARCHITECTURE.md that show in paths, calls and macros.
 
 use std::collections::HashSet;
 
@@ -60,7 +60,7 @@ pub(super) const WORKER: &[&str] = &[
     "access_log",
 ];
 
-/// What lies in these and runs on a thread of its own.
+/// Modules inside the worker's modules whose code runs on a thread of its own.
 const OFF_WORKER: &[&str] = &["access_log::writer"];
 
 type Rule = fn(&Source, &mut Vec<String>);
@@ -92,7 +92,7 @@ fn is_in(source: &Source, places: &[&str]) -> bool {
     source.package == "proxy" && places.iter().any(is_below)
 }
 
-/// Complains about the live words of a kind that are forbidden.
+/// Complains about forbidden words of a kind, except in tests.
 fn forbid(
     source: &Source,
     kind: Kind,
@@ -113,7 +113,7 @@ fn complaint(source: &Source, word: &Word, what: &str, why: &str) -> String {
     format!("{}:{}: `{what}`: {why}", source.path, word.line)
 }
 
-/// Whether a path is one of these, or leads further from one.
+/// Whether a path is one of these places or leads into one.
 fn leads_to(path: &[&str], places: &[&str]) -> bool {
     places.iter().any(|place| path.starts_with(&place.split("::").collect::<Vec<_>>()))
 }
@@ -140,7 +140,7 @@ fn sans_io_is_pure(source: &Source, into: &mut Vec<String>) {
         return;
     }
     let why = "sans-IO code does no I/O and reads no clock";
-    // The pure files of `io` may know each other.
+    // The pure files of `io` may import each other.
     let imports_io = |path: &[&str]| leads_to(path, &["crate::io"]) && source.module[0] != "io";
     forbid(source, Kind::Path, why, into, |path| leads_to(path, IMPURE) || imports_io(path));
 }
@@ -173,8 +173,8 @@ fn workers_never_block(source: &Source, into: &mut Vec<String>) {
     forbid(source, Kind::Call, why, into, |path| path == ["block_on"]);
 }
 
-/// Invariant 4, in tests too; that each block has its SAFETY comment is clippy's
-/// `undocumented_unsafe_blocks`.
+/// Invariant 4, in tests too. Clippy's `undocumented_unsafe_blocks` checks that each block has its SAFETY
+/// comment.
 fn unsafe_stays_where_it_is_known(source: &Source, into: &mut Vec<String>) {
     if UNSAFE_FILES.contains(&source.path.as_str()) {
         return;
@@ -210,17 +210,17 @@ fn supervisor_never_touches_client_bytes(source: &Source, into: &mut Vec<String>
         return;
     }
     let why = "the supervisor never reads a byte from a client";
-    // The plan asks the ring what the kernel offers; it opens no connection.
+    // The plan asks the ring which features the kernel offers; it opens no connection.
     let asks = |path: &[&str]| leads_to(path, &["crate::io::ring::probe"]);
     forbid(source, Kind::Path, why, into, |path| leads_to(path, ENGINE) && !asks(path));
     forbid(source, Kind::Path, why, into, |path| path.last() == Some(&"accept4"));
-    // The socket in run_dir is `clients.rs`'s; nothing else here may accept.
+    // Only `clients.rs`, which serves the socket in run_dir, may accept.
     if !is_in(source, &["supervisor::clients"]) {
         forbid(source, Kind::EmptyCall, why, into, |path| path == ["accept"]);
     }
 }
 
-/// In tests too.
+/// Unfinished code is forbidden, in tests too.
 fn nothing_is_left_open(source: &Source, into: &mut Vec<String>) {
     const MARKS: &[&str] = &["FIXME", "XXX"];
     const MACROS: &[&str] = &["todo", "unimplemented", "dbg"];
@@ -247,7 +247,7 @@ fn files_say_their_idea(source: &Source, into: &mut Vec<String>) {
     }
 }
 
-/// Invariant 6: a reason that nothing gives is a reason nobody can count on.
+/// Invariant 6: every reason is given by some code.
 fn reasons_are_given(tree: &Tree, into: &mut Vec<String>) {
     let ends = tree.sources.iter().flat_map(|source| {
         let paths = source.live_words(Kind::Path).map(|word| source.resolve(word));
@@ -265,8 +265,8 @@ fn reasons_are_given(tree: &Tree, into: &mut Vec<String>) {
     }
 }
 
-/// A file that no `mod` item leads to is compiled by nothing, unless a crate begins with it. The package of
-/// tests lists its crates in its Cargo.toml.
+/// A file without a `mod` item that leads to it is not compiled, unless it is the root of a crate. The
+/// package of tests lists its crates in its Cargo.toml.
 pub(super) fn every_file_is_compiled(tree: &Tree, into: &mut Vec<String>) {
     for source in tree.sources.iter().filter(|source| !source.is_declared) {
         let is_root = ["/src/lib.rs", "/src/main.rs"].iter().any(|root| source.path.ends_with(root));
@@ -276,7 +276,7 @@ pub(super) fn every_file_is_compiled(tree: &Tree, into: &mut Vec<String>) {
     }
 }
 
-/// Entries of the lists above that say nothing.
+/// Complains about entries of the lists above that match nothing.
 pub(super) fn check_lists(tree: &Tree, into: &mut Vec<String>) {
     for path in UNSAFE_FILES {
         let source = tree.sources.iter().find(|source| source.path == *path);

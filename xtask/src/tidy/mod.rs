@@ -1,5 +1,5 @@
-//! `cargo xtask tidy`: the invariants of ARCHITECTURE.md, each held by a rule over the parsed source. A rule
-//! sees whole files less their tests: neither prose nor a string nor a test makes it complain.
+//! `cargo xtask tidy`: the invariants of ARCHITECTURE.md, each checked by a rule over the parsed source. A
+//! rule reads whole files without their tests. Prose, strings and tests never cause a complaint.
 
 mod graph;
 mod invariants;
@@ -33,7 +33,7 @@ pub(crate) fn graph() -> Result<Graph, String> {
     Ok(Graph::of(&Tree::read(&machine::root())?))
 }
 
-/// Of the whole tree, its lists of exceptions included.
+/// All complaints about the tree, including needless exceptions.
 fn complaints(tree: &Tree) -> Vec<String> {
     let mut into = Vec::new();
     invariants::check(tree, &mut into);

@@ -1,7 +1,7 @@
-//! What does not hold yet while rooms are moving. An entry that is not needed any more is a complaint; when
-//! the lists are empty, this file goes.
+//! Exceptions from the rules while rooms are moving. A needless entry is a complaint. When the lists are
+//! empty, this file is removed.
 
-/// Rooms that have arrows and are not built.
+/// Rooms that have arrows but are not built.
 pub(super) const ROOMS: &[&str] = &[];
 
 /// Imports that the arrows between rooms forbid.
@@ -10,7 +10,7 @@ pub(super) const EDGES: &[(&str, &str)] = &[];
 /// Functions and files that are too long.
 pub(super) const LONG: &[&str] = &["proxy/src/io/simulated.rs"];
 
-/// Tests that do not stand where tests stand.
+/// Tests in other places than the rules ask for.
 pub(super) const PLACEMENT: &[&str] = &[
     "proxy/src/config/tests/mod.rs",
     "proxy/src/io/tests/mod.rs",

@@ -1,5 +1,5 @@
-//! The structure of a source file as `syn` parses it: which ranges only tests compile, the functions, the
-//! modules, and which paths the names of `use` items stand for.
+//! The structure of a source file as `syn` parses it: the ranges that only tests compile, the functions, the
+//! modules, and the paths for which the names of `use` items stand.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,21 +13,22 @@ use syn::{Attribute, Block, Expr, ImplItem, Item, Meta, Signature, Stmt, Token, 
 /// The structure of one file. Ranges are bytes of its text.
 #[derive(Default)]
 pub(super) struct Outline {
-    /// Under `#[cfg(test)]`, or a `#[test]` function.
+    /// Parts under `#[cfg(test)]`, and `#[test]` functions.
     pub(super) tests: Vec<Extent>,
     pub(super) functions: Vec<Function>,
     pub(super) modules: Vec<Module>,
-    /// The file itself, then its inline modules: an outer one stands before an inner one.
+    /// The scope of the file, then the scopes of its inline modules. An outer scope stands before an inner
+    /// one.
     pub(super) scopes: Vec<Scope>,
-    /// What `reasons! { … }` declares.
+    /// The reasons that `reasons! { … }` declares.
     pub(super) reasons: Vec<Reason>,
 }
 
-/// Bytes and lines that a part of a file takes, its attributes and documentation included.
+/// The bytes and lines of a part of a file, including its attributes and documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) bytes: Range<usize>,
-    /// Counted from 1, the last one included.
+    /// The first and the last line, counted from 1.
     pub(super) lines: (usize, usize),
 }
 
@@ -43,17 +44,17 @@ impl Extent {
 }
 
 pub(super) struct Function {
-    /// With its type and the functions around it: `Exchange::run`.
+    /// The name with its type and the functions around it, such as `Exchange::run`.
     pub(super) name: String,
-    /// From the signature to the last brace.
+    /// The range from the signature to the last brace.
     pub(super) extent: Extent,
 }
 
 pub(super) struct Module {
     pub(super) name: String,
-    /// The inline modules around it.
+    /// The inline modules around the `mod` item.
     pub(super) within: Vec<String>,
-    /// `#[path = "…"]`.
+    /// The file in `#[path = "…"]`.
     pub(super) file: Option<String>,
     pub(super) is_inline: bool,
     pub(super) is_last: bool,
@@ -67,13 +68,13 @@ pub(super) struct Reason {
     pub(super) line: usize,
 }
 
-/// A module's names.
+/// The names that are known in a module.
 pub(super) struct Scope {
-    /// Of the whole file, or of an inline module.
+    /// The bytes of the whole file or of an inline module.
     pub(super) bytes: Range<usize>,
     /// The inline modules that lead here.
     pub(super) within: Vec<String>,
-    /// What a name stands for, as its `use` item spells it; a child module's begins with `self`.
+    /// The path of each name, as its `use` item spells it. A child module's path begins with `self`.
     pub(super) names: HashMap<String, Vec<String>>,
 }
 
@@ -90,7 +91,7 @@ impl Outline {
     }
 }
 
-/// Whether a part with these attributes exists in tests alone.
+/// Whether only tests compile a part with these attributes.
 fn is_only_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let path = attribute.path();
@@ -101,7 +102,7 @@ fn is_only_for_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Whether a `cfg` holds only where `test` does.
+/// Whether a `cfg` is true only if `test` is.
 fn takes_test(condition: &Meta) -> bool {
     let Meta::List(list) = condition else { return condition.path().is_ident("test") };
     let Ok(parts) = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated) else {
@@ -115,14 +116,14 @@ fn takes_test(condition: &Meta) -> bool {
 
 struct Visitor {
     outline: Outline,
-    /// Index of the scope that is being read.
+    /// The index of the scope that is being read.
     scope: usize,
-    /// Types and functions around the current place.
+    /// The types and functions around the current place.
     owners: Vec<String>,
 }
 
 impl Visitor {
-    /// Notes a part that only tests compile; its inside is visited all the same.
+    /// Notes a part that only tests compile. The visitor still reads its inside.
     fn note(&mut self, attributes: &[Attribute], part: &impl Spanned) {
         if is_only_for_tests(attributes) {
             self.outline.tests.push(Extent::of(part));
@@ -321,7 +322,7 @@ impl<'ast> Visit<'ast> for Visitor {
     }
 }
 
-/// `attrs` of whichever variant it is.
+/// Gives `attrs` of any of these variants.
 macro_rules! attributes {
     ($node:expr, $kind:ident: $($variant:ident)*) => {
         match $node {
@@ -344,7 +345,7 @@ fn trait_item_attributes(item: &TraitItem) -> &[Attribute] {
     attributes!(item, TraitItem: Const Fn Type Macro)
 }
 
-/// The attributes of a statement that is an expression: `syn` gives them to its leftmost operand.
+/// The attributes of a statement that is an expression. `syn` gives them to its leftmost operand.
 fn statement_attributes(expression: &Expr) -> &[Attribute] {
     match expression {
         Expr::Assign(assign) => statement_attributes(&assign.left),

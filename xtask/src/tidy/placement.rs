@@ -1,7 +1,7 @@
-//! Where tests stand, the same everywhere. The tests of `foo.rs`, and of a room's `foo/mod.rs`, are
-//! `#[cfg(test)] mod tests`: at the end of the file while they are short, in `foo/tests.rs` when they are
-//! longer. When that is too long, its subjects are files in `foo/tests/`. Helpers that the tests of several
-//! modules share are in a `testing.rs`; a `checks.rs` holds invariants that tests and the simulation ask for.
+//! The places of tests, the same everywhere. The tests of `foo.rs`, and of a room's `foo/mod.rs`, are
+//! `#[cfg(test)] mod tests`. Short tests stand at the end of the file, longer ones in `foo/tests.rs`. If that
+//! file is too long, its subjects become files in `foo/tests/`. Helpers for tests of several modules are in a
+//! `testing.rs`. A `checks.rs` holds invariants that tests and the simulation check.
 
 use super::outline::Module;
 use super::source::{Source, Tree};
@@ -10,10 +10,10 @@ use super::words::{Kind, Word};
 /// Longer tests get a file of their own. Goes down to 60 when the rooms are quiet.
 pub(super) const INLINE_LINES_MAX: usize = 400;
 
-/// What a module that only tests compile may be called.
+/// The names that a module may have if only tests compile it.
 const NAMES: &[&str] = &["tests", "testing", "checks"];
 
-/// A room of its own that only tests compile: whole workers over a seeded world.
+/// The one room that only tests compile: whole workers over a seeded world.
 const TEST_ROOM: &str = "proxy::simulation";
 
 pub(super) fn check(tree: &Tree, not_yet: &[&str], into: &mut Vec<String>) {
@@ -35,7 +35,7 @@ pub(super) fn check(tree: &Tree, not_yet: &[&str], into: &mut Vec<String>) {
     }
 }
 
-/// `package::module::name` of each module of tests that stands wrong, and the complaint.
+/// The full name of each misplaced module of tests, and the complaint.
 fn modules(source: &Source) -> impl Iterator<Item = (String, String)> {
     let of_tests = source.outline.modules.iter().filter(|module| {
         module.within.is_empty() && !source.is_test && source.outline.tests.contains(&module.extent)
@@ -67,7 +67,7 @@ fn fault(module: &Module) -> Option<String> {
         .then(|| format!("{lines} lines of tests; above {INLINE_LINES_MAX} they get their own tests.rs"))
 }
 
-/// `#[test]` functions in the midst of code.
+/// `#[test]` functions outside of a module of tests.
 fn lone_tests(source: &Source) -> impl Iterator<Item = (String, String)> {
     let is_in_module = |line: usize| {
         source.outline.modules.iter().any(|module| {
@@ -87,7 +87,7 @@ fn lone_tests(source: &Source) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The tests of a folder begin in its `tests.rs`.
+/// A folder of tests must begin in its `tests.rs`.
 fn folders(source: &Source) -> Option<(String, String)> {
     let complaint = format!("{}: should be tests.rs beside the folder", source.path);
     source.path.ends_with("/tests/mod.rs").then(|| (source.path.clone(), complaint))

@@ -1,4 +1,4 @@
-//! The arrows between the rooms of proxy/src: what each may import, and that no circle is among them.
+//! The arrows between the rooms of proxy/src: the imports that each room may have. They form no circle.
 
 use super::graph::Graph;
 use super::source::Tree;
@@ -6,13 +6,13 @@ use super::source::Tree;
 /// Where a room stands in the picture of the house.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Storey {
-    /// A process, and what it starts with.
+    /// A process and its start.
     Process,
     /// On the way of a connection.
     Way,
-    /// Beside it: for operators, or between the processes.
+    /// Beside that way: for operators, or between the processes.
     Beside,
-    /// What the others stand on.
+    /// Below the other rooms, which build on it.
     Ground,
 }
 
@@ -20,9 +20,9 @@ pub(crate) enum Storey {
 pub(crate) struct Room {
     pub(crate) name: &'static str,
     pub(crate) storey: Storey,
-    /// What it holds, in a few words.
+    /// A short description of its contents.
     pub(crate) about: &'static str,
-    /// Names of rooms.
+    /// The names of rooms, separated by spaces.
     may_import: &'static str,
 }
 
@@ -43,8 +43,8 @@ pub(super) const fn room(
 
 /// The house. A room imports only rooms that stand below it in this list.
 pub(crate) const ROOMS: &[Room] = &[
-    // The two processes. Neither knows the other; they speak the messages of `control`. Of the engine the
-    // supervisor asks what the ring of this kernel offers, no more.
+    // The two processes. They do not know each other and exchange the messages of `control`. The supervisor
+    // asks the engine only which ring features this kernel offers.
     room(
         "supervisor",
         Storey::Process,
@@ -59,9 +59,10 @@ pub(crate) const ROOMS: &[Room] = &[
          placement error time",
     ),
     room("demo", Storey::Process, "an origin for a first try", ""),
-    // What a user types. `main` alone reads it.
+    // The command line. Only `main` reads it.
     room("cli", Storey::Process, "commands and options", "config control"),
-    // Compiles into types that the rooms below own; none of them knows where its settings come from.
+    // It compiles into types that the rooms below own. None of those rooms knows where its settings come
+    // from.
     room(
         "config",
         Storey::Beside,
@@ -105,7 +106,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("control", Storey::Beside, "messages between processes", "counters error time"),
     room("listen", Storey::Ground, "listeners, admission", "http io counters tls error time"),
     room("route", Storey::Ground, "hosts, paths, matcher", "http error time"),
-    // A record names the request, and what the handshake agreed upon.
+    // A record names the request and the parameters that the handshake agreed on.
     room("access_log", Storey::Ground, "a record, its ring, its file", "threads http tls error time"),
     // A stream carries TLS records.
     room("io", Storey::Ground, "ring, streams, buffers, timers", "tls error time"),
@@ -120,7 +121,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("time", Storey::Ground, "a point in time", ""),
 ];
 
-/// `not_yet` is left out, and has to be needed.
+/// Checks the imports. Those in `not_yet` are allowed, but each must be needed.
 pub(super) fn check(tree: &Tree, rooms: &[Room], not_yet: &[(&str, &str)], into: &mut Vec<String>) {
     let graph = Graph::of(tree);
     let may = |from: &str, to: &str| {
@@ -147,7 +148,7 @@ pub(super) fn check(tree: &Tree, rooms: &[Room], not_yet: &[(&str, &str)], into:
     }
 }
 
-/// Rooms that have arrows are there, and arrows point down.
+/// Checks that rooms with arrows exist, and that arrows point down.
 pub(super) fn check_arrows(tree: &Tree, rooms: &[Room], not_yet: &[&str], into: &mut Vec<String>) {
     let graph = Graph::of(tree);
     for (index, room) in rooms.iter().enumerate() {

@@ -1,26 +1,27 @@
-//! Lengths: of functions, of files and of lines.
+//! The lengths of functions, files and lines.
 
 use super::source::{Source, Tree};
 
-/// A function, from its signature to its last brace.
+/// Lines of a function, from its signature to its last brace.
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// A file without its tests.
+/// Lines of a file without its tests.
 const FILE_LINES_MAX: usize = 600;
 
-/// A file of tests.
+/// Lines of a file of tests.
 const TEST_FILE_LINES_MAX: usize = 800;
 
-/// In characters.
+/// Characters of a line.
 const COLUMNS_MAX: usize = 110;
 
-/// What is longer, each with its reason. Functions are named as `package::module::Type::function`.
+/// Functions and files that may be longer, with the reasons. A function is named
+/// `package::module::Type::function`.
 pub(super) const LONG: &[(&str, &str)] = &[
     ("benches::bin::xdp::cases", "a table of cases, with the configurations that they need"),
     ("proxy-ebpf::cookie::write", "writes one header in its order; how it splits is for the verifier to say"),
 ];
 
-/// What is longer and should not be.
+/// Functions and files that are too long: allowed for good, and only for now.
 pub(super) struct Exceptions<'a> {
     pub(super) granted: &'a [(&'a str, &'a str)],
     pub(super) not_yet: &'a [&'a str],
@@ -37,7 +38,7 @@ pub(super) fn check(tree: &Tree, exceptions: &Exceptions<'_>, into: &mut Vec<Str
     lines(tree, into);
 }
 
-/// Functions and files, with the exceptions; one that is not needed is a complaint too.
+/// Checks functions and files against the limits and the exceptions. A needless exception is a complaint too.
 fn lengths(tree: &Tree, exceptions: &Exceptions<'_>, into: &mut Vec<String>) {
     let long: Vec<(String, String)> =
         tree.sources.iter().flat_map(|source| files(source).into_iter().chain(functions(source))).collect();
@@ -58,7 +59,7 @@ fn lengths(tree: &Tree, exceptions: &Exceptions<'_>, into: &mut Vec<String>) {
     }
 }
 
-/// The file, if it is too long, and the complaint.
+/// The file's name and the complaint, if the file is too long.
 fn files(source: &Source) -> Option<(String, String)> {
     let (lines, tests) = source.line_counts();
     let (lines, max, what) = if source.is_test {
@@ -70,7 +71,7 @@ fn files(source: &Source) -> Option<(String, String)> {
     (lines > max).then(|| (source.path.clone(), complaint))
 }
 
-/// The functions that are too long, and the complaints.
+/// The names of functions that are too long, and the complaints.
 fn functions(source: &Source) -> impl Iterator<Item = (String, String)> {
     let long = source.live_functions().filter(|function| function.extent.line_count() > FUNCTION_LINES_MAX);
     long.map(move |function| {
@@ -82,7 +83,7 @@ fn functions(source: &Source) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Lines that neither a reader's window nor rustfmt's width holds.
+/// Complains about lines that are wider than rustfmt's width.
 fn lines(tree: &Tree, into: &mut Vec<String>) {
     for source in &tree.sources {
         for (index, line) in source.text.lines().enumerate() {

@@ -1,5 +1,5 @@
-//! A source file as the rules see it, and the tree of all of them: which module a file is, whether only tests
-//! compile it, and which module a path leads to.
+//! A source file as the rules see it, and the tree of all files: a file's module, whether only tests compile
+//! it, and the module to which a path leads.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -11,20 +11,20 @@ use proc_macro2::TokenStream;
 use super::outline::{Function, Module, Outline};
 use super::words::{self, Kind, Word};
 
-/// The package that is tests from end to end.
+/// The package in which all code is test code.
 const TEST_PACKAGE: &str = "tests";
 
-/// One file.
+/// A source file.
 pub(super) struct Source {
-    /// From the workspace's root, with `/`.
+    /// The path from the workspace's root, with `/`.
     pub(super) path: String,
-    /// As written.
+    /// The text as written.
     pub(super) text: String,
     pub(super) outline: Outline,
     pub(super) words: Vec<Word>,
-    /// `proxy` for proxy/src/….
+    /// The package, such as `proxy` for proxy/src/….
     pub(super) package: String,
-    /// The modules that lead to it: `["io", "timer"]`.
+    /// The modules that lead to the file, such as `["io", "timer"]`.
     pub(super) module: Vec<String>,
     /// Whether only tests compile it.
     pub(super) is_test: bool,
@@ -52,12 +52,12 @@ impl Source {
         })
     }
 
-    /// Whether only tests compile what stands at a byte.
+    /// Whether only tests compile the code at a byte.
     fn is_test_at(&self, at: usize) -> bool {
         self.is_test || self.outline.tests.iter().any(|test| test.bytes.contains(&at))
     }
 
-    /// The full name of something in it: `package::module::name`.
+    /// The full name of an item in the file: `package::module::name`.
     pub(super) fn full_name(&self, name: &str) -> String {
         let modules = self.module.iter().map(String::as_str);
         let parts: Vec<&str> = [self.package.as_str()].into_iter().chain(modules).chain([name]).collect();
@@ -73,14 +73,14 @@ impl Source {
         self.outline.functions.iter().filter(|function| !self.is_test_at(function.extent.bytes.start))
     }
 
-    /// Its lines, and of them those that only tests compile.
+    /// The number of lines, and the number of lines that only tests compile.
     pub(super) fn line_counts(&self) -> (usize, usize) {
         let tests: HashSet<usize> =
             self.outline.tests.iter().flat_map(|test| test.lines.0..=test.lines.1).collect();
         (self.text.lines().count(), tests.len())
     }
 
-    /// A path with its first segment followed: to `crate` and the modules from there, or to another crate.
+    /// Resolves a path's first segment: to `crate` and the modules from there, or to another crate.
     pub(super) fn resolve(&self, word: &Word) -> Vec<String> {
         let scope = self.outline.scopes.iter().rev().find(|scope| scope.bytes.contains(&word.at));
         let (within, names) = scope.map_or((&[][..], None), |scope| (&scope.within[..], Some(&scope.names)));
@@ -104,7 +104,7 @@ impl Source {
         ["crate".to_owned()].iter().chain(from).chain(rest).cloned().collect()
     }
 
-    /// The files that `mod name;` may mean.
+    /// The files to which `mod name;` may lead.
     fn candidates(&self, module: &Module) -> Vec<String> {
         let (folder, name) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
         let stem = name.trim_end_matches(".rs");
@@ -114,7 +114,7 @@ impl Source {
         }
         let mut folders = vec![format!("{folder}/{within}")];
         if !matches!(stem, "mod" | "lib" | "main") {
-            // A crate's root has its modules beside it, any other file below it.
+            // The root of a crate has its modules beside it; any other file has them below it.
             folders.insert(0, format!("{folder}/{stem}/{within}"));
         }
         let name = &module.name;
@@ -139,7 +139,7 @@ fn place(path: &str) -> (String, Vec<String>) {
     (package.to_owned(), module)
 }
 
-/// All files.
+/// All source files.
 pub(super) struct Tree {
     pub(super) sources: Vec<Source>,
 }
@@ -171,8 +171,8 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Follows `mod x;` from the files that nothing declares: what is reached through `#[cfg(test)]` alone is
-    /// for tests.
+    /// Finds the files that only tests compile. It follows `mod x;` from the files that no file declares, and
+    /// notes the files that are reached only through `#[cfg(test)]`.
     fn find_tests(&mut self) {
         let by_path: HashMap<&str, usize> =
             self.sources.iter().enumerate().map(|(index, source)| (source.path.as_str(), index)).collect();

@@ -1,8 +1,8 @@
-//! Each rule is broken once, and everything that only looks broken passes.
+//! Each rule is broken once. Code that only looks like a breach passes.
 
 use super::*;
 
-/// What all rules say about these files, without any list of exceptions.
+/// All complaints about these files, without any list of exceptions.
 fn complaints_about(files: &[(&str, &str)]) -> Vec<String> {
     let tree = tree(files);
     let mut into = Vec::new();
@@ -48,7 +48,7 @@ fn each_rule_is_held() {
             ":3: `std::time::SystemTime`",
         ),
         ("proxy/src/io/timer.rs", "use nix::unistd;", "`nix::unistd`: sans-IO"),
-        // 2. Workers and supervisor are strangers, under any name.
+        // 2. Workers and supervisor do not know each other, under any name.
         (
             "proxy/src/worker/mod.rs",
             "use super::supervisor::topology;",
@@ -83,7 +83,7 @@ fn each_rule_is_held() {
         // 7. The supervisor never touches client bytes.
         ("proxy/src/supervisor/lifecycle.rs", "fn f() { listener.accept(); }", "`accept`: the supervisor"),
         ("proxy/src/supervisor/clients.rs", "use nix::sys::socket::accept4;", "accept4`: the supervisor"),
-        // Nothing is left open, in tests neither.
+        // Nothing is left open, not even in tests.
         ("proxy/src/session/mod.rs", "fn f() { todo!() }", "`todo`: nothing is left open"),
         ("tests/http.rs", "#[test]\n#[ignore = \"slow\"]\nfn f() {}", "`ignore`: nothing is left open"),
         ("proxy/src/session/mod.rs", "// FIXME\nfn f() {}", ":2: `// FIXME`: nothing is left open"),
@@ -97,7 +97,7 @@ fn each_rule_is_held() {
             ":3: proxy::time::Of::long has 71 lines",
         ),
         ("proxy/src/time.rs", &format!("// {}", "é".repeat(108)), ":2: 111 columns; at most 110"),
-        // Where tests stand.
+        // The places of tests.
         (
             "proxy/src/time.rs",
             "#[cfg(test)]\nmod time_tests;",
@@ -170,7 +170,7 @@ fn what_only_tests_reach_is_a_test() {
     assert_eq!(of("#[cfg(test)]"), Vec::<String>::new());
     assert_eq!(of("#[cfg(any(test, fuzzing))]").len(), 1);
     assert_eq!(of("#[cfg(not(test))]").len(), 1);
-    // By another name, and from a module within the file.
+    // The path has another name, or comes from an inline module.
     let of = |how: &str| {
         complaints_about(&[
             ("proxy/src/http/mod.rs", &file(how)),
@@ -194,7 +194,7 @@ fn room(name: &'static str, may_import: &'static str) -> Room {
     rooms::room(name, Storey::Ground, "", may_import)
 }
 
-/// What the arrows say about `code` in the room `session`, where `worker` and `io` are rooms too.
+/// The complaints about the arrows of `code` in the room `session`; `worker` and `io` are rooms too.
 fn about_session(code: &str, not_yet: &[(&str, &str)]) -> Vec<String> {
     let tree = tree(&[
         ("proxy/src/session/h1.rs", &file(code)),

@@ -1,22 +1,22 @@
-//! What a file says, read from its tokens: paths, macros, method calls, attributes, `unsafe` and comments.
-//! Tokens within a macro are read like all others, and nothing in a string or in prose looks like code.
+//! The words of a file, read from its tokens: paths, macros, method calls, attributes, `unsafe` and comments.
+//! Tokens inside a macro are read like all others. Strings and prose never look like code.
 
 use std::ops::Range;
 
 use proc_macro2::{Delimiter, Group, Spacing, Span, TokenStream, TokenTree};
 
-/// What kind of word it is.
+/// The kind of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Of at least two segments, or a leaf of a `use` item; without generic arguments.
+    /// A path of at least two segments, or a leaf of a `use` item. Generic arguments are left out.
     Path,
     /// The last segment of a macro's name.
     Macro,
-    /// A method's name where it is called with arguments.
+    /// The name of a method that is called with arguments.
     Call,
-    /// A method's name where it is called without arguments.
+    /// The name of a method that is called without arguments.
     EmptyCall,
-    /// An attribute and what it is about: `["expect", "unsafe_code"]`.
+    /// An attribute and its argument, such as `["expect", "unsafe_code"]`.
     Attribute,
     Unsafe,
     /// The text of comments between two tokens, or of one line of documentation.
@@ -27,14 +27,14 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word {
     pub(super) kind: Kind,
-    /// Segments as they are spelled.
+    /// The segments as they are spelled.
     pub(super) path: Vec<String>,
     pub(super) line: usize,
-    /// Where it begins, in bytes.
+    /// The offset in bytes at which it begins.
     pub(super) at: usize,
 }
 
-/// The words of a file: of its code in its order, then its comments.
+/// The words of a file: the code's words in order, then the comments.
 pub(super) fn words(tokens: TokenStream, text: &str) -> Vec<Word> {
     let mut code = Vec::new();
     code_ranges(tokens.clone(), text, &mut code);
@@ -44,7 +44,7 @@ pub(super) fn words(tokens: TokenStream, text: &str) -> Vec<Word> {
     reader.words
 }
 
-/// The places of all tokens but those of documentation.
+/// The byte ranges of all tokens, without the tokens of documentation.
 fn code_ranges(tokens: TokenStream, text: &str, into: &mut Vec<Range<usize>>) {
     for token in tokens {
         if is_comment(token.span(), text) {
@@ -61,7 +61,7 @@ fn code_ranges(tokens: TokenStream, text: &str, into: &mut Vec<Range<usize>>) {
     }
 }
 
-/// Every token of a documentation comment has the place of the whole comment.
+/// Whether a token belongs to a documentation comment. Such a token's span is the whole comment.
 fn is_comment(span: Span, text: &str) -> bool {
     let text = text.get(span.byte_range()).unwrap_or_default();
     text.starts_with("//") || text.starts_with("/*")
@@ -77,7 +77,7 @@ impl Reader<'_> {
         self.words.push(Word { kind, path, line: span.start().line, at: span.byte_range().start });
     }
 
-    /// What stands between the tokens and is not blank.
+    /// Reads comments: the text between the tokens that is not blank.
     fn comments(&mut self, code: &[Range<usize>]) {
         let mut from = 0;
         let mut line = 1;
@@ -96,7 +96,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads the tokens of one group. `attribute` is what an attribute around them says already.
+    /// Reads the tokens of one group. `attribute` is the path of the attribute around them, if any.
     fn read(&mut self, tokens: TokenStream, attribute: &[String]) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         self.read_from(&tokens, 0, attribute);
@@ -108,11 +108,11 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads what begins at `at`; gives the place behind it.
+    /// Reads the word at `at` and returns the index after it.
     fn one(&mut self, tokens: &[TokenTree], at: usize, attribute: &[String]) -> usize {
         match &tokens[at] {
             TokenTree::Punct(sign) if sign.as_char() == '#' => self.attribute(tokens, at),
-            // A lifetime.
+            // The sign begins a lifetime.
             TokenTree::Punct(sign) if sign.as_char() == '\'' => at + 2,
             TokenTree::Ident(_) if attribute.is_empty() => self.path(tokens, at, Vec::new()),
             TokenTree::Ident(ident) => {
@@ -138,7 +138,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `#[…]`, `#![…]`, documentation, or a lone `#`.
+    /// Reads `#[…]`, `#![…]`, documentation, or a lone `#`.
     fn attribute(&mut self, tokens: &[TokenTree], at: usize) -> usize {
         let end = at + 1 + usize::from(is_sign(tokens.get(at + 1), '!'));
         let Some(TokenTree::Group(group)) = tokens.get(end) else { return at + 1 };
@@ -154,7 +154,7 @@ impl Reader<'_> {
         end + 1
     }
 
-    /// A path in a string of an attribute, as serde has them.
+    /// Reads a path in a string of an attribute, as serde writes it.
     fn quoted_path(&mut self, literal: &str, span: Span) {
         let text = literal.trim_matches('"');
         if ["crate::", "super::", "self::"].iter().any(|start| text.starts_with(start)) {
@@ -162,8 +162,8 @@ impl Reader<'_> {
         }
     }
 
-    /// A path, a method call, a macro or a keyword that begins with the name at `at`. `prefix` is what stands
-    /// before the braces around it in a `use` item.
+    /// Reads a path, a method call, a macro or a keyword that begins with the name at `at`. `prefix` is the
+    /// path before the braces around it in a `use` item.
     fn path(&mut self, tokens: &[TokenTree], at: usize, prefix: Vec<String>) -> usize {
         let span = tokens[at].span();
         let is_leaf = !prefix.is_empty();
@@ -190,7 +190,7 @@ impl Reader<'_> {
         end
     }
 
-    /// Says what the name that `tokens[range]` spells is.
+    /// Adds the word for the name that `tokens[range]` spells.
     fn name(
         &mut self,
         tokens: &[TokenTree],
@@ -218,14 +218,14 @@ impl Reader<'_> {
         if is_sign(next, '!') && is_called {
             self.push(Kind::Macro, path[path.len() - 1..].to_vec(), span);
         }
-        // `T::<u8>::new` and `<T as Trait>::new`: the end of a path that was read already.
+        // `T::<u8>::new` and `<T as Trait>::new`: this name ends a path that was read already.
         let goes_on = range.start >= 3 && is_separator(tokens, range.start - 2) && is_sign(before(3), '>');
         if (path.len() > 1 || is_leaf) && !goes_on {
             self.push(Kind::Path, path, span);
         }
     }
 
-    /// The leaves of `prefix::{…}`.
+    /// Reads the leaves of `prefix::{…}`.
     fn leaves(&mut self, group: &Group, prefix: &[String]) {
         let tokens: Vec<TokenTree> = group.stream().into_iter().collect();
         let mut at = 0;

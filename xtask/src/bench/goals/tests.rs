@@ -1,4 +1,5 @@
-//! What the goals make of results: which peer counts, what is missing, and what a failed run says.
+//! How goals are judged from results: which peer counts, which results are missing, and how a failed run is
+//! shown.
 
 use super::super::measure::Figures;
 use super::super::results::{Entry, Machine, Tool, XdpLine};
@@ -11,7 +12,7 @@ fn a_handshake_is_what_is_beyond_a_plain_connection() {
     };
     let results = results(vec![of("fresh", 20.0, 30.0, 10.0), of("tls-full", 70.0, 130.0, 100.0)]);
     let measured = handshake(&results, "tls-full", 0.65).unwrap_or_else(|error| panic!("{error}"));
-    // 50 against nginx' 100 and haproxy's 90.
+    // Sluice has 50, nginx 100 and haproxy 90.
     assert!(
         (measured.value - 50.0 / 90.0).abs() < 1e-9 && measured.shown.contains("haproxy"),
         "{}",
