@@ -21,7 +21,7 @@ use tests::{eventually, process, skip};
 
 const NAME: &str = "edge.example";
 const LINES: &str = "session_tickets = false\nearly_data = true\n";
-/// An answer that has not come within this time counts as one that does not come.
+/// A test that expects no answer waits this long for one.
 const MOMENT: Duration = Duration::from_millis(300);
 
 struct Edge {

@@ -1,5 +1,5 @@
-//! The eBPF programs in the kernel, without the rest of Sluice: verdicts over packets given as bytes,
-//! steering of plain listeners, and XDP on interfaces in namespaces that the tests make.
+//! The eBPF programs in the kernel, without the rest of Sluice. The tests cover verdicts over packets given
+//! as bytes, steering of plain listeners, and XDP on interfaces in namespaces that they make.
 
 #[path = "kernel/attach.rs"]
 mod attach;

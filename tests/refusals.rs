@@ -1,5 +1,5 @@
-//! Responses that Sluice makes itself: to malformed requests, of which no byte may reach an origin (RFC 9112,
-//! sections 2 to 7 and 11.2), and for limits, timeouts, and upstreams that are missing, broken or slow.
+//! Responses that Sluice makes itself. No byte of a malformed request may reach an origin (RFC 9112, sections
+//! 2 to 7 and 11.2). The other causes are limits, timeouts, and upstreams that are missing, broken or slow.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,5 +1,5 @@
-//! Where the secrets of handshakes and keys are, and who can read them: the key log exists only if it was
-//! allowed, and no other process can read the memory of Sluice's processes.
+//! The places of the secrets of handshakes and keys. The key log exists only if it was allowed, and no other
+//! process can read the memory of Sluice's processes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

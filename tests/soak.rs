@@ -478,7 +478,7 @@ fn mixed_load_leaves_everything_as_it_was() {
     assert_eq!(visits.len(), Visit::ALL.len(), "every kind was there");
     expect_flat(&samples);
     sluice.expect_back_to(before);
-    // The admin connection of this scrape is the one that is still counted.
+    // The admin connection of this scrape still counts.
     eventually(LIMIT, "the guard's tables are empty", || {
         let metrics = sluice.metrics();
         (metrics.sum("sluice_guard_connections") < 1.5 && metrics.sum("sluice_guard_bans") < 0.5)

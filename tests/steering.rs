@@ -49,7 +49,7 @@ fn flows_go_to_the_worker_with_less_to_do() {
     }
     let spread = (here.len(), there.len());
     assert!(spread.0.abs_diff(spread.1) <= 4, "forty idle connections are spread evenly: {spread:?}");
-    // All connections of the first worker end, so it gets the next ones.
+    // All connections of the first worker end, so it gets the next connections.
     here.clear();
     eventually(LIMIT, "the first worker is empty", || {
         (sluice.per_worker("connections")[0] == 0).then_some(())

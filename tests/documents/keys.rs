@@ -1,6 +1,6 @@
 //! `docs/configure.md`: a row for each key that the configuration knows. A row's last cell is written by
-//! hand. The test takes the other cells from the code: the values from the errors that wrong values cause,
-//! the default from `config/proxy.toml`, and the reload cell from a reload with a changed key.
+//! hand. The code gives the others. The errors that wrong values cause give the values. `config/proxy.toml`
+//! gives the default, and a reload with a changed key gives the reload cell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! The rules of style that a program can check: no sentence above 30 words, no line above 110 columns, no
-//! dead link, no noun hidden behind a word such as "whoever".
+//! The rules of style that a program can check: sentences of at most 30 words, lines of at most 110 columns,
+//! no dead link, no word that hides the subject, such as "whoever".
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What the end-to-end tests share: a running Sluice, origins behind it, clients before it, and network
-//! namespaces around it.
+//! The harness that the end-to-end tests share: a running Sluice, origins behind it, clients before it, and
+//! network namespaces around it.
 //!
 //! Everything here has a deadline, takes ports and folders that no other test uses, and cleans up on drop. So
 //! tests run beside each other, and a failed test leaves nothing behind. A helper that cannot go on panics,

@@ -43,7 +43,7 @@ impl Netns {
         })
     }
 
-    /// Runs `ip` inside and returns what it printed.
+    /// Runs `ip` inside and returns its output.
     pub fn ip(&self, arguments: &[&str]) -> String {
         self.run(|| ip(arguments))
     }

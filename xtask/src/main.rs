@@ -64,7 +64,7 @@ enum Command {
     Simulate(simulate::Options),
     /// Check the structure: the invariants of ARCHITECTURE.md.
     Tidy,
-    /// Print the rooms of proxy/src and what each imports from the others.
+    /// Print the rooms of proxy/src and their imports from each other.
     Map(map::Options),
     /// Run mixed load of all kinds through the released binary for any time: memory, descriptors and map
     /// entries must stay flat.

@@ -110,7 +110,7 @@ struct Flow {
 /// A connection, by the descriptor of its client.
 ///
 /// Vacant -accept-> Opening -connected-> Open -both ends shut-> Ending -nothing in flight-> Closing -closed->
-/// Vacant; an error leads from Opening or Open to Aborting, which cancels everything and then closes with a
+/// Vacant. An error leads from Opening or Open to Aborting, which cancels everything and then closes with a
 /// reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {

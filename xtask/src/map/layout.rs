@@ -42,7 +42,7 @@ pub(super) struct Layout {
     pub(super) arrows: Vec<Vec<(usize, usize)>>,
 }
 
-/// The arrows without those that a longer way implies.
+/// The arrows, except arrows that a longer way implies.
 pub(super) fn reduced(arrows: &[(usize, usize)]) -> Vec<(usize, usize)> {
     let mut next: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     for (from, to) in arrows {

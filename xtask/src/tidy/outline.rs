@@ -1,5 +1,5 @@
-//! The structure of a source file as `syn` parses it: the ranges that only tests compile, the functions, the
-//! modules, and the paths for which the names of `use` items stand.
+//! The structure of a source file as `syn` parses it: the ranges that only tests compile, the functions and
+//! the modules. It also holds the paths for which the names of `use` items stand.
 
 use std::collections::HashMap;
 use std::ops::Range;
