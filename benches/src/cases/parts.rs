@@ -9,6 +9,8 @@ use proxy::config::model;
 use proxy::io::timer::Wheel;
 use proxy::route::RouteTable;
 use proxy::time::Time;
+use proxy::upstream::endpoint::{Endpoint, EndpointId};
+use proxy::upstream::endpoint_set::EndpointSet;
 use proxy::upstream::pool::{Lease, Pool};
 
 use super::{Case, Runner, each};
@@ -65,17 +67,19 @@ fn pool() -> Runner {
         max_lifetime: Duration::from_secs(3_600),
     };
     let addresses = [1, 2].map(|last| SocketAddr::from(([10, 0, 0, last], 8080)));
-    let mut pool = Pool::new(limits, addresses);
+    let endpoint = |address| Endpoint { address, label: "".into(), weight: 1 };
+    let mut pool = Pool::new(limits, &EndpointSet::new(addresses.map(endpoint)));
+    let endpoints = addresses.map(EndpointId::from);
     let now = Time::from_nanos(1_000_000_000);
     for number in 0..32u64 {
-        pool.release(addresses[number as usize % 2], number, now, now).expect("room");
+        pool.release(endpoints[number as usize % 2], number, now, now).expect("room");
     }
     let mut next = 0;
     each(move || {
-        let address = addresses[next % 2];
+        let endpoint = endpoints[next % 2];
         next += 1;
-        let Lease::Slot { slot, born } = pool.lease(black_box(address), now) else { panic!("none is idle") };
-        black_box(pool.release(address, slot, born, now).expect("room"));
+        let Lease::Slot { slot, born } = pool.lease(black_box(endpoint), now) else { panic!("none is idle") };
+        black_box(pool.release(endpoint, slot, born, now).expect("room"));
     })
 }
 

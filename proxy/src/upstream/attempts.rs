@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::connection::Connection;
-use super::endpoint::Tried;
+use super::endpoint::{Endpoint, Tried};
 use super::group::Upstream;
 use super::h1::H1Lease;
 use crate::counters::Plain;
@@ -22,8 +22,8 @@ pub struct Attempts<'a> {
     may_reuse: bool,
     tried: Tried,
     left: u32,
-    /// The endpoint of the current attempt.
-    index: usize,
+    /// The endpoint of the current attempt. It stays the same endpoint if the set changes meanwhile.
+    endpoint: Option<Rc<Endpoint>>,
     /// A pooled connection was dead: the next attempt connects to the same endpoint, which is not to blame.
     replace: bool,
 }
@@ -36,7 +36,7 @@ impl<'a> Attempts<'a> {
             may_reuse: !upstream.config.send_proxy,
             tried: Tried::default(),
             left: upstream.config.retry.attempts.max(1),
-            index: 0,
+            endpoint: None,
             replace: false,
         }
     }
@@ -55,27 +55,20 @@ impl<'a> Attempts<'a> {
         let Upstream { config, group } = self.upstream;
         let mut failed = RefusalReason::NoEndpoint;
         while self.left > 0 {
-            if !self.replace {
-                let picked = group.pick(config.endpoints.len(), &self.tried).or_else(|| {
-                    // Every endpoint failed once; the attempts that are left may take any.
-                    self.tried.clear();
-                    group.pick(config.endpoints.len(), &self.tried)
-                });
-                let Some(index) = picked else { return Err(failed) };
-                self.index = index;
-            }
-            let endpoint = &config.endpoints[self.index];
+            let current = self.endpoint.take().filter(|_| self.replace);
+            let Some(endpoint) = current.or_else(|| self.pick()) else { return Err(failed) };
+            self.endpoint = Some(Rc::clone(&endpoint));
             self.note(|record| record.attempt(&config.name, &endpoint.label));
             if self.may_reuse
                 && !self.replace
-                && let Some(connection) = group.idle.reuse(endpoint.address)
+                && let Some(connection) = group.idle.reuse(endpoint.id())
             {
                 self.note(|record| record.connected(true));
                 return Ok(connection);
             }
             self.note(|record| record.reached(Phase::Pool));
             let introduction = config.send_proxy.then(|| introduction(&self.asked.client));
-            let connected = group.connector.connect(endpoint, config.connect_timeout, introduction).await;
+            let connected = group.connector.connect(&endpoint, config.connect_timeout, introduction).await;
             self.note(|record| record.connected(false));
             match connected {
                 Ok(connection) => return Ok(connection),
@@ -89,10 +82,22 @@ impl<'a> Attempts<'a> {
         Err(failed)
     }
 
+    /// The next of the endpoints that are current.
+    fn pick(&mut self) -> Option<Rc<Endpoint>> {
+        let group = &self.upstream.group;
+        group.pick(&self.tried).or_else(|| {
+            // Every endpoint failed once; the attempts that are left may take any.
+            self.tried.clear();
+            group.pick(&self.tried)
+        })
+    }
+
     fn failed(&mut self) {
         self.left -= 1;
         self.replace = false;
-        self.tried.insert(self.index);
+        if let Some(endpoint) = &self.endpoint {
+            self.tried.insert(endpoint);
+        }
     }
 
     fn note(&self, tell: impl FnOnce(&Record)) {

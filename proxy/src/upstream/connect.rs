@@ -1,11 +1,12 @@
 //! The way to a new connection to an endpoint: TCP, the PROXY header that introduces the client, TLS.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::Connection;
+use super::endpoint::Endpoint;
+use super::endpoint_set::EndpointSet;
 use super::tls_sessions::TlsSessions;
 use super::warning::HandshakeWarning;
 use super::{model, secure};
@@ -42,9 +43,9 @@ impl Connector {
     }
 
     /// Forgets endpoints that are gone.
-    pub(super) fn retain(&self, addresses: &[SocketAddr]) {
+    pub(super) fn follow(&self, endpoints: &EndpointSet) {
         if let Some(tls) = &self.tls {
-            tls.retain(addresses);
+            tls.follow(endpoints);
         }
     }
 
@@ -52,11 +53,11 @@ impl Connector {
     /// ahead of everything.
     pub(super) async fn connect(
         &self,
-        endpoint: &model::Endpoint,
+        endpoint: &Endpoint,
         timeout: Duration,
         introduction: Option<Vec<u8>>,
     ) -> Result<Connection, RefusalReason> {
-        let mut connection = self.open(endpoint.address, timeout).await?;
+        let mut connection = self.open(endpoint, timeout).await?;
         if let Some(bytes) = introduction {
             connection.stream.write(Chunk::from_vec(bytes));
         }
@@ -68,13 +69,13 @@ impl Connector {
         Ok(connection)
     }
 
-    async fn open(&self, address: SocketAddr, timeout: Duration) -> Result<Connection, RefusalReason> {
+    async fn open(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Connection, RefusalReason> {
         let deadline = self.io.after(timeout);
-        let refusal = match self.io.timeout_at(deadline, self.io.connect(address)).await {
+        let refusal = match self.io.timeout_at(deadline, self.io.connect(endpoint.address)).await {
             Ok(Ok(stream)) => {
                 self.counters.increment(Plain::UpstreamConnects);
                 self.counters.increment(Plain::UpstreamOpen);
-                return Ok(Connection::new(stream, address, self.io.now(), self.counters.clone()));
+                return Ok(Connection::new(stream, endpoint.id(), self.io.now(), self.counters.clone()));
             }
             Ok(Err(ConnectError::Exhausted)) => RefusalReason::Overloaded,
             Ok(Err(_)) => RefusalReason::ConnectFailed,
@@ -87,12 +88,12 @@ impl Connector {
     async fn secure(
         &self,
         connection: &mut Connection,
-        endpoint: &model::Endpoint,
+        endpoint: &Endpoint,
         tls: &TlsSessions,
         timeout: Duration,
     ) -> Result<(), RefusalReason> {
         let (settings, name, due) =
-            (tls.settings(endpoint.address), tls.server_name(endpoint.address.ip()), self.io.after(timeout));
+            (tls.settings(endpoint.id()), tls.server_name(endpoint.address.ip()), self.io.after(timeout));
         let made =
             secure::shake_hands(&self.io, &self.handshakes, &connection.stream, &settings, name, due).await;
         let Err(error) = made else {

@@ -1,8 +1,8 @@
 //! A connection to an endpoint: how far the exchange that has it came, and how it is closed.
 
-use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 
+use super::endpoint::EndpointId;
 use crate::counters::{Counter, Counters, Plain};
 use crate::error::PoolCloseReason;
 use crate::exchange::tunnel::{Duplex, TunnelEnd};
@@ -13,7 +13,7 @@ use crate::time::Time;
 #[derive(Debug)]
 pub struct Connection {
     pub(super) stream: Stream,
-    pub(super) address: SocketAddr,
+    pub(super) endpoint: EndpointId,
     pub(super) born: Time,
     counters: Counters,
     reason: PoolCloseReason,
@@ -27,9 +27,9 @@ pub struct Connection {
 
 impl Connection {
     /// Made just now, and not used yet.
-    pub(super) const fn new(stream: Stream, address: SocketAddr, born: Time, counters: Counters) -> Self {
+    pub(super) const fn new(stream: Stream, endpoint: EndpointId, born: Time, counters: Counters) -> Self {
         let reason = PoolCloseReason::NotReusable;
-        Self { stream, address, born, counters, reason, clean: false, sent_before: 0, reused: false }
+        Self { stream, endpoint, born, counters, reason, clean: false, sent_before: 0, reused: false }
     }
 
     /// Its socket.

@@ -1,13 +1,14 @@
-//! An upstream as one worker holds it. Balancer, idle connections and TLS sessions outlive snapshots; what a
-//! snapshot says of the upstream stands beside them.
+//! An upstream as one worker holds it. Balancer, idle connections and TLS sessions outlive snapshots, and
+//! follow the set of endpoints that is current; a snapshot's settings of the upstream stand beside them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::balance::RoundRobin;
+use super::balance::Balancer;
 use super::connect::Connector;
-use super::endpoint::Tried;
+use super::endpoint::{Endpoint, Tried};
+use super::endpoint_set::EndpointSet;
 use super::idle::IdleConnections;
 use super::model;
 use super::pool::IdleKey;
@@ -18,23 +19,22 @@ use crate::io::handshakes::Handshakes;
 /// One upstream of one snapshot.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// What the snapshot says.
+    /// Its settings.
     pub config: Arc<model::Upstream>,
-    /// What outlives it.
+    /// All that outlives the snapshot.
     pub group: Rc<Group>,
 }
 
-/// The endpoints of one upstream, and what a worker keeps of them from one snapshot to the next.
+/// The current endpoints of one upstream, and all that a worker keeps of them.
 #[derive(Debug)]
 pub struct Group {
     id: u16,
+    name: Arc<str>,
     pub(super) io: Io,
     pub(super) counters: Counters,
     pub(super) connector: Connector,
     pub(super) idle: IdleConnections,
-    balancer: RefCell<RoundRobin>,
-    /// Places the balancer's start.
-    random: u64,
+    balancer: RefCell<Balancer>,
 }
 
 impl Group {
@@ -49,15 +49,22 @@ impl Group {
         handshakes: Rc<Handshakes>,
         random: u64,
     ) -> Self {
+        let endpoints = EndpointSet::from(config);
         Self {
             id,
+            name: Arc::clone(&config.name),
             connector: Connector::new(config, io.clone(), counters.clone(), handshakes),
-            idle: IdleConnections::new(id, config, io.clone(), counters.clone()),
-            balancer: RefCell::new(RoundRobin::new(weights(config), random)),
-            random,
+            idle: IdleConnections::new(id, (config.pool, &endpoints), io.clone(), counters.clone()),
+            balancer: RefCell::new(Balancer::round_robin(&endpoints, random)),
             io,
             counters,
         }
+    }
+
+    /// The upstream's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its id in tags.
@@ -69,15 +76,20 @@ impl Group {
     /// Takes a new snapshot's limits and endpoints. An upstream with other TLS has another group instead:
     /// connections under other rules of trust serve nobody any more, those in use included.
     pub fn configure(&self, config: &model::Upstream) {
-        let addresses: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.address).collect();
-        self.connector.retain(&addresses);
-        self.balancer.borrow_mut().configure(weights(config), self.random);
-        self.idle.configure(config.pool, &addresses);
+        self.idle.configure(config.pool);
+        self.follow(&EndpointSet::from(config));
     }
 
-    /// The endpoint to try next, by index.
-    pub(super) fn pick(&self, count: usize, tried: &Tried) -> Option<usize> {
-        self.balancer.borrow_mut().pick(count, tried)
+    /// Its endpoints are these from now on. Exchanges in progress choose from them too at their next attempt.
+    pub fn follow(&self, endpoints: &EndpointSet) {
+        self.connector.follow(endpoints);
+        self.balancer.borrow_mut().follow(endpoints);
+        self.idle.follow(endpoints);
+    }
+
+    /// The endpoint to try next.
+    pub(super) fn pick(&self, tried: &Tried) -> Option<Rc<Endpoint>> {
+        self.balancer.borrow_mut().pick(tried).map(Rc::clone)
     }
 
     /// An idle connection spoke or died.
@@ -103,8 +115,4 @@ impl Group {
     pub(crate) fn check(&self) -> Vec<u64> {
         self.idle.check()
     }
-}
-
-fn weights(config: &model::Upstream) -> Vec<u32> {
-    config.endpoints.iter().map(|endpoint| endpoint.weight).collect()
 }

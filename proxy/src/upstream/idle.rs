@@ -2,9 +2,10 @@
 //! and which to close, their streams are parked, and one timer serves all of them.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 
 use super::connection::Connection;
+use super::endpoint::EndpointId;
+use super::endpoint_set::EndpointSet;
 use super::model;
 use super::pool::{IdleKey, Lease, Pool};
 use crate::counters::{Counters, Plain};
@@ -30,24 +31,33 @@ pub(super) struct IdleConnections {
 
 impl IdleConnections {
     /// None yet.
-    pub(super) fn new(id: u16, config: &model::Upstream, io: Io, counters: Counters) -> Self {
-        let addresses = config.endpoints.iter().map(|endpoint| endpoint.address);
-        let pool = RefCell::new(Pool::new(config.pool, addresses));
+    pub(super) fn new(
+        id: u16,
+        (limits, endpoints): (model::Pool, &EndpointSet),
+        io: Io,
+        counters: Counters,
+    ) -> Self {
+        let pool = RefCell::new(Pool::new(limits, endpoints));
         Self { id, io, counters, pool, timer: Cell::new(None), draining: Cell::new(false) }
     }
 
-    /// Takes new limits and endpoints.
-    pub(super) fn configure(&self, limits: model::Pool, addresses: &[SocketAddr]) {
-        let gone = self.pool.borrow_mut().configure(limits, addresses);
+    /// Takes new limits.
+    pub(super) fn configure(&self, limits: model::Pool) {
+        self.pool.borrow_mut().configure(limits);
+    }
+
+    /// Closes the connections to endpoints that are gone.
+    pub(super) fn follow(&self, endpoints: &EndpointSet) {
+        let gone = self.pool.borrow_mut().follow(endpoints);
         for connection in gone {
             self.close(connection, PoolCloseReason::EndpointRemoved);
         }
     }
 
-    /// A connection to `address` that can still carry an exchange.
-    pub(super) fn reuse(&self, address: SocketAddr) -> Option<Connection> {
+    /// A connection to this endpoint that can still carry an exchange.
+    pub(super) fn reuse(&self, endpoint: EndpointId) -> Option<Connection> {
         loop {
-            let lease = self.pool.borrow_mut().lease(address, self.io.now());
+            let lease = self.pool.borrow_mut().lease(endpoint, self.io.now());
             match lease {
                 Lease::Slot { slot: mut connection, .. } => {
                     self.counters.decrement(Plain::UpstreamIdle);
@@ -80,8 +90,8 @@ impl IdleConnections {
         }
         // A slow client may hold what it received for long.
         connection.stream.begin_anew();
-        let (address, born, stream) = (connection.address, connection.born, connection.stream.clone());
-        let released = self.pool.borrow_mut().release(address, connection, born, self.io.now());
+        let (endpoint, born, stream) = (connection.endpoint, connection.born, connection.stream.clone());
+        let released = self.pool.borrow_mut().release(endpoint, connection, born, self.io.now());
         match released {
             Ok(key) => {
                 self.counters.increment(Plain::UpstreamIdle);

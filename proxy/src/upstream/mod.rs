@@ -4,13 +4,17 @@
 //! balancer (`balance`) for an endpoint, and for a connection first `idle`, then `connect`. `h1` carries the
 //! exchange.
 //!
-//! `endpoint`, `balance` and `pool` are sans-IO; the other files join them to the engine.
+//! The endpoints of a group are a set of their own (`endpoint_set`), which may change while the configuration
+//! stays; each is known by its identity (`endpoint`).
+//!
+//! `endpoint`, `endpoint_set`, `balance` and `pool` are sans-IO; the other files join them to the engine.
 
 pub mod attempts;
 pub mod balance;
 mod connect;
 pub mod connection;
 pub mod endpoint;
+pub mod endpoint_set;
 pub mod group;
 pub mod h1;
 mod idle;

@@ -3,10 +3,12 @@
 //! The pool never sees a socket: `C` is whatever carries a slot. The one that was used last is reused first,
 //! so that the others can age out. Everything that leaves the pool leaves it with a reason.
 
-use std::net::SocketAddr;
+use std::collections::HashSet;
 
 use slab::Slab;
 
+use super::endpoint::{Endpoint, EndpointId};
+use super::endpoint_set::EndpointSet;
 use super::model;
 use crate::error::PoolCloseReason;
 use crate::time::Time;
@@ -60,14 +62,14 @@ pub struct Pool<C> {
 /// One endpoint's idle slots, most recently used last.
 #[derive(Debug)]
 struct Shelf {
-    address: SocketAddr,
+    endpoint: EndpointId,
     stack: Vec<u32>,
 }
 
 #[derive(Debug)]
 struct Idle<C> {
     slot: C,
-    address: SocketAddr,
+    endpoint: EndpointId,
     born: Time,
     since: Time,
     generation: u32,
@@ -76,32 +78,36 @@ struct Idle<C> {
 impl<C> Pool<C> {
     /// An empty pool for these endpoints.
     #[must_use]
-    pub fn new(limits: model::Pool, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+    pub fn new(limits: model::Pool, endpoints: &EndpointSet) -> Self {
         let mut pool = Self { limits, shelves: Vec::new(), idle: Slab::new(), generation: 0 };
-        pool.add_shelves(addresses);
+        pool.add_shelves(endpoints);
         pool
     }
 
-    /// Takes new limits and endpoints. Idle slots of endpoints that are gone come back, to be closed.
-    #[must_use]
-    pub fn configure(&mut self, limits: model::Pool, addresses: &[SocketAddr]) -> Vec<C> {
+    /// Takes new limits.
+    pub const fn configure(&mut self, limits: model::Pool) {
         self.limits = limits;
-        self.add_shelves(addresses.iter().copied());
+    }
+
+    /// Its endpoints are these from now on. Idle slots of endpoints that are gone come back, to be closed.
+    #[must_use]
+    pub fn follow(&mut self, endpoints: &EndpointSet) -> Vec<C> {
         let mut gone = Vec::new();
         let idle = &mut self.idle;
         self.shelves.retain(|shelf| {
-            let keep = addresses.contains(&shelf.address);
+            let keep = endpoints.contains(shelf.endpoint);
             if !keep {
                 gone.extend(shelf.stack.iter().map(|index| idle.remove(*index as usize).slot));
             }
             keep
         });
+        self.add_shelves(endpoints);
         gone
     }
 
-    /// A slot to `address`, the most recently used first. Call again after `Expired`.
-    pub fn lease(&mut self, address: SocketAddr, now: Time) -> Lease<C> {
-        let Some(index) = self.shelf(address).and_then(|shelf| shelf.stack.pop()) else {
+    /// A slot to this endpoint, the most recently used first. Call again after `Expired`.
+    pub fn lease(&mut self, endpoint: EndpointId, now: Time) -> Lease<C> {
+        let Some(index) = self.shelf(endpoint).and_then(|shelf| shelf.stack.pop()) else {
             return Lease::Empty;
         };
         let Idle { slot, born, since, .. } = self.idle.remove(index as usize);
@@ -114,7 +120,7 @@ impl<C> Pool<C> {
     /// Puts a slot back. The caller parks the stream under the key; on refusal it closes it.
     pub fn release(
         &mut self,
-        address: SocketAddr,
+        endpoint: EndpointId,
         slot: C,
         born: Time,
         now: Time,
@@ -126,10 +132,10 @@ impl<C> Pool<C> {
             return Err((slot, PoolCloseReason::MaxIdle));
         }
         let generation = self.generation;
-        let Some(shelf) = self.shelves.iter_mut().find(|shelf| shelf.address == address) else {
+        let Some(shelf) = self.shelves.iter_mut().find(|shelf| shelf.endpoint == endpoint) else {
             return Err((slot, PoolCloseReason::NotReusable));
         };
-        let index = self.idle.insert(Idle { slot, address, born, since: now, generation }) as u32;
+        let index = self.idle.insert(Idle { slot, endpoint, born, since: now, generation }) as u32;
         shelf.stack.push(index);
         self.generation = generation.wrapping_add(1) & 0xff_ffff;
         Ok(IdleKey { index, generation })
@@ -141,7 +147,7 @@ impl<C> Pool<C> {
             return None;
         }
         let idle = self.idle.remove(key.index as usize);
-        if let Some(shelf) = self.shelf(idle.address) {
+        if let Some(shelf) = self.shelf(idle.endpoint) {
             shelf.stack.retain(|index| *index != key.index);
         }
         Some(idle.slot)
@@ -179,7 +185,7 @@ impl<C> Pool<C> {
         for shelf in &self.shelves {
             for &index in &shelf.stack {
                 let idle = self.idle.get(index as usize).expect("a shelf names an idle slot");
-                assert_eq!(idle.address, shelf.address, "a slot on another endpoint's shelf");
+                assert_eq!(idle.endpoint, shelf.endpoint, "a slot on another endpoint's shelf");
             }
             shelved.extend(&shelf.stack);
         }
@@ -204,16 +210,14 @@ impl<C> Pool<C> {
         self.idle.is_empty()
     }
 
-    fn shelf(&mut self, address: SocketAddr) -> Option<&mut Shelf> {
-        self.shelves.iter_mut().find(|shelf| shelf.address == address)
+    fn shelf(&mut self, endpoint: EndpointId) -> Option<&mut Shelf> {
+        self.shelves.iter_mut().find(|shelf| shelf.endpoint == endpoint)
     }
 
-    fn add_shelves(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
-        for address in addresses {
-            if self.shelf(address).is_none() {
-                self.shelves.push(Shelf { address, stack: Vec::new() });
-            }
-        }
+    fn add_shelves(&mut self, endpoints: &EndpointSet) {
+        let known: HashSet<EndpointId> = self.shelves.iter().map(|shelf| shelf.endpoint).collect();
+        let new = endpoints.iter().map(Endpoint::id).filter(|id| !known.contains(id));
+        self.shelves.extend(new.map(|endpoint| Shelf { endpoint, stack: Vec::new() }));
     }
 }
 
@@ -230,6 +234,7 @@ fn expiry(limits: &model::Pool, born: Time, since: Time) -> (Time, PoolCloseReas
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -242,8 +247,13 @@ mod tests {
         max_lifetime: Duration::from_secs(3600),
     };
 
-    fn address(last: u8) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, last], 80))
+    fn endpoint(last: u8) -> EndpointId {
+        SocketAddr::from(([10, 0, 0, last], 80)).into()
+    }
+
+    fn set<const N: usize>(last: [u8; N]) -> EndpointSet {
+        let member = |last| Endpoint { address: ([10, 0, 0, last], 80).into(), label: "".into(), weight: 1 };
+        EndpointSet::new(last.map(member))
     }
 
     fn at(seconds: u64) -> Time {
@@ -259,39 +269,39 @@ mod tests {
 
     #[test]
     fn reuses_the_last_first_and_only_for_its_endpoint() {
-        let mut pool = Pool::new(LIMITS, [address(1), address(2)]);
-        pool.release(address(1), 'a', at(0), at(1)).expect("room");
-        pool.release(address(1), 'b', at(0), at(2)).expect("room");
-        pool.release(address(2), 'c', at(0), at(2)).expect("room");
-        assert_eq!(leased(pool.lease(address(1), at(3))), Some('b'));
-        assert_eq!(leased(pool.lease(address(1), at(3))), Some('a'));
-        assert!(matches!(pool.lease(address(1), at(3)), Lease::Empty));
-        assert_eq!(leased(pool.lease(address(2), at(3))), Some('c'));
+        let mut pool = Pool::new(LIMITS, &set([1, 2]));
+        pool.release(endpoint(1), 'a', at(0), at(1)).expect("room");
+        pool.release(endpoint(1), 'b', at(0), at(2)).expect("room");
+        pool.release(endpoint(2), 'c', at(0), at(2)).expect("room");
+        assert_eq!(leased(pool.lease(endpoint(1), at(3))), Some('b'));
+        assert_eq!(leased(pool.lease(endpoint(1), at(3))), Some('a'));
+        assert!(matches!(pool.lease(endpoint(1), at(3)), Lease::Empty));
+        assert_eq!(leased(pool.lease(endpoint(2), at(3))), Some('c'));
     }
 
     #[test]
     fn refuses_above_max_idle_past_its_lifetime_and_for_unknown_endpoints() {
-        let mut pool = Pool::new(LIMITS, [address(1)]);
-        assert_eq!(pool.release(address(1), 9, at(0), at(3600)), Err((9, PoolCloseReason::MaxLifetime)));
-        assert_eq!(pool.release(address(3), 9, at(0), at(1)), Err((9, PoolCloseReason::NotReusable)));
+        let mut pool = Pool::new(LIMITS, &set([1]));
+        assert_eq!(pool.release(endpoint(1), 9, at(0), at(3600)), Err((9, PoolCloseReason::MaxLifetime)));
+        assert_eq!(pool.release(endpoint(3), 9, at(0), at(1)), Err((9, PoolCloseReason::NotReusable)));
         for slot in 0..4 {
-            pool.release(address(1), slot, at(0), at(1)).expect("room");
+            pool.release(endpoint(1), slot, at(0), at(1)).expect("room");
         }
-        assert_eq!(pool.release(address(1), 9, at(0), at(1)), Err((9, PoolCloseReason::MaxIdle)));
+        assert_eq!(pool.release(endpoint(1), 9, at(0), at(1)), Err((9, PoolCloseReason::MaxIdle)));
         assert_eq!(pool.len(), 4);
     }
 
     #[test]
     fn expires_by_idleness_and_by_age() {
-        let mut pool = Pool::new(LIMITS, [address(1)]);
-        pool.release(address(1), 'i', at(0), at(10)).expect("room");
-        pool.release(address(1), 'l', at(0), at(3590)).expect("room");
+        let mut pool = Pool::new(LIMITS, &set([1]));
+        pool.release(endpoint(1), 'i', at(0), at(10)).expect("room");
+        pool.release(endpoint(1), 'l', at(0), at(3590)).expect("room");
         assert_eq!(pool.next_deadline(), Some(at(70)));
         assert_eq!(pool.poll_expired(at(69)), None);
         assert_eq!(pool.poll_expired(at(70)), Some(('i', PoolCloseReason::IdleTimeout)));
         assert_eq!(pool.next_deadline(), Some(at(3600)));
         assert!(matches!(
-            pool.lease(address(1), at(3600)),
+            pool.lease(endpoint(1), at(3600)),
             Lease::Expired('l', PoolCloseReason::MaxLifetime)
         ));
         assert_eq!(pool.next_deadline(), None);
@@ -299,10 +309,10 @@ mod tests {
 
     #[test]
     fn a_stale_key_removes_nothing() {
-        let mut pool = Pool::new(LIMITS, [address(1)]);
-        let old = pool.release(address(1), 'a', at(0), at(1)).expect("room");
-        assert_eq!(leased(pool.lease(address(1), at(1))), Some('a'));
-        let new = pool.release(address(1), 'b', at(0), at(1)).expect("room");
+        let mut pool = Pool::new(LIMITS, &set([1]));
+        let old = pool.release(endpoint(1), 'a', at(0), at(1)).expect("room");
+        assert_eq!(leased(pool.lease(endpoint(1), at(1))), Some('a'));
+        let new = pool.release(endpoint(1), 'b', at(0), at(1)).expect("room");
         assert_eq!(pool.remove(old), None);
         assert_eq!(pool.remove(IdleKey::from_bits(new.to_bits())), Some('b'));
         assert!(pool.is_empty());
@@ -310,41 +320,41 @@ mod tests {
 
     #[test]
     fn a_reload_gives_back_what_lost_its_endpoint() {
-        let mut pool = Pool::new(LIMITS, [address(1), address(2)]);
-        pool.release(address(1), 'a', at(0), at(1)).expect("room");
-        pool.release(address(2), 'b', at(0), at(1)).expect("room");
-        assert_eq!(pool.configure(LIMITS, &[address(2), address(3)]), vec!['a']);
+        let mut pool = Pool::new(LIMITS, &set([1, 2]));
+        pool.release(endpoint(1), 'a', at(0), at(1)).expect("room");
+        pool.release(endpoint(2), 'b', at(0), at(1)).expect("room");
+        assert_eq!(pool.follow(&set([2, 3])), vec!['a']);
         assert_eq!(pool.len(), 1);
-        assert_eq!(leased(pool.lease(address(2), at(2))), Some('b'));
-        assert!(matches!(pool.lease(address(1), at(2)), Lease::Empty));
+        assert_eq!(leased(pool.lease(endpoint(2), at(2))), Some('b'));
+        assert!(matches!(pool.lease(endpoint(1), at(2)), Lease::Empty));
     }
 
     proptest! {
         /// Whatever happens, a slot is in exactly one place: idle, leased, or closed.
         #[test]
         fn conserves_slots(steps in prop::collection::vec((0..5u8, 1..4u8, 0..40u64), 1..200)) {
-            let mut pool = Pool::new(LIMITS, [address(1), address(2)]);
+            let mut pool = Pool::new(LIMITS, &set([1, 2]));
             let (mut clock, mut born, mut closed) = (0, 0_u32, 0_u32);
-            let mut held: Vec<(SocketAddr, u32, Time)> = Vec::new();
+            let mut held: Vec<(EndpointId, u32, Time)> = Vec::new();
             let mut keys = Vec::new();
-            for (step, endpoint, passed) in steps {
+            for (step, last, passed) in steps {
                 clock += passed;
                 let now = at(clock);
                 match step {
                     0 => {
-                        held.push((address(endpoint), born, now));
+                        held.push((endpoint(last), born, now));
                         born += 1;
                     }
                     1 => {
-                        if let Some((address, slot, made)) = held.pop() {
-                            match pool.release(address, slot, made, now) {
+                        if let Some((endpoint, slot, made)) = held.pop() {
+                            match pool.release(endpoint, slot, made, now) {
                                 Ok(key) => keys.push(key),
                                 Err(_) => closed += 1,
                             }
                         }
                     }
-                    2 => match pool.lease(address(endpoint), now) {
-                        Lease::Slot { slot, born } => held.push((address(endpoint), slot, born)),
+                    2 => match pool.lease(endpoint(last), now) {
+                        Lease::Slot { slot, born } => held.push((endpoint(last), slot, born)),
                         Lease::Expired(..) => closed += 1,
                         Lease::Empty => {}
                     },

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::endpoint_set::EndpointSet;
 use super::group::{Group, Upstream};
 use super::model;
 use crate::counters::Counters;
@@ -56,6 +57,15 @@ impl Registry {
         self.draining.set(true);
         let groups: Vec<_> = self.groups.borrow().iter().map(Rc::clone).collect();
         groups.iter().for_each(|group| group.drain());
+    }
+
+    /// The endpoints of the upstream of this name are these from now on, if the current snapshot has it. They
+    /// stay until the next call, or until the configuration of this upstream changes.
+    pub fn publish(&self, upstream: &str, endpoints: &EndpointSet) {
+        let group = self.groups.borrow().iter().find(|group| group.name() == upstream).map(Rc::clone);
+        if let Some(group) = group {
+            group.follow(endpoints);
+        }
     }
 
     /// The upstreams of a new snapshot, after those of the snapshot before. What both share costs nothing

@@ -3,19 +3,21 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::endpoint::EndpointId;
+use super::endpoint_set::EndpointSet;
 use crate::tls::client::ClientTls;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct TlsSessions {
     tls: Arc<ClientTls>,
-    endpoints: RefCell<HashMap<SocketAddr, Arc<ClientConfig>>>,
+    endpoints: RefCell<HashMap<EndpointId, Arc<ClientConfig>>>,
 }
 
 impl TlsSessions {
@@ -25,9 +27,9 @@ impl TlsSessions {
     }
 
     /// The settings for a connection to this endpoint, with its sessions.
-    pub(super) fn settings(&self, address: SocketAddr) -> Arc<ClientConfig> {
+    pub(super) fn settings(&self, endpoint: EndpointId) -> Arc<ClientConfig> {
         let mut endpoints = self.endpoints.borrow_mut();
-        Arc::clone(endpoints.entry(address).or_insert_with(|| self.tls.with_own_sessions()))
+        Arc::clone(endpoints.entry(endpoint).or_insert_with(|| self.tls.with_own_sessions()))
     }
 
     /// The name that the certificate of the endpoint at `address` has to show.
@@ -36,7 +38,7 @@ impl TlsSessions {
     }
 
     /// Forgets the sessions of endpoints that are gone.
-    pub(super) fn retain(&self, addresses: &[SocketAddr]) {
-        self.endpoints.borrow_mut().retain(|address, _| addresses.contains(address));
+    pub(super) fn follow(&self, endpoints: &EndpointSet) {
+        self.endpoints.borrow_mut().retain(|endpoint, _| endpoints.contains(*endpoint));
     }
 }

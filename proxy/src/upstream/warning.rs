@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::model::Endpoint;
+use super::endpoint::Endpoint;
 use super::secure;
 use crate::time::Time;
 

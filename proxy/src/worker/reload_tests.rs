@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::simulated_tests::{REQUEST, RESPONSE, bench, fetch};
+use super::simulated_tests::{REQUEST, RESPONSE, bench, fetch, serve};
 use super::testing::{self, Bench, origin_address};
 use crate::config::model;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason};
 use crate::io::simulated::Faults;
 use crate::tls::client::{ClientTls, Settings, Trust};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::endpoint_set::EndpointSet;
 use crate::upstream::group::Group;
 
 /// Publishes the configuration with this change, as the control thread does.
@@ -26,6 +28,15 @@ fn publish(bench: &Bench, change: impl FnOnce(&mut model::Config)) {
 fn upstream(name: &str, endpoint: u8) -> Arc<model::Upstream> {
     let config = testing::config(&[origin_address(endpoint)]);
     Arc::new(model::Upstream { name: name.to_owned().into(), ..(*config.upstreams[0]).clone() })
+}
+
+/// Publishes the endpoints of the first upstream, apart from any configuration.
+fn publish_endpoints<const N: usize>(bench: &Bench, indices: [u8; N]) {
+    let endpoint = |index| {
+        let address = origin_address(index);
+        Endpoint { address, label: address.to_string().into(), weight: 1 }
+    };
+    bench.events.worker().upstreams.publish("app", &EndpointSet::new(indices.map(endpoint)));
 }
 
 fn groups(bench: &Bench) -> Vec<Rc<Group>> {
@@ -114,6 +125,54 @@ fn an_upstream_that_is_new_in_a_drain_keeps_nothing_open() {
     publish(&bench, |config| config.upstreams = vec![upstream("other", 1)]);
     let client = fetch(&mut bench);
     assert_eq!(bench.value(Plain::UpstreamIdle), 0);
+    client.close();
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn endpoints_change_while_the_configuration_stays() {
+    let mut bench = bench();
+    serve(&bench, 2);
+    let first = fetch(&mut bench);
+    publish_endpoints(&bench, [2, 1]);
+    assert_eq!(bench.value(Plain::UpstreamIdle), 1, "an endpoint that stays keeps its connections");
+    publish_endpoints(&bench, [2]);
+    let removed = Counter::PoolClosed(PoolCloseReason::EndpointRemoved);
+    assert_eq!((bench.value(Plain::UpstreamIdle), bench.value(removed)), (0, 1));
+    // A configuration that says the same of this upstream leaves its endpoints alone.
+    publish(&bench, |config| Arc::make_mut(&mut config.listeners[0]).timeouts.request_header *= 2);
+    let second = fetch(&mut bench);
+    publish_endpoints(&bench, [2]);
+    assert_eq!((bench.value(Plain::UpstreamIdle), bench.value(Plain::UpstreamConnects)), (1, 2));
+    // A configuration that changes this upstream fills the set again.
+    publish(&bench, |config| Arc::make_mut(&mut config.upstreams[0]).pool.max_idle -= 1);
+    drop(bench.events.worker().snapshot());
+    assert_eq!((bench.value(Plain::UpstreamIdle), bench.value(removed)), (0, 2));
+    // A worker without that upstream has nothing to change.
+    publish(&bench, |config| config.upstreams = vec![upstream("other", 1)]);
+    drop(bench.events.worker().snapshot());
+    publish_endpoints(&bench, [2]);
+    let third = fetch(&mut bench);
+    assert_eq!(bench.value(Counter::PoolClosed(PoolCloseReason::EndpointRemoved)), 2);
+    for client in [first, second, third] {
+        client.close();
+    }
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn the_next_attempt_chooses_among_the_endpoints_that_are_current() {
+    let mut bench = Bench::new(1, Faults::mild(), testing::config(&[origin_address(3)]));
+    bench.sim.silence(origin_address(3));
+    serve(&bench, 1);
+    let client = bench.sim.connect(bench.listener);
+    client.write(REQUEST);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+    publish_endpoints(&bench, [1]);
+    bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 1);
+    assert_eq!((bench.value(Plain::UpstreamConnectFailures), bench.value(Plain::UpstreamRetries)), (1, 1));
     client.close();
     bench.run_out();
     bench.check_freed("");

@@ -27,7 +27,7 @@ pub(super) fn bench() -> Bench {
     bench
 }
 
-fn serve(bench: &Bench, origin: u8) {
+pub(super) fn serve(bench: &Bench, origin: u8) {
     bench.sim.serve(origin_address(origin), || {
         // Short I/O may cut a request anywhere.
         let mut received = Vec::new();

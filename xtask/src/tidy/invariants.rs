@@ -34,6 +34,7 @@ pub(super) const SANS_IO: &[&str] = &[
     "route",
     "tls",
     "upstream::endpoint",
+    "upstream::endpoint_set",
     "upstream::balance",
     "upstream::pool",
     "listen::admission",
