@@ -1,5 +1,5 @@
-//! What happens to a connection between the engine's accept and its first byte: admitted and parked, or shed
-//! with a reason.
+//! A connection between the engine's accept and its first byte: it is admitted and parked, or shed with a
+//! reason.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub(super) fn accepted(worker: &Rc<Worker>, stream: Stream, listener: usize) {
     }
 }
 
-/// An accept failed, or what it accepted was gone when it was asked for its peer (ENOTCONN; EINVAL for a
-/// socket shut both ways).
+/// Counts an accept that failed, or whose connection was gone when it was asked for its peer (ENOTCONN;
+/// EINVAL for a socket shut both ways).
 pub(super) fn failed(worker: &Worker, errno: i32) {
     let reason = match errno {
         libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => ShedReason::DescriptorsExhausted,

@@ -1,5 +1,5 @@
-//! What must hold of a worker after every turn of its loop, for tests: its table, its pools, its gauges and
-//! its timers tell the same story.
+//! Invariants of a worker after every turn of its loop, for tests: its table, its pools, its gauges and its
+//! timers must agree.
 
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, ShedReason};
@@ -17,8 +17,8 @@ pub(crate) fn check_invariants<R: Ring>(worker: &Worker, engine: &Engine<R>) {
     let value = |counter: Counter| worker.counters.value(counter);
     assert_eq!(value(Plain::Open.into()), table.open as u64, "the gauge of open connections");
     let closed: u64 = CloseReason::ALL.iter().map(|&reason| value(Counter::Closed(reason))).sum();
-    // Without a descriptor there was no connection either, and one that was gone at once counts as never
-    // accepted.
+    // Without a descriptor there was no connection either, and a connection that was gone at once counts as
+    // never accepted.
     let never = [ShedReason::DescriptorsExhausted, ShedReason::ClientGone];
     let shed = ShedReason::ALL.iter().filter(|reason| !never.contains(reason));
     let shed: u64 = shed.map(|&reason| value(Counter::Shed(reason))).sum();

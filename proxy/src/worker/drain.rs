@@ -1,6 +1,6 @@
-//! How a worker ends. Serving, then draining (accepts end with the listening sockets; what is idle is closed,
-//! what is active ends with `Connection: close`), then stopping (what is left is reset), each with a
-//! deadline.
+//! How a worker ends, in phases, each with a deadline. While it drains, accepts end with the listening
+//! sockets, idle connections are closed, and active ones end with `Connection: close`. When it stops, all
+//! connections that are left are reset.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::time::Time;
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
 /// How long accepts go on after a drain began: until then the supervisor has shut down the listening sockets.
-/// What was in their queues is served, which it would not be if accepts ended first.
+/// Connections in their queues are still served; they would be lost if accepts ended first.
 const ACCEPT_GRACE: Duration = Duration::from_secs(1);
 
 /// Where a worker is in its life.
@@ -27,16 +27,16 @@ const ACCEPT_GRACE: Duration = Duration::from_secs(1);
 pub enum Phase {
     /// Accepts and serves.
     Serving,
-    /// Serves what it has.
+    /// Serves the connections that it has.
     Draining {
-        /// When what is left is reset.
+        /// When all connections that are left are reset.
         deadline: Time,
         /// When accepts end at the latest.
         accepts_until: Time,
     },
-    /// Everything was reset.
+    /// All connections were reset.
     Stopping {
-        /// When the worker returns whatever is still closing.
+        /// When the worker returns, even if connections are still closing.
         deadline: Time,
     },
 }
@@ -75,7 +75,7 @@ impl Phase {
         }
     }
 
-    /// Looks at what is left after a loop turn; whether the worker is done.
+    /// Goes on to the next phase if it is time, after a loop turn. `true`: the worker is done.
     pub fn advance<R: Ring>(&mut self, worker: &Rc<Worker>, engine: &mut Engine<R>) -> bool {
         let empty = |engine: &Engine<R>| {
             engine.accepts_armed() == 0 && worker.sessions.open() == 0 && engine.streams() == 0

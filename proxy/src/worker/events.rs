@@ -1,4 +1,4 @@
-//! What the engine reports, handed to whom it concerns; and what the loop publishes about itself before it
+//! Hands each event of the engine to the code that it is for, and publishes facts about the loop before it
 //! sleeps.
 
 use std::rc::Rc;
@@ -31,7 +31,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Nothing has happened yet.
+    /// Events of an engine that has not run yet.
     #[must_use]
     pub fn new(worker: Rc<Worker>, steering: SteeringSlot, stuck_after: Duration) -> Self {
         Self {
@@ -45,19 +45,19 @@ impl Events {
         }
     }
 
-    /// Its worker.
+    /// The worker that gets the events.
     #[must_use]
     pub const fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
 
-    /// Its line in the steering array.
+    /// The worker's line in the steering array.
     #[must_use]
     pub const fn steering(&self) -> &SteeringSlot {
         &self.steering
     }
 
-    /// Whether commands wait to be read; asked once.
+    /// Whether commands wait to be read. The answer is `true` once, until more arrive.
     pub const fn take_commands(&mut self) -> bool {
         std::mem::replace(&mut self.commands_wait, false)
     }
@@ -133,8 +133,8 @@ impl Handler for Events {
     }
 }
 
-/// CLOCK_MONOTONIC. The engine's `now` stands still within a turn, and a turn's length is what is wanted
-/// here.
+/// Reads CLOCK_MONOTONIC. The engine's `now` stands still within a turn, and here the length of a turn is
+/// measured.
 fn clock() -> Time {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or_else(
         |_| Time::default(),

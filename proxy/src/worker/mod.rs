@@ -1,4 +1,6 @@
-//! A worker: one pinned thread, one ring, its sessions and pools.
+//! A worker: one pinned thread with one ring, its sessions and its pools. This file starts it and turns its
+//! loop. `events` hands each event of the engine to the code that it is for, `acceptor` admits connections,
+//! and `drain` ends the worker.
 
 mod acceptor;
 #[cfg(test)]
@@ -48,7 +50,7 @@ use crate::session::traffic::Traffic;
 /// Everything a worker thread needs; made by the data plane's start, moved to the thread.
 #[derive(Debug)]
 pub struct WorkerSeed {
-    /// 0-based.
+    /// The number of the worker, from 0.
     pub index: usize,
     /// The logical CPU to pin to; `None`: not pinned.
     pub cpu: Option<usize>,
@@ -56,9 +58,9 @@ pub struct WorkerSeed {
     pub node: Option<usize>,
     /// This worker's own listening sockets with the index into `Config::listeners` of each.
     pub listeners: Vec<(usize, OwnedFd)>,
-    /// The current configuration; each exchange takes the one that is current when it starts.
+    /// The current configuration; each exchange takes the version that is current when it starts.
     pub traffic: Arc<ArcSwap<Traffic>>,
-    /// How large its ring is.
+    /// The size of its ring.
     pub ring: io::settings::Ring,
     /// `process.buffer_budget`, in bytes.
     pub buffer_budget: usize,
@@ -66,19 +68,20 @@ pub struct WorkerSeed {
     pub stuck_after: Duration,
     /// This worker's counter block.
     pub counters: Counters,
-    /// This worker's line in the steering array; writes go nowhere useful when there is no steering program.
+    /// This worker's line in the steering array. Without a steering program nothing steers by it, but the
+    /// worker's state can be read from it.
     pub steering: SteeringSlot,
-    /// Drain and stop.
+    /// The commands to drain and to stop.
     pub commands: CommandReceiver,
     /// Downstream connections this worker may hold.
     pub connections_max: usize,
-    /// Where its records go while the access log is on.
+    /// Where entries of the access log go; `None` while the log is off.
     pub access: Option<AccessSender>,
     /// Shared by all workers: limits the connections of each source, where the kernel side does not.
     pub sources: Option<Arc<Sources>>,
 }
 
-/// What ended a worker.
+/// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The ring could not be made.
@@ -124,7 +127,7 @@ pub fn run(seed: WorkerSeed, ready: impl FnOnce()) -> Result<(), WorkerError> {
     serve(&mut engine, &mut events, &seed.commands).map_err(WorkerError::Ring)
 }
 
-/// A proxied connection takes a stream on each side; closing ones linger beside them.
+/// A proxied connection takes a stream on each side. Connections that are closing take streams beside them.
 fn engine_settings(connections_max: usize) -> Settings {
     let streams_max = connections_max.saturating_mul(2).saturating_add(1024).min(SLOTS_MAX);
     Settings { streams_max, ..Settings::default() }
@@ -142,7 +145,7 @@ fn serve<R: Ring>(
         engine.turn(events)?;
         events.publish(engine.stats());
         if events.take_commands() {
-            // It may have been woken for a new configuration, which an idle worker would not come to see.
+            // The wake may be for a new configuration, which an idle worker would not look at otherwise.
             drop(worker.snapshot());
             while let Some(command) = commands.try_next() {
                 phase.obey(command, &worker, engine, events.steering());
@@ -154,7 +157,8 @@ fn serve<R: Ring>(
     }
 }
 
-/// A worker that cannot be placed serves all the same, only slower; who started it has warned from the plan.
+/// Pins the worker and binds its memory. A worker that cannot be placed serves all the same, only slower; the
+/// supervisor has warned of it from the plan.
 fn place(seed: &WorkerSeed) {
     if let Some(cpu) = seed.cpu
         && let Err(error) = placement::pin_current(cpu)

@@ -1,5 +1,5 @@
-//! A worker over the simulated ring: who is waited for, and who is blamed, where a client or an endpoint is
-//! slow.
+//! A worker over the simulated ring, where a client or an endpoint is slow: the right side is waited for, and
+//! the right side is blamed.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::io::simulated::{Faults, Memory, Peer};
 use crate::route::RouteTable;
 use crate::time::Time;
 
-/// Seed 0x102a of the simulation: where memory is short the client's receive is held for what its endpoint
-/// does not take, and each was excused by the other, for ever.
+/// Seed 0x102a of the simulation: memory was short, and the client's receive was held because its endpoint
+/// took nothing. Each side was excused by the other, for ever.
 #[test]
 fn an_endpoint_that_takes_nothing_is_too_slow_though_its_client_is_held() {
     // Pieces large enough to stay in the buffers they came in.
@@ -68,7 +68,7 @@ fn a_slow_client_does_not_hold_back_the_next_exchange_on_its_connection() {
         }
         peer.wake_at(next.get());
     });
-    // It is in the pool again, and the slow client has the rest to take.
+    // The connection is in the pool again, and the slow client has the rest to take.
     bench.run_until(|events| events.worker().counters.value(Plain::UpstreamIdle) == 1);
     bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(20));
     assert!(bench.engine.stats().buffers_loaned > 0);

@@ -1,4 +1,4 @@
-//! A new configuration under a worker: who takes it when, what is kept, and what goes with the old one.
+//! A new configuration under a worker: when it takes effect, what is kept of the old one, and what is closed.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ fn an_idle_worker_that_is_woken_lets_go_of_what_is_gone() {
     assert_eq!(bench.value(Plain::UpstreamIdle), 1);
     let old = Arc::downgrade(&bench.traffic.load_full());
     publish(&bench, |config| config.upstreams = vec![upstream("app", 2)]);
-    // What the loop does when it is nudged.
+    // As the loop does when it is woken.
     drop(bench.events.worker().snapshot());
     assert_eq!(bench.value(Plain::UpstreamIdle), 0);
     assert_eq!(bench.value(Counter::PoolClosed(PoolCloseReason::EndpointRemoved)), 1);
@@ -94,7 +94,7 @@ fn upstreams_keep_their_pools_by_name_wherever_they_stand() {
     client.close();
     drop(fetch(&mut bench));
     assert_eq!(bench.value(Plain::UpstreamReuses), 1, "the connection from before");
-    // One that goes and comes again is another.
+    // An upstream that is removed and added again is a new one.
     publish(&bench, |config| drop(config.upstreams.remove(0)));
     let without = groups(&bench);
     publish(&bench, |config| config.upstreams.push(upstream("first", 2)));
@@ -221,7 +221,7 @@ fn what_was_connected_under_other_tls_carries_nothing_more() {
         (bench.value(Plain::UpstreamIdle), bench.value(Counter::PoolClosed(PoolCloseReason::Draining))),
         (0, 1)
     );
-    // Made anew of the same settings it is the same.
+    // Settings that are compiled anew from the same files are the same.
     publish(&bench, with(Some("a.test")));
     assert!(Rc::ptr_eq(&first[0], &groups(&bench)[0]));
     publish(&bench, |config| Arc::make_mut(&mut config.upstreams[0]).send_proxy = true);

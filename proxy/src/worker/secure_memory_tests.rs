@@ -1,5 +1,5 @@
-//! What is held for slow peers where a connection carries TLS: no more than where it does not, and all of it
-//! counted.
+//! Memory that is held for slow peers, where a connection carries TLS: no more than without TLS, and all of
+//! it counted.
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read as _, Write as _};
@@ -23,8 +23,7 @@ const CROWD: usize = 40;
 const BODY: usize = 160 << 10;
 /// With one block beside the buffers.
 const MEMORY: Memory = Memory { buffers: 64, buffer_size: 4096, budget: 512 << 10 };
-/// All that may wait: budget, buffers and block, and of each connection a head and what is too little to
-/// count.
+/// All bytes that may wait: budget, buffers and block, and for each connection a head and a little more.
 const MOST: usize =
     MEMORY.budget + MEMORY.buffers as usize * MEMORY.buffer_size + BLOCK_BYTES + CROWD * (4 << 10);
 /// A slow peer takes so much.

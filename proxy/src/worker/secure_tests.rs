@@ -217,7 +217,8 @@ fn early_data_passes_whatever_the_pieces() {
             events.worker().counters.value(Plain::Open) == 0
                 && events.worker().counters.value(Plain::Requests) == 1
         });
-        // One that may be served early, then one that may not, of whose body a part comes early too.
+        // A request that may be served early, then one that may not, with a part of its body that arrives
+        // early too.
         let bytes = if seed % 4 < 2 {
             [&get[..], &post(&body), &post(b"last")].concat()
         } else {
@@ -457,7 +458,7 @@ fn who_never_stops_after_it_broke_the_rules_is_cut_soon() {
         let stranger = bench.sim.connect(bench.listener);
         stranger.write(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
         stranger.script(send_on(&sent, size, pause));
-        // A session is over at once; what lingers of it is bounded.
+        // A session is over at once; the time that its connection takes to close is bounded.
         bench.run_until(|events| {
             events.worker().counters.value(Plain::Open) == 0
                 && events.worker().counters.value(Plain::Accepted) == 2
@@ -513,7 +514,7 @@ fn what_memory_runs_out_for_at_the_handshakes_end_is_reset() {
             events.worker().counters.value(Plain::Open) == 0
                 && events.worker().counters.value(Plain::Requests) == 1
         });
-        // Answered without its body, which finds no room once it counts.
+        // Answered without the request's body, which finds no room once it counts.
         let refused = format!(
             "OPTIONS * HTTP/1.1\r\nHost: {NAME}\r\nMax-Forwards: 0\r\nContent-Length: {length}\r\n\r\n"
         );

@@ -82,7 +82,7 @@ fn a_client_that_asked_for_the_close_is_not_waited_for() {
     let client = bench.sim.connect(bench.listener);
     client.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 1);
-    // Far below the second that others get for their own end.
+    // Far below the second that other connections get for their own end.
     bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
     assert!(client.read().ends_with(b"\r\n\r\nok"));
     assert!(client.is_ended() && !client.is_reset());
@@ -90,8 +90,8 @@ fn a_client_that_asked_for_the_close_is_not_waited_for() {
     assert_eq!(bench.value(Counter::Closed(CloseReason::NotKeptAlive)), 1);
 }
 
-/// A client's side: sends all of it, a piece whenever the world moves, and reads. `true` once the end came in
-/// order, `false` if a reset did.
+/// A client's side: sends all of it, a piece whenever the world moves, and reads. `true`: the end came in
+/// order; `false`: a reset came.
 pub(super) fn converse(
     peer: &Peer,
     bytes: Vec<u8>,
@@ -115,7 +115,7 @@ pub(super) fn converse(
 }
 
 /// Seeds 0x17d and 0x216 of the simulation: such a connection was closed at once, and the unread bytes made
-/// that a reset.
+/// that close a reset.
 #[test]
 fn a_client_that_did_not_ask_for_the_close_sees_its_answer_though_it_sends_on() {
     let early = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -150,8 +150,8 @@ fn a_client_that_did_not_ask_for_the_close_sees_its_answer_though_it_sends_on() 
     }
 }
 
-/// Seed 0x202 of the simulation: what was still queued for the client was thrown away when its idle time
-/// began with the queueing.
+/// Seed 0x202 of the simulation: bytes queued for the client were thrown away, because its idle time began
+/// when they were queued.
 #[test]
 fn a_client_is_idle_only_after_it_has_taken_its_response() {
     for drains in [false, true] {
@@ -208,7 +208,7 @@ fn a_client_is_idle_only_after_it_has_taken_its_response() {
     }
 }
 
-/// One that takes nothing more of its last response is given up after `send`, and said to be that.
+/// A client that takes nothing more of its last response is given up after `send`, with that as the reason.
 #[test]
 fn a_client_that_does_not_take_its_last_response_meets_the_send_timeout() {
     let mut bench =
@@ -226,7 +226,7 @@ fn a_client_that_does_not_take_its_last_response_meets_the_send_timeout() {
     bench.check_freed("");
 }
 
-/// A response is always on its way still when its connection begins to wait for the next request.
+/// The response is always still on its way when its connection begins to wait for the next request.
 #[test]
 fn an_idle_client_meets_the_keep_alive_timeout_however_long_it_may_take_over_a_response() {
     let mut config = testing::config(&[origin_address(1)]);
@@ -257,7 +257,7 @@ fn an_idle_client_meets_the_keep_alive_timeout_however_long_it_may_take_over_a_r
             events.worker().counters.value(Counter::Closed(CloseReason::KeepAliveTimeout)) == 1
         });
         let took = bench.sim.now().since(taken.get());
-        // One that is slow is looked at once a second.
+        // A slow client is looked at once a second.
         let late = Duration::from_millis(if slow { 1100 } else { 100 });
         assert!((keep_alive / 2..keep_alive + late).contains(&took), "{took:?}");
         bench.run_out();
@@ -428,7 +428,8 @@ fn a_client_that_stops_reading_is_given_up_and_holds_back_its_origin() {
     let client = bench.sim.connect(bench.listener);
     client.write(REQUEST);
     bench.run_until(|events| events.worker().counters.value(Counter::Closed(CloseReason::SendTimeout)) == 1);
-    // What is read ahead is bounded: buffer_response, the engine's inbound queue, one send in flight.
+    // The bytes that are read ahead are bounded: buffer_response, the engine's inbound queue, one send in
+    // flight.
     assert!(written.get() < 2_000_000, "{} bytes were taken from the origin", written.get());
     bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
     assert!(client.is_reset());
@@ -518,8 +519,8 @@ fn a_connection_that_breaks_ends_for_what_broke_it() {
     }
 }
 
-/// Whatever becomes of it: one record for each request whose head was read, and for each answer to one that
-/// was not.
+/// However an exchange ends, the log has one record for each request whose head was read, and one for each
+/// answer to a request whose head was not.
 #[test]
 fn every_exchange_of_a_hostile_world_leaves_one_record() {
     let (mut with_head, mut without, mut cut) = (0, 0, 0);

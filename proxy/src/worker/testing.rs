@@ -1,4 +1,4 @@
-//! What tests of workers and sessions share: a worker over the simulated ring.
+//! Shared by tests of workers and sessions: a worker over the simulated ring.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,12 +38,12 @@ impl Bench {
         Self::logged(seed, faults, config, None)
     }
 
-    /// With so much memory.
+    /// A worker with so much memory.
     pub(crate) fn with_memory(seed: u64, faults: Faults, config: model::Config, memory: Memory) -> Self {
         Self::make(seed, faults, config, memory, None)
     }
 
-    /// With an access log.
+    /// A worker with an access log.
     pub(crate) fn logged(
         seed: u64,
         faults: Faults,
@@ -69,7 +69,7 @@ impl Bench {
         Self { engine, sim, events, listener, config: ArcSwap::from_pointee(config), traffic }
     }
 
-    /// Lets the worker find another configuration.
+    /// Publishes another configuration for the worker to find.
     pub(crate) fn publish(&self, config: model::Config) {
         self.traffic.store(Arc::new(config.traffic()));
         self.config.store(Arc::new(config));
@@ -83,13 +83,13 @@ impl Bench {
         self.counters().value(counter)
     }
 
-    /// Until nothing can happen any more: clients are done, idle connections have timed out.
+    /// Runs until nothing can happen any more: clients are done, idle connections have timed out.
     pub(crate) fn run_out(&mut self) {
         self.sim.run(&mut self.engine, &mut self.events, |_| false);
         self.events.publish(self.engine.stats());
     }
 
-    /// Fails when the world comes to rest before.
+    /// Runs until `done`; fails if the world comes to rest before.
     pub(crate) fn run_until(&mut self, mut done: impl FnMut(&Events) -> bool) {
         let done = self.sim.run(&mut self.engine, &mut self.events, |events| done(events));
         assert!(done, "it came to rest too early: {}", self.counted());
@@ -135,8 +135,8 @@ impl Bench {
     }
 
     pub(crate) fn shed(&self) -> u64 {
-        // Without a descriptor there was no connection either, and one that was gone at once counts as never
-        // accepted.
+        // Without a descriptor there was no connection either, and a connection that was gone at once counts
+        // as never accepted.
         let never = [ShedReason::DescriptorsExhausted, ShedReason::ClientGone];
         let accepted = ShedReason::ALL.iter().filter(|reason| !never.contains(reason));
         accepted.map(|&reason| self.value(Counter::Shed(reason))).sum()

@@ -19,7 +19,7 @@ use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::time::Time;
 
-/// An origin: a thread for each connection, which answers whatever `respond` says to each request.
+/// An origin: a thread for each connection, which answers each request with the result of `respond`.
 struct Origin {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -31,7 +31,7 @@ struct Request {
     body: Vec<u8>,
 }
 
-/// What an origin does after a response.
+/// The step of an origin after a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Stay,

@@ -20,12 +20,12 @@ use crate::tls::testing::Authority;
 const NAME: &str = "origin.test";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// What an origin does with a request.
+/// How an origin answers a request.
 #[derive(Clone, Copy, PartialEq)]
 enum Manner {
-    /// A length, and keeps the connection.
+    /// With a length; it keeps the connection.
     Keeps,
-    /// No length: the end of the connection is the end of the body, announced or not.
+    /// Without a length: the end of the connection is the end of the body, announced or not.
     Ends { is_announced: bool },
 }
 
@@ -136,7 +136,7 @@ fn exchanges_share_a_pooled_connection_and_later_ones_resume() {
         }
         assert_eq!((bench.value(Plain::UpstreamHandshakes), bench.value(Plain::UpstreamReuses)), (1, 2));
         assert_eq!(bench.value(Plain::UpstreamIdle), 1);
-        // Past its idle time another is made, from the ticket of the first.
+        // Past its idle time another connection is made, from the ticket of the first.
         bench.run_out();
         assert_eq!(bench.value(Counter::PoolClosed(PoolCloseReason::IdleTimeout)), 1);
         let client = bench.sim.connect(bench.listener);
@@ -161,7 +161,7 @@ fn a_loop_turn_completes_one_handshake_with_an_endpoint_and_a_crowd_takes_turns(
         most = most.max(now - std::mem::replace(&mut before, now));
         events.worker().counters.value(Plain::Responses2xx) == 20
     });
-    // The last step of each verifies a signature, which takes what a turn has.
+    // The last step of each handshake verifies a signature, which takes all the time that a turn has.
     assert_eq!((most, heard.borrow().handshakes), (1, 20));
     bench.run_out();
     assert!(clients.iter().all(|client| client.read().ends_with(b"\r\n0\r\n\r\n")));
