@@ -27,9 +27,9 @@ pub struct Phases {
     pub pool: Option<u32>,
     /// Connecting, over all attempts.
     pub connect: Option<u32>,
-    /// From there to the response's head.
+    /// From the connection to the response's head.
     pub first_byte: Option<u32>,
-    /// From there until its last byte was queued for the client.
+    /// From the response's head until its last byte was queued for the client.
     pub last_byte: Option<u32>,
     /// All of it, from the first byte of the request.
     pub total: u32,
@@ -70,13 +70,13 @@ pub struct Entry<'a> {
     pub upstream: Option<&'a str>,
     /// The last endpoint that was tried.
     pub endpoint: Option<&'a str>,
-    /// Connections that it was tried on.
+    /// Connections that the request was tried on.
     pub attempts: u32,
     /// Whether the last of them had carried an exchange before.
     pub upstream_reused: Option<bool>,
     /// Which request of its connection it is, from 1.
     pub connection_request: u64,
-    /// The time.
+    /// How long each phase took.
     pub phases: Phases,
 }
 

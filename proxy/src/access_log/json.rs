@@ -14,13 +14,13 @@ pub struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Opens it.
+    /// Opens an object.
     pub fn open(out: &'a mut Vec<u8>) -> Self {
         out.push(b'{');
         Self { out, first: true }
     }
 
-    /// Closes it.
+    /// Closes the object.
     pub fn close(self) {
         self.out.push(b'}');
     }

@@ -16,13 +16,13 @@ struct Position(AtomicU64);
 #[derive(Debug)]
 struct Shared {
     words: Box<[AtomicU64]>,
-    /// Words ever written; the producer's.
+    /// Words ever written; stored by the producer alone.
     head: Position,
-    /// Words ever read; the consumer's.
+    /// Words ever read; stored by the consumer alone.
     tail: Position,
 }
 
-/// The writing end; one thread's.
+/// The writing end, used by one thread.
 #[derive(Debug)]
 pub struct Producer {
     shared: Arc<Shared>,
@@ -76,7 +76,7 @@ impl Producer {
         true
     }
 
-    /// Whether it is time to read.
+    /// Whether at least half of it is used, so that it is time to read.
     #[must_use]
     pub fn is_half_full(&self) -> bool {
         self.used() >= self.shared.words.len() as u64 / 2

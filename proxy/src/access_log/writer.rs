@@ -1,6 +1,6 @@
 //! The access log's thread: takes the workers' lines and writes them in large pieces. While there is traffic
 //! it naps between two looks instead of being woken for each record. Only after a look that found nothing
-//! does it sleep until somebody rings.
+//! does it sleep until it is woken.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -21,12 +21,12 @@ use crate::threads::join_within;
 const QUEUE_BYTES: usize = 4 << 20;
 /// About the size of a write.
 const WRITE_BYTES: usize = 64 << 10;
-/// Between two looks while there is traffic.
+/// The nap between two looks while there is traffic.
 const NAP: Duration = Duration::from_millis(20);
-/// How long the end waits for a slow disk.
+/// How long the end of the log waits for a slow disk.
 const FLUSH_FOR: Duration = Duration::from_secs(2);
 
-/// Of the process, by `LogLossReason`.
+/// Records lost in this process, by `LogLossReason`.
 static LOST: [AtomicU64; LogLossReason::ALL.len()] = [const { AtomicU64::new(0) }; LogLossReason::ALL.len()];
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
@@ -62,8 +62,8 @@ pub(super) struct Doorbell {
 impl Doorbell {
     /// Wakes the thread if it sleeps, or if it naps and there is a lot to do.
     pub(super) fn after_push(&self, is_urgent: bool) {
-        // Between the push and the look at the state; the thread has one between its state and its look at
-        // the rings.
+        // This fence stands between the push and the look at the thread's state. The thread has one between
+        // its state and its look at the rings.
         fence(Ordering::SeqCst);
         let state = self.state.load(Ordering::Relaxed);
         let wakes = state == SLEEPING || (state == NAPPING && is_urgent);
@@ -172,7 +172,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes all that is queued; whether there was anything.
+    /// Writes all queued records. `true`: there were some.
     fn take_all(&mut self) -> bool {
         let mut found = false;
         loop {
@@ -262,7 +262,7 @@ impl Output {
         }
     }
 
-    /// How much was written, and why not all of it.
+    /// Writes `bytes`; returns how much was written, and why not all of it.
     fn write_some(&mut self, bytes: &[u8]) -> Result<usize, (usize, std::io::Error)> {
         let mut taken = 0;
         while taken < bytes.len() {
@@ -413,7 +413,7 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(10), "the queue has a bound");
         }
         let lost = lost(LogLossReason::QueueFull) - before;
-        // Once it is read again, the queued records arrive, and none of the lost ones.
+        // Once the pipe is read again, the queued records arrive, and no lost record does.
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).map(|_| text)

@@ -89,12 +89,12 @@ impl CountersMemory {
         })
     }
 
-    /// Every block, in the workers' order.
+    /// All blocks, in the workers' order.
     pub fn blocks(&self) -> impl Iterator<Item = Counters> + '_ {
         (0..self.workers).filter_map(|worker| self.block(worker))
     }
 
-    /// For handing over.
+    /// The memfd, to be handed to the other process.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -59,7 +59,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: base and length are our own mapping's; everybody who points into it holds an Arc of this
+        // SAFETY: base and length are our own mapping's; every user that points into it holds an Arc of this
         // value.
         let result = unsafe { munmap(self.base.cast(), self.length) };
         debug_assert!(result.is_ok(), "munmap of our own mapping");

@@ -1,5 +1,6 @@
-//! The workers' counters: one block per worker, written by that worker alone, read by anybody. The blocks
-//! live in a memfd that the supervisor owns, so they outlive a data plane; `telemetry` only encodes them.
+//! The workers' counters: one block per worker, written by that worker alone, read by other threads and
+//! processes. The blocks live in a memfd that the supervisor owns, so they outlive a data plane; `telemetry`
+//! only encodes them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,7 +35,7 @@ impl CounterBlock {
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
     }
 
-    /// Counts how long an exchange took. Most are fast, so the search begins there.
+    /// Counts how long an exchange took. Most are fast, so the search begins with the fastest bucket.
     pub fn took(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let bucket = DURATION_BOUNDS_MICROS

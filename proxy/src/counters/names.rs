@@ -13,7 +13,7 @@ macro_rules! plain {
         pub enum Plain { $($(#[$meta])* $variant,)* }
 
         impl Plain {
-            /// Every one, in cell order.
+            /// All of them, in cell order.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// Metric name (without `_total` for counters), help text, and kind.
@@ -136,7 +136,7 @@ pub enum Counter {
     AlertSent(Alert),
     /// A bucket of `sluice_request_duration_seconds`, from the fastest.
     Duration(usize),
-    /// The sum of the durations in them, in microseconds.
+    /// The sum of all these durations, in microseconds.
     DurationMicros,
 }
 
@@ -157,7 +157,7 @@ const DURATION_MICROS_AT: usize = DURATION_AT + DURATION_BOUNDS_MICROS.len() + 1
 pub const CELLS: usize = DURATION_MICROS_AT + 1;
 
 impl Counter {
-    /// Its cell.
+    /// The index of its cell in a block.
     #[must_use]
     pub const fn index(self) -> usize {
         match self {
