@@ -1,6 +1,6 @@
-//! The built-in demo upstream: `sluice demo-upstream`, hidden, so that `cargo xtask run` has something to
-//! answer behind the proxy and tests an origin that needs nothing installed. It shows what it received, and
-//! streams in both directions.
+//! The built-in demo upstream: `sluice demo-upstream`, a hidden command. `cargo xtask run` uses it as the
+//! endpoint behind the proxy, and tests as an origin that needs nothing installed. It shows what it received,
+//! and streams in both directions.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -23,13 +23,13 @@ use nix::sys::{prctl, signal::Signal};
 use nix::unistd::getppid;
 use rcgen::{CertificateParams, DnType, KeyPair};
 
-/// The longest `/slow` waits.
+/// The longest wait of `/slow`, in milliseconds.
 const SLOW_MS_MAX: u64 = 600_000;
 /// A prime, so that bytes shifted by any power of two are noticed.
 const PERIOD: usize = 251;
 const CHUNK_BYTES: usize = PERIOD * 256;
 
-/// What `/bytes/N` sends: byte i is `i % 251`.
+/// The bytes that `/bytes/N` sends: byte i is `i % 251`.
 static PATTERN: [u8; CHUNK_BYTES] = {
     let mut pattern = [0; CHUNK_BYTES];
     let mut at = 0;
@@ -40,13 +40,13 @@ static PATTERN: [u8; CHUNK_BYTES] = {
     pattern
 };
 
-/// Serves until the process or the thread that started it ends: PR_SET_PDEATHSIG is of the parent's thread,
-/// so start it from one that lives on.
+/// Serves until the process or the thread that started it ends. PR_SET_PDEATHSIG follows the parent's thread,
+/// so start it from a thread that lives on.
 pub fn run(address: SocketAddr) -> io::Result<()> {
     let parent = getppid();
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != parent {
-        // It died before we asked to be told.
+        // The parent died before the signal was asked for.
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -54,8 +54,8 @@ pub fn run(address: SocketAddr) -> io::Result<()> {
 }
 
 /// Makes `localhost.pem` and `localhost.key` in a folder, for this machine's own names and for 30 days,
-/// unless they are there and hold for another day. Clients that are to believe it take the certificate itself
-/// as their CA.
+/// unless they are there and hold for another day. A client that is to believe the certificate takes it as
+/// its CA.
 ///
 /// # Errors
 /// When the folder or the files cannot be written.
@@ -73,7 +73,8 @@ pub fn certificate(folder: &std::path::Path, now: SystemTime) -> io::Result<()> 
     let pair = KeyPair::generate().map_err(io::Error::other)?;
     let certificate = params.self_signed(&pair).map_err(io::Error::other)?;
     std::fs::create_dir_all(folder)?;
-    // The key first, so that whoever sees the certificate finds its key; nobody else's to read.
+    // The key is written first, so that a certificate that is there has its key. Only the owner may read the
+    // key.
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(key)?;
     file.write_all(pair.serialize_pem().as_bytes())?;
     std::fs::write(chain, certificate.pem())
@@ -81,7 +82,7 @@ pub fn certificate(folder: &std::path::Path, now: SystemTime) -> io::Result<()> 
 
 async fn serve(listener: tokio::net::TcpListener) -> io::Result<()> {
     let listener = listener.tap_io(|stream| {
-        // Without it a small last chunk waits for an acknowledgement.
+        // Without TCP_NODELAY a small last chunk waits for an acknowledgement.
         let _ = stream.set_nodelay(true);
     });
     axum::serve(listener, router()).await
@@ -99,7 +100,8 @@ fn router() -> Router {
         .fallback(hello)
 }
 
-/// Any other path: what was received, so that a person sees what the proxy made of the request.
+/// Answers any other path with the request as it was received, so that a person sees how the proxy changed
+/// it.
 async fn hello(request: Request) -> Response {
     let mut text = String::from("Hello from Sluice's demo upstream.\n\n");
     let _ = writeln!(text, "{} {} {:?}", request.method(), request.uri(), request.version());
@@ -109,7 +111,7 @@ async fn hello(request: Request) -> Response {
     text_response(text)
 }
 
-/// The request's body is the response's, chunk by chunk as it comes.
+/// Answers with the request's body, chunk by chunk as it comes.
 async fn echo(request: Request) -> Response {
     let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
     let mut response = Response::new(request.into_body());

@@ -87,7 +87,7 @@ reasons! {
         Stopped = "stopped",
         /// A panic ended the session.
         Panicked = "panicked",
-        /// No memory was left for anybody, and this client held the most without moving.
+        /// No memory was left, and this client held the most without moving.
         Overloaded = "overloaded",
         /// A socket error that is no reset: the client's host is gone, for example.
         SocketError = "socket_error",
@@ -105,7 +105,7 @@ reasons! {
         Malformed = "malformed",
         /// 400: Host missing, repeated or invalid.
         BadHost = "bad_host",
-        /// 400: plain HTTP came to where TLS is spoken.
+        /// 400: plain HTTP came to a port that takes TLS.
         PlainHttp = "plain_http",
         /// 404: no route takes the request.
         NoRoute = "no_route",
@@ -166,7 +166,7 @@ impl RefusalReason {
 }
 
 reasons! {
-    /// How a TLS handshake with a client went well.
+    /// How a TLS handshake with a client succeeded.
     HandshakeKind {
         /// TLS 1.3, from nothing.
         Full13 = "1.3",
@@ -192,7 +192,7 @@ reasons! {
         NotTls = "not_tls",
         /// The client gave up with an alert: it does not trust the certificate, for example.
         Alert = "alert",
-        /// What came is not TLS, or breaks its rules.
+        /// The bytes are not TLS, or break its rules.
         Malformed = "malformed",
         /// No version, cipher, group or application protocol that both know.
         Incompatible = "incompatible",
@@ -239,7 +239,7 @@ reasons! {
         NotReusable = "not_reusable",
         /// It was a tunnel for one client.
         Tunnel = "tunnel",
-        /// The endpoint sent bytes nobody asked for.
+        /// The endpoint sent bytes that no request asked for.
         UnsolicitedBytes = "unsolicited_bytes",
         /// The worker drains.
         Draining = "draining",

@@ -1,4 +1,4 @@
-//! The `sluice` binary: what the commands of `cli` do, each a few lines over the library.
+//! The `sluice` binary: it runs the commands of `cli`, each in a few lines over the library.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -16,7 +16,7 @@ use proxy::supervisor::{ask, key_log, leftovers, plan};
 use proxy::telemetry::report;
 use proxy::{dataplane, demo, supervisor};
 
-/// Used wrongly, or a command that is not built yet.
+/// The exit code for wrong usage, and for a command that is not built yet.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -58,7 +58,7 @@ fn run(path: &Path, allow_key_log: bool) -> ExitCode {
     };
     match supervisor::run(loaded, allow_key_log) {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
-        // Logged already.
+        // The error was logged already.
         Ok(Outcome::Forced | Outcome::NeverReady) => ExitCode::FAILURE,
         Err(error) => fail(&error.to_string()),
     }
@@ -95,9 +95,10 @@ fn show_plan(path: &Path, root: &Path) -> ExitCode {
     }
 }
 
-/// Loads a configuration and prints what is wrong with it, or doubtful.
+/// Loads a configuration and prints its errors and warnings.
 fn load(path: &Path) -> Result<Loaded, ExitCode> {
-    // No core dump with the private keys that are read now; where it fails, none was to be had anyway.
+    // A core dump must not hold the private keys that are read now. Where the call fails, no dump was to be
+    // had anyway.
     let _ = nix::sys::prctl::set_dumpable(false);
     let render = |diagnostics: &Diagnostics| diagnostics.render(std::io::stderr().is_terminal());
     match config::load(path) {
@@ -138,7 +139,7 @@ fn status(run_dir: &Path, json: bool) -> ExitCode {
     }
 }
 
-/// Something to do: the receipt comes when it is done.
+/// Sends an order; its receipt comes when it is done.
 fn order(run_dir: &Path, request: &Request) -> ExitCode {
     match ask::ask(run_dir, request) {
         Ok(Response::Done(what)) => {
@@ -147,7 +148,7 @@ fn order(run_dir: &Path, request: &Request) -> ExitCode {
         }
         Ok(Response::Failed(why)) => fail(&why),
         Ok(Response::Status(_) | Response::Bans(_)) => fail("unexpected answer"),
-        // Nobody is there to stop; what a killed one left may be.
+        // No proxy is there to stop, but a killed one may have left something to remove.
         Err(error @ AskError::Absent(_)) if *request == Request::Stop => match leftovers::remove(run_dir) {
             Some(Ok(what)) => {
                 say(&format!("{what}\n"));

@@ -21,7 +21,7 @@ pub enum PlacementError {
     Pin {
         /// Logical CPU.
         cpu: usize,
-        /// Why.
+        /// The kernel's error.
         reason: io::Error,
     },
     /// The kernel refused the node.
@@ -29,7 +29,7 @@ pub enum PlacementError {
     Memory {
         /// NUMA node.
         node: usize,
-        /// Why.
+        /// The kernel's error.
         reason: io::Error,
     },
 }
@@ -59,8 +59,8 @@ pub fn pin_current_to(cpus: &[usize]) -> Result<(), PlacementError> {
         .map_err(|error| PlacementError::Pin { cpu: first, reason: error.into() })
 }
 
-/// The calling thread's future pages come from this node; from others only when it is full (MPOL_PREFERRED: a
-/// full node costs latency, where a strict binding would cost the process).
+/// Takes the calling thread's future pages from this node, and from others only when it is full
+/// (MPOL_PREFERRED). A full node then costs latency, where a strict binding would cost the process.
 pub fn bind_memory_current_thread(node: usize) -> Result<(), PlacementError> {
     if node >= NODES_MAX {
         return Err(PlacementError::Memory { node, reason: io::ErrorKind::InvalidInput.into() });

@@ -1,12 +1,12 @@
-//! The PROXY protocol, versions 1 and 2 (haproxy's `proxy-protocol.txt`), sans-IO: what precedes a
-//! connection's first byte and says for whom a proxy opened it.
+//! The PROXY protocol, versions 1 and 2 (haproxy's `proxy-protocol.txt`), sans-IO: the header before a
+//! connection's first byte, which names the client that a proxy opened the connection for.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The longest line of version 1, its CRLF included.
 const LINE_BYTES_MAX: usize = 107;
 const LINE_START: &[u8] = b"PROXY ";
-/// No HTTP request and no other protocol in use begins with it.
+/// The first bytes of version 2; no HTTP request and no other protocol in use begins with them.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and transport, length of the rest.
 const FIXED_BYTES: usize = 16;
@@ -17,47 +17,47 @@ const UNIX_BYTES: usize = 216;
 /// The longest header there is: version 2 has 16 bits for the length of addresses and TLVs.
 pub const BYTES_MAX: usize = FIXED_BYTES + u16::MAX as usize;
 
-/// For whom the connection was opened.
+/// The client that the connection was opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// By the proxy for itself, such as a health check: the connection's own addresses hold.
+    /// The proxy opened it for itself, as for a health check: the connection's own addresses hold.
     Local,
-    /// For a client whose address is no TCP one or not known (UNKNOWN, AF_UNSPEC, AF_UNIX, datagrams): the
-    /// same.
+    /// A client whose address is no TCP address, or is not known (UNKNOWN, AF_UNSPEC, AF_UNIX, datagrams):
+    /// the connection's own addresses hold.
     Unknown,
-    /// For this client, which connected to that address. IPv4-mapped IPv6 addresses are shown as IPv4.
+    /// This client, which connected to that address. IPv4-mapped IPv6 addresses are shown as IPv4.
     Tcp {
         /// The client.
         source: SocketAddr,
-        /// Where the proxy accepted it.
+        /// The address that the client connected to.
         destination: SocketAddr,
     },
 }
 
-/// What the start of a connection is.
+/// The result of reading the start of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
     /// The header is not whole yet.
     NeedMore,
     /// A whole header.
     Header {
-        /// It.
+        /// The header.
         header: Header,
-        /// Its bytes, TLVs included.
+        /// The number of its bytes, TLVs included.
         consumed: usize,
     },
 }
 
-/// Why it is no header.
+/// Why the bytes are no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It begins like neither version.
+    /// The bytes begin like neither version.
     #[error("no PROXY header")]
     Signature,
     /// Version 1: the line does not end within 107 bytes, or not with CRLF.
     #[error("the PROXY line does not end")]
     Line,
-    /// Version 1: a word that is not as it has to be.
+    /// Version 1: a malformed word.
     #[error("malformed PROXY line")]
     Word,
     /// Version 2: a version, command, family or transport that does not exist.
@@ -68,8 +68,8 @@ pub enum Error {
     Length,
 }
 
-/// Looks for a header at the start of `bytes`: those of the last call, with more at their end. Once it said
-/// anything but `NeedMore`, more bytes change nothing.
+/// Looks for a header at the start of `bytes`: the bytes of the last call, with more at their end. Once the
+/// result is not `NeedMore`, more bytes do not change it.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
     if starts(bytes, SIGNATURE) {
         if bytes.len() < SIGNATURE.len() { Ok(Parsed::NeedMore) } else { parse_v2(bytes) }
@@ -95,7 +95,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Parsed, Error> {
     let words = std::str::from_utf8(words).map_err(|_| Error::Word)?;
     let mut words = words.split(' ');
     let header = match words.next() {
-        // What follows is not to be looked at.
+        // The rest of the line must not be looked at.
         Some("UNKNOWN") => Header::Unknown,
         Some(family @ ("TCP4" | "TCP6")) => {
             let parsed = [words.next(), words.next(), words.next(), words.next(), words.next()];
@@ -128,7 +128,7 @@ fn socket_address(address: IpAddr, port: u16) -> SocketAddr {
 }
 
 fn parse_v2(bytes: &[u8]) -> Result<Parsed, Error> {
-    // Each is judged as soon as it is there, so that no byte after it can change what is said.
+    // Each byte is judged as soon as it is there, so that no byte after it can change the result.
     let Some(&command) = bytes.get(12) else { return Ok(Parsed::NeedMore) };
     let is_local = match command {
         0x20 => true,
@@ -136,7 +136,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Error> {
         _ => return Err(Error::Kind),
     };
     let Some(&kind) = bytes.get(13) else { return Ok(Parsed::NeedMore) };
-    // A LOCAL header says nothing that holds, its family included.
+    // Nothing in a LOCAL header counts, its family included.
     if !is_local && (kind >> 4 > 3 || kind & 15 > 2) {
         return Err(Error::Kind);
     }
