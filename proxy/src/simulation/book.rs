@@ -1,5 +1,5 @@
-//! What has been seen of each exchange, by clients and origins: the place where one hand knows what the other
-//! did.
+//! The book of a run: everything that clients and origins have seen of each exchange, so that each side can
+//! check the other.
 
 use std::cell::{LazyCell, Ref, RefCell, RefMut};
 use std::fmt;
@@ -27,31 +27,30 @@ pub(super) struct Record {
     /// The client has sent its head, and all of it.
     pub(super) head_sent: bool,
     pub(super) sent: bool,
-    /// Its first bytes went ahead of the handshake's end, and what has to come before others are served: that
-    /// end.
+    /// `is_early`: its first bytes went ahead of the handshake's end. `is_settled`: its client's part of the
+    /// handshake is sent; no other request may be served before.
     pub(super) is_early: bool,
     pub(super) is_settled: bool,
-    /// Origins that saw a byte of it, and whether they saw it whole.
+    /// For each attempt that reached an origin: whether the origin saw the whole request.
     pub(super) attempts: Vec<bool>,
     /// An answer came whole, by its status.
     pub(super) answered: Option<u16>,
-    /// Its client left on its own account, or is slow enough to be given up.
+    /// Its client left by itself, or is slow enough to be given up.
     pub(super) left: bool,
-    /// It met a connection on which bytes were under way that nobody asked for: no proxy can tell them from
-    /// its answer.
+    /// It met a connection with unrequested bytes under way: no proxy can tell them from its answer.
     pub(super) met_poison: bool,
 }
 
-/// One connection whose bytes go through.
+/// One connection whose bytes are passed through.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Passage {
     /// An endpoint has its first bytes.
     pub(super) has_come: bool,
-    /// Its client left on its own account, or is slow enough to be given up.
+    /// Its client left by itself, or is slow enough to be given up.
     pub(super) left: bool,
 }
 
-/// What all clients saw.
+/// The sum of all that the clients saw.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     /// Whole final responses, by class: 2xx first.
@@ -63,7 +62,7 @@ pub(super) struct Tally {
     /// Bytes clients wrote, and read without what TLS adds.
     pub(super) written: u64,
     pub(super) read: u64,
-    /// Something a client or origin waits for may have come.
+    /// Connections whose clients are done.
     pub(super) ended: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What clients and origins say that is not HTTP, and what it must be answered with.
+//! Bytes of clients and origins that are not HTTP, and the answers that they must get.
 
 /// How a request is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) enum Broken {
     ManyFields,
     LargeHead,
     Noise,
-    /// In the chunks of its body.
+    /// The mistake is in the chunks of the body.
     ChunkSize,
     ChunkEnd,
     Trailer,
@@ -48,10 +48,10 @@ pub(super) const HEADS: &[Broken] = &[
     Broken::Noise,
 ];
 
-/// For requests with a chunked body.
+/// Mistakes for requests with a chunked body.
 pub(super) const BODIES: &[Broken] = &[Broken::ChunkSize, Broken::ChunkEnd, Broken::Trailer];
 
-/// Instead of a response.
+/// Bytes that an origin sends instead of a response.
 pub(super) const GARBAGE: &[&[u8]] = &[
     b"220 mail.example ESMTP\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
@@ -66,7 +66,7 @@ pub(super) const GARBAGE: &[&[u8]] = &[
 ];
 
 impl Broken {
-    /// What it is answered with.
+    /// The status that answers it.
     pub(super) fn status(self) -> u16 {
         match self {
             Self::Expectation => 417,
@@ -83,7 +83,7 @@ impl Broken {
     }
 }
 
-/// Spoils a request whose head ends at `head`; where it ends then.
+/// Spoils a request whose head ends at `head`; returns where the head ends then.
 pub(super) fn apply(broken: Broken, out: &mut Vec<u8>, head: usize) -> usize {
     let text = |from: &str, to: &str, out: &mut Vec<u8>| {
         let at =

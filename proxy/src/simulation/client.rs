@@ -13,13 +13,13 @@ use crate::time::Time;
 
 mod writing;
 
-/// How long it waits for "100 Continue" before it sends the body all the same.
+/// How long a client waits for "100 Continue" before it sends the body all the same.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// An answer that has begun.
 struct Current {
     status: u16,
-    /// The origin's, by attempt; else Sluice's own.
+    /// The attempt that the origin answers; `None`: the answer is Sluice's own.
     attempt: Option<usize>,
     body_at: usize,
     closes: bool,
@@ -40,21 +40,21 @@ struct Connection {
     begun: usize,
     answered: usize,
     current: Option<Current>,
-    /// Of the exchange whose answer is awaited.
+    /// A "100 Continue" came for the exchange whose answer is awaited.
     continued: bool,
     interims: usize,
     waits_until: Option<Time>,
     sent: usize,
     received: usize,
-    /// Bytes of the first request that went ahead of the handshake's end, until it is known what became of
-    /// them.
+    /// Bytes of the first request that went ahead of the handshake's end, until it is known whether they were
+    /// accepted.
     early: usize,
     next_read: Time,
     next_write: Time,
     next_request: Time,
     /// An answer said that the connection closes.
     closing: bool,
-    /// All before were as smooth as they were planned.
+    /// All exchanges before were as smooth as they were planned.
     smooth: bool,
     stops_writing: bool,
     stops_reading: bool,
@@ -64,7 +64,7 @@ struct Connection {
     tunnelled: Option<(usize, usize)>,
     moved: Time,
     patience: Duration,
-    /// When it looks next whether it waited for too long.
+    /// When the client checks next whether it has waited for too long.
     looks: Time,
 }
 
@@ -111,7 +111,7 @@ pub(super) fn script(book: &Book, number: usize, now: Time) -> Script {
     };
     book.note(now, format_args!("client {number}: connects"));
     book.tally().connected += 1;
-    // One that lags behind its host may find its tunnel idle for too long before it has seen it.
+    // A client that lags behind its host may find its tunnel idle for too long before it has seen it.
     let plan = &book.plan.clients[number];
     if !plan.brisk || book.plan.lag(plan) > Duration::from_secs(3) {
         plan.exchanges.clone().for_each(|id| book.record(id).left = true);
@@ -197,7 +197,7 @@ impl Connection {
         if self.next_read > now {
             peer.wake_at(self.next_read);
         }
-        // One that reads nothing sees only that its connection is gone.
+        // A client that reads nothing sees only that its connection is gone.
         if peer.is_reset() || peer.is_ended() || (self.stops_reading && peer.is_closed()) {
             self.ended(peer);
         }
@@ -358,7 +358,7 @@ impl Connection {
         }
     }
 
-    /// Without need no connection is closed.
+    /// Checks that no connection is closed without need.
     fn check_close(&self, exchange: &Exchange, attempt: Option<usize>, closes: bool) {
         let limit = self.book.plan.config.listeners[0].limits.requests_per_connection;
         let limited = limit > 0 && self.answered as u64 + 1 >= limit;
@@ -498,7 +498,7 @@ impl Connection {
         let reset = peer.is_reset();
         if let Some((taken, _)) = self.tunnelled {
             if !reset && !self.stops_writing {
-                // Ours goes on.
+                // The client's own direction goes on.
                 return;
             }
             let whole = !reset && taken == self.tunnel().down.len();
@@ -653,7 +653,7 @@ impl Connection {
         let before =
             &self.book.plan.exchanges[self.plan.exchanges.start..self.plan.exchanges.start + self.begun];
         if self.plan.brisk && before.last().is_some_and(Exchange::asks_for_close) {
-            // It promised to send nothing more, and its connection may be closed at once.
+            // The client promised to send nothing more, and its connection may be closed at once.
             return false;
         }
         if peer.now() < self.next_request {

@@ -1,6 +1,5 @@
-//! One end of a connection as clients and origins hold it: the bytes as they are, or rustls' own TLS over
-//! them. What is sealed waits here until it is written, so that a record can be cut, altered or held back at
-//! any byte.
+//! One end of a connection as clients and origins hold it: plain bytes, or rustls' own TLS over them. Sealed
+//! bytes wait here until they are written, so that a record can be cut, altered or held back at any byte.
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
@@ -19,11 +18,11 @@ pub(super) struct Line {
     tls: Option<Box<Connection>>,
     out: VecDeque<u8>,
     written: usize,
-    /// FIN comes behind what waits.
+    /// FIN follows the waiting bytes.
     ends: bool,
-    /// The other side said that it sends nothing more.
+    /// The other side announced that it sends nothing more.
     is_parted: bool,
-    /// The byte that gets a bit changed.
+    /// The byte in which a bit is changed.
     flips: Option<usize>,
     /// Nothing is written from this byte on.
     stops: Option<usize>,
@@ -46,8 +45,8 @@ impl Line {
         line
     }
 
-    /// Changes a bit of this byte. Not in a hello's extensions, which have another order every time: what
-    /// comes of it must not.
+    /// Changes a bit of this byte, but not in a hello's extensions. Their order differs every time, and the
+    /// result must not.
     pub(super) fn flip(&mut self, at: usize) {
         self.flips = Some(if at < self.out.len() { at % FIXED } else { at });
     }
@@ -60,12 +59,12 @@ impl Line {
         self.tls.is_some()
     }
 
-    /// Whether what is written may be more than a handshake.
+    /// Whether the bytes written may be more than a handshake.
     pub(super) fn is_ready(&self) -> bool {
         self.tls.as_ref().is_none_or(|tls| !tls.is_handshaking())
     }
 
-    /// Whether the end of what comes was announced, where it is.
+    /// Whether the other side announced the end of its bytes, where TLS can do that.
     pub(super) const fn is_parted(&self) -> bool {
         self.is_parted || self.tls.is_none()
     }
@@ -75,7 +74,7 @@ impl Line {
         self.flips.is_some_and(|at| at < self.written)
     }
 
-    /// What came. Beside an error there may be an alert to write.
+    /// The content of received bytes. After an error there may be an alert to write.
     pub(super) fn open(&mut self, mut bytes: &[u8]) -> Result<Vec<u8>, Error> {
         let Some(tls) = &mut self.tls else { return Ok(bytes.to_vec()) };
         let (mut plain, mut result) = (Vec::new(), Ok(()));
@@ -104,7 +103,7 @@ impl Line {
         self.collect();
     }
 
-    /// Queues what may go ahead of the handshake's end; how much that is.
+    /// Queues the bytes that may go ahead of the handshake's end; returns how many.
     pub(super) fn seal_early(&mut self, bytes: &[u8]) -> usize {
         let Some(Connection::Client(client)) = self.tls.as_deref_mut() else { return 0 };
         let Some(mut early) = client.early_data() else { return 0 };
@@ -113,12 +112,12 @@ impl Line {
         taken
     }
 
-    /// Whether the other side took that.
+    /// Whether the other side accepted the early bytes.
     pub(super) fn is_early_accepted(&self) -> bool {
         matches!(self.tls.as_deref(), Some(Connection::Client(client)) if client.is_early_data_accepted())
     }
 
-    /// Queues the first half of a record, of which nothing more comes.
+    /// Queues the first half of a record; the other half never comes.
     pub(super) fn seal_half(&mut self, bytes: &[u8]) {
         let before = self.out.len();
         if self.is_secure() {
@@ -127,7 +126,7 @@ impl Line {
         self.out.truncate(before.midpoint(self.out.len()));
     }
 
-    /// Queues the word that nothing more comes.
+    /// Queues the announcement that nothing more comes.
     pub(super) fn part(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
@@ -135,7 +134,7 @@ impl Line {
         self.collect();
     }
 
-    /// FIN comes behind what is queued.
+    /// FIN follows the queued bytes.
     pub(super) fn end(&mut self) {
         self.ends = true;
     }
@@ -145,7 +144,7 @@ impl Line {
         !self.out.is_empty() || self.ends
     }
 
-    /// Writes at most so many bytes; how many.
+    /// Writes at most `most` bytes; returns how many.
     pub(super) fn write(&mut self, peer: &Peer, most: usize) -> usize {
         let most = self.stops.map_or(most, |stops| most.min(stops.saturating_sub(self.written)));
         let mut bytes: Vec<u8> = self.out.drain(..most.min(self.out.len())).collect();
@@ -160,7 +159,7 @@ impl Line {
         bytes.len()
     }
 
-    /// Nothing of what is queued is ever written.
+    /// Drops the queued bytes: they are never written.
     pub(super) fn cut(&mut self) {
         self.out.clear();
         self.ends = false;

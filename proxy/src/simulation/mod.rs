@@ -3,9 +3,9 @@
 //! clients and origins, which know each other's plans, check every byte that reaches them. `cargo xtask
 //! simulate` runs it by the ten thousand; `docs/internals/simulation.md` lists the judgements.
 //!
-//! `plan` decides everything from the seed, `client`, `origin` and `through` carry it out and judge, `wire`
-//! is HTTP as they read it, `line` TLS as they speak it, `book` what they know of each other, `run` the
-//! worker's loop.
+//! `plan` decides everything from the seed. `client`, `origin` and `through` carry it out and judge. `wire`
+//! is HTTP as they read it, `line` TLS as they speak it, `book` all that they know of each other. `run` is
+//! the worker's loop.
 
 mod book;
 mod broken;

@@ -33,22 +33,22 @@ struct Connection {
     line: Line,
     /// How it speaks TLS, if it does.
     manner: Option<Manner>,
-    /// Says of every end that it is one.
+    /// Announces every end of its bytes.
     is_polite: bool,
     reader: Reader,
     current: Option<Current>,
     idle_since: Time,
     next_read: Time,
     next_write: Time,
-    /// Unasked bytes were sent, and were taken at this time.
+    /// Unrequested bytes were sent, and the kernel took them at this time.
     poisoned: bool,
     poison_taken: Option<Time>,
-    /// Said that it closes, or broke: nothing may come any more but the rest of a request.
+    /// It announced its close, or broke: nothing may come any more but the rest of a request.
     over: bool,
     stalls: bool,
 }
 
-/// Until bytes that the kernel has taken reach the worker: a portion of completions at a time.
+/// How long bytes that the kernel has taken may need to reach the worker: a portion of completions at a time.
 const UNDER_WAY: Duration = Duration::from_millis(500);
 
 pub(super) fn script(book: &Book, endpoint: usize, number: usize) -> Script {
@@ -148,7 +148,7 @@ impl Connection {
         }
         self.book.note(peer.now(), format_args!("{}: reads {} bytes", self.name, bytes.len()));
         if self.manner == Some(Manner::Garbage) {
-            // As a port does that speaks no TLS.
+            // A port that speaks no TLS does the same.
             self.book.note(peer.now(), format_args!("{}: answers in plain", self.name));
             return peer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
@@ -186,7 +186,7 @@ impl Connection {
         }
     }
 
-    /// Says that nothing more comes.
+    /// Announces that nothing more comes.
     fn part(&mut self, peer: &Peer) {
         self.line.part();
         self.line.write(peer, usize::MAX);
@@ -331,7 +331,7 @@ impl Connection {
         }
     }
 
-    /// Begins to answer, unless it has.
+    /// Begins to answer, unless it has begun.
     fn answer(&mut self, peer: &Peer) {
         if let Some(current) = &mut self.current
             && current.begun.is_none()
@@ -373,7 +373,7 @@ impl Connection {
         self.line.seal(&current.out[current.written..current.written + n]);
         current.written += n;
         if current.written == stop && stop < current.out.len() {
-            // Of what is sealed a part may be the last that comes.
+            // On a sealed line, a part of a record may be the last that comes.
             self.line.seal_half(&current.out[stop..=stop]);
         }
         self.line.write(peer, usize::MAX);
@@ -407,7 +407,7 @@ impl Connection {
             Some(Trouble::Closes(_)) => self.leave(peer, "closes within", id, Peer::close),
             Some(Trouble::Resets(_)) => self.leave(peer, "resets within", id, Peer::reset),
             Some(Trouble::Garbage(_) | Trouble::BadChunk | Trouble::Unasked) if !is_fine => {
-                // It waits for what becomes of that.
+                // It waits for the proxy's reaction.
                 self.stalls = true;
                 self.over = true;
             }
@@ -416,7 +416,8 @@ impl Connection {
                 && !whole
                 && self.book.plan.calm =>
             {
-                // As servers do whose answer is to arrive: a close with unread bytes would reset it.
+                // A server whose answer is to arrive does the same: a close with unread bytes would reset the
+                // connection.
                 current.early = true;
                 (self.over, self.stalls) = (true, true);
                 self.book.note(now, format_args!("{}: half-closes after {id}", self.name));
@@ -435,7 +436,7 @@ impl Connection {
                     self.current = None;
                     self.idle_since = now;
                 } else {
-                    // What comes now is the rest of this request.
+                    // The bytes that come now are the rest of this request.
                     current.early = true;
                     self.stalls = true;
                 }

@@ -1,6 +1,6 @@
-//! What a seed decides before anything happens: the configuration, how unkind the world is, what each client
-//! sends, how and when, and what origins answer. Clients and origins know it all, so that both can tell what
-//! must arrive.
+//! The decisions of a seed before anything happens: the configuration, how unkind the world is, what each
+//! client sends, how and when, and how origins answer. Clients and origins know them all, so that both can
+//! tell what must arrive.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,20 +24,20 @@ pub(super) struct Plan {
     pub(super) connections_max: usize,
     pub(super) config: model::Config,
     pub(super) endpoints: Vec<Endpoint>,
-    /// How they speak TLS, those that do.
+    /// How each endpoint speaks TLS, if it does.
     pub(super) manners: Vec<Option<Manner>>,
     pub(super) clients: Vec<Client>,
-    /// Connections whose bytes go through as they are.
+    /// Connections whose bytes are passed through as they are.
     pub(super) throughs: Vec<Through>,
     pub(super) exchanges: Vec<Exchange>,
-    /// Nothing breaks that is not planned for an exchange: whoever behaves gets the answer that the origin
-    /// gave.
+    /// Nothing breaks that is not planned for an exchange: a client that behaves gets the answer that the
+    /// origin gave.
     pub(super) calm: bool,
-    /// What happens to the worker, by time since the start.
+    /// Events of the worker, by time since the start.
     pub(super) turns: Vec<(Duration, Turn)>,
 }
 
-/// Something that happens to the worker.
+/// An event of the worker.
 #[derive(Clone, Debug)]
 pub(super) enum Turn {
     /// A new configuration: these endpoints of the first upstream stay.
@@ -60,7 +60,7 @@ pub(super) enum Endpoint {
     Silent,
 }
 
-/// How fast somebody reads or writes.
+/// How fast a client or an origin reads or writes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     pub(super) piece: usize,
@@ -81,16 +81,16 @@ pub(super) enum Leave {
 /// How a client's connection is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Whenever Sluice closes.
+    /// The client waits until Sluice closes.
     Waits,
     ClosesWhenDone,
     /// FIN with the last byte of the last request.
     HalfCloses,
-    /// At this byte of what it sends.
+    /// It leaves at this byte that it sends.
     AtSent(usize, Leave),
-    /// At this byte of what it receives.
+    /// It leaves at this byte that it receives.
     AtReceived(usize, Leave),
-    /// Waits, and a bit of this byte of what it sends is another.
+    /// It waits, and one bit of this byte that it sends is changed.
     Garbles(usize),
 }
 
@@ -100,16 +100,16 @@ pub(super) struct Client {
     pub(super) connects: Duration,
     /// Indices of its exchanges, in order.
     pub(super) exchanges: std::ops::Range<usize>,
-    /// Requests begun and not answered, at most.
+    /// The most requests that are begun and not answered.
     pub(super) depth: usize,
-    /// Between an answer and the next request.
+    /// The pause between an answer and the next request.
     pub(super) think: Duration,
     pub(super) writes: Pace,
     pub(super) reads: Pace,
     pub(super) fate: Fate,
-    /// Goes on sending when the answer said that the connection closes.
+    /// Goes on sending after an answer said that the connection closes.
     pub(super) stubborn: bool,
-    /// In reading and writing fast enough for every time limit.
+    /// Reads and writes fast enough for every time limit.
     pub(super) brisk: bool,
     /// Speaks TLS.
     pub(super) secure: Option<Secure>,
@@ -131,13 +131,13 @@ pub(super) struct Body {
     pub(super) trailer: bool,
 }
 
-/// One request and what becomes of it.
+/// One request and its answers.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     pub(super) id: usize,
     pub(super) method: &'static str,
     pub(super) is_http10: bool,
-    /// HTTP/1.0 with `Connection: keep-alive`; HTTP/1.1 with `close`.
+    /// It has a Connection field: HTTP/1.0 with `keep-alive`, HTTP/1.1 with `close`.
     pub(super) says_connection: bool,
     pub(super) path: String,
     pub(super) body: Body,
@@ -147,11 +147,11 @@ pub(super) struct Exchange {
     pub(super) is_secure: bool,
     /// Asks for another protocol, and speaks it: the last on its connection.
     pub(super) tunnel: Option<Tunnel>,
-    /// By attempt; the last for all that follow.
+    /// The answers by attempt; the last holds for all attempts that follow.
     pub(super) answers: Vec<Answer>,
 }
 
-/// What both sides say in a tunnel, each until its FIN.
+/// The bytes of both sides in a tunnel, each until its FIN.
 #[derive(Clone, Debug)]
 pub(super) struct Tunnel {
     pub(super) up: Rc<[u8]>,
@@ -163,27 +163,28 @@ pub(super) struct Tunnel {
 pub(super) enum When {
     Whole,
     Head,
-    /// After so many body bytes, if there are as many.
+    /// After so many body bytes, if the body has as many.
     Bytes(usize),
 }
 
-/// What an origin does wrong.
+/// A misdeed of an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// Sends nothing more after this byte of its answer.
     Stalls(usize),
     Closes(usize),
     Resets(usize),
-    /// Something that is not HTTP instead of a head.
+    /// Sends bytes that are not HTTP instead of a head.
     Garbage(usize),
     BadChunk,
-    /// 101 to a request that asked for nothing of the kind.
+    /// Answers 101 to a request that did not ask for an upgrade.
     Unasked,
-    /// Another response behind its answer, that nobody asked for.
+    /// Sends an unrequested response behind its answer.
     Poison,
     /// Reads nothing more of the request's body until it has answered.
     StopsReading,
-    /// Closes TLS after its answer without saying so, where that is the answer's end.
+    /// Closes without the announcement that TLS has for it, where the end of the connection is the answer's
+    /// end.
     Truncates,
 }
 
@@ -221,7 +222,7 @@ impl Exchange {
         self.is_http10 != self.says_connection
     }
 
-    /// As the client sends it, and where its head ends.
+    /// The request as the client sends it, and where its head ends.
     pub(super) fn request(&self) -> (Vec<u8>, usize) {
         let version = if self.is_http10 { "1.0" } else { "1.1" };
         let mut out =
@@ -250,7 +251,7 @@ impl Exchange {
 }
 
 impl Answer {
-    /// As the origin sends it: with its interim responses.
+    /// The answer as the origin sends it, with its interim responses.
     pub(super) fn response(&self, exchange: &Exchange, attempt: usize) -> Vec<u8> {
         let mut out = Vec::new();
         if let Some(Trouble::Garbage(which)) = self.trouble {
@@ -290,7 +291,7 @@ impl Answer {
         exchange.method != "HEAD" && !matches!(self.status, 204 | 304)
     }
 
-    /// Whether its client can get it whole.
+    /// Whether the client can get the answer whole.
     pub(super) fn can_be_whole(&self, exchange: &Exchange, attempt: usize) -> bool {
         let has_body = self.has_body(exchange);
         match self.trouble {
@@ -338,7 +339,7 @@ impl Plan {
         self.config.listeners[0].timeouts.keep_alive
     }
 
-    /// Whether, in a calm world, it must be answered by an origin.
+    /// Whether an origin must answer the exchange, in a calm world.
     pub(super) fn is_smooth(&self, exchange: &Exchange) -> bool {
         let limit = self.config.listeners[0].limits.body_bytes;
         let fits = limit == 0 || exchange.body.bytes.len() as u64 <= limit;
@@ -355,7 +356,7 @@ impl Plan {
         self.turns.iter().any(|(_, turn)| !matches!(turn, Turn::Configure { .. }))
     }
 
-    /// Whether some origin speaks out of turn.
+    /// Whether some origin sends unrequested bytes.
     pub(super) fn has_poison(&self) -> bool {
         let mut answers = self.exchanges.iter().flat_map(|exchange| &exchange.answers);
         answers.any(|answer| answer.trouble == Some(Trouble::Poison))
@@ -389,8 +390,8 @@ impl Plan {
             + Duration::from_secs(10)
     }
 
-    /// The statuses with which Sluice itself may answer. `slow`: its client is, or falls silent; `strange`:
-    /// other bytes than its answer may have reached it.
+    /// The statuses with which Sluice itself may answer. `slow`: the client is slow or falls silent.
+    /// `strange`: other bytes than the origin's answer may have reached Sluice.
     pub(super) fn refusals(&self, exchange: &Exchange, slow: bool, strange: bool) -> Vec<u16> {
         let mut allowed = Vec::new();
         if slow {
@@ -418,7 +419,7 @@ impl Plan {
     }
 }
 
-/// What nobody asked for.
+/// An unrequested response.
 pub(super) const POISON: &[u8] =
     b"HTTP/1.1 200 Fine\r\nX-Exchange: poison\r\nContent-Length: 6\r\n\r\npoison";
 

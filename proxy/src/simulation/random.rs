@@ -17,7 +17,7 @@ impl Random {
         Self(simulated::Random((mixed ^ mixed >> 31) | 1))
     }
 
-    /// One of its own, so that a choice more here changes nothing there.
+    /// A separate generator, so that one choice more here changes nothing there.
     pub(super) fn fork(&mut self) -> Self {
         Self::new(self.next())
     }

@@ -29,12 +29,12 @@ use crate::worker::drain::Phase;
 use crate::worker::events::Events;
 use crate::worker::testing::origin_address;
 
-/// Far more than any seed takes.
+/// More turns than any seed takes.
 const TURNS_MAX: usize = 2_000_000;
-/// Virtual time that no seed takes.
+/// More virtual time than any seed takes.
 const TIME_MAX: Duration = Duration::from_secs(20_000);
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Report {
     pub(super) hash: u64,
@@ -86,7 +86,7 @@ fn text(payload: &dyn Any) -> String {
     payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a text".into())
 }
 
-/// Somebody who connects.
+/// A party that connects.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Party {
     Client(usize),
@@ -265,12 +265,13 @@ impl World {
         self.phase.obey(command, &worker, &mut self.engine, self.events.steering());
     }
 
-    /// Nothing can happen any more, or the worker is done.
+    /// Checks the end: nothing can happen any more, or the worker is done.
     fn end(mut self) -> Report {
         self.events.publish(self.engine.stats());
         let tally = *self.book.tally();
         let (engine, worker) = (&self.engine, self.events.worker());
-        // A worker that stops returns at its deadline whatever still closes: the engine's end closes that.
+        // A worker that stops returns at its deadline, even with connections that are still closing. The
+        // engine's end closes them.
         if !matches!(self.phase, Phase::Stopping { .. }) || engine.streams() == 0 {
             assert_eq!(engine.streams(), 0, "streams at the end");
             assert_eq!(self.sim.open_sockets(), 0, "sockets at the end");

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::run::run;
 
-/// In the ordinary test run; CI runs more.
+/// Seeds of the ordinary test run; CI runs more.
 const SEEDS: u64 = 300;
 
 fn number(name: &str) -> Option<u64> {

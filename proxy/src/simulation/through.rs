@@ -1,6 +1,6 @@
-//! Both ends of connections whose bytes go through as they are: those of a TCP listener, and TLS that is
-//! passed through, of which Sluice sees no more than the hello. Each end takes only what the other is to
-//! send, byte for byte, until the end of its direction or visibly cut.
+//! Both ends of connections whose bytes are passed through: connections of a TCP listener, and TLS of which
+//! Sluice sees no more than the hello. Each end takes only the bytes that the other is to send, until the end
+//! of its direction or visibly cut.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ struct Client {
     number: usize,
     plan: Through,
     line: Line,
-    /// Of what it has to say, handed to its line.
+    /// Bytes of its part that were handed to its line.
     said: usize,
     taken: usize,
     /// Bytes on the wire.
@@ -137,12 +137,12 @@ impl Client {
 
     /// The other direction is over.
     fn ended(&mut self, peer: &Peer) {
-        // An endpoint that may get garbage says nothing of its end.
+        // An endpoint that may get garbage does not announce its end.
         let is_parted = self.line.is_parted() || matches!(self.plan.fate, Fate::Garbles(_));
         let is_cut = peer.is_reset() || !is_parted || self.taken < self.plan.down.len();
         let is_excused = self.left || !self.book.plan.calm || !self.book.plan.leads(self.plan.way);
         assert!(!is_cut || is_excused, "through {}: cut at {}", self.number, self.taken);
-        // One whose hello was garbled may never get to say something.
+        // A client whose hello was garbled may never get to send its bytes.
         if !is_cut && !self.has_ended && !self.stalls && self.line.is_ready() {
             return;
         }
@@ -196,7 +196,7 @@ impl Client {
         }
     }
 
-    /// Whether it did what its fate is.
+    /// Whether it has met its fate.
     fn has_left(&self) -> bool {
         self.stalls || self.done
     }
@@ -226,7 +226,7 @@ struct Origin {
     book: Book,
     endpoint: u8,
     line: Line,
-    /// Until it is known whose bytes these are.
+    /// The first bytes, until it is known whose they are.
     first: Vec<u8>,
     number: Option<usize>,
     taken: usize,

@@ -1,6 +1,6 @@
 //! Certificates and settings of a world in which TLS is spoken. Everything has the same length in every
-//! process: a signature or a serial number of one byte more would be another world, since the ring's choices
-//! depend on lengths. What a seed does not fix is what is in the records; nothing here looks at that.
+//! process. A signature or a serial number with one byte more would make another world, since the ring's
+//! choices depend on lengths. A seed does not fix the content of records, and nothing here looks at it.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -18,20 +18,20 @@ use crate::tls::server::{self, MinVersion, ServerTls};
 use crate::tls::testing::{self, Authority, Pair};
 use crate::tls::tickets::TicketKey;
 
-/// Whom clients and Sluice look for.
+/// The name that clients and Sluice look for.
 pub(super) const NAME: &str = "sim.example";
-/// Whom clients of pass-through look for beside it: nobody has a route of its own.
+/// The other name that clients of pass-through look for; no route has it.
 pub(super) const OTHER: &str = "other.example";
 
-/// Where those connect to who look for no name.
+/// The address that clients connect to that look for no name.
 pub(super) const ADDRESS: &str = "192.0.2.2";
 
 struct Files {
     ca: String,
-    /// For both names, and for the address of those who give none.
+    /// A certificate for both names and for the address.
     sound: Pair,
     certificate: Arc<Certificate>,
-    /// From a CA that nobody believes.
+    /// A certificate from a CA that nobody believes.
     stray: Pair,
 }
 
@@ -44,7 +44,7 @@ static FILES: LazyLock<Files> = LazyLock::new(|| {
     Files { ca: authority.pem().to_owned(), certificate: sound.compiled(), sound, stray: leaf(&strange, 4) }
 });
 
-/// What a client speaks.
+/// The version of TLS that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     Tls12,
@@ -69,11 +69,11 @@ impl Keeps {
     pub(super) const ALL: [Self; 3] = [Self::Nothing, Self::Tickets, Self::Sessions];
 }
 
-/// What clients and origins of one world make their connections with. They keep sessions, which no other
-/// world knows.
+/// The settings that clients and origins of one world make their connections with. They keep sessions, which
+/// no other world knows.
 pub(super) struct Parties {
     clients: [Arc<ClientConfig>; 3],
-    /// With the certificate that is believed, and with another.
+    /// With the certificate that is believed, and with the other.
     origins: [Arc<ServerConfig>; 2],
 }
 

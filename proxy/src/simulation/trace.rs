@@ -1,5 +1,5 @@
-//! What happened, line by line: always hashed, so that two runs of a seed can be compared, and kept or
-//! printed when somebody wants to read it.
+//! The events of a run, line by line: always hashed, so that two runs of a seed can be compared, and kept or
+//! printed for people on demand.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};
@@ -40,7 +40,7 @@ impl Trace {
         }
     }
 
-    /// Of everything noted so far.
+    /// The hash of all lines so far.
     pub(super) fn hash(&self) -> u64 {
         self.0.borrow().hash
     }

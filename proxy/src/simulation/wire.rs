@@ -8,7 +8,7 @@ pub(super) struct Head {
     pub(super) fields: Vec<(String, String)>,
 }
 
-/// What a message's head says about its body.
+/// How a message's head frames its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
     Known(u64),
@@ -16,7 +16,7 @@ pub(super) enum Length {
     UntilClose,
 }
 
-/// What comes out of a reader.
+/// An event of a reader.
 #[derive(Debug)]
 pub(super) enum Event {
     /// Answer it with `Reader::body`.
@@ -107,7 +107,7 @@ impl Reader {
         matches!(self.state, State::UntilClose)
     }
 
-    /// What was received behind the last message: it belongs to another protocol.
+    /// The bytes received behind the last message: they belong to another protocol.
     pub(super) fn take_rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }

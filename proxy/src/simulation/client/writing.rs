@@ -1,5 +1,5 @@
-//! How a client's bytes get to its line: as they are, or sealed, a piece at a time, and what it asks ahead of
-//! its handshake's end.
+//! How a client's bytes get to its line: plain or sealed, a piece at a time, and the part that goes ahead of
+//! the handshake's end.
 
 use super::Connection;
 use crate::io::simulated::Peer;
@@ -14,7 +14,7 @@ impl Connection {
         self.finish(peer);
     }
 
-    /// Nothing more is said behind what is queued.
+    /// Nothing more follows the queued bytes.
     pub(super) fn end(&mut self) {
         if self.plan.secure.is_none_or(|secure| secure.is_polite) {
             self.line.part();
@@ -22,7 +22,7 @@ impl Connection {
         self.line.end();
     }
 
-    /// Writes of what is queued: all of it, or, of what is sealed, a piece.
+    /// Writes queued bytes: all of them, or on a sealed line a piece.
     pub(super) fn write(&mut self, peer: &Peer) {
         let now = peer.now();
         let mut most = usize::MAX;
@@ -30,7 +30,7 @@ impl Connection {
             if now < self.next_write {
                 return peer.wake_at(self.next_write);
             }
-            // With room for what sealing adds.
+            // With room for the bytes that sealing adds.
             most = self.plan.writes.piece + self.plan.writes.piece / 8 + 32;
             if let (Fate::AtSent(at, _), false) = (self.plan.fate, self.left) {
                 most = most.min(at.saturating_sub(self.sent));
@@ -55,14 +55,14 @@ impl Connection {
         }
     }
 
-    /// Its half of the handshake is sent, once it is.
+    /// Notes that its half of the handshake is sent, once it is.
     pub(super) fn note_settled(&self) {
         if self.line.is_secure() && self.line.is_ready() && !self.line.is_unwritten() {
             self.plan.exchanges.clone().for_each(|id| self.book.record(id).is_settled = true);
         }
     }
 
-    /// Says of the first request what it may before the handshake is over.
+    /// Sends the part of the first request that may go before the handshake is over.
     pub(super) fn send_early(&mut self, peer: &Peer) {
         let id = self.plan.exchanges.start;
         let (bytes, head) = self.book.plan.exchanges[id].request();
@@ -81,7 +81,7 @@ impl Connection {
         self.write(peer);
     }
 
-    /// What was said early was not taken.
+    /// Sends the early bytes again, since they were not accepted.
     pub(super) fn say_again(&mut self, peer: &Peer) {
         let id = self.plan.exchanges.start;
         self.note(peer, format_args!("says {id} again"));

@@ -1,5 +1,5 @@
-//! What a world has beside plain HTTP: TLS with clients and with endpoints, and listeners that hand bytes on
-//! as they are. A fifth of the worlds have it; a generator of its own leaves the others as they were.
+//! The parts of a world beside plain HTTP: TLS with clients and with endpoints, and listeners that pass bytes
+//! through. A fifth of the worlds have them. A generator of its own leaves the other worlds as they were.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use crate::route::{Host, RouteTable};
 use crate::simulation::tls::{self, Dialect, Keeps};
 use crate::worker::testing::{self, origin_address};
 
-/// What a handshake adds to what a client sends or gets; bytes.
+/// Bytes that a handshake adds to each direction of a client's connection.
 const HANDSHAKE: usize = 2500;
 
 /// How a client speaks TLS.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::simulation) struct Secure {
     pub(in crate::simulation) dialect: Dialect,
-    /// Says that it sends nothing more before it ends.
+    /// Announces its end before it ends.
     pub(in crate::simulation) is_polite: bool,
-    /// Asks before its handshake is over, if it may.
+    /// Sends its first request before the handshake is over, if it may.
     pub(in crate::simulation) is_early: bool,
 }
 
@@ -29,18 +29,18 @@ pub(in crate::simulation) enum Manner {
     Sound,
     /// With a certificate that nobody believes.
     Stray,
-    /// Nothing more from this byte of its handshake on.
+    /// Sends nothing more from this byte of its handshake on.
     Stops(usize),
-    /// With something else.
+    /// Answers with bytes that are not TLS.
     Garbage,
 }
 
-/// A connection whose bytes go through as they are, each way until its end.
+/// A connection whose bytes are passed through as they are, each way until its end.
 #[derive(Clone, Debug)]
 pub(in crate::simulation) struct Through {
     pub(in crate::simulation) connects: Duration,
     pub(in crate::simulation) way: Way,
-    /// Begins with its number.
+    /// The client's bytes; they begin with the connection's number.
     pub(in crate::simulation) up: Rc<[u8]>,
     pub(in crate::simulation) down: Rc<[u8]>,
     pub(in crate::simulation) writes: Pace,
@@ -51,18 +51,19 @@ pub(in crate::simulation) struct Through {
     pub(in crate::simulation) brisk: bool,
 }
 
-/// Where it goes.
+/// The way of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::simulation) enum Way {
     Tcp,
     /// TLS with the endpoint that the name has a route to.
     Named(Dialect),
-    /// With that of the listener, if it has one: another name, or none.
+    /// TLS with the listener's own endpoint, if it has one. The `bool`: the hello has a name, for which there
+    /// is no route.
     Unrouted(Dialect, bool),
 }
 
 impl Way {
-    /// The endpoint's address, the last of whose bytes this is.
+    /// The last bytes of the endpoints' addresses.
     pub(in crate::simulation) const ENDPOINTS: std::ops::RangeInclusive<u8> = 101..=103;
 
     pub(in crate::simulation) const fn endpoint(self) -> u8 {
@@ -87,7 +88,7 @@ impl Way {
 }
 
 impl Plan {
-    /// Whether somebody takes it.
+    /// Whether an endpoint takes the connection.
     pub(in crate::simulation) fn leads(&self, way: Way) -> bool {
         let rest = |listener: &Arc<Listener>| {
             matches!(listener.protocol, Protocol::TlsPassthrough { upstream: Some(_), .. })
@@ -123,7 +124,8 @@ impl Plan {
         }
     }
 
-    /// For HTTP over TLS, for anything, and for TLS that is passed through, with the upstreams of both.
+    /// Adds listeners for HTTP over TLS, for TCP, and for TLS that is passed through, with the upstreams of
+    /// the last two.
     fn add_listeners(&mut self, random: &mut Random, keeps: Keeps) {
         let handshake_timeout = random.millis(2000..=5000);
         let max_handshakes = if self.calm || random.percent(80) { 64 } else { random.within(1..=2) };

@@ -1,4 +1,5 @@
-//! Draws a whole plan from a seed. Half of the worlds are calm, so that what must arrive can be said exactly.
+//! Draws a whole plan from a seed. Half of the worlds are calm, so that the bytes that must arrive are known
+//! exactly.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use crate::http::redirect::Template;
 use crate::route::RouteTable;
 use crate::worker::testing::{self, origin_address};
 
-/// Time limits are drawn from seconds; whoever is brisk stays far below them.
+/// Time limits are drawn from seconds; a brisk client stays far below them.
 pub(super) const BRISK: usize = 40;
 
 impl Plan {
@@ -255,14 +256,14 @@ impl Plan {
     }
 }
 
-/// At most so many pieces, with pauses that add up to a second or so at most.
+/// A pace with at most so many pieces, and pauses that add up to a second or so.
 pub(super) fn pace(random: &mut Random, bytes: usize, pieces: usize) -> Pace {
     let pieces = random.within(1..=pieces);
     let pause = if random.percent(50) { Duration::ZERO } else { random.millis(1..=20) };
     Pace { piece: (bytes + 300) / pieces + 1, pause }
 }
 
-/// Slow enough for some time limit, now and then.
+/// A pace that is too slow for some time limit, now and then.
 pub(super) fn slow_pace(random: &mut Random, bytes: usize) -> Pace {
     Pace { piece: bytes / random.within(1..=10) + 1, pause: random.millis(200..=4000) }
 }
@@ -310,7 +311,7 @@ fn endpoints(random: &mut Random, calm: bool) -> Vec<Endpoint> {
     (0..random.within(2..=4)).map(|_| draw(random)).collect()
 }
 
-/// The last endpoint is the second upstream's.
+/// The configuration. The last endpoint is the second upstream's.
 fn config(random: &mut Random, endpoints: usize) -> model::Config {
     let addresses: Vec<_> = (1..=endpoints).map(|index| origin_address(index as u8)).collect();
     let (first, second) = addresses.split_at(endpoints - 1);
