@@ -1,5 +1,5 @@
-//! The command line of `sluice`: its commands and options, and what `--help` and the man page say of them.
-//! `main` does what they ask for.
+//! The command line of `sluice`: its commands and options, with the texts of `--help` and of the man page.
+//! `main` runs the commands.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

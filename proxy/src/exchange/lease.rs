@@ -16,7 +16,7 @@ use crate::http::message::{Fields, RequestHead, ResponseHead};
 use crate::io::Chunk;
 use crate::time::Time;
 
-/// Whether an endpoint began to do what a request asks for.
+/// Whether an endpoint began to process a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Processed {
     /// It did not: no byte reached it, or it says so itself (HTTP/2's REFUSED_STREAM, a stream above GOAWAY's

@@ -158,7 +158,7 @@ fn edit_request(head: &mut RequestHead, edits: Option<&Edits>) {
 
 /// Makes attempts until an endpoint answers or no further attempt is allowed. Another attempt follows a
 /// failed one only before the client heard of a response, and only if the body can be sent again. The
-/// endpoint must surely have done nothing, or the request be one that may be repeated.
+/// endpoint must surely have done nothing, or the request must be idempotent.
 async fn attempt<U: Upstreams, B: BodySource>(
     upstream: usize,
     route: &Route,

@@ -38,8 +38,8 @@ pub trait ResponseSink {
     /// Sends bytes that were held back to travel together. The caller flushes before it waits for more of the
     /// response.
     fn flush(&mut self);
-    /// Ready once the client is gone, so that nobody waits for the response any more. A client that has only
-    /// ended its own direction is not gone.
+    /// Ready once the client is gone and cannot get the response any more. A client that has only ended its
+    /// own direction is not gone.
     fn poll_gone(&self, cx: &Context<'_>) -> Poll<()>;
     /// Waits until the client has taken all bytes queued for it, as long as it goes on taking.
     fn taken(&mut self) -> impl Future<Output = Result<(), SinkError>>;

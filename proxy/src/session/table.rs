@@ -486,7 +486,7 @@ impl Table {
     }
 }
 
-/// For a test of what a panic leaves behind: takes the seat of the one session there is, and panics in it.
+/// For a test of the state after a panic: takes the seat of the only session, and panics in it.
 #[cfg(test)]
 pub(crate) fn panic_within_only_session(worker: &Rc<Worker>) {
     let (index, generation, stream) = {

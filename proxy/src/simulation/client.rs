@@ -534,8 +534,8 @@ impl Connection {
         let left = self.plan.exchanges.len() - self.answered;
         if left > 0 && !self.closing && !self.left {
             let exchange = &book.plan.exchanges[self.plan.exchanges.start + self.answered];
-            // A body that ends with the connection is cut by a reset, which takes what was queued before it
-            // as well.
+            // A body that ends with the connection is cut by a reset, which also takes the bytes queued
+            // before it.
             let begun =
                 &book.plan.exchanges[self.plan.exchanges.start..self.plan.exchanges.start + self.begun];
             let cut_later = reset && begun.iter().any(|later| later.is_http10 && !book.plan.is_smooth(later));

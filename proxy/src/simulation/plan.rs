@@ -346,7 +346,7 @@ impl Plan {
         fits && exchange.broken.is_none() && exchange.answers.iter().all(|answer| answer.trouble.is_none())
     }
 
-    /// How far a client may lag behind what its host has received.
+    /// How far a client may lag behind the bytes that its host has received.
     pub(super) fn lag(&self, client: &Client) -> Duration {
         client.reads.pause * u32::try_from(self.faults.window / client.reads.piece).unwrap_or(u32::MAX)
     }

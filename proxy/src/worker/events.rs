@@ -62,7 +62,7 @@ impl Events {
         std::mem::replace(&mut self.commands_wait, false)
     }
 
-    /// Adds what the engine counted since the last call to the worker's counters.
+    /// Adds the engine's counts since the last call to the worker's counters.
     pub fn publish(&mut self, stats: Stats) {
         let counters = &self.worker.counters;
         let before = &self.published;

@@ -89,7 +89,7 @@ pub enum WorkerError {
     Ring(std::io::Error),
 }
 
-/// What an operator can do about it.
+/// The advice that an operator gets with the error.
 fn advice(error: &std::io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOMEM) => {
