@@ -12,9 +12,11 @@ use proxy::control::slots::SteeringSlot;
 use proxy::counters::Counters;
 use proxy::io::simulated::{Faults, Memory, Peer, Sim, SimRing};
 use proxy::io::{Engine, Settings};
+use proxy::listen::{ListenerId, ListenerIds};
 use proxy::route::RouteTable;
 use proxy::session::context::Worker;
 use proxy::worker::events::Events;
+use proxy::worker::listener_tag;
 
 use super::{Case, Runner, each};
 use proxy::kernel::guard::{Guard, GuardMode, SynCookies};
@@ -140,10 +142,13 @@ impl Bench {
     fn new(body: usize) -> Self {
         let (mut engine, sim) = Sim::engine(1, NO_FAULTS, Memory::default(), Settings::default());
         let endpoint = SocketAddr::from(([10, 0, 0, 1], 8080));
-        let traffic = Arc::new(ArcSwap::from_pointee(config(endpoint).traffic()));
+        let config = config(endpoint);
+        let ids = config.listener_ids(&ListenerIds::default());
+        let traffic = config.traffic(&ids).expect("each has a number");
+        let traffic = Arc::new(ArcSwap::from_pointee(traffic));
         let worker = Worker::new(engine.io(), Counters::private(), traffic, 100, None);
         let listener = sim.listener();
-        engine.add_listener(listener, 0);
+        engine.add_listener(listener, listener_tag(ListenerId::FIRST));
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3_600));
         let response = Arc::<[u8]>::from(answer(body));
         sim.serve(endpoint, move || {

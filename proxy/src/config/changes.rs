@@ -257,15 +257,16 @@ impl Pairs<'_> {
 }
 
 impl Config {
-    /// Puts listeners into the order of the running configuration, since accepted connections name theirs by
-    /// index. Shares all equal parts with it, so that a comparison of pointers shows the differences: pools,
-    /// ticket keys and sessions to resume go on with equal parts. Both have the same listeners.
+    /// Shares all equal parts with the running configuration, so that a comparison of pointers shows the
+    /// differences: pools, ticket keys and sessions to resume go on with equal parts. Parts are the same by
+    /// name, wherever they stand.
     #[must_use]
     pub fn succeed(mut self, running: &Self) -> Self {
-        let place = |name: &str| running.listeners.iter().position(|listener| listener.name == name);
-        self.listeners.sort_by_key(|listener| place(&listener.name).unwrap_or(usize::MAX));
-        for (listener, before) in self.listeners.iter_mut().zip(&running.listeners) {
-            if listener == before {
+        let known: HashMap<&str, &Arc<model::Listener>> =
+            running.listeners.iter().map(|listener| (&*listener.name, listener)).collect();
+        for listener in &mut self.listeners {
+            let Some(before) = known.get(&*listener.name) else { continue };
+            if listener == *before {
                 *listener = Arc::clone(before);
             } else if listener.tls == before.tls {
                 Arc::make_mut(listener).tls.clone_from(&before.tls);

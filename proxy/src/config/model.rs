@@ -14,6 +14,7 @@ use crate::kernel::guard::Guard;
 use crate::kernel::steering::Steering;
 use crate::listen::capacity::Capacity;
 pub use crate::listen::model::{Limits, Listener, Protocol, Timeouts};
+use crate::listen::{ListenerIds, Listeners, Unnumbered};
 use crate::route::RouteTable;
 pub use crate::route::model::{Action, Redirect, Respond, Route, RoutePath};
 use crate::session::traffic::Traffic;
@@ -50,13 +51,21 @@ pub struct Config {
 
 impl Config {
     /// The part that workers serve by.
-    #[must_use]
-    pub fn traffic(&self) -> Traffic {
-        Traffic {
-            listeners: self.listeners.clone(),
+    ///
+    /// # Errors
+    /// When there is no number for one of its listeners.
+    pub fn traffic(&self, ids: &ListenerIds) -> Result<Traffic, Unnumbered> {
+        Ok(Traffic {
+            listeners: Listeners::new(&self.listeners, ids)?,
             routes: self.routes.clone(),
             upstreams: self.upstreams.clone(),
-        }
+        })
+    }
+
+    /// The numbers of its listeners, after a configuration with the numbers `before`.
+    #[must_use]
+    pub fn listener_ids(&self, before: &ListenerIds) -> ListenerIds {
+        before.follow(self.listeners.iter().map(|listener| listener.name.as_str()))
     }
 
     /// What descriptors go to beside connections, with so many workers.

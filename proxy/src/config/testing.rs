@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::model;
 use crate::kernel::guard::{Guard, GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
+use crate::listen::ListenerIds;
 use crate::route::RouteTable;
+use crate::session::traffic::Traffic;
 
 /// One listener, one route for everything, one upstream with these endpoints; short time limits.
 pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
@@ -100,4 +102,9 @@ pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
         },
         retry: model::Retry { attempts: 2 },
     }
+}
+
+/// What workers serve by, with numbers for the listeners as a first configuration gets them.
+pub(crate) fn traffic(config: &model::Config) -> Traffic {
+    config.traffic(&config.listener_ids(&ListenerIds::default())).expect("numbered")
 }

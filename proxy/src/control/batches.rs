@@ -1,6 +1,7 @@
 //! Descriptors in numbered batches: the supervisor cuts a handoff into them, and the data plane puts it
 //! together again. A batch or descriptor that is missing, doubled, out of order or out of range is refused.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use proxy_common::steer::WORKERS_MAX;
 
 use super::handoff::{DESCRIPTORS_MAX, MESSAGE_BYTES_MAX};
 use super::messages::{Item, PROTOCOL, Start};
+use crate::listen::ListenKey;
 
 /// Descriptors of one handoff; the descriptor limit ends most machines before.
 pub const HANDOFF_MAX: u32 = 1 << 16;
@@ -23,6 +25,7 @@ pub fn cut<T>(items: Vec<(Item, T)>) -> Vec<Vec<(Item, T)>> {
         let length = match &item {
             // JSON writes a control character as six bytes; nothing grows more.
             Item::File { path } => 64 + path.as_os_str().len() * 6,
+            Item::Listener { .. } => 176,
             _ => 80,
         };
         match batches.last_mut() {
@@ -137,8 +140,8 @@ pub struct Handoff {
     pub start: Start,
     /// Sealed memfds by path; the main configuration first.
     pub files: Vec<(PathBuf, OwnedFd)>,
-    /// Index = worker; with each socket the index into `Start::addresses`, ascending and complete.
-    pub listeners: Vec<Vec<(usize, OwnedFd)>>,
+    /// Index = worker; a socket for each of `Start::addresses`, in that order.
+    pub listeners: Vec<Vec<(ListenKey, OwnedFd)>>,
     /// The admin listener.
     pub admin: Option<OwnedFd>,
     /// The counters' memfd.
@@ -160,7 +163,9 @@ pub struct Collector {
     next_batch: u32,
     received: u32,
     files: Vec<(PathBuf, OwnedFd)>,
-    /// By worker, then by address.
+    /// The places of `start.addresses`.
+    places: BTreeMap<ListenKey, usize>,
+    /// By worker, then by place.
     listeners: Vec<Vec<Option<OwnedFd>>>,
     admin: Option<OwnedFd>,
     counters: Option<OwnedFd>,
@@ -186,6 +191,11 @@ impl Collector {
         if sockets.is_none_or(|sockets| sockets > start.descriptors as usize) {
             return Err(HandoffError::Start("fewer descriptors than sockets"));
         }
+        let places: BTreeMap<_, _> =
+            start.addresses.iter().enumerate().map(|(place, key)| (*key, place)).collect();
+        if places.len() != start.addresses.len() {
+            return Err(HandoffError::Start("an address twice"));
+        }
         let listeners =
             start.workers.iter().map(|_| start.addresses.iter().map(|_| None).collect()).collect();
         Ok(Self {
@@ -193,6 +203,7 @@ impl Collector {
             next_batch: 0,
             received: 0,
             files: Vec::new(),
+            places,
             listeners,
             admin: None,
             counters: None,
@@ -243,8 +254,9 @@ impl Collector {
                 self.files.push((path.clone(), descriptor));
                 return Ok(());
             }
-            Item::Listener { worker, address } => {
-                self.listeners.get_mut(*worker).and_then(|sockets| sockets.get_mut(*address))
+            Item::Listener { worker, key } => {
+                let place = self.places.get(key).copied();
+                self.listeners.get_mut(*worker).zip(place).and_then(|(sockets, place)| sockets.get_mut(place))
             }
             Item::Admin => Some(&mut self.admin),
             Item::Counters => Some(&mut self.counters),
@@ -274,7 +286,7 @@ impl Collector {
         for sockets in self.listeners {
             let sockets: Option<Vec<OwnedFd>> = sockets.into_iter().collect();
             let sockets = sockets.ok_or(HandoffError::Missing("a listening socket"))?;
-            listeners.push(sockets.into_iter().enumerate().collect());
+            listeners.push(self.start.addresses.iter().copied().zip(sockets).collect());
         }
         Ok(Handoff {
             start: self.start,
@@ -295,16 +307,22 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::super::handoff::{Channel, Received};
-    use super::super::messages::{Address, Place, ToDataPlane};
+    use super::super::messages::{Place, ToDataPlane};
     use super::*;
+    use crate::listen::{ListenerId, ListenerIds, Transport};
 
     fn fd() -> OwnedFd {
         // Any descriptor will do: nothing here looks into it.
         std::fs::File::open("/dev/null").expect("null").into()
     }
 
+    fn key(address: usize) -> ListenKey {
+        let port = u16::try_from(80 + address).expect("few");
+        let address = ([127, 0, 0, 1], port).into();
+        ListenKey { listener: ListenerId::FIRST, address, transport: Transport::Tcp }
+    }
+
     fn start(workers: usize, addresses: usize, descriptors: usize, batches: usize) -> Start {
-        let address = "127.0.0.1:80".parse().expect("address");
         Start {
             protocol: PROTOCOL,
             generation: 1,
@@ -316,7 +334,8 @@ mod tests {
             descriptors: u32::try_from(descriptors).expect("few"),
             workers: vec![Place { cpu: 0, node: 0, memory_node: None }; workers],
             control_cpus: Vec::new(),
-            addresses: vec![Address { listener: 0, address }; addresses],
+            listeners: ListenerIds::default().follow(["main"]),
+            addresses: (0..addresses).map(key).collect(),
         }
     }
 
@@ -328,10 +347,9 @@ mod tests {
             Item::Slots,
             Item::TicketKeys,
         ];
-        items.extend(
-            (0..workers)
-                .flat_map(|worker| (0..addresses).map(move |address| Item::Listener { worker, address })),
-        );
+        items.extend((0..workers).flat_map(|worker| {
+            (0..addresses).map(move |address| Item::Listener { worker, key: key(address) })
+        }));
         items
     }
 
@@ -359,7 +377,7 @@ mod tests {
             handoff
                 .listeners
                 .iter()
-                .all(|sockets| sockets.iter().map(|(address, _)| *address).eq(0..addresses))
+                .all(|sockets| sockets.iter().map(|(key, _)| *key).eq((0..addresses).map(key)))
         );
         assert!(handoff.admin.is_some() && handoff.slots.is_some());
     }
@@ -388,9 +406,37 @@ mod tests {
             start(2, 2, 3, 1),
             start(1, 1, HANDOFF_MAX as usize + 1, 1),
             start(1, 1, 9, BATCHES_MAX as usize + 1),
+            Start { addresses: vec![key(0); 2], ..start(1, 2, 9, 1) },
         ] {
             assert!(matches!(Collector::new(bad), Err(HandoffError::Start(_))));
         }
+    }
+
+    #[test]
+    fn sockets_with_the_longest_names_fit_their_messages() {
+        let address: std::net::SocketAddrV6 =
+            "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().expect("long");
+        let address = std::net::SocketAddrV6::new(*address.ip(), address.port(), 0, u32::MAX).into();
+        let listener = ListenerId::from_bits(u64::from(u32::MAX));
+        let longest = ListenKey { listener, address, transport: Transport::Tcp };
+        let worker = WORKERS_MAX as usize - 1;
+        let sockets = (0..DESCRIPTORS_MAX).map(|_| (Item::Listener { worker, key: longest }, ()));
+        let batches = cut(sockets.collect());
+        assert_eq!(batches.len(), 1);
+        let items = batches.into_iter().flatten().map(|(item, ())| item).collect();
+        let text = serde_json::to_vec(&ToDataPlane::Batch { number: u32::MAX, items }).expect("json");
+        assert!(text.len() <= MESSAGE_BYTES_MAX, "{}", text.len());
+
+        // 256 addresses are the most (config/resolve.rs), of as many listeners.
+        let names: Vec<String> = (0..256).map(|number| format!("{number:064}")).collect();
+        let start = Start {
+            workers: vec![Place { cpu: 1023, node: 1023, memory_node: Some(1023) }; WORKERS_MAX as usize],
+            listeners: ListenerIds::default().follow(names.iter().map(String::as_str)),
+            addresses: vec![longest; names.len()],
+            ..start(1, 1, 1, 1)
+        };
+        let text = serde_json::to_vec(&ToDataPlane::Start(Box::new(start))).expect("json");
+        assert!(text.len() <= MESSAGE_BYTES_MAX, "{}", text.len());
     }
 
     /// One batch with these items for one worker with one address.
@@ -409,9 +455,7 @@ mod tests {
             all.push(doubled.clone());
             assert_eq!(collect(all).expect_err("doubled"), HandoffError::Unexpected(doubled));
         }
-        for stray in
-            [Item::Listener { worker: 1, address: 0 }, Item::Listener { worker: 0, address: usize::MAX }]
-        {
+        for stray in [Item::Listener { worker: 1, key: key(0) }, Item::Listener { worker: 0, key: key(1) }] {
             let mut all = items(1, 1);
             all.push(stray.clone());
             assert_eq!(collect(all).expect_err("stray"), HandoffError::Unexpected(stray));

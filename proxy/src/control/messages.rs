@@ -2,16 +2,16 @@
 //! the supervisor. JSON, so that a message that does not fit is refused by name; sizes are bounded by the
 //! transports (`handoff`, `supervisor::clients`).
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::bans::{Ban, BanSource};
 use super::status::{Status, SupervisorStatus};
+use crate::listen::{ListenKey, ListenerIds};
 
 /// Raised when a message changes its meaning: a data plane only takes a protocol that it knows.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// From the supervisor to the data plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub enum ToDataPlane {
         id: u64,
         /// The number it will have.
         snapshot: u64,
+        /// The numbers of its listeners.
+        listeners: ListenerIds,
         /// Batches that follow.
         batches: u32,
         /// Descriptors in them, all together.
@@ -141,8 +143,10 @@ pub struct Start {
     pub workers: Vec<Place>,
     /// Logical CPUs of the control and log threads; empty: any.
     pub control_cpus: Vec<usize>,
+    /// The numbers of the configuration's listeners.
+    pub listeners: ListenerIds,
     /// Every bound address.
-    pub addresses: Vec<Address>,
+    pub addresses: Vec<ListenKey>,
 }
 
 /// Where a worker runs.
@@ -154,15 +158,6 @@ pub struct Place {
     pub node: usize,
     /// Node to bind memory to.
     pub memory_node: Option<usize>,
-}
-
-/// A bound address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Address {
-    /// Index into `Config::listeners`.
-    pub listener: usize,
-    /// As bound: the port is known.
-    pub address: SocketAddr,
 }
 
 /// The meaning of a descriptor.
@@ -178,8 +173,8 @@ pub enum Item {
     Listener {
         /// Whose.
         worker: usize,
-        /// Index into `Start::addresses`.
-        address: usize,
+        /// One of `Start::addresses`.
+        key: ListenKey,
     },
     /// The admin listener.
     Admin,
@@ -248,6 +243,7 @@ pub enum Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::{ListenerId, Transport};
 
     #[test]
     fn what_is_written_is_read() {
@@ -262,7 +258,12 @@ mod tests {
             descriptors: 251,
             workers: vec![Place { cpu: 2, node: 1, memory_node: Some(1) }],
             control_cpus: vec![0, 1],
-            addresses: vec![Address { listener: 0, address: "[::]:443".parse().expect("address") }],
+            listeners: ListenerIds::default().follow(["web"]),
+            addresses: vec![ListenKey {
+                listener: ListenerId::FIRST,
+                address: "[::]:443".parse().expect("address"),
+                transport: Transport::Tcp,
+            }],
         };
         let text = serde_json::to_string(&ToDataPlane::Start(Box::new(start.clone()))).expect("json");
         match serde_json::from_str(&text).expect("read") {

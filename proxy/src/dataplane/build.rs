@@ -21,6 +21,7 @@ use crate::control::commands::{self, CommandReceiver, CommandSender};
 use crate::control::messages::{Place, Start};
 use crate::control::slots::{SteeringSlot, SteeringSlots};
 use crate::counters::{Counters, CountersMemory};
+use crate::listen::ListenKey;
 use crate::listen::sources::Sources;
 use crate::session::traffic::Traffic;
 use crate::tls::tickets::Keys;
@@ -50,8 +51,10 @@ pub(super) fn build(handoff: Handoff) -> Result<(Plane, Seeds), DataPlaneError> 
     let connections_max = connections_per_worker(&config, workers);
     info!(generation = start.generation, workers, connections_max, "data plane starts");
     let memory = SharedMemory::open(counters, slots, &start)?;
-    if start.addresses.iter().any(|address| address.listener >= config.listeners.len()) {
-        return Err(DataPlaneError::Io("handoff", io::ErrorKind::InvalidData.into()));
+    let invalid = |error| DataPlaneError::Io("handoff", io::Error::new(io::ErrorKind::InvalidData, error));
+    let traffic = config.traffic(&start.listeners).map_err(|error| invalid(error.to_string()))?;
+    if start.addresses.iter().any(|key| traffic.listeners.get(key.listener).is_none()) {
+        return Err(invalid("a socket of a listener that is not there".to_owned()));
     }
     let access_log =
         access_log.map(|file| AccessLog::start(file, workers, config.log.with_query)).transpose();
@@ -59,7 +62,7 @@ pub(super) fn build(handoff: Handoff) -> Result<(Plane, Seeds), DataPlaneError> 
     let mut senders = senders.into_iter().flatten();
     let common = Common {
         sources: limit_of_sources(&config, start.limit_at_accept, connections_max.saturating_mul(workers)),
-        traffic: Arc::new(ArcSwap::from_pointee(config.traffic())),
+        traffic: Arc::new(ArcSwap::from_pointee(traffic)),
         config: &config,
         connections_max,
     };
@@ -74,8 +77,7 @@ pub(super) fn build(handoff: Handoff) -> Result<(Plane, Seeds), DataPlaneError> 
             slot: own.1.clone(),
             ended: AtomicBool::new(false),
         });
-        let sockets = sockets.into_iter().map(|(address, fd)| (start.addresses[address].listener, fd));
-        let seed = common.seed((index, place), sockets.collect(), own, receiver, senders.next());
+        let seed = common.seed((index, place), sockets, own, receiver, senders.next());
         seeds.push((*place, seed));
     }
     let traffic = common.traffic;
@@ -133,7 +135,7 @@ impl Common<'_> {
     fn seed(
         &self,
         (index, place): (usize, &Place),
-        listeners: Vec<(usize, OwnedFd)>,
+        listeners: Vec<(ListenKey, OwnedFd)>,
         (counters, steering): (Counters, SteeringSlot),
         commands: CommandReceiver,
         access: Option<AccessSender>,

@@ -11,6 +11,7 @@ use super::receive;
 use crate::config::model::Config;
 use crate::control::batches::FileCollector;
 use crate::control::messages::Item;
+use crate::listen::ListenerIds;
 use crate::session::traffic::Traffic;
 
 /// Bytes of a reason that travel to the supervisor; its messages are bounded.
@@ -29,15 +30,20 @@ pub struct Reloader {
 struct Reload {
     id: u64,
     snapshot: u64,
+    /// Of the listeners.
+    ids: ListenerIds,
     step: Step,
 }
 
 #[derive(Debug)]
 enum Step {
     Collecting(FileCollector),
-    Compiling(JoinHandle<Result<Config, String>>),
-    Compiled(Arc<Config>),
+    Compiling(JoinHandle<Result<Compiled, String>>),
+    Compiled(Compiled),
 }
+
+/// A new configuration, and the part of it that workers will hold.
+pub type Compiled = (Arc<Config>, Arc<Traffic>);
 
 /// A replaced configuration, and the part of it that workers hold.
 #[derive(Debug)]
@@ -51,10 +57,16 @@ impl Reloader {
     ///
     /// # Errors
     /// When the announcement makes no sense.
-    pub fn begin(&mut self, id: u64, snapshot: u64, batches: u32, descriptors: u32) -> Result<(), Refusal> {
+    pub fn begin(
+        &mut self,
+        id: u64,
+        snapshot: u64,
+        ids: ListenerIds,
+        (batches, descriptors): (u32, u32),
+    ) -> Result<(), Refusal> {
         self.current = None;
         let collector = FileCollector::new(batches, descriptors).map_err(|error| (id, error.to_string()))?;
-        self.current = Some(Reload { id, snapshot, step: Step::Collecting(collector) });
+        self.current = Some(Reload { id, snapshot, ids, step: Step::Collecting(collector) });
         Ok(())
     }
 
@@ -69,7 +81,7 @@ impl Reloader {
         descriptors: Vec<OwnedFd>,
         running: &Arc<Config>,
     ) -> Result<(), Option<Refusal>> {
-        let Some(Reload { id, snapshot, step: Step::Collecting(mut collector) }) =
+        let Some(Reload { id, snapshot, ids, step: Step::Collecting(mut collector) }) =
             self.current.take_if(|reload| matches!(reload.step, Step::Collecting(_)))
         else {
             return Err(None);
@@ -77,14 +89,17 @@ impl Reloader {
         let refused = |error: crate::control::batches::HandoffError| Some((id, error.to_string()));
         let step = if collector.take(number, items, descriptors).map_err(refused)? {
             let (files, running) = (collector.finish().map_err(refused)?, Arc::clone(running));
+            let ids = ids.clone();
             Step::Compiling(tokio::task::spawn_blocking(move || {
                 let config = receive::configuration(files).map_err(|error| error.to_string())?;
-                Ok(config.succeed(&running))
+                let config = config.succeed(&running);
+                let traffic = config.traffic(&ids).map_err(|error| error.to_string())?;
+                Ok((Arc::new(config), Arc::new(traffic)))
             }))
         } else {
             Step::Collecting(collector)
         };
-        self.current = Some(Reload { id, snapshot, step });
+        self.current = Some(Reload { id, snapshot, ids, step });
         Ok(())
     }
 
@@ -106,8 +121,8 @@ impl Reloader {
         let result = task.await.unwrap_or_else(|error| Err(format!("it could not be compiled: {error}")));
         let id = *id;
         match result {
-            Ok(config) => {
-                *step = Step::Compiled(Arc::new(config));
+            Ok(compiled) => {
+                *step = Step::Compiled(compiled);
                 Ok(id)
             }
             Err(mut reason) => {
@@ -119,10 +134,10 @@ impl Reloader {
     }
 
     /// The configuration that was compiled under this number, and the number of its snapshot; once.
-    pub fn publish(&mut self, id: u64) -> Option<(Arc<Config>, u64)> {
+    pub fn publish(&mut self, id: u64) -> Option<(Compiled, u64)> {
         let is_this = |reload: &mut Reload| reload.id == id && matches!(reload.step, Step::Compiled(_));
         match self.current.take_if(is_this) {
-            Some(Reload { snapshot, step: Step::Compiled(config), .. }) => Some((config, snapshot)),
+            Some(Reload { snapshot, step: Step::Compiled(compiled), .. }) => Some((compiled, snapshot)),
             _ => None,
         }
     }

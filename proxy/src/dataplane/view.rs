@@ -19,6 +19,7 @@ use crate::control::status::{
 use crate::counters::Counters;
 use crate::counters::{Cells, Counter, Plain};
 use crate::error::{CloseReason, LogLossReason, RefusalReason, ShedReason};
+use crate::listen::ListenKey;
 use crate::session::traffic::Traffic;
 use crate::telemetry::admin::{Sources, SupervisorAnswer};
 use crate::telemetry::logging;
@@ -151,13 +152,14 @@ impl Sources for View {
         let config = self.config.load();
         let unix_now = crate::config::unix_now();
         let draining = self.draining.load(Ordering::Relaxed);
-        let listener = |address: &crate::control::messages::Address| ListenerStatus {
-            name: config
+        let traffic = self.traffic.load();
+        let listener = |key: &ListenKey| ListenerStatus {
+            name: traffic
                 .listeners
-                .get(address.listener)
+                .get(key.listener)
                 .map(|listener| listener.name.clone())
                 .unwrap_or_default(),
-            address: address.address.to_string(),
+            address: key.address.to_string(),
         };
         let upstream = |upstream: &Arc<crate::config::model::Upstream>| UpstreamStatus {
             name: upstream.name.to_string(),

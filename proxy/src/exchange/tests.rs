@@ -19,6 +19,7 @@ use crate::exchange::lease::Upstreams;
 use crate::exchange::{Client, Local, Outcome, Scene, Signal, exchange};
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, Version};
 use crate::io::Chunk;
+use crate::listen::ListenerId;
 use crate::worker::testing::Bench;
 
 /// A step of an endpoint's answer to one request.
@@ -114,14 +115,14 @@ where
     io.spawn(async move {
         let (mut head, mut source, mut sink) = (head, source, sink);
         let snapshot = worker.snapshot();
-        let listener = Arc::clone(&snapshot.traffic.listeners[0]);
+        let listener = snapshot.traffic.listeners.get(ListenerId::FIRST).expect("the only one");
         let peer = ([192, 0, 2, 1], 1234).into();
         let scene = Scene {
             io: &worker.io,
             counters: &worker.counters,
             routes: &snapshot.traffic.routes,
             upstreams: &*upstreams,
-            listener: &listener,
+            listener,
             client: Client { peer, local: Local::Known(peer), fallback: None },
             identity: None,
             is_early: false,

@@ -23,8 +23,9 @@ const ROUNDS_MAX: usize = 8;
 
 /// What the worker does with events.
 pub trait Handler {
-    /// A connection was accepted on the listener that was added with this key. Dropping the stream resets it.
-    fn accepted(&mut self, listener: usize, stream: Stream);
+    /// A connection was accepted on a listening socket that was added with this tag. Dropping the stream
+    /// resets it.
+    fn accepted(&mut self, listener: Tag, stream: Stream);
     /// A parked stream has bytes, its end or an error to read. It is no longer parked.
     fn parked_ready(&mut self, stream: Stream, tag: Tag);
     /// A timer of `Io::timer_at` fired.
@@ -44,6 +45,7 @@ pub struct Engine<R: Ring> {
     pub(super) shared: Rc<Shared>,
     ring: R,
     flow: Flow,
+    /// Index = slot of the token, which is never another socket's.
     listeners: Vec<Listening<R::Listener>>,
     watches: Vec<OwnedFd>,
     completions: Vec<Completion>,
@@ -55,7 +57,7 @@ pub struct Engine<R: Ring> {
 
 struct Listening<L> {
     listener: L,
-    key: usize,
+    tag: Tag,
     accept: Accept,
 }
 
@@ -105,8 +107,8 @@ impl<R: Ring> Engine<R> {
     }
 
     /// Accepts on a listening socket from the next turn on. Nobody else may have an accept armed on it.
-    pub fn add_listener(&mut self, listener: R::Listener, key: usize) {
-        self.listeners.push(Listening { listener, key, accept: Accept::Resting });
+    pub fn add_listener(&mut self, listener: R::Listener, tag: Tag) {
+        self.listeners.push(Listening { listener, tag, accept: Accept::Resting });
         self.arm_accept(self.listeners.len() - 1);
     }
 
@@ -303,7 +305,7 @@ impl<R: Ring> Engine<R> {
             self.stale += 1;
             return;
         };
-        let key = listening.key;
+        let tag = listening.tag;
         if !completion.more {
             listening.accept = match listening.accept {
                 Accept::Cancelling | Accept::Cancelled | Accept::Last => Accept::Cancelled,
@@ -315,7 +317,7 @@ impl<R: Ring> Engine<R> {
             match self.adopt(completion.result) {
                 Ok(stream) => {
                     self.accepted += 1;
-                    handler.accepted(key, stream);
+                    handler.accepted(tag, stream);
                 }
                 Err(errno) => handler.accept_failed(errno),
             }

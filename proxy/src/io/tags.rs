@@ -1,4 +1,4 @@
-//! What the tags of parked streams and timers mean to a worker: `Tag::kind`.
+//! What the tags of listening sockets, parked streams and timers mean to a worker: `Tag::kind`.
 
 use std::num::NonZero;
 
@@ -10,3 +10,5 @@ pub const POOL_SLOT: NonZero<u32> = SESSION.saturating_add(1);
 pub const POOL_TIMER: NonZero<u32> = POOL_SLOT.saturating_add(1);
 /// The drain's deadline.
 pub const DRAIN: NonZero<u32> = POOL_TIMER.saturating_add(1);
+/// A listening socket; the key is a `ListenerId`.
+pub const LISTENER: NonZero<u32> = DRAIN.saturating_add(1);

@@ -4,7 +4,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -13,7 +12,9 @@ use nix::sys::socket::{
 };
 
 use super::defer::defer_accept;
+use super::identity::{ListenKey, Transport};
 use super::model::Listener;
+use super::set::Listeners;
 
 /// Why an address is not listened on.
 #[derive(Debug, thiserror::Error)]
@@ -43,21 +44,18 @@ fn explain(errno: Errno) -> String {
 /// One address of a listener.
 #[derive(Debug)]
 pub struct Bound {
-    /// Index into `Config::listeners`.
-    pub listener: usize,
-    /// As bound: a port of 0 is replaced by the kernel's choice.
-    pub address: SocketAddr,
+    /// Its address is as bound: a port of 0 is replaced by the kernel's choice.
+    pub key: ListenKey,
     /// Index = worker.
     pub sockets: Vec<OwnedFd>,
 }
 
 /// Binds and listens on every address of every listener, once per worker.
-pub fn bind_all(listeners: &[Arc<Listener>], workers: usize) -> Result<Vec<Bound>, BindError> {
-    let all: Vec<SocketAddr> =
-        listeners.iter().flat_map(|listener| listener.addresses.iter().copied().map(canonical)).collect();
+pub fn bind_all(listeners: &Listeners, workers: usize) -> Result<Vec<Bound>, BindError> {
+    let all: Vec<SocketAddr> = listeners.iter().flat_map(|(_, listener)| addresses(listener)).collect();
     let mut bound = Vec::with_capacity(all.len());
-    for (index, listener) in listeners.iter().enumerate() {
-        for address in listener.addresses.iter().copied().map(canonical) {
+    for (id, listener) in listeners.iter() {
+        for address in addresses(listener) {
             let error = |errno| BindError { what: format!("listener \"{}\"", listener.name), address, errno };
             let group = Group {
                 address,
@@ -66,7 +64,8 @@ pub fn bind_all(listeners: &[Arc<Listener>], workers: usize) -> Result<Vec<Bound
                 defer_accept: listener.defer_accept,
             };
             let (address, sockets) = group.bind(workers).map_err(error)?;
-            bound.push(Bound { listener: index, address, sockets });
+            let key = ListenKey { listener: id, address, transport: Transport::Tcp };
+            bound.push(Bound { key, sockets });
         }
     }
     Ok(bound)
@@ -91,6 +90,10 @@ pub fn retire(bound: &[Bound]) {
         // ENOTCONN: it was shut down before.
         let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
     }
+}
+
+fn addresses(listener: &Listener) -> impl Iterator<Item = SocketAddr> {
+    listener.addresses.iter().copied().map(canonical)
 }
 
 /// IPv4-mapped IPv6 addresses are IPv4 addresses.
@@ -178,18 +181,26 @@ fn local_address(fd: BorrowedFd<'_>, wanted: SocketAddr) -> nix::Result<SocketAd
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
 
     use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
     use nix::sys::socket::getsockopt;
 
     use super::*;
+    use crate::listen::{ListenerId, ListenerIds};
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("address")
     }
 
-    fn listener(addresses: &[SocketAddr]) -> Arc<Listener> {
-        Arc::new(Listener { addresses: addresses.to_vec(), ..crate::config::testing::listener() })
+    /// A listener for each list of addresses.
+    fn listeners(addresses: &[&[SocketAddr]]) -> Listeners {
+        let listener = |(number, addresses): (usize, &&[SocketAddr])| {
+            let made = crate::config::testing::listener();
+            Arc::new(Listener { name: number.to_string(), addresses: addresses.to_vec(), ..made })
+        };
+        let listeners: Vec<_> = addresses.iter().enumerate().map(listener).collect();
+        Listeners::number(&listeners, &ListenerIds::default()).0
     }
 
     /// A port that is free for both families now.
@@ -210,9 +221,10 @@ mod tests {
 
     #[test]
     fn the_group_has_one_socket_per_worker_with_the_right_options() {
-        let bound = bind_all(&[listener(&[address("127.0.0.1:0")])], 3).expect("bind");
-        assert_eq!((bound.len(), bound[0].listener, bound[0].sockets.len()), (1, 0, 3));
-        assert_ne!(bound[0].address.port(), 0);
+        let bound = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 3).expect("bind");
+        let key = bound[0].key;
+        assert_eq!((bound.len(), key.listener, bound[0].sockets.len()), (1, ListenerId::FIRST, 3));
+        assert_ne!(key.address.port(), 0);
         for fd in &bound[0].sockets {
             assert!(getsockopt(fd, sockopt::ReusePort).expect("option"));
             assert!(getsockopt(fd, sockopt::TcpNoDelay).expect("option"));
@@ -226,13 +238,14 @@ mod tests {
                     .contains(OFlag::O_NONBLOCK)
             );
         }
-        TcpStream::connect(bound[0].address).expect("somebody listens");
+        TcpStream::connect(bound[0].key.address).expect("somebody listens");
     }
 
     #[test]
     fn both_families_reach_a_lone_wildcard_and_a_split_port_keeps_them_apart() {
         let port = free_port();
-        let bound = bind_all(&[listener(&[SocketAddr::new(address("[::]:0").ip(), port)])], 2).expect("bind");
+        let bound =
+            bind_all(&listeners(&[&[SocketAddr::new(address("[::]:0").ip(), port)]]), 2).expect("bind");
         TcpStream::connect(("127.0.0.1", port)).expect("IPv4 reaches [::]");
         TcpStream::connect(("::1", port)).expect("IPv6 too");
         drop(bound);
@@ -240,10 +253,11 @@ mod tests {
         let port = free_port();
         let [v6, v4] = ["[::]:0", "127.0.0.1:0"].map(|text| SocketAddr::new(address(text).ip(), port));
         // Two listeners, to see that the rule looks over all of them, in either order.
-        for listeners in [[listener(&[v6]), listener(&[v4])], [listener(&[v4]), listener(&[v6])]] {
-            let bound = bind_all(&listeners, 2).expect("both bind");
+        for order in [[&[v6][..], &[v4]], [&[v4], &[v6]]] {
+            let bound = bind_all(&listeners(&order), 2).expect("both bind");
             for bound in &bound {
                 let v6only = bound
+                    .key
                     .address
                     .is_ipv6()
                     .then(|| getsockopt(&bound.sockets[0], sockopt::Ipv6V6Only).expect("option"));
@@ -254,22 +268,22 @@ mod tests {
 
     #[test]
     fn a_port_of_another_group_is_refused_and_never_joined() {
-        let first = bind_all(&[listener(&[address("127.0.0.1:0")])], 2).expect("bind");
-        let error = bind_all(&[listener(&[first[0].address])], 2).expect_err("in use");
+        let first = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 2).expect("bind");
+        let error = bind_all(&listeners(&[&[first[0].key.address]]), 2).expect_err("in use");
         assert_eq!(error.errno, Errno::EADDRINUSE);
         assert!(error.to_string().contains("in use"), "{error}");
-        assert!(bind_admin(first[0].address).is_err());
-        let error = bind_all(&[listener(&[address("192.0.2.1:80")])], 1).expect_err("not ours");
+        assert!(bind_admin(first[0].key.address).is_err());
+        let error = bind_all(&listeners(&[&[address("192.0.2.1:80")]]), 1).expect_err("not ours");
         assert!(error.to_string().contains("no such address"), "{error}");
     }
 
     #[test]
     fn retired_sockets_refuse_although_a_duplicate_lives() {
-        let bound = bind_all(&[listener(&[address("127.0.0.1:0")])], 2).expect("bind");
+        let bound = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 2).expect("bind");
         let duplicate = bound[0].sockets[0].try_clone().expect("dup");
-        TcpStream::connect(bound[0].address).expect("listens");
+        TcpStream::connect(bound[0].key.address).expect("listens");
         retire(&bound);
-        assert!(TcpStream::connect(bound[0].address).is_err());
+        assert!(TcpStream::connect(bound[0].key.address).is_err());
         drop(duplicate);
     }
 }

@@ -69,9 +69,8 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
                 record.server_name(hello.server_name.as_deref());
             }
             let snapshot = worker.snapshot();
-            // The listener that accepted the connection may be gone, or its name may be another listener's by
-            // now.
-            let listener = snapshot.traffic.listener(&seat.listener.name);
+            // The listener that accepted the connection may be gone by now, or serve something else.
+            let listener = snapshot.traffic.listeners.get(seat.listener_id);
             match listener.map(|listener| (listener, listener.protocol)) {
                 Some((listener, Protocol::TlsPassthrough { upstream, .. })) => {
                     seat.listener.clone_from(listener);

@@ -13,7 +13,7 @@ use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, HandshakeFailure};
 use crate::exchange::Signal;
 use crate::io::Stream;
-use crate::listen::Listener;
+use crate::listen::{Listener, ListenerId};
 use crate::time::Time;
 
 /// The client that a trusted proxy named in its PROXY header.
@@ -33,6 +33,8 @@ pub struct Seat {
     /// Its connection.
     pub stream: Stream,
     /// The listener that accepted it.
+    pub listener_id: ListenerId,
+    /// That listener's configuration, as of the accept or of a later request.
     pub listener: Arc<Listener>,
     /// Requests read on it so far.
     pub requests: u64,
@@ -55,11 +57,13 @@ impl Seat {
         worker: &Rc<Worker>,
         key: SessionKey,
         cancel: Signal,
-        (stream, listener): (Stream, Arc<Listener>),
+        stream: Stream,
+        (listener_id, listener): (ListenerId, Arc<Listener>),
     ) -> Self {
         Self {
             worker: Rc::clone(worker),
             stream,
+            listener_id,
             listener,
             requests: 0,
             cancel,
@@ -80,7 +84,7 @@ impl Seat {
 
     /// Takes over the current configuration of its listener, if that listener still exists.
     pub fn follow(&mut self, traffic: &Traffic) {
-        if let Some(listener) = traffic.listener(&self.listener.name) {
+        if let Some(listener) = traffic.listeners.get(self.listener_id) {
             self.listener.clone_from(listener);
         }
     }

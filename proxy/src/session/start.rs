@@ -51,7 +51,8 @@ pub(super) fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Tim
         // A client that asked once may never ask again. Only a connection whose next request came within this
         // time is worth a future that waits for more.
         let is_busy = row.requests > 0 && worker.io.now().since(row.since) < LINGER;
-        let mut seat = Seat::new(worker, key, cancel, (row.stream.clone(), Arc::clone(&row.listener)));
+        let listener = (row.listener_id, Arc::clone(&row.listener));
+        let mut seat = Seat::new(worker, key, cancel, row.stream.clone(), listener);
         seat.requests = row.requests;
         seat.proxied.clone_from(&row.proxied);
         seat.is_busy = is_busy;

@@ -43,7 +43,7 @@ use crate::io::stream::Tag;
 use crate::io::{Chunk, Stream, StreamError, TimerKey, tags};
 use crate::listen::admission::{Admission, Admitted, Note};
 use crate::listen::sources::{Sources, Ticket};
-use crate::listen::{Listener, Protocol};
+use crate::listen::{Listener, ListenerId, Protocol};
 use crate::time::Time;
 use crate::tls::alert::Alert;
 use crate::tls::records::Violation;
@@ -96,6 +96,8 @@ pub(super) struct Table {
 pub(super) struct Row {
     generation: u32,
     pub(super) stream: Stream,
+    /// The listener that accepted it, and its configuration then or since.
+    pub(super) listener_id: ListenerId,
     pub(super) listener: Arc<Listener>,
     pub(super) requests: u64,
     /// Received bytes that are already in the counters.
@@ -198,7 +200,12 @@ pub(super) fn take_note(worker: &Worker, note: Option<Note>) {
 }
 
 /// Opens a session for a connection that was admitted.
-pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<Listener>, admitted: Admitted) {
+pub fn open(
+    worker: &Rc<Worker>,
+    stream: Stream,
+    (listener_id, listener): (ListenerId, Arc<Listener>),
+    admitted: Admitted,
+) {
     take_note(worker, admitted.note);
     worker.counters.increment(Plain::Open);
     let due = worker.io.after(worker.patience(listener.patience()));
@@ -212,6 +219,7 @@ pub fn open(worker: &Rc<Worker>, stream: Stream, listener: Arc<Listener>, admitt
         let index = table.rows.insert(Row {
             generation,
             stream,
+            listener_id,
             listener,
             requests: 0,
             counted: 0,
@@ -501,9 +509,9 @@ pub(crate) fn panic_within_only_session(worker: &Rc<Worker>) {
         let row = table.row(key).expect("there");
         assert!(matches!(row.state, RowState::Parked), "it runs");
         row.state = RowState::Live { cancel: cancel.clone(), task: None, lingers: false };
-        Arc::clone(&row.listener)
+        (row.listener_id, Arc::clone(&row.listener))
     };
-    let seat = Seat::new(worker, key, cancel, (stream, listener));
+    let seat = Seat::new(worker, key, cancel, stream, listener);
     worker.io.spawn(async move {
         let _seat = seat;
         panic!("meant by the test");

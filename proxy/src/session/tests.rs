@@ -22,6 +22,7 @@ use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
 use crate::io::Chunk;
 use crate::io::simulated::{Faults, Peer, Script, take_front};
+use crate::listen::ListenerId;
 use crate::session::context::Worker;
 use crate::worker::testing::{self, Bench, origin_address};
 
@@ -582,14 +583,14 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
     let (outcome, worker_) = (Rc::clone(&running.outcome), Rc::clone(worker));
     worker.io.spawn(async move {
         let snapshot = worker_.snapshot();
-        let listener = Arc::clone(&snapshot.traffic.listeners[0]);
+        let listener = snapshot.traffic.listeners.get(ListenerId::FIRST).expect("the only one");
         let peer = SocketAddr::from(([192, 0, 2, 1], 1234));
         let scene = Scene {
             io: &worker_.io,
             counters: &worker_.counters,
             routes: &snapshot.traffic.routes,
             upstreams: &snapshot.upstreams,
-            listener: &listener,
+            listener,
             client: Client { peer, local: Local::Known(peer), fallback: None },
             identity: None,
             is_early: false,

@@ -35,8 +35,8 @@ pub(super) fn start(seat: Seat, upstream: Box<dyn TunnelEnd>, record: Option<Log
 pub(crate) async fn open(mut seat: Seat) {
     let worker = Rc::clone(&seat.worker);
     let snapshot = worker.snapshot();
-    // The listener that accepted the connection may be gone, or its name may be another listener's by now.
-    let listener = snapshot.traffic.listener(&seat.listener.name);
+    // The listener that accepted the connection may be gone by now, or serve something else.
+    let listener = snapshot.traffic.listeners.get(seat.listener_id);
     let Some((listener, Protocol::Tcp { upstream })) = listener.map(|listener| (listener, listener.protocol))
     else {
         seat.stream.abort();

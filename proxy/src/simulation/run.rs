@@ -14,6 +14,7 @@ use super::book::{Book, Tally};
 use super::plan::{Endpoint, Plan, Turn, Way};
 use super::trace::Trace;
 use super::{client, origin, through};
+use crate::config::testing;
 use crate::control::commands::Command;
 use crate::control::slots::SteeringSlot;
 use crate::counters::Counters;
@@ -27,6 +28,7 @@ use crate::time::Time;
 use crate::worker::checks::check_invariants;
 use crate::worker::drain::Phase;
 use crate::worker::events::Events;
+use crate::worker::listener_tag;
 use crate::worker::testing::origin_address;
 
 /// More turns than any seed takes.
@@ -113,7 +115,7 @@ impl World {
         let (mut engine, sim) = Sim::engine(seed, plan.faults, plan.memory, plan.settings);
         let observed = trace.clone();
         sim.observe(Box::new(move |now, what| observed.note(now, what)));
-        let traffic = Arc::new(ArcSwap::from_pointee(plan.config.traffic()));
+        let traffic = Arc::new(ArcSwap::from_pointee(testing::traffic(&plan.config)));
         let worker = Worker::with_random(
             engine.io(),
             Counters::private(),
@@ -124,8 +126,11 @@ impl World {
         );
         // A step of a handshake takes as much of a turn every time.
         worker.handshakes.step_time.set(Some(Duration::from_micros(30)));
+        // Numbers are given in the order of the file.
         let listeners: Vec<_> = plan.config.listeners.iter().map(|_| sim.listener()).collect();
-        listeners.iter().enumerate().for_each(|(index, &listener)| engine.add_listener(listener, index));
+        for ((id, _), &listener) in traffic.load().listeners.iter().zip(&listeners) {
+            engine.add_listener(listener, listener_tag(id));
+        }
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(u64::from(u32::MAX)));
         let book = Book::new(Rc::clone(&plan), trace);
         let start = sim.now();
@@ -256,7 +261,7 @@ impl World {
                 let mut upstream = (*config.upstreams[0]).clone();
                 upstream.endpoints.truncate(*endpoints);
                 config.upstreams[0] = Arc::new(upstream);
-                return self.traffic.store(Arc::new(config.traffic()));
+                return self.traffic.store(Arc::new(testing::traffic(&config)));
             }
             Turn::Drain { within } => Command::Drain { deadline: now + *within },
             Turn::Stop => Command::Stop,

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::model::Config;
 use crate::config::{Bytes, Loaded};
-use crate::control::messages::{Address, Item, PROTOCOL, Place, Start};
+use crate::control::messages::{Item, PROTOCOL, Place, Start};
 use crate::control::sealed::SealedError;
 use crate::control::{now, sealed};
 use crate::counters::CountersMemory;
@@ -23,6 +23,7 @@ use crate::error::CloseReason;
 use crate::kernel::guard::pins::{PinError, Pins};
 use crate::kernel::{KernelError, Programs, Sysctls};
 use crate::listen::sockets::{self, BindError, Bound};
+use crate::listen::{ListenKey, ListenerIds, Listeners};
 use crate::supervisor::key_log::KeyLog;
 use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
@@ -115,7 +116,8 @@ pub struct Estate {
     /// The main file first.
     files: Vec<Sealed>,
     topology: Topology,
-    /// Index = address, as in `Start::addresses`.
+    /// Of `config`.
+    pub listeners: ListenerIds,
     bound: Vec<Bound>,
     admin: Option<(SocketAddr, OwnedFd)>,
     /// They outlive every data plane.
@@ -167,9 +169,10 @@ impl Estate {
             programs::use_cookies(&config, programs, &mut sysctls, &mut degraded);
             programs::count_connections(&config, programs, &mut degraded);
         }
-        let bound = sockets::bind_all(&config.listeners, workers)?;
-        for bound in &bound {
-            info!(listener = config.listeners[bound.listener].name, address = %bound.address, "listening");
+        let (numbered, listeners) = Listeners::number(&config.listeners, &ListenerIds::default());
+        let bound = sockets::bind_all(&numbered, workers)?;
+        for Bound { key, .. } in &bound {
+            info!(listener = listeners.name(key.listener), address = %key.address, "listening");
         }
         let admin = config.admin.address.map(sockets::bind_admin).transpose()?;
         let files = files
@@ -185,6 +188,7 @@ impl Estate {
             snapshot: 1,
             files,
             topology,
+            listeners,
             bound,
             admin,
             counters,
@@ -205,14 +209,10 @@ impl Estate {
 
     /// This configuration is in force from now on: every data plane that starts gets it. It has the listeners
     /// of the one before.
-    pub fn adopt(&mut self, config: Config, files: Vec<Sealed>) {
+    pub fn adopt(&mut self, config: Config, listeners: ListenerIds, files: Vec<Sealed>) {
         let is_guard_same = config.guard == self.config.guard;
-        for bound in &mut self.bound {
-            let name = &self.config.listeners[bound.listener].name;
-            bound.listener =
-                config.listeners.iter().position(|listener| listener.name == *name).unwrap_or(bound.listener);
-        }
         self.config = config;
+        self.listeners = listeners;
         self.snapshot += 1;
         self.adopt_files(files);
         if !is_guard_same {
@@ -247,10 +247,9 @@ impl Estate {
         items.extend(self.access_log.as_ref().map(|_| Item::AccessLog));
         items.extend(self.key_log.as_ref().map(|_| Item::KeyLog));
         let workers = self.topology.workers.len();
+        let addresses: Vec<ListenKey> = self.bound.iter().map(|bound| bound.key).collect();
         items.extend(
-            (0..workers).flat_map(|worker| {
-                (0..self.bound.len()).map(move |address| Item::Listener { worker, address })
-            }),
+            (0..workers).flat_map(|worker| addresses.iter().map(move |&key| Item::Listener { worker, key })),
         );
         let place = |place: &topology::Placement| Place {
             cpu: place.cpu,
@@ -268,11 +267,8 @@ impl Estate {
             descriptors: u32::try_from(items.len()).unwrap_or(u32::MAX),
             workers: self.topology.workers.iter().map(place).collect(),
             control_cpus: self.topology.control_cpus.clone(),
-            addresses: self
-                .bound
-                .iter()
-                .map(|bound| Address { listener: bound.listener, address: bound.address })
-                .collect(),
+            listeners: self.listeners.clone(),
+            addresses,
         };
         (start, items)
     }
@@ -284,8 +280,9 @@ impl Estate {
             Item::File { path } => {
                 self.files.iter().find(|file| file.path == *path).map(|file| file.fd.as_fd())
             }
-            Item::Listener { worker, address } => {
-                self.bound.get(*address)?.sockets.get(*worker).map(AsFd::as_fd)
+            Item::Listener { worker, key } => {
+                let bound = self.bound.iter().find(|bound| bound.key == *key)?;
+                bound.sockets.get(*worker).map(AsFd::as_fd)
             }
             Item::Admin => self.admin.as_ref().map(|(_, fd)| fd.as_fd()),
             Item::Counters => Some(self.counters.fd()),
@@ -298,7 +295,7 @@ impl Estate {
 
     /// Every bound address.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.bound.iter().map(|bound| bound.address)
+        self.bound.iter().map(|bound| bound.key.address)
     }
 
     /// Gives everything back: an end in order, after which nothing filters.

@@ -7,18 +7,19 @@ use std::sync::Arc;
 use crate::counters::{Counter, Plain};
 use crate::error::ShedReason;
 use crate::io::Stream;
+use crate::listen::ListenerId;
 use crate::session::context::Worker;
 use crate::session::table;
 
-/// Takes a connection that was just accepted on the listener with this index.
-pub(super) fn accepted(worker: &Rc<Worker>, stream: Stream, listener: usize) {
+/// Takes a connection that was just accepted on a socket of this listener.
+pub(super) fn accepted(worker: &Rc<Worker>, stream: Stream, id: ListenerId) {
     worker.counters.increment(Plain::Accepted);
     let snapshot = worker.snapshot();
-    let Some(listener) = snapshot.traffic.listeners.get(listener) else {
+    let Some(listener) = snapshot.traffic.listeners.get(id) else {
         return shed(worker, &stream, ShedReason::Draining);
     };
     match worker.sessions.admit(&stream, listener) {
-        Ok(admitted) => table::open(worker, stream, Arc::clone(listener), admitted),
+        Ok(admitted) => table::open(worker, stream, (id, Arc::clone(listener)), admitted),
         Err(reason) => shed(worker, &stream, reason),
     }
 }

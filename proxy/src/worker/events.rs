@@ -11,6 +11,7 @@ use crate::io::engine::Handler;
 use crate::io::handle::Stats;
 use crate::io::stream::Tag;
 use crate::io::tags;
+use crate::listen::ListenerId;
 use crate::session::context::Worker;
 use crate::session::table;
 use crate::time::Time;
@@ -77,8 +78,8 @@ impl Events {
 }
 
 impl Handler for Events {
-    fn accepted(&mut self, listener: usize, stream: Stream) {
-        acceptor::accepted(&self.worker, stream, listener);
+    fn accepted(&mut self, listener: Tag, stream: Stream) {
+        acceptor::accepted(&self.worker, stream, ListenerId::from_bits(listener.key));
     }
 
     fn parked_ready(&mut self, _stream: Stream, tag: Tag) {

@@ -41,8 +41,9 @@ use crate::counters::Counters;
 use crate::io::ring::KernelRing;
 use crate::io::seam::Ring;
 use crate::io::token::SLOTS_MAX;
-use crate::io::{self, Engine, Settings};
+use crate::io::{self, Engine, Settings, Tag, tags};
 use crate::listen::sources::Sources;
+use crate::listen::{ListenKey, ListenerId};
 use crate::placement;
 use crate::session::context::Worker;
 use crate::session::traffic::Traffic;
@@ -56,8 +57,8 @@ pub struct WorkerSeed {
     pub cpu: Option<usize>,
     /// The NUMA node to bind memory to; `None`: not bound.
     pub node: Option<usize>,
-    /// This worker's own listening sockets with the index into `Config::listeners` of each.
-    pub listeners: Vec<(usize, OwnedFd)>,
+    /// This worker's own listening sockets.
+    pub listeners: Vec<(ListenKey, OwnedFd)>,
     /// The current configuration; each exchange takes the version that is current when it starts.
     pub traffic: Arc<ArcSwap<Traffic>>,
     /// The size of its ring.
@@ -121,10 +122,16 @@ pub fn run(seed: WorkerSeed, ready: impl FnOnce()) -> Result<(), WorkerError> {
     let mut events = Events::new(worker, seed.steering, seed.stuck_after);
     engine.watch(&seed.commands).map_err(WorkerError::Ring)?;
     for (key, socket) in seed.listeners {
-        engine.add_listener(socket, key);
+        engine.add_listener(socket, listener_tag(key.listener));
     }
     ready();
     serve(&mut engine, &mut events, &seed.commands).map_err(WorkerError::Ring)
+}
+
+/// How the engine names the listener of a socket to `Events`.
+#[must_use]
+pub const fn listener_tag(listener: ListenerId) -> Tag {
+    Tag { kind: tags::LISTENER, key: listener.to_bits() }
 }
 
 /// A proxied connection takes a stream on each side. Connections that are closing take streams beside them.

@@ -46,7 +46,7 @@ fn groups(bench: &Bench) -> Vec<Rc<Group>> {
 #[test]
 fn a_connection_is_accepted_by_the_newest_listener() {
     let mut bench = bench();
-    let before = bench.events.worker().snapshot().traffic.listeners[0].timeouts.request_header;
+    let before = bench.config.load().listeners[0].timeouts.request_header;
     publish(&bench, |config| {
         Arc::make_mut(&mut config.listeners[0]).timeouts.request_header = before * 3;
     });

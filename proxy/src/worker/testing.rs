@@ -7,15 +7,17 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::events::Events;
+use super::listener_tag;
 use crate::access_log::AccessSender;
 use crate::config::model;
-pub(crate) use crate::config::testing::{config, listener};
+pub(crate) use crate::config::testing::{config, listener, traffic};
 use crate::control::slots::SteeringSlot;
 use crate::counters::Counters;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::io::simulated::{Faults, Memory, Sim, SimListener, SimRing};
 use crate::io::{Engine, Settings};
+use crate::listen::ListenerId;
 use crate::session::context::Worker;
 use crate::session::traffic::Traffic;
 
@@ -61,17 +63,17 @@ impl Bench {
         access: Option<AccessSender>,
     ) -> Self {
         let (mut engine, sim) = Sim::engine(seed, faults, memory, Settings::default());
-        let traffic = Arc::new(ArcSwap::from_pointee(config.traffic()));
+        let traffic = Arc::new(ArcSwap::from_pointee(traffic(&config)));
         let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&traffic), 100, access);
         let listener = sim.listener();
-        engine.add_listener(listener, 0);
+        engine.add_listener(listener, listener_tag(ListenerId::FIRST));
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3600));
         Self { engine, sim, events, listener, config: ArcSwap::from_pointee(config), traffic }
     }
 
     /// Publishes another configuration for the worker to find.
     pub(crate) fn publish(&self, config: model::Config) {
-        self.traffic.store(Arc::new(config.traffic()));
+        self.traffic.store(Arc::new(traffic(&config)));
         self.config.store(Arc::new(config));
     }
 

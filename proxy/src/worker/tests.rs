@@ -17,6 +17,7 @@ use crate::control::slots::SteeringSlot;
 use crate::counters::Counters;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
+use crate::listen::{ListenKey, ListenerId, Transport};
 use crate::time::Time;
 
 /// An origin: a thread for each connection, which answers each request with the result of `respond`.
@@ -135,15 +136,16 @@ impl Running {
         let address = listener.local_addr().expect("address");
         let counters = Counters::private();
         let (sender, receiver) = commands::channel().expect("eventfd");
+        let key = ListenKey { listener: ListenerId::FIRST, address, transport: Transport::Tcp };
         let seed = WorkerSeed {
             index: 0,
             cpu: None,
             node: None,
-            listeners: vec![(0, listener.try_clone().expect("dup").into())],
+            listeners: vec![(key, listener.try_clone().expect("dup").into())],
             ring: config.ring,
             buffer_budget: config.process.buffer_budget,
             stuck_after: config.workers.stuck_after,
-            traffic: Arc::new(ArcSwap::from_pointee(config.traffic())),
+            traffic: Arc::new(ArcSwap::from_pointee(testing::traffic(&config))),
             counters: counters.clone(),
             steering: SteeringSlot::private(),
             commands: receiver,

@@ -103,7 +103,7 @@ pub(crate) const ROOMS: &[Room] = &[
         "threads control access_log counters tls http error time",
     ),
     room("kernel", Storey::Beside, "eBPF programs and their maps", "control error time"),
-    room("control", Storey::Beside, "messages between processes", "counters error time"),
+    room("control", Storey::Beside, "messages between processes", "listen counters error time"),
     room("listen", Storey::Ground, "listeners, admission", "http io counters tls error time"),
     room("route", Storey::Ground, "hosts, paths, matcher", "http error time"),
     // A record names the request and the parameters that the handshake agreed on.

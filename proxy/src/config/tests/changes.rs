@@ -154,7 +154,7 @@ fn what_can_change_is_told() {
 }
 
 #[test]
-fn a_successor_keeps_the_order_of_listeners_and_shares_what_is_the_same() {
+fn a_successor_shares_what_is_the_same_wherever_it_stands() {
     let running = resolve_text(MAIN).expect("valid");
     let (web, db) = MAIN.split_once("[[listener]]\nname = \"db\"").expect("two");
     let (db, rest) = db.split_once("[[route]]").expect("a route");
@@ -162,9 +162,9 @@ fn a_successor_keeps_the_order_of_listeners_and_shares_what_is_the_same() {
     let turned = format!("{head}[[listener]]\nname = \"db\"{db}[[listener]]{web}[[route]]{rest}");
     let turned = turned.replace("127.0.0.1:9000", "127.0.0.1:9009");
     let new = resolve_text(&turned).expect("valid");
-    assert_eq!(new.listeners[0].name, "db");
     let new = new.succeed(&running);
-    assert!(new.listeners.iter().zip(&running.listeners).all(|(new, old)| Arc::ptr_eq(new, old)));
+    assert_eq!((&*new.listeners[0].name, &*running.listeners[0].name), ("db", "web"));
+    assert!(new.listeners.iter().rev().zip(&running.listeners).all(|(new, old)| Arc::ptr_eq(new, old)));
     assert!(!Arc::ptr_eq(&new.upstreams[0], &running.upstreams[0]), "another endpoint");
     assert!(Arc::ptr_eq(&new.upstreams[1], &running.upstreams[1]));
     assert_eq!(new.upstreams[0].endpoints[0].label, "127.0.0.1:9009".into());

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 
-use super::{Session, Worker, pattern};
+use super::{LISTENER, Session, Worker, pattern};
 use crate::io::ring::KernelRing;
 use crate::io::settings;
 use crate::io::{Engine, Handler, Settings, Tag};
@@ -81,7 +81,7 @@ fn serve(
 ) -> Engine<KernelRing> {
     let mut engine = engine(ring);
     let (listener, address) = listener();
-    engine.add_listener(OwnedFd::from(listener), 0);
+    engine.add_listener(OwnedFd::from(listener), LISTENER);
     let over = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).expect("an eventfd");
     engine.watch(&over).expect("watched");
     let mut worker = Worker::new(engine.io(), session);
@@ -131,7 +131,7 @@ fn a_stream_that_sends_much_at_a_time_needs_few_receives() {
     const BURSTS: usize = 256;
     let mut engine = engine(RING);
     let (listener, address) = listener();
-    engine.add_listener(OwnedFd::from(listener), 0);
+    engine.add_listener(OwnedFd::from(listener), LISTENER);
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let mut client = connect(address);
     turn_until(&mut engine, &mut worker, |_, worker| worker.accepted == 1);
@@ -268,7 +268,7 @@ fn a_reader_slower_than_the_sender_gets_everything() {
 fn an_idle_engine_is_not_woken() {
     struct Quiet(Worker, Arc<AtomicUsize>);
     impl Handler for Quiet {
-        fn accepted(&mut self, listener: usize, stream: crate::io::Stream) {
+        fn accepted(&mut self, listener: Tag, stream: crate::io::Stream) {
             self.0.accepted(listener, stream);
         }
         fn parked_ready(&mut self, _stream: crate::io::Stream, _tag: Tag) {}
@@ -282,7 +282,7 @@ fn an_idle_engine_is_not_woken() {
     }
     let mut engine = engine(RING);
     let (listener, address) = listener();
-    engine.add_listener(OwnedFd::from(listener), 0);
+    engine.add_listener(OwnedFd::from(listener), LISTENER);
     let over = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).expect("an eventfd");
     engine.watch(&over).expect("watched");
     let wakes = Arc::new(AtomicUsize::new(0));
@@ -314,7 +314,7 @@ fn cancelling_the_accepts_loses_no_connection() {
     let mut engine = engine(RING);
     let (listener, address) = listener();
     let queue = listener.try_clone().expect("a second handle");
-    engine.add_listener(OwnedFd::from(listener), 0);
+    engine.add_listener(OwnedFd::from(listener), LISTENER);
     let mut worker = Worker::new(engine.io(), Session::Echo);
     // Fewer than std's listen queue of 128 holds.
     let connecting = thread::spawn(move || (0..100).map(|_| connect(address)).collect::<Vec<_>>());
@@ -332,7 +332,7 @@ fn cancelling_the_accepts_loses_no_connection() {
 fn dropping_the_engine_mid_flight_frees_what_the_kernel_knew() {
     let (listener, address) = listener();
     let mut engine = engine(RING);
-    engine.add_listener(OwnedFd::from(listener), 0);
+    engine.add_listener(OwnedFd::from(listener), LISTENER);
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let mut streams: Vec<_> = (0..50).map(|_| connect(address)).collect();
     for stream in &mut streams {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::simulated::{Faults, Memory, Peer, Sim, SimListener, SimRing};
 use super::super::{Engine, Handler, Io, Stream, StreamError, Tag};
 use super::simulated::{ORIGIN, address, assert_clean, tagged, tight};
-use super::{Session, Worker, pattern};
+use super::{LISTENER, Session, Worker, pattern};
 use crate::time::Time;
 
 /// What a session saw of its stream, and when.
@@ -25,7 +25,7 @@ type Log = Rc<RefCell<Vec<Rc<RefCell<Seen>>>>>;
 struct Watcher(Io, Log);
 
 impl Handler for Watcher {
-    fn accepted(&mut self, _: usize, stream: Stream) {
+    fn accepted(&mut self, _: Tag, stream: Stream) {
         let (io, seen) = (self.0.clone(), Rc::<RefCell<Seen>>::default());
         self.1.borrow_mut().push(Rc::clone(&seen));
         self.0.spawn(async move {
@@ -50,7 +50,7 @@ fn blind(seed: u64) -> (Engine<SimRing>, Sim, SimListener, Watcher, Log) {
     let faults = Faults { missed_end: 1000, delay: 0, short: false, ..Faults::mild() };
     let (mut engine, sim) = Sim::engine(seed, faults, Memory::default(), tight());
     let listener = sim.listener();
-    engine.add_listener(listener, 0);
+    engine.add_listener(listener, LISTENER);
     let seen = Rc::default();
     let watcher = Watcher(engine.io(), Rc::clone(&seen));
     (engine, sim, listener, watcher, seen)
@@ -228,7 +228,7 @@ fn an_engine_dropped_among_closes_closes_once() {
         let (mut engine, sim) =
             Sim::engine(seed, Faults { portion: 1, ..Faults::mild() }, Memory::default(), tight());
         let listener = sim.listener();
-        engine.add_listener(listener, 0);
+        engine.add_listener(listener, LISTENER);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let peers: Vec<_> = (0..20).map(|_| sim.connect(listener)).collect();
         for peer in &peers {

@@ -5,9 +5,13 @@ mod late;
 mod simulated;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::time::Duration;
 
 use super::{Handler, Io, Stream, StreamError, Tag};
+
+/// The tag of the only listening socket.
+pub(super) const LISTENER: Tag = Tag { kind: NonZero::<u32>::MIN, key: 0 };
 
 /// What an accepted connection gets.
 #[derive(Clone, Copy)]
@@ -46,7 +50,7 @@ impl Worker {
 }
 
 impl Handler for Worker {
-    fn accepted(&mut self, _listener: usize, stream: Stream) {
+    fn accepted(&mut self, _listener: Tag, stream: Stream) {
         self.accepted += 1;
         let io = self.io.clone();
         match self.session {

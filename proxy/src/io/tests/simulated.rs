@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::super::simulated::{Faults, Memory, Peer, Sim, SimRing};
 use super::super::{Chunk, ConnectError, Engine, Settings, Tag};
-use super::{Session, Worker, pattern};
+use super::{LISTENER, Session, Worker, pattern};
 
 pub(super) const ORIGIN: &str = "10.0.0.1:8080";
 
@@ -68,7 +68,7 @@ fn client(peer: &Peer, bytes: Vec<u8>, received: &Rc<RefCell<Vec<u8>>>, speed: u
 fn run_many(seed: u64, faults: Faults, session: Session, clients: usize, len: usize) {
     let (mut engine, sim) = Sim::engine(seed, faults, small(), tight());
     let listener = sim.listener();
-    engine.add_listener(listener, 0);
+    engine.add_listener(listener, LISTENER);
     sim.serve(address(ORIGIN), move || {
         Box::new(move |peer| {
             let bytes = peer.read_at_most(700);
@@ -139,7 +139,7 @@ fn the_same_seed_takes_the_same_course() {
     let course = || {
         let (mut engine, sim) = Sim::engine(7, Faults::rough(), small(), tight());
         let listener = sim.listener();
-        engine.add_listener(listener, 0);
+        engine.add_listener(listener, LISTENER);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let received = Rc::default();
         client(&sim.connect(listener), pattern(1, 30_000), &received, 333);
@@ -166,7 +166,7 @@ fn a_fast_client_passes_beside_slow_ones() {
         let faults = Faults { window: 512, ..Faults::mild() };
         let (mut engine, sim) = Sim::engine(seed, faults, memory, tight());
         let listener = sim.listener();
-        engine.add_listener(listener, 0);
+        engine.add_listener(listener, LISTENER);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let slow: Vec<_> = (0..40).map(|_| sim.connect(listener)).collect();
         for peer in &slow {
@@ -202,7 +202,7 @@ fn a_fast_client_passes_when_the_slow_hold_everything() {
         let faults = Faults { window: 512, ..Faults::mild() };
         let (mut engine, sim) = Sim::engine(seed, faults, memory, tight());
         let listener = sim.listener();
-        engine.add_listener(listener, 0);
+        engine.add_listener(listener, LISTENER);
         let mut worker = Worker::new(engine.io(), Session::Echo);
         let slow: Vec<_> = (0..60).map(|_| sim.connect(listener)).collect();
         for peer in &slow {
@@ -232,7 +232,7 @@ fn a_slow_session_holds_no_more_than_its_bound() {
     let memory = Memory { buffers: 256, buffer_size: 256, budget: 1 << 20 };
     let (mut engine, sim) = Sim::engine(5, Faults::mild(), memory, tight());
     let listener = sim.listener();
-    engine.add_listener(listener, 0);
+    engine.add_listener(listener, LISTENER);
     let mut worker = Worker::new(engine.io(), Session::Sink);
     let peer = sim.connect(listener);
     let bytes = pattern(1, 200_000);
@@ -326,7 +326,7 @@ fn accepts_are_bounded_and_drain() {
     let settings = Settings { streams_max: 3, ..tight() };
     let (mut engine, sim) = Sim::engine(3, Faults::mild(), small(), settings);
     let listener = sim.listener();
-    engine.add_listener(listener, 0);
+    engine.add_listener(listener, LISTENER);
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let peers: Vec<_> = (0..5).map(|_| sim.connect(listener)).collect();
     sim.settle(&mut engine, &mut worker, Duration::from_millis(50));
@@ -372,10 +372,10 @@ fn timers_fire_in_time_and_commands_arrive() {
 fn closing_flushes_and_is_bounded() {
     let (mut engine, sim) = Sim::engine(6, Faults { window: 1000, ..Faults::mild() }, small(), tight());
     let listener = sim.listener();
-    engine.add_listener(listener, 0);
+    engine.add_listener(listener, LISTENER);
     struct Writer(Vec<u8>);
     impl super::super::Handler for Writer {
-        fn accepted(&mut self, _: usize, stream: super::super::Stream) {
+        fn accepted(&mut self, _: Tag, stream: super::super::Stream) {
             stream.write(Chunk::from_vec(self.0.clone()));
             stream.close();
         }
@@ -416,7 +416,7 @@ fn closing_flushes_and_is_bounded() {
 fn a_panic_costs_one_connection() {
     struct Panicky(super::super::Io);
     impl super::super::Handler for Panicky {
-        fn accepted(&mut self, _: usize, stream: super::super::Stream) {
+        fn accepted(&mut self, _: Tag, stream: super::super::Stream) {
             self.0.spawn(async move {
                 let chunk = stream.read().await;
                 assert!(!matches!(&chunk, Ok(Some(bytes)) if bytes.starts_with(b"!")), "a session's bug");
@@ -430,7 +430,7 @@ fn a_panic_costs_one_connection() {
     }
     let (mut engine, sim) = Sim::engine(8, Faults { short: false, ..Faults::mild() }, small(), tight());
     let listener = sim.listener();
-    engine.add_listener(listener, 0);
+    engine.add_listener(listener, LISTENER);
     let mut handler = Panicky(engine.io());
     let (bad, good) = (sim.connect(listener), sim.connect(listener));
     bad.write(b"!");
@@ -447,7 +447,7 @@ fn a_panic_costs_one_connection() {
 fn dropping_the_engine_ends_everything() {
     let (mut engine, sim) = Sim::engine(9, Faults::mild(), small(), tight());
     let listener = sim.listener();
-    engine.add_listener(listener, 0);
+    engine.add_listener(listener, LISTENER);
     let mut worker = Worker::new(engine.io(), Session::Echo);
     let peers: Vec<_> = (0..4).map(|_| sim.connect(listener)).collect();
     peers.iter().for_each(|peer| peer.write(&pattern(1, 5000)));
@@ -474,8 +474,8 @@ fn dropping_the_engine_ends_everything() {
 fn who_keeps_what_it_read_goes_on_when_memory_is_free_again() {
     struct Keeper(Worker, Rc<Cell<usize>>);
     impl crate::io::Handler for Keeper {
-        fn accepted(&mut self, listener: usize, stream: crate::io::Stream) {
-            if listener == 0 {
+        fn accepted(&mut self, listener: Tag, stream: crate::io::Stream) {
+            if listener == LISTENER {
                 return self.0.accepted(listener, stream);
             }
             let count = Rc::clone(&self.1);
@@ -495,8 +495,8 @@ fn who_keeps_what_it_read_goes_on_when_memory_is_free_again() {
     for seed in 0..20 {
         let (mut engine, sim) = Sim::engine(seed, Faults { window: 64, ..Faults::mild() }, small(), tight());
         let (echoes, keeps) = (sim.listener(), sim.listener());
-        engine.add_listener(echoes, 0);
-        engine.add_listener(keeps, 1);
+        engine.add_listener(echoes, LISTENER);
+        engine.add_listener(keeps, tagged(1, 1));
         let kept = Rc::new(Cell::new(0));
         let mut handler = Keeper(Worker::new(engine.io(), Session::Echo), Rc::clone(&kept));
         let slow: Vec<_> = (0..6).map(|_| sim.connect(echoes)).collect();

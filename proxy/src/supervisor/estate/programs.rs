@@ -36,7 +36,7 @@ impl Estate {
         programs.steering.apply(self.config.steering, self.config.workers.stuck_after)?;
         for bound in &self.bound {
             let sockets: Vec<BorrowedFd<'_>> = bound.sockets.iter().map(AsFd::as_fd).collect();
-            programs.steer(bound.address, SLOT_GENERATION, &sockets)?;
+            programs.steer(bound.key.address, SLOT_GENERATION, &sockets)?;
         }
         Ok(())
     }
@@ -46,7 +46,7 @@ impl Estate {
         if guard.interfaces.is_empty() {
             return Ok(());
         }
-        let addresses: Vec<SocketAddr> = self.bound.iter().map(|bound| bound.address).collect();
+        let addresses: Vec<SocketAddr> = self.addresses().collect();
         // The rules first: a program without them would judge by nothing.
         if let Err(error) = programs.apply_guard(guard, &addresses) {
             if guard.mode != GuardMode::Auto {

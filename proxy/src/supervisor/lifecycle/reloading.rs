@@ -17,12 +17,14 @@ use crate::control::now;
 use crate::control::state::State;
 use crate::control::status::ReloadStatus;
 use crate::error::ReloadOutcome;
+use crate::listen::ListenerIds;
 use crate::time::Time;
 
 /// A configuration that can succeed the one in force.
 #[derive(Debug)]
 pub(super) struct Prepared {
     config: model::Config,
+    listeners: ListenerIds,
     files: Vec<Sealed>,
     watched: Vec<PathBuf>,
 }
@@ -85,8 +87,8 @@ impl Supervisor {
                 Action::Send { id } => self.send_prepared(id),
                 Action::Forget { id } => self.order(ToDataPlane::Forget { id }),
                 Action::Adopt { id, prepared } => {
-                    let Prepared { config, files, watched } = prepared;
-                    self.estate.adopt(config, files);
+                    let Prepared { config, listeners, files, watched } = prepared;
+                    self.estate.adopt(config, listeners, files);
                     self.watch.follow(watched);
                     self.set_log_level();
                     if let Some(id) = id {
@@ -167,20 +169,28 @@ impl Supervisor {
             return ended(ReloadOutcome::Unchanged, format!("it says the same as the one in force{warned}"));
         }
         let live = if live.is_empty() { "details changed".to_owned() } else { live.join("; ") };
-        Read::Changed { prepared: Prepared { config, files, watched }, summary: live + &warned }
+        let listeners = config.listener_ids(&self.estate.listeners);
+        let prepared = Prepared { config, listeners, files, watched };
+        Read::Changed { prepared, summary: live + &warned }
     }
 
     fn send_prepared(&mut self, id: u64) {
-        let (Some(Prepared { files, .. }), Some(child)) = (self.reloading.table.prepared(), &mut self.child)
-        else {
+        let (Some(prepared), Some(child)) = (self.reloading.table.prepared(), &mut self.child) else {
             return;
         };
+        let Prepared { files, listeners, .. } = prepared;
         let items =
             files.iter().map(|file| (Item::File { path: file.path.clone() }, Arc::clone(&file.fd))).collect();
         let batches = batches::cut(items);
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let (snapshot, descriptors) = (self.estate.snapshot + 1, count(files.len()));
-        child.order(ToDataPlane::Reload { id, snapshot, batches: count(batches.len()), descriptors });
+        child.order(ToDataPlane::Reload {
+            id,
+            snapshot,
+            listeners: listeners.clone(),
+            batches: count(batches.len()),
+            descriptors,
+        });
         for (number, batch) in (0..).zip(batches) {
             let (items, descriptors) = batch.into_iter().unzip();
             child.carry(ToDataPlane::Batch { number, items }, descriptors);
