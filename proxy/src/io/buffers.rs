@@ -14,8 +14,14 @@ use std::rc::Rc;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use super::chunk::{Chunk, Hold};
 use super::settings::{BLOCK_BYTES, Ring};
+
+mod budget;
+mod ledger;
+
+pub(super) use self::budget::Charge;
+pub use self::ledger::Account;
+use self::ledger::Line;
 
 /// What a separately copied fragment costs beside its bytes.
 pub(super) const FRAGMENT_COST: usize = 96;
@@ -32,7 +38,7 @@ pub enum Class {
 }
 
 /// The buffers of one worker and its budget for copies.
-pub struct Pool {
+pub struct BufferPool {
     memory: NonNull<u8>,
     /// Bytes mapped.
     mapped: usize,
@@ -43,7 +49,7 @@ pub struct Pool {
     budget_max: usize,
     budget_used: Cell<usize>,
     /// By slot of the stream.
-    ledger: RefCell<Vec<Entry>>,
+    ledger: RefCell<Vec<Line>>,
     /// Accounts that fell to the mark they waited for.
     relieved: RefCell<Vec<(u32, u32)>>,
 }
@@ -77,7 +83,7 @@ struct Buffer {
     account: Cell<Option<Account>>,
 }
 
-impl Pool {
+impl BufferPool {
     /// `count` buffers (1 to 32768, a power of two) of `buffer_size` bytes, all in `take_returned` at first;
     /// and blocks, as many bytes, rounded down to a power of two of them.
     pub fn new(count: u16, buffer_size: usize, budget_max: usize) -> std::io::Result<Rc<Self>> {
@@ -142,18 +148,6 @@ impl Pool {
     #[must_use]
     pub const fn loaned(&self) -> usize {
         self.small.loaned.get() + self.blocks.loaned.get()
-    }
-
-    /// Bytes of the budget in use.
-    #[must_use]
-    pub const fn budget_used(&self) -> usize {
-        self.budget_used.get()
-    }
-
-    /// The whole budget.
-    #[must_use]
-    pub const fn budget_max(&self) -> usize {
-        self.budget_max
     }
 
     const fn shelf(&self, class: Class) -> &Shelf {
@@ -225,65 +219,6 @@ impl Pool {
         Some(unsafe { self.lend(buffer, bytes.len()) })
     }
 
-    /// Copies bytes to the heap under the budget, leaving `reserve` of it to others. `account` goes on
-    /// counting them.
-    pub(super) fn copy(
-        self: &Rc<Self>,
-        bytes: &[u8],
-        account: Option<Account>,
-        reserve: usize,
-    ) -> Option<Chunk> {
-        let charge = self.charge_for(bytes.len(), account, reserve)?;
-        Some(Chunk::from_copy(bytes.to_vec(), Hold::Charge(charge)))
-    }
-
-    /// Holds bytes against the budget if it has room for them, leaving `reserve` of it to others.
-    pub(super) fn charge_for(
-        self: &Rc<Self>,
-        bytes: usize,
-        account: Option<Account>,
-        reserve: usize,
-    ) -> Option<Charge> {
-        self.has_room(bytes, reserve).then(|| Charge::new(self, account, bytes))
-    }
-
-    /// Whether the budget has room for so many bytes beside `reserve`.
-    pub(super) const fn has_room(&self, bytes: usize, reserve: usize) -> bool {
-        self.budget_used.get() + bytes + FRAGMENT_COST + reserve <= self.budget_max
-    }
-
-    /// Counts bytes that were made of `source`, and go on for the same stream: against the budget like a
-    /// copy, and where that has no room the source stays with them. So whatever becomes of received bytes,
-    /// they hold budget or receive buffers.
-    pub(super) fn made_of(self: &Rc<Self>, source: Chunk, bytes: Vec<u8>, reserve: usize) -> Chunk {
-        let (account, released) = (source.account(), source.releases());
-        // What the source held already is nobody else's.
-        let reserve = if released > 0 { 0 } else { reserve };
-        let hold =
-            if self.budget_used.get() - released + bytes.len() + FRAGMENT_COST + reserve <= self.budget_max {
-                drop(source);
-                Hold::Charge(Charge::new(self, account, bytes.len()))
-            } else {
-                source.into_hold()
-            };
-        Chunk::from_copy(bytes, hold)
-    }
-
-    /// The same for bytes that were made of several chunks: no chunks where the budget had room.
-    pub(super) fn made_of_all(
-        self: &Rc<Self>,
-        sources: Vec<Chunk>,
-        bytes: Vec<u8>,
-        account: Account,
-    ) -> Chunk {
-        let hold = if sources.is_empty() {
-            self.charge_for(bytes.len(), Some(account), 0).map_or(Hold::Nothing, Hold::Charge)
-        } else {
-            Hold::Sources(Rc::new(sources))
-        };
-        Chunk::from_copy(bytes, hold)
-    }
-
     /// Less than a quarter of the buffers are free.
     pub(super) fn is_pressed(&self) -> bool {
         self.free() * 4 < self.count()
@@ -292,20 +227,6 @@ impl Pool {
     /// The same, or more than a quarter of the budget is used.
     pub(super) fn is_tight(&self) -> bool {
         self.is_pressed() || self.budget_used() * 4 > self.budget_max()
-    }
-
-    /// A quarter of the budget: what streams that hold much leave to those that hold little.
-    pub(super) const fn budget_reserve(&self) -> usize {
-        self.budget_max / 4
-    }
-
-    /// Streams (slot, generation) whose account fell to the mark they waited for.
-    pub(super) fn take_relieved(&self, into: &mut Vec<(u32, u32)>) {
-        into.append(&mut self.relieved.borrow_mut());
-    }
-
-    pub(super) fn has_relieved(&self) -> bool {
-        !self.relieved.borrow().is_empty()
     }
 
     /// Counts that must agree; for tests and the simulation.
@@ -335,7 +256,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for BufferPool {
     fn drop(&mut self) {
         // SAFETY: the mapping was made in `new` with this length. Loans hold an `Rc` of the pool, and the
         // ring holds one until the kernel no longer knows the memory, so nothing refers to it.
@@ -343,9 +264,9 @@ impl Drop for Pool {
     }
 }
 
-impl std::fmt::Debug for Pool {
+impl std::fmt::Debug for BufferPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool")
+        f.debug_struct("BufferPool")
             .field("count", &self.count())
             .field("loaned", &self.loaned())
             .finish_non_exhaustive()
@@ -354,7 +275,7 @@ impl std::fmt::Debug for Pool {
 
 /// A share of one receive buffer. The buffer goes back to the ring when the last share drops.
 pub struct Loan {
-    pool: Rc<Pool>,
+    pool: Rc<BufferPool>,
     buffer: u16,
 }
 
@@ -423,200 +344,13 @@ impl std::fmt::Debug for Loan {
     }
 }
 
-/// No mark to report at.
-const NO_RELIEF: u32 = u32::MAX;
-
-/// Whose bytes these are: the stream in a slot. What it has received and nobody has dropped yet is counted in
-/// the pool's ledger: whole buffers for loans, bytes for copies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Account {
-    /// Of its stream.
-    pub(super) slot: u32,
-    /// Of its stream: what is dropped after the slot changed hands counts for nobody.
-    pub(super) generation: u32,
-    /// Grows whenever the stream begins anew, as a pooled connection does after an exchange: what is dropped
-    /// later counts for nobody.
-    pub(super) epoch: u32,
-}
-
-/// One slot's line of the ledger.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    generation: u32,
-    epoch: u32,
-    /// Below 2^32: all buffers are at most 32,768 of 64 KiB and 4,096 blocks, and copies stop at their bound.
-    outstanding: u32,
-    /// Report to the pool when `outstanding` falls to this; `NO_RELIEF`: never.
-    relief_at: u32,
-}
-
-impl Entry {
-    const fn is_of(&self, account: Account) -> bool {
-        self.generation == account.generation && self.epoch == account.epoch
-    }
-}
-
-impl Pool {
-    /// A new stream is in this slot, or the same begins anew.
-    pub(super) fn open_account(&self, account: Account) {
-        let mut ledger = self.ledger.borrow_mut();
-        let slot = account.slot as usize;
-        let fresh = Entry {
-            generation: account.generation,
-            epoch: account.epoch,
-            outstanding: 0,
-            relief_at: NO_RELIEF,
-        };
-        if ledger.len() <= slot {
-            ledger.resize(slot + 1, fresh);
-        }
-        ledger[slot] = fresh;
-    }
-
-    /// Bytes received and not dropped, wherever they now sit.
-    pub(super) fn outstanding(&self, account: Account) -> usize {
-        self.with_entry(account, |entry| entry.outstanding as usize).unwrap_or_default()
-    }
-
-    /// Asks to be reported by `take_relieved` once `outstanding` is at most `mark`; it must be above it now.
-    pub(super) fn await_relief(&self, account: Account, mark: usize) {
-        debug_assert!(self.outstanding(account) > mark);
-        self.with_entry(account, |entry| entry.relief_at = mark as u32);
-    }
-
-    /// Whether a report at a mark is awaited, or on its way.
-    #[cfg(test)]
-    pub(super) fn awaits_relief(&self, account: Account) -> bool {
-        let reported = self.relieved.borrow().contains(&(account.slot, account.generation));
-        reported || self.with_entry(account, |entry| entry.relief_at != NO_RELIEF).unwrap_or_default()
-    }
-
-    /// Whether nothing is counted against anybody.
-    #[cfg(test)]
-    pub(super) fn is_ledger_empty(&self) -> bool {
-        self.ledger.borrow().iter().all(|entry| entry.outstanding == 0)
-    }
-
-    /// The ledger beside what is on loan: the rest is copies, which the budget holds.
-    ///
-    /// # Panics
-    /// When they differ.
-    #[cfg(test)]
-    pub(super) fn check_ledger(&self) {
-        let mut ledger: Vec<Entry> = self.ledger.borrow().clone();
-        for (buffer, state) in self.buffers.iter().enumerate() {
-            let Some(account) = state.account.get() else { continue };
-            let Some(entry) = ledger.get_mut(account.slot as usize).filter(|entry| entry.is_of(account))
-            else {
-                continue;
-            };
-            let size = self.shelf_of(buffer as u16).size as u32;
-            entry.outstanding = entry.outstanding.checked_sub(size).expect("a loan is counted");
-        }
-        let copies: usize = ledger.iter().map(|entry| entry.outstanding as usize).sum();
-        assert!(
-            copies <= self.budget_used(),
-            "{copies} bytes counted beside loans, {} of the budget used",
-            self.budget_used()
-        );
-    }
-
-    fn charge(&self, account: Account, bytes: usize) {
-        self.with_entry(account, |entry| entry.outstanding += bytes as u32);
-    }
-
-    fn release(&self, account: Account, bytes: usize) {
-        let is_relieved = self.with_entry(account, |entry| {
-            entry.outstanding -= bytes as u32;
-            let is_relieved = entry.relief_at != NO_RELIEF && entry.outstanding <= entry.relief_at;
-            if is_relieved {
-                entry.relief_at = NO_RELIEF;
-            }
-            is_relieved
-        });
-        if is_relieved == Some(true) {
-            self.relieved.borrow_mut().push((account.slot, account.generation));
-        }
-    }
-
-    /// The account's line, unless its slot has changed hands.
-    fn with_entry<R>(&self, account: Account, with: impl FnOnce(&mut Entry) -> R) -> Option<R> {
-        let mut ledger = self.ledger.borrow_mut();
-        let entry = ledger.get_mut(account.slot as usize)?;
-        entry.is_of(account).then(|| with(entry))
-    }
-}
-
-/// Heap bytes held against the budget, and against a stream if they were received for one.
-pub(super) struct Charge {
-    pool: Rc<Pool>,
-    account: Option<Account>,
-    bytes: usize,
-}
-
-impl Charge {
-    fn new(pool: &Rc<Pool>, account: Option<Account>, bytes: usize) -> Self {
-        pool.budget_used.set(pool.budget_used.get() + bytes + FRAGMENT_COST);
-        if let Some(account) = account {
-            pool.charge(account, bytes);
-        }
-        Self { pool: Rc::clone(pool), account, bytes }
-    }
-
-    /// The stream that they were received for.
-    pub(super) const fn account(&self) -> Option<Account> {
-        self.account
-    }
-
-    /// Bytes held.
-    pub(super) const fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// What it takes of the budget.
-    pub(super) const fn cost(&self) -> usize {
-        self.bytes + FRAGMENT_COST
-    }
-
-    /// Holds `more` bytes; `false` when the budget has no room.
-    pub(super) fn grow(&mut self, more: usize) -> bool {
-        if self.pool.budget_used.get() + more + self.pool.budget_reserve() > self.pool.budget_max {
-            return false;
-        }
-        self.pool.budget_used.set(self.pool.budget_used.get() + more);
-        self.bytes += more;
-        if let Some(account) = self.account {
-            self.pool.charge(account, more);
-        }
-        true
-    }
-
-    /// Holds `less` bytes no more.
-    pub(super) fn shrink(&mut self, less: usize) {
-        self.pool.budget_used.set(self.pool.budget_used.get() - less);
-        self.bytes -= less;
-        if let Some(account) = self.account {
-            self.pool.release(account, less);
-        }
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.pool.budget_used.set(self.pool.budget_used.get() - self.bytes - FRAGMENT_COST);
-        if let Some(account) = self.account {
-            self.pool.release(account, self.bytes);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn lends_each_buffer_once() {
-        let pool = Pool::new(4, 16, 0).expect("memory");
+        let pool = BufferPool::new(4, 16, 0).expect("memory");
         let loans: Vec<_> =
             (0..4u8).map(|n| pool.lend_filled(Class::Small, &[n; 16]).expect("free")).collect();
         assert!(pool.lend_filled(Class::Small, b"x").is_none());
@@ -631,7 +365,7 @@ mod tests {
 
     #[test]
     fn relief_is_reported_once_at_the_mark() {
-        let pool = Pool::new(4, 16, 0).expect("memory");
+        let pool = BufferPool::new(4, 16, 0).expect("memory");
         let account = Account { slot: 7, generation: 3, epoch: 0 };
         pool.open_account(account);
         let mut loans: Vec<_> = (0..4).map(|_| pool.lend_filled(Class::Small, b"x").expect("free")).collect();
@@ -648,7 +382,7 @@ mod tests {
 
     #[test]
     fn what_a_former_stream_received_does_not_count_for_its_successor() {
-        let pool = Pool::new(4, 16, 1 << 10).expect("memory");
+        let pool = BufferPool::new(4, 16, 1 << 10).expect("memory");
         let [former, successor] = [0, 1].map(|generation| Account { slot: 2, generation, epoch: 0 });
         pool.open_account(former);
         let mut loan = pool.lend_filled(Class::Small, b"x").expect("free");
@@ -666,7 +400,7 @@ mod tests {
 
     #[test]
     fn copies_stop_at_the_budget() {
-        let pool = Pool::new(2, 16, 2 * (FRAGMENT_COST + 10)).expect("memory");
+        let pool = BufferPool::new(2, 16, 2 * (FRAGMENT_COST + 10)).expect("memory");
         let account = Account { slot: 0, generation: 0, epoch: 0 };
         pool.open_account(account);
         let first = pool.copy(&[1; 10], Some(account), 0).expect("room");
@@ -681,7 +415,7 @@ mod tests {
 
     #[test]
     fn small_fragments_grow_one_copy() {
-        let pool = Pool::new(2, 16, 4096).expect("memory");
+        let pool = BufferPool::new(2, 16, 4096).expect("memory");
         let account = Account { slot: 0, generation: 0, epoch: 0 };
         pool.open_account(account);
         let mut chunk = pool.copy(b"a", Some(account), 0).expect("room");

@@ -3,8 +3,8 @@
 
 use super::engine::Accept;
 use super::executor::TaskKey;
-use super::handle::Alarm;
 use super::seam::Ring;
+use super::shared::Alarm;
 use super::stream::{Inner, List, Phase, ReceiveOp, StreamState, Tag};
 use super::{Engine, Io};
 

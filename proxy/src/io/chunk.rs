@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use super::buffers::{Account, Charge, Loan, Pool};
+use super::buffers::{Account, BufferPool, Charge, Loan};
 
 /// A run of bytes. Dropping a loan gives its buffer back to the ring.
 pub struct Chunk {
@@ -206,7 +206,7 @@ impl Chunk {
     }
 
     /// Lets go of the sources that count in its place, if the budget has room for it now.
-    pub(super) fn settle(&self, pool: &Rc<Pool>, reserve: usize) {
+    pub(super) fn settle(&self, pool: &Rc<BufferPool>, reserve: usize) {
         if self.pins()
             && let Backing::Shared(copied) = &self.backing
             && let Some(charge) = pool.charge_for(copied.bytes.len(), self.account(), reserve)
@@ -310,12 +310,12 @@ impl std::fmt::Debug for Chunk {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::buffers::{Account, Class, Pool};
+    use super::super::buffers::{Account, BufferPool, Class};
     use super::*;
 
     #[test]
     fn a_loan_returns_when_its_last_piece_drops() {
-        let pool = Pool::new(4, 64, 1 << 20).expect("memory");
+        let pool = BufferPool::new(4, 64, 1 << 20).expect("memory");
         let account = Account { slot: 0, generation: 0, epoch: 0 };
         pool.open_account(account);
         let mut loan = pool.lend_filled(Class::Small, b"hello world").expect("a free buffer");
@@ -339,7 +339,7 @@ mod tests {
             cuts in prop::collection::vec((0usize..64, 0u8..3), 0..20),
             kind in 0u8..3,
         ) {
-            let pool = Pool::new(2, 64, 1 << 20).expect("memory");
+            let pool = BufferPool::new(2, 64, 1 << 20).expect("memory");
             let mut chunk = match kind {
                 0 => Chunk::from_vec(bytes.clone()),
                 1 => Chunk::from_static(Box::leak(bytes.clone().into_boxed_slice())),

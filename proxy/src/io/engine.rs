@@ -8,8 +8,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::flow::Flow;
-use super::handle::{Alarm, Io, Settings, Shared, Stats};
+use super::handle::Io;
 use super::seam::{Completion, Op, Ring};
+use super::settings::Settings;
+use super::shared::{Alarm, Shared};
 use super::stream::{Inner, Phase, Stream, Tag};
 use super::token::{Kind, Token};
 use crate::time::Time;
@@ -20,6 +22,35 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 const ACCEPT_BACKOFF_SHORT: Duration = Duration::from_millis(4);
 /// Rounds of tasks and reports in one loop turn.
 const ROUNDS_MAX: usize = 8;
+
+/// What the engine has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Entries into the kernel.
+    pub enters: u64,
+    /// Completions handled, stale ones included.
+    pub completions: u64,
+    /// Completions for something that was gone.
+    pub stale: u64,
+    /// Receives that found no buffer.
+    pub buffers_exhausted: u64,
+    /// Bytes copied out of the ring's buffers.
+    pub copied_bytes: u64,
+    /// Sends cancelled to get their buffers back.
+    pub sends_reclaimed: u64,
+    /// Streams reset because they held the most when no buffer was left.
+    pub evicted: u64,
+    /// Streams accepted.
+    pub accepted: u64,
+    /// Panics caught in tasks.
+    pub panics: u64,
+    /// Streams that hold a slot now.
+    pub streams: u64,
+    /// Buffers on loan now.
+    pub buffers_loaned: u64,
+    /// Bytes of the buffer budget in use now.
+    pub budget_bytes: u64,
+}
 
 /// What the worker does with events.
 pub trait Handler {
@@ -248,7 +279,7 @@ impl<R: Ring> Engine<R> {
     }
 
     #[cfg(test)]
-    pub(super) fn pool(&self) -> &super::buffers::Pool {
+    pub(super) fn pool(&self) -> &super::buffers::BufferPool {
         self.ring.pool()
     }
 

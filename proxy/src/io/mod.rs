@@ -18,6 +18,7 @@ pub mod handshakes;
 pub mod ring;
 pub mod seam;
 pub mod settings;
+mod shared;
 pub mod simulated;
 mod sqe;
 pub mod stream;
@@ -29,7 +30,8 @@ pub mod token;
 mod tests;
 
 pub use chunk::Chunk;
-pub use engine::{Engine, Handler};
-pub use handle::{ConnectError, Elapsed, Io, Settings, Stats};
+pub use engine::{Engine, Handler, Stats};
+pub use handle::{ConnectError, Elapsed, Io};
+pub use settings::Settings;
 pub use stream::{Progress, Stream, StreamError, Tag};
 pub use timer::TimerKey;

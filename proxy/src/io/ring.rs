@@ -24,7 +24,7 @@ use nix::sys::socket::{
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::buffers::{Class, Pool};
+use super::buffers::{BufferPool, Class};
 use super::seam::{Completion, Op, Ring};
 use super::settings;
 use super::sqe::{self, ConnectMemory, SendMemory};
@@ -50,7 +50,7 @@ pub struct KernelRing {
     ring: IoUring,
     /// By class; blocks only where there are any.
     provided: Vec<ProvidedBuffers>,
-    pool: Rc<Pool>,
+    pool: Rc<BufferPool>,
     /// By slot: a stream has one send and one connect in flight at most.
     sends: Vec<Option<Box<SendMemory>>>,
     connects: Vec<Option<Box<ConnectMemory>>>,
@@ -71,7 +71,7 @@ impl KernelRing {
     /// from a kernel too old.
     pub fn new(settings: settings::Ring, buffer_budget: usize) -> io::Result<Self> {
         let ring = build(settings.entries)?;
-        let pool = Pool::new(settings.buffers, settings.buffer_size as usize, buffer_budget)?;
+        let pool = BufferPool::new(settings.buffers, settings.buffer_size as usize, buffer_budget)?;
         let mut provided = vec![ProvidedBuffers::register(&ring, Class::Small, settings.buffers)?];
         if let Some(blocks) = u16::try_from(pool.block_count()).ok().filter(|&count| count > 0) {
             provided.push(ProvidedBuffers::register(&ring, Class::Block, blocks)?);
@@ -238,7 +238,7 @@ impl Ring for KernelRing {
         })
     }
 
-    fn pool(&self) -> &Rc<Pool> {
+    fn pool(&self) -> &Rc<BufferPool> {
         &self.pool
     }
 
@@ -464,7 +464,7 @@ impl ProvidedBuffers {
     }
 
     /// Hands returned buffers to the kernel.
-    fn give(&mut self, pool: &Pool) {
+    fn give(&mut self, pool: &BufferPool) {
         let filled = self.given - self.offered;
         self.peak = filled.max(self.peak - (self.peak >> 8));
         let wanted = self.peak.saturating_mul(2).max(OFFER_MIN[self.class as usize]).min(self.count);

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Chunk;
-use super::buffers::{Class, Loan, Pool};
+use super::buffers::{BufferPool, Class, Loan};
 use super::token::Token;
 use crate::time::Time;
 
@@ -93,7 +93,7 @@ pub trait Ring {
     fn now(&self) -> Time;
 
     /// Where received bytes are put.
-    fn pool(&self) -> &Rc<Pool>;
+    fn pool(&self) -> &Rc<BufferPool>;
 
     /// Queues an operation; it starts at the next `wait` at the latest.
     fn submit(&mut self, token: Token, op: Op);

@@ -1,4 +1,6 @@
-//! How large a worker's ring is, and how much memory it receives into.
+//! How large a worker's ring is, how much memory it receives into, and the bounds of the engine over it.
+
+use std::time::Duration;
 
 /// `[ring]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,5 +33,71 @@ impl Ring {
     pub fn memory_bytes(&self) -> usize {
         let small = usize::from(self.buffers) * self.buffer_size as usize;
         small + Self::blocks_beside(small) * BLOCK_BYTES
+    }
+}
+
+/// The engine's bounds. `Default` suits tests and small workers.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Streams at once, connecting and closing ones included; at most 2^24.
+    pub streams_max: usize,
+    /// Bytes a stream may have received that nobody dropped (whole buffers for loans), before its receive is
+    /// cancelled.
+    pub receive_high: usize,
+    /// Where it is armed again.
+    pub receive_low: usize,
+    /// At most this while buffers or budget are short, less the less is free; resumes at half of it.
+    pub receive_pressed: usize,
+    /// `writable` while fewer bytes are queued.
+    pub write_low: usize,
+    /// Bytes handed to one send; below 2^32.
+    pub send_bytes_max: usize,
+    /// The same while less than a quarter of the buffers are free.
+    pub send_bytes_pressed: usize,
+    /// Chunks handed to one send; at most 1024 (IOV_MAX).
+    pub send_chunks_max: usize,
+    /// How long a closed stream may flush before it is reset, unless so many bytes were taken in that time.
+    pub close_timeout: Duration,
+    /// See `close_timeout`.
+    pub close_bytes: u64,
+    /// How long a flushed and shut-down stream waits for the peer's end, or for more bytes to discard: a peer
+    /// that is still sending when its connection is closed would be reset, and might never read what it was
+    /// sent last.
+    pub discard_quiet: Duration,
+    /// How long such a stream waits in all.
+    pub discard_max: Duration,
+    /// Bytes discarded of one stream, at most.
+    pub discard_bytes: usize,
+    /// How long a closed stream whose peer broke the rules may flush without progress, and how long in all it
+    /// waits after that. What it holds meanwhile is less than a session does for longer: no keys, no future,
+    /// no bytes.
+    pub refused_max: Duration,
+    /// Bytes thrown away of such a peer, at most: as much as a receive window lets it have under way when it
+    /// is told (tcp_rmem: 6 MiB).
+    pub refused_bytes: usize,
+    /// Task polls in one loop turn.
+    pub polls_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            streams_max: 65_536,
+            receive_high: 256 << 10,
+            receive_low: 128 << 10,
+            receive_pressed: 32 << 10,
+            write_low: 128 << 10,
+            send_bytes_max: 256 << 10,
+            send_bytes_pressed: 16 << 10,
+            send_chunks_max: 64,
+            close_timeout: Duration::from_secs(30),
+            close_bytes: 3000,
+            discard_quiet: Duration::from_secs(1),
+            discard_max: Duration::from_secs(30),
+            discard_bytes: 64 << 20,
+            refused_max: Duration::from_secs(3),
+            refused_bytes: 8 << 20,
+            polls_max: 4096,
+        }
     }
 }

@@ -13,25 +13,23 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+mod peer;
+mod ring;
 mod world;
 
+pub use self::peer::{Peer, Script};
+pub use self::ring::SimRing;
 pub(crate) use self::world::Random;
 #[cfg(test)]
 pub(crate) use self::world::take_front;
 use self::world::{Connection, File, Origin, Serve, World};
-use super::buffers::Pool;
+use super::buffers::BufferPool;
 use super::engine::{Engine, Handler};
-use super::handle::Settings;
-use super::seam::{Completion, Op, Ring};
-use super::token::{Kind, Token};
+use super::settings::Settings;
 use crate::time::Time;
 
 /// Descriptors start here, so that a confusion with slots shows.
 const FD_BASE: usize = 1000;
-/// This end of every connection.
-const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 1, 1)), 80);
-/// Steps of the world in one wait.
-const STEPS_MAX: usize = 256;
 
 /// How unkind the world is. Chances are in 1000 and drawn per step.
 #[derive(Clone, Copy, Debug)]
@@ -127,29 +125,11 @@ impl Default for Memory {
 #[derive(Clone)]
 pub struct Sim(Rc<RefCell<World>>);
 
-/// The other end of a connection of the engine; cheap to clone. Dropping it changes nothing.
-#[derive(Clone)]
-pub struct Peer {
-    world: Rc<RefCell<World>>,
-    connection: usize,
-}
-
 /// A listening socket in the simulation.
 #[derive(Clone, Copy, Debug)]
 pub struct SimListener {
     fd: RawFd,
 }
-
-/// The ring over a world.
-pub struct SimRing {
-    world: Rc<RefCell<World>>,
-    pool: Rc<Pool>,
-    queue: Vec<(Token, Op)>,
-    enters: u64,
-}
-
-/// Called again and again while the connection lives: reads what came, writes what it likes, closes.
-pub type Script = Box<dyn FnMut(&Peer)>;
 
 /// Told of every operation and completion, with the time.
 pub type Observer = Box<dyn FnMut(Time, fmt::Arguments<'_>)>;
@@ -180,9 +160,9 @@ impl Sim {
             acted: false,
             port: 40_000,
         }));
-        let pool =
-            Pool::new(memory.buffers, memory.buffer_size, memory.budget).expect("memory for the buffers");
-        let ring = SimRing { world: Rc::clone(&world), pool, queue: Vec::new(), enters: 0 };
+        let pool = BufferPool::new(memory.buffers, memory.buffer_size, memory.budget)
+            .expect("memory for the buffers");
+        let ring = SimRing::new(Rc::clone(&world), pool);
         (Engine::new(ring, settings), Self(world))
     }
 
@@ -209,7 +189,7 @@ impl Sim {
         };
         backlog.push_back(id);
         world.connections.push(Connection::new(peer));
-        Peer { world: Rc::clone(&self.0), connection: id }
+        Peer::new(&self.0, id)
     }
 
     /// Connects to this address succeed from now on; take them with `accept`.
@@ -245,7 +225,7 @@ impl Sim {
         let mut world = self.0.borrow_mut();
         let Some(Origin::Listening { backlog, .. }) = world.origins.get_mut(&address) else { return None };
         let connection = backlog.pop_front()?;
-        Some(Peer { world: Rc::clone(&self.0), connection })
+        Some(Peer::new(&self.0, connection))
     }
 
     /// Makes the watched descriptors readable once.
@@ -334,350 +314,8 @@ impl Sim {
     }
 }
 
-impl Peer {
-    fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
-        act(&mut self.world.borrow_mut().connections[self.connection])
-    }
-
-    /// This end's address.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.with(|c| c.peer)
-    }
-
-    /// Virtual time.
-    #[must_use]
-    pub fn now(&self) -> Time {
-        self.world.borrow().now
-    }
-
-    /// Scripts are called at this time, if it is not over, even if nothing else happens.
-    pub fn wake_at(&self, at: Time) {
-        let mut world = self.world.borrow_mut();
-        if at > world.now {
-            world.wakes.insert(at);
-        }
-    }
-
-    /// Like `with`, and notes when `act` says that it changed something.
-    fn act(&self, act: impl FnOnce(&mut Connection) -> bool) {
-        let world = &mut *self.world.borrow_mut();
-        world.acted |= act(&mut world.connections[self.connection]);
-    }
-
-    /// Sends bytes.
-    pub fn write(&self, bytes: &[u8]) {
-        self.act(|c| {
-            let open = !c.peer_closed && !c.inward_fin && !c.is_broken();
-            if open {
-                c.inward.extend(bytes);
-                c.written += bytes.len() as u64;
-            }
-            open && !bytes.is_empty()
-        });
-    }
-
-    /// Everything that has come.
-    #[must_use]
-    pub fn read(&self) -> Vec<u8> {
-        self.read_at_most(usize::MAX)
-    }
-
-    /// At most `max` bytes of what has come.
-    #[must_use]
-    pub fn read_at_most(&self, max: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.act(|c| {
-            let n = max.min(c.outward.len());
-            bytes = world::take_front(&mut c.outward, n);
-            !bytes.is_empty()
-        });
-        bytes
-    }
-
-    /// Sent and not yet received by the engine.
-    #[must_use]
-    pub fn unsent(&self) -> usize {
-        self.with(|c| c.inward.len())
-    }
-
-    /// Sends FIN.
-    pub fn shutdown_write(&self) {
-        self.act(|c| !std::mem::replace(&mut c.inward_fin, true));
-    }
-
-    /// Closes: in good order if everything that came was read, else with a reset, as a host does.
-    pub fn close(&self) {
-        self.act(|c| {
-            if !c.outward.is_empty() && !c.peer_closed {
-                c.break_by_peer(libc::ECONNRESET);
-                return true;
-            }
-            c.inward_fin = true;
-            !std::mem::replace(&mut c.peer_closed, true)
-        });
-    }
-
-    /// Resets.
-    pub fn reset(&self) {
-        self.act(|c| {
-            c.break_by_peer(libc::ECONNRESET);
-            true
-        });
-    }
-
-    /// Falls silent for ever: the engine's host gives the connection up.
-    pub fn vanish(&self) {
-        self.act(|c| {
-            c.break_by_peer(libc::ETIMEDOUT);
-            true
-        });
-    }
-
-    /// The engine sent FIN and everything before it was read.
-    #[must_use]
-    pub fn is_ended(&self) -> bool {
-        self.with(|c| c.outward_fin && c.outward.is_empty() && !c.is_broken())
-    }
-
-    /// The connection was reset, by either side.
-    #[must_use]
-    pub fn is_reset(&self) -> bool {
-        self.with(|c| c.is_broken())
-    }
-
-    /// The engine holds no descriptor of it any more.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.with(|c| c.engine_closed)
-    }
-
-    /// Has `script` called whenever the world moves, until the peer closed or the connection broke.
-    pub fn script(&self, script: impl FnMut(&Self) + 'static) {
-        let entry = (self.clone(), Box::new(script) as Script);
-        self.world.borrow_mut().scripts.push(entry);
-    }
-}
-
-impl SimRing {
-    /// Calls scripts without holding the world, since they act on it.
-    fn run_scripts(&self) {
-        let mut scripts = std::mem::take(&mut self.world.borrow_mut().scripts);
-        for (peer, script) in &mut scripts {
-            script(peer);
-        }
-        scripts.retain(|(peer, _)| peer.with(|c| !c.is_broken() && !c.peer_closed));
-        let mut world = self.world.borrow_mut();
-        scripts.append(&mut world.scripts);
-        world.scripts = scripts;
-    }
-
-    /// Gives scripts to connections that reached serving origins.
-    fn serve(&self, from: usize) {
-        let made = self.world.borrow().connections.len();
-        for connection in from..made {
-            let address = self.world.borrow().connections[connection].peer;
-            let serve = match self.world.borrow().origins.get(&address) {
-                Some(Origin::Listening { serve: Some(serve), .. }) => Rc::clone(serve),
-                _ => continue,
-            };
-            let script = (serve.borrow_mut())();
-            let peer = Peer { world: Rc::clone(&self.world), connection };
-            self.world.borrow_mut().scripts.push((peer, script));
-        }
-    }
-
-    /// Lets the world move. Returns whether something could have moved but was delayed.
-    fn step(&self) -> bool {
-        let world = &mut *self.world.borrow_mut();
-        let count = world.files.len();
-        let mut delayed = false;
-        if count > 0 {
-            let start = world.random.below(count);
-            for offset in 0..count {
-                let mut moves = 1 + world.random.below(4);
-                while moves > 0 {
-                    let delay = world.faults.delay;
-                    if world.random.chance(delay) {
-                        delayed |= world.can_move((start + offset) % count);
-                        break;
-                    }
-                    moves = if world.step((start + offset) % count, &self.pool).is_some() {
-                        moves - 1
-                    } else {
-                        0
-                    };
-                }
-            }
-        }
-        world.step_watches();
-        world.post_stale();
-        delayed
-    }
-}
-
-impl Ring for SimRing {
-    type Listener = SimListener;
-
-    fn listener_fd(&self, listener: &SimListener) -> RawFd {
-        listener.fd
-    }
-
-    fn now(&self) -> Time {
-        self.world.borrow().now
-    }
-
-    fn pool(&self) -> &Rc<Pool> {
-        &self.pool
-    }
-
-    fn submit(&mut self, token: Token, op: Op) {
-        self.queue.push((token, op));
-    }
-
-    fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<()> {
-        self.enters += 1;
-        for (token, op) in self.queue.drain(..) {
-            self.world.borrow_mut().start(token, op);
-        }
-        let start = self.world.borrow().now;
-        let until = timeout.map(|timeout| start + timeout);
-        self.world.borrow_mut().quiet = false;
-        for _ in 0..STEPS_MAX {
-            let now = self.world.borrow().now;
-            self.world.borrow_mut().wakes.retain(|&wake| wake > now);
-            let from = self.world.borrow().connections.len();
-            self.run_scripts();
-            let delayed = self.step();
-            self.serve(from);
-            let mut world = self.world.borrow_mut();
-            if !world.posted.is_empty() || timeout == Some(Duration::ZERO) {
-                let pause = world.random.below(200_000) as u64;
-                world.now = world.now + Duration::from_nanos(pause);
-                return Ok(());
-            }
-            if delayed || std::mem::take(&mut world.acted) {
-                world.now = world.now + Duration::from_millis(1);
-                if until.is_some_and(|until| world.now >= until) {
-                    return Ok(());
-                }
-            } else {
-                // Nothing happens until a timer fires, until the test wants to look, or until a script waits
-                // no longer.
-                let end = [until, world.horizon].into_iter().flatten().min();
-                match (end, world.wakes.first().copied()) {
-                    (Some(end), wake) if wake.is_none_or(|wake| end <= wake) => {
-                        world.now = end.max(world.now)
-                    }
-                    (_, Some(wake)) => {
-                        world.now = wake;
-                        continue;
-                    }
-                    _ => world.quiet = true,
-                }
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    fn catch_up(&mut self) -> std::io::Result<()> {
-        self.world.borrow_mut().catching_up = true;
-        Ok(())
-    }
-
-    fn completions(&mut self, into: &mut Vec<Completion>) {
-        self.world.borrow_mut().take_posted(into);
-    }
-
-    fn open(&mut self, _address: SocketAddr) -> Result<RawFd, i32> {
-        let mut world = self.world.borrow_mut();
-        let chance = world.faults.open_failure;
-        if chance > 0 && world.random.chance(chance) {
-            return Err(libc::EMFILE);
-        }
-        Ok(world.new_fd(File::Socket { connection: None, receive: None, send: None, connect: None }))
-    }
-
-    fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32> {
-        let mut world = self.world.borrow_mut();
-        let File::Socket { connection: Some(connection), .. } = world.file(fd) else {
-            return Err(libc::ENOTCONN);
-        };
-        let connection = *connection;
-        let connection = &world.connections[connection];
-        if accepted && connection.is_broken() {
-            return Err(libc::ENOTCONN);
-        }
-        Ok(connection.peer)
-    }
-
-    fn local_address(_fd: RawFd) -> Option<SocketAddr> {
-        Some(LOCAL)
-    }
-
-    fn reset_on_close(&mut self, fd: RawFd) {
-        let mut world = self.world.borrow_mut();
-        if let File::Socket { connection: Some(connection), .. } = world.file(fd) {
-            let connection = *connection;
-            world.connections[connection].reset_on_close = true;
-        }
-    }
-
-    fn stop(&mut self) {
-        let queue = std::mem::take(&mut self.queue);
-        let mut world = self.world.borrow_mut();
-        let posted = std::mem::take(&mut world.posted);
-        for file in world.files.iter_mut().flatten() {
-            match file {
-                File::Listener { accept, .. } => *accept = None,
-                File::Socket { receive, send, connect, .. } => {
-                    (*receive, *send, *connect) = (None, None, None);
-                }
-            }
-        }
-        world.watches.clear();
-        // What was queued is still carried out, but only closes outlast the cancel. Connections that nobody
-        // was told of go.
-        let queued =
-            queue.into_iter().filter_map(|(_, op)| if let Op::Close { fd } = op { Some(fd) } else { None });
-        let accepted =
-            posted.iter().map(|(_, posted)| posted).filter(|posted| posted.token.kind() == Kind::Accept);
-        for fd in queued.chain(accepted.map(|accepted| accepted.result).filter(|fd| *fd >= 0)) {
-            world.close(fd);
-        }
-        // Loans in it go back to the pool.
-        drop(posted);
-    }
-
-    fn close_now(&mut self, fd: RawFd) {
-        self.world.borrow_mut().close(fd);
-    }
-
-    fn unacknowledged(&self) -> Rc<dyn Fn(RawFd) -> usize> {
-        let world = Rc::clone(&self.world);
-        Rc::new(move |fd| world.borrow().unread_by_peer(fd))
-    }
-
-    fn enters(&self) -> u64 {
-        self.enters
-    }
-}
-
 impl std::fmt::Debug for Sim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sim").field("now", &self.now()).finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peer").field("connection", &self.connection).finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for SimRing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SimRing").field("enters", &self.enters).finish_non_exhaustive()
     }
 }

@@ -20,25 +20,25 @@ pub struct TimerKey(NonZero<u64>);
 /// Timers of one worker, each with a value that comes back when it fires.
 #[derive(Debug)]
 pub struct Wheel<T> {
-    entries: Vec<Entry<T>>,
+    entries: Vec<TimerEntry<T>>,
     free: u32,
     armed: usize,
     /// Every timer at or before this tick has fired, but those in the due list.
     elapsed: u64,
     occupied: [u64; LEVELS],
     /// One list per place; the last is the due list.
-    slots: Vec<Slot>,
+    lists: Vec<TimerList>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+struct TimerList {
     head: u32,
     /// No timer in the list is earlier. May be too early after a disarm, never too late.
     earliest: u64,
 }
 
 #[derive(Debug)]
-struct Entry<T> {
+struct TimerEntry<T> {
     generation: u32,
     next: u32,
     previous: u32,
@@ -57,7 +57,7 @@ impl<T> Wheel<T> {
             armed: 0,
             elapsed: now.as_nanos() >> TICK_BITS,
             occupied: [0; LEVELS],
-            slots: vec![Slot { head: NONE, earliest: u64::MAX }; LEVELS * 64 + 1],
+            lists: vec![TimerList { head: NONE, earliest: u64::MAX }; LEVELS * 64 + 1],
         }
     }
 
@@ -78,7 +78,7 @@ impl<T> Wheel<T> {
         let nanos = deadline.as_nanos();
         let tick = (nanos >> TICK_BITS) + u64::from(nanos & ((1 << TICK_BITS) - 1) != 0);
         let index = if self.free == NONE {
-            self.entries.push(Entry {
+            self.entries.push(TimerEntry {
                 generation: 0,
                 next: NONE,
                 previous: NONE,
@@ -123,11 +123,11 @@ impl<T> Wheel<T> {
     /// When `advance` has something to do next; `None` while nothing is armed.
     #[must_use]
     pub fn next_wake(&self) -> Option<Time> {
-        if self.slots[DUE as usize].head != NONE {
+        if self.lists[DUE as usize].head != NONE {
             return Some(Time::from_nanos(self.elapsed << TICK_BITS));
         }
         let (place, _) = self.first_place()?;
-        let tick = self.slots[place].earliest;
+        let tick = self.lists[place].earliest;
         Some(Time::from_nanos(tick.saturating_mul(1 << TICK_BITS)))
     }
 
@@ -182,10 +182,10 @@ impl<T> Wheel<T> {
             self.occupied[level] |= 1 << slot;
             level * 64 + slot
         };
-        let slot = &mut self.slots[place];
-        let next = slot.head;
-        slot.head = index;
-        slot.earliest = slot.earliest.min(tick);
+        let list = &mut self.lists[place];
+        let next = list.head;
+        list.head = index;
+        list.earliest = list.earliest.min(tick);
         if next != NONE {
             self.entries[next as usize].previous = index;
         }
@@ -196,12 +196,12 @@ impl<T> Wheel<T> {
     }
 
     fn unlink(&mut self, index: u32) {
-        let Entry { next, previous, place, .. } = self.entries[index as usize];
+        let TimerEntry { next, previous, place, .. } = self.entries[index as usize];
         if next != NONE {
             self.entries[next as usize].previous = previous;
         }
         if previous == NONE {
-            self.slots[place as usize].head = next;
+            self.lists[place as usize].head = next;
             if next == NONE {
                 self.clear(place as usize);
             }
@@ -211,7 +211,7 @@ impl<T> Wheel<T> {
     }
 
     fn clear(&mut self, place: usize) {
-        self.slots[place] = Slot { head: NONE, earliest: u64::MAX };
+        self.lists[place] = TimerList { head: NONE, earliest: u64::MAX };
         if place < DUE as usize {
             self.occupied[place / 64] &= !(1 << (place % 64));
         }
@@ -228,7 +228,7 @@ impl<T> Wheel<T> {
     }
 
     fn fire_list(&mut self, place: usize, fired: &mut Vec<T>) {
-        let mut index = self.slots[place].head;
+        let mut index = self.lists[place].head;
         self.clear(place);
         while index != NONE {
             let next = self.entries[index as usize].next;
@@ -239,7 +239,7 @@ impl<T> Wheel<T> {
 
     /// Spreads a list over the lower levels, now that `elapsed` stands at its start.
     fn cascade(&mut self, place: usize, fired: &mut Vec<T>) {
-        let mut index = self.slots[place].head;
+        let mut index = self.lists[place].head;
         self.clear(place);
         while index != NONE {
             let next = self.entries[index as usize].next;
@@ -263,22 +263,22 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum WheelStep {
         Arm(u64),
         Disarm(usize),
         Advance(u64),
         AdvanceToNext,
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = WheelStep> {
         let span =
             prop_oneof![0u64..10_000_000, 0u64..5_000_000_000, 0u64..10_000_000_000_000, Just(u64::MAX / 2)];
         prop_oneof![
-            4 => span.clone().prop_map(Step::Arm),
-            2 => (0usize..64).prop_map(Step::Disarm),
-            2 => (0u64..20_000_000_000).prop_map(Step::Advance),
-            1 => span.prop_map(|s| Step::Advance(s / 4)),
-            2 => Just(Step::AdvanceToNext),
+            4 => span.clone().prop_map(WheelStep::Arm),
+            2 => (0usize..64).prop_map(WheelStep::Disarm),
+            2 => (0u64..20_000_000_000).prop_map(WheelStep::Advance),
+            1 => span.prop_map(|s| WheelStep::Advance(s / 4)),
+            2 => Just(WheelStep::AdvanceToNext),
         ]
     }
 
@@ -297,21 +297,21 @@ mod tests {
             let tick = |t: Time| t.as_nanos().div_ceil(1 << TICK_BITS);
             for step in steps {
                 match step {
-                    Step::Arm(span) => {
+                    WheelStep::Arm(span) => {
                         let deadline = now + Duration::from_nanos(span);
                         let key = wheel.arm(deadline, (tick(deadline), serial));
                         model.insert((tick(deadline), serial), key);
                         keys.push((key, (tick(deadline), serial)));
                         serial += 1;
                     }
-                    Step::Disarm(at) if !keys.is_empty() => {
+                    WheelStep::Disarm(at) if !keys.is_empty() => {
                         let (key, id) = keys[at % keys.len()];
                         prop_assert_eq!(wheel.disarm(key).is_some(), model.remove(&id).is_some());
                     }
-                    Step::Disarm(_) => {}
-                    Step::Advance(_) | Step::AdvanceToNext => {
+                    WheelStep::Disarm(_) => {}
+                    WheelStep::Advance(_) | WheelStep::AdvanceToNext => {
                         let to = match step {
-                            Step::Advance(span) => now + Duration::from_nanos(span),
+                            WheelStep::Advance(span) => now + Duration::from_nanos(span),
                             _ => wheel.next_wake().unwrap_or(now).max(now),
                         };
                         if let Some((&(first, _), _)) = model.first_key_value() {

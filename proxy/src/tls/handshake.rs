@@ -176,7 +176,7 @@ enum Connection {
 }
 
 /// One step of rustls'.
-enum Step {
+enum HandshakeStep {
     Again,
     NeedMore,
     Established,
@@ -278,8 +278,8 @@ impl Handshake {
                     let taken = take_early(connection.process_tls_records(input), out, &mut self.early);
                     // Our half of it is over, and theirs is not.
                     match taken {
-                        (discard, Ok(Step::Established)) if connection.is_handshaking() => {
-                            (discard, Ok(Step::NeedMore))
+                        (discard, Ok(HandshakeStep::Established)) if connection.is_handshaking() => {
+                            (discard, Ok(HandshakeStep::NeedMore))
                         }
                         taken => taken,
                     }
@@ -291,13 +291,13 @@ impl Handshake {
             self.input.drain(..discard);
             self.shown -= discard;
             match step {
-                Ok(Step::Again) => {}
-                Ok(Step::NeedMore) => {
+                Ok(HandshakeStep::Again) => {}
+                Ok(HandshakeStep::NeedMore) => {
                     if !self.show() {
                         return Ok(Progress::NeedMore);
                     }
                 }
-                Ok(Step::Established) => {
+                Ok(HandshakeStep::Established) => {
                     return self.establish().map(|established| Progress::Done(Box::new(established)));
                 }
                 Err(error) => {
@@ -401,7 +401,7 @@ impl Handshake {
                 _ => return,
             };
             self.input.drain(..discard);
-            if !matches!(step, Ok(Step::Again)) {
+            if !matches!(step, Ok(HandshakeStep::Again)) {
                 return;
             }
         }
@@ -452,7 +452,7 @@ fn take_early(
     status: UnbufferedStatus<'_, '_, ServerConnectionData>,
     out: &mut Vec<u8>,
     early: &mut Vec<u8>,
-) -> (usize, Result<Step, Error>) {
+) -> (usize, Result<HandshakeStep, Error>) {
     let UnbufferedStatus { mut discard, state } = status;
     let Ok(ConnectionState::ReadEarlyData(mut read)) = state else {
         return step(UnbufferedStatus { discard, state }, out);
@@ -466,7 +466,7 @@ fn take_early(
             Err(error) => return (discard, Err(error)),
         }
     }
-    (discard, Ok(Step::Again))
+    (discard, Ok(HandshakeStep::Again))
 }
 
 /// Bytes of the record that begins so; of its header, where that is of none, which rustls refuses.
@@ -488,7 +488,10 @@ fn record_at(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Handles one state: how much of the input to throw away, and the next step.
-fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut Vec<u8>) -> (usize, Result<Step, Error>) {
+fn step<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    out: &mut Vec<u8>,
+) -> (usize, Result<HandshakeStep, Error>) {
     let UnbufferedStatus { discard, state } = status;
     let result = match state {
         Err(error) => Err(error),
@@ -497,14 +500,14 @@ fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut Vec<u8>) -> (usi
                 Err(EncodeError::InsufficientSize(needed)) => Err(Some(needed)),
                 other => other.map_err(|_| None),
             });
-            written.map(|()| Step::Again)
+            written.map(|()| HandshakeStep::Again)
         }
         Ok(ConnectionState::TransmitTlsData(transmit)) => {
             transmit.done();
-            Ok(Step::Again)
+            Ok(HandshakeStep::Again)
         }
-        Ok(ConnectionState::BlockedHandshake) => Ok(Step::NeedMore),
-        Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Established),
+        Ok(ConnectionState::BlockedHandshake) => Ok(HandshakeStep::NeedMore),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(HandshakeStep::Established),
         Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
             Err(Error::AlertReceived(AlertDescription::CloseNotify))
         }

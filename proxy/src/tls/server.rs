@@ -12,7 +12,7 @@ use rustls::version::{TLS12, TLS13};
 use super::certificate::Certificate;
 use super::key_log::Secrets;
 use super::resolver::Resolver;
-use super::sessions::Sessions;
+use super::sessions::StoredSessions;
 use super::tickets::{TicketKey, Tickets};
 use super::{Part, TlsError, provider, roots};
 
@@ -108,7 +108,7 @@ impl ServerTls {
         config.key_log = Arc::new(Secrets);
         if settings.early_data {
             config.max_early_data_size = EARLY_BYTES_MAX;
-            config.session_storage = Arc::new(Sessions::new(Arc::clone(&clock)));
+            config.session_storage = Arc::new(StoredSessions::new(Arc::clone(&clock)));
             config.send_half_rtt_data = true;
         } else {
             config.max_early_data_size = 0;

@@ -19,12 +19,12 @@ const STATE_BYTES_MAX: usize = 4 << 10;
 const LIFETIME: u64 = 24 * 3600;
 
 /// See the module.
-pub struct Sessions {
+pub struct StoredSessions {
     clock: Arc<dyn TimeProvider>,
     shelves: Vec<Arc<ServerSessionMemoryCache>>,
 }
 
-impl Sessions {
+impl StoredSessions {
     /// None yet.
     #[must_use]
     pub fn new(clock: Arc<dyn TimeProvider>) -> Self {
@@ -52,7 +52,7 @@ impl Sessions {
     }
 }
 
-impl StoresServerSessions for Sessions {
+impl StoresServerSessions for StoredSessions {
     fn put(&self, id: Vec<u8>, mut state: Vec<u8>) -> bool {
         let Some(made_at) = self.now().filter(|_| state.len() <= STATE_BYTES_MAX) else { return false };
         state.extend(made_at.to_be_bytes());
@@ -72,9 +72,9 @@ impl StoresServerSessions for Sessions {
     }
 }
 
-impl fmt::Debug for Sessions {
+impl fmt::Debug for StoredSessions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Sessions")
+        formatter.write_str("StoredSessions")
     }
 }
 
@@ -96,9 +96,9 @@ mod tests {
         }
     }
 
-    fn sessions() -> (Arc<Clock>, Sessions) {
+    fn sessions() -> (Arc<Clock>, StoredSessions) {
         let clock = Arc::new(Clock::default());
-        (Arc::clone(&clock), Sessions::new(clock))
+        (Arc::clone(&clock), StoredSessions::new(clock))
     }
 
     fn id(number: usize) -> Vec<u8> {

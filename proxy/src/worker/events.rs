@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::control::slots::SteeringSlot;
 use crate::counters::Plain;
+use crate::io::Stats;
 use crate::io::Stream;
 use crate::io::engine::Handler;
-use crate::io::handle::Stats;
 use crate::io::stream::Tag;
 use crate::io::tags;
 use crate::listen::ListenerId;

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use super::send::submit_fin;
 use super::{Flow, cancel, token};
-use crate::io::handle::Alarm;
 use crate::io::seam::{Op, Ring};
+use crate::io::shared::Alarm;
 use crate::io::stream::{ConnectOp, Fin, Inner, Phase, ReceiveOp, StreamError, StreamState};
 use crate::io::token::Kind;
 

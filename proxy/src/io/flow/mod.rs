@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Chunk;
-use super::buffers::Pool;
-use super::handle::Shared;
+use super::buffers::BufferPool;
 use super::seam::{Completion, Op, Ring};
+use super::shared::Shared;
 use super::stream::{Fin, Inner, List, Phase, StreamError, StreamState};
 use super::token::{Kind, Token};
 use crate::time::Time;
@@ -160,7 +160,7 @@ fn cancel<R: Ring>(state: &StreamState, inner: &mut Inner, kind: Kind, ring: &mu
 
 /// Has a chunk let go of its receive buffers if the budget has room: a loan becomes a copy. Says how many
 /// bytes were copied.
-fn copy_out(chunk: &mut Chunk, pool: &Rc<Pool>) -> u64 {
+fn copy_out(chunk: &mut Chunk, pool: &Rc<BufferPool>) -> u64 {
     let Some(loan) = chunk.loan() else {
         chunk.settle(pool, pool.budget_reserve());
         return 0;

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Flow, RETRY, STARVED_MAX, cancel, copy_out};
-use crate::io::handle::Shared;
 use crate::io::seam::Ring;
+use crate::io::shared::Shared;
 use crate::io::stream::{Inner, List, Phase, ReceiveOp, StreamError, StreamState};
 use crate::io::token::Kind;
 use crate::time::Time;

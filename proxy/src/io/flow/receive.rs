@@ -54,14 +54,13 @@ impl Flow {
         let outstanding = self.shared.pool.outstanding(state.account());
         let limit = self.limit_of(inner);
         let is_full = outstanding >= limit;
-        let is_unwanted = inner.receiving.waits_for_demand() && !inner.is_read();
         match inner.receiving.operation {
             ReceiveOp::Armed => {
                 if is_full || inner.receiving.is_throttled || !inner.receiving.class.is_settled() {
                     self.cancel_receive(state, inner, ring);
                 }
             }
-            ReceiveOp::Idle if is_unwanted => {}
+            ReceiveOp::Idle if inner.receiving.waits_for_demand() && !inner.is_read() => {}
             ReceiveOp::Idle => {
                 let is_bounded = is_full || inner.receiving.is_throttled;
                 if is_bounded && self.go_on_within_record(state, inner, ring) {

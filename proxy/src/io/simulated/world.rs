@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use super::{FD_BASE, Faults, Observer, Peer, Script};
 use crate::io::Chunk;
-use crate::io::buffers::{Class, Loan, Pool};
+use crate::io::buffers::{BufferPool, Class, Loan};
 use crate::io::seam::{Completion, Op};
 use crate::io::token::{Kind, Token};
 use crate::time::Time;
@@ -51,7 +51,7 @@ pub(super) enum File {
     },
     Socket {
         connection: Option<usize>,
-        receive: Option<Receiving>,
+        receive: Option<ArmedReceive>,
         send: Option<(Token, Vec<Chunk>)>,
         connect: Option<(Token, SocketAddr)>,
     },
@@ -59,7 +59,7 @@ pub(super) enum File {
 
 /// A receive in flight.
 #[derive(Clone, Copy)]
-pub(super) struct Receiving {
+pub(super) struct ArmedReceive {
     token: Token,
     multishot: bool,
     class: Class,
@@ -267,7 +267,7 @@ impl World {
             },
             Op::Receive { fd, multishot, class } => match self.file(fd) {
                 File::Socket { receive, .. } => {
-                    let new = Receiving { token, multishot, class, misses_end: false };
+                    let new = ArmedReceive { token, multishot, class, misses_end: false };
                     assert!(receive.replace(new).is_none(), "two receives on one socket")
                 }
                 File::Listener { .. } => self.post(fd, token, -libc::ENOTCONN, false),
@@ -369,7 +369,7 @@ impl World {
     }
 
     /// One thing that the kernel may do now on this descriptor. `None` when there is none.
-    pub(super) fn step(&mut self, index: usize, pool: &Rc<Pool>) -> Option<()> {
+    pub(super) fn step(&mut self, index: usize, pool: &Rc<BufferPool>) -> Option<()> {
         let fd = (FD_BASE + index) as RawFd;
         let first = self.random.below(3);
         match self.files[index].as_ref()? {
@@ -425,11 +425,11 @@ impl World {
         Some(())
     }
 
-    pub(super) fn step_receive(&mut self, index: usize, fd: RawFd, pool: &Rc<Pool>) -> Option<()> {
+    pub(super) fn step_receive(&mut self, index: usize, fd: RawFd, pool: &Rc<BufferPool>) -> Option<()> {
         let Some(File::Socket { connection: Some(connection), receive, .. }) = &mut self.files[index] else {
             return None;
         };
-        let Receiving { token, multishot, class, misses_end } = (*receive)?;
+        let ArmedReceive { token, multishot, class, misses_end } = (*receive)?;
         let connection = &mut self.connections[*connection];
         if !connection.is_broken() && self.random.chance(self.faults.reset) {
             connection.break_by_peer(libc::ECONNRESET);
@@ -463,7 +463,7 @@ impl World {
         connection.delivered += n as u64;
         let more = multishot && !self.random.chance(self.faults.spurious_end);
         let misses_end = self.random.chance(self.faults.missed_end);
-        *receive = more.then_some(Receiving { token, multishot, class, misses_end });
+        *receive = more.then_some(ArmedReceive { token, multishot, class, misses_end });
         self.post_with(fd, token, n as i32, more, Some(loan), Vec::new());
         Some(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::io::handle::Settings;
+use crate::io::settings::Settings;
 use crate::io::timer::TimerKey;
 use crate::time::Time;
 

@@ -4,12 +4,12 @@
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// An address in two words: most are IPv4.
-pub(in crate::io) enum Peer {
+pub(in crate::io) enum PeerAddress {
     V4(SocketAddrV4),
     V6(Box<SocketAddrV6>),
 }
 
-impl Peer {
+impl PeerAddress {
     pub(in crate::io) fn address(&self) -> SocketAddr {
         match self {
             Self::V4(address) => SocketAddr::V4(*address),
@@ -18,7 +18,7 @@ impl Peer {
     }
 }
 
-impl From<SocketAddr> for Peer {
+impl From<SocketAddr> for PeerAddress {
     /// An IPv4-mapped address, which a socket of both families reports, is an IPv4 address from here on.
     fn from(address: SocketAddr) -> Self {
         match address {

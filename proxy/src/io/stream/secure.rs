@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use super::queue::Taken;
 use super::{Fin, Inner, List, Phase, Queue, ReceiveOp, Spares, Stream, StreamError, StreamState};
 use crate::io::Chunk;
-use crate::io::buffers::{Account, Pool};
+use crate::io::buffers::{Account, BufferPool};
 use crate::io::chunk::Hold;
 use crate::time::Time;
 use crate::tls::handshake::{self, Established, Failure, Handshake, Progress};
@@ -78,7 +78,7 @@ impl Secure {
         inbound: &mut Queue,
         out: &mut Vec<u8>,
         spares: &Spares,
-        pool: &Rc<Pool>,
+        pool: &Rc<BufferPool>,
         account: Account,
     ) -> Result<(), StreamError> {
         if let Layer::Early(handshake) = &mut self.layer {
@@ -136,7 +136,7 @@ impl Secure {
         &mut self,
         early: Vec<u8>,
         spares: &Spares,
-        pool: &Rc<Pool>,
+        pool: &Rc<BufferPool>,
         account: Account,
     ) -> Result<(), StreamError> {
         if early.len() >= COUNTED_BYTES {
@@ -187,7 +187,7 @@ impl Secure {
         &mut self,
         plain: Chunk,
         now: Time,
-        pool: &Rc<Pool>,
+        pool: &Rc<BufferPool>,
         reserve: usize,
     ) -> Result<Chunk, StreamError> {
         let mut out = Vec::new();

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::{Queue, Spares, StreamError};
 use crate::io::Chunk;
 use crate::io::buffers::FRAGMENT_COST;
-use crate::io::handle::{Settings, Shared};
+use crate::io::settings::Settings;
+use crate::io::shared::Shared;
 use crate::time::Time;
 
 /// Where the send operation is.

@@ -9,14 +9,14 @@ use std::task::Context;
 
 use super::closing::{Closing, Phase};
 use super::lists::{List, Lists};
-use super::peer::Peer;
+use super::peer::PeerAddress;
 use super::receiving::{ReceiveOp, Receiving};
 use super::secure::Secure;
 use super::sending::{Fin, Sending};
 use super::{StreamError, Tag};
 use crate::io::Chunk;
 use crate::io::buffers::Account;
-use crate::io::handle::Shared;
+use crate::io::shared::Shared;
 use crate::time::Time;
 
 /// A stream and its place in the engine.
@@ -46,7 +46,7 @@ pub(in crate::io) enum ConnectOp {
 pub(in crate::io) struct Inner {
     /// -1 before it is opened and after it is closed.
     pub(in crate::io) fd: RawFd,
-    pub(in crate::io) peer: Peer,
+    pub(in crate::io) peer: PeerAddress,
     pub(in crate::io) phase: Phase,
     pub(in crate::io) connect: ConnectOp,
     pub(in crate::io) receiving: Receiving,
@@ -202,7 +202,8 @@ impl StreamState {
 
     /// Has the engine look at the stream in this loop turn.
     pub(in crate::io) fn mark(self: &Rc<Self>, inner: &mut Inner) {
-        if inner.phase != Phase::Closed && inner.lists.enter(List::Dirty) {
+        if !inner.lists.contains(List::Dirty) && inner.phase != Phase::Closed {
+            inner.lists.enter(List::Dirty);
             self.shared.push_dirty(self);
         }
     }
