@@ -11,7 +11,7 @@ use proxy::route::RouteTable;
 use proxy::time::Time;
 use proxy::upstream::endpoint::{Endpoint, EndpointId};
 use proxy::upstream::endpoint_set::EndpointSet;
-use proxy::upstream::pool::{Lease, Pool};
+use proxy::upstream::pool::idle::{IdlePool, Taken};
 
 use super::{Case, Runner, each};
 use crate::Random;
@@ -61,25 +61,27 @@ fn route(count: usize) -> Runner {
 
 /// A pool with 32 connections to two endpoints, leased in turn.
 fn pool() -> Runner {
-    let limits = model::Pool {
+    let limits = model::PoolLimits {
         max_idle: 64,
         idle_timeout: Duration::from_secs(60),
         max_lifetime: Duration::from_secs(3_600),
     };
     let addresses = [1, 2].map(|last| SocketAddr::from(([10, 0, 0, last], 8080)));
     let endpoint = |address| Endpoint { address, label: "".into(), weight: 1 };
-    let mut pool = Pool::new(limits, &EndpointSet::new(addresses.map(endpoint)));
+    let mut pool = IdlePool::new(limits, &EndpointSet::new(addresses.map(endpoint)));
     let endpoints = addresses.map(EndpointId::from);
     let now = Time::from_nanos(1_000_000_000);
     for number in 0..32u64 {
-        pool.release(endpoints[number as usize % 2], number, now, now).expect("room");
+        pool.put(endpoints[number as usize % 2], number, now, now).expect("room");
     }
     let mut next = 0;
     each(move || {
         let endpoint = endpoints[next % 2];
         next += 1;
-        let Lease::Slot { slot, born } = pool.lease(black_box(endpoint), now) else { panic!("none is idle") };
-        black_box(pool.release(endpoint, slot, born, now).expect("room"));
+        let Taken::Connection { connection, born } = pool.take(black_box(endpoint), now) else {
+            panic!("none is idle")
+        };
+        black_box(pool.put(endpoint, connection, born, now).expect("room"));
     })
 }
 

@@ -70,7 +70,7 @@ fn upstream(endpoint: SocketAddr) -> model::Upstream {
         connect_timeout: TIMEOUT,
         send_proxy: false,
         tls: None,
-        pool: model::Pool {
+        pool: model::PoolLimits {
             max_idle: 16,
             idle_timeout: TIMEOUT,
             max_lifetime: Duration::from_secs(u64::from(u32::MAX)),

@@ -19,7 +19,7 @@ use crate::route::RouteTable;
 pub use crate::route::model::{Action, Redirect, Respond, Route, RoutePath};
 use crate::session::traffic::Traffic;
 use crate::tls::certificate::Certificate;
-pub use crate::upstream::model::{Endpoint, Pool, Retry, Upstream};
+pub use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
 
 /// The shortest and the longest ban that `guard.ban_for` and `sluice ban --for` allow.
 pub const BAN_FOR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);

@@ -95,7 +95,7 @@ pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
         connect_timeout: Duration::from_secs(1),
         send_proxy: false,
         tls: None,
-        pool: model::Pool {
+        pool: model::PoolLimits {
             max_idle: 16,
             idle_timeout: Duration::from_secs(30),
             max_lifetime: Duration::from_secs(3600),

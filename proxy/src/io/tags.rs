@@ -4,10 +4,10 @@ use std::num::NonZero;
 
 /// A parked downstream connection, and its timer; the key is a `SessionKey`.
 pub const SESSION: NonZero<u32> = NonZero::<u32>::MIN;
-/// An idle pooled connection; the key is the upstream's id (16 bits) and an `IdleKey` (48 bits).
-pub const POOL_SLOT: NonZero<u32> = SESSION.saturating_add(1);
+/// An idle pooled connection; the key is the upstream's id (16 bits) and a `PoolKey` (48 bits).
+pub const POOLED: NonZero<u32> = SESSION.saturating_add(1);
 /// A pool's timer; the key is the upstream's id.
-pub const POOL_TIMER: NonZero<u32> = POOL_SLOT.saturating_add(1);
+pub const POOL_TIMER: NonZero<u32> = POOLED.saturating_add(1);
 /// The drain's deadline.
 pub const DRAIN: NonZero<u32> = POOL_TIMER.saturating_add(1);
 /// A listening socket; the key is a `ListenerId`.

@@ -61,7 +61,7 @@ impl<'a> Attempts<'a> {
             self.note(|record| record.attempt(&config.name, &endpoint.label));
             if self.may_reuse
                 && !self.replace
-                && let Some(connection) = group.idle.reuse(endpoint.id())
+                && let Some(connection) = group.parked.reuse(endpoint.id())
             {
                 self.note(|record| record.connected(true));
                 return Ok(connection);

@@ -9,9 +9,9 @@ use super::balance::Balancer;
 use super::connect::Connector;
 use super::endpoint::{Endpoint, Tried};
 use super::endpoint_set::EndpointSet;
-use super::idle::IdleConnections;
 use super::model;
-use super::pool::IdleKey;
+use super::parked::ParkedConnections;
+use super::pool::PoolKey;
 use crate::counters::Counters;
 use crate::io::Io;
 use crate::io::handshakes::Handshakes;
@@ -33,7 +33,7 @@ pub struct Group {
     pub(super) io: Io,
     pub(super) counters: Counters,
     pub(super) connector: Connector,
-    pub(super) idle: IdleConnections,
+    pub(super) parked: ParkedConnections,
     balancer: RefCell<Balancer>,
 }
 
@@ -54,7 +54,7 @@ impl Group {
             id,
             name: Arc::clone(&config.name),
             connector: Connector::new(config, io.clone(), counters.clone(), handshakes),
-            idle: IdleConnections::new(id, (config.pool, &endpoints), io.clone(), counters.clone()),
+            parked: ParkedConnections::new(id, (config.pool, &endpoints), io.clone(), counters.clone()),
             balancer: RefCell::new(Balancer::round_robin(&endpoints, random)),
             io,
             counters,
@@ -76,7 +76,7 @@ impl Group {
     /// Takes a new snapshot's limits and endpoints. An upstream with other TLS has another group instead:
     /// connections under other rules of trust serve nobody any more, those in use included.
     pub fn configure(&self, config: &model::Upstream) {
-        self.idle.configure(config.pool);
+        self.parked.configure(config.pool);
         self.follow(&EndpointSet::from(config));
     }
 
@@ -84,7 +84,7 @@ impl Group {
     pub fn follow(&self, endpoints: &EndpointSet) {
         self.connector.follow(endpoints);
         self.balancer.borrow_mut().follow(endpoints);
-        self.idle.follow(endpoints);
+        self.parked.follow(endpoints);
     }
 
     /// The endpoint to try next.
@@ -93,18 +93,18 @@ impl Group {
     }
 
     /// An idle connection spoke or died.
-    pub fn woken(&self, key: IdleKey) {
-        self.idle.woken(key);
+    pub fn woken(&self, key: PoolKey) {
+        self.parked.woken(key);
     }
 
     /// The timer of the idle connections fired.
     pub fn expire(&self) {
-        self.idle.expire();
+        self.parked.expire();
     }
 
     /// Closes what is idle and keeps nothing from now on.
     pub fn drain(&self) {
-        self.idle.drain();
+        self.parked.drain();
     }
 
     /// The keys of its idle connections' tags.
@@ -113,6 +113,6 @@ impl Group {
     /// When the pool contradicts itself, or has no timer though it holds something.
     #[cfg(test)]
     pub(crate) fn check(&self) -> Vec<u64> {
-        self.idle.check()
+        self.parked.check()
     }
 }

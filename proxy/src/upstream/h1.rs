@@ -75,7 +75,7 @@ impl Lease for H1Lease {
 
     fn complete(self) {
         match (self.is_sent.get(), self.keeps_alive.get()) {
-            (true, true) if self.may_return => self.group.idle.keep(self.connection),
+            (true, true) if self.may_return => self.group.parked.keep(self.connection),
             (true, _) => self.connection.close_used(),
             // The rest of a request that was answered early must not go out: a reset, not a flush.
             (false, _) => drop(self.connection),

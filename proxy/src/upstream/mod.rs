@@ -1,8 +1,8 @@
 //! Upstreams: endpoints, balancing, pools of connections, and connecting. To exchanges they are leases.
 //!
 //! `registry` has the upstreams of one worker, `group` is one of them. An exchange's `attempts` ask its
-//! balancer (`balance`) for an endpoint, and for a connection first `idle`, then `connect`. `h1` carries the
-//! exchange.
+//! balancer (`balance`) for an endpoint, and for a connection first `parked`, then `connect`. `h1` carries
+//! the exchange.
 //!
 //! The endpoints of a group are a set of their own (`endpoint_set`), which may change while the configuration
 //! stays; each is known by its identity (`endpoint`).
@@ -17,8 +17,8 @@ pub mod endpoint;
 pub mod endpoint_set;
 pub mod group;
 pub mod h1;
-mod idle;
 pub mod model;
+mod parked;
 pub mod pool;
 pub mod registry;
 mod secure;

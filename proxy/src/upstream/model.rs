@@ -20,7 +20,7 @@ pub struct Upstream {
     /// `upstream.tls`; `None`: its endpoints speak none.
     pub tls: Option<Arc<ClientTls>>,
     /// `upstream.pool`
-    pub pool: Pool,
+    pub pool: PoolLimits,
     /// `upstream.retry`
     pub retry: Retry,
 }
@@ -38,7 +38,7 @@ pub struct Endpoint {
 
 /// `upstream.pool`
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pool {
+pub struct PoolLimits {
     /// Idle connections kept per worker.
     pub max_idle: usize,
     /// How long an idle connection is kept.

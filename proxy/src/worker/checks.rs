@@ -48,15 +48,15 @@ fn check_pools<R: Ring>(worker: &Worker, engine: &Engine<R>, parked: &[Tag]) {
     worker.upstreams.each(|group| {
         let keys = group.check();
         for &key in &keys {
-            let tag = Tag { kind: tags::POOL_SLOT, key };
+            let tag = Tag { kind: tags::POOLED, key };
             assert!(parked.contains(&tag), "a pooled connection is not parked");
         }
         let timer = Tag { kind: tags::POOL_TIMER, key: u64::from(group.id()) };
         assert!(keys.is_empty() || engine.has_timer(timer), "a pool without a deadline");
         idle += keys.len() as u64;
     });
-    let slots = parked.iter().filter(|tag| tag.kind == tags::POOL_SLOT).count() as u64;
-    assert!(slots <= idle, "{slots} streams are parked for a pool of {idle}");
+    let pooled = parked.iter().filter(|tag| tag.kind == tags::POOLED).count() as u64;
+    assert!(pooled <= idle, "{pooled} streams are parked for a pool of {idle}");
     assert_eq!(worker.counters.value(Plain::UpstreamIdle), idle, "the gauge of idle upstream connections");
     assert!(worker.counters.value(Plain::UpstreamOpen) >= idle, "fewer upstream connections open than idle");
 }

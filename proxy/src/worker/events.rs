@@ -15,7 +15,7 @@ use crate::listen::ListenerId;
 use crate::session::context::Worker;
 use crate::session::table;
 use crate::time::Time;
-use crate::upstream::pool::IdleKey;
+use crate::upstream::pool::PoolKey;
 use crate::worker::acceptor;
 
 /// The worker as the engine sees it.
@@ -85,9 +85,9 @@ impl Handler for Events {
     fn parked_ready(&mut self, _stream: Stream, tag: Tag) {
         match tag.kind {
             tags::SESSION => table::woken(&self.worker, tag.key),
-            tags::POOL_SLOT => {
+            tags::POOLED => {
                 if let Some(upstream) = self.worker.upstreams.by_id((tag.key >> 48) as u16) {
-                    upstream.woken(IdleKey::from_bits(tag.key));
+                    upstream.woken(PoolKey::from_bits(tag.key));
                 }
             }
             _ => {}

@@ -19,7 +19,7 @@ pub(in crate::config) struct Upstream {
     pub(in crate::config) connect_timeout: Duration,
     pub(in crate::config) send_proxy: bool,
     pub(in crate::config) tls: Option<ClientTls>,
-    pub(in crate::config) pool: model::Pool,
+    pub(in crate::config) pool: model::PoolLimits,
     pub(in crate::config) retry: model::Retry,
 }
 
@@ -107,8 +107,8 @@ fn is_host_and_port(text: &str) -> bool {
         && host.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
-fn pool(mut table: Table<'_, '_>) -> model::Pool {
-    let pool = model::Pool {
+fn pool(mut table: Table<'_, '_>) -> model::PoolLimits {
+    let pool = model::PoolLimits {
         max_idle: to_usize(table.integer("max_idle", 256, 0..=1 << 20).value),
         idle_timeout: table.duration("idle_timeout", 60 * SECOND, TIMEOUT),
         max_lifetime: table.duration("max_lifetime", HOUR, SECOND..=30 * DAY),

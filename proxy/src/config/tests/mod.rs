@@ -183,7 +183,11 @@ fn defaults_are_those_of_the_interface() {
                 connect_timeout: seconds(1),
                 send_proxy: false,
                 tls: None,
-                pool: model::Pool { max_idle: 256, idle_timeout: seconds(60), max_lifetime: seconds(3600) },
+                pool: model::PoolLimits {
+                    max_idle: 256,
+                    idle_timeout: seconds(60),
+                    max_lifetime: seconds(3600),
+                },
                 retry: model::Retry { attempts: 2 },
             }
             .into(),

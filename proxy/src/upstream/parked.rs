@@ -6,8 +6,9 @@ use std::cell::{Cell, RefCell};
 use super::connection::Connection;
 use super::endpoint::EndpointId;
 use super::endpoint_set::EndpointSet;
-use super::model;
-use super::pool::{IdleKey, Lease, Pool};
+use super::model::PoolLimits;
+use super::pool::PoolKey;
+use super::pool::idle::{IdlePool, Taken};
 use crate::counters::{Counters, Plain};
 use crate::error::PoolCloseReason;
 use crate::io::Io;
@@ -17,32 +18,32 @@ use crate::time::Time;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct IdleConnections {
+pub(super) struct ParkedConnections {
     /// The upstream's in tags.
     id: u16,
     io: Io,
     counters: Counters,
-    pool: RefCell<Pool<Connection>>,
+    pool: RefCell<IdlePool<Connection>>,
     /// When the timer will fire.
     timer: Cell<Option<Time>>,
     /// No connection is kept any more.
     draining: Cell<bool>,
 }
 
-impl IdleConnections {
+impl ParkedConnections {
     /// None yet.
     pub(super) fn new(
         id: u16,
-        (limits, endpoints): (model::Pool, &EndpointSet),
+        (limits, endpoints): (PoolLimits, &EndpointSet),
         io: Io,
         counters: Counters,
     ) -> Self {
-        let pool = RefCell::new(Pool::new(limits, endpoints));
+        let pool = RefCell::new(IdlePool::new(limits, endpoints));
         Self { id, io, counters, pool, timer: Cell::new(None), draining: Cell::new(false) }
     }
 
     /// Takes new limits.
-    pub(super) fn configure(&self, limits: model::Pool) {
+    pub(super) fn configure(&self, limits: PoolLimits) {
         self.pool.borrow_mut().configure(limits);
     }
 
@@ -57,9 +58,9 @@ impl IdleConnections {
     /// A connection to this endpoint that can still carry an exchange.
     pub(super) fn reuse(&self, endpoint: EndpointId) -> Option<Connection> {
         loop {
-            let lease = self.pool.borrow_mut().lease(endpoint, self.io.now());
-            match lease {
-                Lease::Slot { slot: mut connection, .. } => {
+            let taken = self.pool.borrow_mut().take(endpoint, self.io.now());
+            match taken {
+                Taken::Connection { mut connection, .. } => {
                     self.counters.decrement(Plain::UpstreamIdle);
                     // Unparked first: what arrives from now on belongs to the exchange.
                     connection.stream.unpark();
@@ -73,8 +74,8 @@ impl IdleConnections {
                     connection.sent_before = connection.stream.progress().sent;
                     return Some(connection);
                 }
-                Lease::Expired(connection, reason) => self.close(connection, reason),
-                Lease::Empty => return None,
+                Taken::Expired(connection, reason) => self.close(connection, reason),
+                Taken::Nothing => return None,
             }
         }
     }
@@ -91,11 +92,11 @@ impl IdleConnections {
         // A slow client may hold what it received for long.
         connection.stream.begin_anew();
         let (endpoint, born, stream) = (connection.endpoint, connection.born, connection.stream.clone());
-        let released = self.pool.borrow_mut().release(endpoint, connection, born, self.io.now());
-        match released {
+        let put = self.pool.borrow_mut().put(endpoint, connection, born, self.io.now());
+        match put {
             Ok(key) => {
                 self.counters.increment(Plain::UpstreamIdle);
-                stream.park(Tag { kind: tags::POOL_SLOT, key: self.tag_key(key) });
+                stream.park(Tag { kind: tags::POOLED, key: self.tag_key(key) });
                 self.arm();
             }
             Err((connection, reason)) => connection.close(reason),
@@ -103,7 +104,7 @@ impl IdleConnections {
     }
 
     /// A connection spoke or died.
-    pub(super) fn woken(&self, key: IdleKey) {
+    pub(super) fn woken(&self, key: PoolKey) {
         let Some(connection) = self.pool.borrow_mut().remove(key) else { return };
         self.counters.decrement(Plain::UpstreamIdle);
         // TLS speaks by itself too: it may have sent a ticket for later.
@@ -154,12 +155,12 @@ impl IdleConnections {
         connection.close(reason);
     }
 
-    const fn tag_key(&self, key: IdleKey) -> u64 {
+    const fn tag_key(&self, key: PoolKey) -> u64 {
         (self.id as u64) << 48 | key.to_bits()
     }
 
-    /// Sets the timer to the pool's first deadline. If that connection is leased before, the timer finds
-    /// nothing and is set again, which costs less than moving it at every lease.
+    /// Sets the timer to the pool's first deadline. If that connection is taken before, the timer finds
+    /// nothing and is set again, which costs less than moving it each time.
     fn arm(&self) {
         if self.timer.get().is_some() {
             return;
