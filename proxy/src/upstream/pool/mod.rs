@@ -3,9 +3,11 @@
 //! a reason.
 //!
 //! `idle` holds connections that carry one exchange at a time, as HTTP/1 does. A connection in use has left
-//! the pool.
+//! the pool. `shared` holds connections that carry many, as HTTP/2 does. They stay, and the pool leases their
+//! exchange slots.
 
 pub mod idle;
+pub mod shared;
 
 use std::collections::HashSet;
 

@@ -1,0 +1,242 @@
+//! Connections that carry many exchanges at a time, each of which leases one exchange slot. Nothing uses this
+//! pool before Sluice speaks HTTP/2 to endpoints.
+//!
+//! | a connection is | `lease` | its last `release` | `close`, `follow`, `drain` | its time is over |
+//! |---|---|---|---|---|
+//! | in use | takes a slot while there is one | idle | closing | no new lease, then as closing |
+//! | idle | in use | | comes back | comes back |
+//! | closing | | comes back | closing | |
+//!
+//! "Comes back" means to the caller, who closes it. A connection that dies is removed in any state, and its
+//! leases come to nothing.
+
+use std::num::NonZero;
+
+use slab::Slab;
+
+use super::{Generations, PoolKey, Shelves, expiry};
+use crate::error::PoolCloseReason;
+use crate::time::Time;
+use crate::upstream::endpoint::EndpointId;
+use crate::upstream::endpoint_set::EndpointSet;
+use crate::upstream::model::PoolLimits;
+
+/// The right to one exchange over a shared connection. It is given back by `SharedPool::release`: dropping it
+/// loses the slot until its connection dies.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct ExchangeSlot(PoolKey);
+
+impl ExchangeSlot {
+    /// Its connection.
+    #[must_use]
+    pub const fn connection(&self) -> PoolKey {
+        self.0
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct SharedPool<C> {
+    limits: PoolLimits,
+    /// Without closed connections.
+    shelves: Shelves,
+    connections: Slab<Shared<C>>,
+    generations: Generations,
+}
+
+#[derive(Debug)]
+struct Shared<C> {
+    connection: C,
+    endpoint: EndpointId,
+    born: Time,
+    /// Exchanges that the endpoint allows at a time.
+    slots: u32,
+    /// Exchanges that there are. They are more than `slots` only after the endpoint lowered its limit.
+    leased: u32,
+    /// When the last lease ended.
+    since: Time,
+    /// No slot is leased any more, for this reason. A closed connection has leases: without any it is gone.
+    closed: Option<PoolCloseReason>,
+    generation: u32,
+}
+
+impl<C> Shared<C> {
+    /// When it must go if it has no leases, and why.
+    fn expiry(&self, limits: &PoolLimits) -> (Time, PoolCloseReason) {
+        expiry(limits, self.born, self.since)
+    }
+
+    fn is_too_old(&self, limits: &PoolLimits, now: Time) -> bool {
+        now.since(self.born) >= limits.max_lifetime
+    }
+
+    fn has_room(&self, limits: &PoolLimits, now: Time) -> bool {
+        let is_over =
+            if self.leased == 0 { self.expiry(limits).0 <= now } else { self.is_too_old(limits, now) };
+        self.leased < self.slots && !is_over
+    }
+}
+
+impl<C> SharedPool<C> {
+    /// An empty pool for these endpoints.
+    #[must_use]
+    pub fn new(limits: PoolLimits, endpoints: &EndpointSet) -> Self {
+        let (shelves, generations) = (Shelves::new(endpoints), Generations::default());
+        Self { limits, shelves, connections: Slab::new(), generations }
+    }
+
+    /// Takes new limits.
+    pub const fn configure(&mut self, limits: PoolLimits) {
+        self.limits = limits;
+    }
+
+    /// Takes a new set of endpoints. Connections to endpoints that are gone are closed to new leases; if they
+    /// have none, they come back.
+    #[must_use]
+    pub fn follow(&mut self, endpoints: &EndpointSet) -> Vec<C> {
+        let gone = self.shelves.follow(endpoints);
+        gone.into_iter().filter_map(|index| self.close_at(index, PoolCloseReason::EndpointRemoved)).collect()
+    }
+
+    /// Adds a connection with its first lease, which is the caller's. If its endpoint is gone meanwhile it
+    /// has no other.
+    pub fn insert(
+        &mut self,
+        endpoint: EndpointId,
+        connection: C,
+        slots: NonZero<u32>,
+        born: Time,
+    ) -> ExchangeSlot {
+        let generation = self.generations.next();
+        let shelf = self.shelves.of(endpoint);
+        let closed = if shelf.is_some() { None } else { Some(PoolCloseReason::EndpointRemoved) };
+        let shared = Shared {
+            connection,
+            endpoint,
+            born,
+            slots: slots.get(),
+            leased: 1,
+            since: born,
+            closed,
+            generation,
+        };
+        let index = self.connections.insert(shared) as u32;
+        if let Some(shelf) = shelf {
+            shelf.push(index);
+        }
+        ExchangeSlot(PoolKey { index, generation })
+    }
+
+    /// A slot of a connection to this endpoint, of the connection that has most leases, so that the others
+    /// can age out. `None`: connect.
+    pub fn lease(&mut self, endpoint: EndpointId, now: Time) -> Option<(ExchangeSlot, &C)> {
+        let shelf = self.shelves.of(endpoint)?;
+        let (connections, limits) = (&self.connections, &self.limits);
+        let leased = |index: u32| {
+            let shared = connections.get(index as usize)?;
+            shared.has_room(limits, now).then_some((shared.leased, index))
+        };
+        let (_, index) = shelf.iter().filter_map(|&index| leased(index)).max_by_key(|(leased, _)| *leased)?;
+        let shared = self.connections.get_mut(index as usize)?;
+        shared.leased += 1;
+        let slot = ExchangeSlot(PoolKey { index, generation: shared.generation });
+        Some((slot, &shared.connection))
+    }
+
+    /// An exchange is over. Its connection comes back if it is to be closed.
+    pub fn release(&mut self, slot: ExchangeSlot, now: Time) -> Option<(C, PoolCloseReason)> {
+        let limits = self.limits;
+        let shared = self.get(slot.0)?;
+        shared.leased -= 1;
+        if shared.leased > 0 {
+            return None;
+        }
+        shared.since = now;
+        let (closed, is_too_old) = (shared.closed, shared.is_too_old(&limits, now));
+        let reason = match closed {
+            Some(reason) => reason,
+            None if is_too_old => PoolCloseReason::MaxLifetime,
+            None if self.idle().count() > limits.max_idle => PoolCloseReason::MaxIdle,
+            None => return None,
+        };
+        self.remove(slot.0).map(|connection| (connection, reason))
+    }
+
+    /// The endpoint allows so many exchanges at a time from now on. Leases that are too many go on.
+    pub fn resize(&mut self, key: PoolKey, slots: u32) {
+        if let Some(shared) = self.get(key) {
+            shared.slots = slots;
+        }
+    }
+
+    /// No slot of this connection is leased any more: the endpoint said GOAWAY, say. Its leases go on; if it
+    /// has none, it comes back.
+    pub fn close(&mut self, key: PoolKey, reason: PoolCloseReason) -> Option<C> {
+        self.get(key)?;
+        self.close_at(key.index, reason)
+    }
+
+    /// Takes out a connection that died. Its leases come to nothing.
+    pub fn remove(&mut self, key: PoolKey) -> Option<C> {
+        let endpoint = self.get(key)?.endpoint;
+        self.shelves.remove(endpoint, key.index);
+        Some(self.connections.remove(key.index as usize).connection)
+    }
+
+    /// When `poll_expired` next has something to say, unless slots are leased before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.idle().map(|(_, shared)| shared.expiry(&self.limits).0).min()
+    }
+
+    /// One connection that has no leases and whose time is over; ask until `None`.
+    pub fn poll_expired(&mut self, now: Time) -> Option<(C, PoolCloseReason)> {
+        let (key, reason) = self.idle().find_map(|(index, shared)| {
+            let (deadline, reason) = shared.expiry(&self.limits);
+            let key = PoolKey { index: index as u32, generation: shared.generation };
+            (deadline <= now).then_some((key, reason))
+        })?;
+        self.remove(key).map(|connection| (connection, reason))
+    }
+
+    /// Closes every connection to new leases, for a drain. Those that have none come back.
+    #[must_use]
+    pub fn drain(&mut self) -> Vec<C> {
+        let all: Vec<u32> = self.connections.iter().map(|(index, _)| index as u32).collect();
+        all.into_iter().filter_map(|index| self.close_at(index, PoolCloseReason::Draining)).collect()
+    }
+
+    /// Connections.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Connections without leases.
+    fn idle(&self) -> impl Iterator<Item = (usize, &Shared<C>)> {
+        self.connections.iter().filter(|(_, shared)| shared.leased == 0)
+    }
+
+    fn get(&mut self, key: PoolKey) -> Option<&mut Shared<C>> {
+        self.connections.get_mut(key.index as usize).filter(|shared| shared.generation == key.generation)
+    }
+
+    /// The first reason counts.
+    fn close_at(&mut self, index: u32, reason: PoolCloseReason) -> Option<C> {
+        let shared = self.connections.get_mut(index as usize)?;
+        shared.closed.get_or_insert(reason);
+        let (endpoint, is_idle) = (shared.endpoint, shared.leased == 0);
+        self.shelves.remove(endpoint, index);
+        is_idle.then(|| self.connections.remove(index as usize).connection)
+    }
+}
+
+#[cfg(test)]
+mod tests;
