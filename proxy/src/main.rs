@@ -9,8 +9,8 @@ use clap::Parser as _;
 use nix::unistd::{Gid, Pid, Uid};
 use proxy::cli::{Cli, Command, Config, RunDir};
 use proxy::config::{self, Diagnostics, Loaded};
+use proxy::control::life::RunOutcome;
 use proxy::control::messages::{Request, Response};
-use proxy::control::state::Outcome;
 use proxy::supervisor::ask::AskError;
 use proxy::supervisor::{ask, key_log, leftovers, plan};
 use proxy::telemetry::report;
@@ -57,9 +57,9 @@ fn run(path: &Path, allow_key_log: bool) -> ExitCode {
         Err(code) => return code,
     };
     match supervisor::run(loaded, allow_key_log) {
-        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        Ok(RunOutcome::Clean) => ExitCode::SUCCESS,
         // The error was logged already.
-        Ok(Outcome::Forced | Outcome::NeverReady) => ExitCode::FAILURE,
+        Ok(RunOutcome::Forced | RunOutcome::NeverReady) => ExitCode::FAILURE,
         Err(error) => fail(&error.to_string()),
     }
 }

@@ -4,10 +4,10 @@ pub mod bans;
 pub mod batches;
 pub mod commands;
 pub mod handoff;
+pub mod life;
 pub mod messages;
 pub mod sealed;
 pub mod slots;
-pub mod state;
 pub mod status;
 
 use nix::time::{ClockId, clock_gettime};

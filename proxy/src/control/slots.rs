@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use proxy_common::steer::{SLOT_DRAINING, SLOT_LIVE, SLOTS, WORKERS_MAX, WorkerSlot};
+use proxy_common::steer::{SLOT_DRAINING, SLOT_LIVE, SLOTS, WORKERS_MAX, WorkerSlot, slot_of};
 
 use crate::counters::mapping::Mapping;
 use crate::time::Time;
@@ -33,7 +33,7 @@ impl SteeringSlots {
     #[must_use]
     pub fn slot(&self, slot_generation: u32, worker: usize) -> Option<SteeringSlot> {
         let worker = u32::try_from(worker).ok().filter(|worker| *worker < WORKERS_MAX)?;
-        let index = (slot_generation % 2) * WORKERS_MAX + worker;
+        let index = slot_of(slot_generation, worker);
         Some(SteeringSlot {
             mapping: Arc::clone(&self.0),
             offset: index as usize * size_of::<WorkerSlot>(),

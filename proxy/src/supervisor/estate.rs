@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::model::Config;
 use crate::config::{Bytes, Loaded};
+use crate::control::life::SLOT_GENERATION;
 use crate::control::messages::{Item, PROTOCOL, Place, Start};
 use crate::control::sealed::SealedError;
 use crate::control::{now, sealed};
@@ -31,10 +32,6 @@ use crate::supervisor::tickets::TicketRing;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 
 mod programs;
-
-/// The half of the steering array that belongs to these sockets. A data plane that replaces a dead one takes
-/// the same half over, since the sockets stay where they are.
-pub const SLOT_GENERATION: u32 = 1;
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]

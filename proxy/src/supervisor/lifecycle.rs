@@ -1,5 +1,5 @@
 //! The supervisor's loop: poll(2) over signals, the channel to the data plane, and the control socket.
-//! `control::state` decides about the data plane; this turns descriptors into its events and its actions into
+//! `control::life` decides about the data plane; this turns descriptors into its events and its actions into
 //! system calls.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,17 +17,17 @@ use tracing::{debug, error, info, warn};
 
 use self::reloading::Reloading;
 use super::bans;
-use super::child::Child;
 use super::clients::{ClientId, Clients};
 use super::estate::{Connections, Estate};
 use super::expiry::Expiry;
+use super::planes::Planes;
 use super::reload::Asker;
 use super::run_dir::RunDir;
 use super::watch::Watch;
 use crate::config::unix_now;
 use crate::control::handoff::Received;
+use crate::control::life::{Life, LifeAction, LifeEvent, LifeState, RunOutcome};
 use crate::control::messages::{Request, Response, ToDataPlane, ToSupervisor};
-use crate::control::state::{Action, Event, Life, Outcome, State};
 use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
 use crate::control::{now, sealed};
 use crate::time::Time;
@@ -36,8 +36,6 @@ mod reloading;
 
 /// How long the data plane may take to answer for the status.
 const STATUS_WAIT: Duration = Duration::from_secs(1);
-/// How long a data plane that closed its channel may take to be dead.
-const HANG_UP_WAIT: Duration = Duration::from_secs(1);
 /// The most bytes of a data plane's status.
 const STATUS_BYTES_MAX: u64 = 4 << 20;
 /// Messages taken from the channel before anything else has its turn.
@@ -76,7 +74,7 @@ pub struct Supervisor {
     signals: SignalFd,
     started: Time,
     life: Life,
-    child: Option<Child>,
+    planes: Planes,
     clients: Clients,
     /// Clients that wait for the end.
     waiting: Vec<ClientId>,
@@ -91,15 +89,16 @@ pub struct Supervisor {
     /// The counts when the end was first asked for.
     ending: Option<Ending>,
     /// Events that still have to be handled.
-    events: VecDeque<Event>,
-    outcome: Option<Outcome>,
+    events: VecDeque<LifeEvent>,
+    outcome: Option<RunOutcome>,
 }
 
 /// The outcome of a poll.
 #[derive(Debug, Default)]
 struct Ready {
     signals: bool,
-    channel: bool,
+    /// By generation.
+    planes: Vec<u32>,
     control: bool,
     clients: Vec<ClientId>,
 }
@@ -117,21 +116,21 @@ impl Supervisor {
             signals,
             started: now(),
             life: Life::new(),
-            child: None,
+            planes: Planes::default(),
             clients: Clients::default(),
             waiting: Vec::new(),
             asked: BTreeMap::new(),
             next_question: 0,
             swept: Time::default(),
             ending: None,
-            events: VecDeque::from([Event::Begin]),
+            events: VecDeque::from([LifeEvent::Begin]),
             outcome: None,
         }
     }
 
     /// Runs until the end was asked for, or until nothing ever worked.
     #[must_use]
-    pub fn run(mut self) -> Outcome {
+    pub fn run(mut self) -> RunOutcome {
         let outcome = loop {
             self.settle();
             if let Some(outcome) = self.outcome {
@@ -139,8 +138,8 @@ impl Supervisor {
             }
             let ready = self.wait();
             let now = now();
-            if ready.channel {
-                self.serve_channel(now);
+            for generation in ready.planes {
+                self.serve_channel(generation, now);
             }
             if ready.signals {
                 self.take_signals(now);
@@ -166,12 +165,11 @@ impl Supervisor {
         let ids: Vec<ClientId> = self.clients.interests().map(|(id, _, _)| id).collect();
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.clients.interests().map(|(_, fd, events)| PollFd::new(fd, events)));
-        let channel = self.child.as_ref().and_then(Child::interest);
-        let channel_at = channel.map(|(fd, writes)| {
+        let planes_at = fds.len();
+        fds.extend(self.planes.interests().map(|(_, channel, writes)| {
             let events = if writes { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-            fds.push(PollFd::new(fd, events));
-            fds.len() - 1
-        });
+            PollFd::new(channel, events)
+        }));
         let control = self.run_dir.control().filter(|_| self.clients.has_room());
         let control_at = control.map(|listener| {
             fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
@@ -184,7 +182,13 @@ impl Supervisor {
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
         Ready {
             signals: is_ready(&fds[0]),
-            channel: channel_at.is_some_and(|at| is_ready(&fds[at])),
+            planes: self
+                .planes
+                .interests()
+                .zip(&fds[planes_at..])
+                .filter(|(_, fd)| is_ready(fd))
+                .map(|((generation, ..), _)| generation)
+                .collect(),
             control: control_at.is_some_and(|at| is_ready(&fds[at])),
             clients: ids
                 .into_iter()
@@ -196,13 +200,13 @@ impl Supervisor {
     }
 
     fn timeout(&self) -> PollTimeout {
-        let hung_up = self.child.as_ref().and_then(|child| child.hung_up).map(|at| at + HANG_UP_WAIT);
         let asked = self.asked.values().map(|(_, deadline)| *deadline).min();
         let sweep = self.estate.next_sweep().map(|due| due.max(self.swept + SWEEP_PAUSE));
         let (reload, look) = (self.reloading.next_deadline(), self.watch.next_look());
         let (expiry, rotation) =
             (Some(self.expiry.next_look()), Some(self.estate.ticket_keys.next_rotation()));
-        let ours = [self.life.next_deadline(), self.clients.next_deadline(), hung_up, asked, sweep];
+        let (life, planes) = (self.life.next_deadline(), self.planes.next_deadline());
+        let ours = [life, planes, self.clients.next_deadline(), asked, sweep];
         let deadlines = ours.into_iter().chain([reload, look, expiry, rotation]);
         let Some(deadline) = deadlines.flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
@@ -211,9 +215,9 @@ impl Supervisor {
     }
 
     fn take_deadlines(&mut self, now: Time) {
-        self.events.push_back(Event::Tick);
-        if self.child.as_ref().and_then(|child| child.hung_up).is_some_and(|at| now >= at + HANG_UP_WAIT) {
-            self.events.push_back(Event::Violation);
+        self.events.push_back(LifeEvent::Tick);
+        if self.planes.is_hung(now) {
+            self.events.push_back(LifeEvent::Violation);
         }
         self.clients.expire(now);
         if self.watch.look(now) {
@@ -237,8 +241,8 @@ impl Supervisor {
     fn rotate_ticket_keys(&mut self, now: Time) {
         match self.estate.ticket_keys.rotate(now) {
             Ok(true) => {
-                if let Some(child) = &mut self.child {
-                    child.carry(ToDataPlane::TicketKeys, vec![self.estate.ticket_keys.share()]);
+                for plane in self.planes.iter_mut() {
+                    plane.carry(ToDataPlane::TicketKeys, vec![self.estate.ticket_keys.share()]);
                 }
             }
             Ok(false) => {}
@@ -254,8 +258,8 @@ impl Supervisor {
             if before != self.life.state() {
                 debug!("{event:?}: {before:?} -> {:?}", self.life.state());
             }
-            if let State::Backoff { until } = self.life.state()
-                && matches!(event, Event::Died { .. } | Event::SpawnFailed)
+            if let LifeState::Backoff { until } = self.life.state()
+                && matches!(event, LifeEvent::Died { .. } | LifeEvent::SpawnFailed)
             {
                 warn!("the next data plane starts in {:?}", until.since(now()));
             }
@@ -264,40 +268,34 @@ impl Supervisor {
             }
         }
         self.advance_reloads();
-        if let Some(child) = &mut self.child
-            && let Err(error) = child.flush(&self.estate, now())
-        {
+        if let Err(error) = self.planes.flush(&self.estate, now()) {
             error!("channel to the data plane: {error}");
-            self.events.push_back(Event::Violation);
+            self.events.push_back(LifeEvent::Violation);
         }
     }
 
-    fn act(&mut self, action: Action) {
+    fn act(&mut self, action: LifeAction) {
         match action {
-            Action::Spawn { generation } => match Child::spawn(&self.estate, generation) {
-                Ok(child) => {
-                    info!(generation, pid = child.pid(), "data plane started");
-                    self.child = Some(child);
-                }
+            LifeAction::Spawn { generation } => match self.planes.start(&self.estate, generation) {
+                Ok(pid) => info!(generation, pid, "data plane started"),
                 Err(reason) => {
                     error!("cannot start a data plane: {reason}");
-                    self.events.push_back(Event::SpawnFailed);
+                    self.events.push_back(LifeEvent::SpawnFailed);
                 }
             },
-            Action::SendDrain { timeout } => {
+            LifeAction::SendDrain { timeout } => {
                 info!("draining for at most {timeout:?}");
                 let within_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
                 self.order(ToDataPlane::Drain { within_ms });
             }
-            Action::SendStop => self.order(ToDataPlane::Stop),
-            Action::Kill => {
-                if let Some(child) = &mut self.child {
-                    warn!(pid = child.pid(), "killing the data plane");
-                    child.kill();
+            LifeAction::SendStop => self.order(ToDataPlane::Stop),
+            LifeAction::Kill => {
+                if let Some(plane) = self.planes.current() {
+                    warn!(pid = plane.pid(), "killing the data plane");
+                    plane.kill();
                 }
             }
-            Action::Clear => {
-                self.child = None;
+            LifeAction::Clear => {
                 self.estate.clear();
                 self.reload_lost_its_data_plane();
                 let unanswered: Vec<u64> = self.asked.keys().copied().collect();
@@ -305,21 +303,25 @@ impl Supervisor {
                     self.answer_status(id, None, now());
                 }
             }
-            Action::Retire => self.estate.retire(),
-            Action::Exit(outcome) => self.outcome = Some(outcome),
+            LifeAction::Retire => self.estate.retire(),
+            LifeAction::Exit(outcome) => self.outcome = Some(outcome),
         }
     }
 
     fn order(&mut self, message: ToDataPlane) {
-        if let Some(child) = &mut self.child {
-            child.order(message);
+        if let Some(plane) = self.planes.current() {
+            plane.order(message);
         }
     }
 
     fn take_signals(&mut self, now: Time) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
-                Some(Signal::SIGCHLD) => self.take_death(now),
+                Some(Signal::SIGCHLD) => {
+                    for generation in self.planes.generations() {
+                        self.take_death(generation, now);
+                    }
+                }
                 Some(Signal::SIGTERM | Signal::SIGQUIT) => self.begin_drain(),
                 Some(Signal::SIGINT) => {
                     info!("stopping");
@@ -349,13 +351,13 @@ impl Supervisor {
 
     fn begin_stop(&mut self) {
         self.begin_ending(None);
-        self.events.push_back(Event::Stop);
+        self.events.push_back(LifeEvent::Stop);
     }
 
     fn begin_drain(&mut self) {
         let timeout = self.estate.config.process.drain_timeout;
         self.begin_ending(Some(timeout));
-        self.events.push_back(Event::Drain { timeout });
+        self.events.push_back(LifeEvent::Drain { timeout });
     }
 
     /// A stop may cut a drain short; connections are counted from the first of both.
@@ -367,12 +369,14 @@ impl Supervisor {
         }
     }
 
-    fn take_death(&mut self, now: Time) {
+    /// Reaps a data plane, if it is dead.
+    fn take_death(&mut self, generation: u32, now: Time) {
         // Its last messages come before its death.
-        self.serve_channel(now);
-        let Some(child) = &mut self.child else { return };
-        let Some(status) = child.reap() else { return };
-        let (generation, pid) = (child.generation, child.pid());
+        self.serve_channel(generation, now);
+        let Some(plane) = self.planes.get(generation) else { return };
+        let Some(status) = plane.reap() else { return };
+        let pid = plane.pid();
+        self.planes.remove(generation);
         // Its open connections died with it; the gauges are cleared next.
         if let Some(ending) = &mut self.ending {
             ending.after = self.estate.connections();
@@ -383,43 +387,43 @@ impl Supervisor {
         } else {
             error!(generation, pid, "data plane died: {}", describe(status));
         }
-        self.events.push_back(Event::Died { clean });
+        self.events.push_back(LifeEvent::Died { clean });
     }
 
-    fn serve_channel(&mut self, now: Time) {
+    fn serve_channel(&mut self, generation: u32, now: Time) {
         for _ in 0..MESSAGES_PER_TURN {
-            let Some(child) = &mut self.child else { return };
-            match child.receive(now) {
-                Ok(Some(received)) => self.take_message(received, now),
+            let Some(plane) = self.planes.get(generation) else { return };
+            match plane.receive(now) {
+                Ok(Some(received)) => self.take_message(generation, received, now),
                 Ok(None) => return,
                 Err(error) => {
                     error!("the data plane broke the protocol: {error}");
-                    self.events.push_back(Event::Violation);
+                    self.events.push_back(LifeEvent::Violation);
                     return;
                 }
             }
         }
     }
 
-    fn take_message(&mut self, received: Received<ToSupervisor>, now: Time) {
+    fn take_message(&mut self, generation: u32, received: Received<ToSupervisor>, now: Time) {
         let Received { message, mut descriptors } = received;
         match message {
             ToSupervisor::Ready => {
-                info!(generation = self.life.generation(), "data plane ready");
-                self.events.push_back(Event::Ready);
+                info!(generation, "data plane ready");
+                self.events.push_back(LifeEvent::Ready);
             }
             ToSupervisor::Failed { reason } => {
                 error!("data plane: {reason}");
-                self.events.push_back(Event::StartFailed);
+                self.events.push_back(LifeEvent::StartFailed);
             }
-            ToSupervisor::Drained => self.events.push_back(Event::Drained),
+            ToSupervisor::Drained => self.events.push_back(LifeEvent::Drained),
             ToSupervisor::Compiled { id } => self.reload_compiled(id, now),
             ToSupervisor::NotCompiled { id, reason } => self.reload_refused(id, &reason),
             ToSupervisor::Published { id } => self.reload_published(id),
             ToSupervisor::AskStatus { id } => {
                 let status = Box::new(self.status());
-                if let Some(child) = &mut self.child {
-                    child.tell(ToDataPlane::SupervisorStatus { id, status });
+                if let Some(plane) = self.planes.get(generation) {
+                    plane.tell(ToDataPlane::SupervisorStatus { id, status });
                 }
             }
             ToSupervisor::Status { id } => {
@@ -464,8 +468,8 @@ impl Supervisor {
             Request::Status => {
                 self.next_question += 1;
                 self.asked.insert(self.next_question, (id, now + STATUS_WAIT));
-                match &mut self.child {
-                    Some(child) => child.tell(ToDataPlane::AskStatus { id: self.next_question }),
+                match self.planes.current() {
+                    Some(plane) => plane.tell(ToDataPlane::AskStatus { id: self.next_question }),
                     None => self.answer_status(self.next_question, None, now),
                 }
             }
@@ -497,7 +501,7 @@ impl Supervisor {
     }
 
     /// Everything is given back before the waiting clients hear of it.
-    fn leave(self, outcome: Outcome) {
+    fn leave(self, outcome: RunOutcome) {
         let Self { estate, run_dir, mut clients, waiting, life, ending, .. } = self;
         estate.release();
         drop(run_dir);
@@ -541,7 +545,7 @@ impl fmt::Display for Ending {
     }
 }
 
-fn receipt(outcome: Outcome, restarts: u32, ending: Option<Ending>) -> Response {
+fn receipt(outcome: RunOutcome, restarts: u32, ending: Option<Ending>) -> Response {
     let pid = std::process::id();
     let connections = |ending: Option<String>| ending.map(|ending| format!("; {ending}")).unwrap_or_default();
     let restarts = match restarts {
@@ -550,15 +554,15 @@ fn receipt(outcome: Outcome, restarts: u32, ending: Option<Ending>) -> Response 
         _ => format!("; its data plane had been restarted {restarts} times"),
     };
     match outcome {
-        Outcome::Clean => {
+        RunOutcome::Clean => {
             let connections = connections(ending.map(|ending| format!("{ending:#}")));
             Response::Done(format!("process {pid} ended in order{connections}{restarts}"))
         }
-        Outcome::Forced => Response::Failed(format!(
+        RunOutcome::Forced => Response::Failed(format!(
             "process {pid} ended, but its data plane did not end by itself in time or crashed{}{restarts}",
             connections(ending.map(|ending| ending.to_string()))
         )),
-        Outcome::NeverReady => {
+        RunOutcome::NeverReady => {
             Response::Failed(format!("process {pid} ended: no data plane ever became ready"))
         }
     }

@@ -11,6 +11,7 @@ pub mod leftovers;
 pub mod lifecycle;
 pub mod logs;
 pub mod plan;
+pub mod planes;
 pub mod privileges;
 pub mod reload;
 pub mod run_dir;
@@ -21,7 +22,7 @@ pub mod watch;
 use tracing::{info, warn};
 
 use crate::config::Loaded;
-use crate::control::state::Outcome;
+use crate::control::life::RunOutcome;
 use crate::telemetry::logging;
 
 /// Why the supervisor did not start.
@@ -49,7 +50,7 @@ pub enum StartError {
 ///
 /// # Errors
 /// When it cannot start; nothing was started then.
-pub fn run(loaded: Loaded, allow_key_log: bool) -> Result<Outcome, StartError> {
+pub fn run(loaded: Loaded, allow_key_log: bool) -> Result<RunOutcome, StartError> {
     // Our memory has private keys and ticket keys: no core dump, and nobody without CAP_SYS_PTRACE looks into
     // it.
     nix::sys::prctl::set_dumpable(false)?;

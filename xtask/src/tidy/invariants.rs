@@ -38,7 +38,7 @@ pub(super) const SANS_IO: &[&str] = &[
     "upstream::balance",
     "upstream::pool",
     "listen::admission",
-    "control::state",
+    "control::life",
     "supervisor::reload",
     "config::changes",
     "io::timer",

@@ -8,8 +8,9 @@ use nix::net::if_::if_nametoindex;
 use proxy_common::steer::WORKERS_MAX;
 use tracing::{error, info, warn};
 
-use super::{Estate, EstateError, SLOT_GENERATION};
+use super::{Estate, EstateError};
 use crate::config::model::Config;
+use crate::control::life::SLOT_GENERATION;
 use crate::control::now;
 use crate::control::status::{GuardStatus, SteeringStatus};
 use crate::kernel::guard::pins::{PinError, Pins};

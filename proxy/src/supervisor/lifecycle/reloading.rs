@@ -12,9 +12,9 @@ use super::Supervisor;
 use crate::config::changes::Changes;
 use crate::config::{self, Diagnostics, Loaded, model};
 use crate::control::batches;
+use crate::control::life::LifeState;
 use crate::control::messages::{Item, Response, ToDataPlane};
 use crate::control::now;
-use crate::control::state::State;
 use crate::control::status::ReloadStatus;
 use crate::error::ReloadOutcome;
 use crate::listen::ListenerIds;
@@ -103,10 +103,10 @@ impl Supervisor {
     fn plane(&self) -> Plane {
         match self.life.state() {
             _ if self.life.is_ending() => Plane::Ending,
-            State::Ready { .. } => Plane::Serving,
-            State::Backoff { .. } => Plane::Absent,
-            State::Idle | State::Starting { .. } | State::Killing => Plane::Changing,
-            State::Draining { .. } | State::Stopping { .. } | State::Ended => Plane::Ending,
+            LifeState::Ready { .. } => Plane::Serving,
+            LifeState::Backoff { .. } => Plane::Absent,
+            LifeState::Idle | LifeState::Starting { .. } | LifeState::Killing => Plane::Changing,
+            LifeState::Draining { .. } | LifeState::Stopping { .. } | LifeState::Ended => Plane::Ending,
         }
     }
 
@@ -175,7 +175,7 @@ impl Supervisor {
     }
 
     fn send_prepared(&mut self, id: u64) {
-        let (Some(prepared), Some(child)) = (self.reloading.table.prepared(), &mut self.child) else {
+        let (Some(prepared), Some(plane)) = (self.reloading.table.prepared(), self.planes.current()) else {
             return;
         };
         let Prepared { files, listeners, .. } = prepared;
@@ -184,7 +184,7 @@ impl Supervisor {
         let batches = batches::cut(items);
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let (snapshot, descriptors) = (self.estate.snapshot + 1, count(files.len()));
-        child.order(ToDataPlane::Reload {
+        plane.order(ToDataPlane::Reload {
             id,
             snapshot,
             listeners: listeners.clone(),
@@ -193,7 +193,7 @@ impl Supervisor {
         });
         for (number, batch) in (0..).zip(batches) {
             let (items, descriptors) = batch.into_iter().unzip();
-            child.carry(ToDataPlane::Batch { number, items }, descriptors);
+            plane.carry(ToDataPlane::Batch { number, items }, descriptors);
         }
     }
 

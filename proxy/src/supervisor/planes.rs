@@ -1,0 +1,88 @@
+//! The data planes that live, each a process with a channel. A reaped one is not among them.
+//!
+//! Today at most one lives. `control::life` decides that, and here the type of `only` shows it. The rest of
+//! the supervisor asks for each plane, for the plane of a generation, or for the plane that takes orders.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use super::child::Child;
+use super::estate::Estate;
+use crate::control::handoff::ChannelError;
+use crate::time::Time;
+
+/// How long a data plane that closed its channel may take to be dead.
+const HANG_UP_WAIT: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Planes {
+    only: Option<Child>,
+}
+
+impl Planes {
+    /// Starts a data plane; its process id.
+    ///
+    /// # Errors
+    /// When there is no descriptor, memory or process left.
+    pub fn start(&mut self, estate: &Estate, generation: u32) -> io::Result<u32> {
+        debug_assert!(self.only.is_none(), "the last one is reaped before the next starts");
+        let plane = self.only.insert(Child::spawn(estate, generation)?);
+        Ok(plane.pid())
+    }
+
+    /// The plane that takes orders, questions and configurations.
+    pub fn current(&mut self) -> Option<&mut Child> {
+        self.only.as_mut()
+    }
+
+    /// The plane of this generation.
+    pub fn get(&mut self, generation: u32) -> Option<&mut Child> {
+        self.only.as_mut().filter(|plane| plane.generation == generation)
+    }
+
+    /// Every plane.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Child> {
+        self.only.iter_mut()
+    }
+
+    /// Every plane's generation.
+    #[must_use]
+    pub fn generations(&self) -> Vec<u32> {
+        self.only.iter().map(|plane| plane.generation).collect()
+    }
+
+    /// A plane was reaped.
+    pub fn remove(&mut self, generation: u32) {
+        self.only.take_if(|plane| plane.generation == generation);
+    }
+
+    /// What to poll: generation, channel, and whether something waits to be written.
+    pub fn interests(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>, bool)> {
+        self.only.iter().filter_map(|plane| {
+            let (channel, writes) = plane.interest()?;
+            Some((plane.generation, channel, writes))
+        })
+    }
+
+    /// When `is_hung` has something to say.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.only.iter().filter_map(|plane| plane.hung_up).map(|at| at + HANG_UP_WAIT).min()
+    }
+
+    /// Whether a plane closed its channel and lives on.
+    #[must_use]
+    pub fn is_hung(&self, now: Time) -> bool {
+        self.next_deadline().is_some_and(|deadline| now >= deadline)
+    }
+
+    /// Sends what the channels take.
+    ///
+    /// # Errors
+    /// When a channel is unusable.
+    pub fn flush(&mut self, estate: &Estate, now: Time) -> Result<(), ChannelError> {
+        self.iter_mut().try_for_each(|plane| plane.flush(estate, now))
+    }
+}
