@@ -18,7 +18,8 @@ use crate::proxy_protocol::{self, Header};
 pub struct Attempts<'a> {
     upstream: &'a Upstream,
     asked: Asked<'a>,
-    /// Pooled connections will do. Not where each begins with its client's PROXY header, nor for a tunnel.
+    /// A pooled connection may be used. Not for a tunnel, and not if every connection begins with the PROXY
+    /// header of its client.
     may_reuse: bool,
     tried: Tried,
     left: u32,

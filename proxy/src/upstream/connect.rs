@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::connection::Connection;
 use super::endpoint::Endpoint;
 use super::endpoint_set::EndpointSet;
+use super::handshake::{HandshakeError, shake_hands};
+use super::model;
 use super::tls_sessions::TlsSessions;
 use super::warning::HandshakeWarning;
-use super::{model, secure};
 use crate::counters::{Counters, Plain};
 use crate::error::RefusalReason;
 use crate::io::handle::ConnectError;
@@ -62,7 +63,7 @@ impl Connector {
             connection.stream.write(Chunk::from_vec(bytes));
         }
         if let Some(tls) = &self.tls {
-            Box::pin(self.secure(&mut connection, endpoint, tls, timeout)).await?;
+            Box::pin(self.speak_tls(&mut connection, endpoint, tls, timeout)).await?;
         }
         // None of these bytes belongs to an exchange.
         connection.sent_before = connection.stream.progress().sent + connection.stream.unsent() as u64;
@@ -85,7 +86,7 @@ impl Connector {
         Err(refusal)
     }
 
-    async fn secure(
+    async fn speak_tls(
         &self,
         connection: &mut Connection,
         endpoint: &Endpoint,
@@ -94,8 +95,7 @@ impl Connector {
     ) -> Result<(), RefusalReason> {
         let (settings, name, due) =
             (tls.settings(endpoint.id()), tls.server_name(endpoint.address.ip()), self.io.after(timeout));
-        let made =
-            secure::shake_hands(&self.io, &self.handshakes, &connection.stream, &settings, name, due).await;
+        let made = shake_hands(&self.io, &self.handshakes, &connection.stream, &settings, name, due).await;
         let Err(error) = made else {
             self.counters.increment(Plain::UpstreamHandshakes);
             return Ok(());
@@ -103,7 +103,7 @@ impl Connector {
         self.counters.increment(Plain::UpstreamHandshakeFailures);
         self.warning.failed(&self.upstream, endpoint, &error, self.io.now());
         // In order, so that the alert goes out, which says why.
-        connection.clean = !matches!(error, secure::Error::Timeout);
+        connection.clean = !matches!(error, HandshakeError::Timeout);
         Err(if connection.clean { RefusalReason::UpstreamTls } else { RefusalReason::ConnectTimeout })
     }
 }

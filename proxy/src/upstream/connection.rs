@@ -1,4 +1,4 @@
-//! A connection to an endpoint: how far the exchange that has it came, and how it is closed.
+//! A connection to an endpoint. It knows how far its exchange came, and how it has to be closed.
 
 use std::task::{Context, Poll, Waker};
 
@@ -17,7 +17,7 @@ pub struct Connection {
     pub(super) born: Time,
     counters: Counters,
     reason: PoolCloseReason,
-    /// Nothing is left half sent: it may be closed in order.
+    /// No message is half sent: it may be closed in order.
     pub(super) clean: bool,
     /// Bytes the kernel had taken when this exchange leased it.
     pub(super) sent_before: u64,
@@ -68,8 +68,7 @@ impl Connection {
         self.clean = true;
     }
 
-    /// Why a connection between exchanges cannot be used: it spoke, it ended, or it was answered before it
-    /// was asked.
+    /// Why it cannot be used, between exchanges: the endpoint ended it, or spoke unasked.
     pub(super) fn unfit(&self) -> PoolCloseReason {
         match self.stream.poll_read(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(Some(_))) => PoolCloseReason::UnsolicitedBytes,

@@ -131,9 +131,9 @@ pub struct Receiver<'a> {
     lease: &'a H1Lease,
     method: &'a Method,
     decoder: ResponseDecoder,
-    /// A head that did not come in one piece.
+    /// The beginning of a head that did not come in one piece.
     head: Vec<u8>,
-    /// What was received and not taken yet.
+    /// Bytes that were received and not decoded yet.
     input: Chunk,
     body: Option<BodyDecoder>,
     /// A byte of the response was received.
@@ -166,7 +166,7 @@ impl ReceiveResponse for Receiver<'_> {
                 }
             }
             self.heard = true;
-            // In place if the head lies in one piece, which is the rule.
+            // A head that lies in one piece, as most do, is parsed in place.
             let before = self.head.len();
             let parsed = if before == 0 {
                 self.decoder.parse(&self.input, self.method, &Limits::UPSTREAM)
@@ -177,14 +177,14 @@ impl ReceiveResponse for Receiver<'_> {
             match parsed.map_err(|_| LeaseError::Malformed)? {
                 Parsed::Head { head, consumed, keep_alive } => {
                     self.input.advance(consumed - before);
-                    // Empty, it would still hold a receive buffer, and a block is all that the stream may
-                    // have outstanding.
+                    // An empty chunk still holds its receive buffer, and one block is all that the stream
+                    // may have outstanding.
                     if self.input.is_empty() {
                         self.input = Chunk::default();
                     }
                     self.head.clear();
                     match head.status {
-                        // What follows is another protocol's.
+                        // The bytes that follow belong to another protocol.
                         101 => {
                             let rest = std::mem::take(&mut self.input);
                             self.stream().unread(rest);
@@ -224,7 +224,7 @@ impl ReceiveResponse for Receiver<'_> {
         match next_part(self.lease.connection.stream(), body, &mut self.input).await {
             Ok(part) => {
                 if matches!(part, BodyPart::End(_)) && !self.input.is_empty() {
-                    // Nobody asked for more: this makes the connection unfit for the pool.
+                    // Nobody asked for these bytes: they make the connection unfit for the pool.
                     let rest = std::mem::take(&mut self.input);
                     self.stream().unread(rest);
                 }

@@ -47,7 +47,7 @@ pub struct PoolLimits {
     pub max_lifetime: Duration,
 }
 
-/// `upstream.retry`: what this stage supports.
+/// `upstream.retry`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// Attempts in all.

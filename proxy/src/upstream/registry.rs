@@ -68,14 +68,14 @@ impl Registry {
         }
     }
 
-    /// The upstreams of a new snapshot, after those of the snapshot before. What both share costs nothing
-    /// here.
+    /// The upstreams of a new snapshot, which follows the snapshot with the upstreams `before`. An upstream
+    /// that is the same in both costs nothing.
     #[must_use]
     pub fn succeed(&self, configs: &[Arc<model::Upstream>], before: &[Upstream]) -> Vec<Upstream> {
         let mut known: HashMap<&str, &Upstream> =
             before.iter().map(|upstream| (&*upstream.config.name, upstream)).collect();
         let succeed = |upstream: &Arc<model::Upstream>| {
-            // What was connected under other TLS carries nothing more: such an upstream begins anew.
+            // Connections under other TLS settings carry nothing more: such an upstream begins anew.
             let before =
                 known.get(&*upstream.name).filter(|before| is_same_tls(&before.config, upstream)).copied();
             let group = match before {
@@ -97,7 +97,7 @@ impl Registry {
     }
 
     fn new_group(&self, upstream: &model::Upstream) -> Rc<Group> {
-        // After 65,536 of them the first ids come again, which some may have still.
+        // After 65,536 ids the first come again, and an upstream may still have one of them.
         let mut id = self.ids_given.get();
         while self.groups.borrow().iter().any(|group| group.id() == id) {
             id = id.wrapping_add(1);
@@ -115,7 +115,7 @@ impl Registry {
     }
 }
 
-/// A new configuration shares with the one before what is equal.
+/// Equal settings are one object in both configurations.
 fn is_same_tls(before: &model::Upstream, after: &model::Upstream) -> bool {
     match (&before.tls, &after.tls) {
         (None, None) => true,

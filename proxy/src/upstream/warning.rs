@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
-use super::secure;
+use super::handshake::HandshakeError;
 use crate::time::Time;
 
 /// The shortest time between two warnings of one upstream on one worker.
@@ -19,7 +19,7 @@ pub(super) struct HandshakeWarning {
 
 impl HandshakeWarning {
     /// A handshake with an endpoint failed.
-    pub(super) fn failed(&self, upstream: &str, endpoint: &Endpoint, error: &secure::Error, now: Time) {
+    pub(super) fn failed(&self, upstream: &str, endpoint: &Endpoint, error: &HandshakeError, now: Time) {
         if self.last.get().is_none_or(|last| now.since(last) >= PAUSE) {
             self.last.set(Some(now));
             tracing::warn!(upstream = %upstream, endpoint = %endpoint.label, %error, "TLS with an \

@@ -1,5 +1,5 @@
-//! What both sides of an HTTP/1 exchange share: reading a body in place from a stream, and waiting for room
-//! to write.
+//! HTTP/1 on a stream, for both sides of an exchange: bodies are read in place, and messages are written as
+//! the peer takes them.
 
 use std::time::Duration;
 
@@ -13,20 +13,21 @@ use crate::io::{Chunk, Io, Stream, StreamError};
 /// and a loan that ends early.
 const COALESCE_BYTES: usize = 2048;
 
-/// Room for most heads. Just below what glibc keeps at hand for each thread (1,032 bytes): larger ones cost
-/// ten times as much.
+/// Room for most heads. glibc keeps allocations of up to 1,032 bytes at hand for each thread; a larger one
+/// costs ten times as much.
 const HEAD_BYTES: usize = 1000;
 
-/// Held back bytes beyond this leave at once.
+/// More bytes than this are not held back.
 const HELD_BYTES: usize = 16 * 1024;
 
-/// Bytes that may wait for a peer as loans: the stream they came from may have little more than this
-/// outstanding, and would receive no more. Where more is to be read ahead it is copied out, as soon as so
-/// much waits.
+/// Bytes that may wait for a peer as loans. The stream that received them may have little more outstanding,
+/// and would receive no more.
 const LOANS_MAX: usize = 128 * 1024;
+
+/// If more than `LOANS_MAX` may be read ahead, body parts are copied once so many bytes wait.
 const LOANED_BYTES: usize = 64 * 1024;
 
-/// After this long without room it is looked at for the first time how much was delivered.
+/// How long a wait lasts before the delivered bytes are looked at for the first time.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a body cannot be read on.
@@ -34,14 +35,14 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 pub(crate) enum ReadError {
     /// The connection broke.
     Stream(StreamError),
-    /// It ended within the body.
+    /// The connection ended within the body.
     Ended,
     /// The body's framing is broken.
     Framing(BodyError),
 }
 
-/// The next part of a body. `input` holds what was received and not taken yet, so that the future may be
-/// dropped at any time; after the end it holds what follows the body.
+/// The next part of a body. `input` keeps the bytes that were received and not decoded yet, so that the
+/// future may be dropped at any time. After the end it has the bytes that follow the body.
 pub(crate) async fn next_part(
     stream: &Stream,
     decoder: &mut BodyDecoder,
@@ -77,7 +78,7 @@ pub(crate) enum WriteError {
     Stream,
     /// The peer took nothing for the time allowed.
     Stalled,
-    /// It was slower than `min_rate`.
+    /// The peer was slower than `min_rate`.
     BelowMinRate,
 }
 
@@ -96,12 +97,12 @@ impl Taking {
         Self { stall, pace, delivered: None }
     }
 
-    /// Waits for room in the outbound queue, as long as the peer goes on taking what is there for it.
+    /// Waits for room in the outbound queue, while the peer goes on taking bytes.
     pub(crate) async fn writable(&mut self, io: &Io, stream: &Stream) -> Result<(), WriteError> {
         self.wait(io, stream, || stream.writable()).await
     }
 
-    /// Waits until it has taken all.
+    /// Waits until the peer has taken every byte.
     pub(crate) async fn flushed(&mut self, io: &Io, stream: &Stream) -> Result<(), WriteError> {
         self.wait(io, stream, || stream.flushed()).await
     }
@@ -124,11 +125,11 @@ impl Taking {
             if let Ok(result) = waited {
                 return result.map_err(|_| WriteError::Stream);
             }
-            // Our kernel buffers much, and says that there is room in large steps: what the peer's host
-            // acknowledged tells more.
+            // Our kernel buffers much, and reports room in large steps. The bytes that the peer's host
+            // acknowledged tell more.
             let delivered = stream.delivered();
             match self.delivered.replace(delivered) {
-                // Whatever was waited until here cannot be judged.
+                // Nothing to compare with: the wait until here cannot be judged.
                 None if self.pace.left().is_zero() => self.pace.pardon(),
                 Some(before) if delivered > before => {
                     moved_at = now;
@@ -146,8 +147,8 @@ impl Taking {
     }
 }
 
-/// One message on its way out: head, framing and small body parts are held back until there is reason to send
-/// them, large parts pass through as they are.
+/// One message on its way out. Head, framing and small body parts are held back until there is reason to send
+/// them. Large parts pass through as they are.
 #[derive(Debug)]
 pub(crate) struct Outbound<'a> {
     io: &'a Io,
@@ -191,12 +192,12 @@ impl<'a> Outbound<'a> {
         self.taking.flushed(self.io, self.stream).await
     }
 
-    /// How the body is framed that follows the head.
+    /// Sets the framing of the body that follows the head.
     pub(crate) fn set_framing(&mut self, framing: Framing) {
         self.framing = framing;
     }
 
-    /// How it is.
+    /// The framing of the body.
     pub(crate) const fn framing(&self) -> Framing {
         self.framing
     }

@@ -1,11 +1,10 @@
-//! How slow a client may be: `min_rate`, as an allowance of time to be waited for. Waiting spends it, bytes
-//! earn it, and nothing is counted while nobody waits for the client: what the upstream or we are slow with
-//! is not its fault.
+//! How slow a client may be: `min_rate` as an allowance of time. Waiting for the client spends it, and bytes
+//! earn it. Time in which the upstream or Sluice is slow does not count.
 
 use std::num::NonZero;
 use std::time::Duration;
 
-/// What a client has before its rate matters.
+/// The allowance at the beginning, before the rate matters.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The allowance of one message's body, in one direction.
@@ -16,10 +15,10 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// For anybody who may be as slow as they like.
+    /// No limit: the peer may be as slow as it likes.
     pub(crate) const FREE: Self = Self::new(None);
 
-    /// Of at least `rate` bytes per second.
+    /// The allowance of a client that must move `rate` bytes per second; `None`: no limit.
     pub(crate) const fn new(rate: Option<NonZero<u32>>) -> Self {
         Self { rate, left: GRACE }
     }
@@ -29,19 +28,20 @@ impl Pace {
         if self.rate.is_some() { self.left } else { Duration::MAX }
     }
 
-    /// It was waited for.
+    /// Somebody waited for the client.
     pub(crate) const fn waited(&mut self, time: Duration) {
         self.left = self.left.saturating_sub(time);
     }
 
-    /// It moved bytes. Saved up is at most one pause of the longest kind that is allowed, or the first grace.
+    /// The client moved bytes. The allowance grows to `pause_max` at most, or to the first grace if that is
+    /// more.
     pub(crate) fn moved(&mut self, bytes: u64, pause_max: Duration) {
         let Some(rate) = self.rate else { return };
         let nanos = bytes.min(u64::from(u32::MAX)) * 1_000_000_000 / u64::from(rate.get());
         self.left = (self.left + Duration::from_nanos(nanos)).min(pause_max.max(GRACE));
     }
 
-    /// It was not to blame for what was waited.
+    /// The client was not to blame for the waits until now.
     pub(crate) const fn pardon(&mut self) {
         self.left = GRACE;
     }

@@ -1,5 +1,5 @@
-//! TLS with an endpoint: the handshake, step by step when a loop turn has time for it, after which the
-//! connection's stream carries records.
+//! The TLS handshake with an endpoint, step by step as loop turns have time for it. After it the stream of
+//! the connection carries records.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::io::{Chunk, Io, Stream};
 use crate::time::Time;
 use crate::tls::handshake::{Failure, Handshake, Progress};
 
-/// Why there is no connection.
+/// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    /// The handshake failed.
+pub(super) enum HandshakeError {
+    /// Either side gave it up.
     #[error("{0}")]
     Failed(#[from] Failure),
-    /// The endpoint closed or reset within it.
+    /// The endpoint closed or reset the connection.
     #[error("the endpoint closed the connection")]
     Closed,
     /// It was not over in time.
@@ -33,19 +33,19 @@ pub(super) async fn shake_hands(
     config: &Arc<ClientConfig>,
     name: ServerName<'static>,
     due: Time,
-) -> Result<(), Error> {
-    // Making the keys of the hello is most of its work.
+) -> Result<(), HandshakeError> {
+    // Making the keys of the hello is most of our work in a handshake.
     let hello = || {
         let (mut handshake, mut hello) = (Handshake::client(config, name)?, Vec::new());
         handshake.advance(&mut hello)?;
         Ok::<_, Failure>((handshake, hello))
     };
     let hello = io.timeout_at(due, handshakes.step(With::Endpoint, hello)).await;
-    let (mut handshake, hello) = hello.map_err(|_| Error::Timeout)??;
+    let (mut handshake, hello) = hello.map_err(|_| HandshakeError::Timeout)??;
     stream.write(Chunk::from_vec(hello));
     loop {
-        let received = io.timeout_at(due, stream.read()).await.map_err(|_| Error::Timeout)?;
-        let Ok(Some(chunk)) = received else { return Err(Error::Closed) };
+        let received = io.timeout_at(due, stream.read()).await.map_err(|_| HandshakeError::Timeout)?;
+        let Ok(Some(chunk)) = received else { return Err(HandshakeError::Closed) };
         handshake.receive(&chunk)?;
         drop(chunk);
         if !handshake.has_record() {
@@ -53,10 +53,10 @@ pub(super) async fn shake_hands(
         }
         let mut out = Vec::new();
         let step = io.timeout_at(due, handshakes.step(With::Endpoint, || handshake.advance(&mut out))).await;
-        // Also beside an error: the alert.
+        // After an error too: then it is the alert.
         stream.write(Chunk::from_vec(out));
-        if let Progress::Done(established) = step.map_err(|_| Error::Timeout)?? {
-            // Where nothing else says where a response ends, only the endpoint's word tells its end from a
+        if let Progress::Done(established) = step.map_err(|_| HandshakeError::Timeout)?? {
+            // If a response ends with its connection, only the endpoint's closing alert tells that from a
             // cut.
             stream.secure(established.records, established.rest, true);
             return Ok(());
