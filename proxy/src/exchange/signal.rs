@@ -14,14 +14,11 @@ pub struct Signal(Rc<State>);
 #[derive(Debug, Default)]
 struct State {
     given: Cell<bool>,
-    waiters: RefCell<Waiters>,
-}
-
-/// An HTTP/1 session has one waiter at a time, which takes no memory beside the signal's own.
-#[derive(Debug, Default)]
-struct Waiters {
-    first: Option<Option<Waker>>,
-    others: Slab<Option<Waker>>,
+    /// `first` belongs to a waiter.
+    first_waits: Cell<bool>,
+    /// An HTTP/1 session has one waiter at a time, which takes no memory beside the signal's own.
+    first: RefCell<Option<Waker>>,
+    others: RefCell<Slab<Option<Waker>>>,
 }
 
 /// The place of a waiter.
@@ -35,13 +32,10 @@ impl Signal {
     /// Gives the signal and wakes all waiters.
     pub fn give(&self) {
         self.0.given.set(true);
-        let woken: Vec<Waker> = {
-            let mut waiters = self.0.waiters.borrow_mut();
-            let Waiters { first, others } = &mut *waiters;
-            let others = others.iter_mut().filter_map(|(_, waker)| waker.take());
-            first.iter_mut().filter_map(Option::take).chain(others).collect()
-        };
-        woken.into_iter().for_each(Waker::wake);
+        let first = self.0.first.borrow_mut().take();
+        let others: Vec<Waker> =
+            self.0.others.borrow_mut().iter_mut().filter_map(|(_, waker)| waker.take()).collect();
+        first.into_iter().chain(others).for_each(Waker::wake);
     }
 
     /// Whether it was given.
@@ -53,13 +47,10 @@ impl Signal {
     /// A new waiter for this signal, until it is dropped.
     #[must_use]
     pub fn waiter(&self) -> Waiter {
-        let waiters = &mut *self.0.waiters.borrow_mut();
-        let place = match &mut waiters.first {
-            first @ None => {
-                *first = Some(None);
-                Place::First
-            }
-            Some(_) => Place::Other(waiters.others.insert(None)),
+        let place = if self.0.first_waits.replace(true) {
+            Place::Other(self.0.others.borrow_mut().insert(None))
+        } else {
+            Place::First
         };
         Waiter { signal: self.clone(), place }
     }
@@ -78,27 +69,36 @@ impl Waiter {
         if self.signal.is_given() {
             return Poll::Ready(());
         }
-        let waiters = &mut *self.signal.0.waiters.borrow_mut();
-        let waker = match self.place {
-            Place::First => waiters.first.as_mut(),
-            Place::Other(at) => waiters.others.get_mut(at),
-        };
-        if let Some(waker) = waker
-            && !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
-            *waker = Some(cx.waker().clone());
+        match self.place {
+            Place::First => keep(&mut self.signal.0.first.borrow_mut(), cx),
+            Place::Other(at) => {
+                if let Some(waker) = self.signal.0.others.borrow_mut().get_mut(at) {
+                    keep(waker, cx);
+                }
+            }
         }
         Poll::Pending
+    }
+}
+
+/// Remembers the task to wake.
+fn keep(waker: &mut Option<Waker>, cx: &Context<'_>) {
+    if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *waker = Some(cx.waker().clone());
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
         // Also while a panic unwinds: a list that is borrowed then must not panic again.
-        let Ok(mut waiters) = self.signal.0.waiters.try_borrow_mut() else { return };
         match self.place {
-            Place::First => waiters.first = None,
-            Place::Other(at) => drop(waiters.others.try_remove(at)),
+            Place::First => {
+                drop(self.signal.0.first.try_borrow_mut().map(|mut waker| waker.take()));
+                self.signal.0.first_waits.set(false);
+            }
+            Place::Other(at) => {
+                drop(self.signal.0.others.try_borrow_mut().map(|mut others| others.try_remove(at)));
+            }
         }
     }
 }
@@ -149,7 +149,7 @@ mod tests {
             assert!(passing.poll(&Context::from_waker(Waker::noop())).is_pending());
         }
         drop(staying);
-        let waiters = signal.0.waiters.borrow();
-        assert!(waiters.first.is_none() && waiters.others.is_empty() && waiters.others.capacity() <= 4);
+        let others = signal.0.others.borrow();
+        assert!(!signal.0.first_waits.get() && others.is_empty() && others.capacity() <= 4);
     }
 }

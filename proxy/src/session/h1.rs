@@ -22,7 +22,7 @@ mod source;
 mod tests;
 
 use flags::Flags;
-use head::{HeadEnd, read_head, refuse_head};
+use head::{read_head, refuse_head};
 use next::{Next, undeliverable};
 use sink::Sink;
 use source::Source;
@@ -35,8 +35,27 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
     let mut input = first;
     let mut decoder = RequestDecoder::new();
     loop {
-        let (next, record) = take_request(&mut seat, &mut decoder, &mut input, due).await;
-        let next = end_handshake(&mut seat, next).await;
+        // The time limit of the first head runs from the accept, or from the end of the handshake. The record
+        // tells from it how long ago that was.
+        let accepted = (seat.requests == 0).then_some((due, seat.listener.timeouts.request_header));
+        let record = Logged::begin(&seat, accepted);
+        let head_due = seat.early.as_ref().map_or(due, |early| early.due().min(due));
+        let mut kept = None;
+        let mut next = match read_head(&seat, &mut decoder, &mut input, head_due).await {
+            Ok((mut head, keep_alive)) => {
+                let next =
+                    serve_request(&mut seat, &mut head, keep_alive, &mut input, record.as_deref()).await;
+                if let Some(record) = record {
+                    kept = conclude(record, &seat, head, &next);
+                }
+                next
+            }
+            // Boxed: it is rare, and its future would make every session larger.
+            Err(end) => Box::pin(refuse_head(&seat, end, record)).await,
+        };
+        if seat.early.is_some() {
+            next = Box::pin(end_handshake(&mut seat, next)).await;
+        }
         seat.count_received();
         match next {
             // The response said that the connection goes on, and the drain began after it.
@@ -62,45 +81,19 @@ pub async fn serve(mut seat: Seat, first: Chunk, mut due: Time) {
                 }
             }
             Next::Request => {}
-            next => return leave(seat, next, input, record),
+            next => return leave(seat, next, input, kept),
         }
         due = seat.worker.io.after(seat.listener.timeouts.request_header);
     }
 }
 
-/// Takes the next request and answers it. Only the record of a request that becomes a tunnel is returned: the
-/// tunnel finishes it.
-async fn take_request(
-    seat: &mut Seat,
-    decoder: &mut RequestDecoder,
-    input: &mut Chunk,
-    due: Time,
-) -> (Next, Option<Logged>) {
-    // The time limit of the first head runs from the accept, or from the end of the handshake. The record
-    // tells from it how long ago that was.
-    let accepted = (seat.requests == 0).then_some((due, seat.listener.timeouts.request_header));
-    let record = Logged::begin(seat, accepted);
-    let head_due = seat.early.as_ref().map_or(due, |early| early.due().min(due));
-    match read_head(seat, decoder, input, head_due).await {
-        Ok((mut head, keep_alive)) => {
-            let next = serve_request(seat, &mut head, keep_alive, input, record.as_deref()).await;
-            match (record, &next) {
-                (Some(record), Next::Tunnel(_)) => return (next, Some(record.keep(head))),
-                (Some(record), next) => record.finish(seat, Some(&head), next.reason(seat)),
-                (None, _) => {}
-            }
-            (next, None)
-        }
-        Err(end) => {
-            let next = refuse_head(seat, end, record.as_deref()).await;
-            match record {
-                Some(record) if matches!(end, HeadEnd::Closed) => record.discard(),
-                Some(record) => record.finish(seat, None, next.reason(seat)),
-                None => {}
-            }
-            (next, None)
-        }
+/// Finishes the record of a request. A request that became a tunnel keeps its record: the tunnel finishes it.
+fn conclude(record: Logged, seat: &Seat, head: RequestHead, next: &Next) -> Option<Logged> {
+    if matches!(next, Next::Tunnel(_)) {
+        return Some(record.keep(head));
     }
+    record.finish(seat, Some(&head), next.reason(seat));
+    None
 }
 
 /// Waits for the handshake after an early request, since the next request is not early any more. If the
@@ -111,7 +104,7 @@ async fn end_handshake(seat: &mut Seat, next: Next) -> Next {
             early::give_up(seat);
             next
         }
-        next if seat.early.is_none() || Box::pin(early::settle(seat)).await => next,
+        next if early::settle(seat).await => next,
         // The response is cut, which the client must see.
         Next::Abort(reason) => Next::Abort(reason),
         _ => Next::Close(CloseReason::TlsHandshake),

@@ -66,7 +66,18 @@ pub(super) async fn read_head(
 }
 
 /// Answers a request whose head could not be read, unless the client is gone.
-pub(super) async fn refuse_head(seat: &Seat, end: HeadEnd, record: Option<&Record>) -> Next {
+pub(super) async fn refuse_head(seat: &Seat, end: HeadEnd, record: Option<Logged>) -> Next {
+    let next = answer_without_head(seat, end, record.as_deref()).await;
+    match record {
+        // Nothing was asked.
+        Some(record) if matches!(end, HeadEnd::Closed) => record.discard(),
+        Some(record) => record.finish(seat, None, next.reason(seat)),
+        None => {}
+    }
+    next
+}
+
+async fn answer_without_head(seat: &Seat, end: HeadEnd, record: Option<&Record>) -> Next {
     let reason = match end {
         HeadEnd::Closed => return Next::Close(CloseReason::ClientClosed),
         HeadEnd::Aborted => return Next::Abort(CloseReason::ClientAborted),
@@ -92,10 +103,6 @@ pub(super) async fn refuse_head(seat: &Seat, end: HeadEnd, record: Option<&Recor
 
 /// Refuses, in plain HTTP/1, a client that speaks HTTP where the listener expects another protocol.
 pub(in crate::session) async fn refuse_plainly(seat: &Seat, reason: RefusalReason) {
-    let record = Logged::begin(seat, None);
     // Whether the client takes the answer or not, the connection ends.
-    let next = refuse_head(seat, HeadEnd::Refused(reason), record.as_deref()).await;
-    if let Some(record) = record {
-        record.finish(seat, None, next.reason(seat));
-    }
+    refuse_head(seat, HeadEnd::Refused(reason), Logged::begin(seat, None)).await;
 }
