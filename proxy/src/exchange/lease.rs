@@ -78,15 +78,13 @@ pub struct Asked<'a> {
 
 /// The upstreams of a snapshot.
 pub trait Upstreams {
-    /// A lease on one of their endpoints.
-    type Lease: Lease;
     /// One exchange's attempts.
-    type Attempts<'a>: Attempts<Lease = Self::Lease>
+    type Attempts<'a>: Attempts
     where
         Self: 'a;
 
     /// Begins an exchange with an upstream, by its index in the snapshot.
-    fn attempts<'a>(&'a self, upstream: usize, asked: Asked<'a>) -> Self::Attempts<'a>;
+    fn attempts<'a>(&'a self, upstream: usize, asked: &'a Asked<'a>) -> Self::Attempts<'a>;
 }
 
 /// The attempts of one exchange. They remember the endpoints that were tried, and how many attempts are left.

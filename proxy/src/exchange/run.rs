@@ -119,6 +119,7 @@ async fn run<U: Upstreams>(
 }
 
 /// Turns a client's head into the head that is forwarded.
+#[inline]
 fn prepare<U>(head: &mut RequestHead, scene: &Scene<'_, U>) {
     let client = scene.client.peer.ip().to_canonical();
     let origin = Origin {
@@ -148,6 +149,7 @@ fn last_hop(head: &mut RequestHead) -> Option<Result<u16, RefusalReason>> {
 }
 
 /// Applies a route's changes to the request.
+#[inline]
 fn edit_request(head: &mut RequestHead, edits: Option<&Edits>) {
     let Some(edits) = edits else { return };
     edits.apply(&mut head.fields);
@@ -171,7 +173,7 @@ async fn attempt<U: Upstreams, B: BodySource>(
     let request_id = || head.request_id().unwrap_or_default();
     let limits = Limits { head: route.timeout, body: route.body_timeout, edits };
     let asked = Asked { client: scene.client, record: scene.record, stall: limits.head };
-    let mut attempts = scene.upstreams.attempts(upstream, asked);
+    let mut attempts = scene.upstreams.attempts(upstream, &asked);
     loop {
         let lease = match attempts.lease().await {
             Ok(lease) => lease,

@@ -56,8 +56,8 @@ pub struct Client<'a> {
     pub peer: SocketAddr,
     /// The address that the client connected to.
     pub local: Local<'a>,
-    /// The listener's address, for a client whose `local` is not known.
-    pub fallback: Option<SocketAddr>,
+    /// The listener's addresses: the first stands in where the address is not known.
+    pub fallback: &'a [SocketAddr],
 }
 
 impl Client<'_> {
@@ -68,7 +68,7 @@ impl Client<'_> {
             Local::Known(address) => Some(address),
             Local::Asked(ask) => ask(),
         };
-        local.or(self.fallback)
+        local.or_else(|| self.fallback.first().copied())
     }
 }
 

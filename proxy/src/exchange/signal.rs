@@ -45,6 +45,7 @@ impl Signal {
     }
 
     /// A new waiter for this signal, until it is dropped.
+    #[inline]
     #[must_use]
     pub fn waiter(&self) -> Waiter {
         let place = if self.0.first_waits.replace(true) {
@@ -65,6 +66,7 @@ pub struct Waiter {
 
 impl Waiter {
     /// Ready once the signal was given.
+    #[inline]
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         if self.signal.is_given() {
             return Poll::Ready(());
@@ -82,6 +84,7 @@ impl Waiter {
 }
 
 /// Remembers the task to wake.
+#[inline]
 fn keep(waker: &mut Option<Waker>, cx: &Context<'_>) {
     if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
         *waker = Some(cx.waker().clone());
@@ -89,6 +92,7 @@ fn keep(waker: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 impl Drop for Waiter {
+    #[inline]
     fn drop(&mut self) {
         // Also while a panic unwinds: a list that is borrowed then must not panic again.
         match self.place {

@@ -122,7 +122,7 @@ where
             routes: &snapshot.traffic.routes,
             upstreams: &*upstreams,
             listener,
-            client: Client { peer, local: Local::Known(peer), fallback: None },
+            client: Client { peer, local: Local::Known(peer), fallback: &[] },
             identity: None,
             is_early: false,
             new_request_id: worker.request_id(),

@@ -165,7 +165,7 @@ async fn serve_request(
         routes: &snapshot.traffic.routes,
         upstreams: &snapshot.upstreams,
         listener,
-        client: Client { peer: seat.client(), local, fallback: listener.addresses.first().copied() },
+        client: Client { peer: seat.client(), local, fallback: &listener.addresses },
         identity: identity.as_deref(),
         is_early,
         new_request_id: worker.request_id(),

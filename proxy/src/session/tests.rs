@@ -591,7 +591,7 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
             routes: &snapshot.traffic.routes,
             upstreams: &snapshot.upstreams,
             listener,
-            client: Client { peer, local: Local::Known(peer), fallback: None },
+            client: Client { peer, local: Local::Known(peer), fallback: &[] },
             identity: None,
             is_early: false,
             new_request_id: worker_.request_id(),

@@ -56,10 +56,10 @@ pub(super) async fn connect(seat: Seat, snapshot: &Snapshot, upstream: usize, re
     let connected = {
         let ask = || seat.stream.local();
         let local = seat.proxied_local().map_or(Local::Asked(&ask), Local::Known);
-        let fallback = seat.listener.addresses.first().copied();
+        let fallback = &*seat.listener.addresses;
         let client = Client { peer: seat.client(), local, fallback };
         let asked = Asked { client, record: record.as_deref(), stall: seat.listener.timeouts.send };
-        let mut attempts = Attempts::of_tunnel(&snapshot.upstreams[upstream], asked);
+        let mut attempts = Attempts::of_tunnel(&snapshot.upstreams[upstream], &asked);
         let mut connecting = pin!(attempts.connection());
         let cancelled = seat.cancel.waiter();
         poll_fn(|cx| match cancelled.poll(cx) {

@@ -17,7 +17,7 @@ use crate::proxy_protocol::{self, Header};
 #[derive(Debug)]
 pub struct Attempts<'a> {
     upstream: &'a Upstream,
-    asked: Asked<'a>,
+    asked: &'a Asked<'a>,
     /// A pooled connection may be used. Not for a tunnel, and not if every connection begins with the PROXY
     /// header of its client.
     may_reuse: bool,
@@ -30,7 +30,7 @@ pub struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    fn new(upstream: &'a Upstream, asked: Asked<'a>) -> Self {
+    fn new(upstream: &'a Upstream, asked: &'a Asked<'a>) -> Self {
         Self {
             upstream,
             asked,
@@ -44,7 +44,7 @@ impl<'a> Attempts<'a> {
 
     /// For a tunnel, which ends with its connection.
     #[must_use]
-    pub fn of_tunnel(upstream: &'a Upstream, asked: Asked<'a>) -> Self {
+    pub fn of_tunnel(upstream: &'a Upstream, asked: &'a Asked<'a>) -> Self {
         Self { may_reuse: false, ..Self::new(upstream, asked) }
     }
 
@@ -119,16 +119,15 @@ fn introduction(client: &Client<'_>) -> Vec<u8> {
     bytes
 }
 
-impl lease::Attempts for Attempts<'_> {
-    type Lease = H1Lease;
+impl<'a> lease::Attempts for Attempts<'a> {
+    type Lease = H1Lease<'a>;
 
-    async fn lease(&mut self) -> Result<H1Lease, RefusalReason> {
+    async fn lease(&mut self) -> Result<H1Lease<'a>, RefusalReason> {
         let connection = self.connection().await?;
-        let Upstream { config, group } = self.upstream;
-        Ok(H1Lease::new(connection, Rc::clone(group), !config.send_proxy, self.asked.stall))
+        Ok(H1Lease::new(connection, self.upstream, self.asked.stall))
     }
 
-    fn again_after(&mut self, failed: &H1Lease) -> bool {
+    fn again_after(&mut self, failed: &H1Lease<'a>) -> bool {
         if failed.is_reused() {
             self.replace = true;
             return true;
@@ -139,10 +138,9 @@ impl lease::Attempts for Attempts<'_> {
 }
 
 impl Upstreams for Vec<Upstream> {
-    type Lease = H1Lease;
     type Attempts<'a> = Attempts<'a>;
 
-    fn attempts<'a>(&'a self, upstream: usize, asked: Asked<'a>) -> Attempts<'a> {
+    fn attempts<'a>(&'a self, upstream: usize, asked: &'a Asked<'a>) -> Attempts<'a> {
         Attempts::new(&self[upstream], asked)
     }
 }

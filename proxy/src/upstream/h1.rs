@@ -2,11 +2,10 @@
 //! and its response each in a half of its own.
 
 use std::cell::Cell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::Connection;
-use super::group::Group;
+use super::group::Upstream;
 use crate::exchange::BodyPart;
 use crate::exchange::lease::{Lease, LeaseError, Processed, ReceiveResponse, SendRequest};
 use crate::exchange::tunnel::TunnelEnd;
@@ -20,12 +19,10 @@ use crate::wire::pace::Pace;
 
 /// A leased connection.
 #[derive(Debug)]
-pub struct H1Lease {
+pub struct H1Lease<'u> {
     connection: Connection,
     /// Whose pool it returns to.
-    group: Rc<Group>,
-    /// It may carry further exchanges.
-    may_return: bool,
+    upstream: &'u Upstream,
     /// How long the endpoint may take nothing.
     stall: Duration,
     /// The request was handed over whole.
@@ -34,16 +31,11 @@ pub struct H1Lease {
     keeps_alive: Cell<bool>,
 }
 
-impl H1Lease {
-    /// A connection of `group`. `stall`: how long the endpoint may take nothing.
-    pub(super) const fn new(
-        connection: Connection,
-        group: Rc<Group>,
-        may_return: bool,
-        stall: Duration,
-    ) -> Self {
+impl<'u> H1Lease<'u> {
+    /// A connection of `upstream`. `stall`: how long the endpoint may take nothing.
+    pub(super) const fn new(connection: Connection, upstream: &'u Upstream, stall: Duration) -> Self {
         let (is_sent, keeps_alive) = (Cell::new(false), Cell::new(false));
-        Self { connection, group, may_return, stall, is_sent, keeps_alive }
+        Self { connection, upstream, stall, is_sent, keeps_alive }
     }
 
     /// Whether it came from the pool.
@@ -52,15 +44,23 @@ impl H1Lease {
     }
 }
 
-impl Lease for H1Lease {
-    type Sender<'a> = Sender<'a>;
-    type Receiver<'a> = Receiver<'a>;
+impl<'u> Lease for H1Lease<'u> {
+    type Sender<'a>
+        = Sender<'a>
+    where
+        Self: 'a;
+    type Receiver<'a>
+        = Receiver<'a, 'u>
+    where
+        Self: 'a;
 
-    fn split<'a>(&'a self, head: &'a RequestHead) -> (Sender<'a>, Receiver<'a>) {
+    fn split<'a>(&'a self, head: &'a RequestHead) -> (Sender<'a>, Receiver<'a, 'u>) {
         let stream = self.connection.stream();
         let taking = Taking::new(self.stall, Pace::FREE);
-        let sender =
-            Sender { outbound: Outbound::new(&self.group.io, stream, taking), is_sent: &self.is_sent };
+        let sender = Sender {
+            outbound: Outbound::new(&self.upstream.group.io, stream, taking),
+            is_sent: &self.is_sent,
+        };
         let receiver = Receiver {
             lease: self,
             method: &head.method,
@@ -73,9 +73,12 @@ impl Lease for H1Lease {
         (sender, receiver)
     }
 
+    #[inline]
     fn complete(self) {
         match (self.is_sent.get(), self.keeps_alive.get()) {
-            (true, true) if self.may_return => self.group.parked.keep(self.connection),
+            (true, true) if !self.upstream.config.send_proxy => {
+                self.upstream.group.parked.keep(self.connection)
+            }
             (true, _) => self.connection.close_used(),
             // The rest of a request that was answered early must not go out: a reset, not a flush.
             (false, _) => drop(self.connection),
@@ -127,8 +130,8 @@ impl SendRequest for Sender<'_> {
 
 /// See `ReceiveResponse`.
 #[derive(Debug)]
-pub struct Receiver<'a> {
-    lease: &'a H1Lease,
+pub struct Receiver<'a, 'u> {
+    lease: &'a H1Lease<'u>,
     method: &'a Method,
     decoder: ResponseDecoder,
     /// The beginning of a head that did not come in one piece.
@@ -140,7 +143,7 @@ pub struct Receiver<'a> {
     heard: bool,
 }
 
-impl Receiver<'_> {
+impl Receiver<'_, '_> {
     const fn stream(&self) -> &'_ Stream {
         self.lease.connection.stream()
     }
@@ -156,7 +159,7 @@ impl Receiver<'_> {
     }
 }
 
-impl ReceiveResponse for Receiver<'_> {
+impl ReceiveResponse for Receiver<'_, '_> {
     async fn head(&mut self) -> Result<ResponseHead, LeaseError> {
         loop {
             if self.input.is_empty() {

@@ -143,10 +143,9 @@ impl World for Multiplexed {
 }
 
 impl Upstreams for FakeUpstreams {
-    type Lease = StreamLease;
     type Attempts<'a> = FakeAttempts;
 
-    fn attempts<'a>(&'a self, _upstream: usize, _asked: Asked<'a>) -> FakeAttempts {
+    fn attempts<'a>(&'a self, _upstream: usize, _asked: &'a Asked<'a>) -> FakeAttempts {
         FakeAttempts { endpoint: self.0.clone(), left: 2 }
     }
 }
