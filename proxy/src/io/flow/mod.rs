@@ -78,6 +78,7 @@ impl Flow {
     }
 
     /// Submits what every stream with news needs.
+    #[inline]
     pub(super) fn submit<R: Ring>(&mut self, ring: &mut R) {
         if self.shared.pool.is_pressed() {
             self.reclaim(ring);
@@ -96,6 +97,7 @@ impl Flow {
     }
 
     /// Takes in the completion of one of the stream's operations.
+    #[inline]
     pub(super) fn complete<R: Ring>(
         &mut self,
         state: &Rc<StreamState>,

@@ -210,6 +210,7 @@ impl Flow {
     /// When buffers and budget are gone and stay gone, slow peers hold them all, and nobody else gets a byte
     /// through. Then the stream is reset that holds the most without having moved, one at a time, until some
     /// stream can receive again.
+    #[inline]
     pub(super) fn evict(&mut self) {
         let shared = Rc::clone(&self.shared);
         let now = shared.now.get();

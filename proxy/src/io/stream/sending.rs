@@ -155,6 +155,7 @@ impl Sending {
 
     /// The send is over, and the kernel took so many of its bytes; the others are not counted any more. Says
     /// whether the send was cancelled.
+    #[inline]
     pub(in crate::io) fn complete(&mut self, taken: usize, now: Time) -> bool {
         let was_cancelled = std::mem::replace(&mut self.operation, SendOp::Idle) == SendOp::Cancelling;
         let bytes = std::mem::take(&mut self.in_flight) as usize;
@@ -169,6 +170,7 @@ impl Sending {
 
     /// Puts those of a send's `chunks` back to the front of the queue that the kernel did not take, without
     /// the bytes that it did. `prepare` sees each of them first.
+    #[inline]
     pub(in crate::io) fn take_back(
         &mut self,
         chunks: &mut Vec<Chunk>,

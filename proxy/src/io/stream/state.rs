@@ -201,6 +201,7 @@ impl StreamState {
     }
 
     /// Has the engine look at the stream in this loop turn.
+    #[inline]
     pub(in crate::io) fn mark(self: &Rc<Self>, inner: &mut Inner) {
         if !inner.lists.contains(List::Dirty) && inner.phase != Phase::Closed {
             inner.lists.enter(List::Dirty);
