@@ -68,7 +68,7 @@ impl Config {
         before.follow(self.listeners.iter().map(|listener| listener.name.as_str()))
     }
 
-    /// What descriptors go to beside connections, with so many workers.
+    /// The facts from which the need for descriptors is calculated, with so many workers.
     #[must_use]
     pub fn capacity(&self, workers: usize) -> Capacity {
         Capacity {

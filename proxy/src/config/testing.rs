@@ -104,7 +104,7 @@ pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
     }
 }
 
-/// What workers serve by, with numbers for the listeners as a first configuration gets them.
+/// The part by which workers serve. Listeners have the numbers that a first configuration gives them.
 pub(crate) fn traffic(config: &model::Config) -> Traffic {
     config.traffic(&config.listener_ids(&ListenerIds::default())).expect("numbered")
 }

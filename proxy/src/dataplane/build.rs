@@ -1,4 +1,4 @@
-//! From a handoff to what runs: the control thread's side of the data plane, and a seed for each worker.
+//! Builds a data plane from a handoff: the control thread's side, and a seed for each worker.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -95,7 +95,7 @@ pub(super) fn build(handoff: Handoff) -> Result<(Plane, Seeds), DataPlaneError> 
     Ok((Plane { view: Arc::new(view), commands, questions, admin, access_log, ticket_keys }, seeds))
 }
 
-/// What the workers write and others read: counters, and the lines of the steering array.
+/// The memory that workers write and others read: counters, and the lines of the steering array.
 struct SharedMemory {
     counters: CountersMemory,
     slots: SteeringSlots,
@@ -123,7 +123,7 @@ impl SharedMemory {
     }
 }
 
-/// What all workers have in common.
+/// The parts that all workers have in common.
 struct Common<'a> {
     config: &'a Config,
     traffic: Arc<ArcSwap<Traffic>>,

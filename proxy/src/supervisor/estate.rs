@@ -59,7 +59,7 @@ pub enum EstateError {
     Interface {
         /// As configured.
         name: String,
-        /// The existing ones.
+        /// The interfaces that exist.
         existing: String,
     },
     /// More workers than the steering array has lines.

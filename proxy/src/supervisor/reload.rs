@@ -139,7 +139,7 @@ pub struct Reloads<P, C> {
     last_id: u64,
     /// Clients are bounded by the control socket; signal and watch are there once.
     waiting: Vec<Asker<C>>,
-    /// When the waiting ones give up.
+    /// When the askers that wait give up.
     patience: Time,
     /// Files are being read for these.
     reading: Option<(Vec<Asker<C>>, Plane, Time)>,

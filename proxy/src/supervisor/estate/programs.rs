@@ -1,5 +1,5 @@
-//! The eBPF programs of an estate: loaded and attached, or why Sluice goes on without them; and what is asked
-//! of them.
+//! The eBPF programs of an estate: loaded and attached, or the reason why Sluice goes on without them. Their
+//! sweeps, logs and status go through this file too.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
