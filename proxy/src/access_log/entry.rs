@@ -8,7 +8,7 @@ use super::json::Object;
 use crate::error::{CloseReason, RefusalReason};
 use crate::http::date;
 use crate::http::message::{RequestHead, Version};
-use crate::tls::summary::Summary;
+use crate::tls::agreed::Agreed;
 
 /// How long each phase took, in microseconds. The phases from `head` on add up to the whole. The worker looks
 /// at the clock once per loop turn, so work within one turn takes 0.
@@ -50,8 +50,8 @@ pub struct Entry<'a> {
     pub protocol: Option<&'static str>,
     /// The request as it is forwarded; `None`: its head was never whole.
     pub request: Option<&'a RequestHead>,
-    /// The client's TLS, and the name it looked for; `None`: it is plain, or not ended here.
-    pub tls: Option<(Summary, Option<&'a str>)>,
+    /// The client's TLS; `None`: it is plain, or not ended here.
+    pub tls: Option<&'a Agreed>,
     /// The server name of a connection whose TLS is passed through.
     pub server_name: Option<&'a str>,
     /// The status that the client got; `None`: none.
@@ -92,12 +92,12 @@ impl Entry<'_> {
         let protocol = self.protocol.or_else(|| request.map(|request| version(request.version)));
         object.string("protocol", protocol.map(str::as_bytes));
         match self.tls {
-            Some((summary, server_name)) => {
+            Some(agreed) => {
                 let mut tls = object.object("tls");
-                tls.string("version", summary.version().as_bytes());
-                tls.string("cipher", summary.cipher().map(str::as_bytes));
-                tls.string("server_name", server_name.map(str::as_bytes));
-                tls.boolean("resumed", Some(summary.is_resumed()));
+                tls.string("version", agreed.version().as_bytes());
+                tls.string("cipher", agreed.cipher().map(str::as_bytes));
+                tls.string("server_name", agreed.server_name.as_deref().map(str::as_bytes));
+                tls.boolean("resumed", Some(agreed.is_resumed()));
                 tls.close();
             }
             None => object.string("tls", None),
@@ -248,9 +248,9 @@ mod tests {
 
     #[test]
     fn tls_is_told_with_a_name_of_any_characters() {
-        let summary = Summary::new(true, Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256), true);
         for name in [None, Some("a.example"), Some("\"\\\n\u{85}é")] {
-            let read = read(&Entry { tls: Some((summary, name)), ..record(None) }, false);
+            let agreed = Agreed::sample(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256, true, name);
+            let read = read(&Entry { tls: Some(&agreed), ..record(None) }, false);
             let cipher = "TLS_AES_128_GCM_SHA256";
             let expected =
                 json!({"version": "TLSv1.3", "cipher": cipher, "server_name": name, "resumed": true});

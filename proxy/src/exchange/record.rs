@@ -15,7 +15,7 @@ use crate::http::forward::RequestId;
 use crate::http::message::RequestHead;
 use crate::io::Io;
 use crate::time::Time;
-use crate::tls::summary::Summary;
+use crate::tls::agreed::Agreed;
 
 /// See the module.
 #[derive(Debug)]
@@ -64,8 +64,8 @@ pub struct Carrier<'a> {
     pub listener: &'a str,
     /// The request as it was forwarded, if its head was ever whole.
     pub request: Option<&'a RequestHead>,
-    /// The client's TLS, and the server name in its hello.
-    pub tls: Option<(Summary, Option<&'a str>)>,
+    /// The client's TLS.
+    pub tls: Option<&'a Agreed>,
     /// Why the connection ends with this exchange; `None`: it goes on.
     pub closed: Option<CloseReason>,
     /// Bytes that the client sent since the exchange before.
@@ -201,7 +201,7 @@ impl Record {
             upstream_reused: self.reused.get(),
             connection_request: carrier.connection_request,
             phases: Phases {
-                handshake: carrier.tls.filter(|_| is_first).map(|(tls, _)| tls.micros()),
+                handshake: carrier.tls.filter(|_| is_first).map(Agreed::micros),
                 accept: carrier.accept,
                 total: saturated_micros(took),
                 ..self.phases.get()

@@ -156,7 +156,7 @@ async fn serve_request(
     let close_reason = reason_to_close(seat, keep_alive);
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
     let mut sink = Sink::new(seat, Recipient::of(head, close_reason.is_none()), &flags, record);
-    let identity = seat.stream.identity();
+    let identity = seat.stream.agreed(|agreed| agreed?.identity.clone());
     let ask = || seat.stream.local();
     let local = seat.proxied_local().map_or(Local::Asked(&ask), Local::Known);
     let scene = Scene {

@@ -11,8 +11,7 @@ use crate::io::Chunk;
 use crate::io::handshakes::Underway;
 use crate::time::Time;
 use crate::tls::alert::Alert;
-use crate::tls::handshake::{Agreed, Established, Failure, Handshake, Progress};
-use crate::tls::identity;
+use crate::tls::handshake::{Established, Failure, Handshake, Progress};
 use crate::tls::server::ServerTls;
 
 /// Why a handshake led to no connection that can be served.
@@ -47,28 +46,20 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
         Err(end) => return refuse(seat, end).await,
     };
     drop(tls);
-    let agreed = match greeted {
-        Greeted::Established(established) => {
-            let Established { records, rest, early, agreed } = *established;
-            seat.worker.counters.increment(Counter::Handshake(agreed.kind()));
-            seat.stream.secure(records, rest, false);
-            seat.stream.admit_early(early);
-            agreed
+    let took = seat.worker.io.now().since(began);
+    match greeted {
+        Greeted::Established(mut established) => {
+            seat.worker.counters.increment(Counter::Handshake(established.agreed.kind()));
+            established.agreed.took(took);
+            seat.stream.secure(*established, false);
         }
         Greeted::Early(mut handshake, underway) => {
-            let agreed = handshake.agreed();
-            seat.stream.secure_early(handshake);
+            let mut agreed = handshake.agreed();
+            agreed.took(took);
+            seat.stream.secure_early(handshake, agreed);
             seat.early = Some(Box::new(Early::new(underway, due)));
-            agreed
         }
-    };
-    let took = seat.worker.io.now().since(began);
-    let Agreed { summary, server_name, peer } = agreed;
-    if let Some(leaf) = &peer {
-        seat.stream.identify(&identity::forwarded(leaf));
     }
-    drop(peer);
-    seat.stream.summarize(summary.took(took), server_name);
     // The time limit of the first head begins with the end of the handshake.
     let due = seat.worker.first_head_due(&seat.listener);
     if !seat.stream.is_readable() {

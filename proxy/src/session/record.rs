@@ -28,7 +28,7 @@ struct Inner {
     done: Cell<bool>,
     worker: Rc<Worker>,
     listener: Arc<Listener>,
-    /// The client's connection, which holds a summary of its TLS.
+    /// The client's connection, which knows what its TLS agreed upon.
     stream: Stream,
     client: SocketAddr,
     accept: Option<u32>,
@@ -95,7 +95,7 @@ impl Deref for Logged {
 impl Inner {
     fn write(&self, head: Option<&RequestHead>, closed: Option<CloseReason>) {
         let Some(log) = &self.worker.access else { return };
-        self.stream.summary(|tls| {
+        self.stream.agreed(|tls| {
             self.record.write(
                 log,
                 &Carrier {

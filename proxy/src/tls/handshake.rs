@@ -9,13 +9,14 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
 };
-use rustls::{AlertDescription, ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, Error, ServerConfig};
 
+use super::agreed::Agreed;
 use super::alert::{self, Alert};
 use super::hello::Reader;
+use super::identity;
 use super::records::{ALERT, CHANGE_CIPHER_SPEC, HEADER_BYTES, Records, Violation};
-use super::summary::Summary;
-use crate::error::{HandshakeFailure, HandshakeKind};
+use crate::error::HandshakeFailure;
 
 /// Bytes of a handshake that may wait for the rest of their message: a chain of client certificates is the
 /// largest.
@@ -131,17 +132,6 @@ pub struct Established {
     pub agreed: Agreed,
 }
 
-/// The agreement of client and server.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Agreed {
-    /// Version, suite, and whether an earlier session went on.
-    pub summary: Summary,
-    /// The peer's certificate, DER.
-    pub peer: Option<Box<[u8]>>,
-    /// The name that the client looks for, where that is remembered.
-    pub server_name: Option<Box<str>>,
-}
-
 /// Where a handshake stands.
 #[derive(Debug)]
 pub enum Progress {
@@ -163,6 +153,8 @@ pub struct Handshake {
     /// connections.
     reader: Option<Box<Reader>>,
     server_name: Option<Box<str>>,
+    /// Whether the agreement was handed over.
+    is_agreed: bool,
     /// Whether early data came, and the part of it that was not taken.
     is_early: bool,
     early: Vec<u8>,
@@ -209,6 +201,7 @@ impl Handshake {
             is_first,
             reader: None,
             server_name: None,
+            is_agreed: false,
             is_early: false,
             early: Vec::new(),
         }
@@ -334,13 +327,20 @@ impl Handshake {
         self.input.split_off(self.shown)
     }
 
-    /// The agreement before the handshake is over; once.
+    /// The agreement, before the handshake is over or when it is; whole only the first time.
     pub fn agreed(&mut self) -> Agreed {
+        if std::mem::replace(&mut self.is_agreed, true) {
+            return Agreed::default();
+        }
         let mut agreed = match &self.connection {
             Connection::Server(connection) => Agreed::of(connection),
             Connection::Client(connection) => Agreed::of(connection),
             Connection::Over => Agreed::default(),
         };
+        if let Connection::Server(connection) = &self.connection {
+            let leaf = connection.peer_certificates().and_then(<[_]>::first);
+            agreed.identity = leaf.map(|leaf| identity::forwarded(leaf).into());
+        }
         agreed.server_name = self.server_name.take();
         agreed
     }
@@ -408,23 +408,21 @@ impl Handshake {
     }
 
     fn establish(&mut self) -> Result<Established, Failure> {
-        let (records, mut agreed) = match std::mem::replace(&mut self.connection, Connection::Over) {
+        let agreed = self.agreed();
+        let records = match std::mem::replace(&mut self.connection, Connection::Over) {
             Connection::Server(connection) => {
-                let agreed = Agreed::of(&connection);
                 let (secrets, kernel) =
                     connection.dangerous_into_kernel_connection().map_err(Failure::ours)?;
-                (Records::server(secrets, kernel), agreed)
+                Records::server(secrets, kernel)
             }
             Connection::Client(connection) => {
-                let agreed = Agreed::of(&connection);
                 let (secrets, kernel) =
                     connection.dangerous_into_kernel_connection().map_err(Failure::ours)?;
-                (Records::client(secrets, kernel), agreed)
+                Records::client(secrets, kernel)
             }
             Connection::Over => return Err(Failure::ours(Error::HandshakeNotComplete)),
         };
         let records = records.map_err(|_: Violation| Failure::ours(Error::EncryptError))?;
-        agreed.server_name = self.server_name.take();
         let (rest, early) = (std::mem::take(&mut self.input), std::mem::take(&mut self.early));
         Ok(Established { records: Box::new(records), rest, early, agreed })
     }
@@ -515,30 +513,6 @@ fn step<Data>(
         Ok(_) => Err(Error::HandshakeNotComplete),
     };
     (discard, result)
-}
-
-impl Agreed {
-    /// How it went, as that is counted.
-    #[must_use]
-    pub fn kind(&self) -> HandshakeKind {
-        match (self.summary.is_13(), self.summary.is_resumed()) {
-            (true, false) => HandshakeKind::Full13,
-            (true, true) => HandshakeKind::Resumed13,
-            (false, false) => HandshakeKind::Full12,
-            (false, true) => HandshakeKind::Resumed12,
-        }
-    }
-
-    fn of(connection: &CommonState) -> Self {
-        let is_13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
-        let suite = connection.negotiated_cipher_suite().map(|suite| suite.suite());
-        let is_resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-        Self {
-            summary: Summary::new(is_13, suite, is_resumed),
-            peer: connection.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.as_ref().into()),
-            server_name: None,
-        }
-    }
 }
 
 impl std::fmt::Debug for Handshake {

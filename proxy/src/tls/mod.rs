@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 
+pub mod agreed;
 pub mod alert;
 pub mod certificate;
 pub mod client;
@@ -22,7 +23,6 @@ pub mod resolver;
 pub mod review;
 pub mod server;
 pub mod sessions;
-pub mod summary;
 pub mod tickets;
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion,
 };
 
+use super::agreed::Alpn;
 use super::handshake::{Established, Failure, Handshake, INPUT_BYTES_MAX, Progress};
 use super::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
 use super::{alert, client, provider, server, testing};
@@ -152,7 +153,7 @@ fn every_suite_carries_data_both_ways_with_their_clients() {
             .expect("handshake");
             let Established { mut records, rest, agreed, .. } = established;
             assert!(rest.is_empty());
-            assert_eq!(agreed.summary.version(), if version == &TLS13 { "TLSv1.3" } else { "TLSv1.2" });
+            assert_eq!(agreed.version(), if version == &TLS13 { "TLSv1.3" } else { "TLSv1.2" });
             for length in [1, 100, 1360, 1361, 16_384, 16_385, 100_000] {
                 let plain = pattern(length);
                 assert_eq!(
@@ -199,6 +200,26 @@ fn the_name_that_a_client_looks_for_is_remembered_where_that_is_wanted() {
 }
 
 #[test]
+fn the_protocol_that_both_speak_is_part_of_what_they_agree_upon() {
+    for (offered, agreed) in [(None, None), (Some("h2"), Some(Alpn::Http2)), (Some("x"), Some(Alpn::Other))] {
+        for version in [&TLS13, &TLS12] {
+            let mut pki = pki(version, None);
+            let protocols: Vec<Vec<u8>> = offered.into_iter().map(|name| name.as_bytes().to_vec()).collect();
+            Arc::get_mut(&mut pki.server).expect("ours").alpn_protocols.clone_from(&protocols);
+            Arc::get_mut(&mut pki.client).expect("ours").alpn_protocols = protocols;
+            let name = ServerName::try_from(NAME).expect("name");
+            let ours = Handshake::server(&pki.server).expect("server");
+            let (established, _) = establish(ours, &mut client_of(&pki).into(), 4096).expect("handshake");
+            assert_eq!(established.agreed.alpn(), agreed, "{version:?}");
+            let ours = Handshake::client(&pki.client, name).expect("client");
+            let theirs = ServerConnection::new(Arc::clone(&pki.server)).expect("server");
+            let (established, _) = establish(ours, &mut theirs.into(), 4096).expect("handshake");
+            assert_eq!(established.agreed.alpn(), agreed, "{version:?}");
+        }
+    }
+}
+
+#[test]
 fn who_shows_no_certificate_is_told_so_in_the_words_of_its_version() {
     let authority = testing::Authority::new("CA");
     let settings = server::Settings {
@@ -239,7 +260,7 @@ fn every_suite_carries_data_both_ways_with_their_servers() {
         let ours = Handshake::client(&pki.client, ServerName::try_from(NAME).expect("name")).expect("client");
         let (established, _) = establish(ours, &mut theirs, 333).expect("handshake");
         let Established { mut records, rest, agreed, .. } = established;
-        assert!(agreed.peer.is_some());
+        assert!(agreed.identity.is_none(), "an endpoint is verified, and not forwarded");
         let plain = pattern(40_000);
         assert_eq!(feed(&mut theirs, &seal(&mut records, &plain)).expect("accepted"), plain);
         theirs.writer().write_all(&plain).expect("memory");
@@ -264,7 +285,7 @@ fn tickets_that_come_after_the_handshake_resume_the_next() {
                 Handshake::client(&pki.client, ServerName::try_from(NAME).expect("name")).expect("client");
             let (Established { mut records, rest, agreed, .. }, _) =
                 establish(ours, &mut theirs, 100_000).expect("handshake");
-            assert_eq!(agreed.summary.is_resumed(), is_resumed, "{version:?}");
+            assert_eq!(agreed.is_resumed(), is_resumed, "{version:?}");
             assert_eq!(
                 open(&mut records, &[rest, drain(&mut theirs)].concat(), false, &mut Vec::new()),
                 Ok((vec![], false))
@@ -275,7 +296,7 @@ fn tickets_that_come_after_the_handshake_resume_the_next() {
             let mut theirs = rustls::Connection::from(client_of(&pki));
             let (established, _) = establish(Handshake::server(&pki.server).expect("server"), &mut theirs, 7)
                 .expect("handshake");
-            assert_eq!(established.agreed.summary.is_resumed(), is_resumed, "{version:?}");
+            assert_eq!(established.agreed.is_resumed(), is_resumed, "{version:?}");
         }
     }
 }

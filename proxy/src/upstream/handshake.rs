@@ -58,7 +58,7 @@ pub(super) async fn shake_hands(
         if let Progress::Done(established) = step.map_err(|_| HandshakeError::Timeout)?? {
             // If a response ends with its connection, only the endpoint's closing alert tells that from a
             // cut.
-            stream.secure(established.records, established.rest, true);
+            stream.secure(*established, true);
             return Ok(());
         }
     }
