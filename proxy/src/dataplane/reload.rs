@@ -32,11 +32,11 @@ struct Reload {
     snapshot: u64,
     /// Of the listeners.
     ids: ListenerIds,
-    step: Step,
+    step: CompileStep,
 }
 
 #[derive(Debug)]
-enum Step {
+enum CompileStep {
     Collecting(FileCollector),
     Compiling(JoinHandle<Result<Compiled, String>>),
     Compiled(Compiled),
@@ -66,7 +66,7 @@ impl Reloader {
     ) -> Result<(), Refusal> {
         self.current = None;
         let collector = FileCollector::new(batches, descriptors).map_err(|error| (id, error.to_string()))?;
-        self.current = Some(Reload { id, snapshot, ids, step: Step::Collecting(collector) });
+        self.current = Some(Reload { id, snapshot, ids, step: CompileStep::Collecting(collector) });
         Ok(())
     }
 
@@ -81,8 +81,8 @@ impl Reloader {
         descriptors: Vec<OwnedFd>,
         running: &Arc<Config>,
     ) -> Result<(), Option<Refusal>> {
-        let Some(Reload { id, snapshot, ids, step: Step::Collecting(mut collector) }) =
-            self.current.take_if(|reload| matches!(reload.step, Step::Collecting(_)))
+        let Some(Reload { id, snapshot, ids, step: CompileStep::Collecting(mut collector) }) =
+            self.current.take_if(|reload| matches!(reload.step, CompileStep::Collecting(_)))
         else {
             return Err(None);
         };
@@ -90,14 +90,14 @@ impl Reloader {
         let step = if collector.take(number, items, descriptors).map_err(refused)? {
             let (files, running) = (collector.finish().map_err(refused)?, Arc::clone(running));
             let ids = ids.clone();
-            Step::Compiling(tokio::task::spawn_blocking(move || {
+            CompileStep::Compiling(tokio::task::spawn_blocking(move || {
                 let config = receive::configuration(files).map_err(|error| error.to_string())?;
                 let config = config.succeed(&running);
                 let traffic = config.traffic(&ids).map_err(|error| error.to_string())?;
                 Ok((Arc::new(config), Arc::new(traffic)))
             }))
         } else {
-            Step::Collecting(collector)
+            CompileStep::Collecting(collector)
         };
         self.current = Some(Reload { id, snapshot, ids, step });
         Ok(())
@@ -106,7 +106,7 @@ impl Reloader {
     /// Whether `compiled` has something to wait for.
     #[must_use]
     pub fn is_compiling(&self) -> bool {
-        matches!(self.current, Some(Reload { step: Step::Compiling(_), .. }))
+        matches!(self.current, Some(Reload { step: CompileStep::Compiling(_), .. }))
     }
 
     /// Waits until it is compiled; its number. Dropped before, it goes on at the next call.
@@ -114,15 +114,15 @@ impl Reloader {
     /// # Errors
     /// When it does not resolve, or its thread panicked.
     pub async fn compiled(&mut self) -> Result<u64, Refusal> {
-        let Some(Reload { id, step: step @ Step::Compiling(_), .. }) = &mut self.current else {
+        let Some(Reload { id, step: step @ CompileStep::Compiling(_), .. }) = &mut self.current else {
             std::future::pending().await
         };
-        let Step::Compiling(task) = step else { std::future::pending().await };
+        let CompileStep::Compiling(task) = step else { std::future::pending().await };
         let result = task.await.unwrap_or_else(|error| Err(format!("it could not be compiled: {error}")));
         let id = *id;
         match result {
             Ok(compiled) => {
-                *step = Step::Compiled(compiled);
+                *step = CompileStep::Compiled(compiled);
                 Ok(id)
             }
             Err(mut reason) => {
@@ -135,9 +135,12 @@ impl Reloader {
 
     /// The configuration that was compiled under this number, and the number of its snapshot; once.
     pub fn publish(&mut self, id: u64) -> Option<(Compiled, u64)> {
-        let is_this = |reload: &mut Reload| reload.id == id && matches!(reload.step, Step::Compiled(_));
+        let is_this =
+            |reload: &mut Reload| reload.id == id && matches!(reload.step, CompileStep::Compiled(_));
         match self.current.take_if(is_this) {
-            Some(Reload { snapshot, step: Step::Compiled(compiled), .. }) => Some((compiled, snapshot)),
+            Some(Reload { snapshot, step: CompileStep::Compiled(compiled), .. }) => {
+                Some((compiled, snapshot))
+            }
             _ => None,
         }
     }

@@ -37,7 +37,7 @@ pub enum Asker<C> {
 
 /// Which files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum FileScope {
     /// All of them.
     All,
     /// The watched files. All others, the main file above all, stay as they are in force: on disk they may be
@@ -79,9 +79,9 @@ pub enum Read<P> {
 
 /// Actions, in order.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Action<P, C> {
+pub enum ReloadAction<P, C> {
     /// Read, then call `read`.
-    Read(Scope),
+    Read(FileScope),
     /// Send `prepared` to the data plane to compile.
     Send {
         /// Its number.
@@ -123,12 +123,12 @@ struct Flight<P, C> {
     askers: Vec<Asker<C>>,
     began: Time,
     summary: String,
-    step: Step<P>,
+    step: FlightStep<P>,
     deadline: Time,
 }
 
 #[derive(Debug)]
-enum Step<P> {
+enum FlightStep<P> {
     Compiling(P),
     Publishing,
 }
@@ -144,7 +144,7 @@ pub struct Reloads<P, C> {
     /// Files are being read for these.
     reading: Option<(Vec<Asker<C>>, Plane, Time)>,
     flight: Option<Flight<P, C>>,
-    actions: VecDeque<Action<P, C>>,
+    actions: VecDeque<ReloadAction<P, C>>,
 }
 
 impl<P, C: Copy + PartialEq> Default for Reloads<P, C> {
@@ -172,7 +172,7 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
     }
 
     /// The next action; `None`: nothing now.
-    pub fn poll(&mut self, plane: Plane, now: Time) -> Option<Action<P, C>> {
+    pub fn poll(&mut self, plane: Plane, now: Time) -> Option<ReloadAction<P, C>> {
         if self.actions.is_empty() {
             self.advance(plane, now);
         }
@@ -190,9 +190,10 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
         let outcome = match plane {
             Plane::Serving | Plane::Absent => {
                 let is_told = |asker: &Asker<C>| !matches!(asker, Asker::Watch);
-                let scope = if self.waiting.iter().any(is_told) { Scope::All } else { Scope::Watched };
+                let scope =
+                    if self.waiting.iter().any(is_told) { FileScope::All } else { FileScope::Watched };
                 self.reading = Some((std::mem::take(&mut self.waiting), plane, now));
-                return self.actions.push_back(Action::Read(scope));
+                return self.actions.push_back(ReloadAction::Read(scope));
             }
             Plane::Changing if now < self.patience => return,
             Plane::Changing => ReloadOutcome::NotReady,
@@ -203,15 +204,15 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
             ReloadOutcome::Ending => "sluice is ending".to_owned(),
             _ => format!("no data plane became ready within {READY_WAIT:?}"),
         };
-        self.actions.push_back(Action::Finish(Finished { askers, outcome, text, began: now }));
+        self.actions.push_back(ReloadAction::Finish(Finished { askers, outcome, text, began: now }));
     }
 
     /// The data plane took too long, or everything ends.
     fn give_up(&mut self, plane: Plane) {
         let Some(flight) = self.flight.take() else { return };
         match flight.step {
-            Step::Compiling(_) => {
-                self.actions.push_back(Action::Forget { id: flight.id });
+            FlightStep::Compiling(_) => {
+                self.actions.push_back(ReloadAction::Forget { id: flight.id });
                 let (outcome, text) = match plane {
                     Plane::Ending => (ReloadOutcome::Ending, "sluice is ending".to_owned()),
                     _ => (
@@ -221,28 +222,36 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
                 };
                 self.finish(flight, outcome, text);
             }
-            Step::Publishing => self.finish_applied(flight, "; the data plane has not confirmed it yet"),
+            FlightStep::Publishing => {
+                self.finish_applied(flight, "; the data plane has not confirmed it yet")
+            }
         }
     }
 
-    /// The outcome of `Action::Read`.
+    /// The outcome of `ReloadAction::Read`.
     pub fn read(&mut self, read: Read<P>, now: Time) {
         let Some((askers, plane, began)) = self.reading.take() else { return };
         match read {
             Read::Ended { outcome, text } => {
-                self.actions.push_back(Action::Finish(Finished { askers, outcome, text, began }));
+                self.actions.push_back(ReloadAction::Finish(Finished { askers, outcome, text, began }));
             }
             Read::Changed { prepared, summary } if plane == Plane::Serving => {
                 self.last_id += 1;
                 let (id, deadline) = (self.last_id, now + COMPILE_WAIT);
-                self.flight =
-                    Some(Flight { id, askers, began, summary, step: Step::Compiling(prepared), deadline });
-                self.actions.push_back(Action::Send { id });
+                self.flight = Some(Flight {
+                    id,
+                    askers,
+                    began,
+                    summary,
+                    step: FlightStep::Compiling(prepared),
+                    deadline,
+                });
+                self.actions.push_back(ReloadAction::Send { id });
             }
             Read::Changed { prepared, summary } => {
-                self.actions.push_back(Action::Adopt { id: None, prepared });
+                self.actions.push_back(ReloadAction::Adopt { id: None, prepared });
                 let text = format!("{summary}; no data plane runs now, the next one starts with it");
-                self.actions.push_back(Action::Finish(Finished {
+                self.actions.push_back(ReloadAction::Finish(Finished {
                     askers,
                     outcome: ReloadOutcome::Applied,
                     text,
@@ -252,20 +261,20 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
         }
     }
 
-    /// The configuration that `Action::Send` sends.
+    /// The configuration that `ReloadAction::Send` sends.
     #[must_use]
     pub fn prepared(&self) -> Option<&P> {
         match &self.flight.as_ref()?.step {
-            Step::Compiling(prepared) => Some(prepared),
-            Step::Publishing => None,
+            FlightStep::Compiling(prepared) => Some(prepared),
+            FlightStep::Publishing => None,
         }
     }
 
     /// The data plane has compiled it, and waits.
     pub fn compiled(&mut self, id: u64, now: Time) {
         let Some(mut flight) = self.flight.take_if(|flight| flight.id == id) else { return };
-        if let Step::Compiling(prepared) = std::mem::replace(&mut flight.step, Step::Publishing) {
-            self.actions.push_back(Action::Adopt { id: Some(id), prepared });
+        if let FlightStep::Compiling(prepared) = std::mem::replace(&mut flight.step, FlightStep::Publishing) {
+            self.actions.push_back(ReloadAction::Adopt { id: Some(id), prepared });
             flight.deadline = now + PUBLISH_WAIT;
         }
         self.flight = Some(flight);
@@ -274,14 +283,15 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
     /// The data plane cannot take it.
     pub fn refused(&mut self, id: u64, reason: &str) {
         let is_this =
-            |flight: &mut Flight<P, C>| flight.id == id && matches!(flight.step, Step::Compiling(_));
+            |flight: &mut Flight<P, C>| flight.id == id && matches!(flight.step, FlightStep::Compiling(_));
         let Some(flight) = self.flight.take_if(is_this) else { return };
         self.finish(flight, ReloadOutcome::Refused, format!("the data plane could not take it: {reason}"));
     }
 
     /// The workers have it.
     pub fn published(&mut self, id: u64) {
-        let is_this = |flight: &mut Flight<P, C>| flight.id == id && matches!(flight.step, Step::Publishing);
+        let is_this =
+            |flight: &mut Flight<P, C>| flight.id == id && matches!(flight.step, FlightStep::Publishing);
         if let Some(flight) = self.flight.take_if(is_this) {
             self.finish_applied(flight, "");
         }
@@ -291,14 +301,14 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
     pub fn died(&mut self) {
         let Some(flight) = self.flight.take() else { return };
         match flight.step {
-            Step::Compiling(_) => {
+            FlightStep::Compiling(_) => {
                 self.finish(
                     flight,
                     ReloadOutcome::Died,
                     "the data plane died while it compiled it".to_owned(),
                 );
             }
-            Step::Publishing => {
+            FlightStep::Publishing => {
                 self.finish_applied(
                     flight,
                     "; the data plane died before it confirmed it, its successor starts with it",
@@ -316,7 +326,7 @@ impl<P, C: Copy + PartialEq> Reloads<P, C> {
 
     fn finish(&mut self, flight: Flight<P, C>, outcome: ReloadOutcome, text: String) {
         let Flight { askers, began, .. } = flight;
-        self.actions.push_back(Action::Finish(Finished { askers, outcome, text, began }));
+        self.actions.push_back(ReloadAction::Finish(Finished { askers, outcome, text, began }));
     }
 
     fn finish_applied(&mut self, mut flight: Flight<P, C>, note: &str) {
@@ -343,9 +353,9 @@ mod tests {
     fn compiling() -> Table {
         let mut table = Table::default();
         table.ask(Asker::Client(1), at(0));
-        assert_eq!(table.poll(Plane::Serving, at(0)), Some(Action::Read(Scope::All)));
+        assert_eq!(table.poll(Plane::Serving, at(0)), Some(ReloadAction::Read(FileScope::All)));
         table.read(changed("a"), at(1));
-        assert_eq!(table.poll(Plane::Serving, at(1)), Some(Action::Send { id: 1 }));
+        assert_eq!(table.poll(Plane::Serving, at(1)), Some(ReloadAction::Send { id: 1 }));
         assert_eq!(table.prepared(), Some(&"a"));
         assert_eq!(table.poll(Plane::Serving, at(1)), None);
         table
@@ -354,18 +364,21 @@ mod tests {
     fn publishing() -> Table {
         let mut table = compiling();
         table.compiled(1, at(5));
-        assert_eq!(table.poll(Plane::Serving, at(5)), Some(Action::Adopt { id: Some(1), prepared: "a" }));
+        assert_eq!(
+            table.poll(Plane::Serving, at(5)),
+            Some(ReloadAction::Adopt { id: Some(1), prepared: "a" })
+        );
         assert_eq!(table.poll(Plane::Serving, at(5)), None);
         table
     }
 
     #[track_caller]
     fn finished(
-        action: Option<Action<&'static str, u8>>,
+        action: Option<ReloadAction<&'static str, u8>>,
         outcome: ReloadOutcome,
         says: &str,
     ) -> Vec<Asker<u8>> {
-        let Some(Action::Finish(finished)) = action else { panic!("{action:?}") };
+        let Some(ReloadAction::Finish(finished)) = action else { panic!("{action:?}") };
         assert_eq!(finished.outcome, outcome, "{}", finished.text);
         assert!(finished.text.contains(says), "{}", finished.text);
         finished.askers
@@ -385,7 +398,7 @@ mod tests {
     fn what_reading_refuses_reaches_no_data_plane() {
         let mut table = Table::default();
         table.ask(Asker::Signal, at(0));
-        assert_eq!(table.poll(Plane::Serving, at(0)), Some(Action::Read(Scope::All)));
+        assert_eq!(table.poll(Plane::Serving, at(0)), Some(ReloadAction::Read(FileScope::All)));
         table.read(Read::Ended { outcome: ReloadOutcome::Invalid, text: "line 3".into() }, at(1));
         assert_eq!(
             finished(table.poll(Plane::Serving, at(1)), ReloadOutcome::Invalid, "line 3"),
@@ -408,7 +421,7 @@ mod tests {
         let deadline = at(1) + COMPILE_WAIT;
         assert_eq!(table.next_deadline(), Some(deadline));
         assert_eq!(table.poll(Plane::Serving, Time::from_nanos(deadline.as_nanos() - 1)), None);
-        assert_eq!(table.poll(Plane::Serving, deadline), Some(Action::Forget { id: 1 }));
+        assert_eq!(table.poll(Plane::Serving, deadline), Some(ReloadAction::Forget { id: 1 }));
         finished(table.poll(Plane::Serving, deadline), ReloadOutcome::Silent, "10s");
         // Its later answers about it change nothing.
         table.compiled(1, deadline);
@@ -445,7 +458,7 @@ mod tests {
         table.ask(Asker::Signal, at(4));
         assert_eq!(table.poll(Plane::Serving, at(4)), None, "one at a time");
         table.compiled(1, at(5));
-        assert!(matches!(table.poll(Plane::Serving, at(5)), Some(Action::Adopt { .. })));
+        assert!(matches!(table.poll(Plane::Serving, at(5)), Some(ReloadAction::Adopt { .. })));
         assert_eq!(table.poll(Plane::Serving, at(5)), None);
         table.published(1);
         assert_eq!(
@@ -454,16 +467,19 @@ mod tests {
         );
         assert_eq!(
             table.poll(Plane::Serving, at(6)),
-            Some(Action::Read(Scope::All)),
+            Some(ReloadAction::Read(FileScope::All)),
             "a signal asks for all files"
         );
         table.read(changed("b"), at(7));
-        assert_eq!(table.poll(Plane::Serving, at(7)), Some(Action::Send { id: 2 }));
+        assert_eq!(table.poll(Plane::Serving, at(7)), Some(ReloadAction::Send { id: 2 }));
         // The first one's answers are not the second's.
         table.compiled(1, at(8));
         assert_eq!(table.poll(Plane::Serving, at(8)), None);
         table.compiled(2, at(8));
-        assert_eq!(table.poll(Plane::Serving, at(8)), Some(Action::Adopt { id: Some(2), prepared: "b" }));
+        assert_eq!(
+            table.poll(Plane::Serving, at(8)),
+            Some(ReloadAction::Adopt { id: Some(2), prepared: "b" })
+        );
         table.published(2);
         let askers = finished(table.poll(Plane::Serving, at(9)), ReloadOutcome::Applied, "took b");
         assert_eq!(askers, [Asker::Client(2), Asker::Signal, Asker::Watch]);
@@ -473,16 +489,16 @@ mod tests {
     fn a_watched_file_alone_reads_what_is_watched() {
         let mut table = Table::default();
         table.ask(Asker::Watch, at(0));
-        assert_eq!(table.poll(Plane::Serving, at(0)), Some(Action::Read(Scope::Watched)));
+        assert_eq!(table.poll(Plane::Serving, at(0)), Some(ReloadAction::Read(FileScope::Watched)));
     }
 
     #[test]
     fn without_a_data_plane_it_is_adopted_for_the_next() {
         let mut table = Table::default();
         table.ask(Asker::Client(1), at(0));
-        assert_eq!(table.poll(Plane::Absent, at(0)), Some(Action::Read(Scope::All)));
+        assert_eq!(table.poll(Plane::Absent, at(0)), Some(ReloadAction::Read(FileScope::All)));
         table.read(changed("a"), at(1));
-        assert_eq!(table.poll(Plane::Absent, at(1)), Some(Action::Adopt { id: None, prepared: "a" }));
+        assert_eq!(table.poll(Plane::Absent, at(1)), Some(ReloadAction::Adopt { id: None, prepared: "a" }));
         finished(table.poll(Plane::Absent, at(1)), ReloadOutcome::Applied, "the next one starts with it");
     }
 
@@ -498,14 +514,14 @@ mod tests {
         assert_eq!(askers, [Asker::Client(1), Asker::Client(2)]);
         table.ask(Asker::Client(3), at(20_000));
         assert_eq!(table.poll(Plane::Changing, at(20_000)), None);
-        assert_eq!(table.poll(Plane::Serving, at(21_000)), Some(Action::Read(Scope::All)));
+        assert_eq!(table.poll(Plane::Serving, at(21_000)), Some(ReloadAction::Read(FileScope::All)));
     }
 
     #[test]
     fn an_end_refuses_what_waits_and_forgets_what_is_compiled_but_not_what_was_adopted() {
         let mut table = compiling();
         table.ask(Asker::Client(2), at(2));
-        assert_eq!(table.poll(Plane::Ending, at(3)), Some(Action::Forget { id: 1 }));
+        assert_eq!(table.poll(Plane::Ending, at(3)), Some(ReloadAction::Forget { id: 1 }));
         assert_eq!(
             finished(table.poll(Plane::Ending, at(3)), ReloadOutcome::Ending, "ending"),
             [Asker::Client(1)]

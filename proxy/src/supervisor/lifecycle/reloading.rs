@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::super::clients::ClientId;
 use super::super::estate::Sealed;
-use super::super::reload::{Action, Asker, Finished, Plane, Read, Reloads, Scope};
+use super::super::reload::{Asker, FileScope, Finished, Plane, Read, ReloadAction, Reloads};
 use super::Supervisor;
 use crate::config::changes::Changes;
 use crate::config::{self, Diagnostics, Loaded, model};
@@ -80,13 +80,13 @@ impl Supervisor {
     pub(super) fn advance_reloads(&mut self) {
         while let Some(action) = self.reloading.table.poll(self.plane(), now()) {
             match action {
-                Action::Read(scope) => {
+                ReloadAction::Read(scope) => {
                     let read = self.read(scope);
                     self.reloading.table.read(read, now());
                 }
-                Action::Send { id } => self.send_prepared(id),
-                Action::Forget { id } => self.order(ToDataPlane::Forget { id }),
-                Action::Adopt { id, prepared } => {
+                ReloadAction::Send { id } => self.send_prepared(id),
+                ReloadAction::Forget { id } => self.order(ToDataPlane::Forget { id }),
+                ReloadAction::Adopt { id, prepared } => {
                     let Prepared { config, listeners, files, watched } = prepared;
                     self.estate.adopt(config, listeners, files);
                     self.watch.follow(watched);
@@ -95,7 +95,7 @@ impl Supervisor {
                         self.order(ToDataPlane::Publish { id });
                     }
                 }
-                Action::Finish(finished) => self.finish(finished),
+                ReloadAction::Finish(finished) => self.finish(finished),
             }
         }
     }
@@ -118,7 +118,7 @@ impl Supervisor {
 
     /// Reads and compares. This holds the loop up: 50 ms of CPU time for 10,000 routes and 1,000 upstreams,
     /// 10 more for the largest list of the guard.
-    fn read(&mut self, scope: Scope) -> Read<Prepared> {
+    fn read(&mut self, scope: FileScope) -> Read<Prepared> {
         let in_force = match self.estate.files_in_force() {
             Ok(files) => files,
             Err(error) => {
@@ -129,8 +129,8 @@ impl Supervisor {
             }
         };
         let loaded = match scope {
-            Scope::All => config::load(&in_force[0].0),
-            Scope::Watched => config::load_watched(&in_force),
+            FileScope::All => config::load(&in_force[0].0),
+            FileScope::Watched => config::load_watched(&in_force),
         };
         match loaded {
             Ok(loaded) => self.compare(loaded),
