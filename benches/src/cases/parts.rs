@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy::config::model;
 use proxy::io::timer::Wheel;
 use proxy::route::RouteTable;
 use proxy::time::Time;
@@ -15,6 +14,8 @@ use proxy::upstream::pool::idle::{IdlePool, Taken};
 
 use super::{Case, Runner, each};
 use crate::Random;
+use proxy::route::model::{Action, Route, RoutePath};
+use proxy::upstream::model::PoolLimits;
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "route-1", what: "find a request's route, / alone", make: || route(1) },
@@ -37,9 +38,9 @@ fn prefix(number: usize) -> String {
 
 fn route(count: usize) -> Runner {
     let routes: Vec<_> = (0..count)
-        .map(|number| model::Route {
-            path: model::RoutePath::Prefix(prefix(number).into()),
-            ..model::Route::new(model::Action::Upstream(number))
+        .map(|number| Route {
+            path: RoutePath::Prefix(prefix(number).into()),
+            ..Route::new(Action::Upstream(number))
         })
         .map(Arc::new)
         .collect();
@@ -55,13 +56,13 @@ fn route(count: usize) -> Runner {
         let (path, number) = &paths[next % paths.len()];
         next += 1;
         let found = table.find(black_box("main"), black_box("www.example.com"), black_box(path));
-        assert!(found.is_some_and(|route| route.action == model::Action::Upstream(*number)), "{path}");
+        assert!(found.is_some_and(|route| route.action == Action::Upstream(*number)), "{path}");
     })
 }
 
 /// A pool with 32 connections to two endpoints, leased in turn.
 fn pool() -> Runner {
-    let limits = model::PoolLimits {
+    let limits = PoolLimits {
         max_idle: 64,
         idle_timeout: Duration::from_secs(60),
         max_lifetime: Duration::from_secs(3_600),

@@ -19,8 +19,12 @@ use proxy::worker::events::Events;
 use proxy::worker::listener_tag;
 
 use super::{Case, Runner, each};
+use proxy::io::settings::Ring;
 use proxy::kernel::guard::{Guard, GuardMode, SynCookies};
 use proxy::kernel::steering::{Steering, SteeringPolicy};
+use proxy::listen::{Listener, ListenerLimits, Protocol, Timeouts};
+use proxy::route::model::{Action, Route};
+use proxy::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "session", what: "a request through a session, simulated ring", make: || session(2) },
@@ -35,16 +39,16 @@ const TURNS_MAX: u32 = 10_000;
 
 const TIMEOUT: Duration = Duration::from_secs(3_600);
 
-fn listener() -> model::Listener {
-    model::Listener {
+fn listener() -> Listener {
+    Listener {
         name: "main".into(),
         addresses: vec![SocketAddr::from(([192, 0, 2, 254], 80))],
-        protocol: model::Protocol::Http,
+        protocol: Protocol::Http,
         tls: None,
         proxy_protocol: false,
         backlog: 128,
         defer_accept: true,
-        timeouts: model::Timeouts {
+        timeouts: Timeouts {
             request_header: TIMEOUT,
             request_body: TIMEOUT,
             keep_alive: TIMEOUT,
@@ -52,7 +56,7 @@ fn listener() -> model::Listener {
             tunnel_idle: TIMEOUT,
             min_rate: None,
         },
-        limits: model::Limits {
+        limits: ListenerLimits {
             header_bytes: 32 << 10,
             headers: 100,
             uri_bytes: 8 << 10,
@@ -63,28 +67,24 @@ fn listener() -> model::Listener {
     }
 }
 
-fn upstream(endpoint: SocketAddr) -> model::Upstream {
-    model::Upstream {
+fn upstream(endpoint: SocketAddr) -> Upstream {
+    Upstream {
         name: "app".into(),
-        endpoints: vec![model::Endpoint { address: endpoint, label: endpoint.to_string().into(), weight: 1 }],
+        endpoints: vec![Endpoint { address: endpoint, label: endpoint.to_string().into(), weight: 1 }],
         connect_timeout: TIMEOUT,
         send_proxy: false,
         tls: None,
-        pool: model::PoolLimits {
+        pool: PoolLimits {
             max_idle: 16,
             idle_timeout: TIMEOUT,
             max_lifetime: Duration::from_secs(u64::from(u32::MAX)),
         },
-        retry: model::Retry { attempts: 2 },
+        retry: Retry { attempts: 2 },
     }
 }
 
 fn config(endpoint: SocketAddr) -> model::Config {
-    let route = model::Route {
-        timeout: TIMEOUT,
-        body_timeout: TIMEOUT,
-        ..model::Route::new(model::Action::Upstream(0))
-    };
+    let route = Route { timeout: TIMEOUT, body_timeout: TIMEOUT, ..Route::new(Action::Upstream(0)) };
     model::Config {
         process: model::Process {
             run_dir: "/nonexistent".into(),
@@ -101,7 +101,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             busy_poll: Duration::ZERO,
             stuck_after: TIMEOUT,
         },
-        ring: model::Ring { entries: 256, buffers: 256, buffer_size: 4096 },
+        ring: Ring { entries: 256, buffers: 256, buffer_size: 4096 },
         steering: Steering { policy: SteeringPolicy::Hash },
         guard: Guard {
             interfaces: Vec::new(),

@@ -4,10 +4,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::model::{self, Action, Config, Protocol};
+use super::model::{self, Config, Ring};
 use crate::kernel::guard::Guard;
+use crate::listen::{Listener, Protocol};
+use crate::route::model::{Action, Route};
 use crate::tls::certificate::Certificate;
 use crate::tls::server::ServerTls;
+use crate::upstream::model::Upstream;
 
 /// Names of changed items that are shown; further ones are counted.
 const NAMES_MAX: usize = 8;
@@ -74,8 +77,8 @@ impl Changes {
         self.fixed("workers.stuck_after", *stuck_after != new.stuck_after);
     }
 
-    fn ring(&mut self, old: model::Ring, new: model::Ring) {
-        let model::Ring { entries, buffers, buffer_size } = old;
+    fn ring(&mut self, old: Ring, new: Ring) {
+        let Ring { entries, buffers, buffer_size } = old;
         self.fixed("ring.entries", entries != new.entries);
         self.fixed("ring.buffers", buffers != new.buffers);
         self.fixed("ring.buffer_size", buffer_size != new.buffer_size);
@@ -118,7 +121,7 @@ impl Changes {
 
     /// Sockets belong to listeners: which there are, where they listen and how their sockets are set up
     /// stays.
-    fn listeners(&mut self, old: &[Arc<model::Listener>], new: &[Arc<model::Listener>], pairs: &Pairs<'_>) {
+    fn listeners(&mut self, old: &[Arc<Listener>], new: &[Arc<Listener>], pairs: &Pairs<'_>) {
         let (mut changed, mut taken, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for listener in old {
             let name = &listener.name;
@@ -126,7 +129,7 @@ impl Changes {
                 self.fixed(&format!("listener \"{name}\" (removed)"), true);
                 continue;
             };
-            let model::Listener {
+            let Listener {
                 name: _,
                 addresses,
                 protocol,
@@ -143,7 +146,7 @@ impl Changes {
             fixed("protocol", std::mem::discriminant(protocol) != std::mem::discriminant(&other.protocol));
             fixed("backlog", *backlog != other.backlog);
             fixed("defer_accept", *defer_accept != other.defer_accept);
-            let renumbered = model::Listener { protocol: *protocol, ..(**other).clone() };
+            let renumbered = Listener { protocol: *protocol, ..(**other).clone() };
             if renumbered != **listener || !pairs.same_protocol(*protocol, other.protocol) {
                 changed.push(name.as_str());
             }
@@ -159,17 +162,16 @@ impl Changes {
         self.names("certificates let go", &gone);
     }
 
-    fn routes(&mut self, old: &[Arc<model::Route>], new: &[Arc<model::Route>], pairs: &Pairs<'_>) {
+    fn routes(&mut self, old: &[Arc<Route>], new: &[Arc<Route>], pairs: &Pairs<'_>) {
         // The values that tell routes apart; the configuration has each once.
-        let key =
-            |route: &Arc<model::Route>| (route.hosts.clone(), route.path.clone(), route.listeners.clone());
+        let key = |route: &Arc<Route>| (route.hosts.clone(), route.path.clone(), route.listeners.clone());
         let mut known: HashMap<_, _> = old.iter().map(|route| (key(route), route)).collect();
         let (mut added, mut changed) = (0_usize, 0_usize);
         for route in new {
             match known.remove(&key(route)) {
                 None => added += 1,
                 Some(before) => {
-                    let renumbered = model::Route { action: before.action.clone(), ..(**route).clone() };
+                    let renumbered = Route { action: before.action.clone(), ..(**route).clone() };
                     let is_same = renumbered == **before && pairs.same_action(&before.action, &route.action);
                     changed += usize::from(!is_same);
                 }
@@ -189,9 +191,8 @@ impl Changes {
         }
     }
 
-    fn upstreams(&mut self, old: &[Arc<model::Upstream>], new: &[Arc<model::Upstream>]) {
-        let mut known: HashMap<&str, &Arc<model::Upstream>> =
-            old.iter().map(|one| (&*one.name, one)).collect();
+    fn upstreams(&mut self, old: &[Arc<Upstream>], new: &[Arc<Upstream>]) {
+        let mut known: HashMap<&str, &Arc<Upstream>> = old.iter().map(|one| (&*one.name, one)).collect();
         let (mut added, mut changed) = (Vec::new(), Vec::new());
         for upstream in new {
             match known.remove(&*upstream.name) {
@@ -262,7 +263,7 @@ impl Config {
     /// name, wherever they stand.
     #[must_use]
     pub fn succeed(mut self, running: &Self) -> Self {
-        let known: HashMap<&str, &Arc<model::Listener>> =
+        let known: HashMap<&str, &Arc<Listener>> =
             running.listeners.iter().map(|listener| (&*listener.name, listener)).collect();
         for listener in &mut self.listeners {
             let Some(before) = known.get(&*listener.name) else { continue };
@@ -272,7 +273,7 @@ impl Config {
                 Arc::make_mut(listener).tls.clone_from(&before.tls);
             }
         }
-        let known: HashMap<&str, &Arc<model::Upstream>> =
+        let known: HashMap<&str, &Arc<Upstream>> =
             running.upstreams.iter().map(|upstream| (&*upstream.name, upstream)).collect();
         for upstream in &mut self.upstreams {
             let Some(before) = known.get(&*upstream.name) else { continue };

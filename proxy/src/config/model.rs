@@ -9,17 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+// Sans-IO code and the supervisor know it from here: they import nothing of the engine.
 pub use crate::io::settings::Ring;
 use crate::kernel::guard::Guard;
 use crate::kernel::steering::Steering;
 use crate::listen::capacity::Capacity;
-pub use crate::listen::model::{Limits, Listener, Protocol, Timeouts};
-use crate::listen::{ListenerIds, Listeners, Unnumbered};
+use crate::listen::{Listener, ListenerIds, Listeners, Unnumbered};
 use crate::route::RouteTable;
-pub use crate::route::model::{Action, Redirect, Respond, Route, RoutePath};
 use crate::session::traffic::Traffic;
 use crate::tls::certificate::Certificate;
-pub use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
+use crate::upstream::model::Upstream;
 
 /// The shortest and the longest ban that `guard.ban_for` and `sluice ban --for` allow.
 pub const BAN_FOR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);

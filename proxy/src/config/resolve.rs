@@ -17,6 +17,7 @@ use super::{Files, model, units};
 use crate::kernel::guard::Guard;
 use crate::route::RouteTable;
 use crate::tls::client::ClientTls;
+use crate::upstream::model::Upstream;
 
 mod listener;
 mod passthrough;
@@ -542,8 +543,8 @@ fn reaches(endpoint: SocketAddr, bound: SocketAddr) -> bool {
     endpoint == bound || (local && covers(bound, endpoint))
 }
 
-fn model_of(upstream: schema::Upstream, tls: Option<Arc<ClientTls>>) -> Arc<model::Upstream> {
-    Arc::new(model::Upstream {
+fn model_of(upstream: schema::Upstream, tls: Option<Arc<ClientTls>>) -> Arc<Upstream> {
+    Arc::new(Upstream {
         name: upstream.name.value.into(),
         endpoints: upstream.endpoints.into_iter().map(|at| at.value).collect(),
         connect_timeout: upstream.connect_timeout,

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::model;
 use super::read::{At, Literal, Table};
 use super::{hints, units};
+use crate::io::settings::Ring;
 use crate::kernel::guard::{GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
 pub(super) use listener::{Listener, Protocol};
@@ -49,7 +50,7 @@ const GIB: u64 = 1 << 30;
 pub(super) struct Schema {
     pub(super) process: Process,
     pub(super) workers: Workers,
-    pub(super) ring: model::Ring,
+    pub(super) ring: Ring,
     pub(super) steering: Steering,
     pub(super) guard: Guard,
     pub(super) listeners: Vec<Listener>,
@@ -181,8 +182,8 @@ fn workers(mut table: Table<'_, '_>) -> Workers {
     workers
 }
 
-fn ring(mut table: Table<'_, '_>) -> model::Ring {
-    let ring = model::Ring {
+fn ring(mut table: Table<'_, '_>) -> Ring {
+    let ring = Ring {
         // IORING_MAX_ENTRIES, and the most buffers that one buffer ring can hold
         // (io_uring_register_buf_ring(3)).
         entries: to_u32(power_of_two(&mut table, "entries", 4096, 64..=32_768)),

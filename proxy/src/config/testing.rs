@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::model;
+use crate::io::settings::Ring;
 use crate::kernel::guard::{Guard, GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
 use crate::listen::ListenerIds;
+use crate::listen::{Listener, ListenerLimits, Protocol, Timeouts};
 use crate::route::RouteTable;
+use crate::route::model::{Action, Route};
 use crate::session::traffic::Traffic;
+use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
 
 /// One listener, one route for everything, one upstream with these endpoints; short time limits.
 pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
     let endpoints = endpoints
         .iter()
-        .map(|&address| model::Endpoint { address, label: address.to_string().into(), weight: 1 })
+        .map(|&address| Endpoint { address, label: address.to_string().into(), weight: 1 })
         .collect();
     model::Config {
         process: model::Process {
@@ -33,7 +37,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             busy_poll: Duration::ZERO,
             stuck_after: Duration::from_secs(5),
         },
-        ring: model::Ring { entries: 256, buffers: 256, buffer_size: 4096 },
+        ring: Ring { entries: 256, buffers: 256, buffer_size: 4096 },
         steering: Steering { policy: SteeringPolicy::Hash },
         guard: Guard {
             interfaces: Vec::new(),
@@ -48,11 +52,11 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             syn_cookies: SynCookies::Off,
         },
         listeners: vec![Arc::new(listener())],
-        routes: RouteTable::new(vec![Arc::new(model::Route {
+        routes: RouteTable::new(vec![Arc::new(Route {
             timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(5),
             buffer_request: 0,
-            ..model::Route::new(model::Action::Upstream(0))
+            ..Route::new(Action::Upstream(0))
         })]),
         upstreams: vec![Arc::new(upstream(endpoints))],
         admin: model::Admin { address: None },
@@ -60,16 +64,16 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
     }
 }
 
-pub(crate) fn listener() -> model::Listener {
-    model::Listener {
+pub(crate) fn listener() -> Listener {
+    Listener {
         name: "main".into(),
         addresses: vec![SocketAddr::from(([127, 0, 0, 1], 80))],
-        protocol: model::Protocol::Http,
+        protocol: Protocol::Http,
         tls: None,
         proxy_protocol: false,
         backlog: 128,
         defer_accept: true,
-        timeouts: model::Timeouts {
+        timeouts: Timeouts {
             request_header: Duration::from_secs(3),
             request_body: Duration::from_secs(3),
             keep_alive: Duration::from_secs(10),
@@ -77,7 +81,7 @@ pub(crate) fn listener() -> model::Listener {
             tunnel_idle: Duration::from_secs(10),
             min_rate: None,
         },
-        limits: model::Limits {
+        limits: ListenerLimits {
             header_bytes: 16 << 10,
             headers: 64,
             uri_bytes: 4 << 10,
@@ -88,19 +92,19 @@ pub(crate) fn listener() -> model::Listener {
     }
 }
 
-pub(crate) fn upstream(endpoints: Vec<model::Endpoint>) -> model::Upstream {
-    model::Upstream {
+pub(crate) fn upstream(endpoints: Vec<Endpoint>) -> Upstream {
+    Upstream {
         name: "app".into(),
         endpoints,
         connect_timeout: Duration::from_secs(1),
         send_proxy: false,
         tls: None,
-        pool: model::PoolLimits {
+        pool: PoolLimits {
             max_idle: 16,
             idle_timeout: Duration::from_secs(30),
             max_lifetime: Duration::from_secs(3600),
         },
-        retry: model::Retry { attempts: 2 },
+        retry: Retry { attempts: 2 },
     }
 }
 

@@ -25,6 +25,7 @@ use crate::telemetry::admin::{Sources, SupervisorAnswer};
 use crate::telemetry::logging;
 use crate::tls::certificate::Certificate;
 use crate::tls::review;
+use crate::upstream::model::Upstream;
 
 /// A question to the supervisor, with where its answer goes.
 pub type Question = oneshot::Sender<SupervisorStatus>;
@@ -161,7 +162,7 @@ impl Sources for View {
                 .unwrap_or_default(),
             address: key.address.to_string(),
         };
-        let upstream = |upstream: &Arc<crate::config::model::Upstream>| UpstreamStatus {
+        let upstream = |upstream: &Arc<Upstream>| UpstreamStatus {
             name: upstream.name.to_string(),
             endpoints: upstream
                 .endpoints

@@ -30,7 +30,7 @@ pub struct Listener {
     /// `listener.timeouts`
     pub timeouts: Timeouts,
     /// `listener.limits`
-    pub limits: Limits,
+    pub limits: ListenerLimits,
     /// Whose X-Forwarded-* and PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -112,7 +112,7 @@ pub struct Timeouts {
 
 /// `listener.limits`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ListenerLimits {
     /// Bytes of a request head, request line included.
     pub header_bytes: usize,
     /// Fields of a request head.
@@ -125,7 +125,7 @@ pub struct Limits {
     pub requests_per_connection: u64,
 }
 
-impl Limits {
+impl ListenerLimits {
     /// Bounds of a request head.
     #[must_use]
     pub const fn head(&self) -> HeadLimits {

@@ -365,7 +365,7 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
     let mut config = testing::config(&[origin_address(1), origin_address(2)]);
     let mut listener = testing::listener();
     let minute = Duration::from_secs(60);
-    listener.timeouts = crate::config::model::Timeouts {
+    listener.timeouts = crate::listen::Timeouts {
         request_header: minute,
         request_body: minute,
         keep_alive: minute,
@@ -375,7 +375,7 @@ fn simulate(seed: u64, faults: Faults) -> Vec<(Vec<Planned>, Rc<RefCell<Report>>
     };
     config.listeners = vec![Arc::new(listener)];
     let buffer_request = [0, 5_000, 1 << 20][random.below(3)];
-    let route = crate::config::model::Route {
+    let route = crate::route::model::Route {
         timeout: minute,
         body_timeout: minute,
         buffer_request,

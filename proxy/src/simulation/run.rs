@@ -194,8 +194,10 @@ impl World {
         self.book.note(
             self.start,
             format_args!(
-                "listener: {:?}, {:?}",
-                plan.config.listeners[0].timeouts, plan.config.listeners[0].limits
+                "listener: {:?}, {}",
+                plan.config.listeners[0].timeouts,
+                // Traces stay what they were, whatever the type is called.
+                format!("{:?}", plan.config.listeners[0].limits).trim_start_matches("Listener")
             ),
         );
         let clients =

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::simulated_tests::{REQUEST, converse};
 use super::testing::{self, Bench, origin_address};
-use crate::config::model;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Memory, Peer};
 use crate::route::RouteTable;
+use crate::route::model::{Action, Route};
 use crate::time::Time;
 
 /// Seed 0x102a of the simulation: memory was short, and the client's receive was held because its endpoint
@@ -139,10 +139,10 @@ fn a_client_that_takes_nothing_meets_its_limit_before_its_endpoint_does() {
     const FAST: usize = 600_000;
     let faults = Faults { window: 1024, delay: 0, short: false, ..Faults::mild() };
     let mut config = testing::config(&[origin_address(1)]);
-    let route = model::Route {
+    let route = Route {
         timeout: Duration::from_secs(60),
         body_timeout: Duration::from_secs(60),
-        ..model::Route::new(model::Action::Upstream(0))
+        ..Route::new(Action::Upstream(0))
     };
     config.routes = RouteTable::new(vec![Arc::new(route)]);
     let send = config.listeners[0].timeouts.send;

@@ -12,10 +12,12 @@ use crate::config::model;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason};
 use crate::io::simulated::Faults;
+use crate::route::model::{Action, Route};
 use crate::tls::client::{ClientTls, Settings, Trust};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::endpoint_set::EndpointSet;
 use crate::upstream::group::Group;
+use crate::upstream::model::Upstream;
 
 /// Publishes the configuration with this change, as the control thread does.
 fn publish(bench: &Bench, change: impl FnOnce(&mut model::Config)) {
@@ -25,9 +27,9 @@ fn publish(bench: &Bench, change: impl FnOnce(&mut model::Config)) {
     bench.publish(config.succeed(&running));
 }
 
-fn upstream(name: &str, endpoint: u8) -> Arc<model::Upstream> {
+fn upstream(name: &str, endpoint: u8) -> Arc<Upstream> {
     let config = testing::config(&[origin_address(endpoint)]);
-    Arc::new(model::Upstream { name: name.to_owned().into(), ..(*config.upstreams[0]).clone() })
+    Arc::new(Upstream { name: name.to_owned().into(), ..(*config.upstreams[0]).clone() })
 }
 
 /// Publishes the endpoints of the first upstream, apart from any configuration.
@@ -86,7 +88,7 @@ fn upstreams_keep_their_pools_by_name_wherever_they_stand() {
     let before = groups(&bench);
     publish(&bench, |config| {
         config.upstreams.insert(0, upstream("first", 2));
-        let route = model::Route::new(model::Action::Upstream(1));
+        let route = Route::new(Action::Upstream(1));
         config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
     });
     let after = groups(&bench);

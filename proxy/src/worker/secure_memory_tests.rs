@@ -12,10 +12,10 @@ use rustls::{ClientConfig, ClientConnection};
 
 use super::secure_tests::{NAME, server, trust};
 use super::testing::{self, Bench, origin_address};
-use crate::config::model;
 use crate::counters::Plain;
 use crate::io::settings::BLOCK_BYTES;
 use crate::io::simulated::{Faults, Memory, Peer};
+use crate::listen::Protocol;
 use crate::time::Time;
 use crate::tls::testing::Authority;
 
@@ -103,7 +103,7 @@ fn bench(is_secure: bool, short: bool) -> (Bench, Option<Arc<ClientConfig>>) {
     let mut config = testing::config(&[origin_address(1)]);
     let listener = Arc::make_mut(&mut config.listeners[0]);
     if is_secure {
-        listener.protocol = model::Protocol::Https;
+        listener.protocol = Protocol::Https;
         listener.tls = Some(server(&authority, CROWD));
     }
     let faults = Faults { window: 8 << 10, short, ..Faults::mild() };

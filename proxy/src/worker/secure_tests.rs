@@ -12,10 +12,10 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 
 use super::testing::{self, Bench, origin_address};
-use crate::config::model;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, RefusalReason};
 use crate::io::simulated::{Faults, Memory, Peer};
+use crate::listen::Protocol;
 use crate::time::Time;
 use crate::tls::alert::Alert;
 use crate::tls::server::{MinVersion, ServerTls, Settings};
@@ -38,7 +38,7 @@ fn bench_with_memory(
     let authority = Authority::new("Test CA");
     let mut config = testing::config(&[origin_address(1)]);
     let listener = Arc::make_mut(&mut config.listeners[0]);
-    listener.protocol = model::Protocol::Https;
+    listener.protocol = Protocol::Https;
     listener.tls = Some(server(&authority, max_handshakes));
     let bench = Bench::with_memory(seed, faults, config, memory);
     // Echoes bodies.

@@ -8,7 +8,6 @@ use super::drain::Phase;
 use super::events::Events;
 use super::testing::{self, Bench, origin_address};
 use crate::access_log::AccessLog;
-use crate::config::model;
 use crate::control::commands::Command;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, ShedReason};
@@ -16,6 +15,7 @@ use crate::io::StreamError;
 use crate::io::simulated::{Faults, Peer};
 use crate::session::context::Worker;
 use crate::time::Time;
+use crate::upstream::model::{Endpoint, Upstream};
 
 pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 pub(super) const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -271,10 +271,9 @@ fn a_drain_closes_the_idle_and_resets_the_stuck_at_its_deadline() {
     let idle = fetch(&mut bench);
     // A second endpoint that takes requests and never answers.
     let mut config = (**bench.config.load()).clone();
-    let silent = model::Endpoint { address: origin_address(2), label: "silent".into(), weight: 1 };
+    let silent = Endpoint { address: origin_address(2), label: "silent".into(), weight: 1 };
     bench.sim.origin(silent.address);
-    config.upstreams =
-        vec![Arc::new(model::Upstream { endpoints: vec![silent], ..(*config.upstreams[0]).clone() })];
+    config.upstreams = vec![Arc::new(Upstream { endpoints: vec![silent], ..(*config.upstreams[0]).clone() })];
     bench.publish(config);
     let stuck = bench.sim.connect(bench.listener);
     stuck.write(REQUEST);
@@ -347,9 +346,8 @@ fn a_new_configuration_serves_the_next_request_and_closes_what_it_dropped() {
     let client = fetch(&mut bench);
     assert_eq!(bench.value(Plain::UpstreamIdle), 1);
     let mut config = (**bench.config.load()).clone();
-    let other = model::Endpoint { address: origin_address(2), label: "other".into(), weight: 1 };
-    config.upstreams =
-        vec![Arc::new(model::Upstream { endpoints: vec![other], ..(*config.upstreams[0]).clone() })];
+    let other = Endpoint { address: origin_address(2), label: "other".into(), weight: 1 };
+    config.upstreams = vec![Arc::new(Upstream { endpoints: vec![other], ..(*config.upstreams[0]).clone() })];
     bench.publish(config);
     client.write(REQUEST);
     bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 2);

@@ -18,6 +18,7 @@ use crate::counters::Counters;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason, ShedReason};
 use crate::listen::{ListenKey, ListenerId, Transport};
+use crate::route::model::{Route, RoutePath};
 use crate::time::Time;
 
 /// An origin: a thread for each connection, which answers each request with the result of `respond`.
@@ -299,10 +300,7 @@ fn refusals_carry_their_status_and_close() {
     listener.limits.header_bytes = 2048;
     listener.limits.uri_bytes = 512;
     config.listeners = vec![Arc::new(listener)];
-    let route = model::Route {
-        path: model::RoutePath::Prefix("/app".into()),
-        ..(*config.routes.routes()[0]).clone()
-    };
+    let route = Route { path: RoutePath::Prefix("/app".into()), ..(*config.routes.routes()[0]).clone() };
     config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
     let worker = Running::start(config);
     let long = "x".repeat(5000);
@@ -393,8 +391,7 @@ fn upstream_trouble_becomes_502_and_504() {
     ];
     for (address, status, reason) in cases {
         let mut config = testing::config(&[address]);
-        let route =
-            model::Route { timeout: Duration::from_millis(300), ..(*config.routes.routes()[0]).clone() };
+        let route = Route { timeout: Duration::from_millis(300), ..(*config.routes.routes()[0]).clone() };
         config.routes = crate::route::RouteTable::new(vec![Arc::new(route)]);
         let worker = Running::start(config);
         let response = worker.converse(b"GET / HTTP/1.0\r\n\r\n");

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use proxy::config::model::{Action, Route, RoutePath};
 use proxy::http::{authority, path};
 use proxy::route::{Host, RouteTable};
+use proxy::route::model::{Action, Route, RoutePath};
 
 #[derive(Arbitrary, Debug)]
 struct Case {

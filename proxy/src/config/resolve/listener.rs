@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Resolver;
-use crate::config::{model, schema, units};
+use crate::config::{schema, units};
+use crate::listen::{Listener, Protocol};
 
 impl Resolver<'_> {
     /// `None` only after an error.
@@ -13,21 +14,18 @@ impl Resolver<'_> {
         &self,
         listener: schema::Listener,
         upstreams: &BTreeMap<&str, usize>,
-    ) -> Option<Arc<model::Listener>> {
+    ) -> Option<Arc<Listener>> {
         const KEY: &str = "listener.upstream";
         let protocol = match (listener.protocol, &listener.upstream) {
             (schema::Protocol::Tcp, Some(name)) => {
-                model::Protocol::Tcp { upstream: self.upstream_index(KEY, name, upstreams)? }
+                Protocol::Tcp { upstream: self.upstream_index(KEY, name, upstreams)? }
             }
             (schema::Protocol::TlsPassthrough, name) => {
                 let upstream = match name {
                     Some(name) => Some(self.upstream_index(KEY, name, upstreams)?),
                     None => None,
                 };
-                model::Protocol::TlsPassthrough {
-                    upstream,
-                    handshake_timeout: listener.tls.handshake_timeout,
-                }
+                Protocol::TlsPassthrough { upstream, handshake_timeout: listener.tls.handshake_timeout }
             }
             (schema::Protocol::Tcp, None) => {
                 let message = "is missing: a tcp listener has no routes".to_owned();
@@ -42,14 +40,14 @@ impl Resolver<'_> {
                 self.error(KEY, name.span.as_ref(), message, "a [[route]] to it, or protocol = \"tcp\"");
                 return None;
             }
-            (schema::Protocol::Http, None) => model::Protocol::Http,
-            (schema::Protocol::Https, None) => model::Protocol::Https,
+            (schema::Protocol::Http, None) => Protocol::Http,
+            (schema::Protocol::Https, None) => Protocol::Https,
         };
         let tls = match protocol {
-            model::Protocol::Https => Some(self.server_tls(&listener)?),
+            Protocol::Https => Some(self.server_tls(&listener)?),
             _ => None,
         };
-        Some(Arc::new(model::Listener {
+        Some(Arc::new(Listener {
             name: listener.name.value,
             addresses: listener.addresses.into_iter().map(|at| at.value).collect(),
             protocol,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::{Resolver, passthrough};
 use crate::config::diagnostics::Related;
-use crate::config::model::{self, RoutePath};
 use crate::config::read::{At, nearest};
-use crate::config::schema::{self, Action};
+use crate::config::schema;
 use crate::config::units;
 use crate::route::Host;
+use crate::route::model::{Action, Route, RoutePath};
 
 /// Requests that no two routes may take on one listener.
 type Taken<'r> = (Option<&'r Host>, &'r RoutePath);
@@ -20,7 +20,7 @@ impl schema::Route {
     /// The upstream it leads to.
     pub(in crate::config) fn upstream(&self) -> Option<&str> {
         match &self.action {
-            Some(Action::Upstream(name)) => Some(&name.value),
+            Some(schema::Action::Upstream(name)) => Some(&name.value),
             _ => None,
         }
     }
@@ -51,7 +51,7 @@ impl Resolver<'_> {
         upstreams: &[schema::Upstream],
         listeners: &[schema::Listener],
         buffer_budget: usize,
-    ) -> Option<Vec<Arc<model::Route>>> {
+    ) -> Option<Vec<Arc<Route>>> {
         // Nothing routes a connection of TCP.
         if routes.is_empty()
             && (listeners.is_empty() || listeners.iter().any(|listener| listener.protocol.is_http()))
@@ -69,7 +69,7 @@ impl Resolver<'_> {
             self.check_gaps(&of_http);
         }
         let names = super::index(upstreams);
-        let resolved: Vec<Option<Arc<model::Route>>> = routes
+        let resolved: Vec<Option<Arc<Route>>> = routes
             .into_iter()
             .map(|route| {
                 if let (length, Some(span)) = (route.buffer_request.value, &route.buffer_request.span)
@@ -223,16 +223,16 @@ impl Resolver<'_> {
         route: schema::Route,
         upstreams: &BTreeMap<&str, usize>,
         listeners: &[schema::Listener],
-    ) -> Option<Arc<model::Route>> {
+    ) -> Option<Arc<Route>> {
         let label = label(&route, listeners);
         let action = match route.action? {
-            Action::Upstream(name) => {
-                model::Action::Upstream(self.upstream_index("route.upstream", &name, upstreams)?)
+            schema::Action::Upstream(name) => {
+                Action::Upstream(self.upstream_index("route.upstream", &name, upstreams)?)
             }
-            Action::Redirect(redirect) => model::Action::Redirect(redirect),
-            Action::Respond(respond) => model::Action::Respond(respond),
+            schema::Action::Redirect(redirect) => Action::Redirect(redirect),
+            schema::Action::Respond(respond) => Action::Respond(respond),
         };
-        Some(Arc::new(model::Route {
+        Some(Arc::new(Route {
             label,
             hosts: route.hosts.into_iter().map(|at| at.value).collect(),
             path: route.path.value,

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use super::{KIB, MIB, MINUTE, SECOND, TIMEOUT, Tls, listen_address, name, tls, to_u32, to_usize};
 use crate::config::read::{At, Table};
-use crate::config::{model, units};
+use crate::config::units;
+use crate::listen::{ListenerLimits, Timeouts};
 
 /// `[[listener]]`
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub(in crate::config) struct Listener {
     pub(in crate::config) proxy_protocol: bool,
     pub(in crate::config) backlog: u32,
     pub(in crate::config) defer_accept: bool,
-    pub(in crate::config) timeouts: model::Timeouts,
-    pub(in crate::config) limits: model::Limits,
+    pub(in crate::config) timeouts: Timeouts,
+    pub(in crate::config) limits: ListenerLimits,
     pub(in crate::config) header_bytes_at: Option<Range<usize>>,
     pub(in crate::config) trusted_proxies: Vec<IpNet>,
     /// The table's header.
@@ -150,7 +151,7 @@ pub(super) fn only_of_http(table: &Table<'_, '_>, protocol: Protocol, key: &str,
     }
 }
 
-fn timeouts(mut table: Table<'_, '_>, protocol: Protocol) -> model::Timeouts {
+fn timeouts(mut table: Table<'_, '_>, protocol: Protocol) -> Timeouts {
     let (keys, expected) = match protocol {
         Protocol::Http | Protocol::Https => (&[][..], ""),
         Protocol::Tcp => (
@@ -165,7 +166,7 @@ fn timeouts(mut table: Table<'_, '_>, protocol: Protocol) -> model::Timeouts {
     for key in keys {
         only_of_http(&table, protocol, key, expected);
     }
-    let timeouts = model::Timeouts {
+    let timeouts = Timeouts {
         request_header: table.duration("request_header", 30 * SECOND, TIMEOUT),
         request_body: table.duration("request_body", 120 * SECOND, TIMEOUT),
         keep_alive: table.duration("keep_alive", 75 * SECOND, TIMEOUT),
@@ -179,11 +180,11 @@ fn timeouts(mut table: Table<'_, '_>, protocol: Protocol) -> model::Timeouts {
     timeouts
 }
 
-fn limits(mut table: Table<'_, '_>) -> (model::Limits, Option<Range<usize>>) {
+fn limits(mut table: Table<'_, '_>) -> (ListenerLimits, Option<Range<usize>>) {
     let header_bytes = table.size("header_bytes", 32 * KIB, KIB..=MIB);
     let headers = table.integer("headers", 100, 1..=1000).value;
     let uri_bytes = table.size("uri_bytes", 8 * KIB, 64..=MIB);
-    let limits = model::Limits {
+    let limits = ListenerLimits {
         header_bytes: to_usize(header_bytes.value),
         headers: to_usize(headers),
         uri_bytes: to_usize(uri_bytes.value),

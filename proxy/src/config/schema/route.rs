@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{GIB, KIB, MIB, SECOND, TIMEOUT};
-use crate::config::model::{self, RoutePath};
 use crate::config::read::{At, Table, nearest};
 use crate::config::units::quote;
 use crate::http::edit::{EditError, Edits, Side};
@@ -14,6 +13,7 @@ use crate::http::path::{self, PathError};
 use crate::http::redirect::{PLACEHOLDERS, Template, TemplateError};
 use crate::route::Host;
 use crate::route::host::HostError;
+use crate::route::model::{Redirect, Respond, RoutePath};
 
 /// The largest `respond.body`: larger ones are files, which a proxy does not serve.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -63,8 +63,8 @@ pub(in crate::config) struct Route {
 #[derive(Debug)]
 pub(in crate::config) enum Action {
     Upstream(At<String>),
-    Redirect(model::Redirect),
-    Respond(model::Respond),
+    Redirect(Redirect),
+    Respond(Respond),
 }
 
 pub(super) fn route(mut table: Table<'_, '_>) -> Route {
@@ -249,7 +249,7 @@ fn action(table: &mut Table<'_, '_>) -> Option<Action> {
     upstream.or(redirect.map(Action::Redirect)).or(respond.map(Action::Respond))
 }
 
-fn redirect(mut table: Table<'_, '_>) -> Option<model::Redirect> {
+fn redirect(mut table: Table<'_, '_>) -> Option<Redirect> {
     const FORM: &str = "a URL such as \"https://{host}{uri}\", or a path such as \"/new{path}\"";
     if table.is_present() && !table.has("to") {
         table.missing("to", FORM);
@@ -282,10 +282,10 @@ fn redirect(mut table: Table<'_, '_>) -> Option<model::Redirect> {
         }
     });
     table.finish();
-    Some(model::Redirect { status: u16::try_from(status.value).ok()?, to: to? })
+    Some(Redirect { status: u16::try_from(status.value).ok()?, to: to? })
 }
 
-fn respond(mut table: Table<'_, '_>) -> Option<model::Respond> {
+fn respond(mut table: Table<'_, '_>) -> Option<Respond> {
     let status = table.integer("status", 200, 200..=599).value;
     let body = table.string("body").unwrap_or(At { value: String::new(), span: None });
     let content_type = |text: &str| {
@@ -303,7 +303,7 @@ fn respond(mut table: Table<'_, '_>) -> Option<model::Respond> {
         table.error("body", body.span.clone(), message, &format!("at most {BODY_BYTES_MAX}"));
     }
     table.finish();
-    Some(model::Respond {
+    Some(Respond {
         status: u16::try_from(status).ok()?,
         content_type: content_type.map_or_else(|| "text/plain; charset=utf-8".into(), |at| at.value.into()),
         body: body.value.into_bytes().into(),

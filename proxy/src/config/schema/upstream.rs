@@ -6,7 +6,8 @@ use super::{
     ClientTls, DAY, HOUR, MILLISECOND, MINUTE, SECOND, TIMEOUT, name, socket_address, tls, to_u32, to_usize,
 };
 use crate::config::read::{At, Item, Literal, Table};
-use crate::config::{hints, model, units};
+use crate::config::{hints, units};
+use crate::upstream::model::{Endpoint, PoolLimits, Retry};
 
 /// The largest weight of an endpoint.
 const WEIGHT_MAX: u64 = 256;
@@ -15,12 +16,12 @@ const WEIGHT_MAX: u64 = 256;
 #[derive(Debug)]
 pub(in crate::config) struct Upstream {
     pub(in crate::config) name: At<String>,
-    pub(in crate::config) endpoints: Vec<At<model::Endpoint>>,
+    pub(in crate::config) endpoints: Vec<At<Endpoint>>,
     pub(in crate::config) connect_timeout: Duration,
     pub(in crate::config) send_proxy: bool,
     pub(in crate::config) tls: Option<ClientTls>,
-    pub(in crate::config) pool: model::PoolLimits,
-    pub(in crate::config) retry: model::Retry,
+    pub(in crate::config) pool: PoolLimits,
+    pub(in crate::config) retry: Retry,
 }
 
 pub(super) fn upstream(mut table: Table<'_, '_>) -> Upstream {
@@ -43,7 +44,7 @@ pub(super) fn upstream(mut table: Table<'_, '_>) -> Upstream {
     Upstream { name, endpoints, connect_timeout, send_proxy, tls, pool, retry }
 }
 
-fn endpoints(table: &mut Table<'_, '_>) -> Vec<At<model::Endpoint>> {
+fn endpoints(table: &mut Table<'_, '_>) -> Vec<At<Endpoint>> {
     const FORM: &str = "a list of addresses such as [\"10.0.0.1:8080\"], or of tables { address = \"…\" }";
     // A file in their place is an error of its own.
     if !table.has("endpoints") && !table.has("endpoints_file") {
@@ -68,7 +69,7 @@ fn endpoints(table: &mut Table<'_, '_>) -> Vec<At<model::Endpoint>> {
     endpoints
 }
 
-fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<model::Endpoint>> {
+fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<Endpoint>> {
     const FORM: &str = "an IP address with a port such as \"10.0.0.1:8080\" or \"[2001:db8::1]:8080\"";
     let (text, weight) = match item {
         Item::Text(text) => (text, 1),
@@ -84,7 +85,7 @@ fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<model::Endpo
     };
     match socket_address(&text.value) {
         Ok(address) => {
-            Some(At { value: model::Endpoint { address, label: text.value.into(), weight }, span: text.span })
+            Some(At { value: Endpoint { address, label: text.value.into(), weight }, span: text.span })
         }
         Err(message) => {
             let named = is_host_and_port(&text.value);
@@ -107,8 +108,8 @@ fn is_host_and_port(text: &str) -> bool {
         && host.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
-fn pool(mut table: Table<'_, '_>) -> model::PoolLimits {
-    let pool = model::PoolLimits {
+fn pool(mut table: Table<'_, '_>) -> PoolLimits {
+    let pool = PoolLimits {
         max_idle: to_usize(table.integer("max_idle", 256, 0..=1 << 20).value),
         idle_timeout: table.duration("idle_timeout", 60 * SECOND, TIMEOUT),
         max_lifetime: table.duration("max_lifetime", HOUR, SECOND..=30 * DAY),
@@ -129,13 +130,13 @@ fn passive(mut table: Table<'_, '_>) {
     table.finish();
 }
 
-fn retry(mut table: Table<'_, '_>) -> model::Retry {
+fn retry(mut table: Table<'_, '_>) -> Retry {
     let attempts = to_u32(table.integer("attempts", 2, 1..=16).value);
     table.not_built("on", Some(Literal::List(&["connect-failure", "reset-before-response"])));
     table.not_built("per_try_timeout", Some(Literal::Duration(Duration::ZERO)));
     table.not_built_default("budget", Literal::Float(0.2));
     table.finish();
-    model::Retry { attempts }
+    Retry { attempts }
 }
 
 fn fallback(mut table: Table<'_, '_>) {

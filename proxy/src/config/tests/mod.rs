@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
+use crate::io::settings::Ring;
 use crate::kernel::guard::{Guard, GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
+use crate::listen::{Listener, ListenerLimits, Protocol, Timeouts};
 use crate::route::RouteTable;
+use crate::route::model::{Action, Route, RoutePath};
+use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
 
 mod changes;
 mod errors;
@@ -114,7 +118,7 @@ fn defaults_are_those_of_the_interface() {
             busy_poll: Duration::ZERO,
             stuck_after: seconds(5),
         },
-        ring: model::Ring { entries: 4096, buffers: 4096, buffer_size: 4096 },
+        ring: Ring { entries: 4096, buffers: 4096, buffer_size: 4096 },
         steering: Steering { policy: SteeringPolicy::LeastLoaded },
         guard: Guard {
             interfaces: vec![],
@@ -129,15 +133,15 @@ fn defaults_are_those_of_the_interface() {
             syn_cookies: SynCookies::Auto,
         },
         listeners: vec![
-            model::Listener {
+            Listener {
                 name: "web".to_owned(),
                 addresses: vec!["127.0.0.1:8080".parse().expect("address")],
-                protocol: model::Protocol::Http,
+                protocol: Protocol::Http,
                 tls: None,
                 proxy_protocol: false,
                 backlog: 4096,
                 defer_accept: true,
-                timeouts: model::Timeouts {
+                timeouts: Timeouts {
                     request_header: seconds(30),
                     request_body: seconds(120),
                     keep_alive: seconds(75),
@@ -145,7 +149,7 @@ fn defaults_are_those_of_the_interface() {
                     tunnel_idle: seconds(600),
                     min_rate: NonZero::new(100),
                 },
-                limits: model::Limits {
+                limits: ListenerLimits {
                     header_bytes: 32 << 10,
                     headers: 100,
                     uri_bytes: 8 << 10,
@@ -157,12 +161,12 @@ fn defaults_are_those_of_the_interface() {
             .into(),
         ],
         routes: RouteTable::new(vec![
-            model::Route {
+            Route {
                 hosts: vec![],
-                path: model::RoutePath::Prefix("/".into()),
+                path: RoutePath::Prefix("/".into()),
                 listeners: vec![],
                 label: "/".into(),
-                action: model::Action::Upstream(0),
+                action: Action::Upstream(0),
                 request_headers: None,
                 response_headers: None,
                 timeout: seconds(60),
@@ -173,9 +177,9 @@ fn defaults_are_those_of_the_interface() {
             .into(),
         ]),
         upstreams: vec![
-            model::Upstream {
+            Upstream {
                 name: "app".to_owned().into(),
-                endpoints: vec![model::Endpoint {
+                endpoints: vec![Endpoint {
                     address: "127.0.0.1:9000".parse().expect("address"),
                     label: "127.0.0.1:9000".to_owned().into(),
                     weight: 1,
@@ -183,12 +187,8 @@ fn defaults_are_those_of_the_interface() {
                 connect_timeout: seconds(1),
                 send_proxy: false,
                 tls: None,
-                pool: model::PoolLimits {
-                    max_idle: 256,
-                    idle_timeout: seconds(60),
-                    max_lifetime: seconds(3600),
-                },
-                retry: model::Retry { attempts: 2 },
+                pool: PoolLimits { max_idle: 256, idle_timeout: seconds(60), max_lifetime: seconds(3600) },
+                retry: Retry { attempts: 2 },
             }
             .into(),
         ],
@@ -245,7 +245,7 @@ fn values_other_than_the_defaults_are_taken() {
     assert_eq!(config.workers.cpus, Some(vec![2, 3, 6]));
     assert_eq!((config.workers.count, config.workers.control_cpus), (Some(2), Some(vec![0])));
     assert!(!config.workers.numa_local);
-    assert_eq!(config.ring, model::Ring { entries: 64, buffers: 32768, buffer_size: 16384 });
+    assert_eq!(config.ring, Ring { entries: 64, buffers: 32768, buffer_size: 16384 });
     assert_eq!(config.steering.policy, SteeringPolicy::NumaLocal);
     assert_eq!(config.admin.address, None);
     assert_eq!(config.log.level, "trace");
@@ -256,7 +256,7 @@ fn values_other_than_the_defaults_are_taken() {
     assert_eq!(config.listeners[0].addresses.len(), 2);
     assert_eq!(config.listeners[0].limits.body_bytes, 1 << 30);
     let actions: Vec<_> = config.routes.routes().iter().map(|route| route.action.clone()).collect();
-    assert_eq!(actions, [model::Action::Upstream(1), model::Action::Upstream(0)]);
+    assert_eq!(actions, [Action::Upstream(1), Action::Upstream(0)]);
     let endpoints: Vec<String> =
         config.upstreams[1].endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
     assert_eq!(endpoints, ["10.0.0.2:1", "[2001:db8::1]:8080"]);

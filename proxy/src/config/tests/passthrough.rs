@@ -3,7 +3,8 @@
 
 use super::errors::{Case, check, whole};
 use super::*;
-use crate::config::model::{Action, Protocol};
+use crate::listen::Protocol;
+use crate::route::model::Action;
 
 const LISTENER: &str =
     "[[listener]]\nname = \"tls\"\naddress = \"127.0.0.1:8443\"\nprotocol = \"tls-passthrough\"\n";

@@ -2,10 +2,10 @@
 
 use super::errors::{case, check, whole};
 use super::*;
-use crate::config::model::{Action, RoutePath};
+use crate::route::model::{Action, Route, RoutePath};
 
 /// One route with these lines, beside `BASE`.
-fn route(lines: &str) -> model::Route {
+fn route(lines: &str) -> Route {
     let text = format!("[[route]]\n{lines}\n{BASE}");
     let config = resolve_text(&text).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
     (*config.routes.routes()[0]).clone()

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::listen::Protocol;
 use crate::tls::client::Trust;
 use crate::tls::server::MinVersion;
 use crate::tls::testing::{Authority, Pair, Response, params};
@@ -87,7 +88,7 @@ fn certificates_are_read_beside_the_main_file_and_resolved_from_bytes_alike() {
     folder.write("ca.pem", authority.pem());
     let loaded = folder.load().map_err(|errors| errors.to_string()).expect("sound");
     let listener = &loaded.config.listeners[0];
-    assert_eq!(listener.protocol, model::Protocol::Https);
+    assert_eq!(listener.protocol, Protocol::Https);
     let tls = listener.tls.as_ref().expect("its TLS");
     assert_eq!((tls.handshake_timeout, tls.max_handshakes), (Duration::from_secs(3), 7));
     assert_eq!(

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::model;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Peer};
+use crate::listen::{Listener, Timeouts};
+use crate::route::model::Route;
 use crate::worker::testing::{self, Bench, origin_address};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,15 +27,11 @@ struct Scene {
 
 impl Scene {
     /// A client that is connected, and an origin that only accepts.
-    fn new(route: impl FnOnce(&mut model::Route), listener: impl FnOnce(&mut model::Listener)) -> Self {
+    fn new(route: impl FnOnce(&mut Route), listener: impl FnOnce(&mut Listener)) -> Self {
         Self::within(CALM, route, listener)
     }
 
-    fn within(
-        faults: Faults,
-        route: impl FnOnce(&mut model::Route),
-        listener: impl FnOnce(&mut model::Listener),
-    ) -> Self {
+    fn within(faults: Faults, route: impl FnOnce(&mut Route), listener: impl FnOnce(&mut Listener)) -> Self {
         let mut config = testing::config(&[origin_address(1)]);
         let mut made = (*config.routes.routes()[0]).clone();
         route(&mut made);
@@ -494,15 +491,11 @@ fn max_forwards_counts_down_and_ends_here() {
 }
 
 /// A rate, and time limits that are not what ends anything.
-fn paced(listener: &mut model::Listener) {
+fn paced(listener: &mut Listener) {
     let minute = 60 * SECOND;
     let timeouts = listener.timeouts;
-    listener.timeouts = model::Timeouts {
-        request_body: minute,
-        send: minute,
-        min_rate: std::num::NonZero::new(100),
-        ..timeouts
-    };
+    listener.timeouts =
+        Timeouts { request_body: minute, send: minute, min_rate: std::num::NonZero::new(100), ..timeouts };
 }
 
 #[test]

@@ -4,14 +4,17 @@
 use std::time::Duration;
 
 use super::{NOT_TLS, Protocol};
-use crate::config::model::{self, Action};
+use crate::config::model;
 use crate::counters::{Counter, Plain};
 use crate::error::CloseReason;
 use crate::io::simulated::{Faults, Memory, Peer};
+use crate::listen::Listener;
 use crate::proxy_protocol::{self, Header, Parsed};
+use crate::route::model::{Action, Route};
 use crate::route::{Host, RouteTable};
 use crate::session::table;
 use crate::tls::hello::tests::{hello, in_records, message, without_name};
+use crate::upstream::model::Upstream;
 use crate::worker::testing::{self, Bench, origin_address};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,19 +25,19 @@ fn config(has_rest: bool) -> model::Config {
     config.upstreams = (1..=3)
         .map(|index| {
             let upstream = (*testing::config(&[origin_address(index)]).upstreams[0]).clone();
-            model::Upstream { name: format!("u{index}").into(), ..upstream }.into()
+            Upstream { name: format!("u{index}").into(), ..upstream }.into()
         })
         .collect();
     let upstream = has_rest.then_some(2);
     let protocol = Protocol::TlsPassthrough { upstream, handshake_timeout: HANDSHAKE_TIMEOUT };
-    config.listeners = vec![model::Listener { protocol, ..testing::listener() }.into()];
+    config.listeners = vec![Listener { protocol, ..testing::listener() }.into()];
     let route = |host, upstream| {
         let hosts = vec![Host::parse(host).expect("a host")];
         let listeners = vec!["main".to_owned()];
-        model::Route { hosts, listeners, ..model::Route::new(Action::Upstream(upstream)) }.into()
+        Route { hosts, listeners, ..Route::new(Action::Upstream(upstream)) }.into()
     };
     // Without the listener's name it is for HTTP.
-    let of_http = model::Route::new(Action::Upstream(2)).into();
+    let of_http = Route::new(Action::Upstream(2)).into();
     config.routes = RouteTable::new(vec![route("a.example", 0), route("*.b.example", 1), of_http]);
     config
 }
@@ -91,7 +94,7 @@ fn each_name_reaches_its_upstream_with_every_byte() {
 fn a_hello_in_pieces_is_passed_on_as_it_came() {
     let mut config = config(true);
     let protocol = Protocol::TlsPassthrough { upstream: None, handshake_timeout: Duration::from_secs(60) };
-    config.listeners = vec![model::Listener { protocol, ..(*config.listeners[0]).clone() }.into()];
+    config.listeners = vec![Listener { protocol, ..(*config.listeners[0]).clone() }.into()];
     let mut bench = bench(config);
     let message = message(&hello("x.b.example"));
     for (lengths, piece) in [(&[1 << 14][..], 100), (&[1 << 14], 1), (&[1], 1), (&[1], 4000), (&[300, 7], 64)]
@@ -238,16 +241,14 @@ fn a_hello_takes_its_share_of_the_budget_or_ends() {
 #[test]
 fn whom_a_proxy_introduces_is_passed_on_with_the_hello() {
     let mut config = config(true);
-    let listener = model::Listener {
+    let listener = Listener {
         proxy_protocol: true,
         trusted_proxies: vec!["0.0.0.0/0".parse().expect("a network")],
         ..(*config.listeners[0]).clone()
     };
     config.listeners = vec![listener.into()];
-    let upstreams = config
-        .upstreams
-        .iter()
-        .map(|upstream| model::Upstream { send_proxy: true, ..(**upstream).clone() }.into());
+    let upstreams =
+        config.upstreams.iter().map(|upstream| Upstream { send_proxy: true, ..(**upstream).clone() }.into());
     config.upstreams = upstreams.collect();
     let mut bench = bench(config);
     let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 1000 443\r\n";

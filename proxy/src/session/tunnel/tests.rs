@@ -7,12 +7,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::config::model;
 use crate::control::commands::Command;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Peer, Script, take_front};
+use crate::listen::{Listener, Protocol};
 use crate::proxy_protocol::{self, Header, Parsed};
+use crate::route::model::Route;
+use crate::upstream::model::Upstream;
 use crate::worker::drain::Phase;
 use crate::worker::testing::{self, Bench, origin_address};
 
@@ -98,7 +100,7 @@ fn simulate(seed: u64, faults: Faults, checks: bool) {
     (listener.timeouts.send, listener.timeouts.tunnel_idle, listener.timeouts.request_header) =
         (minute, minute, minute);
     config.listeners = vec![listener.into()];
-    let route = model::Route { timeout: minute, ..(*config.routes.routes()[0]).clone() };
+    let route = Route { timeout: minute, ..(*config.routes.routes()[0]).clone() };
     config.routes = crate::route::RouteTable::new(vec![route.into()]);
     let mut bench = Bench::new(seed, faults, config);
     let mut made = 0;
@@ -376,11 +378,10 @@ fn a_switch_that_nobody_asked_for_is_refused_and_any_other_answer_is_ordinary() 
 }
 
 /// A bench with a `tcp` listener, changed by `change`.
-fn tcp_bench(endpoints: u8, change: impl FnOnce(&mut model::Listener, &mut model::Upstream)) -> Bench {
+fn tcp_bench(endpoints: u8, change: impl FnOnce(&mut Listener, &mut Upstream)) -> Bench {
     let addresses: Vec<_> = (1..=endpoints).map(origin_address).collect();
     let mut config = testing::config(&addresses);
-    let mut listener =
-        model::Listener { protocol: model::Protocol::Tcp { upstream: 0 }, ..testing::listener() };
+    let mut listener = Listener { protocol: Protocol::Tcp { upstream: 0 }, ..testing::listener() };
     let mut upstream = (*config.upstreams[0]).clone();
     change(&mut listener, &mut upstream);
     (config.listeners, config.upstreams) = (vec![listener.into()], vec![upstream.into()]);
@@ -447,7 +448,7 @@ fn a_tunnel_takes_another_endpoint_where_one_refuses_and_gives_up_when_all_do() 
     bench.check_freed("");
 }
 
-fn proxied(listener: &mut model::Listener) {
+fn proxied(listener: &mut Listener) {
     listener.proxy_protocol = true;
     listener.trusted_proxies = vec!["0.0.0.0/0".parse().expect("a network")];
 }
@@ -628,7 +629,7 @@ fn http_behind_a_proxy_header_knows_the_client_and_waits_for_requests_as_ever() 
 #[test]
 fn an_endpoint_that_is_told_of_its_client_gets_a_connection_for_each_request() {
     let mut config = testing::config(&[origin_address(1)]);
-    let upstream = model::Upstream { send_proxy: true, ..(*config.upstreams[0]).clone() };
+    let upstream = Upstream { send_proxy: true, ..(*config.upstreams[0]).clone() };
     config.upstreams = vec![upstream.into()];
     let mut bench = Bench::new(1, Faults { short: false, ..Faults::mild() }, config);
     bench.sim.origin(origin_address(1));

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::world::{BRISK, pace, slow_pace};
 use super::*;
-use crate::config::model::{Action, Listener, Protocol, Route, RoutePath};
+use crate::listen::{Listener, Protocol};
+use crate::route::model::{Action, Route, RoutePath};
 use crate::route::{Host, RouteTable};
 use crate::simulation::tls::{self, Dialect, Keeps};
+use crate::upstream::model::Upstream;
 use crate::worker::testing::{self, origin_address};
 
 /// Bytes that a handshake adds to each direction of a client's connection.
@@ -142,11 +144,7 @@ impl Plan {
         let base = Arc::clone(&self.config.upstreams[0]);
         self.config.upstreams.extend(Way::ENDPOINTS.map(|address| {
             let endpoints = testing::config(&[origin_address(address)]).upstreams[0].endpoints.clone();
-            Arc::new(model::Upstream {
-                name: format!("through {address}").into(),
-                endpoints,
-                ..(*base).clone()
-            })
+            Arc::new(Upstream { name: format!("through {address}").into(), endpoints, ..(*base).clone() })
         }));
         let routes = self.config.routes.routes();
         let named = Route {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::*;
 use crate::http::redirect::Template;
 use crate::route::RouteTable;
+use crate::route::model::{Action, Redirect, Respond, Route, RoutePath};
+use crate::upstream::model::Upstream;
 use crate::worker::testing::{self, origin_address};
 
 /// Time limits are drawn from seconds; a brisk client stays far below them.
@@ -329,7 +331,7 @@ fn config(random: &mut Random, endpoints: usize) -> model::Config {
     let base = config.upstreams[0].clone();
     let mut upstream = |name: &str, addresses| {
         let endpoints = testing::config(addresses).upstreams[0].endpoints.clone();
-        let mut upstream = model::Upstream { name: name.into(), endpoints, ..(*base).clone() };
+        let mut upstream = Upstream { name: name.into(), endpoints, ..(*base).clone() };
         upstream.connect_timeout = seconds(random, 1..=2);
         upstream.pool.max_idle = random.pick(&[0, 1, 2, 16]);
         upstream.pool.idle_timeout = seconds(random, 1..=20);
@@ -341,8 +343,8 @@ fn config(random: &mut Random, endpoints: usize) -> model::Config {
     let base = config.routes.routes()[0].clone();
     let mut route = |prefix: &str, upstream: usize| {
         let mut route = (*base).clone();
-        route.path = model::RoutePath::Prefix(prefix.into());
-        route.action = model::Action::Upstream(upstream);
+        route.path = RoutePath::Prefix(prefix.into());
+        route.action = Action::Upstream(upstream);
         route.timeout = seconds(random, 3..=6);
         route.body_timeout = seconds(random, 3..=6);
         route.buffer_response = random.pick(&[1, 4 << 10, 64 << 10]);
@@ -350,12 +352,12 @@ fn config(random: &mut Random, endpoints: usize) -> model::Config {
     };
     let routes = vec![route("/x", 0), route("/y", 1)];
     let own = |prefix: &str, action| {
-        Arc::new(model::Route { path: model::RoutePath::Prefix(prefix.into()), action, ..(*base).clone() })
+        Arc::new(Route { path: RoutePath::Prefix(prefix.into()), action, ..(*base).clone() })
     };
-    let here = model::Respond { status: 200, content_type: "text/plain".into(), body: (*b"here").into() };
+    let here = Respond { status: 200, content_type: "text/plain".into(), body: (*b"here").into() };
     let to = Template::parse("https://{host}{uri}").expect("a template");
-    let moved = model::Redirect { status: 308, to };
-    let own = [own("/here", model::Action::Respond(here)), own("/moved", model::Action::Redirect(moved))];
+    let moved = Redirect { status: 308, to };
+    let own = [own("/here", Action::Respond(here)), own("/moved", Action::Redirect(moved))];
     config.routes = RouteTable::new(routes.into_iter().chain(own).collect());
     config
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::facts::Interrupt;
 use super::*;
 use crate::config::{model, testing};
+use crate::listen::Listener;
 use crate::route::RouteTable;
 use crate::supervisor::topology::Placement;
 
@@ -15,8 +16,7 @@ fn config() -> Config {
     let made = testing::config(&[]);
     let addresses =
         vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")];
-    let listener =
-        model::Listener { name: "http".to_owned(), addresses, backlog: 4096, ..testing::listener() };
+    let listener = Listener { name: "http".to_owned(), addresses, backlog: 4096, ..testing::listener() };
     Config {
         process: model::Process {
             run_dir: PathBuf::from("/run/sluice"),
