@@ -8,21 +8,9 @@ pub(crate) mod checks;
 pub mod drain;
 pub mod events;
 #[cfg(test)]
-mod patience_tests;
-#[cfg(test)]
-mod reload_tests;
-#[cfg(test)]
-mod secure_memory_tests;
-#[cfg(test)]
-mod secure_tests;
-#[cfg(test)]
-mod simulated_tests;
-#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod upstream_tls_tests;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;

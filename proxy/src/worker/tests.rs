@@ -1,5 +1,12 @@
 //! A whole worker on the kernel's ring, between a client and origins made of std sockets.
 
+mod patience;
+mod reload;
+mod secure;
+mod secure_memory;
+mod simulated;
+mod upstream_tls;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

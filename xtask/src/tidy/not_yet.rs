@@ -11,12 +11,4 @@ pub(super) const EDGES: &[(&str, &str)] = &[];
 pub(super) const LONG: &[&str] = &[];
 
 /// Tests in other places than the rules ask for.
-pub(super) const PLACEMENT: &[&str] = &[
-    "proxy/src/config/tests/mod.rs",
-    "proxy::worker::patience_tests",
-    "proxy::worker::reload_tests",
-    "proxy::worker::secure_memory_tests",
-    "proxy::worker::secure_tests",
-    "proxy::worker::simulated_tests",
-    "proxy::worker::upstream_tls_tests",
-];
+pub(super) const PLACEMENT: &[&str] = &[];

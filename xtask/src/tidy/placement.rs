@@ -7,8 +7,8 @@ use super::outline::Module;
 use super::source::{Source, Tree};
 use super::words::{Kind, Word};
 
-/// Longer tests get a file of their own. Goes down to 60 when the rooms are quiet.
-pub(super) const INLINE_LINES_MAX: usize = 400;
+/// Longer tests get a file of their own.
+pub(super) const INLINE_LINES_MAX: usize = 60;
 
 /// The names that a module may have if only tests compile it.
 const NAMES: &[&str] = &["tests", "testing", "checks"];

@@ -5,14 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::simulated_tests::{REQUEST, converse};
-use super::testing::{self, Bench, origin_address};
+use super::simulated::{REQUEST, converse};
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Memory, Peer};
 use crate::route::RouteTable;
 use crate::route::model::{Action, Route};
 use crate::time::Time;
+use crate::worker::testing::{self, Bench, origin_address};
 
 /// Seed 0x102a of the simulation: memory was short, and the client's receive was held because its endpoint
 /// took nothing. Each side was excused by the other, for ever.

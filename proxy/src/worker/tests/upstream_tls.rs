@@ -10,12 +10,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ServerConfig, ServerConnection};
 
-use super::testing::{self, Bench, origin_address};
 use crate::counters::{Counter, Plain};
 use crate::error::PoolCloseReason;
 use crate::io::simulated::{Faults, Peer};
 use crate::tls::client::{ClientTls, Settings, Trust};
 use crate::tls::testing::Authority;
+use crate::worker::testing::{self, Bench, origin_address};
 
 const NAME: &str = "origin.test";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::simulated_tests::{REQUEST, RESPONSE, bench, fetch, serve};
-use super::testing::{self, Bench, origin_address};
+use super::simulated::{REQUEST, RESPONSE, bench, fetch, serve};
 use crate::config::model;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, PoolCloseReason};
@@ -18,6 +17,7 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::endpoint_set::EndpointSet;
 use crate::upstream::group::Group;
 use crate::upstream::model::Upstream;
+use crate::worker::testing::{self, Bench, origin_address};
 
 /// Publishes the configuration with this change, as the control thread does.
 fn publish(bench: &Bench, change: impl FnOnce(&mut model::Config)) {

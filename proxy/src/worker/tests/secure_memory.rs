@@ -10,14 +10,14 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use super::secure_tests::{NAME, server, trust};
-use super::testing::{self, Bench, origin_address};
+use super::secure::{NAME, server, trust};
 use crate::counters::Plain;
 use crate::io::settings::BLOCK_BYTES;
 use crate::io::simulated::{Faults, Memory, Peer};
 use crate::listen::Protocol;
 use crate::time::Time;
 use crate::tls::testing::Authority;
+use crate::worker::testing::{self, Bench, origin_address};
 
 const CROWD: usize = 40;
 const BODY: usize = 160 << 10;

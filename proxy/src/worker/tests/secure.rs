@@ -11,7 +11,6 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 
-use super::testing::{self, Bench, origin_address};
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, RefusalReason};
 use crate::io::simulated::{Faults, Memory, Peer};
@@ -20,6 +19,7 @@ use crate::time::Time;
 use crate::tls::alert::Alert;
 use crate::tls::server::{MinVersion, ServerTls, Settings};
 use crate::tls::testing::Authority;
+use crate::worker::testing::{self, Bench, origin_address};
 
 pub(super) const NAME: &str = "edge.test";
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -4,9 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::drain::Phase;
-use super::events::Events;
-use super::testing::{self, Bench, origin_address};
 use crate::access_log::AccessLog;
 use crate::control::commands::Command;
 use crate::counters::{Counter, Plain};
@@ -16,6 +13,9 @@ use crate::io::simulated::{Faults, Peer};
 use crate::session::context::Worker;
 use crate::time::Time;
 use crate::upstream::model::{Endpoint, Upstream};
+use crate::worker::drain::Phase;
+use crate::worker::events::Events;
+use crate::worker::testing::{self, Bench, origin_address};
 
 pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 pub(super) const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";

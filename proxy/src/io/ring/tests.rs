@@ -1,0 +1,76 @@
+//! Tests of `io::ring`.
+
+use super::*;
+
+#[test]
+fn more_operations_than_the_queue_holds_all_complete() {
+    let mut ring = KernelRing::new(settings::Ring { entries: 4, buffers: 2, buffer_size: 64 }, 0).unwrap();
+    for slot in 0..100 {
+        // A descriptor that is not open: each completes with EBADF.
+        ring.submit(Token::new(Kind::Discard, slot, 0), Op::Shutdown { fd: -1 });
+    }
+    let mut completions = Vec::new();
+    for _ in 0..100 {
+        if completions.len() < 100 {
+            ring.wait(Some(Duration::from_secs(1))).unwrap();
+            ring.completions(&mut completions);
+        }
+    }
+    let mut slots: Vec<_> = completions.iter().map(|completion| completion.token.slot()).collect();
+    slots.sort_unstable();
+    assert_eq!(slots, (0..100).collect::<Vec<_>>());
+    assert_eq!((ring.in_flight, ring.backlog.len()), (0, 0));
+}
+
+#[test]
+fn the_kernel_gets_few_buffers_until_it_fills_more_in_a_turn() {
+    use std::io::Write;
+    const STREAMS: u32 = 300;
+    let mut ring =
+        KernelRing::new(settings::Ring { entries: 1024, buffers: 1024, buffer_size: 64 }, 0).unwrap();
+    assert_eq!((ring.provided[0].offered, ring.provided.len()), (OFFER_MIN[0], 1));
+    let mut pairs: Vec<_> = (0..STREAMS).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
+    let receive = |ring: &mut KernelRing, slot: u32, pairs: &[(std::os::unix::net::UnixStream, _)]| {
+        let fd = pairs[slot as usize].0.as_raw_fd();
+        ring.submit(
+            Token::new(Kind::Receive, slot, 0),
+            Op::Receive { fd, multishot: false, class: Class::Small },
+        );
+    };
+    for slot in 0..STREAMS {
+        pairs[slot as usize].1.write_all(&slot.to_le_bytes()).unwrap();
+        receive(&mut ring, slot, &pairs);
+    }
+    let (mut received, mut again) = (0, 0);
+    while received < STREAMS {
+        ring.wait(Some(Duration::from_secs(1))).unwrap();
+        let mut completions = Vec::new();
+        ring.completions(&mut completions);
+        assert!(!completions.is_empty(), "{received} received, {again} tried again");
+        for completion in completions {
+            let slot = completion.token.slot();
+            match completion.loan {
+                Some(loan) => {
+                    assert_eq!(loan.bytes(), slot.to_le_bytes());
+                    received += 1;
+                }
+                None => {
+                    assert_eq!(completion.result, -libc::EINTR, "buffers are left");
+                    again += 1;
+                    receive(&mut ring, slot, &pairs);
+                }
+            }
+        }
+    }
+    assert_eq!(again, STREAMS - u32::from(OFFER_MIN[0]));
+    // The loans are back; from now on it gets twice what it filled.
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    assert!(ring.provided[0].offered > OFFER_MIN[0] * 3 / 2, "{} offered", ring.provided[0].offered);
+    ring.pool.check_invariants();
+}
+
+#[test]
+fn this_kernel_has_what_workers_need() {
+    let features = probe().unwrap();
+    assert!(features.completion_entries >= 16);
+}

@@ -1,0 +1,107 @@
+//! Tests of `listen::sockets`.
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::socket::getsockopt;
+
+use super::*;
+use crate::listen::{ListenerId, ListenerIds};
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("address")
+}
+
+/// A listener for each list of addresses.
+fn listeners(addresses: &[&[SocketAddr]]) -> Listeners {
+    let listener = |(number, addresses): (usize, &&[SocketAddr])| {
+        let made = crate::config::testing::listener();
+        Arc::new(Listener { name: number.to_string(), addresses: addresses.to_vec(), ..made })
+    };
+    let listeners: Vec<_> = addresses.iter().enumerate().map(listener).collect();
+    Listeners::number(&listeners, &ListenerIds::default()).0
+}
+
+/// A port that is free for both families now.
+fn free_port() -> u16 {
+    TcpListener::bind("[::]:0").expect("bind").local_addr().expect("name").port()
+}
+
+#[test]
+fn the_wildcard_takes_ipv4_unless_its_port_has_an_ipv4_listener() {
+    let wildcard = address("[::]:80");
+    assert!(!is_v6only(wildcard, &[wildcard]));
+    assert!(!is_v6only(wildcard, &[wildcard, address("0.0.0.0:81")]));
+    assert!(is_v6only(wildcard, &[wildcard, address("127.0.0.1:80")]));
+    assert!(is_v6only(address("[::1]:80"), &[]));
+    assert!(!is_v6only(address("0.0.0.0:80"), &[wildcard]));
+    assert_eq!(canonical(address("[::ffff:10.0.0.1]:80")), address("10.0.0.1:80"));
+}
+
+#[test]
+fn the_group_has_one_socket_per_worker_with_the_right_options() {
+    let bound = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 3).expect("bind");
+    let key = bound[0].key;
+    assert_eq!((bound.len(), key.listener, bound[0].sockets.len()), (1, ListenerId::FIRST, 3));
+    assert_ne!(key.address.port(), 0);
+    for fd in &bound[0].sockets {
+        assert!(getsockopt(fd, sockopt::ReusePort).expect("option"));
+        assert!(getsockopt(fd, sockopt::TcpNoDelay).expect("option"));
+        assert!(getsockopt(fd, sockopt::AcceptConn).expect("option"));
+        assert!(
+            FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).expect("flags"))
+                .contains(FdFlag::FD_CLOEXEC)
+        );
+        assert!(
+            !OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).expect("flags"))
+                .contains(OFlag::O_NONBLOCK)
+        );
+    }
+    TcpStream::connect(bound[0].key.address).expect("somebody listens");
+}
+
+#[test]
+fn both_families_reach_a_lone_wildcard_and_a_split_port_keeps_them_apart() {
+    let port = free_port();
+    let bound = bind_all(&listeners(&[&[SocketAddr::new(address("[::]:0").ip(), port)]]), 2).expect("bind");
+    TcpStream::connect(("127.0.0.1", port)).expect("IPv4 reaches [::]");
+    TcpStream::connect(("::1", port)).expect("IPv6 too");
+    drop(bound);
+
+    let port = free_port();
+    let [v6, v4] = ["[::]:0", "127.0.0.1:0"].map(|text| SocketAddr::new(address(text).ip(), port));
+    // Two listeners, to see that the rule looks over all of them, in either order.
+    for order in [[&[v6][..], &[v4]], [&[v4], &[v6]]] {
+        let bound = bind_all(&listeners(&order), 2).expect("both bind");
+        for bound in &bound {
+            let v6only = bound
+                .key
+                .address
+                .is_ipv6()
+                .then(|| getsockopt(&bound.sockets[0], sockopt::Ipv6V6Only).expect("option"));
+            assert_ne!(v6only, Some(false));
+        }
+    }
+}
+
+#[test]
+fn a_port_of_another_group_is_refused_and_never_joined() {
+    let first = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 2).expect("bind");
+    let error = bind_all(&listeners(&[&[first[0].key.address]]), 2).expect_err("in use");
+    assert_eq!(error.errno, Errno::EADDRINUSE);
+    assert!(error.to_string().contains("in use"), "{error}");
+    assert!(bind_admin(first[0].key.address).is_err());
+    let error = bind_all(&listeners(&[&[address("192.0.2.1:80")]]), 1).expect_err("not ours");
+    assert!(error.to_string().contains("no such address"), "{error}");
+}
+
+#[test]
+fn retired_sockets_refuse_although_a_duplicate_lives() {
+    let bound = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 2).expect("bind");
+    let duplicate = bound[0].sockets[0].try_clone().expect("dup");
+    TcpStream::connect(bound[0].key.address).expect("listens");
+    retire(&bound);
+    assert!(TcpStream::connect(bound[0].key.address).is_err());
+    drop(duplicate);
+}
