@@ -61,7 +61,7 @@ reasons! {
         ConnectionsPerIp = "connections_per_ip",
         /// The PROXY header did not arrive within `request_header`.
         ProxyHeaderTimeout = "proxy_header_timeout",
-        /// Something other than TLS came to a listener of TLS, such as plain HTTP.
+        /// Something other than TLS came to a `tls-passthrough` listener.
         NotTls = "not_tls",
         /// A `ClientHello` that breaks RFC 8446, or that names its server in a forbidden way.
         HelloMalformed = "hello_malformed",
@@ -210,8 +210,8 @@ reasons! {
     ShedReason {
         /// `process.max_connections` was reached.
         MaxConnections = "max_connections",
-        /// `guard.connections_per_ip` was reached, and no interface is guarded that would have dropped the
-        /// handshake.
+        /// `guard.connections_per_ip` was reached, and the kernel does not count. In a dry run the
+        /// connection passes.
         ConnectionsPerIp = "connections_per_ip",
         /// The client reset the connection before it was looked at.
         ClientGone = "client_gone",
