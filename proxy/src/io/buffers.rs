@@ -23,7 +23,7 @@ pub(super) use self::budget::Charge;
 pub use self::ledger::Account;
 use self::ledger::Line;
 
-/// What a separately copied fragment costs beside its bytes.
+/// The cost of a separately copied fragment beside its bytes.
 pub(super) const FRAGMENT_COST: usize = 96;
 
 const HUGE_PAGE: usize = 2 << 20;
@@ -84,8 +84,8 @@ struct Buffer {
 }
 
 impl BufferPool {
-    /// `count` buffers (1 to 32768, a power of two) of `buffer_size` bytes, all in `take_returned` at first;
-    /// and blocks, as many bytes, rounded down to a power of two of them.
+    /// `count` small buffers (1 to 32768, a power of two) of `buffer_size` bytes, and as many bytes of
+    /// blocks, their count rounded down to a power of two. All are in `take_returned` at first.
     pub fn new(count: u16, buffer_size: usize, budget_max: usize) -> std::io::Result<Rc<Self>> {
         let invalid = || std::io::Error::from_raw_os_error(libc::EINVAL);
         let small =
@@ -161,7 +161,7 @@ impl BufferPool {
         self.shelf(self.class(buffer))
     }
 
-    /// What a buffer is.
+    /// The class of a buffer.
     pub(super) const fn class(&self, buffer: u16) -> Class {
         if buffer < self.small.count { Class::Small } else { Class::Block }
     }
@@ -206,7 +206,7 @@ impl BufferPool {
         Loan { pool: Rc::clone(self), buffer }
     }
 
-    /// Fills a returned buffer with `bytes` and lends it: what a kernel does, for the simulated ring. `None`
+    /// Fills a returned buffer with `bytes` and lends it, as a kernel does; for the simulated ring. `None`
     /// when no buffer is free.
     pub(super) fn lend_filled(self: &Rc<Self>, class: Class, bytes: &[u8]) -> Option<Loan> {
         let shelf = self.shelf(class);
@@ -291,9 +291,9 @@ impl Loan {
 
     /// The received bytes.
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: while shares exist the buffer is ours alone, its first `len` bytes were initialised by
-        // whoever lent it, and nobody writes to it; the borrow of `self` keeps the share, and so the memory,
-        // alive.
+        // SAFETY: while shares exist the buffer is ours alone. The caller of `lend` vouched that its first
+        // `len` bytes are initialised, and nobody writes to it. The borrow of `self` keeps the share alive,
+        // and so the memory.
         unsafe { std::slice::from_raw_parts(self.pool.address(self.buffer), self.len()) }
     }
 

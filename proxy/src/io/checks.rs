@@ -1,4 +1,4 @@
-//! What must hold of an engine after every turn, beyond `Engine::check_invariants`: for tests. Nothing waits
+//! Checks for tests that hold of an engine after every turn, beyond `Engine::check_invariants`. Nothing waits
 //! without a deadline, nothing is forgotten, nothing holds more than its bound.
 
 use super::engine::Accept;
@@ -8,7 +8,8 @@ use super::shared::Alarm;
 use super::stream::{Inner, List, Phase, ReceiveOp, StreamState, Tag};
 use super::{Engine, Io};
 
-/// What a stream may have outstanding beyond its limit: a multishot receive goes on until its cancel is seen.
+/// Bytes a stream may have outstanding beyond its limit: a multishot receive goes on until its cancel is
+/// seen.
 const OVERSHOOT: usize = 1 << 20;
 
 impl Io {

@@ -1,5 +1,5 @@
-//! Bytes on their way through the proxy: a loan of a receive buffer, an owned buffer, or static bytes. Where
-//! they lie is kept beside what keeps them alive, since they are looked at many times for each request.
+//! Bytes on their way through the proxy: a loan of a receive buffer, an owned buffer, or static bytes. A
+//! chunk keeps the bytes' address beside their owner, since they are looked at many times for each request.
 #![allow(unsafe_code, reason = "a pointer into what the chunk itself keeps alive")]
 
 use std::cell::Cell;
@@ -31,7 +31,7 @@ pub(super) struct Copied {
     hold: Cell<Hold>,
 }
 
-/// What owned bytes are counted by.
+/// How owned bytes are counted.
 #[derive(Default)]
 pub(super) enum Hold {
     /// Nothing.
@@ -39,8 +39,8 @@ pub(super) enum Hold {
     Nothing,
     /// They are held against the budget.
     Charge(Charge),
-    /// For want of budget, by what they were made of: that stays, and what it holds of the ring or the budget
-    /// goes on counting.
+    /// For want of budget, the chunks they were made of stay, and go on counting by the buffers or budget
+    /// they hold.
     Sources(Rc<Vec<Chunk>>),
 }
 
@@ -185,12 +185,12 @@ impl Chunk {
         }
     }
 
-    /// What counts for bytes that were made of these.
+    /// The hold that counts for bytes made of this chunk.
     pub(super) fn into_hold(self) -> Hold {
         let counted = match &self.backing {
             Backing::Loan(_) => true,
             Backing::Shared(copied) => {
-                // One of these is enough, however often they are transformed.
+                // One list of sources is enough, however often the bytes are transformed.
                 let sources = copied.with_hold(|hold| match hold {
                     Hold::Sources(sources) => Some(Rc::clone(sources)),
                     _ => None,
@@ -236,7 +236,7 @@ impl Chunk {
             return false;
         }
         copied.bytes.extend_from_slice(more);
-        // They may have moved.
+        // The bytes may have moved.
         let bytes = NonNull::from(&copied.bytes[start..]);
         (self.data, self.len) = (bytes.cast(), bytes.len());
         true
@@ -244,7 +244,7 @@ impl Chunk {
 }
 
 impl Chunk {
-    /// Gives up copied-out bytes around its own that nobody shares.
+    /// Gives up copied-out bytes before and after its own, if nobody shares them.
     pub(super) fn compact(&mut self) {
         let Backing::Shared(shared) = &mut self.backing else { return };
         let Some(copied) = Rc::get_mut(shared) else { return };
@@ -255,7 +255,7 @@ impl Chunk {
         if let Hold::Charge(charge) = copied.hold.get_mut() {
             charge.shrink(before - self.len);
         }
-        // They may have moved.
+        // The bytes may have moved.
         self.data = NonNull::from(copied.bytes.as_slice()).cast();
     }
 }

@@ -1,6 +1,6 @@
-//! The engine: one state machine over whatever ring carries out its operations. It owns streams, listeners
-//! and watches; each loop turn submits what sessions queued, enters the ring once, collects completions,
-//! handles them, fires timers, runs tasks.
+//! The engine: one state machine over any ring that carries out its operations. It owns streams, listeners
+//! and watches. Each loop turn submits operations that sessions queued, enters the ring once, handles
+//! completions, fires timers, runs tasks.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -23,7 +23,7 @@ const ACCEPT_BACKOFF_SHORT: Duration = Duration::from_millis(4);
 /// Rounds of tasks and reports in one loop turn.
 const ROUNDS_MAX: usize = 8;
 
-/// What the engine has counted since it was made.
+/// Counts of the engine since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Entries into the kernel.
@@ -52,7 +52,7 @@ pub struct Stats {
     pub budget_bytes: u64,
 }
 
-/// What the worker does with events.
+/// The worker's answers to events.
 pub trait Handler {
     /// A connection was accepted on a listening socket that was added with this tag. Dropping the stream
     /// resets it.
@@ -203,9 +203,9 @@ impl<R: Ring> Engine<R> {
         self.take_completions(handler);
         self.shared.wheel.borrow_mut().advance(now, &mut self.fired);
         if self.fired.iter().any(Alarm::ends_a_wait) {
-            // What was done in time must not look late because much else was done too, and this worker comes
-            // late to it. Not for timers of idle connections: thousands fire each second, and taking in
-            // everything at once leaves the cache.
+            // Operations done in time must not look late because much else was done too, and this worker
+            // comes late to it. Timers of idle connections do not need this: thousands fire each second, and
+            // taking in everything at once leaves the cache.
             self.ring.catch_up()?;
             self.take_completions(handler);
         }
@@ -236,7 +236,7 @@ impl<R: Ring> Engine<R> {
         !self.has_work()
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let pool = self.ring.pool();
@@ -386,7 +386,7 @@ impl<R: Ring> Engine<R> {
         }
     }
 
-    /// Each checks whether it still matters: what was taken in since it fired may have settled it.
+    /// Each checks whether it still matters: a completion taken in since it fired may have settled it.
     fn act_on_timers<H: Handler>(&mut self, handler: &mut H) {
         let mut fired = std::mem::take(&mut self.fired);
         for alarm in fired.drain(..) {

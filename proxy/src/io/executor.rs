@@ -215,7 +215,8 @@ impl Executor {
         self.drop_guarded(ended);
     }
 
-    /// Drops what may hold a session's values; a panic in their destructors is the session's too.
+    /// Drops a value that may be a session's or hold its values; a panic in a destructor is the session's
+    /// too.
     fn drop_guarded<T>(&self, value: T) {
         if catch_unwind(AssertUnwindSafe(move || drop(value))).is_err() {
             self.panics.set(self.panics.get() + 1);

@@ -116,17 +116,17 @@ impl Io {
         self.now() + duration
     }
 
-    /// Moves received bytes that a slow peer keeps from going on out of the ring's buffers, under the
-    /// worker's buffer budget, of which such bytes may take half; they no longer count against the stream
-    /// they came from. As it is when there is no room.
+    /// For received bytes that a slow peer holds up: moves them out of the ring's buffers. The copy is under
+    /// the worker's buffer budget, of which such bytes may take half. It no longer counts against the stream
+    /// the bytes came from. The chunk comes back as it is when there is no room.
     #[must_use]
     pub fn own(&self, chunk: Chunk) -> Chunk {
         let pool = &self.0.pool;
         pool.copy(&chunk, None, pool.budget_max() / 2).unwrap_or(chunk)
     }
 
-    /// Appends received bytes to a body that is read whole before it is sent: out of the ring's buffers,
-    /// under the worker's buffer budget, of which such bodies may take half, and no longer counted against
+    /// Appends received bytes to a body that is read whole before it is sent, out of the ring's buffers. They
+    /// are under the worker's buffer budget, of which such bodies may take half. They no longer count against
     /// the stream they came from. The chunk comes back as the error when there is no room.
     pub fn gather(&self, parts: &mut Vec<Chunk>, chunk: Chunk) -> Result<(), Chunk> {
         let pool = &self.0.pool;
@@ -140,7 +140,7 @@ impl Io {
         Ok(())
     }
 
-    /// What the engine has counted.
+    /// Small buffers that are not on loan.
     #[must_use]
     pub fn buffers_free(&self) -> usize {
         self.0.pool.free()

@@ -1,6 +1,6 @@
 //! TLS handshakes under way on one worker: how many with clients, and how much of a loop turn all may take. A
-//! handshake costs as much as dozens of requests, and whoever asks for many must not make those wait that
-//! have theirs.
+//! handshake costs as much as dozens of requests. A peer that asks for many must not make peers wait whose
+//! handshake is done.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -9,19 +9,19 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// What handshakes may take of one loop turn, beyond which no further step begins: less than a step that
-/// signs, so that one of those is all. With 200 µs, two or three of them, the p99 of established sessions
-/// beside a storm was 684 µs, with this 401, and a handshake cost the same.
+/// Time handshakes may take of one loop turn; after it no further step begins. It is less than a step that
+/// signs takes, so a turn has one of those at most. With 200 µs, two or three signing steps, the p99 of
+/// established sessions beside a storm was 684 µs. With 40 µs it was 401 µs, and a handshake cost the same.
 const TURN_TIME: Duration = Duration::from_micros(40);
 
-/// Whom a handshake is with. While both kinds wait they take turns, step by step: an exchange that needs a
-/// connection to its endpoint does not queue behind thousands of new clients, nor does a new client behind as
-/// many such exchanges.
+/// Whom a handshake is with. While both kinds wait they take turns, step by step. An exchange that needs a
+/// connection to its endpoint does not queue behind thousands of new clients. Nor does a new client queue
+/// behind as many such exchanges.
 #[derive(Clone, Copy, Debug)]
 pub enum With {
-    /// One that connected to us.
+    /// A client that connected to us.
     Client,
-    /// One that we connected to.
+    /// An endpoint that we connected to.
     Endpoint,
 }
 
@@ -42,12 +42,12 @@ pub struct Handshakes {
     /// Spent in this turn.
     spent: Cell<Duration>,
     waiting: RefCell<Waiting>,
-    /// What every step is held to take, where time is simulated.
+    /// The time that every step is held to take, where time is simulated.
     #[cfg(test)]
     pub(crate) step_time: Cell<Option<Duration>>,
 }
 
-/// Those whose next step waits for a later turn, each kind in its order.
+/// Handshakes whose next step waits for a later turn, each kind in its order.
 #[derive(Debug)]
 struct Waiting {
     clients: VecDeque<Rc<Place>>,
@@ -70,7 +70,7 @@ impl Waiting {
 
     /// Takes the first off a queue and tells it; `false`: it has nobody to tell.
     fn call(&mut self, with: With) -> bool {
-        // One that was dropped has nobody to wake.
+        // A handshake that was dropped has nobody to wake.
         while let Some(place) = self.queue(with).pop_front() {
             place.is_called.set(true);
             if let Some(waker) = place.waker.borrow_mut().take() {
@@ -89,7 +89,7 @@ struct Place {
     is_called: Cell<bool>,
 }
 
-/// The place among them of a handshake with a client.
+/// The place of a handshake with a client among all that are under way.
 #[derive(Debug)]
 pub struct Underway(Rc<Handshakes>);
 
@@ -113,8 +113,8 @@ impl Default for Handshakes {
 }
 
 impl Handshakes {
-    /// Begins one with a client; `None`: `max` are under way. Those with endpoints are bounded by the
-    /// exchanges that wait for them.
+    /// Begins a handshake with a client; `None`: `max` are under way. Handshakes with endpoints are bounded
+    /// by the exchanges that wait for them.
     #[must_use]
     pub fn begin(self: &Rc<Self>, max: usize) -> Option<Underway> {
         if self.open.get() >= max {
@@ -130,7 +130,7 @@ impl Handshakes {
         self.open.get()
     }
 
-    /// A new loop turn is about to begin: those who waited longest go on in it.
+    /// A new loop turn is about to begin: the handshakes that waited longest go on in it.
     pub fn begin_turn(&self) {
         self.spent.set(Duration::ZERO);
         self.call_next();
@@ -156,7 +156,7 @@ impl Handshakes {
         if !is_free {
             let place = Rc::new(Place { waker: RefCell::new(None), is_called: Cell::new(false) });
             self.waiting.borrow_mut().queue(with).push_back(Rc::clone(&place));
-            // Whoever gives up leaves no waker, so that its turn goes to the next.
+            // A handshake that gives up leaves no waker, so that its turn goes to the next.
             let _left = Left(&place);
             poll_fn(|cx| {
                 if place.is_called.get() {

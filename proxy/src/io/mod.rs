@@ -3,8 +3,8 @@
 //! Sessions see only `Io` (time, timers, connecting), `Stream` (two in-memory queues) and `Chunk` (bytes on
 //! loan or owned). No future owns a kernel buffer or a submission, so a session can be dropped at any await.
 //!
-//! `engine` and `flow` are the state machine; `seam` is what they need from a ring; `ring` is the kernel's,
-//! `simulated` a seeded one.
+//! `engine` and `flow` are the state machine; `seam` is the interface they need from a ring; `ring` is the
+//! kernel's, `simulated` a seeded one.
 
 pub mod buffers;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The kernel's ring (io_uring(7)): SINGLE_ISSUER and DEFER_TASKRUN, one provided-buffer ring, one enter per
-//! loop turn. What an operation points to is kept here until its final completion, whatever becomes of the
-//! stream it was for.
+//! loop turn. Memory that an operation points to is kept here until its final completion, even if its stream
+//! is gone.
 #![allow(
     unsafe_code,
     reason = "submission entries point to memory, and the buffer ring is shared with the kernel"
@@ -31,20 +31,21 @@ use super::sqe::{self, ConnectMemory, SendMemory};
 use super::token::{Kind, Token};
 use crate::time::Time;
 
-/// Small buffers that the kernel has at least, or all; and blocks.
+/// Buffers that the kernel has at least, or all if there are fewer: small ones, then blocks.
 const OFFER_MIN: [u16; 2] = [256, 8];
 /// The buffer group of each class.
 const fn group(class: Class) -> u16 {
     class as u16
 }
-/// How long `stop` waits for cancelled operations; what is still in flight then keeps its memory for ever.
+/// How long `stop` waits for cancelled operations. Operations still in flight then keep their memory for
+/// ever.
 const STOP_MAX: Duration = Duration::from_secs(2);
 /// Completions read at once.
 const BATCH: usize = 64;
 /// Send memories kept for reuse.
 const SPARE_MAX: usize = 256;
 
-/// One worker's io_uring and what its operations point to.
+/// One worker's io_uring and the memory its operations point to.
 pub struct KernelRing {
     /// Dropped first: the kernel forgets the ring before the memory below goes.
     ring: IoUring,
@@ -67,8 +68,8 @@ impl KernelRing {
     /// A ring for the calling thread, the only one that may use it.
     ///
     /// # Errors
-    /// What io_uring_setup(2) says: ENOMEM for want of locked memory, EPERM where it is forbidden, EINVAL
-    /// from a kernel too old.
+    /// Those of io_uring_setup(2): ENOMEM for want of locked memory, EPERM where it is forbidden, EINVAL from
+    /// a kernel too old.
     pub fn new(settings: settings::Ring, buffer_budget: usize) -> io::Result<Self> {
         let ring = build(settings.entries)?;
         let pool = BufferPool::new(settings.buffers, settings.buffer_size as usize, buffer_budget)?;
@@ -124,8 +125,8 @@ impl KernelRing {
     }
 
     /// Queues an entry whose memory is kept in `sends` or `connects`, or that points to none. When the queue
-    /// is full and the kernel takes nothing just now (EBUSY, EAGAIN), the entry waits in the backlog, which
-    /// is as bounded as what streams have in flight.
+    /// is full and the kernel takes nothing just now (EBUSY, EAGAIN), the entry waits in the backlog. The
+    /// backlog is as bounded as the operations that streams have in flight.
     fn push(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
         if self.backlog.is_empty() && self.try_push(&entry) {
@@ -140,8 +141,8 @@ impl KernelRing {
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: what the entry points to is boxed in `sends` or `connects` until the final completion;
-        // descriptors are checked by the kernel.
+        // SAFETY: the memory the entry points to is boxed in `sends` or `connects` until the final
+        // completion; descriptors are checked by the kernel.
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
@@ -171,7 +172,7 @@ impl KernelRing {
         place.insert(memory)
     }
 
-    /// Takes back what a finished operation pointed to.
+    /// Takes back the memory a finished operation pointed to.
     fn reclaim(&mut self, token: Token) -> Vec<super::Chunk> {
         let slot = token.slot() as usize;
         match token.kind() {
@@ -211,7 +212,7 @@ impl KernelRing {
             .map(|buffer| unsafe { self.pool.lend(buffer, usize::try_from(result).unwrap_or(0)) })
             .filter(|_| result > 0);
         let token = Token::from_raw(entry.user_data())?;
-        // It used up what it was offered, but there are more: the next try finds them.
+        // The kernel used up the buffers it was offered, but there are more: the next try finds them.
         let ran_out = result == -libc::ENOBUFS
             && token.kind() == Kind::Receive
             && self
@@ -326,12 +327,12 @@ impl Ring for KernelRing {
     }
 
     fn stop(&mut self) {
-        // What never reached the kernel never completes.
+        // An entry that never reached the kernel never completes.
         self.in_flight -= self.backlog.len();
         self.backlog.clear();
         let give_up = Instant::now() + STOP_MAX;
         while self.in_flight > 0 && Instant::now() < give_up {
-            // Submits first what is still queued. Errors (nothing found, not yet) show as operations still in
+            // Submits the queued entries first. Errors (nothing found, not yet) show as operations still in
             // flight.
             let _ = self.enter(0, Some(Duration::ZERO));
             let _ = self.ring.submitter().register_sync_cancel(Some(Timespec::new()), CancelBuilder::any());
@@ -487,7 +488,7 @@ impl ProvidedBuffers {
         if self.tail != before {
             // SAFETY: the tail lies in the first entry, which is mapped, and is aligned for a u16.
             let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
-            // SAFETY: the kernel only reads it; atomic access is what the interface asks for.
+            // SAFETY: the kernel only reads it; the interface asks for atomic access.
             unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
         }
     }
@@ -508,7 +509,7 @@ impl Drop for ProvidedBuffers {
     }
 }
 
-/// What the kernel's io_uring offers of what a worker needs.
+/// Features of the kernel's io_uring that matter to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingFeatures {
     /// Completion queue entries of the probing ring; a ring of `entries` has twice as many.
@@ -532,7 +533,7 @@ pub enum ProbeError {
     Receive(String),
 }
 
-/// Tries what a worker needs, by doing it: features are gated by this, never by a version number.
+/// Tries the operations a worker needs by doing them: features are gated by this, never by a version number.
 ///
 /// # Errors
 /// Names the first thing that is missing.

@@ -1,6 +1,6 @@
-//! The seam between the engine and what carries out its operations: the kernel's ring, or a simulated one.
-//! Memory that an operation refers to belongs to the ring from `submit` until the final completion hands it
-//! back.
+//! The seam between the engine and the ring that carries out its operations: the kernel's, or a simulated
+//! one. Memory that an operation refers to belongs to the ring from `submit` until the final completion hands
+//! it back.
 
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
@@ -26,7 +26,7 @@ pub enum Op {
         fd: RawFd,
         /// Until cancelled, ended, failed or out of buffers; else once.
         multishot: bool,
-        /// What kind of buffer.
+        /// The class of the buffer.
         class: Class,
     },
     /// Send the chunks, in order; the result may be short.
@@ -65,7 +65,7 @@ pub enum Op {
     },
 }
 
-/// What became of an operation.
+/// The outcome of an operation.
 #[derive(Debug)]
 pub struct Completion {
     /// Which operation.
@@ -74,9 +74,9 @@ pub struct Completion {
     pub result: i32,
     /// Whether more completions of this operation follow.
     pub more: bool,
-    /// What a receive received.
+    /// The bytes of a receive.
     pub(super) loan: Option<Loan>,
-    /// What a send was given.
+    /// The chunks a send was given.
     pub chunks: Vec<Chunk>,
 }
 
@@ -98,7 +98,7 @@ pub trait Ring {
     /// Queues an operation; it starts at the next `wait` at the latest.
     fn submit(&mut self, token: Token, op: Op);
 
-    /// Starts what was queued, gives returned buffers back, and waits for a completion or until `timeout`
+    /// Starts queued operations, gives returned buffers back, and waits for a completion or until `timeout`
     /// (for ever if `None`).
     fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<()>;
 
@@ -121,8 +121,8 @@ pub trait Ring {
     /// Has the coming close reset the connection.
     fn reset_on_close(&mut self, fd: RawFd);
 
-    /// Tells of a connection how many of the bytes that its socket took its peer's host has not acknowledged;
-    /// sessions may ask at any time.
+    /// A function that tells, of the bytes that a connection's socket took, how many the peer's host has not
+    /// acknowledged. Sessions may ask at any time.
     fn unacknowledged(&self) -> Rc<dyn Fn(RawFd) -> usize>;
 
     /// Ends everything in flight; afterwards no memory is shared with the kernel any more and no completion

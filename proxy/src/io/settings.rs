@@ -13,8 +13,8 @@ pub struct Ring {
     pub buffer_size: u32,
 }
 
-/// Bytes of a block, what a stream receives into that sends a lot at a time. With half of it two loop turns
-/// are paid for what one carries, and where the proxy is the slowest of all each wakes both peers: 680 ms of
+/// Bytes of a block, for streams that send a lot at a time. With half of it, two loop turns are paid to carry
+/// as much as one. Where the proxy is the slowest of all, each turn wakes both peers. That costs 680 ms of
 /// CPU time per GiB instead of 320, and 830 with a quarter of it.
 pub const BLOCK_BYTES: usize = 256 << 10;
 
@@ -46,7 +46,7 @@ pub struct Settings {
     pub receive_high: usize,
     /// Where it is armed again.
     pub receive_low: usize,
-    /// At most this while buffers or budget are short, less the less is free; resumes at half of it.
+    /// The limit while buffers or budget are short; it shrinks as less is free. Resumes at half of it.
     pub receive_pressed: usize,
     /// `writable` while fewer bytes are queued.
     pub write_low: usize,
@@ -60,17 +60,17 @@ pub struct Settings {
     pub close_timeout: Duration,
     /// See `close_timeout`.
     pub close_bytes: u64,
-    /// How long a flushed and shut-down stream waits for the peer's end, or for more bytes to discard: a peer
-    /// that is still sending when its connection is closed would be reset, and might never read what it was
-    /// sent last.
+    /// How long a flushed and shut-down stream waits for the peer's end, or for more bytes to discard.
+    /// Without this wait, closing would reset a peer that is still sending, and it might never read the last
+    /// bytes sent to it.
     pub discard_quiet: Duration,
     /// How long such a stream waits in all.
     pub discard_max: Duration,
     /// Bytes discarded of one stream, at most.
     pub discard_bytes: usize,
     /// How long a closed stream whose peer broke the rules may flush without progress, and how long in all it
-    /// waits after that. What it holds meanwhile is less than a session does for longer: no keys, no future,
-    /// no bytes.
+    /// waits after that. It holds less meanwhile than a session does for longer: no keys, no future, no
+    /// bytes.
     pub refused_max: Duration,
     /// Bytes thrown away of such a peer, at most: as much as a receive window lets it have under way when it
     /// is told (tcp_rmem: 6 MiB).

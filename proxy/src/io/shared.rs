@@ -16,7 +16,7 @@ use super::timer::{TimerKey, Wheel};
 use super::token::SLOTS_MAX;
 use crate::time::Time;
 
-/// What a timer does when it fires.
+/// The action of a timer when it fires.
 pub(super) enum Alarm {
     Wake(Waker),
     Tag(Tag),

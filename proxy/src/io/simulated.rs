@@ -1,5 +1,5 @@
-//! A ring without a kernel: in-memory sockets, scripted peers, virtual time, and every liberty a real kernel
-//! may take, drawn from a seed: short reads and writes, completions of different sockets in any order,
+//! A ring without a kernel: in-memory sockets, scripted peers, virtual time. It takes every liberty a real
+//! kernel may take, drawn from a seed: short reads and writes, completions of different sockets in any order,
 //! delays, resets, no buffers, failed connects.
 //!
 //! The engine above it is the real one. Tests make an engine with `Sim::engine`, drive peers by hand or by
@@ -34,7 +34,7 @@ const FD_BASE: usize = 1000;
 /// How unkind the world is. Chances are in 1000 and drawn per step.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
-    /// Receives and sends move a random part of what they could.
+    /// Receives and sends move a random part of the bytes they could.
     pub short: bool,
     /// A possible step happens later.
     pub delay: u32,
@@ -305,7 +305,7 @@ impl Sim {
         panic!("no end in 100,000 turns");
     }
 
-    /// Turns the engine for this long; what is due later does not happen.
+    /// Turns the engine for this long; events due later do not happen.
     pub fn settle<H: Handler>(&self, engine: &mut Engine<SimRing>, handler: &mut H, within: Duration) {
         let end = self.now() + within;
         self.0.borrow_mut().horizon = Some(end);

@@ -1,5 +1,5 @@
 //! Submission entries, one function for each operation (io_uring_enter(2)), and the memory that some of them
-//! point to. Whoever pushes an entry keeps what it points to until the operation's final completion.
+//! point to. The ring that pushes an entry keeps this memory until the operation's final completion.
 #![allow(unsafe_code, reason = "an all-zero msghdr")]
 
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use io_uring::types::{CancelBuilder, Fd};
 use super::Chunk;
 use super::token::Token;
 
-/// What a send points to. Boxed by its owner, so that it stays where it is.
+/// The memory a send points to. Boxed by its owner, so that it stays where it is.
 pub(super) struct SendMemory {
     /// The bytes.
     pub(super) chunks: Vec<Chunk>,
@@ -28,7 +28,7 @@ impl SendMemory {
     }
 }
 
-/// What a connect points to.
+/// The memory a connect points to.
 pub(super) struct ConnectMemory {
     address: nix::sys::socket::SockaddrStorage,
 }

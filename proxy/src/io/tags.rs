@@ -1,4 +1,4 @@
-//! What the tags of listening sockets, parked streams and timers mean to a worker: `Tag::kind`.
+//! The meaning to a worker of the tags of listening sockets, parked streams and timers: `Tag::kind`.
 
 use std::num::NonZero;
 

@@ -13,7 +13,7 @@ use super::{Handler, Io, Stream, StreamError, Tag};
 /// The tag of the only listening socket.
 pub(super) const LISTENER: Tag = Tag { kind: NonZero::<u32>::MIN, key: 0 };
 
-/// What an accepted connection gets.
+/// How a test serves an accepted connection.
 #[derive(Clone, Copy)]
 pub(super) enum Session {
     /// Its own bytes back.

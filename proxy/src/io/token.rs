@@ -1,7 +1,7 @@
-//! What travels as `user_data` through the ring: kind, slot and generation. A completion whose generation is
-//! not the slot's current one belongs to something that is gone, and is dropped.
+//! The value that travels as `user_data` through the ring: kind, slot and generation. If the generation is
+//! not the slot's current one, the completion belongs to something that is gone, and is dropped.
 
-/// What an operation was.
+/// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -67,7 +67,7 @@ impl Token {
         self.0
     }
 
-    /// What the operation was.
+    /// The kind of the operation.
     #[must_use]
     pub fn kind(self) -> Kind {
         Kind::ALL[(self.0 >> 56) as usize - 1]

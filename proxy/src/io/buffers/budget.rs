@@ -19,7 +19,7 @@ impl BufferPool {
         self.budget_max
     }
 
-    /// A quarter of the budget: what streams that hold much leave to those that hold little.
+    /// A quarter of the budget, which streams that hold much leave to streams that hold little.
     pub(in crate::io) const fn budget_reserve(&self) -> usize {
         self.budget_max / 4
     }
@@ -51,12 +51,12 @@ impl BufferPool {
         self.budget_used.get() + bytes + FRAGMENT_COST + reserve <= self.budget_max
     }
 
-    /// Counts bytes that were made of `source`, and go on for the same stream: against the budget like a
-    /// copy, and where that has no room the source stays with them. So whatever becomes of received bytes,
-    /// they hold budget or receive buffers.
+    /// Counts bytes that were made of `source` and go on for the same stream. They count against the budget
+    /// like a copy; where it has no room, the source stays with them. So received bytes always hold budget or
+    /// receive buffers, however they are transformed.
     pub(in crate::io) fn made_of(self: &Rc<Self>, source: Chunk, bytes: Vec<u8>, reserve: usize) -> Chunk {
         let (account, released) = (source.account(), source.releases());
-        // What the source held already is nobody else's.
+        // A source that held budget frees it for these bytes, so no reserve is left to others.
         let reserve = if released > 0 { 0 } else { reserve };
         let hold =
             if self.budget_used.get() - released + bytes.len() + FRAGMENT_COST + reserve <= self.budget_max {
@@ -110,7 +110,7 @@ impl Charge {
         self.bytes
     }
 
-    /// What it takes of the budget.
+    /// Bytes that it takes of the budget.
     pub(in crate::io) const fn cost(&self) -> usize {
         self.bytes + FRAGMENT_COST
     }

@@ -1,21 +1,21 @@
-//! The ledger: what each stream has received that nobody has dropped yet, whole buffers for loans and bytes
-//! for copies.
+//! The ledger: bytes that each stream has received and nobody has dropped yet. A loan counts as a whole
+//! buffer, a copy by its bytes.
 
 use super::BufferPool;
 
 /// No mark to report at.
 const NO_RELIEF: u32 = u32::MAX;
 
-/// Whose bytes these are: the stream in a slot. What it has received and nobody has dropped yet is counted in
-/// the pool's ledger: whole buffers for loans, bytes for copies.
+/// Names the owner of received bytes: the stream in a slot. The pool's ledger counts all that the stream has
+/// received and nobody has dropped yet: whole buffers for loans, bytes for copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
     /// Of its stream.
     pub(in crate::io) slot: u32,
-    /// Of its stream: what is dropped after the slot changed hands counts for nobody.
+    /// Of its stream: bytes dropped after the slot changed hands count for nobody.
     pub(in crate::io) generation: u32,
-    /// Grows whenever the stream begins anew, as a pooled connection does after an exchange: what is dropped
-    /// later counts for nobody.
+    /// Grows whenever the stream begins anew, as a pooled connection does after an exchange. Older bytes that
+    /// are dropped later count for nobody.
     pub(in crate::io) epoch: u32,
 }
 
@@ -86,7 +86,7 @@ impl BufferPool {
         self.ledger.borrow().iter().all(|line| line.outstanding == 0)
     }
 
-    /// The ledger beside what is on loan: the rest is copies, which the budget holds.
+    /// Compares the ledger with the loans: the rest is copies, which the budget holds.
     ///
     /// # Panics
     /// When they differ.

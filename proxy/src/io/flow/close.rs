@@ -1,5 +1,5 @@
-//! Closing: the flush, FIN, the discarding of what still comes, and the end of the descriptor once nothing is
-//! in flight.
+//! Closing: the flush, FIN, the discarding of bytes that still come, and the end of the descriptor once
+//! nothing is in flight.
 
 use std::rc::Rc;
 
@@ -30,7 +30,7 @@ impl Flow {
         state.mark(inner);
     }
 
-    /// After the flush: FIN, then what comes is discarded until the peer's end, or until a bound.
+    /// After the flush: FIN, then incoming bytes are discarded until the peer's end, or until a bound.
     pub(super) fn drive_close<R: Ring>(&mut self, state: &Rc<StreamState>, inner: &mut Inner, ring: &mut R) {
         let is_of_socket = match inner.receiving.end {
             Some(Err(error)) => !matches!(error, StreamError::Tls(_) | StreamError::Truncated),
@@ -43,7 +43,7 @@ impl Flow {
         let is_over =
             inner.is_over() || (inner.closing.is_last && is_idle) || inner.closing.is_spent(settings);
         if is_broken || (is_flushed && is_over && inner.sending.fin != Fin::InFlight) {
-            // What is cut for want of memory must not look whole.
+            // A message that is cut for want of memory must not look whole.
             return inner.end(inner.receiving.end == Some(Err(StreamError::Evicted)));
         }
         if is_flushed && inner.sending.fin == Fin::No {
@@ -69,7 +69,7 @@ impl Flow {
         }
     }
 
-    /// Cancels what is in flight; closes when nothing is.
+    /// Cancels operations in flight; closes when there are none.
     pub(super) fn drive_end<R: Ring>(
         &mut self,
         state: &Rc<StreamState>,

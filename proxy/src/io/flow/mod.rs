@@ -1,6 +1,6 @@
-//! What the engine does for each stream: decides which operations it needs, and takes in their completions.
-//! Receiving yields to three bounds: what the stream may have outstanding, the buffers of the ring, and the
-//! budget for copies.
+//! The engine's work for each stream: decides which operations it needs, and takes in their completions.
+//! Receiving yields to three bounds: the stream's outstanding bytes, the buffers of the ring, and the budget
+//! for copies.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -25,8 +25,8 @@ use self::pressure::Pressure;
 
 /// How often streams that wait for buffers or budget are looked at when nothing else happens.
 const RETRY: Duration = Duration::from_millis(20);
-/// How long receives find no buffer before the stream is reset that holds the most, and how long that one has
-/// not moved.
+/// When receives have found no buffer for this long, a stream is reset: of the streams that have not moved
+/// for as long, the one that holds the most.
 const STARVED_MAX: Duration = Duration::from_secs(1);
 
 /// Streams and their operations.
@@ -77,7 +77,7 @@ impl Flow {
         [short, look].into_iter().flatten().min()
     }
 
-    /// Submits what every stream with news needs.
+    /// Submits the operations that streams with news need.
     #[inline]
     pub(super) fn submit<R: Ring>(&mut self, ring: &mut R) {
         if self.shared.pool.is_pressed() {
@@ -130,7 +130,8 @@ impl Flow {
         }
     }
 
-    /// Submits what the stream's state asks for. Idempotent: called as often as anything may have changed.
+    /// Submits the operations that the stream's state asks for. Idempotent: called as often as anything may
+    /// have changed.
     fn drive<R: Ring>(&mut self, state: &Rc<StreamState>, inner: &mut Inner, ring: &mut R) {
         match inner.phase {
             Phase::Connecting => self.start_connect(state, inner, ring),

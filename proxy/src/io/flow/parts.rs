@@ -1,6 +1,6 @@
-//! Part of a TLS record is of use to nobody before the rest has come, so that a stream must not be kept from
-//! receiving by holding that. Its buffers are exchanged for copies, which count for no more than their bytes;
-//! without budget for those it is reset after a while.
+//! Part of a TLS record is of use to nobody before the rest has come, so holding it must not keep a stream
+//! from receiving. Its buffers are exchanged for copies, which count for no more than their bytes. Without
+//! budget for the copies the stream is reset after a while.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use super::{Flow, STARVED_MAX};
 use crate::io::seam::Ring;
 use crate::io::stream::{Inner, List, Phase, ReceiveOp, StreamState};
 
-/// What keeps a stream from receiving the rest of a record.
+/// The reason why a stream does not receive the rest of a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Obstacle {
     None,
@@ -34,7 +34,7 @@ impl Flow {
         self.copy_inbound(state, inner);
         match self.obstacle(state, inner) {
             Obstacle::None => self.arm_receive(state, inner, ring),
-            // What was opened before, and will be taken.
+            // Bytes that were opened before fill the limit, and will be taken.
             Obstacle::Others => return false,
             Obstacle::Part => {
                 self.pressure.hold_part(state, inner, self.shared.now.get() + STARVED_MAX);
@@ -43,7 +43,7 @@ impl Flow {
         true
     }
 
-    /// What is outstanding of a record that has not come whole.
+    /// Bytes outstanding of a record that has not come whole.
     pub(super) fn part(&self, inner: &Inner) -> usize {
         if inner.is_within_record() { inner.receiving.queue.outstanding() } else { 0 }
     }
@@ -62,8 +62,8 @@ impl Flow {
         }
     }
 
-    /// Exchanges what is on loan for copies, as far as the budget goes, and gives up what was opened already
-    /// of those that there are.
+    /// Exchanges loans for copies, as far as the budget goes. Copies that exist already give up the bytes of
+    /// theirs that were opened.
     fn copy_inbound(&mut self, state: &Rc<StreamState>, inner: &mut Inner) {
         let mut held = std::mem::take(&mut inner.receiving.queue);
         let spares = &self.shared.spares;
@@ -85,7 +85,7 @@ impl Flow {
         held.shrink(spares);
     }
 
-    /// Looks again at those that found no budget, and resets those that waited for too long.
+    /// Looks again at streams that found no budget, and resets streams that waited for too long.
     pub(super) fn resume_parts(&mut self) {
         let shared = Rc::clone(&self.shared);
         for _ in 0..self.pressure.parts.len() {

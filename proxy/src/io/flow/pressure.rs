@@ -31,7 +31,7 @@ pub(super) struct Pressure {
     evict_at: Option<Time>,
     /// They hold much while neither the ring nor the budget has room.
     throttled: VecDeque<(u32, u32)>,
-    /// They are held by a limit that was lowered. They may keep what they have until more comes, so a higher
+    /// They are held by a limit that was lowered. They may keep their bytes until more comes, so a higher
     /// limit must reach them too.
     lowered: VecDeque<(u32, u32)>,
     /// The limit when `resume` last looked, and how many of `lowered` it has to look at since it grew.
@@ -196,7 +196,8 @@ impl Flow {
                 self.counts.copied_bytes += copy_out(chunk, pool);
             }
             let pins = inner.sending.stuck_pins(PIN_MAX, shared.now.get());
-            // What cannot all be copied would come back as another send that pins, and be cancelled again.
+            // A send that cannot be copied whole would come back as another send that pins, and be cancelled
+            // again.
             let needed = promised + pins;
             let has_room = pool.budget_used() + pool.budget_reserve() + needed <= pool.budget_max();
             if pins > 0 && has_room && inner.sending.cancel() {

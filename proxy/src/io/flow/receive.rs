@@ -1,5 +1,5 @@
-//! Receiving: when a stream's receive is armed and into which class of buffer, when it is held, and what
-//! becomes of the bytes.
+//! Receiving: when a stream's receive is armed and into which class of buffer, when it is held, and where the
+//! bytes go.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::io::token::Kind;
 
 /// Fragments of one stream are copied together up to this size.
 pub(super) const COALESCE_MAX: usize = 16 << 10;
-/// The part of what is free that one stream may hold while memory is tight.
+/// One stream may hold this part of the free memory while memory is tight.
 const SHARE: usize = 64;
-/// When a stream went quiet after its last bytes, its receive is armed anew after this time. Where bytes and
-/// the end (or a reset) come together, a multishot receive of some kernels (6.18 among them) takes the bytes
-/// and misses the end, which wakes nobody again: both wake-ups were folded into one. Arming looks at the
+/// When a stream went quiet after its last bytes, its receive is armed anew after this time. A multishot
+/// receive of some kernels (6.18 among them) misses an end or a reset that comes together with bytes. It
+/// takes the bytes, and nothing wakes it again: both wake-ups were folded into one. Arming looks at the
 /// socket first.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 impl Flow {
@@ -189,14 +189,14 @@ impl Flow {
         inner.receiving.queue.push_back(Chunk::from_loan(loan), &self.shared.spares);
     }
 
-    /// What any stream may hold, however short buffers are.
+    /// Bytes that any stream may hold, however short buffers are.
     pub(super) fn little(&self, inner: &Inner) -> usize {
         let size = self.shared.pool.buffer_size();
         // A record is of use only when it is whole.
         if inner.secure.is_some() { size + RECORD_BYTES_MAX } else { 2 * size }
     }
 
-    /// What this stream may have outstanding before its receive stops: twice as much in blocks, of which two
+    /// Bytes this stream may have outstanding before its receive stops: twice as much in blocks, of which two
     /// always are half empty.
     pub(super) fn limit_of(&self, inner: &Inner) -> usize {
         let limit = if inner.secure.is_some() {
@@ -211,9 +211,9 @@ impl Flow {
         }
     }
 
-    /// What a stream may have outstanding before its receive stops. While memory is tight that is a share of
-    /// what is free (dynamic thresholds, Choudhury and Hahne 1998): however many slow peers hold as much as
-    /// they may, something stays free for the others.
+    /// Bytes a stream may have outstanding before its receive stops. While memory is tight that is a share of
+    /// the free memory (dynamic thresholds, Choudhury and Hahne 1998). However many slow peers hold as much
+    /// as they may, something stays free for the others.
     pub(super) fn receive_limit(&self) -> usize {
         let (settings, pool) = (&self.shared.settings, &self.shared.pool);
         if !pool.is_tight() {

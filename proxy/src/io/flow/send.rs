@@ -1,4 +1,4 @@
-//! Sending: what is queued goes out in one send at a time, and what a send did not take goes back to the
+//! Sending: queued bytes go out in one send at a time, and bytes that a send did not take go back to the
 //! front of the queue.
 
 use std::rc::Rc;

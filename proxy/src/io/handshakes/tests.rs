@@ -30,7 +30,7 @@ fn a_turn_has_time_for_one_long_step_and_who_came_first_goes_on_first() {
     assert!(!is_done(c.as_mut()), "it is not its turn");
     assert!(is_done(b.as_mut()));
     assert!(!is_done(c.as_mut()) && !is_done(d.as_mut()), "the turn is spent");
-    // Who gives up leaves its turn to the next.
+    // A handshake that gives up leaves its turn to the next.
     drop(c);
     handshakes.begin_turn();
     assert!(is_done(d.as_mut()));
@@ -65,8 +65,8 @@ fn clients_and_endpoints_take_turns_however_many_of_the_others_wait() {
         assert!(is_done(pin!(handshakes.step(many, long))));
         let mut crowd: Vec<_> = (0..100).map(|_| Box::pin(handshakes.step(many, long))).collect();
         assert!(crowd.iter_mut().all(|step| !is_done(step.as_mut())));
-        // Each of these comes to a crowd that has been waiting, is let through in the second turn at the
-        // latest, and holds up one of it.
+        // Each new handshake comes to a crowd that has been waiting. It is let through in the second turn at
+        // the latest, and holds up one of the crowd.
         let mut through = 0;
         for _ in 0..10 {
             let mut step = pin!(handshakes.step(one, long));

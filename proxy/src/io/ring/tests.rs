@@ -63,7 +63,7 @@ fn the_kernel_gets_few_buffers_until_it_fills_more_in_a_turn() {
         }
     }
     assert_eq!(again, STREAMS - u32::from(OFFER_MIN[0]));
-    // The loans are back; from now on it gets twice what it filled.
+    // The loans are back; from now on the kernel gets twice as many as it filled.
     ring.wait(Some(Duration::ZERO)).unwrap();
     assert!(ring.provided[0].offered > OFFER_MIN[0] * 3 / 2, "{} offered", ring.provided[0].offered);
     ring.pool.check_invariants();

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::world::{self, Connection, World};
 use crate::time::Time;
 
-/// Called again and again while the connection lives: reads what came, writes what it likes, closes.
+/// Called again and again while the connection lives: reads bytes that came, writes any it likes, closes.
 pub type Script = Box<dyn FnMut(&Peer)>;
 
 /// The other end of a connection of the engine; cheap to clone. Dropping it changes nothing.
@@ -70,7 +70,7 @@ impl Peer {
         self.read_at_most(usize::MAX)
     }
 
-    /// At most `max` bytes of what has come.
+    /// At most `max` of the bytes that have come.
     #[must_use]
     pub fn read_at_most(&self, max: usize) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -209,8 +209,8 @@ impl Ring for SimRing {
             }
         }
         world.watches.clear();
-        // What was queued is still carried out, but only closes outlast the cancel. Connections that nobody
-        // was told of go.
+        // Queued operations are still carried out, but only closes outlast the cancel. Connections that
+        // nobody was told of go.
         let queued =
             queue.into_iter().filter_map(|(_, op)| if let Op::Close { fd } = op { Some(fd) } else { None });
         let accepted =

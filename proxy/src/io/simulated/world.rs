@@ -81,7 +81,7 @@ pub(super) struct Connection {
     pub(super) inward_fin: bool,
     pub(super) outward: VecDeque<u8>,
     pub(super) outward_fin: bool,
-    /// The peer or its host broke the connection; what the engine's socket says then.
+    /// The peer or its host broke the connection; the errno that the engine's socket reports then.
     pub(super) broken_by_peer: Option<i32>,
     /// The engine did.
     pub(super) reset_by_engine: bool,
@@ -170,7 +170,7 @@ impl fmt::Display for Started<'_> {
     }
 }
 
-/// What became of one.
+/// The outcome of an operation, for the observer.
 struct Done {
     fd: RawFd,
     token: Token,
@@ -241,7 +241,6 @@ impl World {
         self.posted.push((fd, Completion { token, result, more, loan, chunks }));
     }
 
-    /// What the kernel does with a submission at once.
     /// Bytes that a socket took and its peer has not read.
     pub(super) fn unread_by_peer(&self, fd: RawFd) -> usize {
         let file = usize::try_from(fd)
@@ -256,6 +255,7 @@ impl World {
         }
     }
 
+    /// The part of a submission that the kernel does at once.
     pub(super) fn start(&mut self, token: Token, op: Op) {
         self.note(format_args!("{}", Started(token, &op)));
         match op {
@@ -359,7 +359,7 @@ impl World {
                 connection.engine_closed = true;
                 if connection.reset_on_close || !connection.inward.is_empty() {
                     connection.reset_by_engine |= connection.broken_by_peer.is_none();
-                    // It may overtake what was sent before it.
+                    // The reset may overtake bytes that were sent before it.
                     connection.outward.clear();
                 } else {
                     connection.outward_fin = true;
@@ -531,7 +531,7 @@ impl World {
         }
     }
 
-    /// Hands over what was posted, in an order in which a kernel might: any between descriptors, the given
+    /// Hands over posted completions in an order in which a kernel might: any between descriptors, the given
     /// one within each. Of much, a portion.
     pub(super) fn take_posted(&mut self, into: &mut Vec<Completion>) {
         let mut room = if std::mem::take(&mut self.catching_up) { usize::MAX } else { self.faults.portion };

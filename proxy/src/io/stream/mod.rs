@@ -1,5 +1,5 @@
-//! One connected socket as a session sees it: bytes to read and room to write, in memory. What the engine
-//! does with them is in `flow`; what both share is in `state`, by subject.
+//! One connected socket as a session sees it: bytes to read and room to write, in memory. The engine's part
+//! is in `flow`; the state that both share is in `state`, by subject.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -40,7 +40,7 @@ pub enum StreamError {
     /// Another socket error; its errno.
     #[error("socket error {0}")]
     Os(i32),
-    /// What came is no record as agreed, or an alert says that the peer thinks so.
+    /// The received bytes are no record as agreed, or an alert says that the peer thinks so.
     #[error("TLS: {0}")]
     Tls(Violation),
     /// The connection ended, and nobody had said that it would.
@@ -197,8 +197,8 @@ impl Stream {
         self.0.inner.borrow().sending.unsent()
     }
 
-    /// What it received before is not counted against it any more: whoever holds that now belongs to an
-    /// exchange that is over, and must not keep the next one from receiving.
+    /// Bytes received before are not counted against the stream any more. Their holder belongs to an exchange
+    /// that is over, and must not keep the next exchange from receiving.
     pub fn begin_anew(&self) {
         let state = &self.0;
         state.renew_account();
@@ -216,7 +216,7 @@ impl Stream {
         inner.sending.shrink(&self.0.shared.spares);
     }
 
-    /// Sends FIN after what is queued; reading goes on.
+    /// Sends FIN after the queued bytes; reading goes on.
     pub fn shutdown_write(&self) {
         let inner = &mut *self.0.inner.borrow_mut();
         if inner.is_live() && inner.sending.fin == Fin::No {
@@ -226,9 +226,9 @@ impl Stream {
         }
     }
 
-    /// Closes after what is queued has been sent: FIN, then a short wait for the peer's own end, so that
-    /// bytes still under way to us do not turn into a reset that would destroy what we sent. The engine
-    /// bounds the flush by `Settings::close_timeout` without progress; whoever wants less keeps the stream
+    /// Closes after the queued bytes have been sent: FIN, then a short wait for the peer's own end. Otherwise
+    /// bytes still under way to us would turn into a reset, and destroy the bytes we sent. The engine bounds
+    /// the flush by `Settings::close_timeout` without progress. A session that wants less keeps the stream
     /// and calls `abort`.
     pub fn close(&self) {
         let inner = &mut *self.0.inner.borrow_mut();
@@ -252,22 +252,22 @@ impl Stream {
         }
     }
 
-    /// Like `close`, for a peer that has promised to send nothing more (RFC 9112 §9.6): where none of its
+    /// Like `close`, for a peer that has promised to send nothing more (RFC 9112 §9.6). Where none of its
     /// bytes can be under way, there is nothing to wait for after the flush.
     pub fn finish(&self) {
         self.0.inner.borrow_mut().closing.is_last = true;
         self.close();
     }
 
-    /// Like `close`, for a peer that broke the rules: it gets a moment to read what it was told, however much
-    /// it still sends, and no more.
+    /// Like `close`, for a peer that broke the rules: it gets a moment to read the last bytes sent to it, and
+    /// no more, however much it still sends.
     pub fn refuse(&self) {
         self.0.inner.borrow_mut().closing.refuse();
         self.close();
     }
 
-    /// Drops what is queued and resets the connection (SO_LINGER 0); where TLS broke it, the alert that says
-    /// so goes out first.
+    /// Drops queued bytes and resets the connection (SO_LINGER 0); where TLS broke it, the alert that says so
+    /// goes out first.
     pub fn abort(&self) {
         if self.0.inner.borrow().has_last_word() {
             return self.close();
@@ -275,7 +275,7 @@ impl Stream {
         self.0.end(&mut self.0.inner.borrow_mut(), true);
     }
 
-    /// What broke the connection, if something did.
+    /// The error that broke the connection, if it is broken.
     #[must_use]
     pub fn error(&self) -> Option<StreamError> {
         let inner = self.0.inner.borrow();
@@ -295,8 +295,8 @@ impl Stream {
         }
     }
 
-    /// How many bytes the peer's host has acknowledged: what the kernel took may wait in its buffers for
-    /// long. Costs a system call.
+    /// How many bytes the peer's host has acknowledged: bytes that the kernel took may wait in its buffers
+    /// for long. Costs a system call.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         let inner = self.0.inner.borrow();
@@ -304,7 +304,7 @@ impl Stream {
         inner.sending.bytes().saturating_sub(waiting as u64)
     }
 
-    /// Bytes queued while a send is in flight: what the peer is behind.
+    /// Bytes queued while a send is in flight: the peer is behind by these.
     #[must_use]
     pub fn backlog(&self) -> usize {
         let inner = self.0.inner.borrow();
@@ -414,7 +414,7 @@ impl std::fmt::Debug for Stream {
     }
 }
 
-/// What a parked stream is to the worker: opaque to `io`.
+/// Names a parked stream to the worker: opaque to `io`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
     /// Which table of the worker it belongs to.

@@ -67,7 +67,7 @@ impl Queue {
         self.0.as_mut().map_or_else(vec_deque::IterMut::default, |queue| queue.iter_mut())
     }
 
-    /// Drops what it holds.
+    /// Drops its chunks.
     pub(in crate::io) fn clear(&mut self) {
         self.0 = None;
     }
@@ -76,7 +76,7 @@ impl Queue {
     pub(in crate::io) fn shrink(&mut self, spares: &Spares) {
         if let Some(queue) = self.0.take_if(|queue| queue.is_empty()) {
             let mut spares = spares.0.borrow_mut();
-            // One that was long once would keep that memory.
+            // A queue that was long once would keep that memory.
             if spares.len() < SPARE_MAX && queue.capacity() <= 16 {
                 spares.push(queue);
             }
@@ -93,13 +93,13 @@ impl Queue {
         Some(first)
     }
 
-    /// Bytes that are counted against the stream for what waits here.
+    /// Bytes that are counted against the stream for the chunks that wait here.
     pub(in crate::io) fn outstanding(&self) -> usize {
         self.iter().map(Chunk::outstanding).sum()
     }
 
-    /// Takes `length` bytes off the front, if they are there. `keeps`: what they lay in is wanted too, where
-    /// they were joined.
+    /// Takes `length` bytes off the front, if they are there. `keeps`: the chunks they lay in are wanted too,
+    /// where they were joined.
     pub(super) fn take(&mut self, length: usize, keeps: bool) -> Option<Taken> {
         let front = self.front_mut()?;
         if front.len() > length {

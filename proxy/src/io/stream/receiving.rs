@@ -1,5 +1,5 @@
-//! What a stream receives: where its receive operation is, into which class of buffer it goes, and the bytes
-//! that came and nobody has taken yet.
+//! The receiving side of a stream: where its receive operation is, into which class of buffer it goes, and
+//! the bytes that came and nobody has taken yet.
 
 use std::task::{Context, Waker};
 
@@ -83,7 +83,7 @@ impl Receiving {
         is_held
     }
 
-    /// Whether the next receive waits for somebody who wants bytes. After the first request nobody knows yet
+    /// Whether the next receive waits for a task that wants bytes. After the first request nobody knows yet
     /// whether more is wanted.
     pub(in crate::io) fn waits_for_demand(&self) -> bool {
         self.is_on_demand && self.operation == ReceiveOp::Idle

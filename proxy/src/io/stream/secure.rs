@@ -1,7 +1,6 @@
-//! Streams that carry TLS: between the queues that the engine fills and empties and those that a session
-//! sees, records are opened and sealed. Part of a record waits in the inbound queue, counted like everything
-//! that was received; what was opened or sealed counts for the stream that received it, and against the
-//! budget, or keeps the buffers it came from.
+//! Streams that carry TLS: records are opened and sealed between the engine's queues and the session's. Part
+//! of a record waits in the inbound queue, counted like all received bytes. Opened or sealed bytes count for
+//! the stream that received them. They count against the budget too, or keep the buffers they came from.
 
 use std::collections::vec_deque;
 use std::rc::Rc;
@@ -17,13 +16,13 @@ use crate::tls::agreed::Agreed;
 use crate::tls::handshake::{self, Established, Failure, Handshake, Progress};
 use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
 
-/// The largest record with its header: as much a stream may always have outstanding, or a record would never
+/// The largest record with its header. A stream may always have as much outstanding, or a record would never
 /// be whole.
 pub(in crate::io) const RECORD_BYTES_MAX: usize = HEADER_BYTES + (1 << 14) + 2048;
-/// Opened and sealed bytes below this are not counted: less than what an idle connection costs.
+/// Opened and sealed bytes below this are not counted: an idle connection costs more.
 const COUNTED_BYTES: usize = 2048;
 
-/// What a stream has beside its queues while it carries records.
+/// The TLS state of a stream beside its queues, while it carries records.
 pub(in crate::io) struct Secure {
     layer: Layer,
     /// Opened, and not taken yet.
@@ -34,18 +33,18 @@ pub(in crate::io) struct Secure {
     is_closed: bool,
     /// An end without that is a truncation: nothing else says where the peer's message ends.
     must_end: bool,
-    /// What the handshake handed over, for whoever asks the stream.
+    /// The agreement that the handshake handed over; sessions ask the stream for it.
     agreed: Agreed,
 }
 
-/// What opens and seals.
+/// The layer that opens and seals.
 enum Layer {
     Records(Box<Records>),
     /// The client asks already, and the handshake goes on beside it.
     Early(Box<Handshake>),
 }
 
-/// What of a handshake's failure the client was told.
+/// A handshake's failure as a violation: the client's alert, our alert, or none sent.
 fn violation(failure: &Failure) -> Violation {
     match failure {
         Failure::Alert(description) => Violation::Alert(*description),
@@ -58,8 +57,8 @@ impl Secure {
         Self { layer, plain: Queue::default(), is_ended: false, is_closed: false, must_end, agreed }
     }
 
-    /// Opens records until there is something for the session, or until more has to come. What is to be sent
-    /// goes to `out`.
+    /// Opens records until there is something for the session, or until more has to come. Bytes to be sent go
+    /// to `out`.
     fn pump(
         &mut self,
         inbound: &mut Queue,
@@ -107,7 +106,7 @@ impl Secure {
                     self.plain.push_back(chunk, spares);
                 }
                 Opened::Nothing => {}
-                // What may come after it is nobody's.
+                // Bytes that come after the end are dropped.
                 Opened::End => {
                     self.is_ended = true;
                     inbound.clear();
@@ -117,8 +116,8 @@ impl Secure {
         Ok(())
     }
 
-    /// Early data was let in so that its handshake could end, whatever the stream held. From now on it counts
-    /// like everything else.
+    /// Early data was let in so that its handshake could end, however much the stream held. From now on it
+    /// counts like everything else.
     fn admit(
         &mut self,
         early: Vec<u8>,
@@ -157,7 +156,7 @@ impl Secure {
         self.plain.push_front(chunk, spares);
     }
 
-    /// What was opened and not taken yet.
+    /// Bytes that were opened and not taken yet.
     pub(in crate::io) fn plain_mut(&mut self) -> vec_deque::IterMut<'_, Chunk> {
         self.plain.iter_mut()
     }
@@ -193,7 +192,7 @@ impl Secure {
         if !std::mem::replace(&mut self.is_closed, true) {
             match &mut self.layer {
                 Layer::Records(records) => records.close(&mut out),
-                // One that failed has said its last word.
+                // A handshake that failed sends nothing more.
                 Layer::Early(handshake) => drop(handshake.close(&mut out)),
             }
         }
@@ -205,8 +204,8 @@ impl Secure {
     }
 }
 
-/// Goes on with a handshake beside early data, which is bounded by what the client was granted: taking it all
-/// in lets the handshake end.
+/// Goes on with a handshake beside early data. The amount granted to the client bounds the early data, and
+/// taking all of it in lets the handshake end.
 fn go_on(
     handshake: &mut Handshake,
     inbound: &mut Queue,
@@ -233,7 +232,7 @@ const fn is_broken(end: Option<Result<(), StreamError>>) -> bool {
 }
 
 impl Inner {
-    /// What was received broke the rules, and the peer is to hear it.
+    /// The received bytes broke the rules, and the peer is to hear it.
     pub(in crate::io) const fn has_last_word(&self) -> bool {
         matches!(
             (self.phase, self.receiving.end),
@@ -246,7 +245,7 @@ impl Inner {
         is_broken(self.receiving.end)
     }
 
-    /// Nothing more comes. What broke the rules before stays the reason.
+    /// Nothing more comes. If TLS ended reading before, its error stays the reason.
     pub(in crate::io) fn ended(&mut self, how: Result<(), StreamError>) {
         if !is_broken(self.receiving.end) {
             self.receiving.end = Some(how);
@@ -255,12 +254,12 @@ impl Inner {
         }
     }
 
-    /// Whether the peer can send nothing more: one that broke the rules may be sending still.
+    /// Whether the peer can send nothing more: a peer that broke the rules may be sending still.
     pub(in crate::io) fn is_over(&self) -> bool {
         if is_broken(self.receiving.end) { self.closing.saw_end() } else { self.receiving.end.is_some() }
     }
 
-    /// Whether what was received and not opened is part of a record.
+    /// Whether the bytes received and not opened are part of a record.
     pub(in crate::io) fn is_within_record(&self) -> bool {
         let Some(secure) = &self.secure else { return false };
         let length = |header: [u8; HEADER_BYTES]| {
@@ -286,11 +285,11 @@ impl Inner {
 }
 
 impl StreamState {
-    /// Opens what was received, as far as the session can take it.
+    /// Opens received records, as far as the session can take them.
     pub(in crate::io) fn open_records(self: &Rc<Self>, inner: &mut Inner) {
         let Some(secure) = &mut inner.secure else { return };
-        // What came after the end, or after what broke it, is nobody's: it is not opened, and no second alert
-        // tells of it.
+        // Bytes that came after the end, or after an error of TLS, are dropped: they are not opened, and no
+        // second alert tells of them.
         if secure.is_ended() || is_broken(inner.receiving.end) {
             inner.receiving.queue.clear();
         }
@@ -304,11 +303,11 @@ impl StreamState {
         } else if secure.is_ended() {
             inner.receiving.end.get_or_insert(Ok(()));
         } else if inner.receiving.end == Some(Ok(())) && !secure.has_plain() {
-            // All was opened that can be.
+            // Every whole record was opened.
             inner.receiving.end = Some(secure.end(&inner.receiving.queue));
         }
         self.queue(inner, Chunk::from_vec(out));
-        // What was opened may have been less than what it is held for.
+        // The stream may be held until more bytes are dropped than were opened.
         let is_of_record = !inner.lists.contains(List::Starved) && !inner.lists.contains(List::Parts);
         if is_of_record
             && inner.receiving.operation == ReceiveOp::Held
@@ -322,7 +321,7 @@ impl StreamState {
     /// Seals bytes and queues them.
     pub(in crate::io) fn seal(self: &Rc<Self>, inner: &mut Inner, plain: Chunk) {
         let Some(secure) = &mut inner.secure else { return };
-        // A fatal alert is the last that is said (RFC 8446 §6.2).
+        // Nothing follows a fatal alert (RFC 8446 §6.2).
         if plain.is_empty()
             || inner.sending.fin != Fin::No
             || inner.sending.error().is_some()
@@ -331,7 +330,7 @@ impl StreamState {
             return;
         }
         let pool = &self.shared.pool;
-        // Who has nothing waiting finds room when others have taken theirs.
+        // A stream with nothing waiting finds room when others have taken theirs.
         let reserve = if inner.sending.is_flushed() { 0 } else { pool.budget_reserve() };
         match secure.seal(plain, self.shared.now.get(), pool, reserve) {
             Ok(sealed) => self.queue(inner, sealed),
@@ -377,8 +376,8 @@ impl Stream {
         self.state().inner.borrow_mut().secure = Some(Box::new(secure));
     }
 
-    /// Whether the handshake of `secure_early` still goes on. Whatever it says meanwhile may be somebody's
-    /// who recorded it before.
+    /// Whether the handshake of `secure_early` still goes on. Requests that come meanwhile may be replayed by
+    /// somebody that recorded them before.
     #[must_use]
     pub fn is_early(&self) -> bool {
         let inner = &mut *self.state().inner.borrow_mut();
@@ -407,7 +406,7 @@ impl Stream {
         std::future::poll_fn(|cx| self.poll_established(cx)).await
     }
 
-    /// Looks at what client and server agreed upon; `None`: the stream carries no records.
+    /// Looks at the agreement of client and server; `None`: the stream carries no records.
     pub fn agreed<T>(&self, look: impl FnOnce(Option<&Agreed>) -> T) -> T {
         // A panic within the stream may have its exchange's record written.
         let inner = self.state().inner.try_borrow();

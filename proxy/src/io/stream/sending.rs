@@ -1,4 +1,4 @@
-//! What a stream sends: the bytes that wait, the send operation that takes them, and our end of the
+//! The sending side of a stream: the bytes that wait, the send operation that takes them, and our end of the
 //! connection.
 
 use std::collections::vec_deque;
@@ -42,11 +42,11 @@ pub(in crate::io) struct Sending {
     unsent: usize,
     /// Bytes in the send in flight, at most `Settings::send_bytes_max`.
     in_flight: u32,
-    /// What it would cost to copy the ring buffers that the send in flight holds.
+    /// The cost of copying the ring buffers that the send in flight holds.
     pins: u32,
     /// When the send in flight, or the last one, was submitted.
     began: Time,
-    /// Whether the last send was taken whole: the peer's host takes at once what it gets.
+    /// Whether the last send was taken whole: the peer's host takes its bytes at once.
     flows: bool,
     /// Instead of `Settings::write_low`, unless 0.
     write_low: u32,
@@ -113,13 +113,13 @@ impl Sending {
         self.queue.shrink(spares);
     }
 
-    /// Throws away what is queued. What is in flight stays counted until it completes.
+    /// Throws away queued bytes. Bytes in flight stay counted until their send completes.
     pub(in crate::io) fn clear(&mut self) {
         self.queue.clear();
         self.unsent = self.in_flight as usize;
     }
 
-    /// The engine is gone, and what was in flight with it.
+    /// The engine is gone, and its send in flight too.
     pub(in crate::io) fn abandon(&mut self) {
         self.operation = SendOp::Idle;
         self.in_flight = 0;
@@ -168,8 +168,8 @@ impl Sending {
         was_cancelled
     }
 
-    /// Puts those of a send's `chunks` back to the front of the queue that the kernel did not take, without
-    /// the bytes that it did. `prepare` sees each of them first.
+    /// Puts the part of a send's `chunks` that the kernel did not take back to the front of the queue.
+    /// `prepare` sees each chunk of it first.
     #[inline]
     pub(in crate::io) fn take_back(
         &mut self,
@@ -202,8 +202,8 @@ impl Sending {
         is_armed
     }
 
-    /// What it would cost to copy the ring buffers of a send that has held them for `longer_than` and is not
-    /// being cancelled; 0: there is none.
+    /// The cost of copying the ring buffers of a send that has held them for `longer_than` and is not being
+    /// cancelled; 0: there is none.
     pub(in crate::io) fn stuck_pins(&self, longer_than: Duration, now: Time) -> usize {
         let is_stuck = self.operation == SendOp::Armed && now.since(self.began) > longer_than;
         if is_stuck { self.pins as usize } else { 0 }
@@ -215,8 +215,8 @@ impl Sending {
         if self.is_in_flight() && now.since(since) >= duration { self.unsent } else { 0 }
     }
 
-    /// Whether another write may be queued: below the low-water mark; or above it, while nothing holds the
-    /// last ones up and they wait only for this turn's send to go out together.
+    /// Whether another write may be queued. It may below the low-water mark. It also may above, while nothing
+    /// holds the last writes up and they wait only for this turn's send to go out together.
     pub(in crate::io) fn has_room(&self, settings: &Settings) -> bool {
         let low = if self.write_low == 0 { settings.write_low } else { self.write_low as usize };
         self.unsent < low || (self.flows && !self.is_in_flight() && self.unsent < settings.send_bytes_max)

@@ -1,5 +1,5 @@
-//! One connected socket as engine and session share it. `Inner` holds what there is to know of it, by
-//! subject; engine and session meet nowhere else.
+//! One connected socket as engine and session share it. `Inner` holds all state of it, by subject; engine and
+//! session meet nowhere else.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -52,12 +52,12 @@ pub(in crate::io) struct Inner {
     pub(in crate::io) receiving: Receiving,
     pub(in crate::io) sending: Sending,
     pub(in crate::io) closing: Closing,
-    /// Cancels in flight, of whatever operation.
+    /// Cancels in flight, of any operation.
     pub(in crate::io) cancels: u8,
     pub(in crate::io) lists: Lists,
     /// Only while the stream carries TLS.
     pub(in crate::io) secure: Option<Box<Secure>>,
-    /// What the engine reports instead of waking a task.
+    /// The tag that the engine reports instead of waking a task.
     pub(in crate::io) parked: Option<Tag>,
 }
 
@@ -107,8 +107,8 @@ impl Inner {
         self.sending.wake();
     }
 
-    /// Starts the end: the engine cancels what is in flight, then closes. What is queued either way is thrown
-    /// away; what is in flight stays counted until it completes.
+    /// Starts the end: the engine cancels operations in flight, then closes. Bytes queued either way are
+    /// thrown away; bytes in flight stay counted until their operation completes.
     pub(in crate::io) fn end(&mut self, reset: bool) {
         if matches!(self.phase, Phase::Ending { .. } | Phase::Closed) {
             return;
@@ -169,12 +169,12 @@ impl StreamState {
         handles == 0
     }
 
-    /// What the stream received is counted here.
+    /// The account that counts the stream's received bytes.
     pub(in crate::io) const fn account(&self) -> Account {
         Account { slot: self.slot, generation: self.generation, epoch: self.epoch.get() }
     }
 
-    /// Opens another account: what was received before counts for nobody.
+    /// Opens another account: bytes received before count for nobody.
     pub(super) fn renew_account(&self) {
         self.epoch.set(self.epoch.get().wrapping_add(1));
         self.shared.pool.open_account(self.account());
@@ -221,8 +221,7 @@ mod tests {
 
     #[test]
     fn an_idle_stream_stays_small() {
-        // Beside it: two words of its `Rc`. See benches/NOTES.md for what an idle connection has beside its
-        // stream.
+        // Beside it: two words of its `Rc`. benches/NOTES.md lists the other costs of an idle connection.
         assert!(size_of::<StreamState>() <= 232, "{} bytes", size_of::<StreamState>());
     }
 }

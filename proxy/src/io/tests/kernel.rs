@@ -39,7 +39,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Descriptors of this process whose local address has this port: what the engine holds of one test, and
+/// Descriptors of this process whose local address has this port: the engine's sockets of one test, and
 /// nothing of the others.
 fn held(port: u16) -> usize {
     let table = std::fs::read_to_string("/proc/self/net/tcp").expect("the kernel's sockets");
@@ -73,7 +73,7 @@ fn turn_until(
     }
 }
 
-/// Serves `session` to what `clients` does in another thread, then waits until nothing is left of it.
+/// Serves `session` to `clients`, which runs in another thread, then waits until nothing is left of it.
 fn serve(
     session: Session,
     ring: settings::Ring,
@@ -249,7 +249,7 @@ fn a_reader_slower_than_the_sender_gets_everything() {
         let mut received = Vec::new();
         let mut piece = vec![0; 256 << 10];
         loop {
-            // What is not read yet fills the sockets, then the engine's queue, then stops the sender.
+            // Unread bytes fill the sockets, then the engine's queue, then stop the sender.
             thread::sleep(Duration::from_millis(5));
             match stream.read(&mut piece).expect("more") {
                 0 => break,
@@ -291,7 +291,7 @@ fn an_idle_engine_is_not_woken() {
         let mut stream = connect(address);
         stream.write_all(b"x").expect("sent");
         stream.read_exact(&mut [0]).expect("an answer");
-        // On a busy machine the engine may still be handling what came before.
+        // On a busy machine the engine may still be handling earlier bytes.
         let end = Instant::now() + PATIENCE;
         let is_quiet = std::iter::repeat_with(|| {
             let before = wakes.load(Ordering::SeqCst);
@@ -322,7 +322,7 @@ fn cancelling_the_accepts_loses_no_connection() {
     engine.cancel_accepts();
     turn_until(&mut engine, &mut worker, |engine, _| engine.accepts_armed() == 0);
     let streams = connecting.join().expect("all connect: the queue is open");
-    // What the engine did not take waits in the queue for whoever accepts next.
+    // Connections that the engine did not take wait in the queue for the next acceptor.
     queue.set_nonblocking(true).expect("an option");
     let waiting = std::iter::from_fn(|| queue.accept().ok()).count();
     assert_eq!(worker.accepted + waiting, streams.len());
@@ -346,7 +346,7 @@ fn dropping_the_engine_mid_flight_frees_what_the_kernel_knew() {
     assert_eq!(held(address.port()), 51);
     let start = Instant::now();
     drop(engine);
-    // The ring would give up after two seconds, and leak what the kernel still knew.
+    // The ring would give up after two seconds, and leak the memory that the kernel still knew.
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(held(address.port()), 0);
     for mut stream in streams {
@@ -359,8 +359,8 @@ fn dropping_the_engine_mid_flight_frees_what_the_kernel_knew() {
     }
 }
 
-/// The kernel hands over what is done in portions of 20 or so. A worker that comes late to many connects must
-/// not take those that are still to be handed over for connects that took too long.
+/// The kernel hands over completions in portions of 20 or so. A worker that comes late to many connects must
+/// not take connects that are still to be handed over for connects that took too long.
 #[test]
 fn connects_made_in_time_are_in_time_however_late_the_worker_looks() {
     const CONNECTS: usize = 200;

@@ -1,5 +1,5 @@
-//! What the kernel reports late or not at all: ends that a multishot receive missed, and completions that
-//! wait their turn.
+//! Events that the kernel reports late or not at all: ends that a multishot receive missed, and completions
+//! that wait their turn.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::simulated::{ORIGIN, address, assert_clean, tagged, tight};
 use super::{LISTENER, Session, Worker, pattern};
 use crate::time::Time;
 
-/// What a session saw of its stream, and when.
+/// The events of a stream that a session saw, and when.
 #[derive(Default)]
 struct Seen {
     bytes: Vec<u8>,
@@ -21,7 +21,7 @@ struct Seen {
 /// One entry a session, in the order of acceptance.
 type Log = Rc<RefCell<Vec<Rc<RefCell<Seen>>>>>;
 
-/// Reads to the end and writes down what comes.
+/// Reads to the end and writes down all that comes.
 struct Watcher(Io, Log);
 
 impl Handler for Watcher {
@@ -45,7 +45,7 @@ impl Handler for Watcher {
     fn command_ready(&mut self) {}
 }
 
-/// An engine whose multishot receives miss every end that follows bytes, and what its sessions see.
+/// An engine whose multishot receives miss every end that follows bytes, and the events its sessions see.
 fn blind(seed: u64) -> (Engine<SimRing>, Sim, SimListener, Watcher, Log) {
     let faults = Faults { missed_end: 1000, delay: 0, short: false, ..Faults::mild() };
     let (mut engine, sim) = Sim::engine(seed, faults, Memory::default(), tight());
@@ -87,7 +87,7 @@ fn an_end_that_the_kernel_missed_is_found_after_a_quiet_second() {
     }
 }
 
-/// Busy streams are put back in the queue of those to look at; that may make a quiet one wait for a second
+/// Busy streams are put back in the queue of streams to look at. That may make a quiet one wait for a second
 /// more, but no longer.
 #[test]
 fn missed_ends_are_found_beside_busy_streams() {

@@ -45,7 +45,7 @@ pub(super) fn assert_clean(engine: &Engine<SimRing>, sim: &Sim) {
     assert_eq!(sim.open_sockets(), 0);
 }
 
-/// A client that writes `bytes` in pieces, reads what comes slowly or not, and ends.
+/// A client that writes `bytes` in pieces, reads the answer slowly or not, and ends.
 fn client(peer: &Peer, bytes: Vec<u8>, received: &Rc<RefCell<Vec<u8>>>, speed: usize) {
     let received = Rc::clone(received);
     let mut sent = 0;
@@ -149,7 +149,7 @@ fn the_same_seed_takes_the_same_course() {
     assert_eq!(course(), course());
 }
 
-/// Peers that do nothing cause no turns, whatever they hold.
+/// Peers that do nothing cause no turns, however much they hold.
 fn assert_still(seed: u64, engine: &mut Engine<SimRing>, worker: &mut Worker, sim: &Sim) {
     sim.settle(engine, worker, Duration::from_secs(1));
     let before = engine.stats().enters;
@@ -158,7 +158,7 @@ fn assert_still(seed: u64, engine: &mut Engine<SimRing>, worker: &mut Worker, si
     assert!(turns <= 2, "seed {seed}: {turns} turns while nothing happened");
 }
 
-/// Slow readers of their own echo pin what they may; a fast one must get through beside them.
+/// Slow readers of their own echo pin all they may; a fast one must get through beside them.
 #[test]
 fn a_fast_client_passes_beside_slow_ones() {
     for seed in 0..20 {
@@ -468,8 +468,8 @@ fn dropping_the_engine_ends_everything() {
     assert!(stream.is_readable());
 }
 
-/// A session that keeps what it has read until more comes must get that more once memory is free again,
-/// though it gave nothing back.
+/// A session that keeps all it has read until more comes must get more once memory is free again, though it
+/// gave nothing back.
 #[test]
 fn who_keeps_what_it_read_goes_on_when_memory_is_free_again() {
     struct Keeper(Worker, Rc<Cell<usize>>);
