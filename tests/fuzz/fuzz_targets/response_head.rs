@@ -50,7 +50,7 @@ fuzz_target!(|data: (u8, u8, &[u8])| {
         let split = decode(input, &method, cuts);
         assert!(same(&whole, &split), "{whole:?}\n{split:?}\n{cuts:?}");
     });
-    let Ok(Some((mut head, _))) = whole else { return };
+    let Ok(Some((mut head, ..))) = whole else { return };
 
     assert!((100..=999).contains(&head.status));
     forward::response(&mut head);
