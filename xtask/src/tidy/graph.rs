@@ -65,17 +65,6 @@ impl Graph {
         graph
     }
 
-    /// The graph without some imports.
-    pub(super) fn without(&self, left_out: &[(&str, &str)]) -> Self {
-        let is_kept = |(from, to): &Edge| !left_out.contains(&(from.as_str(), to.as_str()));
-        let edges = self.edges.iter().filter(|(edge, _)| is_kept(edge));
-        Self {
-            rooms: self.rooms.clone(),
-            edges: edges.map(|(edge, at)| (edge.clone(), at.clone())).collect(),
-            blurred: Vec::new(),
-        }
-    }
-
     /// The rooms that a room imports, each with the number of imported names.
     fn imports<'a>(&'a self, room: &'a str) -> impl Iterator<Item = (&'a str, usize)> {
         let own = self.edges.iter().filter(move |((from, _), _)| from == room);

@@ -16,35 +16,23 @@ const NAMES: &[&str] = &["tests", "testing", "checks"];
 /// The one room that only tests compile: whole workers over a seeded world.
 const TEST_ROOM: &str = "proxy::simulation";
 
-pub(super) fn check(tree: &Tree, not_yet: &[&str], into: &mut Vec<String>) {
-    let misplaced: Vec<(String, String)> = tree
+pub(super) fn check(tree: &Tree, into: &mut Vec<String>) {
+    let of_source = tree
         .sources
         .iter()
         .filter(|source| source.path.contains("/src/") && source.package != "tests")
-        .flat_map(|source| modules(source).chain(lone_tests(source)).chain(folders(source)))
-        .collect();
-    for (name, complaint) in &misplaced {
-        if !not_yet.contains(&name.as_str()) {
-            into.push(complaint.clone());
-        }
-    }
-    for name in not_yet {
-        if !misplaced.iter().any(|(found, _)| found == name) {
-            into.push(format!("{name}: stands where it should: take it from the list (xtask/src/tidy)"));
-        }
-    }
+        .flat_map(|source| modules(source).chain(lone_tests(source)).chain(folders(source)));
+    into.extend(of_source);
 }
 
-/// The full name of each misplaced module of tests, and the complaint.
-fn modules(source: &Source) -> impl Iterator<Item = (String, String)> {
+/// Misplaced modules of tests.
+fn modules(source: &Source) -> impl Iterator<Item = String> {
     let of_tests = source.outline.modules.iter().filter(|module| {
         module.within.is_empty() && !source.is_test && source.outline.tests.contains(&module.extent)
     });
     of_tests.filter_map(move |module| {
-        let name = source.full_name(&module.name);
-        let fault = fault(module).filter(|_| name != TEST_ROOM)?;
-        let complaint = format!("{}:{}: mod {}: {fault}", source.path, module.extent.lines.0, module.name);
-        Some((name, complaint))
+        let fault = fault(module).filter(|_| source.full_name(&module.name) != TEST_ROOM)?;
+        Some(format!("{}:{}: mod {}: {fault}", source.path, module.extent.lines.0, module.name))
     })
 }
 
@@ -68,7 +56,7 @@ fn fault(module: &Module) -> Option<String> {
 }
 
 /// `#[test]` functions outside of a module of tests.
-fn lone_tests(source: &Source) -> impl Iterator<Item = (String, String)> {
+fn lone_tests(source: &Source) -> impl Iterator<Item = String> {
     let is_in_module = |line: usize| {
         source.outline.modules.iter().any(|module| {
             module.is_inline && source.outline.tests.contains(&module.extent) && {
@@ -81,14 +69,12 @@ fn lone_tests(source: &Source) -> impl Iterator<Item = (String, String)> {
         word.kind == Kind::Attribute && (word.path == ["test"] || word.path == ["tokio", "test"])
     };
     let tests = source.words.iter().filter(is_test).filter(|_| !source.is_test);
-    tests.filter(move |word| !is_in_module(word.line)).map(|word| {
-        let complaint = format!("{}:{}: a test outside of `mod tests`", source.path, word.line);
-        (source.path.clone(), complaint)
-    })
+    let lone = tests.filter(move |word| !is_in_module(word.line));
+    lone.map(|word| format!("{}:{}: a test outside of `mod tests`", source.path, word.line))
 }
 
 /// A folder of tests must begin in its `tests.rs`.
-fn folders(source: &Source) -> Option<(String, String)> {
-    let complaint = format!("{}: should be tests.rs beside the folder", source.path);
-    source.path.ends_with("/tests/mod.rs").then(|| (source.path.clone(), complaint))
+fn folders(source: &Source) -> Option<String> {
+    let is_folder = source.path.ends_with("/tests/mod.rs");
+    is_folder.then(|| format!("{}: should be tests.rs beside the folder", source.path))
 }

@@ -121,20 +121,15 @@ pub(crate) const ROOMS: &[Room] = &[
     room("time", Storey::Ground, "a point in time", ""),
 ];
 
-/// Checks the imports. Those in `not_yet` are allowed, but each must be needed.
-pub(super) fn check(tree: &Tree, rooms: &[Room], not_yet: &[(&str, &str)], into: &mut Vec<String>) {
+/// Checks the imports against the arrows.
+pub(super) fn check(tree: &Tree, rooms: &[Room], into: &mut Vec<String>) {
     let graph = Graph::of(tree);
     let may = |from: &str, to: &str| {
         rooms.iter().any(|room| room.name == from && room.may_import().any(|room| room == to))
     };
     for ((from, to), places) in &graph.edges {
-        if !may(from, to) && !not_yet.contains(&(from, to)) {
+        if !may(from, to) {
             into.extend(places.iter().map(|place| format!("{place}: {from} may not import {to}")));
-        }
-    }
-    for (from, to) in not_yet {
-        if may(from, to) || !graph.edges.contains_key(&((*from).to_owned(), (*to).to_owned())) {
-            into.push(format!("{from} -> {to}: is allowed or gone: take it from tidy/not_yet.rs"));
         }
     }
     into.extend(graph.blurred.iter().map(|place| format!("{place}: imports every room at once")));
@@ -143,18 +138,18 @@ pub(super) fn check(tree: &Tree, rooms: &[Room], not_yet: &[(&str, &str)], into:
             into.push(format!("proxy/src/{room}: a room without arrows: give it some in tidy/rooms.rs"));
         }
     }
-    if let Some(circle) = graph.without(not_yet).circle() {
+    if let Some(circle) = graph.circle() {
         into.push(format!("rooms import each other in a circle: {}", circle.join(" -> ")));
     }
 }
 
 /// Checks that rooms with arrows exist, and that arrows point down.
-pub(super) fn check_arrows(tree: &Tree, rooms: &[Room], not_yet: &[&str], into: &mut Vec<String>) {
+pub(super) fn check_arrows(tree: &Tree, rooms: &[Room], into: &mut Vec<String>) {
     let graph = Graph::of(tree);
     for (index, room) in rooms.iter().enumerate() {
         let name = room.name;
-        if graph.rooms.contains(name) == not_yet.contains(&name) {
-            into.push(format!("{name}: has arrows and is not there, or is there at last (tidy/rooms.rs)"));
+        if !graph.rooms.contains(name) {
+            into.push(format!("{name}: has arrows and is not there (tidy/rooms.rs)"));
         }
         let below = &rooms[index + 1..];
         for other in room.may_import().filter(|other| !below.iter().any(|room| room.name == *other)) {

@@ -21,38 +21,26 @@ pub(super) const LONG: &[(&str, &str)] = &[
     ("proxy-ebpf::cookie::write", "writes one header in its order; how it splits is for the verifier to say"),
 ];
 
-/// Functions and files that are too long: allowed for good, and only for now.
-pub(super) struct Exceptions<'a> {
-    pub(super) granted: &'a [(&'a str, &'a str)],
-    pub(super) not_yet: &'a [&'a str],
-}
-
-impl Exceptions<'_> {
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.granted.iter().map(|(name, _)| *name).chain(self.not_yet.iter().copied())
-    }
-}
-
-pub(super) fn check(tree: &Tree, exceptions: &Exceptions<'_>, into: &mut Vec<String>) {
+pub(super) fn check(tree: &Tree, exceptions: &[(&str, &str)], into: &mut Vec<String>) {
     lengths(tree, exceptions, into);
     lines(tree, into);
 }
 
 /// Checks functions and files against the limits and the exceptions. A needless exception is a complaint too.
-fn lengths(tree: &Tree, exceptions: &Exceptions<'_>, into: &mut Vec<String>) {
+fn lengths(tree: &Tree, exceptions: &[(&str, &str)], into: &mut Vec<String>) {
     let long: Vec<(String, String)> =
         tree.sources.iter().flat_map(|source| files(source).into_iter().chain(functions(source))).collect();
     for (name, complaint) in &long {
-        if !exceptions.names().any(|exception| exception == name) {
+        if !exceptions.iter().any(|(exception, _)| exception == name) {
             into.push(complaint.clone());
         }
     }
-    for exception in exceptions.names() {
+    for (exception, _) in exceptions {
         if !long.iter().any(|(name, _)| name == exception) {
             into.push(format!("{exception}: is not long: take it from the exceptions (xtask/src/tidy)"));
         }
     }
-    for (name, reason) in exceptions.granted {
+    for (name, reason) in exceptions {
         if reason.is_empty() {
             into.push(format!("{name}: an exception without a reason"));
         }

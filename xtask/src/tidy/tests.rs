@@ -7,9 +7,9 @@ fn complaints_about(files: &[(&str, &str)]) -> Vec<String> {
     let tree = tree(files);
     let mut into = Vec::new();
     invariants::check(&tree, &mut into);
-    rooms::check(&tree, ROOMS, &[], &mut into);
-    sizes::check(&tree, &sizes::Exceptions { granted: &[], not_yet: &[] }, &mut into);
-    placement::check(&tree, &[], &mut into);
+    rooms::check(&tree, ROOMS, &mut into);
+    sizes::check(&tree, &[], &mut into);
+    placement::check(&tree, &mut into);
     into
 }
 
@@ -195,7 +195,7 @@ fn room(name: &'static str, may_import: &'static str) -> Room {
 }
 
 /// The complaints about the arrows of `code` in the room `session`; `worker` and `io` are rooms too.
-fn about_session(code: &str, not_yet: &[(&str, &str)]) -> Vec<String> {
+fn about_session(code: &str) -> Vec<String> {
     let tree = tree(&[
         ("proxy/src/session/h1.rs", &file(code)),
         ("proxy/src/worker/mod.rs", &file("use crate::session::h1;")),
@@ -203,7 +203,7 @@ fn about_session(code: &str, not_yet: &[(&str, &str)]) -> Vec<String> {
     ]);
     let mut into = Vec::new();
     let rooms = [room("worker", "session io"), room("session", "io"), room("io", "")];
-    rooms::check(&tree, &rooms, not_yet, &mut into);
+    rooms::check(&tree, &rooms, &mut into);
     into
 }
 
@@ -228,8 +228,7 @@ fn imports_between_rooms_are_found_wherever_they_are() {
         "fn f() { use crate::worker::run; }",
     ] {
         let said = ["proxy/src/session/h1.rs:2: session may not import worker", circle];
-        assert_eq!(about_session(code, &[]), said, "{code}");
-        assert_eq!(about_session(code, &[("session", "worker")]), Vec::<String>::new(), "{code}");
+        assert_eq!(about_session(code), said, "{code}");
     }
     for code in [
         "use crate::io::Stream;",
@@ -237,15 +236,15 @@ fn imports_between_rooms_are_found_wherever_they_are() {
         "//! crate::worker\nconst A: &str = \"crate::worker::run\";",
         "use std::worker;\nuse other::worker::run;",
     ] {
-        assert_eq!(about_session(code, &[]), Vec::<String>::new(), "{code}");
+        assert_eq!(about_session(code), Vec::<String>::new(), "{code}");
     }
 }
 
 #[test]
 fn importing_every_room_at_once_is_seen() {
     let said = ["proxy/src/session/h1.rs:2: imports every room at once"];
-    assert_eq!(about_session("use super::super::*;", &[]), said);
-    assert_eq!(about_session("use crate::*;", &[]), said);
+    assert_eq!(about_session("use super::super::*;"), said);
+    assert_eq!(about_session("use crate::*;"), said);
 }
 
 #[test]
@@ -265,29 +264,15 @@ fn a_file_that_nothing_compiles_is_seen() {
 
 #[test]
 fn exceptions_that_are_not_needed_are_complaints() {
-    assert_eq!(
-        about_session("", &[("session", "worker"), ("session", "io")]),
-        [
-            "session -> worker: is allowed or gone: take it from tidy/not_yet.rs",
-            "session -> io: is allowed or gone: take it from tidy/not_yet.rs"
-        ]
-    );
     let tree = tree(&[("proxy/src/time.rs", &file(&function(71)))]);
     let mut into = Vec::new();
     let granted = &[("proxy::time::long", "a table"), ("proxy::time::short", "a table")];
-    sizes::check(&tree, &sizes::Exceptions { granted, not_yet: &["proxy/src/time.rs"] }, &mut into);
-    assert_eq!(into.len(), 2, "{into:?}");
+    sizes::check(&tree, granted, &mut into);
+    assert_eq!(into.len(), 1, "{into:?}");
     assert!(into[0].starts_with("proxy::time::short: is not long"), "{into:?}");
     into.clear();
-    sizes::check(
-        &tree,
-        &sizes::Exceptions { granted: &[("proxy::time::long", "")], not_yet: &[] },
-        &mut into,
-    );
+    sizes::check(&tree, &[("proxy::time::long", "")], &mut into);
     assert_eq!(into, ["proxy::time::long: an exception without a reason"]);
-    into.clear();
-    placement::check(&tree, &["proxy::time::tests"], &mut into);
-    assert_eq!(into.len(), 1, "{into:?}");
     into.clear();
     invariants::check_lists(&tree, &mut into);
     assert!(into.iter().any(|complaint| complaint.starts_with("proxy/src/io/ring.rs: holds no unsafe")));
@@ -298,12 +283,12 @@ fn exceptions_that_are_not_needed_are_complaints() {
 fn arrows_point_down_to_rooms_that_are_there() {
     let mut into = Vec::new();
     let tree = tree(&[("proxy/src/io/mod.rs", &file("")), ("proxy/src/tls/mod.rs", &file(""))]);
-    rooms::check_arrows(&tree, &[room("io", "tls"), room("tls", "")], &[], &mut into);
+    rooms::check_arrows(&tree, &[room("io", "tls"), room("tls", "")], &mut into);
     assert_eq!(into, Vec::<String>::new());
-    rooms::check_arrows(&tree, &[room("tls", ""), room("io", "tls"), room("quic", "")], &["tls"], &mut into);
-    assert_eq!(into.len(), 3, "{into:?}");
+    rooms::check_arrows(&tree, &[room("tls", ""), room("io", "tls"), room("quic", "")], &mut into);
+    assert_eq!(into.len(), 2, "an arrow that points up, a room that is not there: {into:?}");
     into.clear();
-    rooms::check(&tree, &[room("io", "")], &[], &mut into);
+    rooms::check(&tree, &[room("io", "")], &mut into);
     assert_eq!(into, ["proxy/src/tls: a room without arrows: give it some in tidy/rooms.rs"]);
 }
 
