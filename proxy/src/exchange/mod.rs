@@ -22,6 +22,8 @@ pub mod scene;
 pub mod signal;
 pub mod sink;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 pub mod tunnel;
 

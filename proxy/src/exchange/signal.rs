@@ -7,6 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
+use crate::io::register;
+
 /// See the module. Cheap to clone: all clones are the same signal.
 #[derive(Clone, Debug, Default)]
 pub struct Signal(Rc<State>);
@@ -72,22 +74,14 @@ impl Waiter {
             return Poll::Ready(());
         }
         match self.place {
-            Place::First => keep(&mut self.signal.0.first.borrow_mut(), cx),
+            Place::First => register(&mut self.signal.0.first.borrow_mut(), cx),
             Place::Other(at) => {
                 if let Some(waker) = self.signal.0.others.borrow_mut().get_mut(at) {
-                    keep(waker, cx);
+                    register(waker, cx);
                 }
             }
         }
         Poll::Pending
-    }
-}
-
-/// Remembers the task to wake.
-#[inline]
-fn keep(waker: &mut Option<Waker>, cx: &Context<'_>) {
-    if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-        *waker = Some(cx.waker().clone());
     }
 }
 

@@ -3,22 +3,21 @@
 
 mod h1;
 mod multiplexed;
-mod session;
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use self::h1::Http1;
 use self::multiplexed::Multiplexed;
-use self::session::{BROKEN, Session, Sink, Source};
+use super::testing::{self, Running, Session};
 use crate::counters::Plain;
+use crate::error::RefusalReason;
 use crate::exchange::lease::Upstreams;
-use crate::exchange::{Client, Local, Outcome, Scene, Signal, exchange};
+use crate::exchange::{Outcome, Signal};
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, Version};
 use crate::io::Chunk;
-use crate::listen::ListenerId;
 use crate::worker::testing::Bench;
 
 /// A step of an endpoint's answer to one request.
@@ -62,21 +61,10 @@ trait World {
     fn check_freed(&mut self);
 }
 
-/// An exchange as the session sees it.
-struct Running {
-    source: Source,
-    sink: Sink,
-    cancel: Signal,
-    outcome: Rc<RefCell<Option<Outcome>>>,
-}
-
-impl Running {
-    fn outcome(&self) -> Option<Outcome> {
-        *self.outcome.borrow()
-    }
-}
-
 const ANSWERED: Option<Outcome> = Some(Outcome::Answered { status: 200, refused: None });
+/// The endpoint broke before its response.
+const BROKEN: Option<Outcome> =
+    Some(Outcome::Answered { status: 502, refused: Some(RefusalReason::UpstreamReset) });
 
 /// Lets everything happen that can within a moment.
 fn settle(bench: &mut Bench) {
@@ -100,37 +88,8 @@ fn begin<W: World>(world: &mut W, session: &Session, head: RequestHead, cancel: 
 where
     W::Upstreams: 'static,
 {
-    let (source, sink) = session.stream();
-    let running = Running {
-        source: source.clone(),
-        sink: sink.clone(),
-        cancel: cancel.clone(),
-        outcome: Rc::default(),
-    };
-    let (upstreams, outcome, cancel) =
-        (world.upstreams(), Rc::clone(&running.outcome), running.cancel.clone());
-    let worker = Rc::clone(world.bench().events.worker());
-    let io = worker.io.clone();
-    io.spawn(async move {
-        let (mut head, mut source, mut sink) = (head, source, sink);
-        let snapshot = worker.snapshot();
-        let listener = snapshot.traffic.listeners.get(ListenerId::FIRST).expect("the only one");
-        let peer = ([192, 0, 2, 1], 1234).into();
-        let scene = Scene {
-            io: &worker.io,
-            counters: &worker.counters,
-            routes: &snapshot.traffic.routes,
-            upstreams: &*upstreams,
-            listener,
-            client: Client { peer, local: Local::Known(peer), fallback: &[] },
-            identity: None,
-            is_early: false,
-            new_request_id: worker.request_id(),
-            record: None,
-        };
-        let ended = exchange(&mut head, &mut source, &mut sink, &cancel, &scene).await;
-        *outcome.borrow_mut() = Some(ended);
-    });
+    let (worker, upstreams) = (Rc::clone(world.bench().events.worker()), world.upstreams());
+    let running = testing::begin(&worker, upstreams, session, head, cancel);
     settle(world.bench());
     running
 }
@@ -193,7 +152,6 @@ where
     assert_eq!(world.heard(), 2);
     let mut taken = [Vec::new(), Vec::new()];
     let mut is_whole = [false; 2];
-    // Neither starves: while one has bytes to take, so has the other before long.
     for _ in 0..30 {
         for request in [0, 1] {
             let (some, whole) = world.take(request, 3_000);
@@ -225,7 +183,7 @@ where
         say(&mut world, request, &[Say::Head, Say::Data(b"all of it"), Say::End]);
     }
     assert_eq!((stalled.outcome(), other.outcome()), (None, ANSWERED));
-    let has = |taken: &session::Taken| (taken.status, taken.body.len(), taken.is_finished);
+    let has = |taken: &testing::Taken| (taken.status, taken.body.len(), taken.is_finished);
     assert_eq!(has(&stalled.sink.taken()), (Some(200), 0, false));
     stalled.sink.stall(false);
     settle(world.bench());
@@ -352,7 +310,7 @@ where
     let once = begin(&mut world, &session, head(Method::Post, BodyLength::None), &Signal::default());
     let heard = world.heard();
     say(&mut world, heard - 1, &[Say::Reset]);
-    assert_eq!(once.outcome(), Some(Outcome::Answered { status: 502, refused: BROKEN }));
+    assert_eq!(once.outcome(), BROKEN);
     assert_eq!(world.heard(), heard);
     world.check_freed();
 }
@@ -384,7 +342,7 @@ fn a_body_that_is_not_kept_is_not_sent_again() {
     upload.source.feed_all(&bytes(3, 5_000));
     settle(world.bench());
     say(&mut world, 0, &[Say::Unprocessed]);
-    assert_eq!(upload.outcome(), Some(Outcome::Answered { status: 502, refused: BROKEN }));
+    assert_eq!(upload.outcome(), BROKEN);
     assert_eq!(world.heard(), 1);
     world.check_freed();
 }
@@ -394,17 +352,17 @@ fn a_body_that_is_not_kept_is_not_sent_again() {
 fn a_drain_reaches_sessions_that_are_waiting() {
     let mut world = Multiplexed::new();
     let worker = Rc::clone(world.bench().events.worker());
-    let told = Rc::new(RefCell::new(0));
+    let told = Rc::new(Cell::new(0));
     for _ in 0..3 {
         let (waiter, told) = (worker.drain.waiter(), Rc::clone(&told));
         worker.io.spawn(async move {
             std::future::poll_fn(|cx| waiter.poll(cx)).await;
-            *told.borrow_mut() += 1;
+            told.set(told.get() + 1);
         });
     }
     settle(world.bench());
-    assert_eq!(*told.borrow(), 0);
+    assert_eq!(told.get(), 0);
     worker.start_draining();
     settle(world.bench());
-    assert_eq!(*told.borrow(), 3);
+    assert_eq!(told.get(), 3);
 }

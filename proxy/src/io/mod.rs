@@ -33,5 +33,6 @@ pub use chunk::Chunk;
 pub use engine::{Engine, Handler, Stats};
 pub use handle::{ConnectError, Elapsed, Io};
 pub use settings::Settings;
+pub(crate) use stream::register;
 pub use stream::{Progress, Stream, StreamError, Tag};
 pub use timer::TimerKey;

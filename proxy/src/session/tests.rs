@@ -4,25 +4,19 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, RefusalReason};
-use crate::exchange::tunnel::TunnelEnd;
-use crate::exchange::{
-    BodyPart, BodySource, Client, Local, Outcome, ResponseSink, Scene, Signal, SinkError, SourceError,
-    exchange,
-};
+use crate::exchange::testing::{Running, Session, begin};
+use crate::exchange::{BodyPart, Outcome, Signal};
 use crate::http::h1::{BodyDecoder, Parsed, RequestDecoder, ResponseDecoder, Step};
 use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
 use crate::io::Chunk;
 use crate::io::simulated::{Faults, Peer, Script, take_front};
-use crate::listen::ListenerId;
 use crate::session::context::Worker;
 use crate::worker::testing::{self, Bench, origin_address};
 
@@ -460,117 +454,9 @@ fn sessions_in_a_hostile_world_leak_nothing() {
 
 // Exchanges without a downstream protocol.
 
-/// A body source that tests feed.
-#[derive(Clone, Default)]
-struct FakeSource(Rc<RefCell<Fed>>);
-
-#[derive(Default)]
-struct Fed {
-    parts: VecDeque<BodyPart>,
-    waker: Option<std::task::Waker>,
-}
-
-impl FakeSource {
-    fn feed(&self, part: BodyPart) {
-        let mut fed = self.0.borrow_mut();
-        fed.parts.push_back(part);
-        if let Some(waker) = fed.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl BodySource for FakeSource {
-    fn is_whole(&self, _length: u64) -> bool {
-        false
-    }
-
-    fn awaits_continue(&self) -> bool {
-        false
-    }
-
-    fn poll_arrived(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
-    }
-
-    async fn next(&mut self) -> Result<BodyPart, SourceError> {
-        std::future::poll_fn(|cx| {
-            let mut fed = self.0.borrow_mut();
-            match fed.parts.pop_front() {
-                Some(part) => std::task::Poll::Ready(Ok(part)),
-                None => {
-                    fed.waker = Some(cx.waker().clone());
-                    std::task::Poll::Pending
-                }
-            }
-        })
-        .await
-    }
-}
-
-#[derive(Clone, Default)]
-struct FakeSink(Rc<RefCell<Taken>>);
-
-#[derive(Default)]
-struct Taken {
-    status: Option<u16>,
-    body: Vec<u8>,
-    finished: bool,
-}
-
-impl ResponseSink for FakeSink {
-    fn read_ahead(&mut self, _bytes: usize) {}
-
-    fn switch(&mut self, _head: &ResponseHead, _endpoint: Box<dyn TunnelEnd>) {
-        panic!("nobody asked for it");
-    }
-
-    async fn informational(&mut self, _head: &ResponseHead) -> Result<(), SinkError> {
-        Ok(())
-    }
-
-    async fn head(&mut self, head: &ResponseHead) -> Result<(), SinkError> {
-        assert!(self.0.borrow_mut().status.replace(head.status).is_none(), "two heads");
-        Ok(())
-    }
-
-    async fn data(&mut self, chunk: Chunk) -> Result<(), SinkError> {
-        self.0.borrow_mut().body.extend_from_slice(&chunk);
-        Ok(())
-    }
-
-    async fn finish(&mut self, _trailers: Fields) -> Result<(), SinkError> {
-        self.0.borrow_mut().finished = true;
-        Ok(())
-    }
-
-    fn flush(&mut self) {}
-
-    async fn taken(&mut self) -> Result<(), SinkError> {
-        Ok(())
-    }
-
-    fn poll_gone(&self, _cx: &Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-}
-
-struct Exchange {
-    source: FakeSource,
-    sink: FakeSink,
-    cancel: Signal,
-    outcome: Rc<RefCell<Option<Outcome>>>,
-}
-
 /// Starts an exchange as a session that multiplexes would: with its own source, sink and cancel.
-fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> Exchange {
-    let running = Exchange {
-        source: FakeSource::default(),
-        sink: FakeSink::default(),
-        cancel: Signal::default(),
-        outcome: Rc::default(),
-    };
-    let mut head = RequestHead {
+fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> Running {
+    let head = RequestHead {
         method,
         version: Version::Http2,
         authority: "example.com".into(),
@@ -578,29 +464,8 @@ fn start(worker: &Rc<Worker>, method: Method, path: &str, body: BodyLength) -> E
         fields: Fields::new(),
         body,
     };
-    let (mut source, mut sink, cancel) =
-        (running.source.clone(), running.sink.clone(), running.cancel.clone());
-    let (outcome, worker_) = (Rc::clone(&running.outcome), Rc::clone(worker));
-    worker.io.spawn(async move {
-        let snapshot = worker_.snapshot();
-        let listener = snapshot.traffic.listeners.get(ListenerId::FIRST).expect("the only one");
-        let peer = SocketAddr::from(([192, 0, 2, 1], 1234));
-        let scene = Scene {
-            io: &worker_.io,
-            counters: &worker_.counters,
-            routes: &snapshot.traffic.routes,
-            upstreams: &snapshot.upstreams,
-            listener,
-            client: Client { peer, local: Local::Known(peer), fallback: &[] },
-            identity: None,
-            is_early: false,
-            new_request_id: worker_.request_id(),
-            record: None,
-        };
-        let ended = exchange(&mut head, &mut source, &mut sink, &cancel, &scene).await;
-        *outcome.borrow_mut() = Some(ended);
-    });
-    running
+    let upstreams = Rc::new(worker.snapshot().upstreams.clone());
+    begin(worker, upstreams, &Session::unlimited(), head, &Signal::default())
 }
 
 #[test]
@@ -622,18 +487,18 @@ fn two_exchanges_share_a_session_and_one_is_reset_without_harm_to_the_other() {
         bench.run_until(|events| events.worker().counters.value(Plain::UpstreamConnects) == 2);
         assert_eq!(bench.value(Plain::Active), 2);
         left.cancel.give();
-        bench.run_until(|_| left.outcome.borrow().is_some());
-        assert_eq!(*left.outcome.borrow(), Some(Outcome::Cancelled));
+        bench.run_until(|_| left.outcome().is_some());
+        assert_eq!(left.outcome(), Some(Outcome::Cancelled));
         assert_eq!(bench.value(Plain::Active), 1);
         right.source.feed(BodyPart::Data(Chunk::from_vec(body[15_000..].to_vec())));
         right.source.feed(BodyPart::End(Fields::new()));
-        bench.run_until(|_| right.outcome.borrow().is_some());
-        assert_eq!(*right.outcome.borrow(), Some(Outcome::Answered { status: 200, refused: None }));
-        let taken = right.sink.0.borrow();
-        assert!(taken.finished);
+        bench.run_until(|_| right.outcome().is_some());
+        assert_eq!(right.outcome(), Some(Outcome::Answered { status: 200, refused: None }));
+        let taken = right.sink.taken();
+        assert!(taken.is_finished);
         assert_eq!(taken.body[..8], sum(&body).to_be_bytes());
         assert!(taken.body[8..] == pattern(2, length));
-        assert_eq!(left.sink.0.borrow().status, None);
+        assert_eq!(left.sink.taken().status, None);
         drop(taken);
         bench.run_out();
         bench.check_freed(&format!("seed {seed}"));
@@ -659,7 +524,7 @@ fn only_what_may_be_repeated_is_sent_again() {
         running.source.feed(BodyPart::End(Fields::new()));
         bench.run_out();
         let refused = Some(RefusalReason::UpstreamReset);
-        assert_eq!(*running.outcome.borrow(), Some(Outcome::Answered { status: 502, refused }));
+        assert_eq!(running.outcome(), Some(Outcome::Answered { status: 502, refused }));
         bench.check_freed("");
         bench.value(Plain::UpstreamConnects)
     };
@@ -679,9 +544,9 @@ fn a_silent_upstream_and_a_slow_client_meet_their_own_time_limits() {
     let running = start(&worker, Method::Get, "/", BodyLength::None);
     running.source.feed(BodyPart::End(Fields::new()));
     let begun = bench.sim.now();
-    bench.run_until(|_| running.outcome.borrow().is_some());
+    bench.run_until(|_| running.outcome().is_some());
     let refused = Some(RefusalReason::UpstreamTimeout);
-    assert_eq!(*running.outcome.borrow(), Some(Outcome::Answered { status: 504, refused }));
+    assert_eq!(running.outcome(), Some(Outcome::Answered { status: 504, refused }));
     let took = bench.sim.now().since(begun);
     assert!((Duration::from_secs(5)..Duration::from_secs(6)).contains(&took), "{took:?}");
 
@@ -689,11 +554,11 @@ fn a_silent_upstream_and_a_slow_client_meet_their_own_time_limits() {
     let running = start(&worker, Method::Post, "/", BodyLength::Known(10));
     running.source.feed(BodyPart::Data(Chunk::from_vec(b"half".to_vec())));
     bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_secs(30));
-    assert_eq!(*running.outcome.borrow(), None);
+    assert_eq!(running.outcome(), None);
     running.source.feed(BodyPart::Data(Chunk::from_vec(b"second".to_vec())));
     running.source.feed(BodyPart::End(Fields::new()));
     let begun = bench.sim.now();
-    bench.run_until(|_| running.outcome.borrow().is_some());
+    bench.run_until(|_| running.outcome().is_some());
     let took = bench.sim.now().since(begun);
     assert!((Duration::from_secs(4)..Duration::from_secs(11)).contains(&took), "{took:?}");
 
@@ -703,6 +568,6 @@ fn a_silent_upstream_and_a_slow_client_meet_their_own_time_limits() {
     running.source.feed(BodyPart::End(Fields::new()));
     bench.run_out();
     let refused = Some(RefusalReason::ConnectTimeout);
-    assert_eq!(*running.outcome.borrow(), Some(Outcome::Answered { status: 504, refused }));
+    assert_eq!(running.outcome(), Some(Outcome::Answered { status: 504, refused }));
     bench.check_freed("");
 }

@@ -99,6 +99,8 @@ impl World for Multiplexed {
     fn take(&mut self, request: usize, bytes: usize) -> (Vec<u8>, bool) {
         let taken = {
             let mut endpoint = self.endpoint.0.borrow_mut();
+            let held: usize = endpoint.streams.iter().map(|stream| stream.body.len()).sum();
+            assert!(held <= WINDOW * endpoint.connections.len(), "{held} bytes beyond the window");
             let stream = &mut endpoint.streams[request];
             let taken: Vec<u8> = stream.body.drain(..bytes.min(stream.body.len())).collect();
             let (connection, is_whole) = (stream.connection, stream.is_ended && stream.body.is_empty());

@@ -436,7 +436,8 @@ pub struct Progress {
     pub sent_at: Time,
 }
 
-fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
+/// Remembers the task to wake.
+pub(crate) fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
     match place {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *place = Some(cx.waker().clone()),

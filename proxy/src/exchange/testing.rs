@@ -1,5 +1,5 @@
-//! A downstream session that carries many exchanges: each has its own source and sink, and all sinks share a
-//! window of bytes that the client takes, as streams of HTTP/2 do.
+//! Exchanges without a downstream protocol, for tests. Their session carries many: each has its own source and
+//! sink, and all sinks share a window of bytes that the client takes, as streams of HTTP/2 do.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -7,15 +7,20 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::error::RefusalReason;
-use crate::exchange::tunnel::TunnelEnd;
-use crate::exchange::{BodyPart, BodySource, ResponseSink, SinkError, SourceError};
-use crate::http::message::{Fields, ResponseHead};
+use super::lease::Upstreams;
+use super::tunnel::TunnelEnd;
+use super::{
+    BodyPart, BodySource, Client, Local, Outcome, ResponseSink, Scene, Signal, SinkError, SourceError,
+    exchange,
+};
+use crate::http::message::{Fields, RequestHead, ResponseHead};
 use crate::io::Chunk;
+use crate::listen::ListenerId;
+use crate::session::context::Worker;
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Session(Rc<Shared>);
+pub(crate) struct Session(Rc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -26,20 +31,25 @@ struct Shared {
 
 impl Session {
     /// Lets the client take so many bytes, of any of its streams.
-    pub(super) fn with_window(bytes: usize) -> Self {
+    pub(crate) fn with_window(bytes: usize) -> Self {
         let session = Self::default();
         session.0.window.set(bytes);
         session
     }
 
-    /// It takes so many more.
-    pub(super) fn take(&self, bytes: usize) {
+    /// A client that takes everything.
+    pub(crate) fn unlimited() -> Self {
+        Self::with_window(usize::MAX)
+    }
+
+    /// Lets it take so many more.
+    pub(crate) fn take(&self, bytes: usize) {
         self.0.window.set(self.0.window.get() + bytes);
         self.0.waiting.take().into_iter().for_each(Waker::wake);
     }
 
     /// A stream of it.
-    pub(super) fn stream(&self) -> (Source, Sink) {
+    pub(crate) fn stream(&self) -> (Source, Sink) {
         let sink = Sink { session: self.clone(), state: Rc::default(), stalled: Rc::default() };
         (Source::default(), sink)
     }
@@ -60,7 +70,7 @@ impl Session {
 
 /// A body that tests feed.
 #[derive(Clone, Default)]
-pub(super) struct Source(Rc<RefCell<Fed>>);
+pub(crate) struct Source(Rc<RefCell<Fed>>);
 
 #[derive(Default)]
 struct Fed {
@@ -69,14 +79,14 @@ struct Fed {
 }
 
 impl Source {
-    pub(super) fn feed(&self, part: BodyPart) {
+    pub(crate) fn feed(&self, part: BodyPart) {
         let mut fed = self.0.borrow_mut();
         fed.parts.push_back(part);
         fed.waker.take().into_iter().for_each(Waker::wake);
     }
 
     /// A whole body, in pieces.
-    pub(super) fn feed_all(&self, body: &[u8]) {
+    pub(crate) fn feed_all(&self, body: &[u8]) {
         body.chunks(3_000).for_each(|piece| self.feed(BodyPart::Data(Chunk::from_vec(piece.to_vec()))));
         self.feed(BodyPart::End(Fields::new()));
     }
@@ -107,7 +117,7 @@ impl BodySource for Source {
 
 /// A response as a stream's client gets it.
 #[derive(Clone)]
-pub(super) struct Sink {
+pub(crate) struct Sink {
     session: Session,
     state: Rc<RefCell<Taken>>,
     /// This stream's client takes nothing, whatever the session's window says.
@@ -115,21 +125,21 @@ pub(super) struct Sink {
 }
 
 #[derive(Default)]
-pub(super) struct Taken {
-    pub(super) status: Option<u16>,
-    pub(super) body: Vec<u8>,
-    pub(super) is_finished: bool,
-    pub(super) tunnel: Option<Box<dyn TunnelEnd>>,
+pub(crate) struct Taken {
+    pub(crate) status: Option<u16>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) is_finished: bool,
+    pub(crate) tunnel: Option<Box<dyn TunnelEnd>>,
 }
 
 impl Sink {
     /// Stops this stream, or lets it go on.
-    pub(super) fn stall(&self, stalled: bool) {
+    pub(crate) fn stall(&self, stalled: bool) {
         self.stalled.set(stalled);
         self.session.take(0);
     }
 
-    pub(super) fn taken(&self) -> std::cell::RefMut<'_, Taken> {
+    pub(crate) fn taken(&self) -> std::cell::RefMut<'_, Taken> {
         self.state.borrow_mut()
     }
 }
@@ -183,5 +193,51 @@ impl ResponseSink for Sink {
     }
 }
 
-/// The refusal of an endpoint that was not reached, or broke.
-pub(super) const BROKEN: Option<RefusalReason> = Some(RefusalReason::UpstreamReset);
+/// An exchange as its session sees it.
+pub(crate) struct Running {
+    pub(crate) source: Source,
+    pub(crate) sink: Sink,
+    pub(crate) cancel: Signal,
+    outcome: Rc<Cell<Option<Outcome>>>,
+}
+
+impl Running {
+    /// How it ended; `None`: it goes on.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        self.outcome.get()
+    }
+}
+
+/// Begins an exchange on a stream of `session`, as a task of the worker.
+pub(crate) fn begin<U: Upstreams + 'static>(
+    worker: &Rc<Worker>,
+    upstreams: Rc<U>,
+    session: &Session,
+    mut head: RequestHead,
+    cancel: &Signal,
+) -> Running {
+    let (source, sink) = session.stream();
+    let running = Running { source, sink, cancel: cancel.clone(), outcome: Rc::default() };
+    let (mut source, mut sink, cancel) =
+        (running.source.clone(), running.sink.clone(), running.cancel.clone());
+    let (outcome, worker) = (Rc::clone(&running.outcome), Rc::clone(worker));
+    worker.io.clone().spawn(async move {
+        let snapshot = worker.snapshot();
+        let listener = snapshot.traffic.listeners.get(ListenerId::FIRST).expect("the only one");
+        let peer = ([192, 0, 2, 1], 1234).into();
+        let scene = Scene {
+            io: &worker.io,
+            counters: &worker.counters,
+            routes: &snapshot.traffic.routes,
+            upstreams: &*upstreams,
+            listener,
+            client: Client { peer, local: Local::Known(peer), fallback: &[] },
+            identity: None,
+            is_early: false,
+            new_request_id: worker.request_id(),
+            record: None,
+        };
+        outcome.set(Some(exchange(&mut head, &mut source, &mut sink, &cancel, &scene).await));
+    });
+    running
+}
