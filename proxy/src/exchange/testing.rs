@@ -1,5 +1,5 @@
-//! Exchanges without a downstream protocol, for tests. Their session carries many: each has its own source and
-//! sink, and all sinks share a window of bytes that the client takes, as streams of HTTP/2 do.
+//! Exchanges without a downstream protocol, for tests. Their session carries many: each has its own source
+//! and sink, and all sinks share a window of bytes that the client takes, as streams of HTTP/2 do.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
