@@ -7,9 +7,9 @@ use super::sink::{ResponseSink, SinkError};
 use crate::error::RefusalReason;
 use crate::http::date::imf_fixdate;
 use crate::http::edit::Edits;
-use crate::http::h1::encode;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
 use crate::http::redirect::Target;
+use crate::http::status::reason_phrase;
 use crate::io::Chunk;
 use crate::route::{Action, Route};
 
@@ -46,8 +46,7 @@ pub(super) async fn answer<U>(
             else {
                 return refuse(sink, RefusalReason::BadHost, request_id, edits).await;
             };
-            let body =
-                format!("{} {}\n", redirect.status, encode::reason_phrase(redirect.status)).into_bytes();
+            let body = format!("{} {}\n", redirect.status, reason_phrase(redirect.status)).into_bytes();
             generated(
                 redirect.status,
                 ("text/plain; charset=utf-8", &body),
@@ -110,7 +109,7 @@ pub(super) fn generated(
     let head = ResponseHead {
         status,
         version: Version::Http11,
-        reason: encode::reason_phrase(status).as_bytes().into(),
+        reason: reason_phrase(status).as_bytes().into(),
         fields,
         body: BodyLength::Known(body.len() as u64),
     };
@@ -138,10 +137,13 @@ pub async fn refuse(
     request_id: &str,
     edits: Option<&Edits>,
 ) -> Outcome {
+    send(sink, refusal(reason, request_id, edits), Some(reason)).await
+}
+
+fn refusal(reason: RefusalReason, request_id: &str, edits: Option<&Edits>) -> (ResponseHead, Chunk) {
     let status = reason.status();
-    let body = format!("{status} {}: {}\n", encode::reason_phrase(status), reason.label());
-    let content = ("text/plain; charset=utf-8", body.as_bytes());
-    send(sink, generated(status, content, None, request_id, edits), Some(reason)).await
+    let body = format!("{status} {}: {}\n", reason_phrase(status), reason.label());
+    generated(status, ("text/plain; charset=utf-8", body.as_bytes()), None, request_id, edits)
 }
 
 /// Hands a response of our own to the sink.
@@ -158,5 +160,43 @@ pub(super) async fn send(
     match sent.await {
         Ok(()) => Outcome::Answered { status: head.status, refused },
         Err(error) => Outcome::Undeliverable(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::h1::{Parsed, Recipient, ResponseDecoder, encode};
+    use crate::http::limits::Limits;
+    use crate::http::message::Method;
+
+    #[test]
+    fn every_refusal_is_a_response_that_we_parse() {
+        let client = Recipient { version: Version::Http11, is_head: false, keep_alive: true };
+        for &reason in RefusalReason::ALL {
+            for recipient in [
+                client,
+                Recipient { version: Version::Http10, ..client },
+                Recipient { is_head: true, ..client },
+                Recipient::UNKNOWN,
+            ] {
+                let (head, body) = refusal(reason, "id-1", None);
+                let mut out = Vec::new();
+                let sent = encode::response(&head, recipient, &mut out);
+                let method = if recipient.is_head { Method::Head } else { Method::Get };
+                let parsed = ResponseDecoder::new().parse(&out, &method, &Limits::UPSTREAM);
+                let Ok(Parsed::Head { head, consumed, keep_alive }) = parsed else { panic!("{parsed:?}") };
+                assert_eq!((consumed, head.status), (out.len(), reason.status()));
+                assert_eq!((keep_alive, sent.keep_alive), (recipient.keep_alive, recipient.keep_alive));
+                assert!(!head.reason.is_empty(), "{reason:?}");
+                assert_eq!(head.fields.first(b"x-request-id"), Some(&b"id-1"[..]));
+                assert!(head.fields.first(b"date").is_some());
+                if !recipient.is_head {
+                    assert_eq!(head.body, BodyLength::Known(body.len() as u64));
+                }
+                let text = std::str::from_utf8(&body).expect("text");
+                assert!(text.ends_with(&format!(": {}\n", reason.label())), "{text:?}");
+            }
+        }
     }
 }

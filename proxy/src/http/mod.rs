@@ -13,4 +13,5 @@ pub mod message;
 pub mod names;
 pub mod path;
 pub mod redirect;
+pub mod status;
 pub mod upgrade;

@@ -1,7 +1,6 @@
 //! Writes HTTP/1.1 heads and body framing (RFC 9112 §2–4, §6–7). Body bytes never pass through here: the
 //! framing around them is written, so that received chunks go out without a copy.
 
-use crate::error::RefusalReason;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
 use crate::http::names::{Name, NameSet};
 
@@ -100,6 +99,9 @@ pub struct Recipient {
 }
 
 impl Recipient {
+    /// Of the response to something that was no request.
+    pub const UNKNOWN: Self = Self { version: Version::Http11, is_head: false, keep_alive: false };
+
     /// Of the response to `head`.
     #[must_use]
     pub fn of(head: &RequestHead, keep_alive: bool) -> Self {
@@ -160,104 +162,6 @@ pub fn switching(head: &ResponseHead, out: &mut Vec<u8>) {
     out.extend_from_slice(b"Connection: Upgrade\r\n\r\n");
 }
 
-/// The content of an error response beside its reason.
-#[derive(Clone, Copy, Debug)]
-pub struct Refusal<'a> {
-    /// For X-Request-Id; the caller vouches that it is fit for a field value.
-    pub request_id: &'a str,
-    /// The request's version and method, and whether the connection may go on; `Recipient::UNKNOWN` if no
-    /// head was read.
-    pub recipient: Recipient,
-    /// From `date::imf_fixdate`.
-    pub date: &'a [u8],
-}
-
-impl Recipient {
-    /// Of the response to something that was no request.
-    pub const UNKNOWN: Self = Self { version: Version::Http11, is_head: false, keep_alive: false };
-}
-
-/// Writes a whole error response: head and, unless for HEAD, a short body. Returns whether the connection
-/// goes on.
-pub fn refusal(reason: RefusalReason, refusal: &Refusal<'_>, out: &mut Vec<u8>) -> bool {
-    let status = reason.status();
-    let phrase = reason_phrase(status);
-    let label = reason.label();
-    out.extend_from_slice(b"HTTP/1.1 ");
-    decimal(u64::from(status), out);
-    out.push(b' ');
-    out.extend_from_slice(phrase.as_bytes());
-    out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ");
-    // "404 Not Found: no_route\n"
-    let length = 3 + 1 + phrase.len() + 2 + label.len() + 1;
-    decimal(length as u64, out);
-    out.extend_from_slice(b"\r\n");
-    field(b"Date", refusal.date, out);
-    field(b"X-Request-Id", refusal.request_id.as_bytes(), out);
-    if !refusal.recipient.keep_alive {
-        out.extend_from_slice(b"Connection: close\r\n");
-    } else if refusal.recipient.version == Version::Http10 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
-    if !refusal.recipient.is_head {
-        decimal(u64::from(status), out);
-        for part in [" ", phrase, ": ", label, "\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
-    refusal.recipient.keep_alive
-}
-
-/// The registered reason phrase (RFC 9110 §15, RFC 6585, RFC 7725), for statuses that Sluice itself may send;
-/// else empty.
-#[must_use]
-pub const fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        204 => "No Content",
-        205 => "Reset Content",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        304 => "Not Modified",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        406 => "Not Acceptable",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        412 => "Precondition Failed",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        417 => "Expectation Failed",
-        421 => "Misdirected Request",
-        422 => "Unprocessable Content",
-        425 => "Too Early",
-        426 => "Upgrade Required",
-        428 => "Precondition Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        451 => "Unavailable For Legal Reasons",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "",
-    }
-}
-
 fn status_line(head: &ResponseHead, out: &mut Vec<u8>) {
     out.reserve(ADDED_BYTES + head.reason.len() + head.fields.bytes());
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -277,13 +181,6 @@ fn framing_fields(framing: Framing, out: &mut Vec<u8>) {
         }
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
-}
-
-fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 fn decimal(number: u64, out: &mut Vec<u8>) {

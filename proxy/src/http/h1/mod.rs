@@ -32,7 +32,6 @@
 //! encode::response(&head, Recipient, &mut out)  -> Sent { framing, keep_alive }
 //! encode::informational(&head, &mut out)                          1xx; never to an HTTP/1.0 client
 //! encode::CONTINUE                                                see RequestHead::expects_continue
-//! encode::refusal(RefusalReason, &Refusal, &mut out)              a whole error response
 //! Framing::before_data(len, &mut out)                             chunk size line, or nothing
 //! Framing::after_data()                         -> &'static [u8]  end of a chunk, or nothing
 //! Framing::end(&trailers, &mut out)                               last chunk with trailers, or nothing

@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::http::date::imf_fixdate;
 use crate::http::h1::{BodyDecoder, Parsed, RequestDecoder, ResponseDecoder, Step};
 use crate::http::limits::Limits;
 
@@ -112,33 +111,6 @@ fn interim_responses_have_no_framing() {
     informational(&response_head(103, BodyLength::None, &pairs), &mut out);
     assert_eq!(text(&out), "HTTP/1.1 103 Fine\r\nLink: </a>\r\n\r\n");
     assert_eq!(parsed_response(CONTINUE, &Method::Post).0.status, 100);
-}
-
-#[test]
-fn every_refusal_is_a_response_that_we_parse() {
-    let date = imf_fixdate(784_111_777);
-    for &reason in RefusalReason::ALL {
-        for recipient in [CLIENT, OLD_CLIENT, Recipient::UNKNOWN, Recipient { is_head: true, ..CLIENT }] {
-            let mut out = Vec::new();
-            assert_eq!(
-                refusal(reason, &Refusal { request_id: "id-1", recipient, date: &date }, &mut out),
-                recipient.keep_alive
-            );
-            let (head, consumed, persists) =
-                parsed_response(&out, if recipient.is_head { &Method::Head } else { &Method::Get });
-            assert_eq!((head.status, persists), (reason.status(), recipient.keep_alive));
-            assert!(!head.reason.is_empty(), "{reason:?}");
-            assert_eq!(head.fields.first(b"x-request-id"), Some(&b"id-1"[..]));
-            assert_eq!(head.fields.first(b"date"), Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]));
-            let body = &out[consumed..];
-            if recipient.is_head {
-                assert!(body.is_empty());
-            } else {
-                assert_eq!(head.body, BodyLength::Known(body.len() as u64));
-                assert!(text(body).ends_with(&format!(": {}\n", reason.label())), "{:?}", text(body));
-            }
-        }
-    }
 }
 
 #[test]
