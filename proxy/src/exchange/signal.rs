@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use crate::io::register;
+use crate::io::WaitingTask;
 
 /// See the module. Cheap to clone: all clones are the same signal.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +19,8 @@ struct State {
     /// `first` belongs to a waiter.
     first_waits: Cell<bool>,
     /// An HTTP/1 session has one waiter at a time, which takes no memory beside the signal's own.
-    first: RefCell<Option<Waker>>,
-    others: RefCell<Slab<Option<Waker>>>,
+    first: RefCell<WaitingTask>,
+    others: RefCell<Slab<WaitingTask>>,
 }
 
 /// The place of a waiter.
@@ -36,7 +36,7 @@ impl Signal {
         self.0.given.set(true);
         let first = self.0.first.borrow_mut().take();
         let others: Vec<Waker> =
-            self.0.others.borrow_mut().iter_mut().filter_map(|(_, waker)| waker.take()).collect();
+            self.0.others.borrow_mut().iter_mut().filter_map(|(_, waiting)| waiting.take()).collect();
         first.into_iter().chain(others).for_each(Waker::wake);
     }
 
@@ -51,7 +51,7 @@ impl Signal {
     #[must_use]
     pub fn waiter(&self) -> Waiter {
         let place = if self.0.first_waits.replace(true) {
-            Place::Other(self.0.others.borrow_mut().insert(None))
+            Place::Other(self.0.others.borrow_mut().insert(WaitingTask::default()))
         } else {
             Place::First
         };
@@ -74,10 +74,10 @@ impl Waiter {
             return Poll::Ready(());
         }
         match self.place {
-            Place::First => register(&mut self.signal.0.first.borrow_mut(), cx),
+            Place::First => self.signal.0.first.borrow_mut().register(cx),
             Place::Other(at) => {
-                if let Some(waker) = self.signal.0.others.borrow_mut().get_mut(at) {
-                    register(waker, cx);
+                if let Some(waiting) = self.signal.0.others.borrow_mut().get_mut(at) {
+                    waiting.register(cx);
                 }
             }
         }
@@ -91,7 +91,7 @@ impl Drop for Waiter {
         // Also while a panic unwinds: a list that is borrowed then must not panic again.
         match self.place {
             Place::First => {
-                drop(self.signal.0.first.try_borrow_mut().map(|mut waker| waker.take()));
+                drop(self.signal.0.first.try_borrow_mut().map(|mut waiting| waiting.take()));
                 self.signal.0.first_waits.set(false);
             }
             Place::Other(at) => {

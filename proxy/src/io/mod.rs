@@ -25,6 +25,7 @@ pub mod stream;
 pub mod tags;
 pub mod timer;
 pub mod token;
+mod waiting_task;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,6 @@ pub use chunk::Chunk;
 pub use engine::{Engine, Handler, Stats};
 pub use handle::{ConnectError, Elapsed, Io};
 pub use settings::Settings;
-pub(crate) use stream::register;
 pub use stream::{Progress, Stream, StreamError, Tag};
 pub use timer::TimerKey;
+pub(crate) use waiting_task::WaitingTask;

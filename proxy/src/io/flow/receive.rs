@@ -126,7 +126,7 @@ impl Flow {
                 }
             },
         }
-        inner.receiving.wake();
+        inner.receiving.waiting.wake();
         if inner.parked.is_some() {
             self.shared.push_parked(state);
         }

@@ -60,7 +60,7 @@ impl Flow {
             self.spare.push(chunks);
         }
         if inner.sending.has_room(&self.shared.settings) {
-            inner.sending.wake();
+            inner.sending.waiting.wake();
         }
         if inner.parked.is_some() {
             // Parked before its last bytes were sent.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::Chunk;
 use super::handle::ConnectError;
@@ -129,7 +129,7 @@ impl Stream {
                 Some(secure) => secure.unread(chunk, &self.0.shared.spares),
                 None => inner.receiving.queue.push_front(chunk, &self.0.shared.spares),
             }
-            inner.receiving.wake();
+            inner.receiving.waiting.wake();
         }
     }
 
@@ -148,7 +148,7 @@ impl Stream {
         if inner.sending.has_room(&self.0.shared.settings) {
             return Poll::Ready(Ok(()));
         }
-        inner.sending.register(cx);
+        inner.sending.waiting.register(cx);
         Poll::Pending
     }
 
@@ -182,7 +182,7 @@ impl Stream {
         if inner.sending.is_flushed() {
             return Poll::Ready(Ok(()));
         }
-        inner.sending.register(cx);
+        inner.sending.waiting.register(cx);
         Poll::Pending
     }
 
@@ -244,7 +244,7 @@ impl Stream {
                 // Nothing is opened or sealed any more.
                 inner.secure = None;
                 inner.receiving.release();
-                inner.receiving.wake();
+                inner.receiving.waiting.wake();
                 self.0.mark(inner);
             }
             Phase::Connecting => self.0.end(inner, false),
@@ -338,8 +338,8 @@ impl Stream {
     pub fn park(&self, tag: Tag) {
         let inner = &mut *self.0.inner.borrow_mut();
         inner.parked = Some(tag);
-        inner.receiving.forget_waker();
-        inner.sending.forget_waker();
+        drop(inner.receiving.waiting.take());
+        drop(inner.sending.waiting.take());
         self.0.open_records(inner);
         let ready = inner.has_input() || inner.receiving.end.is_some() || inner.sending.error().is_some();
         if ready || inner.phase != Phase::Open {
@@ -363,7 +363,7 @@ impl Stream {
         match inner.phase {
             Phase::Open => Poll::Ready(Ok(())),
             Phase::Connecting => {
-                inner.sending.register(cx);
+                inner.sending.waiting.register(cx);
                 Poll::Pending
             }
             _ => Poll::Ready(Err(match inner.sending.error() {
@@ -434,12 +434,4 @@ pub struct Progress {
     pub received_at: Time,
     /// When `sent` last grew.
     pub sent_at: Time,
-}
-
-/// Remembers the task to wake.
-pub(crate) fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
-    match place {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *place = Some(cx.waker().clone()),
-    }
 }

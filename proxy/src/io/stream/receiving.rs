@@ -1,9 +1,8 @@
 //! The receiving side of a stream: where its receive operation is, into which class of buffer it goes, and
 //! the bytes that came and nobody has taken yet.
 
-use std::task::{Context, Waker};
-
 use super::{Queue, StreamError};
+use crate::io::WaitingTask;
 use crate::io::buffers::Class;
 use crate::time::Time;
 
@@ -43,7 +42,7 @@ pub(in crate::io) struct Receiving {
     /// Bytes received so far, and when the last of them came.
     bytes: u64,
     at: Time,
-    waker: Option<Waker>,
+    pub(in crate::io) waiting: WaitingTask,
 }
 
 impl Receiving {
@@ -58,7 +57,7 @@ impl Receiving {
             is_on_demand: false,
             bytes: 0,
             at: now,
-            waker: None,
+            waiting: WaitingTask::NOBODY,
         }
     }
 
@@ -109,25 +108,6 @@ impl Receiving {
     /// The connection is there.
     pub(in crate::io) const fn connected(&mut self, now: Time) {
         self.at = now;
-    }
-
-    /// Whether a task waits for bytes.
-    pub(super) const fn has_waker(&self) -> bool {
-        self.waker.is_some()
-    }
-
-    pub(super) fn register(&mut self, cx: &Context<'_>) {
-        super::register(&mut self.waker, cx);
-    }
-
-    pub(super) fn forget_waker(&mut self) {
-        self.waker = None;
-    }
-
-    pub(in crate::io) fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
     }
 }
 

@@ -2,11 +2,11 @@
 //! connection.
 
 use std::collections::vec_deque;
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::{Queue, Spares, StreamError};
 use crate::io::Chunk;
+use crate::io::WaitingTask;
 use crate::io::buffers::FRAGMENT_COST;
 use crate::io::settings::Settings;
 use crate::io::shared::Shared;
@@ -56,7 +56,7 @@ pub(in crate::io) struct Sending {
     bytes: u64,
     at: Time,
     /// Wakes the task that waits to write, or for the flush: it is one task.
-    waker: Option<Waker>,
+    pub(in crate::io) waiting: WaitingTask,
 }
 
 impl Sending {
@@ -74,7 +74,7 @@ impl Sending {
             error: None,
             bytes: 0,
             at: now,
-            waker: None,
+            waiting: WaitingTask::NOBODY,
         }
     }
 
@@ -248,20 +248,6 @@ impl Sending {
     /// The connection is there.
     pub(in crate::io) const fn connected(&mut self, now: Time) {
         self.at = now;
-    }
-
-    pub(super) fn register(&mut self, cx: &Context<'_>) {
-        super::register(&mut self.waker, cx);
-    }
-
-    pub(super) fn forget_waker(&mut self) {
-        self.waker = None;
-    }
-
-    pub(in crate::io) fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
     }
 
     /// Counts that must agree; for tests and the simulation.

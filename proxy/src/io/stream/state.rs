@@ -99,12 +99,12 @@ impl Inner {
 
     /// Whether somebody waits for bytes.
     pub(in crate::io) const fn is_read(&self) -> bool {
-        self.receiving.has_waker() || self.parked.is_some()
+        self.receiving.waiting.has_task() || self.parked.is_some()
     }
 
     pub(in crate::io) fn wake_all(&mut self) {
-        self.receiving.wake();
-        self.sending.wake();
+        self.receiving.waiting.wake();
+        self.sending.waiting.wake();
     }
 
     /// Starts the end: the engine cancels operations in flight, then closes. Bytes queued either way are
@@ -194,7 +194,7 @@ impl StreamState {
 
     /// Has the task woken when something was received, or reading ended.
     pub(super) fn await_bytes(self: &Rc<Self>, inner: &mut Inner, cx: &Context<'_>) {
-        inner.receiving.register(cx);
+        inner.receiving.waiting.register(cx);
         if inner.receiving.waits_for_demand() {
             self.mark(inner);
         }
