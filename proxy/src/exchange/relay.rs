@@ -64,8 +64,8 @@ pub(super) struct Shared {
     awaits_client: Cell<bool>,
     /// The endpoint said "100 Continue".
     continued: Cell<bool>,
-    /// The status of the final head, once it went to the sink.
-    status: Cell<Option<u16>>,
+    /// The final head went to the sink: the client may have heard of it.
+    has_begun: Cell<bool>,
 }
 
 impl Shared {
@@ -74,13 +74,13 @@ impl Shared {
             head_due: Cell::new(Time::default()),
             awaits_client: Cell::new(false),
             continued: Cell::new(false),
-            status: Cell::new(None),
+            has_begun: Cell::new(false),
         }
     }
 
-    /// The final status, once its head was handed to the sink.
-    pub(super) fn status(&self) -> Option<u16> {
-        self.status.get()
+    /// Whether the final head went to the sink: the client may have heard of it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.get()
     }
 }
 
@@ -260,7 +260,7 @@ async fn download(
     if let Some(edits) = limits.edits {
         edits.apply(&mut head.fields);
     }
-    shared.status.set(Some(head.status));
+    shared.has_begun.set(true);
     sink.head(&head).await?;
     loop {
         match part_in_time(io, limits, receiver, sink).await? {

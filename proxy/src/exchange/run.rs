@@ -185,7 +185,7 @@ async fn attempt<U: Upstreams, B: BodySource>(
             let halves = (&mut sender, &mut receiver);
             relay::relay(scene.io, limits, &shared, head, halves, source, sink).await
         };
-        let has_begun = shared.status().is_some();
+        let has_begun = shared.has_begun();
         match ended {
             Ended::Answered(status) => {
                 lease.complete();
