@@ -111,6 +111,16 @@ pub(crate) fn python_program(name: &str, version: &str) -> Result<PathBuf, Strin
     Ok(program)
 }
 
+/// Whether a command succeeds and prints `text` on its standard output.
+pub(crate) fn prints(words: &[&str], text: &str) -> bool {
+    Command::new(words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.status.success() && String::from_utf8_lossy(&output.stdout).contains(text))
+}
+
 /// Whether a command runs and succeeds. Its output is discarded.
 pub(crate) fn succeeds(words: &[&str]) -> bool {
     Command::new(words[0])
