@@ -20,6 +20,7 @@ pub mod listen;
 pub mod placement;
 pub mod proxy_protocol;
 pub mod route;
+pub mod sandbox;
 pub mod session;
 #[cfg(test)]
 mod simulation;

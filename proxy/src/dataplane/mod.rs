@@ -24,9 +24,9 @@ use self::control_thread::{Control, ControlError};
 use self::threads::Crew;
 use crate::control::handoff::Channel;
 use crate::control::messages::ToSupervisor;
-use crate::placement;
 use crate::telemetry::key_log::KeyLogGuard;
 use crate::telemetry::logging;
+use crate::{placement, sandbox};
 
 /// Why the data plane ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,11 @@ enum DataPlaneError {
 /// to become.
 #[must_use]
 pub fn run(parent: Pid, identity: Option<(Uid, Gid)>) -> ExitCode {
+    // Before anything is opened: everything else comes over the channel.
+    if let Err(error) = sandbox::close_inherited() {
+        eprintln!("sluice data-plane: close_range: {error}");
+        return ExitCode::FAILURE;
+    }
     let channel = match take_channel() {
         Ok(channel) => channel,
         Err(error) => {

@@ -59,9 +59,10 @@ impl Child {
         if let Some(Identity { uid, gid }) = estate.identity {
             command.args(["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
         }
-        // Every descriptor of ours is close-on-exec, so the channel is all that it inherits beside stdout and
-        // stderr.
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).current_dir("/").env_clear();
+        // The channel, and standard error for its log. It closes whatever else it inherits; an access log on
+        // standard output is handed over like a file.
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+        command.current_dir("/").env_clear();
         command.envs(std::env::vars_os().filter(|(name, _)| name == "RUST_BACKTRACE"));
         command.env("GLIBC_TUNABLES", ALLOCATOR);
         let process = command.spawn()?;

@@ -22,6 +22,7 @@ pub(super) const UNSAFE_FILES: &[&str] = &[
     "proxy/src/kernel/netns.rs",
     "proxy/src/listen/defer.rs",
     "proxy/src/placement.rs",
+    "proxy/src/sandbox/raw.rs",
     "tests/support/bpf.rs",
     "benches/src/load/poll.rs",
     "benches/src/relay/ring.rs",

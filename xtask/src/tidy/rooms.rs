@@ -56,7 +56,7 @@ pub(crate) const ROOMS: &[Room] = &[
         Storey::Process,
         "threads, control, snapshots",
         "session worker config telemetry control upstream listen route access_log io counters tls http \
-         placement error time",
+         placement sandbox error time",
     ),
     room("demo", Storey::Process, "an origin for a first try", ""),
     // The command line. Only `main` reads it.
@@ -116,6 +116,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("http", Storey::Ground, "heads, fields, the h1 codec", "error time"),
     room("proxy_protocol", Storey::Ground, "PROXY headers", "error"),
     room("placement", Storey::Ground, "CPUs and NUMA nodes", "error"),
+    room("sandbox", Storey::Ground, "confining the data plane", ""),
     room("threads", Storey::Ground, "ending threads in time", ""),
     room("error", Storey::Ground, "reasons with their labels", ""),
     room("time", Storey::Ground, "a point in time", ""),
