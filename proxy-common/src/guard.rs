@@ -100,6 +100,11 @@ pub const GUARD_BANS: u32 = 1 << 4;
 pub const GUARD_CONNECTIONS: u32 = 1 << 8;
 /// `GuardConfig::flags`: SYNs are answered with cookies when the kernel says so.
 pub const GUARD_COOKIES: u32 = 1 << 9;
+/// `GuardConfig::flags`: the maps of local addresses are kept. On a port with `PORT_ANY`, only packets to
+/// these addresses are ours.
+pub const GUARD_LOCALS: u32 = 1 << 10;
+/// `GuardConfig::flags`: some local addresses are whole prefixes, which are in a trie of their own.
+pub const GUARD_LOCAL_NETS: u32 = 1 << 11;
 
 /// The layout of the guard's maps. It is raised when their values change their meaning but not their size:
 /// pinned maps of another layout are not taken over.
@@ -146,6 +151,8 @@ pub const SYN_BUCKETS: u32 = SYN_ROWS * SYN_ROW_BUCKETS;
 pub const BANS_MAX: u32 = 1 << 16;
 /// The most prefixes on the allow list, and on the deny list.
 pub const PREFIXES_MAX: u32 = 1 << 18;
+/// The most local addresses.
+pub const LOCALS_MAX: u32 = 1 << 16;
 /// The most listener addresses. While they change, the maps hold the addresses of two configurations.
 pub const LISTENERS_MAX: u32 = 256;
 
@@ -159,7 +166,7 @@ pub const PORT_WORDS: u32 = 65_536 / PORTS_PER_WORD;
 pub const PORT_FAMILY_BITS: u32 = 2;
 /// A port's state in a family: no address is ours.
 pub const PORT_NONE: u64 = 0;
-/// A port's state in a family: every address is ours.
+/// A port's state in a family: every local address is ours.
 pub const PORT_ANY: u64 = 1;
 /// A port's state in a family: one address is ours, the main address in the configuration. Most hosts listen
 /// on one address.

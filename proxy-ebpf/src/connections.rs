@@ -39,7 +39,8 @@ pub fn run(ctx: &SockOpsContext) -> u32 {
 fn opened(ctx: &SockOpsContext) {
     let (Some(config), Some(guard)) = (sockets::count_config(), maps::guard_config()) else { return };
     let Some(ends) = sockets::ends(ctx) else { return };
-    if !guard::is_ours(ends.local, ends.local_port, ends.is_v4, guard) {
+    // The address of a connection that stands is local.
+    if !guard::is_ours(ends.local, ends.local_port, ends.is_v4, guard, || true) {
         return;
     }
     if config.netns_cookie != 0 && config.netns_cookie != sockets::netns_cookie(ctx) {

@@ -8,8 +8,9 @@ use aya_ebpf::programs::XdpContext;
 use proxy_common::ListenerKey;
 use proxy_common::filter::{self, Source};
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE,
-    GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
+    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_LOCAL_NETS,
+    GUARD_LOCALS, GUARD_SYN_RATE, GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN,
+    SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
 };
 use proxy_common::sources;
 
@@ -42,7 +43,8 @@ pub fn run(ctx: &XdpContext) -> u32 {
 /// rate. A cookie is the dearest answer, so only sources that may connect get one.
 #[inline(always)]
 fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
-    if !is_ours(segment.destination, segment.destination_port, segment.is_v4, config) {
+    let is_local = || is_local(segment.destination, config);
+    if !is_ours(segment.destination, segment.destination_port, segment.is_v4, config, is_local) {
         return Verdict::NotOurs;
     }
     if config.flags & (GUARD_ALLOW | GUARD_DENY | GUARD_BANS) != 0 && may_be_listed(segment, config) {
@@ -77,14 +79,27 @@ fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
     Verdict::Syn
 }
 
-/// Whether a listener has this address. The port's bits settle this for most packets. Only a host that
-/// listens on several addresses of a family pays for a look-up.
+/// Whether this host has the address. If nobody keeps the map, every address may be one of this host.
 #[inline(always)]
-pub fn is_ours(address: Address, port: u16, is_v4: bool, config: &GuardConfig) -> bool {
+fn is_local(address: Address, config: &GuardConfig) -> bool {
+    config.flags & GUARD_LOCALS == 0 || maps::is_local(address.octets(), config.flags & GUARD_LOCAL_NETS != 0)
+}
+
+/// Whether a listener has this address. The port's bits settle this for most packets. Only a host that
+/// listens on several addresses of a family pays for a look-up. `is_local` is asked for a listener on the
+/// unspecified address: on a host that routes or bridges, packets to other hosts come by as well.
+#[inline(always)]
+pub fn is_ours(
+    address: Address,
+    port: u16,
+    is_v4: bool,
+    config: &GuardConfig,
+    is_local: impl FnOnce() -> bool,
+) -> bool {
     let bits = maps::port_bits(port);
     let state = if is_v4 { bits } else { bits >> PORT_FAMILY_BITS } & ((1 << PORT_FAMILY_BITS) - 1);
     match state {
-        PORT_ANY => true,
+        PORT_ANY => is_local(),
         PORT_MAIN => address.0 == if is_v4 { config.main_v4 } else { config.main_v6 },
         PORT_LOOKUP => {
             let (address, port) = (address.octets(), u32::from(port));

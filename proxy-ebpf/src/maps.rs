@@ -49,6 +49,10 @@ static GUARD_SYN_BUCKETS: Array<u64> = Array::with_max_entries(guard::SYN_BUCKET
 const NO_PREALLOC: u32 = 1;
 #[map]
 static GUARD_BANS: HashMap<u64, u64> = HashMap::with_max_entries(guard::BANS_MAX, NO_PREALLOC);
+#[map]
+static GUARD_LOCALS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(guard::LOCALS_MAX, NO_PREALLOC);
+#[map]
+static GUARD_LOCAL_NETS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(guard::PREFIXES_MAX, 0);
 
 #[map]
 static STEER_CONFIG: Array<SteerConfig> = Array::with_max_entries(1, 0);
@@ -153,6 +157,15 @@ pub fn port_bits(port: u16) -> u64 {
 pub fn is_listener(key: &ListenerKey) -> bool {
     // SAFETY: the code only asks whether there is an entry, and never reads the value.
     unsafe { GUARD_LISTENERS.get(key) }.is_some()
+}
+
+/// Whether this host has an address. Local prefixes are walked only if there are some (`has_nets`).
+#[inline(always)]
+pub fn is_local(address: [u8; 16], has_nets: bool) -> bool {
+    // SAFETY: the code only asks whether there is an entry, and never reads the value.
+    let is_listed = unsafe { GUARD_LOCALS.get(address) }.is_some();
+    is_listed
+        || has_nets && matches!(GUARD_LOCAL_NETS.get(Key::new(128, address)), Some(listed) if *listed != 0)
 }
 
 /// One bit of the prefilter. User space may be writing the chunk meanwhile; a bit that does not change is

@@ -305,6 +305,53 @@ fn wildcards_take_their_families() {
 }
 
 #[test]
+fn a_wildcard_takes_only_local_addresses_once_they_are_known() {
+    if without_root() {
+        return;
+    }
+    let denying = Guard { deny: nets(&["198.51.100.0/24", "2001:db8:7::/48"]), ..guard() };
+    let mut bench = Bench::new(&denying, &["[::]:443", "192.0.2.9:80"]);
+    let to = |address: &str| match address.starts_with('[') {
+        true => Frame::syn(CLIENT6, address),
+        false => Frame::syn(CLIENT, address),
+    };
+    let (local, local6) = (to("203.0.113.9:443"), to("[2001:db8:9::9]:443"));
+    let (other, other6) = (to("203.0.113.10:443"), to("[2001:db8:9::a]:443"));
+    let any_ip = to("203.0.114.77:443");
+    // While nobody keeps the list, any address may be local.
+    for frame in [&local, &local6, &other, &other6, &any_ip] {
+        bench.expect(frame, Verdict::Denied);
+    }
+    let locals = nets(&["203.0.113.9/32", "2001:db8:9::9/128"]);
+    bench.programs.guard.keep_locals(locals.iter().copied()).expect("kept");
+    assert!(bench.programs.guard.locals().eq(locals));
+    bench.expect(&local, Verdict::Denied);
+    bench.expect(&local6, Verdict::Denied);
+    for frame in [&other, &other6, &any_ip] {
+        bench.expect(frame, Verdict::NotOurs);
+    }
+    // A listener on one address knows whose it is.
+    bench.expect(&to("192.0.2.9:80"), Verdict::Denied);
+    // A whole prefix can be local (AnyIP), also one that covers the IPv4-mapped addresses.
+    bench.programs.guard.add_local(nets(&["203.0.114.0/24"])[0]).expect("added");
+    bench.programs.guard.add_local(nets(&["::/0"])[0]).expect("added");
+    bench.expect(&any_ip, Verdict::Denied);
+    bench.expect(&other6, Verdict::Denied);
+    bench.expect(&other, Verdict::NotOurs);
+    // The list stays over a change of the configuration.
+    bench.apply(&denying, &["[::]:443"]);
+    bench.expect(&other, Verdict::NotOurs);
+    bench.programs.guard.remove_local(nets(&["::/0"])[0]).expect("removed");
+    bench.programs.guard.remove_local(nets(&["203.0.113.9/32"])[0]).expect("removed");
+    bench.expect(&local, Verdict::NotOurs);
+    bench.expect(&other6, Verdict::NotOurs);
+    bench.expect(&local6, Verdict::Denied);
+    bench.programs.guard.forget_locals().expect("forgotten");
+    bench.expect(&other, Verdict::Denied);
+    assert_eq!(bench.programs.guard.locals().count(), 0);
+}
+
+#[test]
 fn lists_apply_to_every_segment_and_allow_beats_deny() {
     if without_root() {
         return;

@@ -1,13 +1,14 @@
 //! The guard: the XDP program `sluice_guard` (proxy-ebpf/src/guard.rs). It judges packets before the kernel
 //! allocates anything for them. Its maps are `GUARD_CONFIG`, `GUARD_PORTS`, `GUARD_LISTENERS`, `GUARD_ALLOW`,
-//! `GUARD_DENY`, `GUARD_FILTER`, `GUARD_BANS`, `GUARD_VERDICTS` and `COOKIE_CONFIG`. Only the program itself
-//! uses `GUARD_SYN_BUCKETS` and `COOKIE_HEADERS`.
+//! `GUARD_DENY`, `GUARD_FILTER`, `GUARD_BANS`, `GUARD_LOCALS`, `GUARD_LOCAL_NETS`, `GUARD_VERDICTS` and
+//! `COOKIE_CONFIG`. Only the program itself uses `GUARD_SYN_BUCKETS` and `COOKIE_HEADERS`.
 //!
 //! | file | |
 //! |---|---|
 //! | `settings` | the guard in a configuration |
 //! | `interfaces`, `occupied`, `pins` | where the program is attached, and what of it outlives this process |
 //! | `listeners` | the addresses whose packets are judged |
+//! | `locals` | the addresses that a listener on the unspecified address stands for |
 //! | `lists`, `bans` | sources that are let through or dropped whatever they send |
 //! | `filter`, `prefilter` | the bitmap that spares most sources these look-ups |
 //! | `cookies` | answers to SYNs under attack |
@@ -22,6 +23,7 @@ mod filter;
 mod interfaces;
 mod listeners;
 mod lists;
+mod locals;
 mod occupied;
 pub mod pins;
 mod prefilter;
@@ -31,6 +33,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
+use ipnet::IpNet;
 use proxy_common::guard::{
     GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig,
     SYN_ROWS, Verdict,
@@ -42,6 +45,7 @@ use self::filter::Filter;
 use self::interfaces::Interfaces;
 use self::listeners::{ListenerPlan, Listeners, Mains};
 use self::lists::{List, prefixes};
+use self::locals::Locals;
 use self::pins::{PinError, Pins};
 use self::prefilter::Prefilter;
 use super::counting::CountingProgram;
@@ -74,6 +78,7 @@ pub struct GuardProgram {
     listed: Filter,
     /// The prefilter may still have bits of bans that are gone.
     has_stale_bits: bool,
+    locals: Locals,
     cookies: Cookies,
     verdicts: Counters,
     interfaces: Interfaces,
@@ -93,6 +98,7 @@ impl GuardProgram {
             prefilter: Prefilter::take(object)?,
             listed: Filter::default(),
             has_stale_bits: false,
+            locals: Locals::take(object)?,
             cookies: Cookies::take(object)?,
             verdicts: Counters::take(object, VERDICTS)?,
             interfaces: Interfaces::default(),
@@ -148,7 +154,7 @@ impl GuardProgram {
         let stale_listeners = self.listeners.add(&plan)?;
         self.listeners.write_ports(&plan, kept)?;
         let mut config = config(guard, self.seeds, mains, both.classes);
-        config.flags |= self.bans_flag() | self.cookies.flag(guard.syn_cookies);
+        config.flags |= self.bans_flag() | self.locals.flags() | self.cookies.flag(guard.syn_cookies);
         self.config.write(config)?;
         if kept != mains {
             self.listeners.write_ports(&plan, mains)?;
@@ -161,6 +167,55 @@ impl GuardProgram {
         self.prefilter.write(&filter)?;
         self.listed = listed;
         Ok(())
+    }
+
+    /// From now on, listeners on the unspecified address stand for these addresses and prefixes only. The
+    /// caller keeps the list up to date by calling this again, or by `add_local` and `remove_local`.
+    ///
+    /// # Errors
+    /// When a map is full or cannot be written. No packet to an address on the list goes unjudged then.
+    pub fn keep_locals(&mut self, locals: impl IntoIterator<Item = IpNet>) -> Result<(), KernelError> {
+        let stale = self.locals.add(locals.into_iter().collect())?;
+        self.write_locals_flags()?;
+        self.locals.remove(&stale)
+    }
+
+    /// This host has one more address, or prefix of addresses.
+    ///
+    /// # Errors
+    /// As `keep_locals`.
+    pub fn add_local(&mut self, local: IpNet) -> Result<(), KernelError> {
+        let local = self.locals.iter().chain([local]).collect::<Vec<_>>();
+        self.keep_locals(local)
+    }
+
+    /// This host has no longer this address, or prefix of addresses.
+    ///
+    /// # Errors
+    /// As `keep_locals`.
+    pub fn remove_local(&mut self, local: IpNet) -> Result<(), KernelError> {
+        let local = self.locals.iter().filter(|present| *present != local.trunc()).collect::<Vec<_>>();
+        self.keep_locals(local)
+    }
+
+    /// The addresses and prefixes that are kept, in order; none if nobody keeps them.
+    pub fn locals(&self) -> impl Iterator<Item = IpNet> {
+        self.locals.iter()
+    }
+
+    /// Nobody keeps the list any more: listeners on the unspecified address stand for every address again.
+    ///
+    /// # Errors
+    /// When the configuration cannot be written.
+    pub fn forget_locals(&mut self) -> Result<(), KernelError> {
+        self.locals.forget();
+        self.write_locals_flags()
+    }
+
+    fn write_locals_flags(&mut self) -> Result<(), KernelError> {
+        let config = self.config.read()?;
+        let flags = config.flags & !locals::FLAGS | self.locals.flags();
+        if flags == config.flags { Ok(()) } else { self.config.write(GuardConfig { flags, ..config }) }
     }
 
     /// Prepares answers to SYNs with cookies; they begin with the next change that is written. Returns the
