@@ -13,6 +13,7 @@ pub mod dataplane;
 pub mod demo;
 pub mod error;
 pub mod exchange;
+pub mod folder;
 pub mod http;
 pub mod io;
 pub mod kernel;

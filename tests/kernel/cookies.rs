@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
+use proxy::folder::Folder;
 use proxy::kernel::guard::{Guard, GuardMode, SynCookies};
 use proxy::kernel::{Programs, Sysctls};
 use tests::bpf::{self, TX, guard, test_run_output};
@@ -63,7 +64,7 @@ impl Bench {
         let mut programs = bpf::programs();
         programs.count_connections().expect("a cgroup v2");
         let sysctls = server.run(|| {
-            let mut sysctls = Sysctls::new(folder.path());
+            let mut sysctls = Sysctls::new(Folder::open(folder.path()).expect("ours"));
             assert_eq!(
                 programs.guard.use_cookies(guard.syn_cookies, &mut sysctls).expect("cookies"),
                 Vec::<String>::new()
@@ -259,7 +260,7 @@ fn settings_are_changed_for_cookies_and_given_back() {
     let crashed = bench.sysctls.take();
     std::mem::forget(crashed);
     let (server, folder) = (&bench.server, &bench.folder);
-    server.run(|| drop(Sysctls::new(folder.path())));
+    server.run(|| drop(Sysctls::new(Folder::open(folder.path()).expect("ours"))));
     assert_eq!(both(&bench), ["1", "1"]);
     assert_eq!(std::fs::read_dir(bench.folder.path()).expect("a folder").count(), 0);
 }

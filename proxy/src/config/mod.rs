@@ -1,9 +1,9 @@
 //! Configuration: TOML schema, its resolution into a model, and diagnostics with place and advice.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -181,12 +181,18 @@ fn read_file(path: &Path, bytes_max: u64) -> ReadFile {
         ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
     };
-    // Checked before it is opened, since opening a FIFO waits for a writer.
+    // Looked at before it is opened, since a device may notice that; and again, since another file may have
+    // its name by then. Opening a FIFO would wait for a writer.
+    let no_file = || "not a regular file".to_owned();
     if !std::fs::metadata(path).map_err(say)?.is_file() {
-        return Err("not a regular file".to_owned());
+        return Err(no_file());
     }
-    let file = File::open(path).map_err(say)?;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(say)?;
     let metadata = file.metadata().map_err(say)?;
+    if !metadata.is_file() {
+        return Err(no_file());
+    }
     // Room for all of it: growing would leave copies behind.
     let room = usize::try_from(metadata.len().min(bytes_max) + 1).unwrap_or_default();
     let mut bytes = Bytes::new(Vec::with_capacity(room));

@@ -1,23 +1,30 @@
 //! Kernel settings of this network namespace that Sluice changes while it runs. Their former values are
 //! written to run_dir before the first change. After a crash the next start finds that file, and restores the
 //! settings when it ends. A setting that somebody else has changed meanwhile stays as it is.
+//!
+//! Only the settings of `SETTINGS` are ever written, whatever the file names.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::netns;
+use crate::folder::Folder;
 
 const FILE: &str = "sysctl.json";
+/// The file has a few hundred bytes.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+/// The settings that Sluice changes.
+const SETTINGS: [&str; 2] = ["tcp_syncookies", "tcp_timestamps"];
 const ROOT: &str = "/proc/sys/net/ipv4";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The settings that were changed. Dropping this restores them.
 #[derive(Debug)]
 pub struct Sysctls {
-    file: PathBuf,
+    run_dir: Folder,
     /// The folder of the settings in /proc/sys.
     root: PathBuf,
     saved: Saved,
@@ -43,18 +50,15 @@ impl Sysctls {
     /// The settings of this thread's network namespace. Takes over the file that a crashed process left in
     /// `run_dir`.
     #[must_use]
-    pub fn new(run_dir: &Path) -> Self {
+    pub fn new(run_dir: Folder) -> Self {
         let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
-        Self::at(Path::new(ROOT), run_dir, boot, netns::cookie().unwrap_or(0))
+        Self::at(PathBuf::from(ROOT), run_dir, boot, netns::cookie().unwrap_or(0))
     }
 
-    fn at(root: &Path, run_dir: &Path, boot: String, netns: u64) -> Self {
-        let file = run_dir.join(FILE);
-        let left: Option<Saved> =
-            std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let saved = left.filter(|left| left.boot == boot && left.netns == netns);
-        let saved = saved.unwrap_or_else(|| Saved { boot, netns, settings: BTreeMap::new() });
-        Self { file, root: root.to_owned(), saved }
+    fn at(root: PathBuf, run_dir: Folder, boot: String, netns: u64) -> Self {
+        let left = left(&run_dir).filter(|left| left.boot == boot && left.netns == netns);
+        let saved = left.unwrap_or_else(|| Saved { boot, netns, settings: BTreeMap::new() });
+        Self { run_dir, root, saved }
     }
 
     /// Reads a setting.
@@ -73,6 +77,9 @@ impl Sysctls {
     /// # Errors
     /// The reason why the setting is unchanged.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if !SETTINGS.contains(&name) {
+            return Err(format!("net.ipv4.{name} is none of the settings that Sluice changes"));
+        }
         let present = self.read(name)?;
         if present == value {
             return Ok(());
@@ -100,11 +107,8 @@ impl Sysctls {
 
     fn save(&self) -> Result<(), String> {
         let bytes = serde_json::to_vec(&self.saved).map_err(|error| error.to_string())?;
-        // The file is replaced as a whole or not at all.
-        let fresh = self.file.with_extension("json.new");
-        std::fs::write(&fresh, bytes)
-            .and_then(|()| std::fs::rename(&fresh, &self.file))
-            .map_err(|error| format!("{}: {error}", self.file.display()))
+        let written = self.run_dir.replace(FILE, &bytes);
+        written.map_err(|error| format!("{}: {error}", self.run_dir.path().join(FILE).display()))
     }
 
     /// Restores every setting that was changed, and forgets them.
@@ -119,8 +123,35 @@ impl Sysctls {
             }
         }
         // The file may never have existed.
-        let _ = std::fs::remove_file(&self.file);
+        let _ = self.run_dir.remove(FILE);
     }
+}
+
+/// The file that a crashed process left, without settings that no Sluice changes.
+fn left(run_dir: &Folder) -> Option<Saved> {
+    let path = || run_dir.path().join(FILE);
+    let bytes = run_dir.read(FILE, FILE_BYTES_MAX).unwrap_or_else(|error| {
+        warn!("{} is ignored, so no kernel setting is restored from it: {error}", path().display());
+        None
+    })?;
+    let mut left: Saved = serde_json::from_slice(&bytes)
+        .inspect_err(|error| {
+            warn!("{} is ignored, so no kernel setting is restored from it: {error}", path().display());
+        })
+        .ok()?;
+    left.settings.retain(|name, change| {
+        let is_ours = SETTINGS.contains(&name.as_str()) && is_number(&change.before);
+        if !is_ours {
+            warn!("{} names {name:?}, which Sluice does not change: that is ignored", path().display());
+        }
+        is_ours
+    });
+    Some(left)
+}
+
+/// Whether it can be the value of one of `SETTINGS`.
+fn is_number(value: &str) -> bool {
+    (1..=10).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl Drop for Sysctls {

@@ -21,6 +21,7 @@ use crate::control::{now, sealed};
 use crate::counters::CountersMemory;
 use crate::counters::{Counter, Plain};
 use crate::error::CloseReason;
+use crate::folder::Folder;
 use crate::kernel::guard::pins::{PinError, Pins};
 use crate::kernel::{KernelError, Programs, Sysctls};
 use crate::listen::sockets::{self, BindError, Bound};
@@ -136,11 +137,11 @@ pub struct Estate {
 }
 
 impl Estate {
-    /// Binds, loads and attaches.
+    /// Binds, loads and attaches. `run_dir` keeps what the next start has to know after a crash.
     ///
     /// # Errors
     /// A demand that cannot be met. Nothing stays attached or bound then.
-    pub fn claim(loaded: Loaded) -> Result<Self, EstateError> {
+    pub fn claim(loaded: Loaded, run_dir: &Folder) -> Result<Self, EstateError> {
         let Loaded { config, files, .. } = loaded;
         let mut degraded = Vec::new();
         let identity = privileges::identity(&config.process.user)?;
@@ -161,7 +162,7 @@ impl Estate {
             return Err(EstateError::Workers(workers));
         }
         let mut programs = programs::load(&config, &mut degraded)?;
-        let mut sysctls = Sysctls::new(&config.process.run_dir);
+        let mut sysctls = Sysctls::new(run_dir.clone());
         if let Some(programs) = &mut programs {
             programs::use_cookies(&config, programs, &mut sysctls, &mut degraded);
             programs::count_connections(&config, programs, &mut degraded);

@@ -3,23 +3,25 @@
 //! handed the open file.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use nix::unistd::Uid;
 use tracing::warn;
 
+use crate::folder::{Folder, FolderError};
 use crate::telemetry::key_log::warning;
 
 /// The variable.
 pub const VARIABLE: &str = "SSLKEYLOGFILE";
 
 /// Nobody's but ours.
-const MODE: u32 = 0o600;
+const MODE: Mode = Mode::from_bits_truncate(0o600);
 
 /// The file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,19 +83,28 @@ impl KeyLog {
 }
 
 fn append(path: &Path) -> Result<OwnedFd, String> {
-    // Neither through somebody's link, nor for ever at a FIFO that nobody reads.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let opened =
-        OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags.bits()).open(path);
-    let file = opened.map_err(|error| explain(&error))?;
+    let file = open(path)?;
     let found = file.metadata().map_err(|error| error.to_string())?;
     if !found.is_file() {
         return Err("is no regular file".to_owned());
     }
-    if found.uid() != Uid::effective().as_raw() || found.mode() & 0o077 != 0 {
+    if found.uid() != Uid::effective().as_raw() || found.mode() & 0o077 != 0 || found.nlink() != 1 {
         return Err("others may read or write it; remove it, or make it yours alone: chmod 600".to_owned());
     }
     Ok(file.into())
+}
+
+fn open(path: &Path) -> Result<File, String> {
+    if path.is_symlink() {
+        return Err("is a symbolic link".to_owned());
+    }
+    let (folder, name) = Folder::of_file(path).map_err(|error| match error {
+        FolderError::Io { reason, .. } => explain(&reason),
+        other => other.to_string(),
+    })?;
+    // Not for ever at a FIFO that nobody reads.
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK;
+    folder.open_file(&name, flags, MODE).map_err(|error| explain(&error))
 }
 
 fn explain(error: &io::Error) -> String {
@@ -133,7 +144,7 @@ mod tests {
                 .expect("write");
         }
         assert_eq!(std::fs::read_to_string(&path).expect("text"), "a\nb\n");
-        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, MODE);
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, MODE.bits());
     }
 
     #[test]

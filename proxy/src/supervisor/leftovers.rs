@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::run_dir::{self, RunDirError};
+use super::run_dir;
 use crate::control::now;
 use crate::kernel::Holder;
 use crate::kernel::guard;
@@ -45,8 +45,7 @@ pub fn describe(run_dir: &Path) -> Option<String> {
 pub fn remove(run_dir: &Path) -> Option<Result<String, String>> {
     let lock = match run_dir::take_lock_of(run_dir) {
         Ok(lock) => lock,
-        Err(error @ RunDirError::Held { .. }) => return Some(Err(error.to_string())),
-        Err(_) => None,
+        Err(error) => return Some(Err(error.to_string())),
     };
     let mut pins = Pins::find(run_dir)?;
     let Pinned { folder, interfaces, bans, .. } = pins.pinned(now());

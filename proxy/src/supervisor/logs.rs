@@ -1,18 +1,19 @@
 //! Opens the access log for the data plane, which opens no configured path itself: at the start, and again
 //! when it was rotated.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
 
 use crate::config::model::AccessLog;
+use crate::folder::{Folder, FolderError};
 
 /// Clients' addresses and requests are not for everybody.
-const MODE: u32 = 0o640;
+const MODE: Mode = Mode::from_bits_truncate(0o640);
 
 /// The access log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +37,18 @@ pub fn open(log: &AccessLog) -> Result<Option<OwnedFd>, OpenError> {
 }
 
 fn append(path: &Path) -> io::Result<OwnedFd> {
+    let (folder, name) = Folder::of_file(path).map_err(|error| match error {
+        FolderError::Io { reason, .. } => reason,
+        other => io::Error::other(other),
+    })?;
     // A FIFO that nobody reads would keep a blocking open, and with it the supervisor, for ever.
-    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file =
-        OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags.bits()).open(path)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK;
+    let file = folder.open_file(&name, flags, MODE)?;
+    if let Some(doubt) = folder.doubt()
+        && file.metadata()?.nlink() > 1
+    {
+        return Err(io::Error::other(format!("is a file with another name elsewhere, and {doubt}")));
+    }
     // Writing may block: it only keeps the log thread.
     let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
     fcntl(&file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
@@ -58,7 +67,7 @@ fn explain(reason: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -89,5 +98,29 @@ mod tests {
             let error = open(&AccessLog::File(path.clone())).expect_err(why).to_string();
             assert_eq!(error, format!("log.access = \"{}\": {why}", path.display()));
         }
+    }
+
+    #[test]
+    fn in_a_folder_of_others_no_link_is_followed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (victim, log) = (folder.path().join("victim"), folder.path().join("logs/access.log"));
+        std::fs::create_dir(folder.path().join("logs")).expect("made");
+        std::fs::write(&victim, "").expect("written");
+        let set_mode = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(folder.path().join("logs"), mode).expect("chmod");
+        };
+        symlink(&victim, &log).expect("link");
+        set_mode(0o755);
+        open(&AccessLog::File(log.clone())).expect("a link that only we can have put");
+        set_mode(0o775);
+        let error = open(&AccessLog::File(log.clone())).expect_err("somebody's link").to_string();
+        assert!(error.contains("is a symbolic link") && error.contains("mode 0775"), "{error}");
+        std::fs::remove_file(&log).expect("removed");
+        std::fs::hard_link(&victim, &log).expect("link");
+        let error = open(&AccessLog::File(log.clone())).expect_err("somebody's link").to_string();
+        assert!(error.contains("another name"), "{error}");
+        std::fs::remove_file(&log).expect("removed");
+        open(&AccessLog::File(log)).expect("a new file");
     }
 }

@@ -66,7 +66,7 @@ pub fn run(loaded: Loaded, allow_key_log: bool) -> Result<RunOutcome, StartError
     );
     let watched = loaded.watched.clone();
     let key_log = key_log::KeyLog::open(allow_key_log, std::env::var_os(key_log::VARIABLE))?;
-    let mut estate = estate::Estate::claim(loaded)?;
+    let mut estate = estate::Estate::claim(loaded, run_dir.folder())?;
     estate.key_log = key_log;
     if let Err(error) = privileges::reduce() {
         warn!("the supervisor keeps capabilities that it does not need: {error}");

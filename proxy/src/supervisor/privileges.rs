@@ -54,8 +54,7 @@ const KEPT: [Capability; 9] = [
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
     Capability::CAP_SYS_RESOURCE,
-    // The configuration and its keys may belong to another user, and so may run_dir, out of which the socket
-    // is removed.
+    // The configuration and its keys may belong to another user.
     Capability::CAP_DAC_OVERRIDE,
     // A reload may bring a port below 1024.
     Capability::CAP_NET_BIND_SERVICE,

@@ -22,6 +22,7 @@ use proxy_common::guard;
 
 use super::bans::{self, BANS};
 use crate::control::bans::BanSource;
+use crate::folder::{Folder, FolderError};
 use crate::kernel::error::{KernelError, chain};
 use crate::kernel::object::Object;
 use crate::time::Time;
@@ -58,6 +59,9 @@ pub enum PinError {
         /// Where it pins.
         folder: PathBuf,
     },
+    /// Somebody else could put other maps and links there.
+    #[error("{0}; remove it, or mount bpffs with mode=0700")]
+    Unsafe(FolderError),
     /// Another error.
     #[error("{}: {reason}", path.display())]
     Io {
@@ -124,6 +128,8 @@ impl Pins {
                 result => break result.map_err(failed(&folder))?,
             }
         };
+        // Where bpffs was mounted without a mode, everybody may make folders in it.
+        Folder::open(&folder).map_err(PinError::Unsafe)?;
         let owner = folder.join(OWNER);
         match fs::read_link(&owner) {
             Ok(other) if other != run_dir => {
@@ -139,6 +145,7 @@ impl Pins {
     #[must_use]
     pub fn find(run_dir: &Path) -> Option<Self> {
         let folder = bpffs()?.join(SLUICE).join(instance(run_dir));
+        Folder::open(&folder).ok()?;
         (fs::read_link(folder.join(OWNER)).ok()? == run_dir).then_some(Self { folder, keep: true })
     }
 
@@ -285,7 +292,8 @@ impl Drop for Pins {
 pub fn instances() -> Vec<Pinned> {
     let Some(bpffs) = bpffs() else { return Vec::new() };
     let parent = bpffs.join(SLUICE);
-    names(&parent).iter().map(|name| described(&parent.join(name))).collect()
+    let folders = names(&parent).into_iter().map(|name| parent.join(name));
+    folders.filter(|folder| Folder::open(folder).is_ok()).map(|folder| described(&folder)).collect()
 }
 
 fn described(folder: &Path) -> Pinned {

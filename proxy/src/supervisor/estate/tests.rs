@@ -23,9 +23,14 @@ fn loaded(more: &str) -> Loaded {
     loaded
 }
 
+fn claim(more: &str) -> Result<Estate, EstateError> {
+    let run_dir = tempfile::tempdir().expect("directory");
+    Estate::claim(loaded(more), &Folder::open(run_dir.path()).expect("ours"))
+}
+
 #[test]
 fn everything_that_is_announced_can_be_handed_over_and_fits_together() {
-    let estate = Estate::claim(loaded("")).expect("claim");
+    let estate = claim("").expect("claim");
     let (mut start, items) = estate.handoff(7);
     assert_eq!((start.generation, start.addresses.len()), (7, 2));
     assert!(start.addresses.iter().all(|address| address.address.port() != 0));
@@ -50,8 +55,7 @@ fn everything_that_is_announced_can_be_handed_over_and_fits_together() {
 #[test]
 fn an_interface_that_is_not_there_stops_the_start_in_every_mode() {
     for mode in ["auto", "driver", "generic"] {
-        let error = Estate::claim(loaded(&format!("[guard]\ninterfaces = [\"nope0\"]\nmode = \"{mode}\"")))
-            .expect_err(mode);
+        let error = claim(&format!("[guard]\ninterfaces = [\"nope0\"]\nmode = \"{mode}\"")).expect_err(mode);
         assert!(matches!(&error, EstateError::Interface { name, .. } if name == "nope0"), "{error}");
         assert!(error.to_string().contains("lo"), "it names those that are there: {error}");
     }
@@ -60,7 +64,7 @@ fn an_interface_that_is_not_there_stops_the_start_in_every_mode() {
 #[test]
 fn driver_mode_on_loopback_is_a_demand_that_cannot_be_met() {
     // Without the rights to load anything it is refused for that reason: refused either way.
-    let error = Estate::claim(loaded("[guard]\ninterfaces = [\"lo\"]\nmode = \"driver\""))
-        .expect_err("lo has no driver mode");
+    let error =
+        claim("[guard]\ninterfaces = [\"lo\"]\nmode = \"driver\"").expect_err("lo has no driver mode");
     assert!(matches!(error, EstateError::Demand(_)), "{error}");
 }
