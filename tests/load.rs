@@ -21,10 +21,12 @@ const SLOW: usize = 1_000;
 const DESCRIPTORS: u64 = 4 * SLOW as u64 + 2 * IDLE as u64 + 1_000;
 /// No limit per source, since all clients have the same address.
 const UNLIMITED: &str = "connections_per_ip = 0";
-/// The bound for the 99th percentile of the fast client's small requests while all slow clients are at work,
-/// on a machine that other tests share. Without load a request takes well below a millisecond. A worker that
-/// waits for any client shows as hundreds of milliseconds.
+/// The bound for the 99th percentile of the fast client's small requests while all slow clients are at work.
+/// Without load a request takes well below a millisecond. A worker that waits for any client shows as
+/// hundreds of milliseconds.
 const P99_MAX: Duration = Duration::from_millis(100);
+/// What a busy machine adds: as many times the 99th percentile of requests that go directly to the origin.
+const WAKEUPS: u32 = 4;
 
 /// The duration that 99 of 100 requests stay below.
 fn p99(mut durations: Vec<Duration>) -> Duration {
@@ -32,16 +34,28 @@ fn p99(mut durations: Vec<Duration>) -> Duration {
     durations[durations.len() * 99 / 100]
 }
 
-/// Sends `count` requests by one client and returns how long each took.
-fn requests(client: &mut Client, target: &str, count: usize) -> Vec<Duration> {
-    let timed = |_| {
-        let start = Instant::now();
-        let answer = client.get(target);
-        let took = start.elapsed();
-        assert_eq!(answer.status, 200, "{} after {took:?}", answer.text());
-        took
-    };
-    (0..count).map(timed).collect()
+/// Sends a request and returns how long it took.
+fn request(client: &mut Client) -> Duration {
+    let start = Instant::now();
+    let answer = client.get("/small");
+    let took = start.elapsed();
+    assert_eq!(answer.status, 200, "{} after {took:?}", answer.text());
+    took
+}
+
+/// Sends `count` requests by each client. The machine may be busy with other programs, so as many requests go
+/// directly to the origin in turn with them, and the clients' 99th percentile is judged beside theirs.
+fn expect_fast(clients: &mut [Client], count: usize, origin: &Origin) {
+    let mut direct = Client::connect(origin.address());
+    let (mut times, mut direct_times) = (Vec::new(), Vec::new());
+    for client in clients {
+        for _ in 0..count {
+            times.push(request(client));
+            direct_times.push(request(&mut direct));
+        }
+    }
+    let (p99, direct) = (p99(times), p99(direct_times));
+    assert!(p99 < P99_MAX + WAKEUPS * direct, "p99 of the fast clients: {p99:?}, directly {direct:?}");
 }
 
 /// The resources held after one client has been served, when pools and lazily made objects exist.
@@ -76,9 +90,7 @@ fn thousands_of_idle_clients_cost_the_busy_ones_nothing() {
         "an idle connection holds no buffer"
     );
     let mut busy: Vec<Client> = (0..8).map(|_| sluice.client()).collect();
-    let times = busy.iter_mut().flat_map(|client| requests(client, "/small", 250)).collect();
-    let p99 = p99(times);
-    assert!(p99 < P99_MAX, "p99 of the busy clients: {p99:?}");
+    expect_fast(&mut busy, 250, &origin);
     // The idle clients are still served.
     for client in idle.iter_mut().step_by(100) {
         assert_eq!(client.get("/small").status, 200);
@@ -109,8 +121,7 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
         .start();
     let before = warmed(&sluice);
     let mut fast = sluice.client();
-    let unloaded = p99(requests(&mut fast, "/small", 500));
-
+    assert_eq!(fast.get("/small").status, 200);
     let tick = Duration::from_millis(100);
     let uploaders =
         Crowd::start(sluice.address(), SLOW, "/upload", Habit::Upload { length: 1 << 30, step: 50 }, tick);
@@ -125,8 +136,7 @@ fn slow_uploaders_and_readers_leave_a_fast_client_fast() {
         (used >= 2.0 * SLOW as f64).then_some(())
     });
     let (uploaded, read) = (uploaders.moved(), readers.moved());
-    let loaded = p99(requests(&mut fast, "/small", 1_000));
-    assert!(loaded < P99_MAX, "p99 of the fast client: {loaded:?}, {unloaded:?} without the slow ones");
+    expect_fast(std::slice::from_mut(&mut fast), 1_000, &origin);
     eventually(Duration::from_secs(10), "the slow ones move too", || {
         let moved =
             uploaders.moved() - uploaded > SLOW as u64 * 50 && readers.moved() - read > SLOW as u64 * 50;

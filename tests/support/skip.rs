@@ -69,7 +69,11 @@ pub fn is_root() -> bool {
 pub fn skip(reason: Reason, detail: &str) {
     let test = std::thread::current().name().unwrap_or("?").to_owned();
     let line = format!("{test}\t{}\t{detail}", reason.label());
-    assert!(!is_root() || reason.stands_as_root(), "as root this test must run: {line}");
+    assert!(
+        !is_root() || reason.stands_as_root(),
+        "as root this test must run: {test}: {}: {detail}",
+        reason.label()
+    );
     eprintln!("SKIP {line}");
     if let Some(path) = std::env::var_os("SLUICE_SKIPS") {
         let mut file = std::fs::OpenOptions::new()
