@@ -226,7 +226,8 @@ fn fields_are_forwarded_as_a_proxy_must() {
     assert_eq!(value("x-forwarded-for"), ["127.0.0.1"], "an untrusted client's word is not believed");
     assert_eq!(value("x-forwarded-proto"), ["http"]);
     assert_eq!(value("x-forwarded-host"), ["site.example:8080"]);
-    assert_eq!(value("x-request-id"), ["my-id-1"]);
+    assert!(value("x-request-id").len() == 1 && value("x-request-id") != ["my-id-1"], "{text}");
+    assert_eq!(response.field("x-request-id"), Some(value("x-request-id")[0]));
     assert!(!text.contains("6.6.6.6") && !text.contains("evil"), "{text}");
     assert!(value("via").len() == 1 && value("via")[0].starts_with("1.1 "), "{text}");
     assert!(response.field("x-hop").is_none() && response.field("keep-alive").is_none(), "{response:?}");
@@ -239,9 +240,46 @@ fn a_request_id_is_made_where_none_came() {
     let origin = Origin::echo();
     let sluice = Setup::to(origin.address()).start();
     let mut client = sluice.client();
-    let first = seen(&client.get("/").json(), "x-request-id");
-    let second = seen(&client.get("/").json(), "x-request-id");
-    assert!(first.len() == 1 && first[0].len() >= 8 && first != second, "{first:?} {second:?}");
+    let id = |response: &tests::client::Response| {
+        let sent = seen(&response.json(), "x-request-id");
+        assert_eq!(sent.iter().map(String::as_str).next(), response.field("x-request-id"), "{response:?}");
+        assert_eq!((sent.len(), sent[0].len()), (1, 32), "{response:?}");
+        u128::from_str_radix(&sent[0], 16).expect("hexadecimal")
+    };
+    let (first, second) = (id(&client.get("/")), id(&client.get("/")));
+    // They were a number of the worker and a count.
+    let differs = (first ^ second).count_ones();
+    assert!(differs > 16, "{first:032x} {second:032x}");
+}
+
+#[test]
+fn the_request_id_of_a_client_is_kept_from_those_that_are_trusted() {
+    let origin = Origin::http(|_| Response::ok("").field("X-Request-Id", "of-the-endpoint"));
+    let routes = "\n[[route]]\npath_prefix = \"/own\"\nrespond = { status = 200 }\n\
+        [[route]]\npath = \"/none\"\nresponse_headers = { remove = [\"X-Request-Id\"] }\n\
+        upstream = \"app\"\n";
+    for (lines, is_kept) in
+        [("", false), ("request_id = \"keep\"", true), ("trusted_proxies = [\"127.0.0.1\"]", true)]
+    {
+        let limits = ("listener.limits", "body_bytes = \"10\"");
+        let setup = Setup::to(origin.address()).with("listener", lines).with(limits.0, limits.1);
+        let sluice = setup.append(routes).start();
+        for (start, length) in [("GET /", 0), ("GET /own", 0), ("POST /", 11), ("OPTIONS /", 0)] {
+            let mut client = sluice.client();
+            client.send(format!(
+                "{start} HTTP/1.1\r\nHost: h\r\nX-Request-Id: mine\r\nMax-Forwards: 0\r\n\
+                 Content-Length: {length}\r\n\r\n"
+            ));
+            let response = client.response("GET");
+            let ids = message::values(&response.fields, "x-request-id");
+            assert_eq!((ids.len(), ids[0] == "mine"), (1, is_kept), "{lines}, {start}: {response:?}");
+            assert!(is_kept || ids[0].len() == 32, "{response:?}");
+        }
+        let response = sluice.client().get("/none");
+        assert_eq!((response.status, response.field("x-request-id")), (200, None));
+        let refused = sluice.client().get("/..;/");
+        assert_eq!((refused.status, refused.field("x-request-id").map(str::len)), (400, Some(32)));
+    }
 }
 
 #[test]
@@ -278,6 +316,70 @@ fn the_path_that_is_routed_is_the_path_that_is_forwarded() {
     }
     for sent in ["/", "/opening", "/open/../closed", "/open/%2e%2E/closed", "/Open"] {
         assert_eq!(client.get(sent).status, 404, "{sent}");
+    }
+}
+
+/// Each of these reached an origin that decodes them, past a route that takes `/admin`.
+#[test]
+fn a_path_that_leads_out_of_its_prefix_once_decoded_is_refused() {
+    let origin = Origin::echo();
+    let sluice = Setup::to(origin.address()).start();
+    for sent in [
+        "/x/..%2fadmin",
+        "/x%2f..%2fadmin",
+        "/x%2F%2e%2E/admin",
+        "/x/..%5cadmin",
+        "/x%5c..%5Cadmin",
+        "/x/..%3b/admin",
+        "/x/..;/admin",
+        "/x/..;a=b%2fadmin",
+        "http://site.example/x/..%2fadmin",
+    ] {
+        let mut client = sluice.client();
+        let response = client.get(sent);
+        assert_eq!(response.status, 400, "{sent}");
+        assert!(response.text().contains("ambiguous_path"), "{sent}: {response:?}");
+    }
+    let refused = sluice.metrics().labelled("sluice_requests_refused_total", "reason", "ambiguous_path");
+    assert!((refused - 9.0).abs() < f64::EPSILON, "{refused}");
+    assert_eq!(sluice.client().get("/a%2fb//c").json()["target"], "/a%2Fb//c");
+}
+
+#[test]
+fn slashes_are_merged_or_rejected_where_a_listener_says_so() {
+    let origin = Origin::echo();
+    let routes = "\n[[route]]\npath_prefix = \"/admin\"\nrespond = { status = 403 }\n";
+    let setup = |lines| Setup::to(origin.address()).append(routes).with("listener", lines).start();
+    let merging = setup("path_slashes = \"merge\"");
+    let mut client = merging.client();
+    for (sent, status) in [("//admin", 403), ("/x//..///admin/a", 403), ("/%2fadmin", 200)] {
+        assert_eq!(client.get(sent).status, status, "{sent}");
+    }
+    assert_eq!(client.get("//a///b//?c=//").json()["target"], "/a/b/?c=//");
+    let rejecting = setup("path_slashes = \"reject\"\npath_encoded_slashes = \"reject\"");
+    for sent in ["//admin", "/a//b", "/%2fadmin", "/a%5Cb"] {
+        assert_eq!(rejecting.client().get(sent).status, 400, "{sent}");
+    }
+    assert_eq!(rejecting.client().get("/a/?b=//%2f").status, 200);
+}
+
+#[test]
+fn no_field_of_a_client_is_taken_for_another() {
+    let origin = Origin::echo();
+    let sent = "GET / HTTP/1.1\r\nHost: h\r\nProxy: evil\r\nX_Forwarded_For: 6.6.6.6\r\nX_User: root\r\n\
+        X-User: me\r\nX_Solo: 1\r\nX_Set: 2\r\nTransfer_Encoding: chunked\r\n\r\n";
+    let route = "request_headers = { set = { X-Set = \"ours\" } }";
+    for (lines, solo, user, forwarded) in
+        [("", 1, 0, 0), ("underscores = \"drop\"", 0, 0, 0), ("underscores = \"keep\"", 1, 1, 1)]
+    {
+        let sluice = Setup::to(origin.address()).with("listener", lines).with("route", route).start();
+        let mut client = sluice.client();
+        client.send(sent);
+        let shown = client.response("GET").json();
+        let count = |name| seen(&shown, name).len();
+        assert_eq!((count("proxy"), count("x_set"), seen(&shown, "x-set")), (0, 0, vec!["ours".to_owned()]));
+        assert_eq!((count("x_solo"), count("x_user"), count("x_forwarded_for")), (solo, user, forwarded));
+        assert_eq!((seen(&shown, "x-user"), count("transfer_encoding")), (vec!["me".to_owned()], user));
     }
 }
 

@@ -61,6 +61,7 @@ fn every_exchange_leaves_one_record_with_what_happened() {
     let setup = Setup::to(origin.address())
         .without_route()
         .with("log", ACCESS)
+        .with("listener", "request_id = \"keep\"")
         .with("listener.limits", "body_bytes = \"10\"");
     let sluice = setup.with("listener.timeouts", "request_header = \"300ms\"").append(&upstreams).start();
 

@@ -105,6 +105,9 @@ reasons! {
         Malformed = "malformed",
         /// 400: Host missing, repeated or invalid.
         BadHost = "bad_host",
+        /// 400: the path could lead an endpoint elsewhere than its route: a dot segment with parameters or
+        /// beside an encoded slash, or slashes that the listener rejects.
+        AmbiguousPath = "ambiguous_path",
         /// 400: plain HTTP came to a port that takes TLS.
         PlainHttp = "plain_http",
         /// 404: no route takes the request.
@@ -149,7 +152,7 @@ impl RefusalReason {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::Malformed | Self::BadHost | Self::PlainHttp => 400,
+            Self::Malformed | Self::BadHost | Self::AmbiguousPath | Self::PlainHttp => 400,
             Self::NoRoute => 404,
             Self::RequestTimeout | Self::RequestTooSlow => 408,
             Self::BodyTooLarge => 413,

@@ -8,6 +8,8 @@ use proxy::http::h1::encode::{self, Recipient};
 use proxy::http::h1::{Parsed, RequestDecoder, ResponseDecoder};
 use proxy::http::limits::Limits;
 use proxy::http::message::{Method, RequestHead, ResponseHead};
+use proxy::http::path;
+use proxy::http::underscores::Underscores;
 
 use super::{Case, Runner, each};
 
@@ -48,7 +50,8 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "response-encode", what: "write a changed response head", make: encode_response },
 ];
 
-const LIMITS: Limits = Limits { header_bytes: 32 << 10, fields: 100, uri_bytes: 8 << 10 };
+const LIMITS: Limits =
+    Limits { header_bytes: 32 << 10, fields: 100, uri_bytes: 8 << 10, paths: path::Rules::KEEP };
 
 const SMALL: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:19002\r\n\r\n";
 
@@ -83,6 +86,8 @@ fn origin() -> Origin<'static> {
         scheme: "http",
         identity: None,
         is_early: false,
+        underscores: Underscores::DropColliding,
+        keeps_request_id: false,
         new_request_id,
     }
 }

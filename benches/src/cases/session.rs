@@ -22,7 +22,7 @@ use super::{Case, Runner, each};
 use proxy::io::settings::Ring;
 use proxy::kernel::guard::{Guard, GuardMode, SynCookies};
 use proxy::kernel::steering::{Steering, SteeringPolicy};
-use proxy::listen::{Listener, ListenerLimits, Protocol, Timeouts};
+use proxy::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 use proxy::route::model::{Action, Route};
 use proxy::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
 
@@ -63,6 +63,7 @@ fn listener() -> Listener {
             body_bytes: 0,
             requests_per_connection: 0,
         },
+        reading: Reading::default(),
         trusted_proxies: Vec::new(),
     }
 }

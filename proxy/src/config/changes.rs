@@ -139,6 +139,7 @@ impl Changes {
                 defer_accept,
                 timeouts: _,
                 limits: _,
+                reading: _,
                 trusted_proxies: _,
             } = &**listener;
             let mut fixed = |key: &str, differs| self.fixed(&format!("listener \"{name}\": {key}"), differs);

@@ -9,7 +9,7 @@ use crate::io::settings::Ring;
 use crate::kernel::guard::{Guard, GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
 use crate::listen::ListenerIds;
-use crate::listen::{Listener, ListenerLimits, Protocol, Timeouts};
+use crate::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 use crate::route::RouteTable;
 use crate::route::model::{Action, Route};
 use crate::session::traffic::Traffic;
@@ -88,6 +88,7 @@ pub(crate) fn listener() -> Listener {
             body_bytes: 0,
             requests_per_connection: 0,
         },
+        reading: Reading::default(),
         trusted_proxies: Vec::new(),
     }
 }

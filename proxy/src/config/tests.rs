@@ -8,7 +8,7 @@ use super::*;
 use crate::io::settings::Ring;
 use crate::kernel::guard::{Guard, GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
-use crate::listen::{Listener, ListenerLimits, Protocol, Timeouts};
+use crate::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 use crate::route::RouteTable;
 use crate::route::model::{Action, Route, RoutePath};
 use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
@@ -156,6 +156,7 @@ fn defaults_are_those_of_the_interface() {
                     body_bytes: 0,
                     requests_per_connection: 0,
                 },
+                reading: Reading::default(),
                 trusted_proxies: vec![],
             }
             .into(),

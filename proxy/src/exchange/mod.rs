@@ -30,7 +30,7 @@ pub mod tunnel;
 pub use body::{BodyPart, BodySource, SourceError};
 pub use outcome::Outcome;
 pub use record::Record;
-pub use run::exchange;
+pub use run::{exchange, refuse_at_once};
 pub use scene::{Client, Local, Scene};
 pub use signal::Signal;
 pub use sink::{ResponseSink, SinkError};

@@ -27,6 +27,8 @@ pub(super) struct Limits<'a> {
     pub(super) body: Duration,
     /// Changes to the final response head.
     pub(super) edits: Option<&'a Edits>,
+    /// The id of the request, which the client gets with the final response head.
+    pub(super) request_id: &'a str,
 }
 
 /// How a relay ended.
@@ -257,6 +259,7 @@ async fn download(
     };
     forward::response(&mut head);
     forward::date(&mut head, || super::unix_micros() / 1_000_000);
+    forward::request_id(&mut head, limits.request_id);
     if let Some(edits) = limits.edits {
         edits.apply(&mut head.fields);
     }

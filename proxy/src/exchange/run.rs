@@ -118,16 +118,33 @@ async fn run<U: Upstreams>(
     attempt(upstream, route, head, &mut source, sink, scene).await
 }
 
+/// Refuses a request that does not get as far as an exchange. `head` becomes the head that would be
+/// forwarded.
+pub async fn refuse_at_once<U>(
+    head: &mut RequestHead,
+    reason: RefusalReason,
+    sink: &mut impl ResponseSink,
+    scene: &Scene<'_, U>,
+) -> Outcome {
+    prepare(head, scene);
+    let refused = refuse(sink, reason, head.request_id().unwrap_or_default(), None).await;
+    outcome::count(scene.counters, refused);
+    refused
+}
+
 /// Turns a client's head into the head that is forwarded.
 #[inline]
 fn prepare<U>(head: &mut RequestHead, scene: &Scene<'_, U>) {
     let client = scene.client.peer.ip().to_canonical();
+    let is_trusted = scene.listener.trusts(client);
     let origin = Origin {
         client,
-        is_trusted: scene.listener.trusts(client),
+        is_trusted,
         scheme: scene.scheme(),
         identity: scene.identity,
         is_early: scene.is_early,
+        underscores: scene.listener.reading.underscores,
+        keeps_request_id: is_trusted || scene.listener.reading.keeps_request_ids,
         new_request_id: scene.new_request_id,
     };
     forward::request(head, &origin);
@@ -170,14 +187,14 @@ async fn attempt<U: Upstreams, B: BodySource>(
     scene: &Scene<'_, U>,
 ) -> Outcome {
     let edits = route.response_headers.as_deref();
-    let request_id = || head.request_id().unwrap_or_default();
-    let limits = Limits { head: route.timeout, body: route.body_timeout, edits };
+    let request_id = head.request_id().unwrap_or_default();
+    let limits = Limits { head: route.timeout, body: route.body_timeout, edits, request_id };
     let asked = Asked { client: scene.client, record: scene.record, stall: limits.head };
     let mut attempts = scene.upstreams.attempts(upstream, &asked);
     loop {
         let lease = match attempts.lease().await {
             Ok(lease) => lease,
-            Err(reason) => return refuse(sink, reason, request_id(), edits).await,
+            Err(reason) => return refuse(sink, reason, request_id, edits).await,
         };
         let shared = Shared::new();
         let ended = {
@@ -194,12 +211,12 @@ async fn attempt<U: Upstreams, B: BodySource>(
             Ended::Switched(response) => return switch(sink, *response, lease, head, edits).await,
             Ended::Sink(error) => return Outcome::Undeliverable(error),
             Ended::Source(error) if has_begun => return Outcome::CutBySource(error),
-            Ended::Source(error) => return refuse_body(sink, error, request_id(), edits).await,
+            Ended::Source(error) => return refuse_body(sink, error, request_id, edits).await,
             Ended::Upstream(_) if has_begun => return Outcome::Cut,
             Ended::Upstream(error) => {
                 let is_harmless = error.may_be_sent_again(head.method.is_idempotent()) && source.rewind();
                 if !(is_harmless && attempts.again_after(&lease)) {
-                    return refuse(sink, error.refusal(), request_id(), edits).await;
+                    return refuse(sink, error.refusal(), request_id, edits).await;
                 }
                 scene.counters.increment(Plain::UpstreamRetries);
             }
@@ -219,6 +236,7 @@ async fn switch(
         let request_id = head.request_id().unwrap_or_default();
         return refuse(sink, RefusalReason::UpstreamMalformed, request_id, edits).await;
     }
+    forward::request_id(&mut response, head.request_id().unwrap_or_default());
     if let Some(edits) = edits {
         edits.apply(&mut response.fields);
     }

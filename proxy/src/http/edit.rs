@@ -5,7 +5,7 @@
 use super::grammar::{is_field_content, is_token, trim};
 use super::message::Fields;
 use super::names::{Name, NameSet};
-use super::{authority, forward};
+use super::{authority, forward, underscores};
 
 /// The kind of head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub enum EditError {
     /// Expect is answered here.
     #[error("is between the client and this proxy")]
     Expect,
+    /// Proxy of a request.
+    #[error("makes programs that get fields as variables use another proxy (httpoxy)")]
+    Proxy,
     /// X-Request-Id of a request.
     #[error("ties a request to its log lines and error responses")]
     RequestId,
@@ -61,13 +64,16 @@ pub struct Edits {
     known: NameSet,
     /// Other names to leave out.
     other: Vec<Box<[u8]>>,
+    /// All names to leave out of a request: those that collide with them go too.
+    of_request: Vec<Box<[u8]>>,
     /// Lines that come at the end.
     added: Fields,
 }
 
 impl PartialEq for Edits {
     fn eq(&self, other: &Self) -> bool {
-        (&self.host, self.known, &self.other) == (&other.host, other.known, &other.other)
+        (&self.host, self.known, &self.other, &self.of_request)
+            == (&other.host, other.known, &other.other, &other.of_request)
             && self.added.iter().eq(other.added.iter())
     }
 }
@@ -81,13 +87,13 @@ impl Edits {
             return Ok(());
         }
         self.remove(side, name)?;
-        self.push(name, value)
+        self.push(side, name, value)
     }
 
     /// Adds a value; fields of that name stay.
     pub fn add(&mut self, side: Side, name: &str, value: &str) -> Result<(), EditError> {
         check_name(side, name)?;
-        self.push(name, value)
+        self.push(side, name, value)
     }
 
     /// Takes all values away.
@@ -99,10 +105,16 @@ impl Edits {
         } else {
             self.other.push(name.as_bytes().into());
         }
+        if side == Side::Request {
+            self.of_request.push(name.as_bytes().into());
+        }
         Ok(())
     }
 
-    fn push(&mut self, name: &str, value: &str) -> Result<(), EditError> {
+    fn push(&mut self, side: Side, name: &str, value: &str) -> Result<(), EditError> {
+        if side == Side::Request && Name::of(name.as_bytes()) == Name::Proxy {
+            return Err(EditError::Proxy);
+        }
         if !value.bytes().all(is_field_content) {
             return Err(EditError::Value);
         }
@@ -130,11 +142,14 @@ impl Edits {
 
     /// Changes a head's fields, after the proxy's own were set.
     pub fn apply(&self, fields: &mut Fields) {
-        if self.known.meets(fields.names()) || !self.other.is_empty() {
+        let may_collide = !self.of_request.is_empty() && underscores::may_be_in(fields.names());
+        if self.known.meets(fields.names()) || !self.other.is_empty() || may_collide {
             fields.retain(|name, text| {
                 let is_other =
                     || !name.is_one() && self.other.iter().any(|other| other.eq_ignore_ascii_case(text));
-                !self.known.contains(name) && !is_other()
+                let collides =
+                    || may_collide && self.of_request.iter().any(|other| underscores::collides(text, other));
+                !self.known.contains(name) && !is_other() && !collides()
             });
         }
         fields.append(&self.added);

@@ -10,7 +10,8 @@ use super::grammar::list;
 use super::h1::HeadError;
 use super::message::{Fields, RequestHead, ResponseHead, Version};
 use super::names::{Name, NameSet, Word};
-use super::upgrade;
+use super::underscores::Underscores;
+use super::{underscores, upgrade};
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +28,11 @@ pub struct Origin<'a> {
     /// The request came before the client's handshake was over, so that it may be a recording: Early-Data
     /// (RFC 8470 §5.1).
     pub is_early: bool,
-    /// Becomes X-Request-Id unless the client sent a usable one.
+    /// What becomes of fields with `_` in their names.
+    pub underscores: Underscores,
+    /// An X-Request-Id that the client sent is kept, if it is fit.
+    pub keeps_request_id: bool,
+    /// Becomes X-Request-Id otherwise.
     pub new_request_id: RequestId,
 }
 
@@ -69,7 +74,7 @@ pub fn request(head: &mut RequestHead, origin: &Origin<'_>) {
     /// Nearly always there already.
     const ADDED_FIELDS: usize = 6;
     const ADDED_BYTES: usize = 192;
-    let has_request_id = head.request_id().is_some();
+    let has_request_id = origin.keeps_request_id && head.request_id().is_some();
     let wants_trailers =
         head.fields.all_known(Name::Te).flat_map(list).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     let forwarded_for = origin
@@ -118,6 +123,8 @@ pub fn request(head: &mut RequestHead, origin: &Origin<'_>) {
     if let Some(protocols) = offered {
         fields.push_own(Name::Upgrade, b"Upgrade: ", &protocols);
     }
+    // Last, since our own fields count among those that a client could speak for.
+    underscores::remove(fields, origin.underscores);
 }
 
 /// Asks the upstream to say "100 Continue", as the client asked us.
@@ -158,6 +165,14 @@ pub fn response(head: &mut ResponseHead) {
     push_via(&mut head.fields, head.version);
 }
 
+/// Tells the client the id of its request, in the place of what the endpoint says.
+pub fn request_id(head: &mut ResponseHead, id: &str) {
+    if head.fields.names().contains(Name::RequestId) {
+        head.fields.remove(NameSet::of(&[Name::RequestId]));
+    }
+    head.fields.push_own(Name::RequestId, b"X-Request-Id: ", id.as_bytes());
+}
+
 /// Says when a final response was received, if its origin does not say when it was made (RFC 9110 §6.6.1).
 /// `unix_seconds` is now.
 pub fn date(head: &mut ResponseHead, unix_seconds: impl FnOnce() -> u64) {
@@ -191,7 +206,7 @@ const FORWARDED: NameSet = NameSet::of(&[
 
 /// Fields that may have to go from a request. Expect: the session answers it itself.
 const LEAVES_REQUEST: NameSet =
-    HOP_BY_HOP.or(FORWARDED).with(Name::Expect).with(Name::RequestId).with(Name::Spoof);
+    HOP_BY_HOP.or(FORWARDED).with(Name::Expect).with(Name::RequestId).with(Name::Proxy);
 
 fn remove_from_request(fields: &mut Fields, has_request_id: bool, origin: &Origin<'_>) {
     let mut kept_request_id = false;
@@ -234,7 +249,7 @@ pub fn trailers(fields: &mut Fields) {
     ];
     if !fields.is_empty() {
         fields.retain(|name, text| {
-            !LEAVES_REQUEST.contains(name)
+            !LEAVES_REQUEST.with(Name::Spoof).contains(name)
                 && !FORBIDDEN.iter().any(|forbidden| text.eq_ignore_ascii_case(forbidden))
         });
     }

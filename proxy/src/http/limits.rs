@@ -1,6 +1,8 @@
 //! Bounds on the input from a peer before it is refused. A client's bounds come from `listener.limits`.
 //! Bounds on an upstream, on trailers and on chunk framing are fixed here, since nobody needs to tune them.
 
+use super::path::Rules;
+
 /// Bounds of one message head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -10,14 +12,17 @@ pub struct Limits {
     pub fields: usize,
     /// Bytes of the request target. Not used for responses.
     pub uri_bytes: usize,
+    /// How its path is read. Not used for responses.
+    pub paths: Rules,
 }
 
 impl Limits {
     /// For an upstream's responses: generous, since the operator chose it, but finite.
-    pub const UPSTREAM: Self = Self { header_bytes: 64 * 1024, fields: 256, uri_bytes: 0 };
+    pub const UPSTREAM: Self =
+        Self { header_bytes: 64 * 1024, fields: 256, uri_bytes: 0, paths: Rules::KEEP };
 
     /// For a trailer section from either side.
-    pub const TRAILERS: Self = Self { header_bytes: 8 * 1024, fields: 64, uri_bytes: 0 };
+    pub const TRAILERS: Self = Self { header_bytes: 8 * 1024, fields: 64, uri_bytes: 0, paths: Rules::KEEP };
 }
 
 /// Bytes of a request line beside its target before it counts as too long: a method, two spaces and the

@@ -14,4 +14,5 @@ pub mod names;
 pub mod path;
 pub mod redirect;
 pub mod status;
+pub mod underscores;
 pub mod upgrade;

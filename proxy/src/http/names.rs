@@ -31,6 +31,9 @@ pub enum Name {
     ProxyAuthorization,
     /// Proxy-Authentication-Info
     ProxyAuthenticationInfo,
+    /// Proxy, which no server sends or expects: programs that get fields as variables take `HTTP_PROXY` for
+    /// the address of their own proxy.
+    Proxy,
     /// Expect
     Expect,
     /// Date
@@ -47,9 +50,11 @@ pub enum Name {
     ClientCert,
     /// Any other X-Forwarded-*, X-Real-IP or Forwarded.
     Forwarded,
-    /// A name that starts with `X` like one of the above, spelt with `_`: an application that maps names to
-    /// variables could not tell them apart.
+    /// One of the above, spelt with `_`: an application that maps names to variables could not tell them
+    /// apart. Of names with `X` any byte but letters and digits may stand for `-`.
     Spoof,
+    /// Any other name with `_`.
+    Underscored,
 }
 
 impl Name {
@@ -63,6 +68,7 @@ impl Name {
             2 => (Self::Te, is(const { Ends::of(b"te") })),
             4 if is(const { Ends::of(b"date") }) => return Self::Date,
             4 => (Self::Host, is(const { Ends::of(b"host") })),
+            5 => (Self::Proxy, is(const { Ends::of(b"proxy") })),
             6 => (Self::Expect, is(const { Ends::of(b"expect") })),
             7 => (Self::Upgrade, is(const { Ends::of(b"upgrade") })),
             9 => (Self::Forwarded, is(const { Ends::of(b"forwarded") })),
@@ -80,8 +86,10 @@ impl Name {
         };
         if is_it {
             known
-        } else if matches!(name, [b'x' | b'X', b'-' | b'_', ..]) {
+        } else if matches!(name, [b'x' | b'X', separator, ..] if !separator.is_ascii_alphanumeric()) {
             Self::of_extension(name)
+        } else if has_underscore(name, Ends { head, tail }) {
+            Self::of_underscored(name)
         } else {
             Self::Other
         }
@@ -94,6 +102,7 @@ impl Name {
             18 if name.eq_ignore_ascii_case(b"proxy-authenticate") => Self::ProxyAuthenticate,
             19 if name.eq_ignore_ascii_case(b"proxy-authorization") => Self::ProxyAuthorization,
             25 if name.eq_ignore_ascii_case(b"proxy-authentication-info") => Self::ProxyAuthenticationInfo,
+            _ if name.contains(&b'_') => Self::of_underscored(name),
             _ => Self::Other,
         }
     }
@@ -108,15 +117,32 @@ impl Name {
             17 if is_spelt(name, b"x-forwarded-proto") => Self::ForwardedProto,
             23 if is_spelt(name, b"x-forwarded-client-cert") => Self::ClientCert,
             13.. if is_spelt(&name[..12], b"x-forwarded-") => Self::Forwarded,
+            _ if name.contains(&b'_') => return Self::Underscored,
             _ => return Self::Other,
         };
-        if name.contains(&b'_') { Self::Spoof } else { known }
+        if name.iter().all(|&byte| byte == b'-' || byte.is_ascii_alphanumeric()) {
+            known
+        } else {
+            Self::Spoof
+        }
+    }
+
+    /// Of a name with `_` that does not begin like an extension.
+    #[inline(never)]
+    fn of_underscored(name: &[u8]) -> Self {
+        const KNOWN_BYTES_MAX: usize = 25;
+        let mut spelt = [0; KNOWN_BYTES_MAX];
+        let Some(spelt) = spelt.get_mut(..name.len()) else { return Self::Underscored };
+        for (to, &from) in spelt.iter_mut().zip(name) {
+            *to = if from == b'_' { b'-' } else { from };
+        }
+        if Self::of(spelt) == Self::Other { Self::Underscored } else { Self::Spoof }
     }
 
     /// Whether this stands for one name alone, not for a kind of names.
     #[must_use]
     pub const fn is_one(self) -> bool {
-        !matches!(self, Self::Other | Self::Forwarded | Self::Spoof)
+        !matches!(self, Self::Other | Self::Forwarded | Self::Spoof | Self::Underscored)
     }
 }
 
@@ -198,6 +224,16 @@ impl Ends {
             Self { head: 0, tail: 0 }
         }
     }
+
+    /// `_` alone becomes 0x7f here: a token has no such byte.
+    #[inline]
+    const fn has_underscore(self) -> bool {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        const fn has_zero(word: u64) -> bool {
+            word.wrapping_sub(ONES) & !word & (0x80 * ONES) != 0
+        }
+        has_zero(self.head ^ (0x7f * ONES)) || has_zero(self.tail ^ (0x7f * ONES))
+    }
 }
 
 /// A word to compare field content with but for case: 2 to 16 lower-case letters, digits and `-`.
@@ -226,11 +262,17 @@ impl Word {
     }
 }
 
-/// The same with `_` as `-`.
+/// Whether a name with these ends has `_` in it.
+#[inline]
+fn has_underscore(name: &[u8], ends: Ends) -> bool {
+    if (2..=16).contains(&name.len()) { ends.has_underscore() } else { memchr::memchr(b'_', name).is_some() }
+}
+
+/// The same with `-` for every byte that is neither letter nor digit.
 fn is_spelt(name: &[u8], lower: &[u8]) -> bool {
     name.len() == lower.len()
         && name.iter().zip(lower).all(|(&byte, &expected)| {
-            let byte = if byte == b'_' { b'-' } else { byte };
+            let byte = if byte.is_ascii_alphanumeric() { byte } else { b'-' };
             byte.eq_ignore_ascii_case(&expected)
         })
 }

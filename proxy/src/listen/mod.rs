@@ -10,5 +10,5 @@ pub mod sockets;
 pub mod sources;
 
 pub use identity::{ListenKey, ListenerId, ListenerIds, Transport};
-pub use model::{Listener, ListenerLimits, Protocol, Timeouts};
+pub use model::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 pub use set::{Listeners, Unnumbered};

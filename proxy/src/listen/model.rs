@@ -8,6 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::http::limits::Limits as HeadLimits;
+use crate::http::path;
+use crate::http::underscores::Underscores;
 use crate::tls::server::ServerTls;
 
 /// `[[listener]]`
@@ -31,6 +33,8 @@ pub struct Listener {
     pub timeouts: Timeouts,
     /// `listener.limits`
     pub limits: ListenerLimits,
+    /// How its clients' requests are read.
+    pub reading: Reading,
     /// Whose X-Forwarded-* and PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -126,9 +130,21 @@ pub struct ListenerLimits {
 }
 
 impl ListenerLimits {
-    /// Bounds of a request head.
+    /// Bounds of a request head, and the rules by which its path is read.
     #[must_use]
-    pub const fn head(&self) -> HeadLimits {
-        HeadLimits { header_bytes: self.header_bytes, fields: self.headers, uri_bytes: self.uri_bytes }
+    pub const fn head(&self, reading: &Reading) -> HeadLimits {
+        let Self { header_bytes, headers: fields, uri_bytes, .. } = *self;
+        HeadLimits { header_bytes, fields, uri_bytes, paths: reading.paths }
     }
+}
+
+/// Keys of a listener for parts of a request that others may read in another way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// `path_slashes` and `path_encoded_slashes`
+    pub paths: path::Rules,
+    /// `underscores`
+    pub underscores: Underscores,
+    /// `request_id = "keep"`: the X-Request-Id of every client is kept, not of trusted proxies alone.
+    pub keeps_request_ids: bool,
 }

@@ -1,12 +1,15 @@
 //! The state that all sessions of one worker share: the engine's handle, counters, the current snapshot,
 //! upstream states, and the table of sessions. Single-threaded; borrows never cross an await.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
+use aws_lc_rs::rand;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::table::Sessions;
 use super::traffic::Traffic;
@@ -65,7 +68,7 @@ impl Worker {
         connections_max: usize,
         access: Option<AccessSender>,
     ) -> Rc<Self> {
-        Self::with_random(io, counters, traffic, connections_max, access, random())
+        Self::with_random(io, counters, traffic, connections_max, access, ChaCha20Rng::from_seed(random()))
     }
 
     /// Like `new`, but every random choice comes from `random`, so that a simulation can be repeated.
@@ -76,12 +79,13 @@ impl Worker {
         traffic: Arc<ArcSwap<Traffic>>,
         connections_max: usize,
         access: Option<AccessSender>,
-        random: u64,
+        mut random: ChaCha20Rng,
     ) -> Rc<Self> {
         let mut cache = Cache::new(traffic);
         let traffic = Arc::clone(cache.load());
         let handshakes = Rc::<Handshakes>::default();
-        let upstreams = Registry::new(io.clone(), counters.clone(), Rc::clone(&handshakes), random);
+        let upstreams =
+            Registry::new(io.clone(), counters.clone(), Rc::clone(&handshakes), random.next_u64());
         let snapshot = Rc::new(Snapshot { upstreams: upstreams.succeed(&traffic.upstreams, &[]), traffic });
         Rc::new(Self {
             io,
@@ -92,7 +96,7 @@ impl Worker {
             current: RefCell::new(Current { cache, snapshot }),
             upstreams,
             drain: Signal::default(),
-            ids: RequestIds::new(random),
+            ids: RequestIds(RefCell::new(random)),
         })
     }
 
@@ -114,7 +118,7 @@ impl Worker {
         snapshot
     }
 
-    /// A request id that no other request of this data plane has.
+    /// A request id that nobody can guess, and that tells nothing about other requests.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
         self.ids.make()
@@ -133,38 +137,46 @@ impl Worker {
     }
 }
 
+/// Makes request ids: a keyed stream of random numbers, a few blocks at a time, without system calls.
 #[derive(Debug)]
-struct RequestIds {
-    /// Random for each worker and start.
-    prefix: u64,
-    made: Cell<u64>,
-}
+struct RequestIds(RefCell<ChaCha20Rng>);
 
 impl RequestIds {
-    const fn new(prefix: u64) -> Self {
-        Self { prefix, made: Cell::new(0) }
-    }
-
     fn make(&self) -> RequestId {
-        let count = self.made.get();
-        self.made.set(count.wrapping_add(1));
-        RequestId::from_bits(u128::from(self.prefix) << 64 | u128::from(count))
+        let random = &mut *self.0.borrow_mut();
+        RequestId::from_bits(u128::from(random.next_u64()) << 64 | u128::from(random.next_u64()))
     }
 }
 
-/// A random number from the seed of the standard library's hash maps; not for secrets.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
+/// A seed from the system's randomness.
+fn random() -> [u8; 32] {
+    let mut seed = [0; 32];
+    if rand::fill(&mut seed).is_err() {
+        // The library never says so. The keys of hash maps come from the system too.
+        for word in seed.chunks_exact_mut(8) {
+            word.copy_from_slice(&RandomState::new().build_hasher().finish().to_ne_bytes());
+        }
+    }
+    seed
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Before, an id was a number of its worker and a count.
     #[test]
-    fn request_ids_differ_and_are_tokens() {
-        let ids = RequestIds::new(0x0123_4567_89ab_cdef);
-        assert_eq!(ids.make().as_str(), "0123456789abcdef0000000000000000");
-        assert_eq!(ids.make().as_str(), "0123456789abcdef0000000000000001");
+    fn request_ids_cannot_be_guessed_or_counted() {
+        let ids = RequestIds(RefCell::new(ChaCha20Rng::from_seed(random())));
+        let made: Vec<u128> = (0..1000)
+            .map(|_| u128::from_str_radix(ids.make().as_str(), 16).expect("hexadecimal digits"))
+            .collect();
+        // Each bit differs from one id to the next about half of the time.
+        for bit in 0..128 {
+            let changes = made.windows(2).filter(|pair| (pair[0] ^ pair[1]) >> bit & 1 != 0).count();
+            assert!((350..650).contains(&changes), "bit {bit} changes {changes} times of 999");
+        }
+        let others = RequestIds(RefCell::new(ChaCha20Rng::from_seed(random())));
+        assert_ne!(others.make(), ids.make(), "another worker's");
     }
 }

@@ -7,7 +7,7 @@ use super::{early, table, tunnel};
 use crate::counters::Plain;
 use crate::error::{CloseReason, RefusalReason};
 use crate::exchange::record::{Phase, Record};
-use crate::exchange::{Client, Local, Outcome, ResponseSink, Scene, answer, exchange, outcome};
+use crate::exchange::{Client, Local, ResponseSink, Scene, exchange, refuse_at_once};
 use crate::http::h1::{Recipient, RequestDecoder};
 use crate::http::message::{BodyLength, RequestHead};
 use crate::io::Chunk;
@@ -178,7 +178,7 @@ async fn serve_request(
         return Next::Abort(undeliverable(error.into()));
     }
     let outcome = if matches!(head.body, BodyLength::Known(length) if length > source.room) {
-        refuse_too_large(head, &mut sink, &scene).await
+        refuse_at_once(head, RefusalReason::BodyTooLarge, &mut sink, &scene).await
     } else {
         let exchange = exchange(head, &mut source, &mut sink, &seat.cancel, &scene);
         if is_early { early::within(seat, exchange).await } else { exchange.await }
@@ -190,17 +190,6 @@ async fn serve_request(
     // If a drain began within this exchange, it is the reason why the response said `close`.
     let close_reason = close_reason.or_else(|| worker.is_draining().then_some(CloseReason::Draining));
     Next::after(outcome, sink.answer(), &flags, close_reason, seat.cancel.is_given())
-}
-
-/// Refuses a request whose head says that its body is too large.
-async fn refuse_too_large<U>(head: &RequestHead, sink: &mut Sink<'_>, scene: &Scene<'_, U>) -> Outcome {
-    if let Some(record) = scene.record {
-        record.name(scene.new_request_id);
-    }
-    let request_id = head.request_id().unwrap_or_else(|| scene.new_request_id.as_str());
-    let refused = answer::refuse(sink, RefusalReason::BodyTooLarge, request_id, None).await;
-    outcome::count(scene.counters, refused);
-    refused
 }
 
 /// Why the connection must end with this request; `None`: it may go on. `keep_alive`: the client wants to

@@ -15,6 +15,7 @@ use crate::exchange::{BodyPart, Outcome, Signal};
 use crate::http::h1::{BodyDecoder, Parsed, RequestDecoder, ResponseDecoder, Step};
 use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
+use crate::http::path::Rules;
 use crate::io::Chunk;
 use crate::io::simulated::{Faults, Peer, Script, take_front};
 use crate::session::context::Worker;
@@ -158,7 +159,7 @@ fn origin_script(mut random: Random) -> Script {
     })
 }
 
-const LIMITS: Limits = Limits { header_bytes: 16 << 10, fields: 64, uri_bytes: 4 << 10 };
+const LIMITS: Limits = Limits { header_bytes: 16 << 10, fields: 64, uri_bytes: 4 << 10, paths: Rules::KEEP };
 
 fn answer(head: &RequestHead, body: &[u8], random: &mut Random) -> (Vec<u8>, bool) {
     let mut parts =

@@ -9,6 +9,8 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
 
 use super::book::{Book, Tally};
 use super::plan::{Endpoint, Plan, Turn, Way};
@@ -122,7 +124,7 @@ impl World {
             Arc::clone(&traffic),
             plan.connections_max,
             None,
-            seed,
+            ChaCha20Rng::seed_from_u64(seed),
         );
         // A step of a handshake takes as much of a turn every time.
         worker.handshakes.step_time.set(Some(Duration::from_micros(30)));

@@ -8,8 +8,9 @@ use proxy::http::h1::{HeadError, Parsed, RequestDecoder, encode};
 use proxy::http::limits::Limits;
 use proxy::http::message::{RequestHead, Version};
 use proxy::http::path;
+use proxy::http::underscores::Underscores;
 
-const LIMITS: Limits = Limits { header_bytes: 256, fields: 8, uri_bytes: 64 };
+const LIMITS: Limits = Limits { header_bytes: 256, fields: 8, uri_bytes: 64, paths: path::Rules::KEEP };
 
 fn decode(input: &[u8], cuts: &[usize]) -> Result<Option<(RequestHead, usize, bool)>, HeadError> {
     let mut decoder = RequestDecoder::new();
@@ -51,7 +52,10 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
     assert!(head.version == Version::Http10 || !head.authority.is_empty());
     assert!(head.fields.len() <= LIMITS.fields);
     if &*head.path_and_query != "*" {
-        assert_eq!(path::normalise(head.path_and_query.as_bytes()).as_deref(), Ok(&*head.path_and_query));
+        assert_eq!(
+            path::normalise(head.path_and_query.as_bytes(), path::Rules::KEEP).as_deref(),
+            Ok(&*head.path_and_query)
+        );
     }
     let origin = Origin {
         client: [192, 0, 2, 1].into(),
@@ -59,10 +63,24 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
         scheme: "http",
         identity: None,
         is_early: false,
+        underscores: Underscores::DropColliding,
+        keeps_request_id: is_trusted,
         new_request_id: RequestId::from_bits(7),
     };
     forward::request(&mut head, &origin);
-    assert!(head.request_id().is_some());
+    let id = head.request_id();
+    assert!(is_trusted && id.is_some() || id == Some(origin.new_request_id.as_str()));
+    assert_eq!(head.fields.all(b"proxy").count(), 0);
+    let spelt = |name: &[u8]| {
+        name.to_ascii_lowercase()
+            .iter()
+            .map(|&byte| if byte == b'_' { b'-' } else { byte })
+            .collect::<Vec<_>>()
+    };
+    for (name, _) in head.fields.iter().filter(|(name, _)| name.contains(&b'_')) {
+        let mut others = head.fields.iter().filter(|(other, _)| spelt(other) == spelt(name));
+        assert!(others.all(|(other, _)| other.eq_ignore_ascii_case(name)), "two spellings are left");
+    }
     if head.authority.is_empty() {
         // An HTTP/1.0 request without Host is forwarded with an empty Host, which Sluice refuses from
         // clients.
@@ -70,7 +88,8 @@ fuzz_target!(|data: (u8, bool, &[u8])| {
     }
     let mut written = Vec::new();
     encode::request(&head, &mut written);
-    let limits = Limits { header_bytes: usize::MAX, fields: 64, uri_bytes: usize::MAX };
+    let limits =
+        Limits { header_bytes: usize::MAX, fields: 64, uri_bytes: usize::MAX, paths: path::Rules::KEEP };
     let Ok(Parsed::Head { head: read, consumed, keep_alive }) =
         RequestDecoder::new().parse(&written, &limits)
     else {

@@ -7,8 +7,9 @@ use proxy::http::forward;
 use proxy::http::h1::{Framing, HeadError, Parsed, Recipient, ResponseDecoder, encode};
 use proxy::http::limits::Limits;
 use proxy::http::message::{BodyLength, Method, ResponseHead, Version};
+use proxy::http::path;
 
-const LIMITS: Limits = Limits { header_bytes: 256, fields: 8, uri_bytes: 0 };
+const LIMITS: Limits = Limits { header_bytes: 256, fields: 8, uri_bytes: 0, paths: path::Rules::KEEP };
 
 fn decode(
     input: &[u8],
@@ -60,7 +61,7 @@ fuzz_target!(|data: (u8, u8, &[u8])| {
         is_head: method == Method::Head,
         keep_alive: flags & 4 == 0,
     };
-    let limits = Limits { header_bytes: usize::MAX, fields: 64, uri_bytes: 0 };
+    let limits = Limits { header_bytes: usize::MAX, fields: 64, uri_bytes: 0, paths: path::Rules::KEEP };
     let sent = if head.status < 200 {
         encode::informational(&head, &mut written);
         None

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use proxy::http::{authority, path};
-use proxy::route::{Host, RouteTable};
 use proxy::route::model::{Action, Route, RoutePath};
+use proxy::route::{Host, RouteTable};
 
 #[derive(Arbitrary, Debug)]
 struct Case {
@@ -30,7 +30,7 @@ fn host_text(bytes: &[u8]) -> String {
 
 fn path_text(bytes: &[u8]) -> Option<String> {
     let raw = format!("/{}", text(bytes, &["/", "a", "b", "/a", "%2f", ".", "/b/", "%61", "~"], 12));
-    path::normalise(raw.as_bytes()).ok().map(String::from)
+    path::normalise(raw.as_bytes(), path::Rules::KEEP).ok().map(String::from)
 }
 
 fn route(

@@ -57,6 +57,7 @@ impl Resolver<'_> {
             defer_accept: listener.defer_accept,
             timeouts: listener.timeouts,
             limits: listener.limits,
+            reading: listener.reading,
             trusted_proxies: listener.trusted_proxies,
         }))
     }

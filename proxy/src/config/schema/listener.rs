@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use super::{KIB, MIB, MINUTE, SECOND, TIMEOUT, Tls, listen_address, name, tls, to_u32, to_usize};
 use crate::config::read::{At, Table};
 use crate::config::units;
-use crate::listen::{ListenerLimits, Timeouts};
+use crate::http::path::{Rules, Slashes};
+use crate::http::underscores::Underscores;
+use crate::listen::{ListenerLimits, Reading, Timeouts};
 
 /// `[[listener]]`
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub(in crate::config) struct Listener {
     pub(in crate::config) timeouts: Timeouts,
     pub(in crate::config) limits: ListenerLimits,
     pub(in crate::config) header_bytes_at: Option<Range<usize>>,
+    pub(in crate::config) reading: Reading,
     pub(in crate::config) trusted_proxies: Vec<IpNet>,
     /// The table's header.
     pub(in crate::config) span: Option<Range<usize>>,
@@ -71,6 +74,7 @@ pub(super) fn listener(mut table: Table<'_, '_>) -> Listener {
     let tls = tls::tls(&mut table, protocol);
     let timeouts = timeouts(table.table("timeouts"), protocol);
     let (limits, header_bytes_at) = limits(table.table("limits"));
+    let reading = reading(&mut table, protocol);
     let span = table.span();
     table.finish();
     Listener {
@@ -85,6 +89,7 @@ pub(super) fn listener(mut table: Table<'_, '_>) -> Listener {
         timeouts,
         limits,
         header_bytes_at,
+        reading,
         trusted_proxies,
         span,
     }
@@ -148,6 +153,29 @@ pub(super) fn only_of_http(table: &Table<'_, '_>, protocol: Protocol, key: &str,
     if table.has(key) {
         let message = format!("has no meaning for protocol = \"{}\"", protocol.name());
         table.error(key, table.value_span(key), message, expected);
+    }
+}
+
+/// `path_slashes`, `path_encoded_slashes`, `underscores` and `request_id`.
+fn reading(table: &mut Table<'_, '_>, protocol: Protocol) -> Reading {
+    if !protocol.is_http() {
+        for key in ["path_slashes", "path_encoded_slashes", "underscores", "request_id"] {
+            only_of_http(table, protocol, key, "none: it is about HTTP requests");
+        }
+    }
+    let slashes = [("keep", Slashes::Keep), ("merge", Slashes::Merge), ("reject", Slashes::Reject)];
+    let underscores = [
+        ("drop-colliding", Underscores::DropColliding),
+        ("keep", Underscores::Keep),
+        ("drop", Underscores::Drop),
+    ];
+    Reading {
+        paths: Rules {
+            slashes: table.choice("path_slashes", &slashes, &[]),
+            rejects_encoded: table.choice("path_encoded_slashes", &[("keep", false), ("reject", true)], &[]),
+        },
+        underscores: table.choice("underscores", &underscores, &[]),
+        keeps_request_ids: table.choice("request_id", &[("replace", false), ("keep", true)], &[]),
     }
 }
 

@@ -184,7 +184,7 @@ fn checked_path(
         "a path as it is routed: from the first slash on, percent-encoded, without query and dot segments";
     let shown = quote(&text);
     let is_forbidden = |letter: char| !letter.is_ascii_graphic() || matches!(letter, '#' | '?' | '\\');
-    let (message, help) = match path::normalise(text.as_bytes()) {
+    let (message, help) = match path::normalise(text.as_bytes(), path::Rules::KEEP) {
         _ if text.contains('?') => (
             format!("{shown} contains '?', which a path never does"),
             text.split('?').next().map(str::to_owned),
@@ -200,7 +200,8 @@ fn checked_path(
         ),
         Err(PathError::NotAbsolute) => {
             let fixed = format!("/{text}");
-            let is_path = path::normalise(fixed.as_bytes()).is_ok_and(|normal| normal == fixed);
+            let is_path =
+                path::normalise(fixed.as_bytes(), path::Rules::KEEP).is_ok_and(|normal| normal == fixed);
             (format!("{shown} does not begin with '/'"), is_path.then_some(fixed))
         }
         Err(PathError::ForbiddenByte) => {
@@ -395,7 +396,11 @@ fn advice(error: EditError) -> Option<String> {
         EditError::Name => "write letters, digits and '-'",
         EditError::Value | EditError::HostValue | EditError::HostInResponse => return None,
         EditError::OuterSpace => "take the white space off",
-        EditError::Framing | EditError::HopByHop | EditError::Expect | EditError::RequestId => "leave it out",
+        EditError::Framing
+        | EditError::HopByHop
+        | EditError::Expect
+        | EditError::Proxy
+        | EditError::RequestId => "leave it out",
     };
     Some(text.to_owned())
 }

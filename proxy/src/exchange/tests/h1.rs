@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::{Say, World, settle};
 use crate::http::h1::{BodyDecoder, Parsed, RequestDecoder, Step};
 use crate::http::limits::Limits;
+use crate::http::path::Rules;
 use crate::io::simulated::{Faults, Peer};
 use crate::upstream::group::Upstream;
 use crate::worker::testing::{self, Bench, origin_address};
@@ -65,7 +66,7 @@ impl World for Http1 {
         // Heads and framing come on top.
         request.received.extend(request.peer.read_at_most(bytes + 100));
         if request.body.is_none() {
-            let limits = Limits { header_bytes: 4096, fields: 32, uri_bytes: 256 };
+            let limits = Limits { header_bytes: 4096, fields: 32, uri_bytes: 256, paths: Rules::KEEP };
             let parsed = RequestDecoder::new().parse(&request.received, &limits).expect("a good head");
             let Parsed::Head { head, consumed, .. } = parsed else { return (Vec::new(), false) };
             request.received.drain(..consumed);

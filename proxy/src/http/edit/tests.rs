@@ -46,6 +46,27 @@ fn sets_adds_and_removes_in_any_case() {
 }
 
 #[test]
+fn a_field_that_a_route_sets_or_removes_has_no_second_spelling() {
+    let mut edits = Edits::default();
+    edits.set(Side::Request, "X-User", "ours").expect("fit");
+    edits.remove(Side::Request, "X-Role").expect("fit");
+    edits.remove(Side::Request, "Proxy").expect("as a guide against httpoxy may say");
+    let sent = [("x_user", "a"), ("X_ROLE", "b"), ("X_Other", "c"), ("X-User", "d"), ("Proxy", "e")];
+    let mut request = fields(&sent);
+    edits.apply(&mut request);
+    assert_eq!(shown(&request), ["X_Other: c", "X-User: ours"]);
+    assert_eq!(edits.set(Side::Request, "proxy", "a"), Err(EditError::Proxy));
+    assert_eq!(edits.add(Side::Request, "proxy", "a"), Err(EditError::Proxy));
+
+    let mut edits = Edits::default();
+    edits.set(Side::Response, "X-User", "ours").expect("fit");
+    edits.set(Side::Response, "Proxy", "b").expect("fit");
+    let mut response = fields(&[("x_user", "a")]);
+    edits.apply(&mut response);
+    assert_eq!(shown(&response), ["x_user: a", "X-User: ours", "Proxy: b"]);
+}
+
+#[test]
 fn refuses_what_the_proxy_writes_and_what_is_no_field() {
     use EditError::*;
     for (name, value, request, response) in [

@@ -5,8 +5,9 @@ use super::*;
 use crate::http::h1::{Parsed, RequestDecoder, ResponseDecoder};
 use crate::http::limits::Limits;
 use crate::http::message::Method;
+use crate::http::path::Rules;
 
-const LIMITS: Limits = Limits { header_bytes: 64 << 10, fields: 100, uri_bytes: 1024 };
+const LIMITS: Limits = Limits { header_bytes: 64 << 10, fields: 100, uri_bytes: 1024, paths: Rules::KEEP };
 
 fn request_head(fields: &str) -> RequestHead {
     let input = format!("GET / HTTP/1.1\r\nHost: App\r\n{fields}\r\n");
@@ -31,6 +32,8 @@ fn origin(is_trusted: bool) -> Origin<'static> {
         scheme: "http",
         identity: None,
         is_early: false,
+        underscores: Underscores::DropColliding,
+        keeps_request_id: false,
         new_request_id: RequestId::from_bits(0x0123_4567_89ab_cdef),
     }
 }
@@ -156,16 +159,31 @@ fn what_comes_early_says_so_once_whatever_the_client_says() {
 
 #[test]
 fn a_fit_request_id_is_kept_once() {
+    let keeping = Origin { keeps_request_id: true, ..origin(false) };
     let mut head = request_head("X-Request-Id: abc-1\r\nx-request-id: abc-2\r\nX_Request_Id: abc-3\r\n");
-    request(&mut head, &origin(false));
+    request(&mut head, &keeping);
     assert_eq!(head.request_id(), Some("abc-1"));
     assert_eq!(head.fields.all(b"x-request-id").count(), 1);
     assert!(!head.fields.contains(b"x_request_id"));
 
-    let mut head = request_head("X-Request-Id: a b\r\n");
-    request(&mut head, &origin(false));
-    assert_eq!(head.request_id(), Some("00000000000000000123456789abcdef"));
-    assert_eq!(head.fields.all(b"x-request-id").count(), 1);
+    for (fields, origin) in [
+        ("X-Request-Id: a b\r\n", keeping),
+        ("X-Request-Id: abc-1\r\nx-request-id: abc-2\r\nX_Request_Id: abc-3\r\n", origin(false)),
+    ] {
+        let mut head = request_head(fields);
+        request(&mut head, &origin);
+        assert_eq!(head.request_id(), Some("00000000000000000123456789abcdef"));
+        assert_eq!(head.fields.all(b"x-request-id").count(), 1);
+    }
+}
+
+#[test]
+fn a_response_has_the_id_of_its_request_once() {
+    for fields in ["Server: b\r\n", "X-Request-Id: theirs\r\nServer: b\r\nx-request-id: too\r\n"] {
+        let mut head = response_head(fields);
+        request_id(&mut head, "ours");
+        assert_eq!(shown(&head.fields), ["Server: b", "X-Request-Id: ours"]);
+    }
 }
 
 #[test]
@@ -215,4 +233,32 @@ fn trailers_carry_no_framing_or_authority() {
     }
     trailers(&mut fields);
     assert_eq!(shown(&fields), ["X-Sum: 1"]);
+}
+
+#[test]
+fn no_program_takes_a_client_s_field_for_the_address_of_its_proxy() {
+    let sent = forwarded("Proxy: http://evil:1\r\npROXY: http://evil:2\r\nAccept: */*\r\n", false);
+    assert_eq!(sent, [&["Host: App", "Accept: */*"][..], &ADDED[..]].concat());
+    assert_eq!(forwarded("Proxy: a\r\n", true), [&["Host: App"][..], &ADDED[..]].concat());
+    let mut fields = Fields::new();
+    fields.push(b"proxy", b"a");
+    trailers(&mut fields);
+    assert_eq!(shown(&fields), [""; 0]);
+}
+
+#[test]
+fn a_client_cannot_spell_our_fields_in_another_way() {
+    let written = "X_Forwarded-Host: a\r\nX.Forwarded.For: b\r\nTransfer_Encoding: chunked\r\nTe_: c\r\n\
+        X_User: d\r\nx-user: e\r\nX_Solo: f\r\nEarly_Data: g\r\n";
+    let sent = |rule, is_early| {
+        let mut head = request_head(written);
+        request(&mut head, &Origin { underscores: rule, is_early, ..origin(false) });
+        let all = shown(&head.fields);
+        let theirs = all.iter().filter_map(|field| field.split_once(": ").map(|(_, value)| value));
+        theirs.filter(|value| value.len() == 1 || *value == "chunked").collect::<String>()
+    };
+    assert_eq!(sent(Underscores::DropColliding, false), "cefg");
+    assert_eq!(sent(Underscores::DropColliding, true), "cef1");
+    assert_eq!(sent(Underscores::Drop, false), "e");
+    assert_eq!(sent(Underscores::Keep, false), "abchunkedcdefg");
 }

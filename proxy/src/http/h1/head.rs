@@ -94,6 +94,7 @@ impl HeadError {
             Self::Version => RefusalReason::VersionNotSupported,
             Self::Expectation => RefusalReason::ExpectationFailed,
             Self::Connect => RefusalReason::NotImplemented,
+            Self::Path(error) if error.is_ambiguous() => RefusalReason::AmbiguousPath,
             _ => RefusalReason::Malformed,
         }
     }

@@ -160,7 +160,7 @@ fn interpret(
         None if version == Version::Http10 => None,
         None => return Err(HeadError::HostMissing),
     };
-    let (authority, path_and_query) = resolve(&method, target, host)?;
+    let (authority, path_and_query) = resolve(&method, target, host, limits.paths)?;
     if expects_other {
         return Err(HeadError::Expectation);
     }
@@ -182,9 +182,14 @@ fn normalised(host: &[u8], known: &mut Option<Rc<str>>) -> Result<Rc<str>, HeadE
 }
 
 /// The authority and path that a target in any form stands for (RFC 9112 §3.2, §3.3).
-fn resolve(method: &Method, target: &str, host: Option<Rc<str>>) -> Result<(Rc<str>, Target), HeadError> {
+fn resolve(
+    method: &Method,
+    target: &str,
+    host: Option<Rc<str>>,
+    rules: path::Rules,
+) -> Result<(Rc<str>, Target), HeadError> {
     match target.as_bytes() {
-        [b'/', ..] => Ok((host.unwrap_or_default(), (&*path::normalise_text(target)?).into())),
+        [b'/', ..] => Ok((host.unwrap_or_default(), (&*path::normalise_text(target, rules)?).into())),
         b"*" if *method == Method::Options => Ok((host.unwrap_or_default(), "*".into())),
         bytes => {
             let rest = strip_scheme(bytes).ok_or(HeadError::Target)?;
@@ -196,8 +201,8 @@ fn resolve(method: &Method, target: &str, host: Option<Rc<str>>) -> Result<(Rc<s
             let path = match path {
                 [] if *method == Method::Options => "*".into(),
                 [] => "/".into(),
-                [b'/', ..] => (&*path::normalise(path)?).into(),
-                _ => (&*path::normalise(&[b"/", path].concat())?).into(),
+                [b'/', ..] => (&*path::normalise(path, rules)?).into(),
+                _ => (&*path::normalise(&[b"/", path].concat(), rules)?).into(),
             };
             Ok((authority.into(), path))
         }

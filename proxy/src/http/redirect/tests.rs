@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::http::path;
 
 fn rendered(template: &str, authority: &str, path_and_query: &str) -> Option<String> {
     let template = Template::parse(template).unwrap_or_else(|error| panic!("{template}: {error}"));
@@ -102,7 +103,7 @@ proptest! {
     ) {
         let text = if anchored { format!("https://b.example{}", parts.concat()) } else { parts.concat() };
         let (Ok(template), Ok(path)) =
-            (Template::parse(&text), super::super::path::normalise(path.as_bytes()))
+            (Template::parse(&text), path::normalise(path.as_bytes(), path::Rules::KEEP))
         else {
             return Ok(());
         };

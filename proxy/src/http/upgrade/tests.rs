@@ -5,8 +5,10 @@ use crate::http::forward::{Origin, RequestId};
 use crate::http::h1::{Parsed, RequestDecoder, ResponseDecoder, encode};
 use crate::http::limits::Limits;
 use crate::http::message::Method;
+use crate::http::path::Rules;
+use crate::http::underscores::Underscores;
 
-const LIMITS: Limits = Limits { header_bytes: 64 << 10, fields: 100, uri_bytes: 1024 };
+const LIMITS: Limits = Limits { header_bytes: 64 << 10, fields: 100, uri_bytes: 1024, paths: Rules::KEEP };
 
 fn request(start: &str, fields: &str) -> RequestHead {
     let input = format!("{start}\r\nHost: app\r\n{fields}\r\n");
@@ -19,6 +21,8 @@ fn request(start: &str, fields: &str) -> RequestHead {
         scheme: "http",
         identity: None,
         is_early: false,
+        underscores: Underscores::DropColliding,
+        keeps_request_id: false,
         new_request_id: RequestId::from_bits(1),
     };
     forward::request(&mut head, &origin);

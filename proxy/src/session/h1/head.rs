@@ -31,7 +31,7 @@ pub(super) async fn read_head(
     input: &mut Chunk,
     due: Time,
 ) -> Result<(RequestHead, bool), HeadEnd> {
-    let limits = seat.listener.limits.head();
+    let limits = seat.listener.limits.head(&seat.listener.reading);
     let mut kept = Vec::new();
     loop {
         // A head that lies in one piece, as most do, is parsed in place.

@@ -128,7 +128,8 @@ fn simulate(seed: u64, faults: Faults, checks: bool) {
             if checks && talker.done.get() {
                 let head = head.as_ref().expect("an answer");
                 assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("\r\nX-Of: origin\r\n"), "{head}");
-                assert!(head.ends_with("\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"), "{head}");
+                assert!(head.contains("\r\nUpgrade: echo\r\nX-Request-Id: "), "{head}");
+                assert!(head.ends_with("\r\nConnection: Upgrade\r\n\r\n"), "{head}");
                 assert!(talker.heard == pattern(id + 100, down), "the download arrived whole");
             }
         });

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::http::h1::{BodyDecoder, Parsed, RequestDecoder, ResponseDecoder, Step};
 use crate::http::limits::Limits;
+use crate::http::path::Rules;
 
-const LIMITS: Limits = Limits { header_bytes: 64 << 10, fields: 100, uri_bytes: 4096 };
+const LIMITS: Limits = Limits { header_bytes: 64 << 10, fields: 100, uri_bytes: 4096, paths: Rules::KEEP };
 
 fn fields(pairs: &[(&str, &str)]) -> Fields {
     let mut fields = Fields::new();

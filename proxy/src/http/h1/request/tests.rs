@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::RefusalReason;
 use crate::http::path::PathError;
+use crate::http::path::Rules;
 
-const LIMITS: Limits = Limits { header_bytes: 512, fields: 8, uri_bytes: 64 };
+const LIMITS: Limits = Limits { header_bytes: 512, fields: 8, uri_bytes: 64, paths: Rules::KEEP };
 
 fn parse(input: &[u8]) -> Result<Option<(RequestHead, usize, bool)>, HeadError> {
     match RequestDecoder::new().parse(input, &LIMITS)? {
@@ -386,7 +387,7 @@ fn a_head_of_exactly_the_bounds_is_accepted() {
 
 #[test]
 fn more_fields_than_fit_the_stack() {
-    let limits = Limits { header_bytes: 64 << 10, fields: 1000, uri_bytes: 64 };
+    let limits = Limits { header_bytes: 64 << 10, fields: 1000, uri_bytes: 64, paths: Rules::KEEP };
     let input = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(999));
     match RequestDecoder::new().parse(input.as_bytes(), &limits) {
         Ok(Parsed::Head { head, .. }) => assert_eq!(head.fields.len(), 1000),

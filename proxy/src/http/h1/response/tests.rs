@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::http::path::Rules;
 
-const LIMITS: Limits = Limits { header_bytes: 2048, fields: 8, uri_bytes: 0 };
+const LIMITS: Limits = Limits { header_bytes: 2048, fields: 8, uri_bytes: 0, paths: Rules::KEEP };
 
 fn parse_as(method: &Method, input: &[u8]) -> Result<Option<(ResponseHead, usize, bool)>, HeadError> {
     match ResponseDecoder::new().parse(input, method, &LIMITS)? {
