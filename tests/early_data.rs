@@ -57,9 +57,16 @@ impl Edge {
     }
 
     fn greet(&self, early: &[u8]) -> Asker {
+        self.greet_in(&[early])
+    }
+
+    /// Says these early, each in records of its own.
+    fn greet_in(&self, early: &[&[u8]]) -> Asker {
         let name = ServerName::try_from(NAME).unwrap();
         let mut tls = ClientConnection::new(Arc::clone(&self.config), name).unwrap();
-        tls.early_data().expect("a session that allows it").write_all(early).unwrap();
+        for part in early {
+            tls.early_data().expect("a session that allows it").write_all(part).unwrap();
+        }
         let mut flight = Vec::new();
         while tls.wants_write() {
             tls.write_tls(&mut flight).unwrap();
@@ -256,14 +263,21 @@ fn how_a_handshake_ended_is_counted_whatever_ends_the_exchange_beside_it() {
     eventually(PATIENCE, "a failure", || (edge.failures("malformed") == 1.0).then_some(()));
     let alerts = || edge.sluice.metrics().sum("sluice_tls_alerts_sent_total");
     eventually(PATIENCE, "an alert", || (alerts() == 1.0).then_some(()));
-    // The client sends more meaningless records than rustls accepts. rustls then fails without an alert.
+    // The client sends more meaningless records than rustls accepts, and rustls has no alert for that.
     edge.learn();
     let mut asker = edge.greet(request("GET", "/", "").as_bytes());
     assert!(asker.read_until("early: 1", PATIENCE));
     asker.socket.write_all(&[20, 3, 3, 0, 1, 1].repeat(100)).unwrap();
     eventually(PATIENCE, "another", || (edge.failures("malformed") == 2.0).then_some(()));
     eventually(PATIENCE, "its end", || (edge.sluice.holdings().connections == 0.0).then_some(()));
-    assert_eq!(alerts(), 1.0);
+    assert_eq!(alerts(), 2.0);
+    // It is sealed behind the early answer.
+    while asker.tls.read_tls(&mut asker.socket).is_ok_and(|read| read > 0) {
+        if let Err(error) = asker.tls.process_new_packets() {
+            assert_eq!(error, rustls::Error::AlertReceived(rustls::AlertDescription::UnexpectedMessage));
+            break;
+        }
+    }
     assert_eq!(edge.sluice.metrics().sum("sluice_tls_handshakes_failed_total"), 2.0);
     assert_eq!(edge.sluice.metrics().sum("sluice_tls_handshakes_total"), 4.0);
 }
@@ -297,19 +311,46 @@ fn reset(socket: &TcpStream) {
 #[test]
 fn refused_early_data_is_skipped_and_the_request_comes_again() {
     let edge = Edge::start(LINES);
-    // The long request fills one record.
-    let long = request("GET", "/", &format!("X-Long: {}\r\n", "x".repeat(15_000)));
-    for early in [request("GET", "/", ""), long] {
+    let long = |bytes: usize| request("GET", "/", &format!("X-Long: {}\r\n", "x".repeat(bytes)));
+    // In one record and in several, up to all that was promised.
+    for (early, size) in [
+        (request("GET", "/", ""), 1 << 14),
+        (long(8100), 1 << 14),
+        (long(15_000), 1 << 14),
+        (long(4900), 1000),
+        (long(1900), 100),
+        (long((48 << 10) - 100), 1 << 14),
+    ] {
         // A session is valid only in the data plane that made it.
         edge.sluice.kill_data_plane();
         let mut asker = eventually(PATIENCE, "the next data plane", || {
             edge.sluice.admin("/readyz").ok().filter(|response| response.status == 200)?;
-            Some(edge.greet(early.as_bytes()))
+            Some(edge.greet_in(&early.as_bytes().chunks(size).collect::<Vec<_>>()))
         });
         assert!(asker.hears_no("early: 1"));
         assert!(!asker.tls.is_early_data_accepted());
-        asker.say(&early);
+        asker.say(&request("GET", "/", ""));
         assert!(asker.read_until("early: no", PATIENCE), "{:?}", String::from_utf8_lossy(&asker.plain));
+    }
+}
+
+#[test]
+fn who_comes_back_after_early_data_was_turned_off_is_served() {
+    let edge = Edge::start(LINES);
+    for lines in ["session_tickets = false\nearly_data = false\n", "", "min_version = \"1.3\"\n"] {
+        edge.learn();
+        let before = edge.sluice.configuration();
+        assert!(before.contains(LINES));
+        std::fs::write(edge.sluice.config_path(), before.replace(LINES, lines)).unwrap();
+        let _ = edge.sluice.command("reload").success();
+        let early = request("GET", "/", &format!("X-Long: {}\r\n", "x".repeat(48_000)));
+        let mut asker = edge.greet_in(&early.as_bytes().chunks(1000).collect::<Vec<_>>());
+        assert!(asker.hears_no("early: 1"));
+        assert!(!asker.tls.is_early_data_accepted());
+        asker.say(&request("GET", "/", ""));
+        assert!(asker.read_until("early: no", PATIENCE), "{lines}");
+        std::fs::write(edge.sluice.config_path(), before).unwrap();
+        let _ = edge.sluice.command("reload").success();
     }
 }
 
@@ -354,4 +395,12 @@ fn openssl_asks_early_too() {
     assert!(first.contains("early: no") && first.contains("Max Early Data: 49152"), "{first}");
     let second = ask(&format!("-sess_in {} -early_data {}", session.display(), early.display()), "");
     assert!(second.contains("Early data was accepted") && second.contains("early: 1"), "{second}");
+    // With a session that the next data plane does not know.
+    std::fs::write(&early, request("GET", "/", &format!("X-Long: {}\r\n", "x".repeat(40_000)))).unwrap();
+    edge.sluice.kill_data_plane();
+    eventually(PATIENCE, "the next data plane", || {
+        edge.sluice.admin("/readyz").ok().filter(|response| response.status == 200)
+    });
+    let third = ask(&format!("-sess_in {} -early_data {}", session.display(), early.display()), &get);
+    assert!(third.contains("Early data was rejected") && third.contains("early: no"), "{third}");
 }

@@ -549,3 +549,24 @@ fn an_ocsp_response_is_stapled() {
         assert!(shown.contains("OCSP response: no response sent"), "{shown}");
     }
 }
+
+#[test]
+fn a_client_with_an_odd_name_gets_the_default_certificate() {
+    if skip::without_tool("openssl") {
+        return;
+    }
+    let origin = Origin::echo();
+    let authority = Authority::default();
+    let leaves =
+        [authority.leaf(Kind::P256, &["first.example"]), authority.leaf(Kind::P256, &["second.example"])];
+    let sluice = https(Setup::to(origin.address()), &authority, &leaves, "").start();
+    for version in ["-tls1_3", "-tls1_2"] {
+        for name in
+            ["foo-.w.test", "-foo.w.test", "foo.123", "x:443", "[::1]", "127.0.0.1", "a b", "*.w.test", "x.."]
+        {
+            let said = sluice.openssl(&[version, "-servername", name], &[(LAST, "")]);
+            let is_default = said.replace(' ', "").contains("subject=CN=first.example");
+            assert!(said.contains("HTTP/1.1 200") && is_default, "{version} {name}: {said}");
+        }
+    }
+}

@@ -69,7 +69,7 @@ reasons! {
         HelloTooLarge = "hello_too_large",
         /// No whole `ClientHello` within `handshake_timeout`.
         HelloTimeout = "hello_timeout",
-        /// A `ClientHello` without a server name, and the listener has no upstream for that.
+        /// A `ClientHello` without a name that a server can have, and the listener has no upstream for that.
         NoServerName = "no_server_name",
         /// No route for the server name, and the listener has no upstream for that.
         NoRoute = "no_route",

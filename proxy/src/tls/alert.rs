@@ -8,7 +8,9 @@ pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
 pub(super) const BAD_RECORD_MAC: u8 = 20;
 pub(super) const RECORD_OVERFLOW: u8 = 22;
 pub(super) const HANDSHAKE_FAILURE: u8 = 40;
+pub(super) const ILLEGAL_PARAMETER: u8 = 47;
 pub(super) const DECODE_ERROR: u8 = 50;
+pub(super) const PROTOCOL_VERSION: u8 = 70;
 pub(crate) const INTERNAL_ERROR: u8 = 80;
 pub(super) const USER_CANCELED: u8 = 90;
 pub(super) const NO_RENEGOTIATION: u8 = 100;
@@ -25,12 +27,12 @@ const NAMED: [(u8, &str); 27] = [
     (44, "certificate_revoked"),
     (45, "certificate_expired"),
     (46, "certificate_unknown"),
-    (47, "illegal_parameter"),
+    (ILLEGAL_PARAMETER, "illegal_parameter"),
     (48, "unknown_ca"),
     (49, "access_denied"),
     (DECODE_ERROR, "decode_error"),
     (51, "decrypt_error"),
-    (70, "protocol_version"),
+    (PROTOCOL_VERSION, "protocol_version"),
     (71, "insufficient_security"),
     (INTERNAL_ERROR, "internal_error"),
     (86, "inappropriate_fallback"),

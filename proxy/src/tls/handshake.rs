@@ -13,9 +13,9 @@ use rustls::{AlertDescription, ClientConfig, Error, ServerConfig};
 
 use super::agreed::Agreed;
 use super::alert::{self, Alert};
-use super::hello::Reader;
-use super::identity;
+use super::beside::Beside;
 use super::records::{ALERT, CHANGE_CIPHER_SPEC, HEADER_BYTES, Records, Violation};
+use super::{identity, last_word};
 use crate::error::HandshakeFailure;
 
 /// Bytes of a handshake that may wait for the rest of their message: a chain of client certificates is the
@@ -149,10 +149,12 @@ pub struct Handshake {
     /// Bytes of it that rustls has seen: whole records.
     shown: usize,
     is_first: bool,
-    /// Reads the client's hello for its name, until it has it: rustls does not tell it to users of unbuffered
+    /// For a server: all that is done beside rustls.
+    beside: Option<Box<Beside>>,
+    /// The name in the client's hello, if it is to be kept: rustls does not tell it to users of unbuffered
     /// connections.
-    reader: Option<Box<Reader>>,
     server_name: Option<Box<str>>,
+    keeps_name: bool,
     /// Whether the agreement was handed over.
     is_agreed: bool,
     /// Whether early data came, and the part of it that was not taken.
@@ -181,7 +183,7 @@ impl Handshake {
     /// When rustls takes no connection with this configuration.
     pub fn server(config: &Arc<ServerConfig>) -> Result<Self, Failure> {
         let connection = UnbufferedServerConnection::new(Arc::clone(config)).map_err(Failure::ours)?;
-        Ok(Self::new(Connection::Server(Box::new(connection)), true))
+        Ok(Self::new(Connection::Server(Box::new(connection)), Some(Box::default())))
     }
 
     /// With an endpoint that we connected to. Its first message comes from `advance`.
@@ -190,17 +192,18 @@ impl Handshake {
     /// As `server`.
     pub fn client(config: &Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Failure> {
         let connection = UnbufferedClientConnection::new(Arc::clone(config), name).map_err(Failure::ours)?;
-        Ok(Self::new(Connection::Client(Box::new(connection)), false))
+        Ok(Self::new(Connection::Client(Box::new(connection)), None))
     }
 
-    const fn new(connection: Connection, is_first: bool) -> Self {
+    const fn new(connection: Connection, beside: Option<Box<Beside>>) -> Self {
         Self {
             connection,
             input: Vec::new(),
             shown: 0,
-            is_first,
-            reader: None,
+            is_first: beside.is_some(),
+            beside,
             server_name: None,
+            keeps_name: false,
             is_agreed: false,
             is_early: false,
             early: Vec::new(),
@@ -209,8 +212,8 @@ impl Handshake {
 
     /// Remembers the name that a client looks for.
     #[must_use]
-    pub fn with_name(mut self) -> Self {
-        self.reader = Some(Box::default());
+    pub const fn with_name(mut self) -> Self {
+        self.keeps_name = true;
         self
     }
 
@@ -233,13 +236,8 @@ impl Handshake {
             return Err(Failure::TooLarge);
         }
         self.input.extend_from_slice(bytes);
-        if let Some(reader) = &mut self.reader {
-            match reader.read(bytes) {
-                Ok(None) => {}
-                Ok(Some(hello)) => (self.server_name, self.reader) = (hello.server_name, None),
-                // Whether that can be a handshake is rustls' to judge.
-                Err(_) => self.reader = None,
-            }
+        if let Some(name) = self.beside.as_mut().and_then(|beside| beside.receive(bytes)) {
+            self.server_name = self.keeps_name.then_some(name);
         }
         Ok(())
     }
@@ -247,15 +245,25 @@ impl Handshake {
     /// Whether a whole record waits, or bytes that can be none: anything less is not worth a step.
     #[must_use]
     pub fn has_record(&self) -> bool {
-        record_at(&self.input[self.shown..]).is_some()
+        let next = &self.input[self.shown..];
+        match &self.beside {
+            Some(beside) if beside.waits() => false,
+            Some(beside) => record_at(next).is_some() || beside.fault_at(next).is_some(),
+            None => record_at(next).is_some(),
+        }
     }
 
     /// Shows rustls one record more. The bytes right behind the last record of the handshake are for
     /// `Records`, which alone may open them.
-    fn show(&mut self) -> bool {
+    fn show(&mut self) -> Result<bool, (Error, u8)> {
+        if let Some(beside) = &mut self.beside
+            && !beside.prepare(&mut self.input, self.shown)?
+        {
+            return Ok(false);
+        }
         let length = record_at(&self.input[self.shown..]);
         self.shown += length.unwrap_or(0);
-        length.is_some()
+        Ok(length.is_some())
     }
 
     /// Goes as far as it can. Bytes to send are appended to `out`, also beside an error.
@@ -263,50 +271,87 @@ impl Handshake {
     /// # Errors
     /// When it fails.
     pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Progress, Failure> {
-        self.show();
+        if let Connection::Over = self.connection {
+            return Err(Failure::ours(Error::HandshakeNotComplete));
+        }
+        let mut told = out.len();
+        let mut is_shown = self.show();
         loop {
-            let input = &mut self.input[..self.shown];
-            let (discard, step) = match &mut self.connection {
-                Connection::Server(connection) => {
-                    let taken = take_early(connection.process_tls_records(input), out, &mut self.early);
-                    // Our half of it is over, and theirs is not.
-                    match taken {
-                        (discard, Ok(HandshakeStep::Established)) if connection.is_handshaking() => {
-                            (discard, Ok(HandshakeStep::NeedMore))
-                        }
-                        taken => taken,
-                    }
-                }
-                Connection::Client(connection) => step(connection.process_tls_records(input), out),
-                Connection::Over => return Err(Failure::ours(Error::HandshakeNotComplete)),
-            };
+            if let Err((error, alert)) = is_shown {
+                self.connection = Connection::Over;
+                return Err(self.refuse(error, alert, out));
+            }
+            let (discard, step) = self.step(out);
             self.is_early |= !self.early.is_empty();
             self.input.drain(..discard);
             self.shown -= discard;
+            if !matches!(step, Ok(HandshakeStep::Again))
+                && let (Connection::Server(connection), Some(beside)) = (&self.connection, &mut self.beside)
+            {
+                beside.said(&out[told..], connection);
+                told = out.len();
+            }
             match step {
                 Ok(HandshakeStep::Again) => {}
                 Ok(HandshakeStep::NeedMore) => {
-                    if !self.show() {
+                    is_shown = self.show();
+                    if let Ok(false) = is_shown {
                         return Ok(Progress::NeedMore);
                     }
                 }
                 Ok(HandshakeStep::Established) => {
                     return self.establish().map(|established| Progress::Done(Box::new(established)));
                 }
-                Err(error) => {
-                    let start = out.len();
-                    self.say_last(out);
-                    in_words_of_1_2(&mut out[start..]);
-                    return Err(match error {
-                        Error::AlertReceived(description) => Failure::Alert(u8::from(description)),
-                        error => {
-                            let alert = told(&out[start..], &error);
-                            Failure::Refused(error, alert)
-                        }
-                    });
-                }
+                Err(error) => return Err(self.fail(error, out)),
             }
         }
+    }
+
+    /// One step of rustls' with the bytes that it was shown.
+    fn step(&mut self, out: &mut Vec<u8>) -> (usize, Result<HandshakeStep, Error>) {
+        let input = &mut self.input[..self.shown];
+        match (&mut self.connection, &mut self.beside) {
+            (Connection::Server(connection), Some(beside)) => {
+                let status = beside.step(|| connection.process_tls_records(input));
+                let taken = take_early(status, out, &mut self.early);
+                // Our half of it is over, and theirs is not.
+                match taken {
+                    (discard, Ok(HandshakeStep::Established)) if connection.is_handshaking() => {
+                        (discard, Ok(HandshakeStep::NeedMore))
+                    }
+                    taken => taken,
+                }
+            }
+            (Connection::Client(connection), _) => step(connection.process_tls_records(input), out),
+            _ => (0, Err(Error::HandshakeNotComplete)),
+        }
+    }
+
+    /// Ends it after an error of rustls', with the alert of rustls' or, if there is none, with ours.
+    fn fail(&mut self, error: Error, out: &mut Vec<u8>) -> Failure {
+        let start = out.len();
+        self.say_last(out);
+        in_words_of_1_2(&mut out[start..]);
+        match error {
+            Error::AlertReceived(description) => Failure::Alert(u8::from(description)),
+            error if out.len() == start => {
+                let alert = match &error {
+                    Error::PeerMisbehaved(misbehaved) => last_word::of(misbehaved),
+                    error => u8::from(alert_for(error)),
+                };
+                self.refuse(error, alert, out)
+            }
+            error => {
+                let alert = told(&out[start..], &error);
+                Failure::Refused(error, alert)
+            }
+        }
+    }
+
+    /// Tells the client of an error without rustls.
+    fn refuse(&self, error: Error, alert: u8, out: &mut Vec<u8>) -> Failure {
+        let is_told = self.beside.as_ref().is_some_and(|beside| beside.last_word.say(alert, out));
+        Failure::Refused(error, is_told.then(|| Alert::of(alert)))
     }
 
     /// Whether a client that resumes asked something before the handshake was over (RFC 8446 §2.3). It may be
@@ -366,11 +411,12 @@ impl Handshake {
         out: &mut Vec<u8>,
         write: impl Fn(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), Failure> {
-        let Connection::Server(connection) = &mut self.connection else {
+        let (Connection::Server(connection), Some(beside)) = (&mut self.connection, &mut self.beside) else {
             return Err(Failure::ours(Error::EncryptError));
         };
-        let UnbufferedStatus { discard, state } =
-            connection.process_tls_records(&mut self.input[..self.shown]);
+        let start = out.len();
+        let input = &mut self.input[..self.shown];
+        let UnbufferedStatus { discard, state } = beside.step(|| connection.process_tls_records(input));
         let written = match state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                 append(out, |room| match write(&mut traffic, room) {
@@ -381,6 +427,7 @@ impl Handshake {
             Ok(_) => Err(Error::EncryptError),
             Err(error) => Err(error),
         };
+        beside.said(&out[start..], connection);
         self.input.drain(..discard);
         self.shown -= discard;
         written.map_err(Failure::ours)
@@ -480,7 +527,7 @@ pub fn record_length(header: [u8; HEADER_BYTES]) -> usize {
 }
 
 /// Bytes of the first record, once it is there; or of its header, once that is of none, which rustls refuses.
-fn record_at(bytes: &[u8]) -> Option<usize> {
+pub(super) fn record_at(bytes: &[u8]) -> Option<usize> {
     let length = record_length(*bytes.first_chunk()?);
     (bytes.len() >= length).then_some(length)
 }

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use rustls::pki_types::ServerName;
+
 /// Bytes of the handshake message, its header included. A hello has some hundreds, with post-quantum key
 /// shares below 2,000.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 10;
@@ -20,15 +22,32 @@ const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
+const EARLY_DATA: u16 = 42;
 const HOST_NAME: u8 = 0;
+/// Types that IANA has given to nobody, more than there may be extensions. Of those that are for private use.
+const UNKNOWN: std::ops::RangeInclusive<u16> = 0xff60..=0xffef;
 
 /// The content of a client's first message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
-    /// The name it looks for, in lower case and without a trailing dot; `None`: it named none.
+    /// The name it looks for, in lower case and without a trailing dot; `None`: it named none, or none that a
+    /// server can have.
     pub server_name: Option<Box<str>>,
+    /// Whether early data may follow (RFC 8446 §4.2.10).
+    pub(super) offers_early_data: bool,
+    /// The place of a name that rustls takes for none.
+    pub(super) hidden: Option<Hidden>,
     /// `ProtocolNameList`'s entries as sent.
     alpn: Box<[u8]>,
+}
+
+/// How to hide an extension in a hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hidden {
+    /// Where its type begins in the message.
+    pub(super) at: usize,
+    /// A type that is not in the hello, and that nobody knows.
+    pub(super) kind: u16,
 }
 
 impl Hello {
@@ -75,12 +94,6 @@ pub enum HelloError {
     /// Several names to look for.
     #[error("a ClientHello with several server names")]
     SeveralNames,
-    /// An address, which RFC 6066 forbids.
-    #[error("a ClientHello with an IP address as its server name")]
-    AddressAsName,
-    /// No domain name.
-    #[error("a ClientHello whose server name is no domain name")]
-    InvalidName,
 }
 
 impl HelloError {
@@ -96,9 +109,7 @@ impl HelloError {
             | Self::Malformed(_)
             | Self::ExtensionCount
             | Self::DuplicateExtension(_)
-            | Self::SeveralNames
-            | Self::AddressAsName
-            | Self::InvalidName => Some(50),
+            | Self::SeveralNames => Some(50),
         }
     }
 }
@@ -219,14 +230,18 @@ fn body(bytes: &[u8]) -> Result<Hello, HelloError> {
         return Ok(Hello::default());
     }
     let extensions = input.vector16().filter(|_| input.0.is_empty()).ok_or_else(malformed("extensions"))?;
-    read_extensions(Input(extensions))
+    // They are the last of the message.
+    read_extensions(Input(extensions), MESSAGE_HEADER + bytes.len())
 }
 
-fn read_extensions(mut input: Input<'_>) -> Result<Hello, HelloError> {
+/// `end`: where they end in the message.
+fn read_extensions(mut input: Input<'_>, end: usize) -> Result<Hello, HelloError> {
     let mut hello = Hello::default();
+    let mut odd_name = None;
     let mut seen = [0; EXTENSIONS_MAX];
     let mut count = 0;
     while !input.0.is_empty() {
+        let at = end - input.0.len();
         let kind = input.u16().ok_or(HelloError::Malformed("extension"))?;
         let data = input.vector16().ok_or(HelloError::Malformed("extension"))?;
         if seen[..count].contains(&kind) {
@@ -235,17 +250,25 @@ fn read_extensions(mut input: Input<'_>) -> Result<Hello, HelloError> {
         *seen.get_mut(count).ok_or(HelloError::ExtensionCount)? = kind;
         count += 1;
         match kind {
-            SERVER_NAME => hello.server_name = Some(server_name(data)?),
+            SERVER_NAME => {
+                let name = server_name(data)?;
+                hello.server_name = normal(name);
+                odd_name = ServerName::try_from(name).is_err().then_some(at);
+            }
             ALPN => hello.alpn = protocols(data)?.into(),
+            EARLY_DATA => hello.offers_early_data = true,
             _ => {}
         }
     }
+    // More types to choose from than extensions.
+    let free = UNKNOWN.into_iter().find(|kind| !seen[..count].contains(kind));
+    hello.hidden = odd_name.zip(free).map(|(at, kind)| Hidden { at, kind });
     Ok(hello)
 }
 
-/// A `ServerNameList`. There is one type of name, and one name of each type; the meaning of a second entry is
-/// not defined.
-fn server_name(data: &[u8]) -> Result<Box<str>, HelloError> {
+/// The name in a `ServerNameList`, as sent. There is one type of name, and one name of each type; the meaning
+/// of a second entry is not defined.
+fn server_name(data: &[u8]) -> Result<&[u8], HelloError> {
     let malformed = HelloError::Malformed("server_name");
     let mut input = Input(data);
     let mut list = Input(input.vector16().filter(|_| input.0.is_empty()).ok_or(malformed)?);
@@ -254,19 +277,21 @@ fn server_name(data: &[u8]) -> Result<Box<str>, HelloError> {
     if !list.0.is_empty() {
         return Err(HelloError::SeveralNames);
     }
-    let name = std::str::from_utf8(name).map_err(|_| HelloError::InvalidName)?;
-    if name.parse::<IpAddr>().is_ok() {
-        return Err(HelloError::AddressAsName);
-    }
+    Ok(name)
+}
+
+/// The name as names are compared; `None`: it can be nobody's. RFC 6066 forbids addresses.
+fn normal(name: &[u8]) -> Option<Box<str>> {
+    let name = std::str::from_utf8(name).ok()?;
     let name = name.strip_suffix('.').unwrap_or(name);
+    if name.parse::<IpAddr>().is_ok() {
+        return None;
+    }
     let is_label = |label: &str| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         (1..=63).contains(&label.len()) && label.bytes().all(allowed)
     };
-    if name.len() > 253 || !name.split('.').all(is_label) {
-        return Err(HelloError::InvalidName);
-    }
-    Ok(name.to_ascii_lowercase().into())
+    (name.len() <= 253 && name.split('.').all(is_label)).then(|| name.to_ascii_lowercase().into())
 }
 
 /// A `ProtocolNameList`; its entries.

@@ -39,8 +39,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
 pub(super) const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
+pub(super) const HANDSHAKE: u8 = 22;
+pub(super) const APPLICATION_DATA: u8 = 23;
 
 const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
@@ -62,10 +62,11 @@ pub enum Violation {
 }
 
 impl Violation {
-    const MAC: Self = Self::Ours(alert::BAD_RECORD_MAC);
+    pub(super) const MAC: Self = Self::Ours(alert::BAD_RECORD_MAC);
     const OVERFLOW: Self = Self::Ours(alert::RECORD_OVERFLOW);
     const UNEXPECTED: Self = Self::Ours(alert::UNEXPECTED_MESSAGE);
     const MALFORMED: Self = Self::Ours(alert::DECODE_ERROR);
+    const ILLEGAL: Self = Self::Ours(alert::ILLEGAL_PARAMETER);
     const INTERNAL: Self = Self::Ours(alert::INTERNAL_ERROR);
 }
 
@@ -139,7 +140,7 @@ impl Kernel {
 }
 
 /// One direction.
-struct Half {
+pub(super) struct Half {
     key: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
@@ -283,7 +284,11 @@ impl Records {
             match (*kind, &mut self.kernel) {
                 // It is the last of its record (RFC 8446 §5.1), since the next records are under another key.
                 (KEY_UPDATE, _) if self.is_13 && rest.len() == length => {
-                    let &[wanted @ 0..=1] = body else { return Err(Violation::MALFORMED) };
+                    let &[wanted] = body else { return Err(Violation::MALFORMED) };
+                    // RFC 8446 §4.6.3
+                    if wanted > 1 {
+                        return Err(Violation::ILLEGAL);
+                    }
                     let (sequence, secrets) = self.kernel.update_receive()?;
                     self.receive = Half::new(sequence, secrets, true, self.receive.limit)?;
                     if wanted == 1 {
@@ -361,7 +366,7 @@ impl Records {
 }
 
 impl Half {
-    fn new(
+    pub(super) fn new(
         sequence: u64,
         secrets: ConnectionTrafficSecrets,
         is_13: bool,
@@ -398,8 +403,19 @@ impl Half {
         aad
     }
 
+    /// So many records came before.
+    pub(super) const fn skip_to(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
     /// Appends one record; `plain` is at most `PLAIN_MAX` bytes.
-    fn seal(&mut self, kind: u8, plain: &[u8], is_13: bool, out: &mut Vec<u8>) -> Result<(), Violation> {
+    pub(super) fn seal(
+        &mut self,
+        kind: u8,
+        plain: &[u8],
+        is_13: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Violation> {
         let nonce = self.nonce();
         let (explicit, extra): (usize, &[u8]) =
             (if self.is_explicit { EXPLICIT_BYTES } else { 0 }, if is_13 { &[kind] } else { &[] });
@@ -432,7 +448,11 @@ impl Half {
     }
 
     /// The kind of a record's content, and its place.
-    fn open(&mut self, record: Sealed<'_>, is_13: bool) -> Result<(u8, Vec<u8>, Range<usize>), Violation> {
+    pub(super) fn open(
+        &mut self,
+        record: Sealed<'_>,
+        is_13: bool,
+    ) -> Result<(u8, Vec<u8>, Range<usize>), Violation> {
         let bytes = match &record {
             Sealed::Shared(bytes) => bytes,
             Sealed::Own(bytes) => bytes.as_slice(),

@@ -14,11 +14,11 @@ use super::key_log::Secrets;
 use super::resolver::Resolver;
 use super::sessions::StoredSessions;
 use super::tickets::{TicketKey, Tickets};
-use super::{Part, TlsError, provider, roots};
+use super::{Part, TlsError, masked, provider, roots};
 
-/// Early data of a connection, RFC 8446 §4.2.10. Where it is refused, rustls skips so much, and counts a
-/// record once more with each that follows.
-const EARLY_BYTES_MAX: u32 = 48 << 10;
+/// Early data of a connection, RFC 8446 §4.2.10: so much is promised, and so much is skipped where it is
+/// refused.
+pub(super) const EARLY_BYTES_MAX: u32 = 48 << 10;
 
 /// The oldest version that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl ServerTls {
             MinVersion::Tls12 => &[&TLS13, &TLS12][..],
             MinVersion::Tls13 => &[&TLS13][..],
         };
-        let builder = ServerConfig::builder_with_details(provider(), Arc::clone(&clock))
+        let builder = ServerConfig::builder_with_details(masked::provider(), Arc::clone(&clock))
             .with_protocol_versions(versions);
         let builder =
             builder.map_err(|error| TlsError::new(Part::Chain, error.to_string(), "a supported version"))?;

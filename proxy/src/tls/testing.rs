@@ -1,6 +1,7 @@
 //! Certificates for tests, made by rcgen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
@@ -8,6 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
 use super::certificate::{Certificate, Files};
+use super::server::{MinVersion, Settings};
 
 /// A CA that signs leaves.
 pub(crate) struct Authority {
@@ -124,6 +126,21 @@ pub(crate) fn handshake(
         }
     }
     Ok((client, server))
+}
+
+/// A listener's settings: everything as by default.
+pub(crate) fn settings(certificates: Vec<Arc<Certificate>>) -> Settings {
+    Settings {
+        certificates,
+        min_version: MinVersion::Tls12,
+        alpn: vec!["http/1.1".into()],
+        client_ca: None,
+        session_tickets: true,
+        early_data: false,
+        ticket_keys: vec![],
+        handshake_timeout: Duration::from_secs(10),
+        max_handshakes: 256,
+    }
 }
 
 /// An OCSP response, unsigned, as `ocsp::read` reads it.

@@ -17,7 +17,7 @@ use super::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
 use super::{alert, client, provider, server, testing};
 use crate::time::Time;
 
-const NAME: &str = "edge.test";
+pub(super) const NAME: &str = "edge.test";
 
 struct Pki {
     server: Arc<ServerConfig>,
@@ -67,7 +67,7 @@ fn unbounded(pki: &Pki) -> ClientConnection {
     ClientConnection::new(Arc::clone(&pki.client), ServerName::try_from(NAME).expect("name")).expect("client")
 }
 
-fn drain(connection: &mut rustls::Connection) -> Vec<u8> {
+pub(super) fn drain(connection: &mut rustls::Connection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while connection.wants_write() {
         connection.write_tls(&mut bytes).expect("memory");
@@ -75,7 +75,7 @@ fn drain(connection: &mut rustls::Connection) -> Vec<u8> {
     bytes
 }
 
-fn feed(connection: &mut rustls::Connection, mut bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+pub(super) fn feed(connection: &mut rustls::Connection, mut bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
     let mut plain = Vec::new();
     while !bytes.is_empty() {
         connection.read_tls(&mut bytes).expect("memory");
@@ -86,7 +86,7 @@ fn feed(connection: &mut rustls::Connection, mut bytes: &[u8]) -> Result<Vec<u8>
 }
 
 /// Ours with theirs, `piece` bytes at a time.
-fn establish(
+pub(super) fn establish(
     mut ours: Handshake,
     theirs: &mut rustls::Connection,
     piece: usize,
@@ -109,7 +109,7 @@ fn establish(
 }
 
 /// Cuts records off and opens them.
-fn open(
+pub(super) fn open(
     records: &mut Records,
     mut bytes: &[u8],
     own: bool,
@@ -129,11 +129,11 @@ fn open(
     Ok((plain, false))
 }
 
-fn pattern(length: usize) -> Vec<u8> {
+pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index * 7 + index / 251) as u8).collect()
 }
 
-fn seal(records: &mut Records, plain: &[u8]) -> Vec<u8> {
+pub(super) fn seal(records: &mut Records, plain: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     records.seal(plain, Time::from_nanos(1), &mut out).expect("sealed");
     out
@@ -223,15 +223,8 @@ fn the_protocol_that_both_speak_is_part_of_what_they_agree_upon() {
 fn who_shows_no_certificate_is_told_so_in_the_words_of_its_version() {
     let authority = testing::Authority::new("CA");
     let settings = server::Settings {
-        certificates: vec![authority.leaf(&[NAME]).compiled()],
-        min_version: server::MinVersion::Tls12,
-        alpn: vec![],
         client_ca: Some(authority.pem().as_bytes().into()),
-        session_tickets: false,
-        early_data: false,
-        ticket_keys: vec![],
-        handshake_timeout: Duration::from_secs(10),
-        max_handshakes: 1,
+        ..testing::settings(vec![authority.leaf(&[NAME]).compiled()])
     };
     let tls = server::ServerTls::new(settings).expect("settings");
     for (version, alert) in [(&TLS13, alert::CERTIFICATE_REQUIRED), (&TLS12, alert::HANDSHAKE_FAILURE)] {
@@ -467,6 +460,10 @@ fn empty_records_are_bounded_and_alerts_heard() {
             ((22, &[]), Err(Violation::Ours(alert::UNEXPECTED_MESSAGE))),
             (
                 (22, &[24, 0, 0, 1, 2]),
+                Err(Violation::Ours(if version == &TLS13 { alert::ILLEGAL_PARAMETER } else { 10 })),
+            ),
+            (
+                (22, &[24, 0, 0, 2, 0, 0]),
                 Err(Violation::Ours(if version == &TLS13 { alert::DECODE_ERROR } else { 10 })),
             ),
             ((22, &[24, 0, 0, 1, 0, 24]), Err(Violation::Ours(alert::UNEXPECTED_MESSAGE))),

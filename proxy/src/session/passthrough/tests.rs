@@ -135,6 +135,43 @@ fn nobody_s_name_is_told_so() {
     bench.check_freed("");
 }
 
+/// A hello whose name was changed on its way.
+fn odd_hello(name: &str) -> Vec<u8> {
+    let stand_in = "q".repeat(name.len());
+    let mut hello = hello(&stand_in);
+    let entry = [&[0, 0, name.len() as u8][..], stand_in.as_bytes()].concat();
+    let at = hello.windows(entry.len()).position(|part| part == entry).expect("the name") + 3;
+    hello[at..at + name.len()].copy_from_slice(name.as_bytes());
+    hello
+}
+
+#[test]
+fn a_name_that_nobody_can_have_is_as_good_as_none() {
+    for name in ["x:443", "[::1]", "127.0.0.1", "::1", "a b", "*.b.example", "a..b"] {
+        let mut bench = bench(config(false));
+        let client = bench.sim.connect(bench.listener);
+        client.write(&odd_hello(name));
+        settle(&mut bench, 50);
+        assert_eq!(client.read(), [21, 3, 3, 0, 2, 2, 112], "{name}");
+        assert_eq!(bench.value(Counter::Closed(CloseReason::NoServerName)), 1, "{name}");
+        client.close();
+        bench.run_out();
+    }
+    // The rest, if there is a rest, or the route of a name that only rustls refuses.
+    for (name, origin) in
+        [("x:443", 3), ("[::1]", 3), ("foo-.b.example", 2), ("-foo.b.example", 2), ("foo.123", 3)]
+    {
+        let mut bench = bench(config(true));
+        let (client, sent) = (bench.sim.connect(bench.listener), odd_hello(name));
+        client.write(&sent);
+        settle(&mut bench, 50);
+        let server = bench.sim.accept(origin_address(origin)).expect(name);
+        settle(&mut bench, 50);
+        assert!(server.read() == sent, "{name}");
+        part(&mut bench, &client, &server);
+    }
+}
+
 #[test]
 fn what_is_no_hello_is_answered_as_far_as_it_can_be_understood() {
     let head = String::from_utf8_lossy(NOT_TLS);

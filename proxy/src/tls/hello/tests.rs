@@ -228,25 +228,53 @@ fn names_are_domain_names() {
     }
     let label = [b'a'; 64];
     let longer = [&long[..], b"dd"].concat();
-    for (name, error) in [
-        (&b"127.0.0.1"[..], HelloError::AddressAsName),
-        (b"::1", HelloError::AddressAsName),
-        (b"[::1]", HelloError::InvalidName),
-        (b"a b", HelloError::InvalidName),
-        (b"a\0.example", HelloError::InvalidName),
-        (b"a:443", HelloError::InvalidName),
-        (b"*.example", HelloError::InvalidName),
-        ("bücher.example".as_bytes(), HelloError::InvalidName),
-        (b"\xff", HelloError::InvalidName),
-        (b".", HelloError::InvalidName),
-        (b"a..b", HelloError::InvalidName),
-        (b".a", HelloError::InvalidName),
-        (b"a..", HelloError::InvalidName),
-        (&label, HelloError::InvalidName),
-        (&longer, HelloError::InvalidName),
-        (b"", HelloError::Malformed("server_name")),
+    // Other servers show such a client their default certificate.
+    for name in [
+        &b"127.0.0.1"[..],
+        b"127.0.0.1.",
+        b"::1",
+        b"[::1]",
+        b"a b",
+        b"a\0.example",
+        b"a:443",
+        b"*.example",
+        "bücher.example".as_bytes(),
+        b"\xff",
+        b".",
+        b"a..b",
+        b".a",
+        b"a..",
+        &label,
+        &longer,
     ] {
-        assert_eq!(read(&with_extensions(&sni(name))), Err(error), "{name:?}");
+        assert_eq!(name_of(&with_extensions(&sni(name))), None, "{name:?}");
+    }
+    let empty = read(&with_extensions(&sni(b"")));
+    assert_eq!(empty, Err(HelloError::Malformed("server_name")));
+}
+
+#[test]
+fn a_name_that_rustls_refuses_can_be_hidden() {
+    let rest = extension(0xff60, b"");
+    for (name, is_refused) in [
+        (&b"example.com"[..], false),
+        (b"a_b", false),
+        (b"127.0.0.1", false),
+        (b"foo-.example", true),
+        (b"-foo.example", true),
+        (b"foo.123", true),
+        (b"a:443", true),
+        (b"[::1]", true),
+        (&[b'x'; 300], true),
+    ] {
+        let records = with_extensions(&[&extension(42, b"")[..], &sni(name), &rest].concat());
+        let hello = read(&records).expect("a hello").expect("whole");
+        assert!(hello.offers_early_data);
+        assert_eq!(hello.hidden.is_some(), is_refused, "{name:?}");
+        let Some(Hidden { at, kind }) = hello.hidden else { continue };
+        let message = message(&records);
+        assert_eq!(message[at..at + 2], [0, 0], "the type of the name's extension");
+        assert!(message[at..].starts_with(&sni(name)) && kind == 0xff61, "a type that is free");
     }
 }
 

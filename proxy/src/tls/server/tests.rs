@@ -6,7 +6,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, NamedGroup, ProtocolVersion};
 
 use super::*;
-use crate::tls::testing::{Authority, handshake};
+use crate::tls::testing::{Authority, handshake, settings};
 
 /// Roots of a client that trusts an authority.
 fn client(authority: &Authority) -> ClientConfig {
@@ -15,20 +15,6 @@ fn client(authority: &Authority) -> ClientConfig {
         .with_safe_default_protocol_versions()
         .expect("versions");
     builder.with_root_certificates(roots).with_no_client_auth()
-}
-
-fn settings(certificates: Vec<Arc<Certificate>>) -> Settings {
-    Settings {
-        certificates,
-        min_version: MinVersion::Tls12,
-        alpn: vec!["http/1.1".into()],
-        client_ca: None,
-        session_tickets: true,
-        early_data: false,
-        ticket_keys: vec![],
-        handshake_timeout: Duration::from_secs(10),
-        max_handshakes: 256,
-    }
 }
 
 #[test]
