@@ -36,17 +36,25 @@ verdicts! {
     /// Neither IPv4 nor IPv6.
     NotIp = pass "not_ip",
     /// More than two VLAN tags.
-    TooManyTags = pass "too_many_tags",
-    /// The packet ends inside a header.
+    TooManyTags = drop "too_many_tags",
+    /// The packet ends inside its Ethernet or IP header.
     Truncated = pass "truncated",
     /// A header contradicts itself: wrong version, impossible length.
     Malformed = pass "malformed",
-    /// The packet is a part of a fragmented one.
+    /// A later fragment, of a packet whose first fragment is judged.
     Fragment = pass "fragment",
+    /// A first fragment that ends before its TCP header does.
+    TinyFragment = drop "tiny_fragment",
+    /// A fragmented SYN.
+    SynFragment = drop "syn_fragment",
+    /// A later fragment that begins inside the TCP header.
+    FragmentOffset = drop "fragment_offset",
+    /// A packet in one piece that ends before its TCP header does.
+    Incomplete = drop "tcp_incomplete",
     /// More IPv6 extension headers than the guard walks.
-    TooManyExtensions = pass "too_many_extensions",
+    TooManyExtensions = drop "too_many_extensions",
     /// An IPv6 routing header names another final destination.
-    SourceRouted = pass "source_routed",
+    SourceRouted = drop "source_routed",
     /// Not TCP, or not visibly TCP (ESP).
     NotTcp = pass "not_tcp",
     /// No listener of ours at this address and port.
@@ -75,6 +83,22 @@ verdicts! {
 }
 
 impl Verdict {
+    /// Whether the packet hides its TCP header from the guard, by its form or by fragments. With
+    /// `GUARD_PASS_HIDDEN` such a packet passes.
+    #[must_use]
+    pub const fn is_hidden(self) -> bool {
+        matches!(
+            self,
+            Self::TooManyTags
+                | Self::TinyFragment
+                | Self::SynFragment
+                | Self::FragmentOffset
+                | Self::Incomplete
+                | Self::TooManyExtensions
+                | Self::SourceRouted
+        )
+    }
+
     /// Whether the frame became the answer, which goes out where the packet came in (unless `GUARD_DRY_RUN`
     /// is set).
     #[must_use]
@@ -106,9 +130,12 @@ pub const GUARD_LOCALS: u32 = 1 << 10;
 /// `GuardConfig::flags`: some local addresses are whole prefixes, which are in a trie of their own.
 pub const GUARD_LOCAL_NETS: u32 = 1 << 11;
 
+/// `GuardConfig::flags`: packets that hide their TCP header are counted and pass.
+pub const GUARD_PASS_HIDDEN: u32 = 1 << 12;
+
 /// The layout of the guard's maps. It is raised when their values change their meaning but not their size:
 /// pinned maps of another layout are not taken over.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Entry 0 of the configuration array. The kernel copies it without a lock. A program that reads it in that
 /// instant sees a mixture of two valid configurations, for one packet.
@@ -153,8 +180,11 @@ pub const BANS_MAX: u32 = 1 << 16;
 pub const PREFIXES_MAX: u32 = 1 << 18;
 /// The most local addresses.
 pub const LOCALS_MAX: u32 = 1 << 16;
-/// The most listener addresses. While they change, the maps hold the addresses of two configurations.
+/// The most listener addresses.
 pub const LISTENERS_MAX: u32 = 256;
+/// The most keys that listener addresses take: each with its port, and each with `PORT_HIDDEN`. While they
+/// change, the maps hold the keys of two configurations.
+pub const LISTENER_KEYS_MAX: u32 = 2 * LISTENERS_MAX;
 
 /// Bits of a port in the port array: `PORT_FAMILY_BITS` for each family's state.
 pub const PORT_BITS: u32 = 4;
@@ -164,6 +194,9 @@ pub const PORTS_PER_WORD: u32 = u64::BITS / PORT_BITS;
 pub const PORT_WORDS: u32 = 65_536 / PORTS_PER_WORD;
 /// Bits by which the state of IPv6 is shifted; the state of IPv4 is not shifted.
 pub const PORT_FAMILY_BITS: u32 = 2;
+/// The port that stands for every port, for packets that do not show theirs: all addresses with any listener
+/// are ours there. No listener has port 0.
+pub const PORT_HIDDEN: u16 = 0;
 /// A port's state in a family: no address is ours.
 pub const PORT_NONE: u64 = 0;
 /// A port's state in a family: every local address is ours.

@@ -8,12 +8,12 @@
 use proxy_common::filter::Source;
 
 use crate::maps;
-use crate::packet::Segment;
+use crate::packet::Address;
 
-/// Whether the source of a segment is banned now.
+/// Whether a source is banned now.
 #[inline(always)]
-pub fn is_banned(segment: &Segment) -> bool {
-    let (leading, trailing) = segment.source.halves();
+pub fn is_banned(source: Address) -> bool {
+    let (leading, trailing) = source.halves();
     match maps::ban_end(Source::new(leading, trailing).key()) {
         Some(end) => maps::now() < end,
         None => false,

@@ -9,12 +9,12 @@ use proxy_common::ListenerKey;
 use proxy_common::filter::{self, Source};
 use proxy_common::guard::{
     GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_LOCAL_NETS,
-    GUARD_LOCALS, GUARD_SYN_RATE, GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN,
-    SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
+    GUARD_LOCALS, GUARD_PASS_HIDDEN, GUARD_SYN_RATE, GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_HIDDEN,
+    PORT_LOOKUP, PORT_MAIN, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
 };
 use proxy_common::sources;
 
-use crate::packet::{self, Address, Segment};
+use crate::packet::{self, Address, Network, Segment};
 use crate::{bans, connections, cookie, maps};
 
 /// Judges a packet and counts the verdict. Drops or answers the packet if the verdict says so, but not in a
@@ -23,8 +23,8 @@ use crate::{bans, connections, cookie, maps};
 pub fn run(ctx: &XdpContext) -> u32 {
     let config = maps::guard_config();
     let verdict = match config {
-        Some(config) if config.configured != 0 => match packet::parse(ctx) {
-            Ok(segment) => judge(ctx, &segment, config),
+        Some(config) if config.configured != 0 => match packet::network(ctx) {
+            Ok(network) => judge(ctx, &network, config),
             Err(reason) => reason,
         },
         _ => Verdict::Unconfigured,
@@ -32,6 +32,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
     maps::count_verdict(verdict);
     match config {
         Some(config) if config.flags & GUARD_DRY_RUN != 0 => XDP_PASS,
+        Some(config) if verdict.is_hidden() && config.flags & GUARD_PASS_HIDDEN != 0 => XDP_PASS,
         _ if verdict.drops() => XDP_DROP,
         _ if verdict.answers() => XDP_TX,
         _ => XDP_PASS,
@@ -41,23 +42,40 @@ pub fn run(ctx: &XdpContext) -> u32 {
 /// The order is a contract: ours, allow, deny, bans, connections, rate, cookie. Lists and bans come first,
 /// since they decide whatever a source sends. A source at its limit of connections takes nothing from its
 /// rate. A cookie is the dearest answer, so only sources that may connect get one.
+///
+/// A packet that hides its TCP header is ours if any port of its destination is. Lists and bans hold for it
+/// too.
 #[inline(always)]
-fn judge(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
-    let is_local = || is_local(segment.destination, config);
-    if !is_ours(segment.destination, segment.destination_port, segment.is_v4, config, is_local) {
+fn judge(ctx: &XdpContext, network: &Network, config: &GuardConfig) -> Verdict {
+    let segment = packet::segment(ctx, network);
+    let port = match &segment {
+        Ok(segment) => segment.destination_port,
+        Err(_) => PORT_HIDDEN,
+    };
+    let is_local = || is_local(network.destination, config);
+    if !is_ours(network.destination, port, network.is_v4, config, is_local) {
         return Verdict::NotOurs;
     }
-    if config.flags & (GUARD_ALLOW | GUARD_DENY | GUARD_BANS) != 0 && may_be_listed(segment, config) {
-        if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(segment.source.octets()) {
+    if config.flags & (GUARD_ALLOW | GUARD_DENY | GUARD_BANS) != 0 && may_be_listed(network.source, config) {
+        if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(network.source.octets()) {
             return Verdict::Allowed;
         }
-        if config.flags & GUARD_DENY != 0 && maps::on_deny_list(segment.source.octets()) {
+        if config.flags & GUARD_DENY != 0 && maps::on_deny_list(network.source.octets()) {
             return Verdict::Denied;
         }
-        if config.flags & GUARD_BANS != 0 && bans::is_banned(segment) {
+        if config.flags & GUARD_BANS != 0 && bans::is_banned(network.source) {
             return Verdict::Banned;
         }
     }
+    match segment {
+        Ok(segment) => judge_segment(ctx, &segment, config),
+        Err(reason) => reason,
+    }
+}
+
+/// The rest of the judgement, for which the TCP header is needed.
+#[inline(always)]
+fn judge_segment(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
     if !segment.opens {
         if config.flags & GUARD_CONNECTIONS != 0 && connections::completes_above_limit(ctx, segment) {
             return Verdict::Connections;
@@ -111,9 +129,9 @@ pub fn is_ours(
 
 /// Asks the prefilter. A source whose bits are clear is on no list and not banned.
 #[inline(always)]
-fn may_be_listed(segment: &Segment, config: &GuardConfig) -> bool {
+fn may_be_listed(source: Address, config: &GuardConfig) -> bool {
     let [multiplier, _] = config.seeds;
-    let (leading, trailing) = segment.source.halves();
+    let (leading, trailing) = source.halves();
     filter::may_list(Source::new(leading, trailing), config.classes, multiplier, maps::filter_bit)
 }
 

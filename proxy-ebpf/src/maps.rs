@@ -34,7 +34,8 @@ static GUARD_VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(guard::V
 #[map]
 static GUARD_PORTS: Array<u64> = Array::with_max_entries(guard::PORT_WORDS, 0);
 #[map]
-static GUARD_LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(2 * guard::LISTENERS_MAX, 0);
+static GUARD_LISTENERS: HashMap<ListenerKey, u32> =
+    HashMap::with_max_entries(2 * guard::LISTENER_KEYS_MAX, 0);
 #[map]
 static GUARD_ALLOW: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(guard::PREFIXES_MAX, 0);
 #[map]

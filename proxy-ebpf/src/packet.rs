@@ -1,6 +1,8 @@
 //! Reads packets and listening sockets: Ethernet, 802.1Q and 802.1ad, RFC 791, RFC 8200, RFC 9293. Every read
-//! is first checked against the packet's end. A packet that is not understood passes, with an error that says
-//! why.
+//! is first checked against the packet's end.
+//!
+//! A packet that is not TCP, and one that the kernel refuses itself, passes with an error that says why. A
+//! packet that hides a TCP header still has a source and a destination (`Network`), by which it is judged.
 #![allow(
     unsafe_code,
     reason = "packet bytes and socket fields are raw pointers; every read is bounds-checked next to it"
@@ -15,6 +17,8 @@ use aya_ebpf::programs::{SkReuseportContext, XdpContext};
 use proxy_common::ListenerKey;
 use proxy_common::guard::Verdict;
 use proxy_common::steer::Fallback;
+
+use crate::maps::{self, Step};
 
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
@@ -34,8 +38,12 @@ const PROTOCOL_HIP: u8 = 139;
 const PROTOCOL_SHIM6: u8 = 140;
 /// IPv6 extension headers that are walked at most. RFC 8200 names six; only destination options may come
 /// twice.
-const EXTENSIONS_MAX: usize = 8;
+const EXTENSIONS_MAX: u32 = 8;
 
+/// The highest offset in a frame at which a TCP header is read in place.
+const NEAR_MAX: usize = 512;
+/// The shortest TCP header in units of 8 bytes, which fragments count in. The last unit is not full.
+const TCP_HEADER_UNITS: u16 = 3;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
@@ -69,6 +77,31 @@ impl Address {
         let [high, low] = self.0;
         (u64::from_be(high), u64::from_be(low))
     }
+}
+
+/// The piece of a TCP packet that a frame holds.
+#[derive(Clone, Copy)]
+enum Piece {
+    Whole,
+    /// The first fragment.
+    First,
+    /// The TCP header is not visible here.
+    Hidden,
+}
+
+/// An IP packet with TCP. IPv4 addresses are IPv4-mapped.
+pub struct Network {
+    pub source: Address,
+    pub destination: Address,
+    pub is_v4: bool,
+    /// The offsets in the frame of its IP header and of its TCP header.
+    at: u32,
+    tcp_at: u32,
+    piece: Piece,
+    /// The offset in the frame behind the packet; only for a fragment.
+    end: u32,
+    /// The verdict about a hidden header.
+    hidden: Verdict,
 }
 
 /// A TCP segment as the guard judges it. IPv4 addresses are IPv4-mapped.
@@ -161,9 +194,9 @@ fn read_u16(ctx: &XdpContext, offset: usize) -> Result<u16, Verdict> {
     Ok(u16::from_be_bytes(read::<2>(ctx, offset)?))
 }
 
-/// Finds the TCP segment in an Ethernet frame.
+/// Finds the IP packet in an Ethernet frame, and the TCP header in it.
 #[inline(always)]
-pub fn parse(ctx: &XdpContext) -> Result<Segment, Verdict> {
+pub fn network(ctx: &XdpContext) -> Result<Network, Verdict> {
     let mut offset = 14;
     let mut ethertype = read_u16(ctx, 12)?;
     for _ in 0..TAGS_MAX {
@@ -174,105 +207,211 @@ pub fn parse(ctx: &XdpContext) -> Result<Segment, Verdict> {
         offset += 4;
     }
     match ethertype {
-        ETHERTYPE_V4 => parse_v4(ctx, offset),
-        ETHERTYPE_V6 => parse_v6(ctx, offset),
+        ETHERTYPE_V4 => network_v4(ctx, offset),
+        ETHERTYPE_V6 => network_v6(ctx, offset),
         ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(Verdict::TooManyTags),
         _ => Err(Verdict::NotIp),
     }
 }
 
 #[inline(always)]
-fn parse_v4(ctx: &XdpContext, offset: usize) -> Result<Segment, Verdict> {
+fn network_v4(ctx: &XdpContext, offset: usize) -> Result<Network, Verdict> {
     let [version_and_length, ..] = read::<20>(ctx, offset)?;
     let length = usize::from(version_and_length & 0x0f) * 4;
     if version_and_length >> 4 != 4 || length < 20 {
         return Err(Verdict::Malformed);
     }
-    // More fragments follow, or this is not the first.
-    if read_u16(ctx, offset + 6)? & 0x3fff != 0 {
-        return Err(Verdict::Fragment);
-    }
     let [protocol] = read::<1>(ctx, offset + 9)?;
     if protocol != PROTOCOL_TCP {
         return Err(Verdict::NotTcp);
     }
-    let source = Address::v4(read_u32(ctx, offset + 12)?);
-    let destination = Address::v4(read_u32(ctx, offset + 16)?);
-    parse_tcp(ctx, offset, offset + length, source, destination, true)
+    let mut network = Network {
+        source: Address::v4(read_u32(ctx, offset + 12)?),
+        destination: Address::v4(read_u32(ctx, offset + 16)?),
+        is_v4: true,
+        at: offset as u32,
+        tcp_at: (offset + length) as u32,
+        piece: Piece::Whole,
+        end: 0,
+        hidden: Verdict::Fragment,
+    };
+    let fragment = read_u16(ctx, offset + 6)?;
+    // More fragments follow, or this is not the first.
+    if fragment & 0x3fff != 0 {
+        // A short fragment is padded to the frame's least length, so its own length counts.
+        network.end = (offset + usize::from(read_u16(ctx, offset + 2)?)) as u32;
+        (network.piece, network.hidden) = piece(fragment & 0x1fff);
+    }
+    Ok(network)
+}
+
+/// The piece of a TCP packet that begins at this offset, in units of 8 bytes; the verdict is for a later one.
+#[inline(always)]
+fn piece(units: u16) -> (Piece, Verdict) {
+    match units {
+        0 => (Piece::First, Verdict::Fragment),
+        // RFC 1858 and RFC 3128: it could overwrite what was judged in the first one.
+        1..TCP_HEADER_UNITS => (Piece::Hidden, Verdict::FragmentOffset),
+        _ => (Piece::Hidden, Verdict::Fragment),
+    }
 }
 
 #[inline(always)]
-fn parse_v6(ctx: &XdpContext, offset: usize) -> Result<Segment, Verdict> {
+fn network_v6(ctx: &XdpContext, offset: usize) -> Result<Network, Verdict> {
     let [version, ..] = read::<40>(ctx, offset)?;
     if version >> 4 != 6 {
         return Err(Verdict::Malformed);
     }
     let [next] = read::<1>(ctx, offset + 6)?;
-    let source = read_address(ctx, offset + 8)?;
-    let destination = read_address(ctx, offset + 24)?;
-    let tcp = skip_extensions(ctx, offset + 40, next)?;
-    parse_tcp(ctx, offset, tcp, source, destination, false)
+    let mut network = Network {
+        source: read_address(ctx, offset + 8)?,
+        destination: read_address(ctx, offset + 24)?,
+        is_v4: false,
+        at: offset as u32,
+        tcp_at: offset as u32 + 40,
+        piece: Piece::Whole,
+        end: 0,
+        hidden: Verdict::Fragment,
+    };
+    if next != PROTOCOL_TCP {
+        let end = offset + 40 + usize::from(read_u16(ctx, offset + 4)?);
+        skip_extensions(ctx, &mut network, next, end as u32)?;
+    }
+    Ok(network)
 }
 
-/// Walks the extension headers (RFC 8200 section 4) to the TCP header.
+/// Walks the extension headers (RFC 8200 section 4) to the TCP header. `end` is the offset behind the packet.
 #[inline(always)]
-fn skip_extensions(ctx: &XdpContext, mut offset: usize, mut next: u8) -> Result<usize, Verdict> {
-    for _ in 0..EXTENSIONS_MAX {
-        if next == PROTOCOL_TCP {
-            return Ok(offset);
+fn skip_extensions(ctx: &XdpContext, network: &mut Network, next: u8, end: u32) -> Result<(), Verdict> {
+    let mut walk =
+        Walk { ctx, at: network.tcp_at, next, end, piece: Piece::Whole, hidden: Verdict::TooManyExtensions };
+    maps::repeat(EXTENSIONS_MAX, &mut walk);
+    (network.tcp_at, network.piece, network.end) = (walk.at, walk.piece, walk.end);
+    network.hidden = walk.hidden;
+    match walk.next {
+        PROTOCOL_TCP => Ok(()),
+        next if is_extension(next) => {
+            network.piece = Piece::Hidden;
+            Ok(())
         }
-        let length = match next {
-            PROTOCOL_HOP_BY_HOP
+        _ => Err(Verdict::NotTcp),
+    }
+}
+
+const fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        PROTOCOL_HOP_BY_HOP
             | PROTOCOL_DESTINATION
             | PROTOCOL_MOBILITY
             | PROTOCOL_HIP
             | PROTOCOL_SHIM6
             | PROTOCOL_ROUTING
             | PROTOCOL_FRAGMENT
-            | PROTOCOL_AUTHENTICATION => read::<4>(ctx, offset)?,
-            _ => return Err(Verdict::NotTcp),
+            | PROTOCOL_AUTHENTICATION
+    )
+}
+
+/// A walk over extension headers, which may lie behind the first buffer of the frame.
+struct Walk<'a> {
+    ctx: &'a XdpContext,
+    /// The offset in the frame of the next header, and its kind.
+    at: u32,
+    next: u8,
+    end: u32,
+    piece: Piece,
+    hidden: Verdict,
+}
+
+impl Walk<'_> {
+    /// Ends the walk: what follows is not visible.
+    #[inline(always)]
+    fn hide(&mut self, reason: Verdict) -> bool {
+        (self.piece, self.hidden) = (Piece::Hidden, reason);
+        true
+    }
+}
+
+impl Step for Walk<'_> {
+    #[inline(always)]
+    fn step(&mut self, _: u32) -> bool {
+        if !is_extension(self.next) {
+            return true;
+        }
+        // RFC 7112: the first fragment has all headers.
+        if matches!(self.piece, Piece::First) && self.at + 8 > self.end {
+            return self.hide(Verdict::TinyFragment);
+        }
+        let Some([following, units, third, fourth]) = load::<4>(self.ctx, self.at) else {
+            return self.hide(Verdict::Incomplete);
         };
-        let [following, units, _, segments_left] = length;
-        let length = match next {
-            // Only a packet in one piece goes on (RFC 6946: the kernel does not treat it as a fragment).
+        let length = match self.next {
             PROTOCOL_FRAGMENT => {
-                if read_u16(ctx, offset + 2)? & 0xfff9 != 0 {
-                    return Err(Verdict::Fragment);
+                let fragment = u16::from_be_bytes([third, fourth]);
+                // A packet in one piece goes on (RFC 6946: the kernel does not treat it as a fragment).
+                if fragment & 0xfff9 != 0 {
+                    let (piece, hidden) = piece(fragment >> 3);
+                    if matches!(piece, Piece::Hidden) {
+                        self.next = following;
+                        return self.hide(hidden);
+                    }
+                    self.piece = piece;
                 }
                 8
             }
-            PROTOCOL_AUTHENTICATION => (usize::from(units) + 2) * 4,
-            PROTOCOL_ROUTING if segments_left != 0 => return Err(Verdict::SourceRouted),
-            _ => (usize::from(units) + 1) * 8,
+            PROTOCOL_AUTHENTICATION => (u32::from(units) + 2) * 4,
+            // The fourth byte is the number of segments left.
+            PROTOCOL_ROUTING if fourth != 0 => return self.hide(Verdict::SourceRouted),
+            _ => (u32::from(units) + 1) * 8,
         };
-        offset += length;
-        next = following;
+        self.at += length;
+        self.next = following;
+        false
     }
-    if next == PROTOCOL_TCP { Ok(offset) } else { Err(Verdict::TooManyExtensions) }
 }
 
+/// Reads the TCP header of a packet. The error is the verdict about one that does not show it.
 #[inline(always)]
-fn parse_tcp(
-    ctx: &XdpContext,
-    network: usize,
-    offset: usize,
-    source: Address,
-    destination: Address,
-    is_v4: bool,
-) -> Result<Segment, Verdict> {
-    let header = read::<20>(ctx, offset)?;
+pub fn segment(ctx: &XdpContext, network: &Network) -> Result<Segment, Verdict> {
+    if matches!(network.piece, Piece::Hidden) {
+        return Err(network.hidden);
+    }
+    let is_first = matches!(network.piece, Piece::First);
+    if is_first && network.tcp_at + 20 > network.end {
+        return Err(Verdict::TinyFragment);
+    }
+    // The verifier follows an offset only if it has a bound. `opaque` makes it the very number that is
+    // compared.
+    let at = opaque(network.tcp_at as usize);
+    let header = if at <= NEAR_MAX { read::<20>(ctx, at) } else { Err(Verdict::Truncated) };
+    let header = match header {
+        Ok(header) => header,
+        // It may lie behind the first buffer of the frame.
+        Err(_) => match load::<20>(ctx, network.tcp_at) {
+            Some(header) => header,
+            None => return Err(Verdict::Incomplete),
+        },
+    };
     let [source_high, source_low, port_high, port_low, _, _, _, _, _, _, _, _, length, flags, ..] = header;
+    if is_first {
+        if network.tcp_at + u32::from(length >> 4) * 4 > network.end {
+            return Err(Verdict::TinyFragment);
+        }
+        if flags & TCP_SYN != 0 {
+            return Err(Verdict::SynFragment);
+        }
+    }
     if length >> 4 < 5 {
         return Err(Verdict::Malformed);
     }
     Ok(Segment {
-        source,
-        destination,
+        source: network.source,
+        destination: network.destination,
         source_port: u16::from_be_bytes([source_high, source_low]),
         destination_port: u16::from_be_bytes([port_high, port_low]),
-        is_v4,
-        network_at: network as u32,
-        tcp_at: offset as u32,
+        is_v4: network.is_v4,
+        network_at: network.at,
+        tcp_at: network.tcp_at,
         opens: flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
         acknowledges: flags & (TCP_SYN | TCP_RST | TCP_ACK) == TCP_ACK,
     })

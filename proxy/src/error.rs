@@ -213,8 +213,7 @@ reasons! {
     ShedReason {
         /// `process.max_connections` was reached.
         MaxConnections = "max_connections",
-        /// `guard.connections_per_ip` was reached, and the kernel does not count. In a dry run the
-        /// connection passes.
+        /// `guard.connections_per_ip` was reached. In a dry run the connection passes.
         ConnectionsPerIp = "connections_per_ip",
         /// The client reset the connection before it was looked at.
         ClientGone = "client_gone",

@@ -32,6 +32,8 @@ pub(crate) struct Frame {
     data_offset: u8,
     tcp_options: Vec<u8>,
     payload: usize,
+    /// Bytes of the TCP segment that the packet has; the rest of the frame is padding.
+    cut: Option<usize>,
 }
 
 impl Frame {
@@ -50,6 +52,7 @@ impl Frame {
             data_offset: 5,
             tcp_options: Vec::new(),
             payload: 10,
+            cut: None,
         }
     }
 
@@ -104,6 +107,12 @@ impl Frame {
         self
     }
 
+    /// Only this many bytes of the TCP segment are in the packet, and a whole frame's padding behind it.
+    pub(crate) fn cut(mut self, bytes: usize) -> Self {
+        self.cut = Some(bytes);
+        self
+    }
+
     /// TCP data offset in words.
     pub(crate) fn data_offset(mut self, words: u8) -> Self {
         self.data_offset = words;
@@ -147,7 +156,8 @@ impl Frame {
             bytes.extend_from_slice(&tag.to_be_bytes());
             bytes.extend_from_slice(&id.to_be_bytes());
         }
-        let tcp = self.tcp();
+        let mut tcp = self.tcp();
+        tcp.truncate(self.cut.unwrap_or(tcp.len()));
         match (self.source, self.destination.ip()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 self.v4(&mut bytes, source, destination, tcp.len())
@@ -158,6 +168,10 @@ impl Frame {
             _ => panic!("one family"),
         }
         bytes.extend_from_slice(&tcp);
+        if self.cut.is_some() {
+            // Padding that would pass for the rest of a harmless header.
+            bytes.extend_from_slice(&[0x50; 64]);
+        }
         bytes
     }
 

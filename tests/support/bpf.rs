@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use aya::maps::{Array, Map, MapData};
 use proxy::kernel::Programs;
-use proxy::kernel::guard::{Guard, GuardMode, SynCookies};
+use proxy::kernel::guard::{Fragments, Guard, GuardMode, SynCookies};
 use proxy_common::sources::{self, Bucket};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
@@ -328,5 +328,6 @@ pub fn guard() -> Guard {
         ban_for: std::time::Duration::from_secs(60),
         connections_per_ip: None,
         syn_cookies: SynCookies::Off,
+        fragments: Fragments::Judge,
     }
 }

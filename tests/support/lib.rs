@@ -16,6 +16,7 @@ pub mod cable;
 pub mod client;
 pub mod curl;
 pub mod flood;
+pub mod fragments;
 pub mod message;
 pub mod metrics;
 pub mod netns;

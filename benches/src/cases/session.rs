@@ -20,7 +20,7 @@ use proxy::worker::listener_tag;
 
 use super::{Case, Runner, each};
 use proxy::io::settings::Ring;
-use proxy::kernel::guard::{Guard, GuardMode, SynCookies};
+use proxy::kernel::guard::{Fragments, Guard, GuardMode, SynCookies};
 use proxy::kernel::steering::{Steering, SteeringPolicy};
 use proxy::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 use proxy::route::model::{Action, Route};
@@ -115,6 +115,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
             syn_cookies: SynCookies::Off,
+            fragments: Fragments::Judge,
         },
         listeners: vec![Arc::new(listener())],
         routes: RouteTable::new(vec![Arc::new(route)]),

@@ -96,6 +96,7 @@ impl Changes {
             ban_for,
             connections_per_ip,
             syn_cookies,
+            fragments,
         } = old;
         self.fixed("guard.interfaces", *interfaces != new.interfaces);
         self.fixed("guard.mode", *mode != new.mode);
@@ -110,6 +111,7 @@ impl Changes {
         self.fixed("guard.ban_for", *ban_for != new.ban_for);
         self.fixed("guard.connections_per_ip", *connections_per_ip != new.connections_per_ip);
         self.fixed("guard.syn_cookies", *syn_cookies != new.syn_cookies);
+        self.fixed("guard.fragments", *fragments != new.fragments);
     }
 
     fn log(&mut self, old: &model::Log, new: &model::Log) {

@@ -13,7 +13,7 @@ use super::model;
 use super::read::{At, Literal, Table};
 use super::{hints, units};
 use crate::io::settings::Ring;
-use crate::kernel::guard::{GuardMode, SynCookies};
+use crate::kernel::guard::{Fragments, GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
 pub(super) use listener::{Listener, Protocol};
 pub(super) use route::{Action, Route};
@@ -95,6 +95,7 @@ pub(super) struct Guard {
     /// 0: no limit.
     pub(super) connections_per_ip: u32,
     pub(super) syn_cookies: SynCookies,
+    pub(super) fragments: Fragments,
 }
 
 /// Reads the outermost table. Its result may be used only when no error was reported.
@@ -268,6 +269,7 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
             &[("auto", SynCookies::Auto), ("always", SynCookies::Always), ("off", SynCookies::Off)],
             &[],
         ),
+        fragments: table.choice("fragments", &[("judge", Fragments::Judge), ("pass", Fragments::Pass)], &[]),
     };
     table.finish();
     guard

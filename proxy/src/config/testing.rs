@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::model;
 use crate::io::settings::Ring;
-use crate::kernel::guard::{Guard, GuardMode, SynCookies};
+use crate::kernel::guard::{Fragments, Guard, GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
 use crate::listen::ListenerIds;
 use crate::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
@@ -50,6 +50,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
             syn_cookies: SynCookies::Off,
+            fragments: Fragments::Judge,
         },
         listeners: vec![Arc::new(listener())],
         routes: RouteTable::new(vec![Arc::new(Route {

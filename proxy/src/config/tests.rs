@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::io::settings::Ring;
-use crate::kernel::guard::{Guard, GuardMode, SynCookies};
+use crate::kernel::guard::{Fragments, Guard, GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
 use crate::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 use crate::route::RouteTable;
@@ -131,6 +131,7 @@ fn defaults_are_those_of_the_interface() {
             ban_for: seconds(60),
             connections_per_ip: Some(1024),
             syn_cookies: SynCookies::Auto,
+            fragments: Fragments::Judge,
         },
         listeners: vec![
             Listener {

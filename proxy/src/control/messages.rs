@@ -129,8 +129,6 @@ pub struct Start {
     /// Which half of the steering array is its; a restart after a crash keeps it, since the sockets stay
     /// where they are.
     pub slot_generation: u32,
-    /// Whether the data plane holds `guard.connections_per_ip`: no guarded interface does.
-    pub limit_at_accept: bool,
     /// Number of the configuration, from 1.
     pub snapshot: u64,
     /// `log.level`, known before the configuration is resolved.
@@ -251,7 +249,6 @@ mod tests {
             protocol: PROTOCOL,
             generation: 3,
             slot_generation: 1,
-            limit_at_accept: false,
             snapshot: 7,
             log_level: "info".into(),
             batches: 2,

@@ -61,7 +61,7 @@ pub(super) fn build(handoff: Handoff) -> Result<(Plane, Seeds), DataPlaneError> 
     let (access_log, senders) = access_log.map_err(|error| DataPlaneError::Io("access log", error))?.unzip();
     let mut senders = senders.into_iter().flatten();
     let common = Common {
-        sources: limit_of_sources(&config, start.limit_at_accept, connections_max.saturating_mul(workers)),
+        sources: limit_of_sources(&config, connections_max.saturating_mul(workers)),
         traffic: Arc::new(ArcSwap::from_pointee(traffic)),
         config: &config,
         connections_max,
@@ -159,10 +159,11 @@ impl Common<'_> {
     }
 }
 
-/// Connections per source, where the kernel side does not count them.
-fn limit_of_sources(config: &Config, at_accept: bool, connections_max: usize) -> Option<Arc<Sources>> {
+/// Connections per source. Beside a guarded interface this limit counts what reached accept: over another
+/// interface, by loopback, or for a client that a PROXY header names.
+fn limit_of_sources(config: &Config, connections_max: usize) -> Option<Arc<Sources>> {
     let guard = &config.guard;
-    let limit = guard.connections_per_ip.filter(|_| at_accept)?;
+    let limit = guard.connections_per_ip?;
     let random = RandomState::new();
     let seeds = std::array::from_fn(|row| random.hash_one(row));
     Some(Arc::new(Sources::new(limit, connections_max, &guard.allow, guard.dry_run, seeds)))

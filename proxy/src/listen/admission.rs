@@ -1,5 +1,5 @@
 //! Whether a worker takes one more downstream connection, sans-IO: a count and a bound for all, and a bound
-//! for each source where the kernel side does not hold it.
+//! for each source.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The limit of connections per source at accept, sans-IO: exact over all workers, which share one table of
-//! atomics. For hosts without a guarded interface; where there is one, the kernel side counts
-//! (`proxy-ebpf/src/connections.rs`) and nothing is asked here.
+//! atomics. On a guarded interface the kernel side refuses a source at its limit first
+//! (`proxy-ebpf/src/connections.rs`). Whatever reached accept all the same is counted here.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;

@@ -258,7 +258,6 @@ impl Estate {
             protocol: PROTOCOL,
             generation,
             slot_generation: SLOT_GENERATION,
-            limit_at_accept: self.limits_at_accept(),
             snapshot: self.snapshot,
             log_level: self.config.log.level.clone(),
             batches: 0,

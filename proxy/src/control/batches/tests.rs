@@ -23,7 +23,6 @@ fn start(workers: usize, addresses: usize, descriptors: usize, batches: usize) -
         protocol: PROTOCOL,
         generation: 1,
         slot_generation: 1,
-        limit_at_accept: false,
         snapshot: 1,
         log_level: "info".into(),
         batches: u32::try_from(batches).expect("few"),

@@ -51,7 +51,6 @@ fn stage_of(config: config::model::Config, ticket_keys: Arc<Keys>) -> Stage {
         protocol: PROTOCOL,
         generation: 4,
         slot_generation: 1,
-        limit_at_accept: false,
         snapshot: 1,
         log_level: "info".into(),
         batches: 1,

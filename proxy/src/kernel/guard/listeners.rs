@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use aya::maps::{Array, HashMap, MapData};
 use proxy_common::ListenerKey;
 use proxy_common::guard::{
-    GuardConfig, LISTENERS_MAX, PORT_ANY, PORT_FAMILY_BITS, PORT_LOOKUP, PORT_MAIN, PORT_WORDS, port_place,
+    GuardConfig, LISTENER_KEYS_MAX, LISTENERS_MAX, PORT_ANY, PORT_FAMILY_BITS, PORT_HIDDEN, PORT_LOOKUP,
+    PORT_MAIN, PORT_WORDS, port_place,
 };
 
 use crate::kernel::address::listener_key;
@@ -77,6 +78,17 @@ impl Family {
         ports.into_iter().max_by_key(|(_, ports)| *ports).map(|(address, _)| address)
     }
 
+    /// Adds the port that stands for every port.
+    fn add_hidden(&mut self) {
+        if self.any.is_empty() {
+            let all: BTreeSet<IpAddr> = self.exact.values().flatten().copied().collect();
+            self.exact.extend((!all.is_empty()).then_some((PORT_HIDDEN, all)));
+        } else {
+            self.exact.remove(&PORT_HIDDEN);
+            self.any.insert(PORT_HIDDEN);
+        }
+    }
+
     /// The state (`PORT_…`) of each port with a listener. `main` is the main address that the program knows.
     fn states(&self, main: IpAddr) -> impl Iterator<Item = (u16, u64)> {
         let any = self.any.iter().map(|port| (*port, PORT_ANY));
@@ -115,6 +127,7 @@ impl ListenerPlan {
         }
         for family in [&mut plan.v4, &mut plan.v6] {
             family.exact.retain(|port, _| !family.any.contains(port));
+            family.add_hidden();
         }
         plan
     }
@@ -168,7 +181,8 @@ impl Listeners {
 
     /// Fails when there are more exact addresses than the map can hold.
     pub(super) fn check_room(plan: &ListenerPlan) -> Result<(), KernelError> {
-        KernelError::check_room(LISTENERS, plan.exact().count(), LISTENERS_MAX)
+        let listeners = plan.exact().filter(|key| key.port != u32::from(PORT_HIDDEN));
+        KernelError::check_room(LISTENERS, listeners.count(), LISTENERS_MAX)
     }
 
     /// Adds the exact addresses of `plan`; returns the stale ones.
@@ -179,7 +193,7 @@ impl Listeners {
         let mut stale: Vec<ListenerKey> = present.difference(&wanted).copied().collect();
         // The map has room for two configurations. Addresses that an earlier, failed change left behind go at
         // once.
-        for key in stale.drain(LISTENERS_MAX.min(stale.len() as u32) as usize..) {
+        for key in stale.drain(LISTENER_KEYS_MAX.min(stale.len() as u32) as usize..) {
             self.exact.remove(&key).map_err(failed)?;
         }
         for key in wanted.difference(&present) {

@@ -35,8 +35,8 @@ use std::os::fd::BorrowedFd;
 
 use ipnet::IpNet;
 use proxy_common::guard::{
-    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_DENY, GUARD_DRY_RUN, GUARD_SYN_RATE, GuardConfig,
-    SYN_ROWS, Verdict,
+    GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_DENY, GUARD_DRY_RUN, GUARD_PASS_HIDDEN, GUARD_SYN_RATE,
+    GuardConfig, SYN_ROWS, Verdict,
 };
 
 use self::bans::Bans;
@@ -59,7 +59,7 @@ use crate::time::Time;
 
 pub use self::interfaces::holder;
 pub use self::occupied::XdpMode;
-pub use self::settings::{Guard, GuardMode, SynCookies};
+pub use self::settings::{Fragments, Guard, GuardMode, SynCookies};
 
 const CONFIG: &str = "GUARD_CONFIG";
 const ALLOW: &str = "GUARD_ALLOW";
@@ -419,6 +419,7 @@ fn config(guard: &Guard, seeds: [u64; 2], mains: Mains, classes: u32) -> GuardCo
         (GUARD_DENY, !guard.deny.is_empty()),
         (GUARD_SYN_RATE, guard.syn_rate_per_ip.is_some()),
         (GUARD_CONNECTIONS, guard.connections_per_ip.is_some()),
+        (GUARD_PASS_HIDDEN, guard.fragments == Fragments::Pass),
     ] {
         if set {
             flags |= flag;
@@ -458,6 +459,7 @@ mod tests {
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
             syn_cookies: SynCookies::Off,
+            fragments: Fragments::Judge,
         };
         let guard_config = |guard: &Guard| config(guard, [0; 2], Mains::NONE, 0);
         let config = guard_config(&guard(Some(1000), 2000));

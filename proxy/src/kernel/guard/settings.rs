@@ -27,6 +27,17 @@ pub struct Guard {
     pub connections_per_ip: Option<u32>,
     /// When SYNs are answered with cookies.
     pub syn_cookies: SynCookies,
+    /// Whether packets that hide their TCP header are dropped.
+    pub fragments: Fragments,
+}
+
+/// `guard.fragments`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragments {
+    /// Whole first fragments are judged; fragmented SYNs and hidden TCP headers are dropped.
+    Judge,
+    /// Fragments and hidden TCP headers pass, unless their source is denied or banned.
+    Pass,
 }
 
 /// `guard.syn_cookies`

@@ -80,14 +80,6 @@ impl Estate {
         Ok(())
     }
 
-    /// Whether connections per source are the data plane's to limit: no program that counts them, or none
-    /// that would drop handshakes.
-    pub(super) fn limits_at_accept(&self) -> bool {
-        self.programs
-            .as_ref()
-            .is_none_or(|programs| !programs.counting.is_counting() || !programs.guard.is_attached())
-    }
-
     /// Tells the program, where there is one, about a change of the guard: its list of the denied.
     pub(super) fn follow_guard(&mut self) {
         let addresses: Vec<SocketAddr> = self.addresses().collect();

@@ -30,6 +30,12 @@ fn a_dual_stack_wildcard_takes_both_families_unless_ipv4_has_the_port() {
         split.exact().collect::<Vec<_>>(),
         [listener_key("192.0.2.1:443".parse().expect("an address"))]
     );
+    // Packets that do not show their port: every address where anything listens.
+    assert_eq!(states(&split, PORT_HIDDEN), (PORT_ANY, PORT_ANY));
+    assert_eq!(states(&plan(&["192.0.2.1:443", "192.0.2.1:80"]), PORT_HIDDEN), (PORT_MAIN, PORT_NONE));
+    assert_eq!(states(&plan(&["192.0.2.1:443", "192.0.2.2:80"]), PORT_HIDDEN), (PORT_LOOKUP, PORT_NONE));
+    // Before the kernel has chosen a port.
+    assert_eq!(states(&plan(&["192.0.2.1:0", "0.0.0.0:80"]), PORT_HIDDEN), (PORT_ANY, PORT_NONE));
 }
 
 #[test]
@@ -50,9 +56,10 @@ fn a_mapped_listener_is_an_ipv4_listener() {
 fn neighbouring_ports_share_a_word_and_nothing_else() {
     let plan = plan(&["0.0.0.0:16", "[2001:db8::1]:17", "0.0.0.0:65535"]);
     let words = plan.words(plan.mains());
+    assert_eq!(words[0], PORT_ANY | PORT_MAIN << PORT_FAMILY_BITS);
     assert_eq!(words[1], PORT_ANY | PORT_MAIN << (4 + PORT_FAMILY_BITS));
     assert_eq!(words[4095], PORT_ANY << 60);
-    assert_eq!(words.iter().filter(|word| **word != 0).count(), 2);
+    assert_eq!(words.iter().filter(|word| **word != 0).count(), 3);
 }
 
 #[test]
@@ -70,7 +77,8 @@ fn the_address_on_most_ports_needs_no_lookup() {
     assert_eq!(states(&plan, 443), (PORT_LOOKUP, PORT_MAIN));
     assert_eq!(states(&plan, 8080), (PORT_LOOKUP, PORT_NONE));
     assert_eq!(plan.mains().v4, Ipv4Addr::new(192, 0, 2, 1));
-    assert_eq!(plan.exact().count(), 6);
+    // Six with their ports; three for the packets that do not show theirs.
+    assert_eq!(plan.exact().count(), 9);
 }
 
 #[test]
