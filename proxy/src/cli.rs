@@ -63,9 +63,9 @@ pub enum Command {
     /// with it, nothing changes: exit 1
     ///
     /// Routes, upstreams, certificates, listeners' limits, timeouts and trusted_proxies, guard.deny,
-    /// process.drain_timeout and log.level change by it. A configuration that changes anything else is
-    /// refused as a whole, with the keys that would need a restart. Certificates and other files that the
-    /// configuration names are also reloaded by themselves when they change.
+    /// process.drain_timeout, process.watchdog and log.level change by it. A configuration that changes
+    /// anything else is refused as a whole, with the keys that would need a restart. Certificates and other
+    /// files that the configuration names are also reloaded by themselves when they change.
     Reload(RunDir),
     /// Replace the running binary (not built yet)
     Upgrade(Unbuilt),

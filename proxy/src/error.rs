@@ -249,6 +249,24 @@ reasons! {
 }
 
 reasons! {
+    /// Why a data plane died, or was killed.
+    DeathReason {
+        /// It died by itself, by a signal or with an exit status.
+        Crashed = "crashed",
+        /// It could not start, or one of its workers ended.
+        Failed = "failed",
+        /// It was not ready within 30 s, and was killed.
+        StartTimeout = "start_timeout",
+        /// Its control thread or all of its workers were silent for `process.watchdog`, and it was killed.
+        Hung = "hung",
+        /// It broke the protocol between the processes, and was killed.
+        Protocol = "protocol",
+        /// A drain or a stop did not end in time, and it was killed.
+        EndTimeout = "end_timeout",
+    }
+}
+
+reasons! {
     /// How a reload went. All but the first two leave the configuration in force as it was.
     ReloadOutcome {
         /// The new configuration is in force.

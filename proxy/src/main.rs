@@ -130,7 +130,7 @@ fn status(run_dir: &Path, json: bool) -> ExitCode {
         }
         Ok(Response::Failed(why)) => fail(&why),
         Ok(Response::Done(what)) => fail(&format!("unexpected answer: {what}")),
-        Ok(Response::Bans(_)) => fail("unexpected answer"),
+        Ok(Response::Begun { .. } | Response::Bans(_)) => fail("unexpected answer"),
         Err(error @ AskError::Absent(_)) => match leftovers::describe(run_dir) {
             Some(left) => fail(&format!("{error}\n{left}")),
             None => fail(&error.to_string()),
@@ -147,7 +147,7 @@ fn order(run_dir: &Path, request: &Request) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Response::Failed(why)) => fail(&why),
-        Ok(Response::Status(_) | Response::Bans(_)) => fail("unexpected answer"),
+        Ok(Response::Begun { .. } | Response::Status(_) | Response::Bans(_)) => fail("unexpected answer"),
         // No proxy is there to stop, but a killed one may have left something to remove.
         Err(error @ AskError::Absent(_)) if *request == Request::Stop => match leftovers::remove(run_dir) {
             Some(Ok(what)) => {
@@ -175,7 +175,7 @@ fn bans(run_dir: &Path, json: bool) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Response::Failed(why)) => fail(&why),
-        Ok(Response::Status(_) | Response::Done(_)) => fail("unexpected answer"),
+        Ok(Response::Begun { .. } | Response::Status(_) | Response::Done(_)) => fail("unexpected answer"),
         Err(error) => fail(&error.to_string()),
     }
 }

@@ -30,6 +30,7 @@ fn scrape() -> String {
             fallback: one("no"),
             ..<_>::default()
         },
+        deaths: one("hung"),
         reload: ReloadStatus { outcomes: one("applied"), ..ReloadStatus::default() },
         ..SupervisorStatus::default()
     };
@@ -93,6 +94,7 @@ const GROUPS: &[(&str, &[&str])] = &[
             "snapshot",
             "supervisor_",
             "restarts_",
+            "data_plane_",
             "uptime_",
             "reload",
             "degraded_",
@@ -145,6 +147,7 @@ fn label_tables() -> String {
         ("`sluice_upstream_connections_closed_total`", "reason", reasons::pool_closed()),
         ("`sluice_tls_handshakes_total`", "kind", reasons::handshakes()),
         ("`sluice_tls_handshakes_failed_total`", "reason", reasons::handshake_failures()),
+        ("`sluice_data_plane_deaths_total`", "reason", reasons::deaths()),
         ("`sluice_reloads_total`", "outcome", reasons::reloads()),
         ("`sluice_access_log_records_lost_total`", "reason", reasons::log_losses()),
         ("`sluice_guard_packets_total`", "reason", reasons::verdicts()),

@@ -1,7 +1,7 @@
 //! Reasons and verdicts: their labels, and their meanings from the comments of the enums.
 
 use proxy::error::{
-    CloseReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason,
+    CloseReason, DeathReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason,
     ReloadOutcome, ShedReason,
 };
 use proxy_common::guard::Verdict;
@@ -80,6 +80,10 @@ pub(crate) fn handshake_failures() -> Vec<Reason> {
     reasons!(HandshakeFailure, ERRORS, "HandshakeFailure {")
 }
 
+pub(crate) fn deaths() -> Vec<Reason> {
+    reasons!(DeathReason, ERRORS, "DeathReason {")
+}
+
 pub(crate) fn reloads() -> Vec<Reason> {
     reasons!(ReloadOutcome, ERRORS, "ReloadOutcome {")
 }
@@ -123,6 +127,9 @@ fn troubleshoot_md_names_every_reason() {
     let unnamed =
         handshake_failures().into_iter().filter(|reason| !text.contains(&format!("| `{}` |", reason.label)));
     missing.extend(unnamed.map(|reason| format!("TLS handshakes: {}", reason.label)));
+    let text = page.split_once("\n## The data plane dies\n").unwrap().1.split("\n## ").next().unwrap();
+    let unnamed = deaths().into_iter().filter(|reason| !text.contains(&format!("| `{}` |", reason.label)));
+    missing.extend(unnamed.map(|reason| format!("deaths: {}", reason.label)));
     let reload = page::read("docs/reload.md");
     let unnamed =
         reloads().into_iter().filter(|outcome| !reload.contains(&format!("| `{}` |", outcome.label)));

@@ -91,6 +91,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             run_dir: "/nonexistent".into(),
             user: "nobody".into(),
             drain_timeout: TIMEOUT,
+            watchdog: None,
             max_connections: 0,
             buffer_budget: 8 << 20,
         },

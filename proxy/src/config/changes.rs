@@ -59,12 +59,13 @@ impl Changes {
     }
 
     fn process(&mut self, old: &model::Process, new: &model::Process) {
-        let model::Process { run_dir, user, drain_timeout, max_connections, buffer_budget } = old;
+        let model::Process { run_dir, user, drain_timeout, watchdog, max_connections, buffer_budget } = old;
         self.fixed("process.run_dir", *run_dir != new.run_dir);
         self.fixed("process.user", *user != new.user);
         self.fixed("process.max_connections", *max_connections != new.max_connections);
         self.fixed("process.buffer_budget", *buffer_budget != new.buffer_budget);
         self.live("process.drain_timeout changed", *drain_timeout != new.drain_timeout);
+        self.live("process.watchdog changed", *watchdog != new.watchdog);
     }
 
     fn workers(&mut self, old: &model::Workers, new: &model::Workers) {

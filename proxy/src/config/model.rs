@@ -118,6 +118,8 @@ pub struct Process {
     pub user: String,
     /// How long a drain waits for exchanges to end.
     pub drain_timeout: Duration,
+    /// How long the data plane may be silent before it is killed; `None`: for ever.
+    pub watchdog: Option<Duration>,
     /// Downstream connections over all workers; 0: as many as the descriptor limit allows.
     pub max_connections: u64,
     /// Bytes per worker for copied-out bodies, fragments and queued output.

@@ -126,11 +126,27 @@ fn process(mut table: Table<'_, '_>) -> Process {
         run_dir: run_dir.value,
         user: user.value,
         drain_timeout: table.duration("drain_timeout", 30 * SECOND, TIMEOUT),
+        watchdog: table.parsed("watchdog", WATCHDOG_FORM, watchdog).map_or(Some(15 * SECOND), |at| at.value),
         max_connections: table.integer("max_connections", 0, 0..=i64::MAX as u64).value,
         buffer_budget: to_usize(table.size("buffer_budget", 64 * MIB, MIB..=64 * GIB).value),
     };
     table.finish();
     Process { model, run_dir_at: run_dir.span, user_at: user.span }
+}
+
+const WATCHDOG_FORM: &str = "\"off\" or a duration from 1s to 1d";
+
+/// Below a second, a busy machine could be taken for a data plane that hangs.
+fn watchdog(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let patience = units::duration(text)?;
+    if (SECOND..=DAY).contains(&patience) {
+        Ok(Some(patience))
+    } else {
+        Err(format!("{} is not within 1s to 1d", units::quote(text)))
+    }
 }
 
 fn run_dir(text: &str) -> Result<PathBuf, String> {

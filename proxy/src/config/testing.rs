@@ -26,6 +26,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             run_dir: "/nonexistent".into(),
             user: "nobody".into(),
             drain_timeout: Duration::from_secs(5),
+            watchdog: Some(Duration::from_secs(15)),
             max_connections: 0,
             buffer_budget: 8 << 20,
         },

@@ -107,6 +107,7 @@ fn defaults_are_those_of_the_interface() {
             run_dir: PathBuf::from("/run/sluice"),
             user: "nobody".to_owned(),
             drain_timeout: seconds(30),
+            watchdog: Some(seconds(15)),
             max_connections: 0,
             buffer_budget: 64 << 20,
         },
@@ -206,6 +207,7 @@ fn values_other_than_the_defaults_are_taken() {
         process.run_dir = "/run/edge"
         process.user = "web"
         process.drain_timeout = "1m"
+        process.watchdog = "off"
         process.max_connections = 0x10
         process.buffer_budget = "1MiB"
         workers = { count = 2, cpus = "2-3,6", control_cpus = "0", numa = "off", stuck_after = "250ms" }
@@ -251,6 +253,7 @@ fn values_other_than_the_defaults_are_taken() {
     assert_eq!(config.steering.policy, SteeringPolicy::NumaLocal);
     assert_eq!(config.admin.address, None);
     assert_eq!(config.log.level, "trace");
+    assert_eq!(config.process.watchdog, None);
     assert_eq!((config.guard.syn_rate_per_ip, config.guard.connections_per_ip), (None, None));
     assert_eq!(config.guard.syn_cookies, SynCookies::Always);
     let deny: Vec<String> = config.guard.deny.iter().map(ToString::to_string).collect();

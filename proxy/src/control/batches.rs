@@ -146,8 +146,8 @@ pub struct Handoff {
     pub admin: Option<OwnedFd>,
     /// The counters' memfd.
     pub counters: OwnedFd,
-    /// The steering array; absent where no steering program is loaded.
-    pub slots: Option<OwnedFd>,
+    /// The steering array, or memory of its shape.
+    pub slots: OwnedFd,
     /// The access log's file; absent while it is off.
     pub access_log: Option<OwnedFd>,
     /// The keys of session tickets.
@@ -294,7 +294,7 @@ impl Collector {
             listeners,
             admin: self.admin,
             counters: self.counters.ok_or(HandoffError::Missing("the counters"))?,
-            slots: self.slots,
+            slots: self.slots.ok_or(HandoffError::Missing("the steering slots"))?,
             access_log: self.access_log,
             ticket_keys: self.ticket_keys.ok_or(HandoffError::Missing("the keys of session tickets"))?,
             key_log: self.key_log,

@@ -7,7 +7,7 @@
 //!                     ▲  │ Died        │ Died
 //!      until, or at   │  ▼             ▼
 //!      once the first Backoff ◀────────┘        Violation, StartFailed, a deadline: Kill ─▶ Killing ─▶ Died
-//!      time
+//!      time                                        or Hung
 //!   Drain: Starting/Ready ─▶ Draining ─▶ Died ─▶ Ended        Stop: … ─▶ Stopping ─▶ Died ─▶ Ended
 //! ```
 //!
@@ -19,6 +19,7 @@
 
 use std::time::Duration;
 
+use crate::error::DeathReason;
 use crate::time::Time;
 
 /// The half of the steering array that every data plane gets. A data plane that replaces a dead one takes the
@@ -54,6 +55,8 @@ pub enum LifeEvent {
     StartFailed,
     /// It closed its channel, or broke the protocol.
     Violation,
+    /// The watchdog has not heard of it for `process.watchdog`.
+    Hung,
     /// Its process was reaped.
     Died {
         /// Exit status 0.
@@ -155,6 +158,10 @@ pub struct Life {
     restarts: u32,
     /// Deaths in a row.
     failures: u32,
+    /// Why the data plane that dies next was killed.
+    killed_for: Option<DeathReason>,
+    /// Deaths that nobody asked for, by reason.
+    deaths: [u64; DeathReason::ALL.len()],
     ever_ready: bool,
     /// A data plane said that it cannot start.
     refused: bool,
@@ -179,6 +186,8 @@ impl Life {
             generation: 0,
             restarts: 0,
             failures: 0,
+            killed_for: None,
+            deaths: [0; DeathReason::ALL.len()],
             ever_ready: false,
             refused: false,
             ending: false,
@@ -202,6 +211,11 @@ impl Life {
     #[must_use]
     pub fn restarts(&self) -> u32 {
         self.restarts
+    }
+
+    /// Data planes that died or were killed; not those that ended as they were told.
+    pub fn deaths(&self) -> impl Iterator<Item = (DeathReason, u64)> + '_ {
+        DeathReason::ALL.iter().map(|reason| (*reason, self.deaths[reason.index()]))
     }
 
     /// Whether Drain or Stop was asked for.
@@ -230,15 +244,18 @@ impl Life {
         match event {
             LifeEvent::Begin if self.state == LifeState::Idle => self.spawn(now),
             LifeEvent::Begin => Vec::new(),
-            LifeEvent::SpawnFailed | LifeEvent::Died { .. } => {
-                self.died(event == LifeEvent::Died { clean: true }, now)
+            LifeEvent::SpawnFailed => {
+                self.killed_for = Some(DeathReason::Failed);
+                self.died(false, now)
             }
+            LifeEvent::Died { clean } => self.died(clean, now),
             LifeEvent::Ready => self.ready(now),
             LifeEvent::StartFailed => {
                 self.refused |= matches!(self.state, LifeState::Starting { .. });
-                self.kill()
+                self.kill(DeathReason::Failed, now)
             }
-            LifeEvent::Violation => self.kill(),
+            LifeEvent::Violation => self.kill(DeathReason::Protocol, now),
+            LifeEvent::Hung => self.kill(DeathReason::Hung, now),
             LifeEvent::Drain { timeout } => self.drain(timeout, now),
             LifeEvent::Drained => self.retire(),
             LifeEvent::Stop => self.stop(now),
@@ -260,13 +277,18 @@ impl Life {
         Vec::new()
     }
 
-    fn kill(&mut self) -> Vec<LifeAction> {
+    fn kill(&mut self, reason: DeathReason, now: Time) -> Vec<LifeAction> {
+        if self.is_healthy(now) {
+            // Its death is a first one, although it is no longer `Ready` when it comes.
+            self.failures = 0;
+        }
         match self.state {
             LifeState::Starting { .. }
             | LifeState::Ready { .. }
             | LifeState::Draining { .. }
             | LifeState::Stopping { .. } => {
                 self.forced |= self.ending;
+                self.killed_for = Some(reason);
                 self.state = LifeState::Killing;
                 vec![LifeAction::Kill]
             }
@@ -275,14 +297,14 @@ impl Life {
     }
 
     fn died(&mut self, clean: bool, now: Time) -> Vec<LifeAction> {
-        let healthy = match self.state {
-            LifeState::Idle | LifeState::Backoff { .. } | LifeState::Ended => return Vec::new(),
-            LifeState::Ready { since } => now.since(since) >= HEALTHY_AFTER,
-            LifeState::Starting { .. }
-            | LifeState::Draining { .. }
-            | LifeState::Stopping { .. }
-            | LifeState::Killing => false,
-        };
+        let reason = self.killed_for.take();
+        if matches!(self.state, LifeState::Idle | LifeState::Backoff { .. } | LifeState::Ended) {
+            return Vec::new();
+        }
+        if !(self.ending && clean) {
+            self.deaths[reason.unwrap_or(DeathReason::Crashed).index()] += 1;
+        }
+        let healthy = self.is_healthy(now);
         let mut actions = vec![LifeAction::Clear];
         if self.ending {
             self.state = LifeState::Ended;
@@ -304,6 +326,10 @@ impl Life {
             self.state = LifeState::Backoff { until: now + delay };
         }
         actions
+    }
+
+    fn is_healthy(&self, now: Time) -> bool {
+        matches!(self.state, LifeState::Ready { since } if now.since(since) >= HEALTHY_AFTER)
     }
 
     fn drain(&mut self, timeout: Duration, now: Time) -> Vec<LifeAction> {
@@ -354,12 +380,9 @@ impl Life {
 
     fn tick(&mut self, now: Time) -> Vec<LifeAction> {
         match self.state {
-            LifeState::Starting { deadline }
-            | LifeState::Stopping { deadline }
-            | LifeState::Draining { deadline, .. }
-                if now >= deadline =>
-            {
-                self.kill()
+            LifeState::Starting { deadline } if now >= deadline => self.kill(DeathReason::StartTimeout, now),
+            LifeState::Stopping { deadline } | LifeState::Draining { deadline, .. } if now >= deadline => {
+                self.kill(DeathReason::EndTimeout, now)
             }
             LifeState::Draining { retire_at: Some(at), .. } if now >= at => self.retire(),
             LifeState::Backoff { until } if now >= until => self.spawn(now),

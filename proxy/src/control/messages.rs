@@ -11,7 +11,7 @@ use super::status::{Status, SupervisorStatus};
 use crate::listen::{ListenKey, ListenerIds};
 
 /// Raised when a message changes its meaning: a data plane only takes a protocol that it knows.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// From the supervisor to the data plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +57,11 @@ pub enum ToDataPlane {
     },
     /// Exit now.
     Stop,
+    /// Answered by `Pong` at once: the control thread works.
+    Ping {
+        /// Comes back in the answer.
+        id: u64,
+    },
     /// The access log goes on in the file that comes with this message.
     AccessLog,
     /// Session tickets go on with the keys that come with this message, in a sealed memfd.
@@ -102,6 +107,11 @@ pub enum ToSupervisor {
     },
     /// Every request that begins from now on takes it.
     Published {
+        /// As asked.
+        id: u64,
+    },
+    /// Answers `ToDataPlane::Ping`.
+    Pong {
         /// As asked.
         id: u64,
     },
@@ -178,7 +188,7 @@ pub enum Item {
     Admin,
     /// The counters' memfd.
     Counters,
-    /// The mmapable steering array.
+    /// The steering array; where no program steers, memory of the same shape.
     Slots,
     /// Where the access log goes.
     AccessLog,
@@ -224,10 +234,15 @@ impl Request {
     }
 }
 
-/// The answer: one line of JSON, after the outcome is known.
+/// The answer: one line of JSON, after the outcome is known. `Begun` comes before it if that may take long.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
+    /// The supervisor has the request, and will know the outcome within this time.
+    Begun {
+        /// Milliseconds.
+        within_ms: u64,
+    },
     /// It was done; the receipt, for people.
     Done(String),
     /// It was not.

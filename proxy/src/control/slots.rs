@@ -1,13 +1,17 @@
 //! The steering slots: each worker's published state, in a mmapable BPF array
-//! (Documentation/bpf/map_array.rst), or in private memory where there is none.
+//! (Documentation/bpf/map_array.rst), or in a memfd where there is none. Steering reads them, and so does the
+//! supervisor's watchdog.
 #![allow(unsafe_code, reason = "atomics over memory that a BPF program and another process map too")]
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use proxy_common::steer::{SLOT_DRAINING, SLOT_LIVE, SLOTS, WORKERS_MAX, WorkerSlot, slot_of};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
+use proxy_common::steer::{SLOT_DRAINING, SLOT_EMPTY, SLOT_LIVE, SLOTS, WORKERS_MAX, WorkerSlot, slot_of};
 
 use crate::counters::mapping::Mapping;
 use crate::time::Time;
@@ -16,17 +20,38 @@ const SLOTS_BYTES: usize = SLOTS as usize * size_of::<WorkerSlot>();
 
 /// The whole steering array, mapped.
 #[derive(Clone, Debug)]
-pub struct SteeringSlots(Arc<Mapping>);
+pub struct SteeringSlots {
+    mapping: Arc<Mapping>,
+    fd: Arc<OwnedFd>,
+}
 
 impl SteeringSlots {
-    /// Maps the BPF array.
-    pub fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self(Arc::new(Mapping::shared(fd, SLOTS_BYTES)?)))
+    /// Maps the BPF array, or the memory that `create` made in another process.
+    ///
+    /// # Errors
+    /// When the kernel refuses the mapping.
+    pub fn map(fd: OwnedFd) -> io::Result<Self> {
+        let mapping = Mapping::shared(fd.as_fd(), SLOTS_BYTES)?;
+        Ok(Self { mapping: Arc::new(mapping), fd: Arc::new(fd) })
     }
 
-    /// Private memory: nobody steers by it, but the workers' states can still be read from it.
-    pub fn private() -> io::Result<Self> {
-        Ok(Self(Arc::new(Mapping::private(SLOTS_BYTES)?)))
+    /// A memfd of the same shape: nobody steers by it, but the workers' states can still be read from it.
+    ///
+    /// # Errors
+    /// When the kernel refuses memory or a descriptor.
+    pub fn create() -> io::Result<Self> {
+        let fd = memfd_create("sluice-slots", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        ftruncate(&fd, i64::try_from(SLOTS_BYTES).map_err(io::Error::other)?)?;
+        // Its size cannot change any more: neither side can make the other fault by cutting the file.
+        let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Self::map(fd)
+    }
+
+    /// The descriptor, to be handed to the other process.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// The line of a worker of a slot generation. `None` when `worker` is not below `WORKERS_MAX`.
@@ -35,7 +60,7 @@ impl SteeringSlots {
         let worker = u32::try_from(worker).ok().filter(|worker| *worker < WORKERS_MAX)?;
         let index = slot_of(slot_generation, worker);
         Some(SteeringSlot {
-            mapping: Arc::clone(&self.0),
+            mapping: Arc::clone(&self.mapping),
             offset: index as usize * size_of::<WorkerSlot>(),
             generation: slot_generation,
         })
@@ -44,7 +69,7 @@ impl SteeringSlots {
 
 /// One worker's line of the steering array (`proxy_common::steer::WorkerSlot`), mapped.
 ///
-/// The control thread may hold a clone to read the worker's state; only the worker writes.
+/// The control thread and the supervisor may read the worker's state; only the worker writes while it lives.
 #[derive(Clone, Debug)]
 pub struct SteeringSlot {
     mapping: Arc<Mapping>,
@@ -116,6 +141,13 @@ impl SteeringSlot {
         self.state().store(SLOT_DRAINING, Ordering::Release);
     }
 
+    /// Its worker is gone.
+    pub fn clear(&self) {
+        self.state().store(SLOT_EMPTY, Ordering::Release);
+        self.load(0);
+        self.sleeping();
+    }
+
     /// Connections held now.
     pub fn load(&self, connections: u32) {
         self.word(std::mem::offset_of!(WorkerSlot, load)).store(connections, Ordering::Relaxed);
@@ -147,17 +179,11 @@ impl SteeringSlot {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    use nix::unistd::ftruncate;
-    use proxy_common::steer::SLOT_EMPTY;
-
     use super::*;
 
     #[test]
     fn a_slot_shows_what_its_worker_published() {
-        let slots = SteeringSlots::private().expect("memory");
+        let slots = SteeringSlots::create().expect("memory");
         let slot = slots.slot(1, 5).expect("in range");
         assert_eq!(slot.view(), SlotView::default());
         assert_eq!(slot.view().state, SLOT_EMPTY);
@@ -184,13 +210,17 @@ mod tests {
 
     #[test]
     fn slots_lie_where_the_bpf_program_reads_them() {
-        let fd = memfd_create("test", MFdFlags::MFD_CLOEXEC).expect("memfd");
-        ftruncate(&fd, i64::try_from(SLOTS_BYTES).expect("small")).expect("truncate");
-        let slots = SteeringSlots::map(fd.as_fd()).expect("map");
+        let slots = SteeringSlots::create().expect("memory");
         slots.slot(1, 2).expect("in range").load(77);
         let mut word = [0; 4];
         let at = (WORKERS_MAX as u64 + 2) * 64 + 4;
-        std::os::unix::fs::FileExt::read_exact_at(&std::fs::File::from(fd), &mut word, at).expect("read");
+        let file = std::fs::File::from(slots.fd().try_clone_to_owned().expect("dup"));
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut word, at).expect("read");
         assert_eq!(u32::from_ne_bytes(word), 77);
+        assert!(file.set_len(0).is_err(), "whoever holds it cannot cut it");
+        let same = SteeringSlots::map(file.into()).expect("map");
+        assert_eq!(same.slot(1, 2).expect("in range").view().load, 77);
+        slots.slot(1, 2).expect("in range").clear();
+        assert_eq!(same.slot(1, 2).expect("in range").view(), SlotView::default());
     }
 }

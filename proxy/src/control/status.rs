@@ -136,6 +136,13 @@ pub struct SupervisorStatus {
     pub uptime_seconds: u64,
     /// Data planes restarted after a death.
     pub restarts: u32,
+    /// How the supervisor sees the data plane: `starting`, `serving`, `hung` (it does not answer),
+    /// `draining`, `stopping`, `killed`, `waiting` (for the next start) or `ended`.
+    #[serde(default)]
+    pub data_plane_state: String,
+    /// Data planes that died or were killed, by reason.
+    #[serde(default)]
+    pub deaths: BTreeMap<String, u64>,
     /// The guard.
     pub guard: GuardStatus,
     /// Steering.

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -103,15 +103,11 @@ struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// Maps it. Without a steering array the lines are private.
-    fn open(counters: OwnedFd, slots: Option<OwnedFd>, start: &Start) -> Result<Self, DataPlaneError> {
+    /// Maps it.
+    fn open(counters: OwnedFd, slots: OwnedFd, start: &Start) -> Result<Self, DataPlaneError> {
         let counters = CountersMemory::open(counters, start.workers.len())
             .map_err(|error| DataPlaneError::Io("counters", error))?;
-        let slots = match slots {
-            Some(fd) => SteeringSlots::map(fd.as_fd()),
-            None => SteeringSlots::private(),
-        };
-        let slots = slots.map_err(|error| DataPlaneError::Io("steering slots", error))?;
+        let slots = SteeringSlots::map(slots).map_err(|error| DataPlaneError::Io("steering slots", error))?;
         Ok(Self { counters, slots, slot_generation: start.slot_generation })
     }
 

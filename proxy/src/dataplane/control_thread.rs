@@ -199,6 +199,7 @@ impl Control {
                 self.view.draining.store(true, Ordering::Relaxed);
                 self.command(Command::Stop);
             }
+            ToDataPlane::Ping { id } => self.say(ToSupervisor::Pong { id }, None),
             ToDataPlane::AskStatus { id } => self.answer(id),
             ToDataPlane::SupervisorStatus { id, status } => {
                 if let Some(question) = self.open.remove(&id) {

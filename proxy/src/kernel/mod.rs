@@ -29,4 +29,4 @@ mod sysctl;
 pub use cut::cut;
 pub use error::{Holder, KernelError};
 pub use programs::Programs;
-pub use sysctl::Sysctls;
+pub use sysctl::{LeftSettings, Sysctls};

@@ -39,6 +39,17 @@ struct Saved {
     settings: BTreeMap<String, Change>,
 }
 
+/// The changes that an earlier run did not take back.
+#[derive(Debug)]
+pub enum LeftSettings {
+    /// None.
+    Nothing,
+    /// Changes in another network namespace, out of reach from here.
+    Elsewhere,
+    /// Changes in this network namespace.
+    Here(Sysctls),
+}
+
 /// One setting's value before our change, and our value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Change {
@@ -53,6 +64,28 @@ impl Sysctls {
     pub fn new(run_dir: Folder) -> Self {
         let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
         Self::at(PathBuf::from(ROOT), run_dir, boot, netns::cookie().unwrap_or(0))
+    }
+
+    /// Looks for what a killed process left in `run_dir`, which nobody uses now.
+    #[must_use]
+    pub fn left_in(run_dir: Folder) -> LeftSettings {
+        let Some(left) = left(&run_dir) else { return LeftSettings::Nothing };
+        let ours = Self::new(run_dir);
+        if left.boot != ours.saved.boot {
+            // Those settings ended with that boot.
+            LeftSettings::Nothing
+        } else if left.netns == ours.saved.netns {
+            LeftSettings::Here(ours)
+        } else {
+            // The file is still of use there.
+            std::mem::forget(ours);
+            LeftSettings::Elsewhere
+        }
+    }
+
+    /// The names of the settings that `restore` concerns, such as `net.ipv4.tcp_timestamps`.
+    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+        self.saved.settings.keys().map(|name| format!("net.ipv4.{name}"))
     }
 
     fn at(root: PathBuf, run_dir: Folder, boot: String, netns: u64) -> Self {
@@ -111,19 +144,27 @@ impl Sysctls {
         written.map_err(|error| format!("{}: {error}", self.run_dir.path().join(FILE).display()))
     }
 
-    /// Restores every setting that was changed, and forgets them.
-    pub fn restore(&mut self) {
+    /// Restores every setting that was changed, and forgets them. Returns whether each has its former value
+    /// again, or why not.
+    pub fn restore(&mut self) -> Vec<Result<String, String>> {
+        let mut outcomes = Vec::new();
         for (name, change) in std::mem::take(&mut self.saved.settings) {
             if self.read(&name).as_deref() != Ok(&change.ours) {
-                info!("net.ipv4.{name} was changed by somebody else meanwhile and stays");
+                outcomes
+                    .push(Ok(format!("net.ipv4.{name} was changed by somebody else meanwhile and stays")));
                 continue;
             }
-            if let Err(error) = std::fs::write(self.root.join(&name), &change.before) {
-                warn!("net.ipv4.{name} stays {}, it was {} before: {error}", change.ours, change.before);
-            }
+            outcomes.push(match std::fs::write(self.root.join(&name), &change.before) {
+                Ok(()) => Ok(format!("net.ipv4.{name} is {} again", change.before)),
+                Err(error) => {
+                    let Change { before, ours } = change;
+                    Err(format!("net.ipv4.{name} stays {ours}, it was {before} before: {error}"))
+                }
+            });
         }
         // The file may never have existed.
         let _ = self.run_dir.remove(FILE);
+        outcomes
     }
 }
 
@@ -156,7 +197,12 @@ fn is_number(value: &str) -> bool {
 
 impl Drop for Sysctls {
     fn drop(&mut self) {
-        self.restore();
+        for outcome in self.restore() {
+            match outcome {
+                Ok(line) => info!("{line}"),
+                Err(line) => warn!("{line}"),
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::estate::Estate;
 use super::privileges::Identity;
+use super::watchdog::Watchdog;
 use crate::control::batches;
 use crate::control::handoff::{Channel, ChannelError, Received};
 use crate::control::messages::{Item, ToDataPlane, ToSupervisor};
@@ -31,6 +32,8 @@ pub struct Child {
     queue: VecDeque<Outgoing>,
     /// When it closed its end: it should be dead soon after.
     pub hung_up: Option<Time>,
+    /// Whether it works.
+    pub watchdog: Watchdog,
 }
 
 #[derive(Debug)]
@@ -74,7 +77,14 @@ impl Child {
             let items = batch.into_iter().map(|(item, ())| item).collect();
             Outgoing::Batch { number, items }
         }));
-        Ok(Self { generation, process, channel: Some(ours), queue, hung_up: None })
+        Ok(Self {
+            generation,
+            process,
+            channel: Some(ours),
+            queue,
+            hung_up: None,
+            watchdog: Watchdog::default(),
+        })
     }
 
     /// Its process id.

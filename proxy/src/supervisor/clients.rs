@@ -130,6 +130,17 @@ impl Clients {
         }
     }
 
+    /// Tells a client that its request is in work, and when the outcome is known at the latest.
+    pub fn begun(&mut self, id: ClientId, within: Duration) {
+        let Some(client) = self.clients.iter_mut().find(|client| client.id == id) else { return };
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let mut line = serde_json::to_vec(&Response::Begun { within_ms }).unwrap_or_default();
+        line.push(b'\n');
+        // The first bytes on the connection, so its socket takes them all. A client that is gone is dropped
+        // by the next `ready`.
+        let _ = client.stream.write(&line);
+    }
+
     /// Sends a client its answer, as far as its socket takes it now.
     pub fn answer(&mut self, id: ClientId, response: &Response, now: Time) {
         let Some(index) = self.clients.iter().position(|client| client.id == id) else { return };

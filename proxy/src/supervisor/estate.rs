@@ -17,6 +17,7 @@ use crate::config::{Bytes, Loaded};
 use crate::control::life::SLOT_GENERATION;
 use crate::control::messages::{Item, PROTOCOL, Place, Start};
 use crate::control::sealed::SealedError;
+use crate::control::slots::{SteeringSlot, SteeringSlots};
 use crate::control::{now, sealed};
 use crate::counters::CountersMemory;
 use crate::counters::{Counter, Plain};
@@ -121,6 +122,8 @@ pub struct Estate {
     /// They outlive every data plane.
     pub counters: CountersMemory,
     programs: Option<Programs>,
+    /// Where the workers publish their states: the steering program's array, if there is one.
+    slots: SteeringSlots,
     /// The kernel's settings as they were: given back after the programs that need the new ones are gone.
     #[expect(dead_code, reason = "restores when it is dropped")]
     sysctls: Sysctls,
@@ -179,6 +182,11 @@ impl Estate {
             .collect::<io::Result<_>>()
             .map_err(|error| EstateError::Io("memfd", error))?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
+        let slots = match &programs {
+            Some(programs) => programs.steering.slots().try_clone_to_owned().and_then(SteeringSlots::map),
+            None => SteeringSlots::create(),
+        };
+        let slots = slots.map_err(|error| EstateError::Io("steering slots", error))?;
         let ticket_keys =
             TicketRing::new(now()).map_err(|error| EstateError::Io("keys of session tickets", error))?;
         let mut estate = Self {
@@ -191,6 +199,7 @@ impl Estate {
             admin,
             counters,
             programs: None,
+            slots,
             sysctls,
             identity,
             access_log,
@@ -239,8 +248,7 @@ impl Estate {
     pub fn handoff(&self, generation: u32) -> (Start, Vec<Item>) {
         let mut items: Vec<Item> =
             self.files.iter().map(|file| Item::File { path: file.path.clone() }).collect();
-        items.extend([Item::Counters, Item::TicketKeys]);
-        items.extend(self.programs.as_ref().map(|_| Item::Slots));
+        items.extend([Item::Counters, Item::TicketKeys, Item::Slots]);
         items.extend(self.admin.as_ref().map(|_| Item::Admin));
         items.extend(self.access_log.as_ref().map(|_| Item::AccessLog));
         items.extend(self.key_log.as_ref().map(|_| Item::KeyLog));
@@ -284,7 +292,7 @@ impl Estate {
             Item::Admin => self.admin.as_ref().map(|(_, fd)| fd.as_fd()),
             Item::Counters => Some(self.counters.fd()),
             Item::TicketKeys => Some(self.ticket_keys.fd()),
-            Item::Slots => self.programs.as_ref().map(|programs| programs.steering.slots()),
+            Item::Slots => Some(self.slots.fd()),
             Item::AccessLog => self.access_log.as_ref().map(AsFd::as_fd),
             Item::KeyLog => self.key_log.as_ref().map(KeyLog::fd),
         }
@@ -312,12 +320,21 @@ impl Estate {
 
     /// A data plane is dead: nothing it published may steer or be shown any more.
     pub fn clear(&mut self) {
-        if let Some(programs) = &mut self.programs
-            && let Err(error) = programs.steering.clear_slots(SLOT_GENERATION)
-        {
-            warn!("steering slots of the dead data plane stay: {error}");
+        match &mut self.programs {
+            Some(programs) => {
+                if let Err(error) = programs.steering.clear_slots(SLOT_GENERATION) {
+                    warn!("steering slots of the dead data plane stay: {error}");
+                }
+            }
+            None => self.worker_slots().for_each(|slot| slot.clear()),
         }
         self.counters.blocks().for_each(|block| block.reset_gauges());
+    }
+
+    /// Each worker's line in the steering array.
+    pub fn worker_slots(&self) -> impl Iterator<Item = SteeringSlot> + '_ {
+        let workers = 0..self.topology.workers.len();
+        workers.filter_map(|worker| self.slots.slot(SLOT_GENERATION, worker))
     }
 
     /// Opens the access log anew, so that data planes write to the file that has its name now; `false`: it is

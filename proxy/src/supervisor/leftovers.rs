@@ -1,15 +1,17 @@
-//! Leftovers in bpffs of an instance that was killed: its filter still drops packets as before. `plan` and
-//! `status` describe them, and they can be removed without a start. Also names the holder of an interface
-//! that we want.
+//! Leftovers of an instance that was killed: its filter still drops packets as before, and kernel settings
+//! are as it needed them. `plan` and `status` describe them, and they can be removed without a start. Also
+//! names the holder of an interface that we want.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use super::run_dir;
 use crate::control::now;
+use crate::folder::Folder;
 use crate::kernel::Holder;
 use crate::kernel::guard;
 use crate::kernel::guard::pins::{Pinned, Pins};
+use crate::kernel::{LeftSettings, Sysctls};
 
 /// The leftovers of the instance of this run_dir; `None` without any, or while it runs.
 #[must_use]
@@ -17,7 +19,32 @@ pub fn describe(run_dir: &Path) -> Option<String> {
     if run_dir::runs_in(run_dir).is_some() {
         return None;
     }
-    let Pinned { folder, interfaces, bans, .. } = Pins::find(run_dir)?.pinned(now());
+    let settings = match left_settings(run_dir) {
+        LeftSettings::Nothing => None,
+        LeftSettings::Elsewhere => Some("kernel settings of another network namespace".to_owned()),
+        LeftSettings::Here(settings) => {
+            let names = settings.names().collect::<Vec<_>>().join(", ");
+            // Only looked at.
+            std::mem::forget(settings);
+            Some(names)
+        }
+    };
+    let settings = settings.map(|names| format!("an earlier run was killed and left its changes of {names}"));
+    let pins = Pins::find(run_dir).map(|pins| describe_pins(pins.pinned(now())));
+    let left = [pins, settings].into_iter().flatten().collect::<Vec<_>>().join("\n");
+    if left.is_empty() {
+        return None;
+    }
+    let run_dir = run_dir.display();
+    Some(format!("{left}\na start takes it over, `sluice stop --run-dir {run_dir}` removes it"))
+}
+
+fn left_settings(run_dir: &Path) -> LeftSettings {
+    Folder::open(run_dir).map_or(LeftSettings::Nothing, Sysctls::left_in)
+}
+
+fn describe_pins(pinned: Pinned) -> String {
+    let Pinned { folder, interfaces, bans, .. } = pinned;
     let mut text = format!("an earlier run was killed and left its pins in {}: ", folder.display());
     let names: Vec<&str> = interfaces.iter().map(|(name, _)| name.as_str()).collect();
     match (&names[..], bans) {
@@ -33,9 +60,7 @@ pub fn describe(run_dir: &Path) -> Option<String> {
             }
         }
     }
-    let _ =
-        write!(text, "; a start takes them over, `sluice stop --run-dir {}` removes them", run_dir.display());
-    Some(text)
+    text
 }
 
 /// Removes the leftovers; the receipt. `None` when there are none.
@@ -47,27 +72,44 @@ pub fn remove(run_dir: &Path) -> Option<Result<String, String>> {
         Ok(lock) => lock,
         Err(error) => return Some(Err(error.to_string())),
     };
-    let mut pins = Pins::find(run_dir)?;
-    let Pinned { folder, interfaces, bans, .. } = pins.pinned(now());
-    let removed =
-        pins.remove().map_err(|error| format!("the pins of an earlier run stay: {error}")).map(|()| {
-            let names: Vec<&str> = interfaces.iter().map(|(name, _)| name.as_str()).collect();
-            let detached = if names.is_empty() {
-                String::new()
-            } else {
-                format!(": XDP detached from {}", names.join(", "))
-            };
-            let bans = bans
-                .filter(|bans| *bans > 0)
-                .map_or_else(String::new, |bans| format!(", {bans} bans lifted"));
-            format!(
-                "no sluice ran in {}; the pins that an earlier run left in {} are removed{detached}{bans}",
-                run_dir.display(),
-                folder.display()
-            )
-        });
+    let pins = Pins::find(run_dir).map(remove_pins);
+    // After the programs that needed them are gone.
+    let settings = match left_settings(run_dir) {
+        LeftSettings::Nothing => None,
+        LeftSettings::Elsewhere => Some(Err(
+            "an earlier run changed kernel settings of another network namespace; run `sluice stop` there"
+                .to_owned(),
+        )),
+        LeftSettings::Here(mut settings) => {
+            let outcomes = settings.restore().into_iter().collect::<Result<Vec<_>, _>>();
+            Some(outcomes.map(|lines| lines.join("; ")))
+        }
+    };
     drop(lock);
-    Some(removed)
+    let outcomes: Vec<_> = [pins, settings].into_iter().flatten().collect();
+    if outcomes.is_empty() {
+        return None;
+    }
+    let mut done = vec![format!("no sluice ran in {}", run_dir.display())];
+    let mut failed = Vec::new();
+    for outcome in outcomes {
+        match outcome {
+            Ok(what) => done.push(what),
+            Err(why) => failed.push(why),
+        }
+    }
+    Some(if failed.is_empty() { Ok(done.join("; ")) } else { Err(failed.join("; ")) })
+}
+
+fn remove_pins(mut pins: Pins) -> Result<String, String> {
+    let Pinned { folder, interfaces, bans, .. } = pins.pinned(now());
+    pins.remove().map_err(|error| format!("the pins of an earlier run stay: {error}"))?;
+    let names: Vec<&str> = interfaces.iter().map(|(name, _)| name.as_str()).collect();
+    let detached =
+        if names.is_empty() { String::new() } else { format!(": XDP detached from {}", names.join(", ")) };
+    let bans = bans.filter(|bans| *bans > 0).map_or_else(String::new, |bans| format!(", {bans} bans lifted"));
+    let folder = folder.display();
+    Ok(format!("the pins that an earlier run left in {folder} are removed{detached}{bans}"))
 }
 
 /// The holder of an interface that is not ours to take, with advice; `None`: nobody, or the instance of this

@@ -3,11 +3,8 @@
 //! system calls.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,10 +12,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{debug, error, info, warn};
 
+use self::ending::Ending;
 use self::reloading::Reloading;
 use super::bans;
 use super::clients::{ClientId, Clients};
-use super::estate::{Connections, Estate};
+use super::estate::Estate;
 use super::expiry::Expiry;
 use super::planes::Planes;
 use super::reload::Asker;
@@ -26,18 +24,22 @@ use super::run_dir::RunDir;
 use super::watch::Watch;
 use crate::config::unix_now;
 use crate::control::handoff::Received;
-use crate::control::life::{Life, LifeAction, LifeEvent, LifeState, RunOutcome};
+use crate::control::life::{GRACE, Life, LifeAction, LifeEvent, LifeState, RunOutcome};
 use crate::control::messages::{Request, Response, ToDataPlane, ToSupervisor};
-use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
 use crate::control::{now, sealed};
 use crate::time::Time;
 
+mod ending;
 mod reloading;
+mod watching;
 
 /// How long the data plane may take to answer for the status.
 const STATUS_WAIT: Duration = Duration::from_secs(1);
 /// The most bytes of a data plane's status.
 const STATUS_BYTES_MAX: u64 = 4 << 20;
+/// A reload may wait for another reload and for a data plane. Each has its own deadline; this is above their
+/// sum.
+const RELOAD_WITHIN: Duration = Duration::from_secs(60);
 /// Messages taken from the channel before anything else has its turn.
 const MESSAGES_PER_TURN: usize = 64;
 
@@ -206,7 +208,7 @@ impl Supervisor {
         let (expiry, rotation) =
             (Some(self.expiry.next_look()), Some(self.estate.ticket_keys.next_rotation()));
         let (life, planes) = (self.life.next_deadline(), self.planes.next_deadline());
-        let ours = [life, planes, self.clients.next_deadline(), asked, sweep];
+        let ours = [life, planes, self.clients.next_deadline(), asked, sweep, self.next_watch()];
         let deadlines = ours.into_iter().chain([reload, look, expiry, rotation]);
         let Some(deadline) = deadlines.flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
@@ -219,6 +221,7 @@ impl Supervisor {
         if self.planes.is_hung(now) {
             self.events.push_back(LifeEvent::Violation);
         }
+        self.watch_data_plane(now);
         self.clients.expire(now);
         if self.watch.look(now) {
             self.ask_reload(Asker::Watch, now);
@@ -349,26 +352,6 @@ impl Supervisor {
         }
     }
 
-    fn begin_stop(&mut self) {
-        self.begin_ending(None);
-        self.events.push_back(LifeEvent::Stop);
-    }
-
-    fn begin_drain(&mut self) {
-        let timeout = self.estate.config.process.drain_timeout;
-        self.begin_ending(Some(timeout));
-        self.events.push_back(LifeEvent::Drain { timeout });
-    }
-
-    /// A stop may cut a drain short; connections are counted from the first of both.
-    fn begin_ending(&mut self, drain: Option<Duration>) {
-        let before = self.estate.connections();
-        let ending = self.ending.get_or_insert(Ending { before, after: before, drain });
-        if drain.is_none() {
-            ending.drain = None;
-        }
-    }
-
     /// Reaps a data plane, if it is dead.
     fn take_death(&mut self, generation: u32, now: Time) {
         // Its last messages come before its death.
@@ -385,7 +368,7 @@ impl Supervisor {
         if self.life.is_ending() && clean {
             info!(generation, pid, "data plane ended");
         } else {
-            error!(generation, pid, "data plane died: {}", describe(status));
+            error!(generation, pid, "data plane died: {}", ending::describe(status));
         }
         self.events.push_back(LifeEvent::Died { clean });
     }
@@ -420,8 +403,13 @@ impl Supervisor {
             ToSupervisor::Compiled { id } => self.reload_compiled(id, now),
             ToSupervisor::NotCompiled { id, reason } => self.reload_refused(id, &reason),
             ToSupervisor::Published { id } => self.reload_published(id),
+            ToSupervisor::Pong { id } => {
+                if let Some(plane) = self.planes.get(generation) {
+                    plane.watchdog.answered(id);
+                }
+            }
             ToSupervisor::AskStatus { id } => {
-                let status = Box::new(self.status());
+                let status = Box::new(self.status(true));
                 if let Some(plane) = self.planes.get(generation) {
                     plane.tell(ToDataPlane::SupervisorStatus { id, status });
                 }
@@ -441,16 +429,19 @@ impl Supervisor {
         match request {
             Request::Stop => {
                 info!("stopping, as `sluice stop` asked");
+                self.clients.begun(id, GRACE);
                 self.waiting.push(id);
                 self.begin_stop();
             }
             Request::Drain => {
                 info!("draining, as `sluice drain` asked");
+                self.clients.begun(id, self.estate.config.process.drain_timeout + GRACE);
                 self.waiting.push(id);
                 self.begin_drain();
             }
             Request::Reload => {
                 info!("reloading, as `sluice reload` asked");
+                self.clients.begun(id, RELOAD_WITHIN);
                 self.ask_reload(Asker::Client(id), now);
             }
             Request::Ban { address, for_ms } => {
@@ -476,36 +467,12 @@ impl Supervisor {
         }
     }
 
-    /// Answers the client that asked; a question that is not open any more is ignored.
-    fn answer_status(&mut self, question: u64, data_plane: Option<DataPlaneStatus>, now: Time) {
-        if let Some((id, _)) = self.asked.remove(&question) {
-            let status = Status { supervisor: Some(self.status()), data_plane };
-            self.clients.answer(id, &Response::Status(Box::new(status)), now);
-        }
-    }
-
-    /// Our half.
-    fn status(&self) -> SupervisorStatus {
-        SupervisorStatus {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            instance: self.run_dir.instance(),
-            uptime_seconds: now().since(self.started).as_secs(),
-            restarts: self.life.restarts(),
-            guard: self.estate.guard_status(),
-            steering: self.estate.steering_status(),
-            degraded: self.estate.degraded.clone(),
-            key_log: self.estate.key_log.as_ref().map(|log| log.path().display().to_string()),
-            reload: self.reload_status(),
-        }
-    }
-
     /// Everything is given back before the waiting clients hear of it.
     fn leave(self, outcome: RunOutcome) {
         let Self { estate, run_dir, mut clients, waiting, life, ending, .. } = self;
         estate.release();
         drop(run_dir);
-        let receipt = receipt(outcome, life.restarts(), ending);
+        let receipt = ending::receipt(outcome, life.restarts(), ending);
         for id in waiting {
             clients.answer(id, &receipt, now());
         }
@@ -515,66 +482,7 @@ impl Supervisor {
         match receipt {
             Response::Failed(why) => error!("{why}"),
             Response::Done(what) => info!("{what}"),
-            Response::Status(_) | Response::Bans(_) => {}
+            Response::Begun { .. } | Response::Status(_) | Response::Bans(_) => {}
         }
-    }
-}
-
-/// Connections at the begin of the end, and at the end.
-#[derive(Clone, Copy, Debug)]
-struct Ending {
-    before: Connections,
-    after: Connections,
-    /// How long they were given; `None`: no time, a stop.
-    drain: Option<Duration>,
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { before, after, drain } = self;
-        let cut = after.cut.saturating_sub(before.cut) + after.open;
-        let ended = after.ended.saturating_sub(before.ended);
-        write!(formatter, "connections: {ended} ended by themselves, {cut} were cut")?;
-        match drain {
-            // Only a caller that knows the reason, the end of their time, asks for the alternate form.
-            Some(timeout) if cut > 0 && formatter.alternate() => {
-                write!(formatter, " after process.drain_timeout ({timeout:?})")
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn receipt(outcome: RunOutcome, restarts: u32, ending: Option<Ending>) -> Response {
-    let pid = std::process::id();
-    let connections = |ending: Option<String>| ending.map(|ending| format!("; {ending}")).unwrap_or_default();
-    let restarts = match restarts {
-        0 => String::new(),
-        1 => "; its data plane had been restarted once".to_owned(),
-        _ => format!("; its data plane had been restarted {restarts} times"),
-    };
-    match outcome {
-        RunOutcome::Clean => {
-            let connections = connections(ending.map(|ending| format!("{ending:#}")));
-            Response::Done(format!("process {pid} ended in order{connections}{restarts}"))
-        }
-        RunOutcome::Forced => Response::Failed(format!(
-            "process {pid} ended, but its data plane did not end by itself in time or crashed{}{restarts}",
-            connections(ending.map(|ending| ending.to_string()))
-        )),
-        RunOutcome::NeverReady => {
-            Response::Failed(format!("process {pid} ended: no data plane ever became ready"))
-        }
-    }
-}
-
-fn describe(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => match Signal::try_from(signal) {
-            Ok(signal) => format!("killed by {signal}"),
-            Err(_) => format!("killed by signal {signal}"),
-        },
-        (None, Some(code)) => format!("exit status {code}"),
-        (None, None) => status.to_string(),
     }
 }

@@ -18,6 +18,7 @@ pub mod run_dir;
 pub mod tickets;
 pub mod topology;
 pub mod watch;
+pub mod watchdog;
 
 use tracing::{info, warn};
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::child::Child;
 use super::estate::Estate;
+use super::watchdog::Watchdog;
 use crate::control::handoff::ChannelError;
 use crate::time::Time;
 
@@ -35,6 +36,12 @@ impl Planes {
     /// The plane that takes orders, questions and configurations.
     pub fn current(&mut self) -> Option<&mut Child> {
         self.only.as_mut()
+    }
+
+    /// The watchdog of that plane.
+    #[must_use]
+    pub fn watchdog(&self) -> Option<&Watchdog> {
+        self.only.as_ref().map(|plane| &plane.watchdog)
     }
 
     /// The plane of this generation.

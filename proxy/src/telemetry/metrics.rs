@@ -285,6 +285,8 @@ impl Collector for Supervisor {
             status.reload.outcomes.iter().map(|(outcome, count)| ([("outcome", outcome.as_str())], *count));
         family(encoder, "sluice_restarts", "Data planes restarted after a death")
             .counter(u64::from(status.restarts))?;
+        let help = "Data planes that died or were killed, by reason; an end in order is none";
+        family(encoder, "sluice_data_plane_deaths", help).counters(by_reason(&status.deaths))?;
         family(encoder, "sluice_uptime_seconds", "Since the supervisor started")
             .gauge(status.uptime_seconds)?;
         family(encoder, "sluice_reloads", "Reloads of the configuration, by outcome").counters(by_outcome)?;

@@ -65,9 +65,7 @@ pub fn render(status: &Status) -> String {
     }
     match &status.data_plane {
         Some(data_plane) => print_data_plane(&mut text, data_plane),
-        None => text.push_str(
-            "\ndata plane: not running; new connections wait in the accept queues while it restarts\n",
-        ),
+        None => print_absence(&mut text, status.supervisor.as_ref()),
     }
     if let Some(supervisor) = &status.supervisor {
         print_kernel(&mut text, supervisor);
@@ -92,6 +90,23 @@ pub fn render_bans(bans: &[Ban]) -> String {
     text
 }
 
+/// The data plane did not answer.
+fn print_absence(text: &mut String, supervisor: Option<&SupervisorStatus>) {
+    let state = supervisor.map_or("", |supervisor| supervisor.data_plane_state.as_str());
+    let what = match state {
+        "hung" => "hung, it does not answer; process.watchdog says when it is killed and replaced",
+        "starting" => "starting",
+        "draining" | "stopping" | "ended" => "ending",
+        "killed" => "killed, and not dead yet",
+        _ => "not running",
+    };
+    let clients = match state {
+        "draining" | "stopping" | "ended" => "new connections are refused",
+        _ => "new connections wait in the accept queues",
+    };
+    let _ = writeln!(text, "\ndata plane: {what}; {clients}");
+}
+
 fn print_supervisor(text: &mut String, supervisor: &SupervisorStatus) {
     let SupervisorStatus { version, pid, instance, uptime_seconds, restarts, .. } = supervisor;
     let _ = writeln!(text, "sluice {version}, instance {instance}, up {}", duration(*uptime_seconds));
@@ -100,6 +115,11 @@ fn print_supervisor(text: &mut String, supervisor: &SupervisorStatus) {
         "supervisor: pid {pid}, {restarts} data plane {}",
         if *restarts == 1 { "restart" } else { "restarts" }
     );
+    let deaths = supervisor.deaths.iter().filter(|(_, count)| **count > 0);
+    let deaths = deaths.map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ");
+    if !deaths.is_empty() {
+        let _ = writeln!(text, "data planes that died: {deaths}");
+    }
     print_reload(text, &supervisor.reload);
     if let Some(path) = &supervisor.key_log {
         let _ = writeln!(text, "{}", key_log::warning(path));

@@ -41,6 +41,7 @@ pub(super) const SANS_IO: &[&str] = &[
     "listen::admission",
     "control::life",
     "supervisor::reload",
+    "supervisor::watchdog",
     "config::changes",
     "io::timer",
     "time",

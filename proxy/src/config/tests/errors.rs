@@ -101,6 +101,16 @@ fn each_error_names_its_line_and_key() {
             &["out of bounds", "1ms to 1d"],
         ),
         case(
+            "[process]\nwatchdog = \"500ms\" # <-\n",
+            "process.watchdog",
+            &["\"500ms\" is not within 1s to 1d", "\"off\" or a duration"],
+        ),
+        case(
+            "[process]\nwatchdog = 15 # <-\n",
+            "process.watchdog",
+            &["is an integer", "\"off\" or a duration"],
+        ),
+        case(
             "[process]\nbuffer_budget = \"512KiB\" # <-\n",
             "process.buffer_budget",
             &["out of bounds", "1MiB to 64GiB"],

@@ -204,8 +204,29 @@ impl World {
     }
 }
 
+#[test]
+fn a_hung_one_is_killed_for_that_reason_and_a_healthy_one_is_replaced_at_once() {
+    let mut life = serving();
+    for generation in 2..12 {
+        let begun = at(u64::from(generation) * 100_000);
+        let _ = life.handle(LifeEvent::Ready, begun);
+        assert_eq!(life.handle(LifeEvent::Hung, begun + HEALTHY_AFTER), [LifeAction::Kill]);
+        assert_eq!(life.handle(LifeEvent::Hung, begun + HEALTHY_AFTER), [], "once");
+        let died = life.handle(DIED, begun + HEALTHY_AFTER);
+        assert_eq!(died, [LifeAction::Clear, LifeAction::Spawn { generation }], "no backoff");
+    }
+    let _ = life.handle(DIED, at(2_000_000));
+    let deaths: Vec<_> = life.deaths().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(deaths, [(DeathReason::Crashed, 1), (DeathReason::Hung, 10)]);
+    // An end in order is no death.
+    let mut life = serving();
+    let _ = life.handle(LifeEvent::Stop, at(5));
+    let _ = life.handle(LifeEvent::Died { clean: true }, at(6));
+    assert_eq!(life.deaths().map(|(_, count)| count).sum::<u64>(), 0);
+}
+
 fn events() -> impl Strategy<Value = (u64, u8)> {
-    (0..6_000_u64, 0..14_u8)
+    (0..6_000_u64, 0..15_u8)
 }
 
 proptest! {
@@ -232,6 +253,7 @@ proptest! {
                 9 if pause < 600 => LifeEvent::Drain { timeout: Duration::from_millis(pause) },
                 10 if pause < 300 => LifeEvent::Stop,
                 11 => LifeEvent::Drained,
+                12 => LifeEvent::Hung,
                 _ => LifeEvent::Tick,
             };
             let actions = life.handle(event, now);

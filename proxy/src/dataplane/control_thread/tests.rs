@@ -64,7 +64,7 @@ fn stage_of(config: config::model::Config, ticket_keys: Arc<Keys>) -> Stage {
             transport: Transport::Tcp,
         }],
     };
-    let slots = SteeringSlots::private().expect("memory");
+    let slots = SteeringSlots::create().expect("memory");
     let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
     let watched = |index| Watched {
         place,

@@ -50,6 +50,19 @@ fn a_request_in_pieces_gets_its_answer_and_the_connection_ends() {
 }
 
 #[test]
+fn a_client_hears_that_its_request_is_in_work_before_the_outcome() {
+    let mut bench = Bench::new();
+    let (mut stream, id) = bench.connect();
+    stream.write_all(b"\"drain\"\n").expect("write");
+    assert_eq!(bench.clients.ready(id, NOW), Some(Request::Drain));
+    bench.clients.begun(id, Duration::from_secs(30));
+    assert_eq!(bench.clients.next_deadline(), None, "it waits");
+    bench.clients.answer(id, &Response::Done("well".into()), NOW);
+    let lines: Vec<_> = BufReader::new(stream).lines().take(2).map(|line| line.expect("read")).collect();
+    assert_eq!(lines, ["{\"begun\":{\"within_ms\":30000}}", "{\"done\":\"well\"}"]);
+}
+
+#[test]
 fn an_answer_larger_than_the_socket_arrives_whole() {
     let mut bench = Bench::new();
     let (mut stream, id) = bench.connect();

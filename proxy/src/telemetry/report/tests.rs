@@ -15,6 +15,8 @@ fn whole() -> Status {
             instance: "sluice".to_owned(),
             uptime_seconds: 3_725,
             restarts: 1,
+            data_plane_state: "serving".to_owned(),
+            deaths: BTreeMap::from([("crashed".to_owned(), 0), ("hung".to_owned(), 1)]),
             guard: GuardStatus {
                 interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
                 dry_run: false,
@@ -108,6 +110,7 @@ fn a_whole_status_reads_like_this() {
     let expected = "\
 sluice 0.1.0, instance sluice, up 1h 2m
 supervisor: pid 100, 1 data plane restart
+data planes that died: 1 hung
 configuration: snapshot 1; reloads: 2 invalid; 2 files are watched
 last reload: not reloaded, snapshot 1 stays in force: the configuration has an error
 data plane: ready, pid 101, generation 2, snapshot 1
@@ -162,6 +165,15 @@ fn a_missing_half_is_named() {
     let status = Status { data_plane: None, ..whole() };
     let text = render(&status);
     assert!(text.contains("data plane: not running") && text.contains("guard: XDP on lo"));
+    for (state, words) in [
+        ("hung", "data plane: hung, it does not answer"),
+        ("stopping", "data plane: ending; new connections are refused"),
+        ("waiting", "data plane: not running; new connections wait in the accept queues"),
+    ] {
+        let seen = SupervisorStatus { data_plane_state: state.to_owned(), ..SupervisorStatus::default() };
+        let text = render(&Status { supervisor: Some(seen), data_plane: None });
+        assert!(text.contains(words), "{text}");
+    }
     let logged = SupervisorStatus { key_log: Some("/tmp/keys".to_owned()), ..SupervisorStatus::default() };
     let text = render(&Status { supervisor: Some(logged), data_plane: None });
     assert!(text.contains("THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO /tmp/keys"), "{text}");
