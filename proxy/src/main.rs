@@ -11,6 +11,7 @@ use proxy::cli::{Cli, Command, Config, RunDir};
 use proxy::config::{self, Diagnostics, Loaded};
 use proxy::control::life::RunOutcome;
 use proxy::control::messages::{Request, Response};
+use proxy::kernel::links;
 use proxy::supervisor::ask::AskError;
 use proxy::supervisor::{ask, key_log, leftovers, plan};
 use proxy::telemetry::report;
@@ -66,7 +67,13 @@ fn run(path: &Path, allow_key_log: bool) -> ExitCode {
 
 fn check(path: &Path) -> ExitCode {
     match load(path) {
-        Ok(_) => {
+        Ok(loaded) => {
+            // Whether an interface is there depends on the host that will run it; what is there can be told.
+            for name in &loaded.config.guard.interfaces {
+                if let Some(reason) = links::without_ethernet(name) {
+                    return fail(&format!("{}: guard.interfaces: {name}: {reason}", path.display()));
+                }
+            }
             say(&format!("{}: valid\n", path.display()));
             ExitCode::SUCCESS
         }

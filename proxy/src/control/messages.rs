@@ -66,6 +66,11 @@ pub enum ToDataPlane {
     AccessLog,
     /// Session tickets go on with the keys that come with this message, in a sealed memfd.
     TicketKeys,
+    /// What the supervisor goes on without now, for readiness probes.
+    Degraded {
+        /// Each with its cost.
+        lacks: Vec<String>,
+    },
     /// Asks for `ToSupervisor::Status`.
     AskStatus {
         /// Comes back in the answer.

@@ -177,6 +177,9 @@ pub struct ReloadStatus {
 pub struct GuardStatus {
     /// Interface name and XDP mode (`driver`, `generic`).
     pub interfaces: BTreeMap<String, String>,
+    /// Interfaces of `guard.interfaces` whose packets are not judged, with the reason.
+    #[serde(default)]
+    pub unguarded: BTreeMap<String, String>,
     /// Counts only.
     pub dry_run: bool,
     /// Live connections of our listeners, as the kernel side counts them by source; `None` where it does not.

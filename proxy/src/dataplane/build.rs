@@ -90,6 +90,7 @@ pub(super) fn build(handoff: Handoff) -> Result<(Plane, Seeds), DataPlaneError> 
         workers: watched,
         ready: AtomicBool::new(false),
         draining: AtomicBool::new(false),
+        lacks: ArcSwap::default(),
         questions: sender,
     };
     Ok((Plane { view: Arc::new(view), commands, questions, admin, access_log, ticket_keys }, seeds))

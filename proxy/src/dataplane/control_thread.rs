@@ -200,6 +200,7 @@ impl Control {
                 self.command(Command::Stop);
             }
             ToDataPlane::Ping { id } => self.say(ToSupervisor::Pong { id }, None),
+            ToDataPlane::Degraded { lacks } => self.view.lacks.store(Arc::new(lacks)),
             ToDataPlane::AskStatus { id } => self.answer(id),
             ToDataPlane::SupervisorStatus { id, status } => {
                 if let Some(question) = self.open.remove(&id) {

@@ -60,6 +60,8 @@ pub struct View {
     pub ready: AtomicBool,
     /// Asked to drain or to stop.
     pub draining: AtomicBool,
+    /// What the supervisor goes on without.
+    pub lacks: ArcSwap<Vec<String>>,
     /// To the control loop, which asks the supervisor.
     pub questions: mpsc::Sender<Question>,
 }
@@ -191,6 +193,10 @@ impl Sources for View {
             reasons: self.reasons(),
             logs: logs(&config.log.access),
         }
+    }
+
+    fn lacks(&self) -> Vec<String> {
+        self.lacks.load().to_vec()
     }
 
     fn counters(&self) -> Vec<Cells> {

@@ -2,16 +2,13 @@
 //! the source's packets already; cutting spares client and worker the wait for a timeout. The kernel filters
 //! the dump, so the cost is one walk over its table of connections.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
 
 use ipnet::IpNet;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt,
-    socket, sockopt,
-};
-use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::socket::SockProtocol;
+
+use super::netlink::{BYTES_MAX, Netlink};
 
 /// At most so many connections are ended at once. Further ones end by their timeouts, since their packets are
 /// dropped.
@@ -42,24 +39,19 @@ const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 1
 /// When the kernel cannot do it (CONFIG_INET_DIAG_DESTROY) or forbids it. The connections end by their
 /// timeouts then.
 pub fn cut(source: IpNet, listeners: &[SocketAddr]) -> io::Result<usize> {
-    let netlink =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
-    // The kernel answers within the send. A longer wait would be a bug, and must not hang the supervisor.
-    setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
+    let netlink = Netlink::open(SockProtocol::NetlinkSockDiag)?;
     // An IPv4 client may be connected to a socket of either family.
     let families: &[i32] =
         if source.addr().is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
     let mut found = Vec::new();
     for &family in families {
-        send(&netlink, &message(BY_FAMILY, DUMP, family as u8, STATES, &[0; ID], &condition(source)))?;
+        netlink.send(&message(BY_FAMILY, DUMP, family as u8, STATES, &[0; ID], &condition(source)))?;
         collect(&netlink, listeners, &mut found)?;
     }
     let mut ended = 0;
     for (family, id) in &found {
-        send(&netlink, &message(DESTROY, ACKNOWLEDGED, *family, u32::MAX, id, &[]))?;
-        let mut answer = [0; 4096];
-        let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        match error_of(answer.get(..length).unwrap_or_default()) {
+        netlink.send(&message(DESTROY, ACKNOWLEDGED, *family, u32::MAX, id, &[]))?;
+        match error_of(netlink.receive(&mut [0; 4096])?) {
             Ok(()) => ended += 1,
             // The connection ended by itself meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -67,17 +59,6 @@ pub fn cut(source: IpNet, listeners: &[SocketAddr]) -> io::Result<usize> {
         }
     }
     Ok(ended)
-}
-
-fn send(netlink: &OwnedFd, message: &[u8]) -> io::Result<()> {
-    sendmsg(
-        netlink.as_raw_fd(),
-        &[IoSlice::new(message)],
-        &[],
-        MsgFlags::empty(),
-        Some(&NetlinkAddr::new(0, 0)),
-    )?;
-    Ok(())
 }
 
 /// A `struct inet_diag_req_v2` with its header and one attribute.
@@ -116,11 +97,10 @@ fn condition(source: IpNet) -> Vec<u8> {
 }
 
 /// Reads a dump to its end and keeps the connections to our listeners.
-fn collect(netlink: &OwnedFd, listeners: &[SocketAddr], into: &mut Vec<(u8, [u8; ID])>) -> io::Result<()> {
-    let mut buffer = vec![0; 1 << 16];
+fn collect(netlink: &Netlink, listeners: &[SocketAddr], into: &mut Vec<(u8, [u8; ID])>) -> io::Result<()> {
+    let mut buffer = vec![0; BYTES_MAX];
     loop {
-        let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        let mut rest = buffer.get(..length).unwrap_or_default();
+        let mut rest = netlink.receive(&mut buffer)?;
         if rest.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

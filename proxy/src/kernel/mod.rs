@@ -10,16 +10,20 @@
 //!          └▶ steering ───────────▶
 //! ```
 //!
-//! The guard imports counting because the limit of connections is one of the guard's settings. Three files
-//! depend on none of these: `netns`, `sysctl` (settings that Sluice changes while it runs) and `cut` (ends a
-//! source's connections).
+//! The guard imports counting because the limit of connections is one of the guard's settings. These files
+//! depend on none of them: `netns`, `sysctl` (settings that Sluice changes while it runs), and the users of
+//! `netlink`: `links` (interfaces), `changes` (of interfaces and addresses) and `cut` (ends a source's
+//! connections).
 
 mod address;
+pub mod changes;
 pub mod counting;
 mod cut;
 mod error;
 pub mod guard;
+pub mod links;
 mod maps;
+mod netlink;
 mod netns;
 mod object;
 mod programs;

@@ -64,6 +64,9 @@ fn try_ban(
             }
         }
     }
+    for (interface, reason) in estate.unguarded() {
+        notes.push(format!("packets on {interface} are not judged: {reason}"));
+    }
     notes.iter().for_each(|note| receipt.push_str(&format!("\nnote: {note}")));
     Ok(receipt)
 }
@@ -88,7 +91,7 @@ fn warnings(estate: &Estate, network: IpNet) -> Vec<String> {
 /// Lifts a ban.
 pub fn unban(estate: &mut Estate, source: BanSource, now: Time) -> Response {
     let lifted =
-        estate.guard_mut().and_then(|guard| guard.unban(source, now).map_err(|error| error.to_string()));
+        estate.guard_maps().and_then(|guard| guard.unban(source, now).map_err(|error| error.to_string()));
     match lifted {
         Ok(Some(end)) => {
             let receipt =

@@ -33,7 +33,10 @@ use crate::supervisor::privileges::{self, Identity, UserError};
 use crate::supervisor::tickets::TicketRing;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 
+mod guarding;
 mod programs;
+
+use self::guarding::Guarding;
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,14 @@ pub enum EstateError {
         name: String,
         /// The interfaces that exist.
         existing: String,
+    },
+    /// An interface whose packets the guard cannot read.
+    #[error("guard.interfaces: {name}: {reason}")]
+    Frames {
+        /// As configured.
+        name: String,
+        /// The reason, and the remedy.
+        reason: String,
     },
     /// More workers than the steering array has lines.
     #[error("{0} workers; {WORKERS_MAX} at most")]
@@ -135,8 +146,9 @@ pub struct Estate {
     pub ticket_keys: TicketRing,
     /// Where secrets of handshakes go; `None`: nowhere.
     pub key_log: Option<KeyLog>,
-    /// Lacks that `auto` went on with, each with its cost.
-    pub degraded: Vec<String>,
+    /// Lacks that `auto` went on with at the start, each with its cost. `lacks` has those of the guard too.
+    degraded: Vec<String>,
+    guarding: Guarding,
 }
 
 impl Estate {
@@ -206,11 +218,12 @@ impl Estate {
             ticket_keys,
             key_log: None,
             degraded,
+            guarding: Guarding::default(),
         };
         if let Some(programs) = programs {
             estate.apply(programs)?;
         }
-        estate.degraded.iter().for_each(|lack| warn!("going on without: {lack}"));
+        estate.lacks().iter().for_each(|lack| warn!("going on without: {lack}"));
         Ok(estate)
     }
 

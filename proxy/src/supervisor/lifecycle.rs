@@ -18,6 +18,7 @@ use super::bans;
 use super::clients::{ClientId, Clients};
 use super::estate::Estate;
 use super::expiry::Expiry;
+use super::network::Network;
 use super::planes::Planes;
 use super::reload::Asker;
 use super::run_dir::RunDir;
@@ -86,6 +87,9 @@ pub struct Supervisor {
     reloading: Reloading,
     watch: Watch,
     expiry: Expiry,
+    network: Network,
+    /// The lacks that data planes know of.
+    told: Vec<String>,
     /// When bans that are over were taken out of the table.
     swept: Time,
     /// The counts when the end was first asked for.
@@ -113,6 +117,8 @@ impl Supervisor {
             reloading: Reloading::new(),
             watch: Watch::new(watched, now()),
             expiry: Expiry::new(now()),
+            network: Network::follow(&estate, now()),
+            told: Vec::new(),
             estate,
             run_dir,
             signals,
@@ -167,6 +173,7 @@ impl Supervisor {
         let ids: Vec<ClientId> = self.clients.interests().map(|(id, _, _)| id).collect();
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.clients.interests().map(|(_, fd, events)| PollFd::new(fd, events)));
+        fds.extend(self.network.interest().map(|netlink| PollFd::new(netlink, PollFlags::POLLIN)));
         let planes_at = fds.len();
         fds.extend(self.planes.interests().map(|(_, channel, writes)| {
             let events = if writes { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
@@ -209,7 +216,7 @@ impl Supervisor {
             (Some(self.expiry.next_look()), Some(self.estate.ticket_keys.next_rotation()));
         let (life, planes) = (self.life.next_deadline(), self.planes.next_deadline());
         let ours = [life, planes, self.clients.next_deadline(), asked, sweep, self.next_watch()];
-        let deadlines = ours.into_iter().chain([reload, look, expiry, rotation]);
+        let deadlines = ours.into_iter().chain([reload, look, expiry, rotation, self.network.next_look()]);
         let Some(deadline) = deadlines.flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
         let milliseconds = deadline.since(now()).as_micros().div_ceil(1000);
@@ -234,10 +241,24 @@ impl Supervisor {
             self.swept = now;
         }
         self.rotate_ticket_keys(now);
+        if self.network.look(&mut self.estate, now) {
+            self.tell_lacks();
+        }
         let due: Vec<u64> =
             self.asked.iter().filter(|(_, (_, deadline))| now >= *deadline).map(|(id, _)| *id).collect();
         for id in due {
             self.answer_status(id, None, now);
+        }
+    }
+
+    /// Readiness probes ask a data plane, which knows only what it was told.
+    fn tell_lacks(&mut self) {
+        let lacks = self.estate.lacks();
+        if lacks != self.told {
+            for plane in self.planes.iter_mut() {
+                plane.order(ToDataPlane::Degraded { lacks: lacks.clone() });
+            }
+            self.told = lacks;
         }
     }
 
@@ -393,6 +414,8 @@ impl Supervisor {
         match message {
             ToSupervisor::Ready => {
                 info!(generation, "data plane ready");
+                self.told = Vec::new();
+                self.tell_lacks();
                 self.events.push_back(LifeEvent::Ready);
             }
             ToSupervisor::Failed { reason } => {

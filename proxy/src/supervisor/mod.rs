@@ -10,6 +10,7 @@ pub mod key_log;
 pub mod leftovers;
 pub mod lifecycle;
 pub mod logs;
+pub mod network;
 pub mod plan;
 pub mod planes;
 pub mod privileges;

@@ -4,7 +4,6 @@
 
 mod cards;
 mod facts;
-mod xdp_features;
 
 use std::fmt::{self, Write};
 use std::path::Path;
@@ -167,6 +166,9 @@ impl Judgement {
         let what = format!("guard.interfaces: {name}");
         if let Some(holder) = &interface.holder {
             return self.fatal(what, holder.as_str());
+        }
+        if let Some(foreign) = &interface.foreign {
+            return self.fatal(what, foreign.as_str());
         }
         match (xdp_expected(mode, interface), mode) {
             (Expected::Missing, GuardMode::Auto) => {

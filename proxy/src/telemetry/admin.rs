@@ -40,6 +40,9 @@ pub trait Sources: Send + Sync + 'static {
     /// The data plane's half, from memory.
     fn data_plane(&self) -> DataPlaneStatus;
 
+    /// What Sluice goes on without, each with its cost, as the supervisor said last.
+    fn lacks(&self) -> Vec<String>;
+
     /// Every worker's cells (`CounterBlock::cells`); index = worker.
     fn counters(&self) -> Vec<Cells>;
 
@@ -130,7 +133,9 @@ async fn show_ready(State(state): State<AdminState>) -> (StatusCode, Response) {
         (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "not accepting\n"),
         (true, false) => (StatusCode::OK, "ready\n"),
     };
-    (code, one_request("text/plain; charset=utf-8", body.to_owned()))
+    // A lack is no reason to send clients elsewhere, but probes and people read it here.
+    let lacks = state.sources.lacks().into_iter().map(|lack| format!("degraded: {lack}\n"));
+    (code, one_request("text/plain; charset=utf-8", std::iter::once(body.to_owned()).chain(lacks).collect()))
 }
 
 async fn show_status(State(state): State<AdminState>) -> Response {

@@ -307,6 +307,15 @@ impl Collector for Supervisor {
             .map(|(name, mode)| ([("interface", name.as_str()), ("mode", mode.as_str())], 1));
         family(encoder, "sluice_guard_interface_info", "Always 1; the XDP mode of each interface")
             .gauges(interfaces)?;
+        let attached = status.guard.interfaces.keys().map(|name| (name, 1));
+        let attached = attached.chain(status.guard.unguarded.keys().map(|name| (name, 0)));
+        let attached = attached.map(|(name, is_attached)| ([("interface", name.as_str())], is_attached));
+        family(
+            encoder,
+            "sluice_guard_interface_attached",
+            "1 while the guard judges the interface's packets",
+        )
+        .gauges(attached)?;
         family(encoder, "sluice_guard_dry_run", "1 when the guard counts and drops nothing")
             .gauge(u64::from(status.guard.dry_run))?;
         if let Some(connections) = status.guard.connections {

@@ -260,6 +260,10 @@ fn print_kernel(text: &mut String, supervisor: &SupervisorStatus) {
         let _ = writeln!(text, "  bans that hold: {}", guard.bans);
     }
 
+    for (interface, reason) in &guard.unguarded {
+        let _ = writeln!(text, "guard: packets on {interface} are not judged: {reason}");
+    }
+
     let steering = &supervisor.steering;
     let _ = writeln!(text, "\nsteering: {}", steering.policy);
     if !steering.selected.is_empty() || !steering.fallback.is_empty() {

@@ -19,6 +19,7 @@ pub(super) const UNSAFE_FILES: &[&str] = &[
     "proxy/src/control/slots.rs",
     "proxy/src/counters/block.rs",
     "proxy/src/counters/mapping.rs",
+    "proxy/src/kernel/netlink.rs",
     "proxy/src/kernel/netns.rs",
     "proxy/src/listen/defer.rs",
     "proxy/src/placement.rs",

@@ -80,6 +80,7 @@ fn stage_of(config: config::model::Config, ticket_keys: Arc<Keys>) -> Stage {
         workers: (0..2).map(watched).collect(),
         ready: AtomicBool::new(false),
         draining: AtomicBool::new(false),
+        lacks: ArcSwap::default(),
         questions: ask,
     });
     let (senders, workers) = (0..2).map(|_| commands::channel().expect("eventfd")).unzip();

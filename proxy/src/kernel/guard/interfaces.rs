@@ -10,10 +10,10 @@ use aya::programs::{ProgramError, Xdp, loaded_programs};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use super::occupied::{Occupied, XdpMode, occupied};
 use super::pins::{self, PinError, Pins, xdp_link};
 use super::settings::GuardMode;
 use crate::kernel::error::{Holder, KernelError, chain, errno};
+use crate::kernel::links::{Device, Occupied, XdpMode, explain_frames};
 use crate::kernel::object::{GUARD, Object, explain_program};
 
 /// The holder of the interface, in this thread's network namespace. `None`: nobody has it, or the kernel does
@@ -21,7 +21,7 @@ use crate::kernel::object::{GUARD, Object, explain_program};
 #[must_use]
 pub fn holder(interface: &str) -> Option<Holder> {
     let index = if_nametoindex(interface).ok()?;
-    occupied(index).ok().flatten().map(|occupied| holder_of(occupied.program))
+    Device::read(index).ok()?.xdp.map(|occupied| holder_of(occupied.program))
 }
 
 /// The holder whose program has this id.
@@ -62,10 +62,34 @@ enum Hold {
     Pinned(FdLink),
 }
 
+/// An interface that the guard was attached to.
+#[derive(Debug)]
+struct Attached {
+    mode: XdpMode,
+    /// The interface's number; another interface of the same name has another.
+    index: u32,
+    /// The program's id; 0 if the kernel does not tell.
+    program: u32,
+    hold: Hold,
+}
+
+/// Whether the guard is on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    Here,
+    /// It is, but the interface has this name now.
+    Renamed(String),
+    /// It was until a moment ago; why it is not.
+    Lost(&'static str),
+    /// It was not.
+    Absent,
+}
+
 /// The interfaces that the guard is attached to, and the folder that pins their links.
 #[derive(Debug, Default)]
 pub(super) struct Interfaces {
-    attached: BTreeMap<String, (XdpMode, Hold)>,
+    attached: BTreeMap<String, Attached>,
     /// Dropped after the links.
     pins: Option<Pins>,
 }
@@ -79,17 +103,23 @@ impl Interfaces {
         mode: GuardMode,
     ) -> Result<XdpMode, KernelError> {
         let refused = |reason: String| KernelError::Attach { interface: interface.to_owned(), reason };
-        if let Some((mode, _)) = self.attached.get(interface) {
+        if let Some(Attached { mode, .. }) = self.attached.get(interface) {
             return Ok(*mode);
         }
         if interface.is_empty() || interface.len() >= libc::IFNAMSIZ || interface.contains('\0') {
             return Err(refused(no_interface()));
         }
         let index = if_nametoindex(interface).map_err(|_| refused(no_interface()))?;
-        let program = loaded(object)?;
         // If netlink is refused, the attach itself will fail on an occupied interface.
-        let on = || occupied(index).ok().flatten();
-        if let Some(mode) = self.adopt_link(program, interface, mode, on())? {
+        let device = || Device::read(index).ok();
+        if let Some(kind) = device().and_then(|device| device.foreign_frames()) {
+            return Err(refused(explain_frames(kind)));
+        }
+        let program = loaded(object)?;
+        let on = || device().and_then(|device| device.xdp);
+        let id = program.info().map_or(0, |info| info.id());
+        if let Some((mode, hold)) = self.adopt_link(program, interface, mode, on())? {
+            self.attached.insert(interface.to_owned(), Attached { mode, index, program: id, hold });
             return Ok(mode);
         }
         if let Some(on) = on() {
@@ -104,20 +134,44 @@ impl Interfaces {
                 Hold::Pinned(pins.pin_link(&xdp_link(interface), link)?)
             }
         };
-        self.attached.insert(interface.to_owned(), (mode, hold));
+        self.attached.insert(interface.to_owned(), Attached { mode, index, program: id, hold });
         Ok(mode)
+    }
+
+    /// See `GuardProgram::look`.
+    pub(super) fn look(&mut self, interface: &str) -> Presence {
+        let Some(Attached { index, program, .. }) = self.attached.get(interface) else {
+            return Presence::Absent;
+        };
+        let is_ours = |on: Occupied| *program == 0 || on.program == 0 || on.program == *program;
+        let lost = match Device::read(*index) {
+            Ok(device) if !device.xdp.is_some_and(is_ours) => "its XDP program had been detached",
+            Ok(device) if device.name != interface => {
+                // Without another one of that name, the interface that we know is the one that was meant.
+                if if_nametoindex(interface).is_err() {
+                    return Presence::Renamed(device.name);
+                }
+                "another interface has its name now"
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => "the interface had gone",
+            // On doubt nothing is detached.
+            Ok(_) | Err(_) => return Presence::Here,
+        };
+        if let Err(error) = self.detach(interface) {
+            tracing::debug!(interface, "its old XDP link: {error}");
+        }
+        Presence::Lost(lost)
     }
 
     /// Detaches the program from one interface, if it is attached.
     pub(super) fn detach(&mut self, interface: &str) -> Result<(), KernelError> {
         match self.attached.remove(interface) {
             None => Ok(()),
-            Some((_, Hold::Process(link))) => link.detach().map_err(|error| KernelError::Attach {
-                interface: interface.to_owned(),
-                reason: chain(&error),
+            Some(Attached { hold: Hold::Process(link), .. }) => link.detach().map_err(|error| {
+                KernelError::Attach { interface: interface.to_owned(), reason: chain(&error) }
             }),
             // The link is dropped after its pin is removed.
-            Some((_, Hold::Pinned(_link))) => {
+            Some(Attached { hold: Hold::Pinned(_link), .. }) => {
                 self.pins.as_ref().map_or(Ok(()), |pins| pins.unpin_link(&xdp_link(interface)))
             }
         }
@@ -135,7 +189,7 @@ impl Interfaces {
 
     /// The interfaces that the program is attached to.
     pub(super) fn attached(&self) -> impl Iterator<Item = (&str, XdpMode)> {
-        self.attached.iter().map(|(interface, (mode, _))| (interface.as_str(), *mode))
+        self.attached.iter().map(|(interface, attached)| (interface.as_str(), attached.mode))
     }
 
     /// Pins links in this folder from now on.
@@ -159,12 +213,12 @@ impl Interfaces {
     /// Puts the program on the interface's pinned link, if that link still judges this interface in a wanted
     /// mode. Any other pinned link is removed.
     fn adopt_link(
-        &mut self,
+        &self,
         program: &mut Xdp,
         interface: &str,
         wanted: GuardMode,
         on: Option<Occupied>,
-    ) -> Result<Option<XdpMode>, KernelError> {
+    ) -> Result<Option<(XdpMode, Hold)>, KernelError> {
         let Some(pins) = &self.pins else { return Ok(None) };
         let Some(link) = pins.link(&xdp_link(interface)) else { return Ok(None) };
         let linked = link.info().map(|info| info.program_id()).unwrap_or_default();
@@ -190,8 +244,7 @@ impl Interfaces {
             .map_err(|error| refused(format!("its pinned link: {}", chain(&error))))?;
         let link = program.take_link(id).map_err(|error| refused(chain(&error)))?;
         let link = FdLink::try_from(link).map_err(unlinked)?;
-        self.attached.insert(interface.to_owned(), (mode, Hold::Pinned(link)));
-        Ok(Some(mode))
+        Ok(Some((mode, Hold::Pinned(link))))
     }
 }
 

@@ -6,7 +6,7 @@
 //! | file | |
 //! |---|---|
 //! | `settings` | the guard in a configuration |
-//! | `interfaces`, `occupied`, `pins` | where the program is attached, and what of it outlives this process |
+//! | `interfaces`, `pins` | where the program is attached, and what of it outlives this process |
 //! | `listeners` | the addresses whose packets are judged |
 //! | `locals` | the addresses that a listener on the unspecified address stands for |
 //! | `lists`, `bans` | sources that are let through or dropped whatever they send |
@@ -24,7 +24,6 @@ mod interfaces;
 mod listeners;
 mod lists;
 mod locals;
-mod occupied;
 pub mod pins;
 mod prefilter;
 mod settings;
@@ -57,9 +56,9 @@ use crate::control::bans::BanSource;
 use crate::control::status::GuardStatus;
 use crate::time::Time;
 
-pub use self::interfaces::holder;
-pub use self::occupied::XdpMode;
+pub use self::interfaces::{Presence, holder};
 pub use self::settings::{Fragments, Guard, GuardMode, SynCookies};
+pub use super::links::XdpMode;
 
 const CONFIG: &str = "GUARD_CONFIG";
 const ALLOW: &str = "GUARD_ALLOW";
@@ -327,6 +326,12 @@ impl GuardProgram {
         mode: GuardMode,
     ) -> Result<XdpMode, KernelError> {
         self.interfaces.attach(object, interface, mode)
+    }
+
+    /// Looks whether the program is still on an interface that it was attached to. If it is not, the program
+    /// is detached from there for good, and the interface can be attached anew.
+    pub fn look(&mut self, interface: &str) -> Presence {
+        self.interfaces.look(interface)
     }
 
     /// The program's descriptor. The program is loaded if it is not yet.

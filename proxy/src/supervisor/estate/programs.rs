@@ -6,17 +6,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::net::if_::if_nametoindex;
 use proxy_common::steer::WORKERS_MAX;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{Estate, EstateError};
 use crate::config::model::Config;
 use crate::control::life::SLOT_GENERATION;
 use crate::control::now;
-use crate::control::status::{GuardStatus, SteeringStatus};
+use crate::control::status::SteeringStatus;
+use crate::kernel::guard::GuardMode;
 use crate::kernel::guard::pins::{PinError, Pins};
-use crate::kernel::guard::{GuardMode, GuardProgram, XdpMode};
+use crate::kernel::links;
 use crate::kernel::{KernelError, Programs, Sysctls};
-use crate::supervisor::leftovers;
 use crate::time::Time;
 
 impl Estate {
@@ -40,83 +40,6 @@ impl Estate {
             programs.steer(bound.key.address, SLOT_GENERATION, &sockets)?;
         }
         Ok(())
-    }
-
-    fn guard(&mut self, programs: &mut Programs) -> Result<(), EstateError> {
-        let guard = &self.config.guard;
-        if guard.interfaces.is_empty() {
-            return Ok(());
-        }
-        let addresses: Vec<SocketAddr> = self.addresses().collect();
-        // The rules first: a program without them would judge by nothing.
-        if let Err(error) = programs.apply_guard(guard, &addresses) {
-            if guard.mode != GuardMode::Auto {
-                return Err(EstateError::Demand(error));
-            }
-            self.degraded.push(format!("guard: no packet is judged before the kernel handles it ({error})"));
-            return Ok(());
-        }
-        for interface in &guard.interfaces {
-            match programs.attach_guard(interface, guard.mode) {
-                Ok(mode) => {
-                    info!(interface, mode = mode.label(), "XDP attached");
-                    if mode == XdpMode::Generic && guard.mode == GuardMode::Auto {
-                        self.degraded.push(format!(
-                            "guard: {interface}'s driver takes no XDP: generic mode judges packets after the \
-                             kernel allocated them"
-                        ));
-                    }
-                }
-                Err(KernelError::Held { interface, holder }) => {
-                    return Err(EstateError::Held(leftovers::explain(&interface, &holder)));
-                }
-                Err(error) if guard.mode == GuardMode::Auto => {
-                    self.degraded
-                        .push(format!("guard: packets on {interface} reach the kernel unjudged ({error})"));
-                }
-                Err(error) => return Err(EstateError::Demand(error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells the program, where there is one, about a change of the guard: its list of the denied.
-    pub(super) fn follow_guard(&mut self) {
-        let addresses: Vec<SocketAddr> = self.addresses().collect();
-        let Some(programs) = self.programs.as_mut().filter(|programs| programs.guard.is_attached()) else {
-            return;
-        };
-        if let Err(error) = programs.apply_guard(&self.config.guard, &addresses) {
-            error!(
-                "guard.deny: the kernel took it in part only, and what was denied before is denied still: \
-                 {error}"
-            );
-        }
-    }
-
-    /// The programs, to enter bans into.
-    ///
-    /// # Errors
-    /// When nothing judges packets, and why.
-    pub fn guard_mut(&mut self) -> Result<&mut GuardProgram, String> {
-        if self.config.guard.interfaces.is_empty() {
-            return Err(
-                "no interface is guarded (guard.interfaces is empty), so no packet would be dropped; name \
-                 the interfaces \
-                        that clients come through, and start again"
-                    .to_owned(),
-            );
-        }
-        let lacks = self
-            .degraded
-            .iter()
-            .filter(|lack| lack.starts_with("guard:"))
-            .cloned()
-            .collect::<Vec<_>>()
-            .join("; ");
-        let guard = self.programs.as_mut().map(|programs| &mut programs.guard);
-        let attached = guard.filter(|guard| guard.is_attached());
-        attached.ok_or_else(|| format!("no XDP program is attached, so no packet would be dropped: {lacks}"))
     }
 
     /// When `sweep` has something to do.
@@ -143,16 +66,6 @@ impl Estate {
         if let Some(programs) = &mut self.programs {
             programs.flush_logs();
         }
-    }
-
-    /// The guard, for the status.
-    #[must_use]
-    pub fn guard_status(&self) -> GuardStatus {
-        let guarding = self.programs.as_ref().filter(|programs| programs.guard.is_attached());
-        let status = guarding.and_then(|programs| {
-            programs.guard_status(now()).inspect_err(|error| warn!("guard status: {error}")).ok()
-        });
-        status.unwrap_or_default()
     }
 
     /// Steering, for the status; flows by worker.
@@ -267,6 +180,9 @@ pub(super) fn check_interfaces(config: &Config) -> Result<(), EstateError> {
                 .map(|one| one.name().to_string_lossy().into_owned());
             let existing = names.collect::<Vec<_>>().join(", ");
             return Err(EstateError::Interface { name: name.clone(), existing });
+        }
+        if let Some(reason) = links::without_ethernet(name) {
+            return Err(EstateError::Frames { name: name.clone(), reason });
         }
     }
     Ok(())

@@ -70,7 +70,7 @@ impl Supervisor {
             deaths: self.life.deaths().map(|(reason, count)| (reason.label().to_owned(), count)).collect(),
             guard: self.estate.guard_status(),
             steering: self.estate.steering_status(),
-            degraded: self.estate.degraded.clone(),
+            degraded: self.estate.lacks(),
             key_log: self.estate.key_log.as_ref().map(|log| log.path().display().to_string()),
             reload: self.reload_status(),
         }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::xdp_features;
 use crate::config::model::Config;
+use crate::kernel::links;
 use crate::supervisor::leftovers;
 
 /// The facts that `judge` needs about the host.
@@ -57,6 +57,8 @@ pub(super) struct Interface {
     pub(super) driver_mode: Option<Result<bool, String>>,
     /// Whether it is the loopback.
     pub(super) loopback: bool,
+    /// Why no guard can read its packets.
+    pub(super) foreign: Option<String>,
     /// NUMA node of its slot.
     pub(super) node: Option<usize>,
     /// Receive and transmit queues.
@@ -114,7 +116,12 @@ impl Facts {
 
 /// An interface and its holder.
 fn judged(root: &Path, name: &str, config: &Config) -> Interface {
-    Interface { holder: leftovers::holder_of(name, &config.process.run_dir), ..interface(root, name) }
+    let foreign = if root == Path::new("/") { links::without_ethernet(name) } else { None };
+    Interface {
+        foreign,
+        holder: leftovers::holder_of(name, &config.process.run_dir),
+        ..interface(root, name)
+    }
 }
 
 /// Capabilities that anything here needs.
@@ -185,7 +192,7 @@ fn interface(root: &Path, name: &str) -> Interface {
     Interface {
         exists: true,
         driver: driver.unwrap_or_else(|| "virtual".to_owned()),
-        driver_mode: index.map(|index| xdp_features::driver_mode(index).map_err(|error| error.to_string())),
+        driver_mode: index.map(|index| links::driver_mode(index).map_err(|error| error.to_string())),
         loopback: number_or_text(base.join("flags"))
             .and_then(|flags| u32::from_str_radix(flags.trim_start_matches("0x"), 16).ok())
             .is_some_and(|flags| flags & libc::IFF_LOOPBACK as u32 != 0),
@@ -193,6 +200,7 @@ fn interface(root: &Path, name: &str) -> Interface {
         node: number(base.join("device/numa_node")),
         queues: (count("rx-"), count("tx-")),
         holder: None,
+        foreign: None,
         interrupts: interrupts(root, &base),
         rps: has_rps(&base),
     }

@@ -17,6 +17,7 @@ enum Supervisor {
 
 struct Fake {
     status: Mutex<DataPlaneStatus>,
+    lacks: Mutex<Vec<String>>,
     block: CounterBlock,
     supervisor: Supervisor,
 }
@@ -24,6 +25,10 @@ struct Fake {
 impl Sources for Fake {
     fn data_plane(&self) -> DataPlaneStatus {
         self.status.lock().expect("not poisoned").clone()
+    }
+
+    fn lacks(&self) -> Vec<String> {
+        self.lacks.lock().expect("not poisoned").clone()
     }
 
     fn counters(&self) -> Vec<Cells> {
@@ -56,7 +61,8 @@ struct Server {
 impl Server {
     fn start(supervisor: Supervisor, adjust: impl FnOnce(&mut AdminState)) -> Self {
         let status = DataPlaneStatus { ready: true, pid: 77, ..DataPlaneStatus::default() };
-        let fake = Arc::new(Fake { status: Mutex::new(status), block: CounterBlock::default(), supervisor });
+        let (status, lacks) = (Mutex::new(status), Mutex::default());
+        let fake = Arc::new(Fake { status, lacks, block: CounterBlock::default(), supervisor });
         let mut state = AdminState::new(fake.clone());
         state.supervisor_wait = Duration::from_millis(50);
         adjust(&mut state);
@@ -145,7 +151,14 @@ fn status_is_the_status_type() {
 #[test]
 fn ready_means_accepting_and_not_draining() {
     let server = Server::start(Supervisor::Absent, |_| {});
-    assert!(server.ask("/readyz").0.starts_with("HTTP/1.1 200"));
+    let (head, body) = server.ask("/readyz");
+    assert!(head.starts_with("HTTP/1.1 200"));
+    assert_eq!(body, "ready\n");
+    server.fake.lacks.lock().expect("not poisoned").push("guard: none".to_owned());
+    let (head, body) = server.ask("/readyz");
+    assert!(head.starts_with("HTTP/1.1 200"), "a lack is told, and clients are served");
+    assert_eq!(body, "ready\ndegraded: guard: none\n");
+    server.fake.lacks.lock().expect("not poisoned").clear();
     server.fake.status.lock().expect("not poisoned").draining = true;
     let (head, body) = server.ask("/readyz");
     assert!(head.starts_with("HTTP/1.1 503"));

@@ -19,6 +19,7 @@ fn whole() -> Status {
             deaths: BTreeMap::from([("crashed".to_owned(), 0), ("hung".to_owned(), 1)]),
             guard: GuardStatus {
                 interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
+                unguarded: BTreeMap::from([("eth1".to_owned(), "it is gone".to_owned())]),
                 dry_run: false,
                 connections: Some(12),
                 uncounted: 1,
@@ -147,6 +148,7 @@ connections counted by source: 12 (1 could not be)
   passed      12345
   syn_rate        7
   bans that hold: 3
+guard: packets on eth1 are not judged: it is gone
 
 steering: least-loaded
   flows to                      count
