@@ -5,9 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::client::{Client, Dial};
 use tests::message;
 use tests::origin::{Body, Connection, Origin, Response};
@@ -456,4 +460,55 @@ fn clients_below_the_rate_are_let_go_with_a_reason() {
     assert!((closed(&sluice, "min_rate") - 4.0).abs() < f64::EPSILON);
     let refused = sluice.metrics().labelled("sluice_requests_refused_total", "reason", "request_too_slow");
     assert!((refused - 3.0).abs() < f64::EPSILON, "{refused}");
+}
+
+/// The data plane stands still while clients ask and an endpoint speaks on idle connections. It finds both
+/// when it goes on. A client got the endpoint's bytes.
+#[test]
+fn bytes_on_an_idle_connection_are_no_clients_answer() {
+    let sockets = Arc::new(Mutex::new(Vec::<TcpStream>::new()));
+    let noted = Arc::clone(&sockets);
+    let origin = Origin::raw(move |connection| {
+        noted.lock().unwrap().push(connection.socket().try_clone()?);
+        loop {
+            connection.read_head()?;
+            connection.socket().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        }
+    });
+    let sluice = Setup::to(origin.address()).start();
+    let data_plane = Pid::from_raw(sluice.data_plane_pid().cast_signed());
+    let unasked = [
+        &b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 5\r\n\r\nstale"[..],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale",
+        b"",
+    ];
+    let idle = || (sluice.metrics().sum("sluice_upstream_connections_idle") > 0.5).then_some(());
+    let stands_still = || {
+        let threads = std::fs::read_dir(format!("/proc/{data_plane}/task")).unwrap().flatten();
+        let mut states = threads.map(|thread| std::fs::read_to_string(thread.path().join("status")).unwrap());
+        states.all(|status| status.contains("\nState:\tT")).then_some(())
+    };
+    // The kernel hands over 20 completions for an enter. More clients than that ask before the endpoint
+    // speaks.
+    let mut clients: Vec<Client> = (0..30).map(|_| sluice.client()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.get("/").text(), "ok"));
+    for round in 0..12 {
+        assert_eq!(clients[0].get("/").text(), "ok");
+        eventually(Duration::from_secs(10), "a connection is idle", idle);
+        kill(data_plane, Signal::SIGSTOP).unwrap();
+        eventually(Duration::from_secs(10), "every thread stands still", stands_still);
+        clients.iter_mut().for_each(|client| client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let speak = |mut socket: &TcpStream| match unasked[round % 3] {
+            b"" => drop(socket.shutdown(std::net::Shutdown::Write)),
+            bytes => drop(socket.write_all(bytes)),
+        };
+        sockets.lock().unwrap().drain(..).for_each(|socket| speak(&socket));
+        // Bytes that arrive after the request could be its answer: these are to arrive before.
+        std::thread::sleep(Duration::from_millis(200));
+        kill(data_plane, Signal::SIGCONT).unwrap();
+        for client in &mut clients {
+            let response = client.response("GET");
+            assert_eq!((response.status, response.text().as_str()), (200, "ok"), "round {round}");
+        }
+    }
 }

@@ -114,6 +114,7 @@ impl<R: Ring> Engine<R> {
             settings,
             Rc::clone(ring.pool()),
             ring.unacknowledged(),
+            ring.unreported(),
             R::local_address,
             ring.now(),
         );
@@ -209,17 +210,29 @@ impl<R: Ring> Engine<R> {
             self.ring.catch_up()?;
             self.take_completions(handler);
         }
+        let enters = self.ring.enters();
         self.act_on_timers(handler);
+        if self.ring.enters() != enters {
+            self.take_completions(handler);
+        }
         self.run_tasks(handler);
         Ok(())
     }
 
     fn take_completions<H: Handler>(&mut self, handler: &mut H) {
         let mut completions = std::mem::take(&mut self.completions);
-        self.ring.completions(&mut completions);
-        self.completed.set(self.completed.get() + completions.len() as u64);
-        for completion in completions.drain(..) {
-            self.complete(completion, handler);
+        loop {
+            let enters = self.ring.enters();
+            self.ring.completions(&mut completions);
+            self.completed.set(self.completed.get() + completions.len() as u64);
+            for completion in completions.drain(..) {
+                self.complete(completion, handler);
+            }
+            // A full submission queue made the ring enter the kernel again. `Ring::unreported` knows nothing
+            // of completions that wait in the queue: none may be left when tasks run.
+            if self.ring.enters() == enters {
+                break;
+            }
         }
         self.completions = completions;
     }

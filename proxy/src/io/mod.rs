@@ -33,6 +33,7 @@ mod tests;
 pub use chunk::Chunk;
 pub use engine::{Engine, Handler, Stats};
 pub use handle::{ConnectError, Elapsed, Io};
+pub use seam::Unreported;
 pub use settings::Settings;
 pub use stream::{Progress, Stream, StreamError, Tag};
 pub use timer::TimerKey;

@@ -18,14 +18,16 @@ use std::time::{Duration, Instant};
 
 use io_uring::types::{BufRingEntry, CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, recv, setsockopt,
+    socket, sockopt,
 };
 use nix::time::{ClockId, clock_gettime};
 
 use super::buffers::{BufferPool, Class};
-use super::seam::{Completion, Op, Ring};
+use super::seam::{Completion, Op, Ring, Unreported};
 use super::settings;
 use super::sqe::{self, ConnectMemory, SendMemory};
 use super::token::{Kind, Token};
@@ -361,6 +363,14 @@ impl Ring for KernelRing {
             // for as long as the call takes.
             let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
             if result < 0 { 0 } else { usize::try_from(bytes).unwrap_or(0) }
+        })
+    }
+
+    fn unreported(&self) -> Rc<dyn Fn(RawFd) -> Option<Unreported>> {
+        Rc::new(|fd| match recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            Ok(1..) => Some(Unreported::Bytes),
+            Err(Errno::EAGAIN | Errno::EINTR) => None,
+            Ok(0) | Err(_) => Some(Unreported::End),
         })
     }
 

@@ -65,6 +65,15 @@ pub enum Op {
     },
 }
 
+/// Something that a connection received before its engine heard of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreported {
+    /// Bytes.
+    Bytes,
+    /// The end of the stream, or a reset.
+    End,
+}
+
 /// The outcome of an operation.
 #[derive(Debug)]
 pub struct Completion {
@@ -124,6 +133,10 @@ pub trait Ring {
     /// A function that tells, of the bytes that a connection's socket took, how many the peer's host has not
     /// acknowledged. Sessions may ask at any time.
     fn unacknowledged(&self) -> Rc<dyn Fn(RawFd) -> usize>;
+
+    /// A function that tells what a connection has received and no completion has told of yet. Sessions may
+    /// ask at any time.
+    fn unreported(&self) -> Rc<dyn Fn(RawFd) -> Option<Unreported>>;
 
     /// Ends everything in flight; afterwards no memory is shared with the kernel any more and no completion
     /// comes.

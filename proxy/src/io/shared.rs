@@ -10,6 +10,7 @@ use std::task::Waker;
 use super::Stream;
 use super::buffers::BufferPool;
 use super::executor::Executor;
+use super::seam::Unreported;
 use super::settings::Settings;
 use super::stream::{Inner, Spares, StreamState, Tag};
 use super::timer::{TimerKey, Wheel};
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) pool: Rc<BufferPool>,
     /// See `Ring::unacknowledged`.
     pub(super) unacknowledged: Rc<dyn Fn(RawFd) -> usize>,
+    /// See `Ring::unreported`.
+    pub(super) unreported: Rc<dyn Fn(RawFd) -> Option<Unreported>>,
     pub(super) wheel: RefCell<Wheel<Alarm>>,
     pub(super) executor: Executor,
     pub(super) slots: RefCell<StreamSlots>,
@@ -58,6 +61,7 @@ impl Shared {
         settings: Settings,
         pool: Rc<BufferPool>,
         unacknowledged: Rc<dyn Fn(RawFd) -> usize>,
+        unreported: Rc<dyn Fn(RawFd) -> Option<Unreported>>,
         local_address: fn(RawFd) -> Option<SocketAddr>,
         now: Time,
     ) -> Rc<Self> {
@@ -67,6 +71,7 @@ impl Shared {
             settings,
             pool,
             unacknowledged,
+            unreported,
             wheel: RefCell::new(Wheel::new(now)),
             executor: Executor::new(),
             slots: RefCell::new(slots),

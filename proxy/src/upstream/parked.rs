@@ -11,9 +11,9 @@ use super::pool::PoolKey;
 use super::pool::idle::{IdlePool, Taken};
 use crate::counters::{Counters, Plain};
 use crate::error::PoolCloseReason;
-use crate::io::Io;
 use crate::io::stream::Tag;
 use crate::io::tags;
+use crate::io::{Io, Unreported};
 use crate::time::Time;
 
 /// See the module.
@@ -60,24 +60,40 @@ impl ParkedConnections {
         loop {
             let taken = self.pool.borrow_mut().take(endpoint, self.io.now());
             match taken {
-                Taken::Connection { mut connection, .. } => {
+                Taken::Connection { connection, .. } => {
                     self.counters.decrement(Plain::UpstreamIdle);
                     // Unparked first: what arrives from now on belongs to the exchange.
                     connection.stream.unpark();
-                    if !connection.stream.is_reusable() {
-                        let reason = connection.unfit();
-                        connection.close(reason);
-                        continue;
+                    if let Some(connection) = self.lease_again(connection) {
+                        return Some(connection);
                     }
-                    self.counters.increment(Plain::UpstreamReuses);
-                    connection.reused = true;
-                    connection.sent_before = connection.stream.progress().sent;
-                    return Some(connection);
                 }
                 Taken::Expired(connection, reason) => self.close(connection, reason),
                 Taken::Nothing => return None,
             }
         }
+    }
+
+    /// An idle connection if it can carry another exchange; else it is closed.
+    fn lease_again(&self, mut connection: Connection) -> Option<Connection> {
+        let unfit = if connection.stream.is_reusable() {
+            // The endpoint may have ended it, or spoken unasked, just before. Bytes that the ring has not
+            // delivered yet would pass for the answer to a request that is still to be sent.
+            connection.stream.unreported().map(|unreported| match unreported {
+                Unreported::Bytes => PoolCloseReason::UnsolicitedBytes,
+                Unreported::End => PoolCloseReason::ClosedByUpstream,
+            })
+        } else {
+            Some(connection.unfit())
+        };
+        if let Some(reason) = unfit {
+            connection.close(reason);
+            return None;
+        }
+        self.counters.increment(Plain::UpstreamReuses);
+        connection.reused = true;
+        connection.sent_before = connection.stream.progress().sent;
+        Some(connection)
     }
 
     /// Keeps a connection after an exchange that left it clean.

@@ -10,7 +10,7 @@ use super::SimListener;
 use super::peer::Peer;
 use super::world::{File, Origin, World};
 use crate::io::buffers::BufferPool;
-use crate::io::seam::{Completion, Op, Ring};
+use crate::io::seam::{Completion, Op, Ring, Unreported};
 use crate::io::token::{Kind, Token};
 use crate::time::Time;
 
@@ -229,6 +229,11 @@ impl Ring for SimRing {
     fn unacknowledged(&self) -> Rc<dyn Fn(RawFd) -> usize> {
         let world = Rc::clone(&self.world);
         Rc::new(move |fd| world.borrow().unread_by_peer(fd))
+    }
+
+    fn unreported(&self) -> Rc<dyn Fn(RawFd) -> Option<Unreported>> {
+        let world = Rc::clone(&self.world);
+        Rc::new(move |fd| world.borrow().unreported(fd))
     }
 
     fn enters(&self) -> u64 {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use super::{FD_BASE, Faults, Observer, Peer, Script};
 use crate::io::Chunk;
 use crate::io::buffers::{BufferPool, Class, Loan};
-use crate::io::seam::{Completion, Op};
+use crate::io::seam::{Completion, Op, Unreported};
 use crate::io::token::{Kind, Token};
 use crate::time::Time;
 
@@ -243,15 +243,26 @@ impl World {
 
     /// Bytes that a socket took and its peer has not read.
     pub(super) fn unread_by_peer(&self, fd: RawFd) -> usize {
-        let file = usize::try_from(fd)
-            .ok()
-            .and_then(|fd| fd.checked_sub(FD_BASE))
-            .and_then(|index| self.files.get(index)?.as_ref());
-        match file {
-            Some(&File::Socket { connection: Some(connection), .. }) => {
-                self.connections[connection].outward.len()
-            }
-            _ => 0,
+        self.connection(fd).map_or(0, |connection| connection.outward.len())
+    }
+
+    /// Something that a socket has received, and that its engine has not been told of.
+    pub(super) fn unreported(&self, fd: RawFd) -> Option<Unreported> {
+        let connection = self.connection(fd)?;
+        let is_receive = |of: RawFd, posted: &Completion| of == fd && posted.token.kind() == Kind::Receive;
+        let has_posted = self.posted.iter().any(|(of, posted)| is_receive(*of, posted) && posted.result > 0);
+        if has_posted || !connection.inward.is_empty() {
+            Some(Unreported::Bytes)
+        } else {
+            (connection.inward_fin || connection.is_broken()).then_some(Unreported::End)
+        }
+    }
+
+    fn connection(&self, fd: RawFd) -> Option<&Connection> {
+        let index = usize::try_from(fd).ok()?.checked_sub(FD_BASE)?;
+        match self.files.get(index)?.as_ref()? {
+            File::Socket { connection: Some(connection), .. } => self.connections.get(*connection),
+            _ => None,
         }
     }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use super::Chunk;
 use super::handle::ConnectError;
+use super::seam::Unreported;
 use crate::time::Time;
 use crate::tls::records::Violation;
 
@@ -329,6 +330,14 @@ impl Stream {
             && inner.receiving.end.is_none()
             && inner.sending.error().is_none()
             && inner.sending.fin == Fin::No
+    }
+
+    /// Something that the kernel has received, and that this stream does not know of yet since no completion
+    /// has told of it. Costs a system call.
+    #[must_use]
+    pub fn unreported(&self) -> Option<Unreported> {
+        let inner = self.0.inner.borrow();
+        if inner.phase == Phase::Open { (self.0.shared.unreported)(inner.fd) } else { None }
     }
 
     /// Marks the stream as idle: no task waits on it. The next bytes, end of stream or error are reported to

@@ -403,6 +403,51 @@ fn an_idle_connection_that_speaks_or_closes_leaves_the_pool() {
     }
 }
 
+/// What an endpoint says on an idle connection is never the answer to a request that comes at the same time,
+/// whichever of both the ring delivers first.
+#[test]
+fn bytes_on_an_idle_connection_are_nobodys_answer() {
+    const UNASKED: [&[u8]; 3] = [
+        b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 5\r\n\r\nstale",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale",
+        b"",
+    ];
+    for seed in 0..120 {
+        let unasked = UNASKED[seed as usize % 3];
+        // The request is sent whole before it is answered.
+        let faults = Faults { short: false, delay: 0, ..Faults::mild() };
+        let mut bench = Bench::new(seed, faults, testing::config(&[origin_address(1)]));
+        bench.sim.origin(origin_address(1));
+        let first = bench.sim.connect(bench.listener);
+        first.write(REQUEST);
+        bench.run_until(|events| events.worker().counters.value(Plain::UpstreamConnects) == 1);
+        bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+        let origin = bench.sim.accept(origin_address(1)).expect("a connection");
+        origin.write(RESPONSE);
+        bench.run_until(|events| events.worker().counters.value(Plain::UpstreamIdle) == 1);
+        bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+        let _ = origin.read();
+
+        bench.sim.set_faults(Faults { delay: 500, portion: 1, ..faults });
+        serve(&bench, 1);
+        let second = bench.sim.connect(bench.listener);
+        second.write(REQUEST);
+        if unasked.is_empty() {
+            origin.close()
+        } else {
+            origin.write(unasked)
+        }
+        bench.run_until(|events| events.worker().counters.value(Plain::Responses2xx) == 2);
+        bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+        let answer = second.read();
+        assert!(answer.ends_with(b"\r\n\r\nok"), "seed {seed}: {:?}", String::from_utf8_lossy(&answer));
+        assert_eq!(origin.read(), b"", "seed {seed}: a request went where nobody reads");
+        [&first, &second, &origin].into_iter().for_each(Peer::close);
+        bench.run_out();
+        bench.check_freed("");
+    }
+}
+
 #[test]
 fn a_client_that_stops_reading_is_given_up_and_holds_back_its_origin() {
     let mut bench =
