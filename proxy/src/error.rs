@@ -241,6 +241,8 @@ reasons! {
         NotReusable = "not_reusable",
         /// It was a tunnel for one client.
         Tunnel = "tunnel",
+        /// It was pinned to the connection of one client, by NTLM or Negotiate, and that connection ended.
+        Pinned = "pinned",
         /// The endpoint sent bytes that no request asked for.
         UnsolicitedBytes = "unsolicited_bytes",
         /// The worker drains.

@@ -1,6 +1,7 @@
 //! HTTP, sans-IO: protocol-neutral messages, the strict HTTP/1.1 codec of both sides, and the changes that a
 //! proxy makes on the way (hop-by-hop fields, Via, X-Forwarded-*).
 
+pub mod authentication;
 pub mod authority;
 pub mod date;
 pub mod edit;

@@ -38,6 +38,10 @@ pub enum Name {
     Expect,
     /// Date
     Date,
+    /// Authorization
+    Authorization,
+    /// WWW-Authenticate
+    WwwAuthenticate,
     /// X-Request-Id
     RequestId,
     /// X-Forwarded-For
@@ -74,8 +78,10 @@ impl Name {
             9 => (Self::Forwarded, is(const { Ends::of(b"forwarded") })),
             10 if is(const { Ends::of(b"keep-alive") }) => return Self::KeepAlive,
             10 => (Self::Connection, is(const { Ends::of(b"connection") })),
+            13 if is(const { Ends::of(b"authorization") }) => return Self::Authorization,
             14 if is(const { Ends::of(b"http2-settings") }) => return Self::Http2Settings,
             14 => (Self::ContentLength, is(const { Ends::of(b"content-length") })),
+            16 if is(const { Ends::of(b"www-authenticate") }) => return Self::WwwAuthenticate,
             16 => (Self::ProxyConnection, is(const { Ends::of(b"proxy-connection") })),
             17.. if head == const { Ends::of(b"transfer-").head }
                 || head == const { Ends::of(b"proxy-au").head } =>

@@ -12,6 +12,7 @@ use crate::http::h1::{Recipient, RequestDecoder};
 use crate::http::message::{BodyLength, RequestHead};
 use crate::io::Chunk;
 use crate::time::Time;
+use crate::upstream::pin::ForClient;
 
 mod flags;
 mod head;
@@ -163,7 +164,7 @@ async fn serve_request(
         io: &worker.io,
         counters: &worker.counters,
         routes: &snapshot.traffic.routes,
-        upstreams: &snapshot.upstreams,
+        upstreams: &ForClient { upstreams: &snapshot.upstreams, pin: &seat.pin },
         listener,
         client: Client { peer: seat.client(), local, fallback: &listener.addresses },
         identity: identity.as_deref(),

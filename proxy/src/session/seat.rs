@@ -15,6 +15,7 @@ use crate::exchange::Signal;
 use crate::io::Stream;
 use crate::listen::{Listener, ListenerId};
 use crate::time::Time;
+use crate::upstream::pin::Pin;
 
 /// The client that a trusted proxy named in its PROXY header.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,8 @@ pub struct Seat {
     /// `Some` while the client's handshake is not over.
     pub(crate) early: Option<Box<Early>>,
     pub(super) proxied: Option<Rc<Proxied>>,
+    /// The connection to an endpoint that belongs to this client's connection, if there is one.
+    pub(super) pin: Pin,
     key: SessionKey,
     /// The last request came within `LINGER` after the one before, so the session may linger.
     pub(super) is_busy: bool,
@@ -69,6 +72,7 @@ impl Seat {
             cancel,
             early: None,
             proxied: None,
+            pin: Pin::default(),
             key,
             is_busy: false,
             end: None,
@@ -184,6 +188,7 @@ impl Seat {
         if let Some(row) = self.worker.sessions.table.borrow_mut().row(self.key) {
             row.requests = self.requests;
             row.counted = self.counted;
+            row.pin.take_over(&self.pin);
             row.since = since;
         }
         park(&self.worker, self.key, due);

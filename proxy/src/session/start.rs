@@ -57,6 +57,7 @@ pub(super) fn start(worker: &Rc<Worker>, key: SessionKey, first: Chunk, due: Tim
         seat.proxied.clone_from(&row.proxied);
         seat.is_busy = is_busy;
         seat.counted = row.counted;
+        seat.pin.take_over(&row.pin);
         (seat, row.awaits_header)
     };
     let stage = if awaits_header { Stage::ProxyHeader } else { Stage::of(&seat) };

@@ -47,6 +47,7 @@ use crate::listen::{Listener, ListenerId, Protocol};
 use crate::time::Time;
 use crate::tls::alert::Alert;
 use crate::tls::records::Violation;
+use crate::upstream::pin::Pin;
 
 /// How long a connection that has sent nothing yet may wait for its first request once a drain began.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -108,6 +109,8 @@ pub(super) struct Row {
     pub(super) awaits_header: bool,
     /// The addresses in that header, if it held any.
     pub(super) proxied: Option<Rc<Proxied>>,
+    /// The connection to an endpoint that belongs to this one, while no future holds it.
+    pub(super) pin: Pin,
     pub(super) state: RowState,
     /// When the connection last began to wait for a request.
     pub(super) since: Time,
@@ -226,6 +229,7 @@ pub fn open(
             ticket: admitted.ticket,
             awaits_header,
             proxied: None,
+            pin: Pin::default(),
             state: RowState::Parked,
             since: worker.io.now(),
             due,

@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::endpoint::{Endpoint, Tried};
 use super::group::Upstream;
 use super::h1::H1Lease;
+use super::pin::{Pin, Pinning};
 use crate::counters::Plain;
 use crate::error::RefusalReason;
 use crate::exchange::lease::{Asked, Upstreams};
@@ -21,6 +22,10 @@ pub struct Attempts<'a> {
     /// A pooled connection may be used. Not for a tunnel, and not if every connection begins with the PROXY
     /// header of its client.
     may_reuse: bool,
+    /// The pin of the client's connection. `None`: it has none.
+    pin: Option<&'a Pin>,
+    /// The current attempt's connection is the pinned one.
+    is_pinned: bool,
     tried: Tried,
     left: u32,
     /// The endpoint of the current attempt. It stays the same endpoint if the set changes meanwhile.
@@ -35,11 +40,18 @@ impl<'a> Attempts<'a> {
             upstream,
             asked,
             may_reuse: !upstream.config.send_proxy,
+            pin: None,
+            is_pinned: false,
             tried: Tried::default(),
             left: upstream.config.retry.attempts.max(1),
             endpoint: None,
             replace: false,
         }
+    }
+
+    /// For a request of a client's connection, which has this pin.
+    pub(super) fn of_client(upstream: &'a Upstream, asked: &'a Asked<'a>, pin: &'a Pin) -> Self {
+        Self { pin: Some(pin), ..Self::new(upstream, asked) }
     }
 
     /// For a tunnel, which ends with its connection.
@@ -55,6 +67,9 @@ impl<'a> Attempts<'a> {
     pub async fn connection(&mut self) -> Result<Connection, RefusalReason> {
         let Upstream { config, group } = self.upstream;
         let mut failed = RefusalReason::NoEndpoint;
+        if let Some(connection) = self.pinned() {
+            return Ok(connection);
+        }
         while self.left > 0 {
             let current = self.endpoint.take().filter(|_| self.replace);
             let Some(endpoint) = current.or_else(|| self.pick()) else { return Err(failed) };
@@ -81,6 +96,19 @@ impl<'a> Attempts<'a> {
             }
         }
         Err(failed)
+    }
+
+    /// The connection that is pinned to the client's, if it can still carry an exchange.
+    fn pinned(&mut self) -> Option<Connection> {
+        let Upstream { config, group } = self.upstream;
+        let taken = self.pin.and_then(|pin| pin.take(group));
+        self.is_pinned = false;
+        let (endpoint, connection) = taken?;
+        let connection = group.parked.lease_pinned(connection)?;
+        self.note(|record| record.attempt(&config.name, &endpoint.label));
+        self.note(|record| record.connected(true));
+        (self.endpoint, self.is_pinned) = (Some(endpoint), true);
+        Some(connection)
     }
 
     /// The next of the endpoints that are current.
@@ -124,7 +152,8 @@ impl<'a> lease::Attempts for Attempts<'a> {
 
     async fn lease(&mut self) -> Result<H1Lease<'a>, RefusalReason> {
         let connection = self.connection().await?;
-        Ok(H1Lease::new(connection, self.upstream, self.asked.stall))
+        let pinning = Pinning::new(self.pin, self.endpoint.clone(), self.is_pinned);
+        Ok(H1Lease::new(connection, self.upstream, self.asked.stall, pinning))
     }
 
     fn again_after(&mut self, failed: &H1Lease<'a>) -> bool {

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::group::Upstream;
+use super::pin::Pinning;
 use crate::exchange::BodyPart;
 use crate::exchange::lease::{Lease, LeaseError, Processed, ReceiveResponse, SendRequest};
 use crate::exchange::tunnel::TunnelEnd;
+use crate::http::authentication;
 use crate::http::h1::{BodyDecoder, Parsed, ResponseDecoder, encode};
 use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead};
@@ -29,13 +31,20 @@ pub struct H1Lease<'u> {
     is_sent: Cell<bool>,
     /// The endpoint keeps the connection open after this response.
     keeps_alive: Cell<bool>,
+    /// Whether the connection belongs to the client's from now on.
+    pinning: Pinning<'u>,
 }
 
 impl<'u> H1Lease<'u> {
     /// A connection of `upstream`. `stall`: how long the endpoint may take nothing.
-    pub(super) const fn new(connection: Connection, upstream: &'u Upstream, stall: Duration) -> Self {
+    pub(super) const fn new(
+        connection: Connection,
+        upstream: &'u Upstream,
+        stall: Duration,
+        pinning: Pinning<'u>,
+    ) -> Self {
         let (is_sent, keeps_alive) = (Cell::new(false), Cell::new(false));
-        Self { connection, upstream, stall, is_sent, keeps_alive }
+        Self { connection, upstream, stall, is_sent, keeps_alive, pinning }
     }
 
     /// Whether it came from the pool.
@@ -60,6 +69,7 @@ impl<'u> Lease for H1Lease<'u> {
         let sender = Sender {
             outbound: Outbound::new(&self.upstream.group.io, stream, taking),
             is_sent: &self.is_sent,
+            pinning: &self.pinning,
         };
         let receiver = Receiver {
             lease: self,
@@ -75,10 +85,13 @@ impl<'u> Lease for H1Lease<'u> {
 
     #[inline]
     fn complete(self) {
+        let Upstream { config, group } = self.upstream;
         match (self.is_sent.get(), self.keeps_alive.get()) {
-            (true, true) if !self.upstream.config.send_proxy => {
-                self.upstream.group.parked.keep(self.connection)
-            }
+            (true, true) => match self.pinning.keep(group, self.connection) {
+                Some(connection) if config.send_proxy => connection.close_used(),
+                Some(connection) => group.parked.keep(connection),
+                None => {}
+            },
             (true, _) => self.connection.close_used(),
             // The rest of a request that was answered early must not go out: a reset, not a flush.
             (false, _) => drop(self.connection),
@@ -95,6 +108,7 @@ impl<'u> Lease for H1Lease<'u> {
 pub struct Sender<'a> {
     outbound: Outbound<'a>,
     is_sent: &'a Cell<bool>,
+    pinning: &'a Pinning<'a>,
 }
 
 impl From<WriteError> for LeaseError {
@@ -111,6 +125,7 @@ impl SendRequest for Sender<'_> {
         let framing = encode::request(head, self.outbound.head());
         self.outbound.set_framing(framing);
         self.is_sent.set(matches!(head.body, BodyLength::None));
+        self.pinning.note(authentication::request_binds_connection(head));
     }
 
     async fn data(&mut self, chunk: Chunk) -> Result<(), LeaseError> {
@@ -195,6 +210,7 @@ impl ReceiveResponse for Receiver<'_, '_> {
                         ..200 => {}
                         _ => {
                             self.lease.keeps_alive.set(keep_alive);
+                            self.lease.pinning.note(authentication::response_binds_connection(&head));
                             self.body = Some(BodyDecoder::new(head.body));
                         }
                     }

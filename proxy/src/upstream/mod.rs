@@ -2,7 +2,7 @@
 //!
 //! `registry` has the upstreams of one worker, `group` is one of them. An exchange's `attempts` ask its
 //! balancer (`balance`) for an endpoint, and for a connection first `parked`, then `connect`. `h1` carries
-//! the exchange.
+//! the exchange. `pin` keeps connections that belong to one client.
 //!
 //! The endpoints of a group are a set of their own (`endpoint_set`), which may change while the configuration
 //! stays; each is known by its identity (`endpoint`).
@@ -20,6 +20,7 @@ pub mod h1;
 mod handshake;
 pub mod model;
 mod parked;
+pub mod pin;
 pub mod pool;
 pub mod registry;
 mod tls_sessions;

@@ -74,6 +74,15 @@ impl ParkedConnections {
         }
     }
 
+    /// A connection that was pinned, if it can still carry an exchange, and if its endpoint is still there.
+    pub(super) fn lease_pinned(&self, connection: Connection) -> Option<Connection> {
+        if self.pool.borrow_mut().knows(connection.endpoint) {
+            return self.lease_again(connection);
+        }
+        connection.close(PoolCloseReason::EndpointRemoved);
+        None
+    }
+
     /// An idle connection if it can carry another exchange; else it is closed.
     fn lease_again(&self, mut connection: Connection) -> Option<Connection> {
         let unfit = if connection.stream.is_reusable() {

@@ -20,6 +20,8 @@ const KNOWN: &[(&str, Name)] = &[
     ("proxy", Name::Proxy),
     ("expect", Name::Expect),
     ("date", Name::Date),
+    ("authorization", Name::Authorization),
+    ("www-authenticate", Name::WwwAuthenticate),
     ("x-request-id", Name::RequestId),
     ("x-forwarded-for", Name::ForwardedFor),
     ("x-forwarded-proto", Name::ForwardedProto),

@@ -64,6 +64,11 @@ impl<C> IdlePool<C> {
         gone.into_iter().map(|index| self.idle.remove(index as usize).connection).collect()
     }
 
+    /// Whether the endpoint is in the current set.
+    pub fn knows(&mut self, endpoint: EndpointId) -> bool {
+        self.shelves.of(endpoint).is_some()
+    }
+
     /// A connection to this endpoint, the most recently used first. Call again after `Expired`.
     pub fn take(&mut self, endpoint: EndpointId, now: Time) -> Taken<C> {
         let Some(index) = self.shelves.of(endpoint).and_then(Vec::pop) else {
