@@ -23,9 +23,13 @@ pub struct CookieConfig {
     pub window_scale: u32,
     /// Zero.
     pub reserved: u32,
+    /// Nanoseconds that one answer takes from the budget of all: one second divided by the rate.
+    pub cost_nanos: u64,
+    /// Nanoseconds that a full budget holds.
+    pub depth_nanos: u64,
 }
 
-const _: () = assert!(core::mem::size_of::<CookieConfig>() == 16);
+const _: () = assert!(core::mem::size_of::<CookieConfig>() == 32);
 
 /// Nanoseconds after the last cookie in which a client may still answer one. The kernel takes none that is
 /// older than two minutes.

@@ -69,7 +69,7 @@ verdicts! {
     Syn = pass "syn",
     /// The source is on the deny list.
     Denied = drop "denied",
-    /// A SYN above its source's rate.
+    /// A SYN above its source's rate. While cookies are out: an ACK with a valid cookie above that rate.
     SynRate = drop "syn_rate",
     /// The source is banned for a time.
     Banned = drop "banned",
@@ -80,6 +80,8 @@ verdicts! {
     StrayAck = drop "stray_ack",
     /// A SYN that was answered with a cookie.
     Cookie = pass "syn_cookie",
+    /// A SYN that needs a cookie, beyond the rate of cookies.
+    CookieRate = drop "syn_cookie_rate",
 }
 
 impl Verdict {
@@ -170,9 +172,12 @@ const _: () = assert!(core::mem::size_of::<GuardConfig>() == 80);
 pub const SYN_ROWS: u32 = 2;
 /// Buckets in a row, a power of two.
 pub const SYN_ROW_BUCKETS: u32 = 1 << 16;
+/// The row that only measures: SYNs that were answered with a cookie, by source. It drops nothing, and tells
+/// whether a flood goes on.
+pub const SYN_GAUGE_ROW: u32 = SYN_ROWS;
 /// Buckets of all rows. A bucket is 8 bytes: the time at which it is full again, in nanoseconds of
 /// CLOCK_MONOTONIC.
-pub const SYN_BUCKETS: u32 = SYN_ROWS * SYN_ROW_BUCKETS;
+pub const SYN_BUCKETS: u32 = (SYN_GAUGE_ROW + 1) * SYN_ROW_BUCKETS;
 
 /// The most bans at a time.
 pub const BANS_MAX: u32 = 1 << 16;

@@ -25,9 +25,9 @@ macro_rules! pod {
 pod! {
     ListenerKey = 16 + 4;
     GuardConfig = 4 + 4 + 8 + 8 + 2 * 8 + 2 * 8 + 2 * 8 + 4 + 4;
-    CookieConfig = 4 + 4 + 4 + 4;
+    CookieConfig = 4 + 4 + 4 + 4 + 8 + 8;
     CountConfig = 8 + 8 + 2 * 8;
-    Armed = 8 + 8 + 6 * 8;
+    Armed = 8 + 8 + 8 + 5 * 8;
     SteerConfig = 4 + 4 + 8;
     SteerListener = 4 + 2 * 4;
     WorkerSlot = 4 + 4 + 8 + 4 + 4 + 10 * 4;

@@ -98,8 +98,8 @@ pub struct CountConfig {
 
 const _: () = assert!(core::mem::size_of::<CountConfig>() == 32);
 
-/// Two values that make segments of established connections dearer, in a cache line of their own. While both
-/// are 0, these segments pass without a look-up.
+/// Rarely written values that segments of established connections read, in a cache line of their own. While
+/// the first two are 0, these segments pass without a look-up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Armed {
@@ -109,8 +109,11 @@ pub struct Armed {
     /// When a SYN was last answered with a cookie, in nanoseconds of CLOCK_MONOTONIC; it may be a second out
     /// of date. 0: no cookie is out.
     pub cookies_at: u64,
+    /// When SYNs last came faster than their source's rate allows, as `cookies_at`. User space then has every
+    /// SYN answered with a cookie. 0: never.
+    pub pressed_at: u64,
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 const _: () = assert!(core::mem::size_of::<Armed>() == 64);

@@ -31,44 +31,84 @@ const MSS_MIN: u32 = 536;
 /// writes it.
 const STALE_NANOS: u64 = 1_000_000_000;
 
-/// Whether a SYN is answered with a cookie. The frame becomes the answer, unless `judge_only`.
+/// What becomes of a SYN.
+pub enum Answer {
+    /// It was answered with a cookie: the frame is the answer.
+    Sent,
+    /// It needs a cookie, but more than enough were sent already.
+    OverBudget,
+    /// The kernel needs no cookie, or there is no listener.
+    NotNeeded,
+}
+
+/// Answers a SYN with a cookie if the kernel needs one. The frame becomes the answer, unless `judge_only`.
 #[inline(always)]
-pub fn answers(ctx: &XdpContext, segment: &Segment, judge_only: bool) -> bool {
-    let (Some(config), Some(headers)) = (sockets::cookie_config(), sockets::headers()) else { return false };
+pub fn answer(ctx: &XdpContext, segment: &Segment, judge_only: bool) -> Answer {
+    let (Some(config), Some(headers)) = (sockets::cookie_config(), sockets::headers()) else {
+        return Answer::NotNeeded;
+    };
+    let (now, at) = (maps::now(), sockets::cookies_at());
+    // In the midst of a flood, what is beyond the budget costs no look-up.
+    let is_recent = at != 0 && now.saturating_sub(at) <= 2 * STALE_NANOS;
+    if is_recent && !maps::has_cookie(now, config.cost_nanos, config.depth_nanos) {
+        return Answer::OverBudget;
+    }
     let Some(made) = sockets::look_up(ctx, segment, |found| {
         if found.state() != TCP_LISTEN {
             return None;
         }
         found.make_cookie(ctx, segment, headers)
     }) else {
-        return false;
+        return Answer::NotNeeded;
     };
-    let Some(cookie) = made else { return false };
-    let now = maps::now();
-    if now.saturating_sub(sockets::cookies_at()) > STALE_NANOS {
+    let Some(cookie) = made else { return Answer::NotNeeded };
+    if now.saturating_sub(at) > STALE_NANOS {
         sockets::set_cookies_at(now);
     }
-    judge_only || write(ctx, segment, config, headers, cookie, (now / 1_000_000) as u32)
+    if !maps::take_cookie(now, config.cost_nanos, config.depth_nanos) {
+        return Answer::OverBudget;
+    }
+    if judge_only || write(ctx, segment, config, headers, cookie, (now / 1_000_000) as u32) {
+        Answer::Sent
+    } else {
+        Answer::NotNeeded
+    }
 }
 
-/// Whether a segment other than a SYN belongs to no connection and carries no cookie. While no cookie is out,
-/// this costs one load.
+/// What a segment other than a SYN acknowledges.
+pub enum Acknowledged {
+    /// A cookie: with this segment, its handshake is complete.
+    Cookie,
+    /// Nothing: it belongs to no connection and has no valid cookie.
+    Nothing,
+    /// A connection that there is, or the kernel's own handshake; or it is not known.
+    Other,
+}
+
+/// Finds what a segment other than a SYN acknowledges. While no cookie is out, this costs one load.
 #[inline(always)]
-pub fn is_stray(ctx: &XdpContext, segment: &Segment) -> bool {
+pub fn acknowledged(ctx: &XdpContext, segment: &Segment) -> Acknowledged {
     let at = sockets::cookies_at();
     if at == 0 || !segment.acknowledges {
-        return false;
+        return Acknowledged::Other;
     }
     if maps::now().saturating_sub(at) > COOKIES_LIVE_NANOS {
         sockets::set_cookies_at(0);
-        return false;
+        return Acknowledged::Other;
     }
-    let Some(headers) = sockets::headers() else { return false };
-    let refuses = sockets::look_up(ctx, segment, |found| {
-        found.state() == TCP_LISTEN && found.refuses_cookie(ctx, segment, headers)
+    let Some(headers) = sockets::headers() else { return Acknowledged::Other };
+    let found = sockets::look_up(ctx, segment, |found| {
+        if found.state() == TCP_LISTEN { found.check_cookie(ctx, segment, headers) } else { NOT_ASKED }
     });
-    refuses.unwrap_or(false)
+    match found {
+        Some(0) => Acknowledged::Cookie,
+        Some(sockets::NO_COOKIE) => Acknowledged::Nothing,
+        _ => Acknowledged::Other,
+    }
 }
+
+/// Neither an answer of the kernel about a cookie, nor an error of it.
+const NOT_ASKED: i64 = 1;
 
 /// The TCP options that a client offers with its SYN.
 struct Offer<'a> {

@@ -10,12 +10,13 @@ use proxy_common::filter::{self, Source};
 use proxy_common::guard::{
     GUARD_ALLOW, GUARD_BANS, GUARD_CONNECTIONS, GUARD_COOKIES, GUARD_DENY, GUARD_DRY_RUN, GUARD_LOCAL_NETS,
     GUARD_LOCALS, GUARD_PASS_HIDDEN, GUARD_SYN_RATE, GuardConfig, PORT_ANY, PORT_FAMILY_BITS, PORT_HIDDEN,
-    PORT_LOOKUP, PORT_MAIN, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
+    PORT_LOOKUP, PORT_MAIN, SYN_GAUGE_ROW, SYN_ROW_BUCKETS, SYN_ROWS, Verdict,
 };
 use proxy_common::sources;
 
+use crate::cookie::{self, Acknowledged, Answer};
 use crate::packet::{self, Address, Network, Segment};
-use crate::{bans, connections, cookie, maps};
+use crate::{bans, connections, maps, sockets};
 
 /// Judges a packet and counts the verdict. Drops or answers the packet if the verdict says so, but not in a
 /// dry run.
@@ -39,9 +40,9 @@ pub fn run(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// The order is a contract: ours, allow, deny, bans, connections, rate, cookie. Lists and bans come first,
+/// The order is a contract: ours, allow, deny, bans, connections, cookie, rate. Lists and bans come first,
 /// since they decide whatever a source sends. A source at its limit of connections takes nothing from its
-/// rate. A cookie is the dearest answer, so only sources that may connect get one.
+/// rate, and gets no cookie.
 ///
 /// A packet that hides its TCP header is ours if any port of its destination is. Lists and bans hold for it
 /// too.
@@ -74,27 +75,57 @@ fn judge(ctx: &XdpContext, network: &Network, config: &GuardConfig) -> Verdict {
 }
 
 /// The rest of the judgement, for which the TCP header is needed.
+///
+/// Anybody can send SYNs in another's name. So where a cookie answers a SYN, the source pays for the ACK that
+/// brings the cookie back, and not for the SYN.
 #[inline(always)]
 fn judge_segment(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
     if !segment.opens {
-        if config.flags & GUARD_CONNECTIONS != 0 && connections::completes_above_limit(ctx, segment) {
-            return Verdict::Connections;
-        }
-        if config.flags & GUARD_COOKIES != 0 && cookie::is_stray(ctx, segment) {
-            return Verdict::StrayAck;
-        }
-        return Verdict::Established;
+        return judge_later(ctx, segment, config);
     }
     if config.flags & GUARD_CONNECTIONS != 0 && connections::is_at_limit(segment) {
         return Verdict::Connections;
     }
-    if config.flags & GUARD_SYN_RATE != 0 && !within_syn_rate(segment, config) {
+    if config.flags & GUARD_COOKIES != 0 {
+        let answered = match cookie::answer(ctx, segment, config.flags & GUARD_DRY_RUN != 0) {
+            Answer::Sent => Some(Verdict::Cookie),
+            Answer::OverBudget => Some(Verdict::CookieRate),
+            Answer::NotNeeded => None,
+        };
+        if let Some(verdict) = answered {
+            if config.flags & GUARD_SYN_RATE != 0 {
+                measure(segment.source, config);
+            }
+            return verdict;
+        }
+    }
+    if config.flags & GUARD_SYN_RATE != 0 && !within_syn_rate(segment.source, config) {
+        if config.flags & GUARD_COOKIES != 0 {
+            sockets::note_pressure(maps::now(), PRESSURE_STALE_NANOS);
+        }
         return Verdict::SynRate;
     }
-    if config.flags & GUARD_COOKIES != 0 && cookie::answers(ctx, segment, config.flags & GUARD_DRY_RUN != 0) {
-        return Verdict::Cookie;
-    }
     Verdict::Syn
+}
+
+/// A segment after a connection's first one.
+#[inline(always)]
+fn judge_later(ctx: &XdpContext, segment: &Segment, config: &GuardConfig) -> Verdict {
+    if config.flags & GUARD_CONNECTIONS != 0 && connections::completes_above_limit(ctx, segment) {
+        return Verdict::Connections;
+    }
+    if config.flags & GUARD_COOKIES != 0 {
+        match cookie::acknowledged(ctx, segment) {
+            Acknowledged::Nothing => return Verdict::StrayAck,
+            Acknowledged::Cookie
+                if config.flags & GUARD_SYN_RATE != 0 && !within_syn_rate(segment.source, config) =>
+            {
+                return Verdict::SynRate;
+            }
+            _ => {}
+        }
+    }
+    Verdict::Established
 }
 
 /// Whether this host has the address. If nobody keeps the map, every address may be one of this host.
@@ -138,8 +169,8 @@ fn may_be_listed(source: Address, config: &GuardConfig) -> bool {
 /// Takes one SYN from the source's bucket in each row. The source is above its rate only if no row had one
 /// left.
 #[inline(always)]
-fn within_syn_rate(segment: &Segment, config: &GuardConfig) -> bool {
-    let (leading, trailing) = segment.source.halves();
+fn within_syn_rate(source: Address, config: &GuardConfig) -> bool {
+    let (leading, trailing) = source.halves();
     let source = sources::key(leading, trailing);
     let now = maps::now();
     let mut within = false;
@@ -152,3 +183,18 @@ fn within_syn_rate(segment: &Segment, config: &GuardConfig) -> bool {
     const { assert!(SYN_ROWS == 2) };
     within
 }
+
+/// Measures SYNs that a cookie answered, and notes if a source sends them above its rate.
+#[inline(always)]
+fn measure(source: Address, config: &GuardConfig) {
+    let (leading, trailing) = source.halves();
+    let [seed, _] = config.seeds;
+    let source = sources::mix(sources::key(leading, trailing) ^ seed) as u32 & (SYN_ROW_BUCKETS - 1);
+    let (bucket, now) = (SYN_GAUGE_ROW * SYN_ROW_BUCKETS + source, maps::now());
+    if !maps::take_syn(bucket, now, config.syn_cost_nanos, config.syn_depth_nanos) {
+        sockets::note_pressure(now, PRESSURE_STALE_NANOS);
+    }
+}
+
+/// Nanoseconds by which the time of the last pressure may be out of date.
+const PRESSURE_STALE_NANOS: u64 = 1_000_000_000;

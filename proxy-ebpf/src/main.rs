@@ -2,7 +2,7 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
-#![allow(internal_features, reason = "the target has no atomic fetch_add; see maps::take_syn")]
+#![allow(internal_features, reason = "the target has no atomic fetch_add; see maps::take")]
 #![expect(missing_docs, reason = "the macros of aya-ebpf make public functions without documentation")]
 
 mod bans;

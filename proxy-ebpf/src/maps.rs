@@ -45,6 +45,10 @@ static GUARD_FILTER: Array<Chunk> = Array::with_max_entries(filter::CHUNKS, 0);
 #[map]
 static GUARD_SYN_BUCKETS: Array<u64> = Array::with_max_entries(guard::SYN_BUCKETS, 0);
 
+/// The budget of all answers with cookies, as one bucket.
+#[map]
+static COOKIE_BUDGET: Array<u64> = Array::with_max_entries(1, 0);
+
 /// BPF_F_NO_PREALLOC: memory is allocated with each entry, so an empty table takes none. Only user space
 /// inserts.
 const NO_PREALLOC: u32 = 1;
@@ -200,14 +204,35 @@ pub fn ban_end(source: u64) -> Option<u64> {
 }
 
 /// Takes one SYN out of a bucket; false if the bucket does not hold that much.
+#[inline(always)]
+pub fn take_syn(bucket: u32, now: u64, cost: u64, depth: u64) -> bool {
+    take(&GUARD_SYN_BUCKETS, bucket, now, cost, depth)
+}
+
+/// Takes one answer with a cookie out of the budget of all.
+#[inline(always)]
+pub fn take_cookie(now: u64, cost: u64, depth: u64) -> bool {
+    take(&COOKIE_BUDGET, 0, now, cost, depth)
+}
+
+/// Whether the budget of all has room for one more answer with a cookie.
+#[inline(always)]
+pub fn has_cookie(now: u64, cost: u64, depth: u64) -> bool {
+    let Some(full_at) = COOKIE_BUDGET.get_ptr(0) else { return true };
+    // SAFETY: checked above. The read is volatile, since other CPUs write the value.
+    let at = unsafe { full_at.read_volatile() };
+    at.saturating_sub(now) + cost <= depth
+}
+
+/// Takes from a bucket.
 ///
 /// The bucket is the time at which it is full again (the generic cell rate algorithm). When that time is
 /// `depth` ahead, it is empty. CPUs share it without a lock: under load they add atomically, so no SYN is
 /// forgotten. Only the first SYN after a pause is a plain store. It may swallow SYNs that other CPUs add in
 /// the same instant.
 #[inline(always)]
-pub fn take_syn(bucket: u32, now: u64, cost: u64, depth: u64) -> bool {
-    let Some(full_at) = GUARD_SYN_BUCKETS.get_ptr_mut(bucket) else { return true };
+fn take(buckets: &Array<u64>, bucket: u32, now: u64, cost: u64, depth: u64) -> bool {
+    let Some(full_at) = buckets.get_ptr_mut(bucket) else { return true };
     // SAFETY: checked above. Array values are aligned. The read is volatile, since other CPUs write the
     // value.
     let at = unsafe { full_at.read_volatile() };

@@ -92,6 +92,20 @@ pub fn set_cookies_at(at: u64) {
     }
 }
 
+/// SYNs come faster than their source's rate allows. This is noted at most once in `stale` nanoseconds.
+#[inline(always)]
+pub fn note_pressure(now: u64, stale: u64) {
+    if let Some(armed) = SOURCES_ARMED.get_ptr_mut(0) {
+        // SAFETY: checked above. The accesses are volatile, since other CPUs write nearly the same time.
+        unsafe {
+            let at = &raw mut (*armed).pressed_at;
+            if now.saturating_sub(at.read_volatile()) > stale {
+                at.write_volatile(now);
+            }
+        }
+    }
+}
+
 /// Adds to the number of connections at the limit: 1, or `u64::MAX` to take one away.
 #[inline(always)]
 pub fn add_at_limit(change: u64) {
@@ -300,21 +314,23 @@ impl Found {
         (made >= 0).then_some(made as u32)
     }
 
-    /// Whether a segment acknowledges something that the kernel refuses as a cookie.
+    /// What the kernel says of a segment's acknowledgement as a cookie: 0 if it is valid, `NO_COOKIE` if not.
     #[inline(always)]
-    pub fn refuses_cookie(self, ctx: &XdpContext, segment: &Segment, headers: &mut Headers) -> bool {
+    pub fn check_cookie(self, ctx: &XdpContext, segment: &Segment, headers: &mut Headers) -> i64 {
         headers.set_addresses(segment);
         // SAFETY: as in `make_cookie`.
         unsafe {
             let (ip, tcp) = (headers.ip.as_mut_ptr(), headers.tcp.as_mut_ptr());
-            bpf_xdp_load_bytes(ctx.ctx, segment.tcp_at, tcp.cast(), 20) == 0
-                && bpf_tcp_check_syncookie(self.0.cast(), ip.cast(), IP_BYTES, tcp.cast(), 20) == NO_COOKIE
+            match bpf_xdp_load_bytes(ctx.ctx, segment.tcp_at, tcp.cast(), 20) {
+                0 => bpf_tcp_check_syncookie(self.0.cast(), ip.cast(), IP_BYTES, tcp.cast(), 20),
+                error => error,
+            }
         }
     }
 }
 
 /// -ENOENT.
-const NO_COOKIE: i64 = -2;
+pub const NO_COOKIE: i64 = -2;
 /// Bytes of an IPv6 header. An IPv4 header is shorter, and the rest is not looked at.
 const IP_BYTES: u32 = 40;
 

@@ -67,6 +67,7 @@ const OTHER: &[(&str, &str)] = &[
     ("guard.deny", "[\"192.0.2.0/24\"]"),
     ("guard.deny_file", "\"deny.txt\""),
     ("guard.syn_rate_per_ip", "\"5/s\""),
+    ("guard.syn_cookies_rate", "\"5/s\""),
     ("listener.name", "\"other\""),
     ("listener.address", "\"127.0.0.1:8081\""),
     ("listener.trusted_proxies", "[\"192.0.2.0/24\"]"),

@@ -66,7 +66,7 @@ impl Bench {
         let sysctls = server.run(|| {
             let mut sysctls = Sysctls::new(Folder::open(folder.path()).expect("ours"));
             assert_eq!(
-                programs.guard.use_cookies(guard.syn_cookies, &mut sysctls).expect("cookies"),
+                programs.guard.use_cookies(guard, &mut sysctls).expect("cookies"),
                 Vec::<String>::new()
             );
             programs
@@ -332,6 +332,58 @@ fn a_spoofed_syn_flood_costs_honest_clients_nothing() {
     );
     assert!(with >= 199, "{with} of 200");
     assert!(bench.verdict("syn_cookie") > 1000, "{:?}", bench.programs.guard.verdicts());
+}
+
+/// Issue 12: SYNs in a client's name took its rate, and the client was shut out.
+#[test]
+fn a_source_pays_for_the_cookies_that_it_brings_back() {
+    if without_root() {
+        return;
+    }
+    let guard = Guard { syn_rate_per_ip: Some(1), syn_burst_per_ip: 3, ..cookies(SynCookies::Always) };
+    let mut bench = Bench::new(&guard, 128);
+    bench.attach(GuardMode::Driver);
+    let SocketAddr::V4(to) = bench.v4 else { panic!("IPv4") };
+    bench.listener.set_nonblocking(true).expect("non-blocking");
+    let source = CLIENT.parse().expect("an address");
+    let sent = bench.client.run(|| flood::send_as(source, to, 2000));
+    tests::eventually(LIMIT, "all are answered", || {
+        (bench.verdict("syn_cookie") >= u64::from(sent)).then_some(())
+    });
+    assert_eq!(bench.verdict("syn_rate"), 0, "anybody can send these");
+    // The client itself has its burst, and its rate.
+    let start = std::time::Instant::now();
+    let held: Vec<TcpStream> = (0..12).filter_map(|_| bench.connect(bench.v4).ok()).collect();
+    assert_eq!(held.len(), 12, "each gets a cookie");
+    tests::eventually(LIMIT, "some are too many", || (bench.verdict("syn_rate") >= 1).then_some(()));
+    let mut accepted = 0;
+    tests::eventually(LIMIT, "the burst", || {
+        accepted += std::iter::from_fn(|| bench.listener.accept().ok()).count();
+        (accepted >= 3).then_some(())
+    });
+    let most = 4 + start.elapsed().as_secs() as usize;
+    assert!(accepted <= most, "{accepted} of 12 within {:?}", start.elapsed());
+}
+
+#[test]
+fn cookies_have_a_budget() {
+    if without_root() {
+        return;
+    }
+    let mut bench = Bench::new(&Guard { syn_cookies_rate: 50, ..cookies(SynCookies::Always) }, 128);
+    bench.attach(GuardMode::Driver);
+    let SocketAddr::V4(to) = bench.v4 else { panic!("IPv4") };
+    let start = std::time::Instant::now();
+    let sent = bench.client.run(|| flood::send(Kind::Syn, to, 5000));
+    tests::eventually(LIMIT, "all are judged", || {
+        let judged = bench.verdict("syn_cookie") + bench.verdict("syn_cookie_rate");
+        (judged >= u64::from(sent)).then_some(())
+    });
+    let most = 6 + 50 * (start.elapsed().as_secs() + 1);
+    let answered = bench.verdict("syn_cookie");
+    assert!((5..=most).contains(&answered), "{answered} of {sent}, {most} are the most");
+    // The budget fills again.
+    tests::eventually(LIMIT, "a client is served", || bench.connect(bench.v4).ok());
 }
 
 #[test]

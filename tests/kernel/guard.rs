@@ -6,12 +6,13 @@
 
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tests::cable::{CLIENTS, Cable, SERVER, verdict};
 use tests::client::{Client, Dial};
 use tests::sluice::{Setup, Sluice};
-use tests::{eventually, skip};
+use tests::{eventually, flood, skip};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -24,7 +25,8 @@ fn a_source_above_its_rate_is_dropped_while_another_is_served() {
         return;
     }
     let net = Cable::new();
-    let sluice = net.setup("syn_rate_per_ip = \"10/s\"\nsyn_burst_per_ip = 20").start();
+    let sluice =
+        net.setup("syn_rate_per_ip = \"10/s\"\nsyn_burst_per_ip = 20\nsyn_cookies = \"off\"").start();
     assert_eq!(sluice.status()["supervisor"]["guard"]["interfaces"]["edge"], "driver");
     let dial = Dial { source: Some(ONE), receive_buffer: None };
     let flood: Vec<TcpStream> =
@@ -160,7 +162,7 @@ fn ipv6_is_judged_by_its_64() {
         net.clients.ip(&["address", "add", address, "dev", "out", "nodad"]);
     }
     let sluice = net
-        .setup("syn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 5")
+        .setup("syn_rate_per_ip = \"1/s\"\nsyn_burst_per_ip = 5\nsyn_cookies = \"off\"")
         .inside(&net.server, "fd77::1".parse().unwrap())
         .start();
     let dial = |source: &str| {
@@ -371,4 +373,47 @@ fn cookies_hold_the_limit_too_and_settings_come_back() {
     assert_eq!(sluice.command("stop").code(), 0);
     sluice.wait_end(LIMIT);
     assert_eq!((setting("tcp_syncookies"), setting("tcp_timestamps")), before);
+}
+
+/// Issue 12: with SYNs in a client's name, four of eight connects of that client failed.
+#[test]
+fn a_flood_in_a_clients_name_does_not_shut_it_out() {
+    if skip::without_root() {
+        return;
+    }
+    let net = Cable::new();
+    let _peer = net.clients.run(|| tests::bpf::attach_empty("out")).unwrap();
+    let sluice = net.setup("syn_rate_per_ip = \"100/s\"\nsyn_burst_per_ip = 200").start();
+    let (SocketAddr::V4(target), IpAddr::V4(victim)) = (sluice.address(), ONE) else { panic!("IPv4") };
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // 40,000 SYNs a second at most, as evenly as may be: 600,000 in all.
+            net.clients.run(|| {
+                for _ in 0..15_000 {
+                    if is_done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    flood::send_as(victim, target, 40);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+        });
+        // The bucket is empty before the client comes.
+        eventually(LIMIT, "the flood is there", || (verdict(&sluice, "syn_rate") >= 1).then_some(()));
+        let mut served = 0;
+        for _ in 0..8 {
+            let dial = Dial { source: Some(ONE), receive_buffer: None };
+            let stream = net.clients.run(|| dial.connect(sluice.address(), Duration::from_secs(4)));
+            served +=
+                u32::from(stream.is_ok_and(|stream| {
+                    Client::over(stream).and_then(|mut client| client.try_get("/")).is_ok()
+                }));
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        is_done.store(true, Ordering::Relaxed);
+        assert_eq!(served, 8, "{:?}", sluice.verdicts());
+    });
+    assert!(verdict(&sluice, "syn_cookie") >= 1000, "{:?}", sluice.verdicts());
+    assert!(sluice.log().contains("exceed a source's rate"), "{}", sluice.log());
 }

@@ -328,6 +328,7 @@ pub fn guard() -> Guard {
         ban_for: std::time::Duration::from_secs(60),
         connections_per_ip: None,
         syn_cookies: SynCookies::Off,
+        syn_cookies_rate: 100_000,
         fragments: Fragments::Judge,
     }
 }

@@ -83,10 +83,17 @@ impl Cable {
     #[must_use]
     pub fn reach(&self, source: IpAddr, address: SocketAddr) -> Reached {
         match self.dial(source, address) {
-            Ok(mut client) => {
-                assert_eq!(client.get("/").text(), "inside");
-                Reached::Served
-            }
+            Ok(mut client) => match client.try_get("/") {
+                Ok(response) => {
+                    assert_eq!(response.text(), "inside");
+                    Reached::Served
+                }
+                // The source was denied or banned between the handshake and the request.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    Reached::Dropped
+                }
+                Err(error) => panic!("{error}"),
+            },
             Err(error) if error.kind() == ErrorKind::TimedOut => Reached::Dropped,
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => Reached::Refused,
             Err(error) => panic!("{error}"),

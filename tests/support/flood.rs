@@ -21,14 +21,23 @@ pub enum Kind {
 /// Sends `count` segments to `target`, each from another source of 198.18.0.0/15 (RFC 2544). Returns how many
 /// the kernel took. The caller runs it in the client's namespace, as root.
 pub fn send(kind: Kind, target: SocketAddrV4, count: u32) -> u32 {
+    send_from(kind, None, target, count)
+}
+
+/// Sends `count` SYNs in the name of `source`, each from another port; otherwise like `send`.
+pub fn send_as(source: Ipv4Addr, target: SocketAddrV4, count: u32) -> u32 {
+    send_from(Kind::Syn, Some(source), target, count)
+}
+
+fn send_from(kind: Kind, source: Option<Ipv4Addr>, target: SocketAddrV4, count: u32) -> u32 {
     let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
         .expect("a raw socket");
     let to = SockaddrIn::from(SocketAddrV4::new(*target.ip(), 0));
     let mut taken = 0;
     for number in 0..count {
         let random = number.wrapping_mul(0x9e37_79b1);
-        let source =
-            SocketAddrV4::new(Ipv4Addr::from(0xc612_0000 | random >> 15), 1024 + (random % 60_000) as u16);
+        let address = source.unwrap_or_else(|| Ipv4Addr::from(0xc612_0000 | random >> 15));
+        let source = SocketAddrV4::new(address, 1024 + (random % 60_000) as u16);
         let packet = packet(kind, source, target, random);
         match sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty()) {
             Ok(_) => taken += 1,

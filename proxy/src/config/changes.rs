@@ -97,6 +97,7 @@ impl Changes {
             ban_for,
             connections_per_ip,
             syn_cookies,
+            syn_cookies_rate,
             fragments,
         } = old;
         self.fixed("guard.interfaces", *interfaces != new.interfaces);
@@ -112,6 +113,7 @@ impl Changes {
         self.fixed("guard.ban_for", *ban_for != new.ban_for);
         self.fixed("guard.connections_per_ip", *connections_per_ip != new.connections_per_ip);
         self.fixed("guard.syn_cookies", *syn_cookies != new.syn_cookies);
+        self.fixed("guard.syn_cookies_rate", *syn_cookies_rate != new.syn_cookies_rate);
         self.fixed("guard.fragments", *fragments != new.fragments);
     }
 

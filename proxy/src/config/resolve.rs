@@ -331,6 +331,7 @@ impl Resolver<'_> {
             ban_for: guard.ban_for,
             connections_per_ip: Some(guard.connections_per_ip).filter(|limit| *limit > 0),
             syn_cookies: guard.syn_cookies,
+            syn_cookies_rate: guard.syn_cookies_rate,
             fragments: guard.fragments,
         }
     }

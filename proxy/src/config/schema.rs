@@ -95,6 +95,7 @@ pub(super) struct Guard {
     /// 0: no limit.
     pub(super) connections_per_ip: u32,
     pub(super) syn_cookies: SynCookies,
+    pub(super) syn_cookies_rate: u32,
     pub(super) fragments: Fragments,
 }
 
@@ -285,6 +286,14 @@ fn guard(mut table: Table<'_, '_>) -> Guard {
             &[("auto", SynCookies::Auto), ("always", SynCookies::Always), ("off", SynCookies::Off)],
             &[],
         ),
+        syn_cookies_rate: table
+            .parsed("syn_cookies_rate", units::RATE_FORM, |text| {
+                units::rate(text).and_then(|rate| match rate {
+                    1..=1_000_000_000 => Ok(rate),
+                    _ => Err(format!("{} is too high", units::quote(text))),
+                })
+            })
+            .map_or(100_000, |at| at.value),
         fragments: table.choice("fragments", &[("judge", Fragments::Judge), ("pass", Fragments::Pass)], &[]),
     };
     table.finish();

@@ -51,6 +51,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
             syn_cookies: SynCookies::Off,
+            syn_cookies_rate: 100_000,
             fragments: Fragments::Judge,
         },
         listeners: vec![Arc::new(listener())],

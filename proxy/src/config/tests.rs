@@ -132,6 +132,7 @@ fn defaults_are_those_of_the_interface() {
             ban_for: seconds(60),
             connections_per_ip: Some(1024),
             syn_cookies: SynCookies::Auto,
+            syn_cookies_rate: 100_000,
             fragments: Fragments::Judge,
         },
         listeners: vec![

@@ -12,6 +12,7 @@ use super::guard::pins::{Found, PinError, Pins};
 use super::guard::{Guard, GuardMode, GuardProgram, XdpMode};
 use super::object::Object;
 use super::steering::SteeringProgram;
+use super::sysctl::Sysctls;
 use crate::control::status::GuardStatus;
 use crate::time::Time;
 
@@ -146,6 +147,17 @@ impl Programs {
     /// The reason why nothing is counted. The guard then limits no source's connections.
     pub fn count_connections(&mut self) -> Result<PathBuf, KernelError> {
         self.counting.start(&mut self.object)
+    }
+
+    /// Has every SYN answered with a cookie while SYNs exceed a source's rate, where `auto` asks for it. Call
+    /// this when `GuardProgram::next_look_at_pressure` says so.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn follow_pressure(&mut self, now: Time, sysctls: &mut Sysctls) -> Result<(), KernelError> {
+        let pressed_at = self.counting.pressed_at();
+        self.guard.follow_pressure(*pressed_at.as_ref().unwrap_or(&0), now, sysctls);
+        pressed_at.map(drop)
     }
 
     /// The guard's status, read from the kernel.

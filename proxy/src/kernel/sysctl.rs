@@ -105,6 +105,12 @@ impl Sysctls {
             .map_err(|error| format!("{}: {error}", path.display()))
     }
 
+    /// A setting's value before the first change, if this or a crashed process changed it.
+    #[must_use]
+    pub fn before(&self, name: &str) -> Option<&str> {
+        self.saved.settings.get(name).map(|change| change.before.as_str())
+    }
+
     /// Changes a setting until this is dropped.
     ///
     /// # Errors

@@ -136,7 +136,6 @@ pub struct Estate {
     /// Where the workers publish their states: the steering program's array, if there is one.
     slots: SteeringSlots,
     /// The kernel's settings as they were: given back after the programs that need the new ones are gone.
-    #[expect(dead_code, reason = "restores when it is dropped")]
     sysctls: Sysctls,
     /// The data plane's user; `None`: it keeps ours.
     pub identity: Option<Identity>,

@@ -215,8 +215,9 @@ impl Supervisor {
         let (expiry, rotation) =
             (Some(self.expiry.next_look()), Some(self.estate.ticket_keys.next_rotation()));
         let (life, planes) = (self.life.next_deadline(), self.planes.next_deadline());
-        let ours = [life, planes, self.clients.next_deadline(), asked, sweep, self.next_watch()];
-        let deadlines = ours.into_iter().chain([reload, look, expiry, rotation, self.network.next_look()]);
+        let guard = [sweep, self.estate.next_look_at_pressure(), self.network.next_look()];
+        let ours = [life, planes, self.clients.next_deadline(), asked, self.next_watch()];
+        let deadlines = ours.into_iter().chain(guard).chain([reload, look, expiry, rotation]);
         let Some(deadline) = deadlines.flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
         let milliseconds = deadline.since(now()).as_micros().div_ceil(1000);
@@ -240,6 +241,7 @@ impl Supervisor {
             self.estate.sweep(now);
             self.swept = now;
         }
+        self.estate.follow_pressure(now);
         self.rotate_ticket_keys(now);
         if self.network.look(&mut self.estate, now) {
             self.tell_lacks();

@@ -91,6 +91,11 @@ impl CountingProgram {
         self.link.is_some()
     }
 
+    /// When the guard last noted SYNs above their source's rate, in nanoseconds of CLOCK_MONOTONIC; 0: never.
+    pub(super) fn pressed_at(&self) -> Result<u64, KernelError> {
+        Ok(self.armed.read()?.pressed_at)
+    }
+
     /// Writes how many connections a source may have (`None`: any number), and our network namespace.
     pub(super) fn set_limit(&mut self, connections_per_ip: Option<u32>) -> Result<(), KernelError> {
         self.config.write(CountConfig {

@@ -222,12 +222,18 @@ impl GuardProgram {
     ///
     /// # Errors
     /// The reason why no SYN is answered with a cookie.
-    pub fn use_cookies(
-        &mut self,
-        mode: SynCookies,
-        sysctls: &mut Sysctls,
-    ) -> Result<Vec<String>, KernelError> {
-        self.cookies.prepare(mode, sysctls)
+    pub fn use_cookies(&mut self, guard: &Guard, sysctls: &mut Sysctls) -> Result<Vec<String>, KernelError> {
+        self.cookies.prepare(guard, sysctls)
+    }
+
+    /// When `Programs::follow_pressure` has something to do; `None`: never, as the guard is set up.
+    #[must_use]
+    pub fn next_look_at_pressure(&self) -> Option<Time> {
+        self.cookies.next_look().filter(|_| self.is_attached())
+    }
+
+    pub(super) fn follow_pressure(&mut self, pressed_at: u64, now: Time, sysctls: &mut Sysctls) {
+        self.cookies.follow(pressed_at, now, sysctls);
     }
 
     /// Bans a source until `end`; an earlier ban of this source is replaced. Returns the end of the replaced
@@ -464,6 +470,7 @@ mod tests {
             ban_for: Duration::from_secs(60),
             connections_per_ip: None,
             syn_cookies: SynCookies::Off,
+            syn_cookies_rate: 100_000,
             fragments: Fragments::Judge,
         };
         let guard_config = |guard: &Guard| config(guard, [0; 2], Mains::NONE, 0);

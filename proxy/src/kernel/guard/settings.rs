@@ -27,6 +27,8 @@ pub struct Guard {
     pub connections_per_ip: Option<u32>,
     /// When SYNs are answered with cookies.
     pub syn_cookies: SynCookies,
+    /// Cookies per second, to all sources together.
+    pub syn_cookies_rate: u32,
     /// Whether packets that hide their TCP header are dropped.
     pub fragments: Fragments,
 }
@@ -43,7 +45,7 @@ pub enum Fragments {
 /// `guard.syn_cookies`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SynCookies {
-    /// While a listener's request queue is full.
+    /// While a listener's request queue is full, or a source's SYNs exceed its rate.
     Auto,
     /// Always.
     Always,

@@ -61,6 +61,22 @@ impl Estate {
         }
     }
 
+    /// When `follow_pressure` has something to do.
+    #[must_use]
+    pub fn next_look_at_pressure(&self) -> Option<Time> {
+        self.programs.as_ref().and_then(|programs| programs.guard.next_look_at_pressure())
+    }
+
+    /// Turns cookies for every SYN on and off.
+    pub fn follow_pressure(&mut self, now: Time) {
+        if let Some(programs) = &mut self.programs
+            && programs.guard.next_look_at_pressure().is_some_and(|due| due <= now)
+            && let Err(error) = programs.follow_pressure(now, &mut self.sysctls)
+        {
+            warn!("guard.syn_cookies: {error}");
+        }
+    }
+
     /// Messages of the eBPF programs go to the log.
     pub fn flush_logs(&mut self) {
         if let Some(programs) = &mut self.programs {
@@ -142,7 +158,7 @@ pub(super) fn use_cookies(
     if guard.interfaces.is_empty() {
         return;
     }
-    match programs.guard.use_cookies(guard.syn_cookies, sysctls) {
+    match programs.guard.use_cookies(guard, sysctls) {
         Ok(lacks) => degraded.extend(lacks.into_iter().map(|lack| format!("guard.syn_cookies: {lack}"))),
         Err(error) => degraded.push(format!(
             "guard.syn_cookies: SYNs are not answered before the kernel handles them ({error})"
