@@ -3,11 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tests::client::PATIENCE;
 use tests::origin::Origin;
 use tests::ports::Port;
@@ -250,4 +254,178 @@ fn a_session_without_a_certificate_is_no_way_in_where_one_is_asked_for() {
     }
     let metrics = stage.sluice.metrics();
     assert_eq!(metrics.sum("sluice_tls_handshakes_failed_total"), 2.0);
+}
+
+/// A listener for which a certificate is optional, a route that wants one, and a file of revoked
+/// certificates, as `openssl ca` makes it.
+struct Optional {
+    sluice: Sluice,
+    authority: Authority,
+}
+
+impl Optional {
+    /// `None`: curl or openssl is not installed.
+    fn start(lines: &str) -> Option<Self> {
+        if ["curl", "openssl"].into_iter().any(skip::without_tool) {
+            return None;
+        }
+        let (servers, authority) = (Authority::default(), Authority::named("Clients"));
+        let origin = Origin::echo();
+        let setup = Setup::to(origin.address());
+        let folder = setup.run_dir().to_owned();
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+        for name in ["good", "bad"] {
+            let key = KeyPair::generate().unwrap();
+            write(&format!("{name}.pem"), &authority.sign(params(true), &key));
+            write(&format!("{name}.key"), &key.serialize_pem());
+        }
+        write("clients.pem", &authority.pem);
+        write("clients.key", authority.key());
+        write("index.txt", "");
+        write("crlnumber", "01\n");
+        write(
+            "ca.cnf",
+            &format!(
+                "[ca]\ndefault_ca = d\n[d]\ndatabase = {0}/index.txt\ncrlnumber = {0}/crlnumber\n\
+                 default_md = sha256\ndefault_crl_days = 30\nunique_subject = no\n",
+                folder.display()
+            ),
+        );
+        ca(&folder, &["-gencrl", "-out", "crl.pem"]);
+        let lines = format!("client_ca = \"clients.pem\"\n{lines}");
+        let leaf = servers.leaf(Kind::P256, &[NAME]);
+        let route = "[[route]]\npath_prefix = \"/private\"\nupstream = \"app\"\nclient_cert = \"require\"\n";
+        let access = folder.join("access.log");
+        let setup = https(setup, &servers, &[leaf], &lines)
+            .append(route)
+            .with("log", &format!("access = \"{}\"\n", access.display()));
+        // The origin lives as long as the test's process.
+        std::mem::forget(origin);
+        Some(Self { sluice: setup.start(), authority })
+    }
+
+    fn ask(&self, who: Option<&str>, path: &str) -> String {
+        let mut options = vec!["-i".to_owned()];
+        if let Some(who) = who {
+            options
+                .extend(["--cert".to_owned(), self.sluice.file(&format!("{who}.pem")).display().to_string()]);
+            options
+                .extend(["--key".to_owned(), self.sluice.file(&format!("{who}.key")).display().to_string()]);
+        }
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let output = self.sluice.curl(NAME, path, &options);
+        output.text() + &output.errors()
+    }
+
+    fn failed(&self, reason: &str) -> f64 {
+        self.sluice.metrics().labelled("sluice_tls_handshakes_failed_total", "reason", reason)
+    }
+}
+
+fn ca(folder: &Path, options: &[&str]) {
+    let mut command = Command::new("openssl");
+    command.current_dir(folder).args(["ca", "-batch", "-config", "ca.cnf", "-keyfile", "clients.key"]);
+    let _ = process::run(command.args(["-cert", "clients.pem"]).args(options), PATIENCE).success();
+}
+
+#[test]
+fn an_optional_certificate_opens_the_routes_that_want_one() {
+    let Some(stage) = Optional::start("client_auth = \"optional\"") else { return };
+    for (who, path, status, is_told) in [
+        (None, "/", "200", false),
+        (None, "/private", "403", false),
+        (Some("good"), "/", "200", true),
+        (Some("good"), "/private", "200", true),
+    ] {
+        let answer = stage.ask(who, path);
+        assert!(answer.contains(&format!(" {status}")), "{who:?} {path}: {answer}");
+        let told = answer.to_ascii_lowercase().contains("\"x-forwarded-client-cert\"");
+        assert_eq!(told, is_told, "{who:?} {path}: {answer}");
+    }
+    let log = || std::fs::read_to_string(stage.sluice.file("access.log")).unwrap_or_default();
+    eventually(PATIENCE, "four records", || (log().lines().count() == 4).then_some(()));
+    let verdicts: Vec<String> = log()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|record| format!("{} {}", record["tls"]["client_certificate"], record["refused"]))
+        .collect();
+    let none = "\"none\" null";
+    let verified = "\"verified\" null";
+    assert_eq!(verdicts, [none, "\"none\" \"no_client_certificate\"", verified, verified]);
+}
+
+#[test]
+fn a_certificate_that_is_revoked_is_refused_from_the_next_list_on() {
+    let Some(stage) = Optional::start("client_crl = [\"crl.pem\"]") else { return };
+    assert!(stage.ask(Some("bad"), "/private").contains(" 200"));
+    let folder = stage.sluice.run_dir().to_owned();
+    let status = stage.sluice.command("status").success().text();
+    assert!(status.contains("revoked certificates of") && status.contains("CN=Clients"), "{status}");
+    // A connection that stays open, and a session to resume.
+    let connect = |name: &str| {
+        let mut roots = rustls::RootCertStore::empty();
+        let read = |name: &str| std::fs::read(stage.sluice.file(name)).unwrap();
+        roots.add(CertificateDer::from_pem_slice(&read("ca.pem")).unwrap()).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(&read(&format!("{name}.pem"))).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(&read(&format!("{name}.key"))).unwrap();
+        let builder =
+            rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into());
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        Arc::new(builder.with_client_auth_cert(chain, key).unwrap())
+    };
+    let (bad, good) = (connect("bad"), connect("good"));
+    let mut open = stage.sluice.secured(&bad, NAME);
+    assert_eq!(open.get("/private").status, 200);
+    let mut resumed = stage.sluice.secured(&bad, NAME);
+    assert_eq!(resumed.get("/private").status, 200);
+    let kinds = |kind| stage.sluice.metrics().labelled("sluice_tls_handshakes_total", "kind", kind);
+    assert_eq!(kinds("1.3_resumed"), 1.0);
+
+    ca(&folder, &["-revoke", "bad.pem"]);
+    ca(&folder, &["-gencrl", "-out", "next.pem"]);
+    std::fs::rename(folder.join("next.pem"), folder.join("crl.pem")).unwrap();
+    // The files are looked at every two seconds.
+    eventually(PATIENCE, "the new list", || stage.ask(Some("bad"), "/").contains("revoked").then_some(()));
+    assert!(stage.ask(Some("good"), "/private").contains(" 200"));
+    eventually(PATIENCE, "the reason", || (stage.failed("client_revoked") >= 1.0).then_some(()));
+    // Neither the open connection nor the session serves any more.
+    open.send(format!("GET /private HTTP/1.1\r\nHost: {NAME}\r\n\r\n"));
+    assert_eq!(open.until_closed(), b"");
+    let closed = || {
+        stage.sluice.metrics().labelled("sluice_connections_closed_total", "reason", "client_auth_changed")
+    };
+    eventually(PATIENCE, "the reason", || (closed() == 1.0).then_some(()));
+    let before = stage.failed("client_revoked");
+    let socket = std::net::TcpStream::connect(stage.sluice.address()).unwrap();
+    if let Ok(mut stream) = tests::tls::handshake(socket, &bad, NAME) {
+        // In TLS 1.3 a client learns of it with its first read.
+        assert!(stream.read(&mut [0]).is_err());
+    }
+    eventually(PATIENCE, "no resumption", || (stage.failed("client_revoked") == before + 1.0).then_some(()));
+    assert_eq!(stage.sluice.secured(&good, NAME).get("/private").status, 200);
+}
+
+#[test]
+fn an_expired_list_refuses_everybody_unless_it_is_accepted() {
+    let Some(stage) = Optional::start("client_crl = [\"crl.pem\"]") else { return };
+    assert!(stage.ask(Some("good"), "/").contains(" 200"));
+    std::fs::write(stage.sluice.file("next.pem"), stage.authority.crl(-2)).unwrap();
+    std::fs::rename(stage.sluice.file("next.pem"), stage.sluice.file("crl.pem")).unwrap();
+    eventually(PATIENCE, "the end", || (!stage.ask(Some("good"), "/").contains(" 200")).then_some(()));
+    let unchecked = || (stage.failed("client_unchecked") >= 1.0).then_some(());
+    eventually(PATIENCE, "the reason", unchecked);
+    let log = stage.sluice.log();
+    assert!(log.contains("was to be replaced on"), "{log}");
+    let status = stage.sluice.command("status").success().text();
+    assert!(status.contains("expired"), "{status}");
+    let text = stage.sluice.configuration().replace("client_crl", "crl_expired = \"accept\"\nclient_crl");
+    std::fs::write(stage.sluice.config_path(), text).unwrap();
+    let _ = stage.sluice.command("reload").success();
+    assert!(stage.ask(Some("good"), "/").contains(" 200"));
+    // A list of somebody else is an error that leaves everything as it is.
+    std::fs::write(stage.sluice.file("crl.pem"), Authority::named("Clients").crl(30)).unwrap();
+    let refused = stage.sluice.command("reload");
+    assert!(!refused.status.success());
+    assert!(refused.errors().contains("has not signed it"), "{}", refused.errors());
+    assert!(stage.ask(Some("good"), "/").contains(" 200"));
 }

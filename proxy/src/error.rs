@@ -95,6 +95,8 @@ reasons! {
         TlsHandshake = "tls_handshake",
         /// After the handshake the client broke TLS, or ended the connection with an alert.
         TlsBroken = "tls_broken",
+        /// Since its handshake `client_ca`, `client_auth` or `client_crl` changed, or a list has expired.
+        ClientAuthChanged = "client_auth_changed",
     }
 }
 
@@ -110,6 +112,8 @@ reasons! {
         AmbiguousPath = "ambiguous_path",
         /// 400: plain HTTP came to a port that takes TLS.
         PlainHttp = "plain_http",
+        /// 403: the route wants a client certificate, and the client showed none.
+        NoClientCertificate = "no_client_certificate",
         /// 404: no route takes the request.
         NoRoute = "no_route",
         /// 408: the head or body was too slow.
@@ -153,6 +157,7 @@ impl RefusalReason {
     pub const fn status(self) -> u16 {
         match self {
             Self::Malformed | Self::BadHost | Self::AmbiguousPath | Self::PlainHttp => 400,
+            Self::NoClientCertificate => 403,
             Self::NoRoute => 404,
             Self::RequestTimeout | Self::RequestTooSlow => 408,
             Self::BodyTooLarge => 413,
@@ -201,6 +206,10 @@ reasons! {
         Incompatible = "incompatible",
         /// The client's certificate is missing, wrong, expired, or not from `client_ca`.
         ClientCertificate = "client_certificate",
+        /// The client's certificate is revoked, says a list of `client_crl`.
+        ClientRevoked = "client_revoked",
+        /// No list of `client_crl` that holds now is for the client's certificate.
+        ClientUnchecked = "client_unchecked",
         /// The worker drains, or stops.
         Draining = "draining",
         /// A fault of Sluice's own.

@@ -63,6 +63,15 @@ fn resolve(text: &str) -> Result<(), Diagnostics> {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
     let pem = params.self_signed(&key).unwrap().pem() + &key.serialize_pem();
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2020, 1, 1),
+        next_update: rcgen::date_time_ymd(2040, 1, 1),
+        crl_number: rcgen::SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&rcgen::Issuer::from_params(&params, &key)).unwrap();
     let file = |name: &str, bytes: &[u8]| (PathBuf::from("etc").join(name), bytes.to_vec().into());
     let mut files = vec![file("shown.toml", text.as_bytes())];
     files.push((PathBuf::from("(the system's roots)"), pem.clone().into_bytes().into()));
@@ -71,6 +80,7 @@ fn resolve(text: &str) -> Result<(), Diagnostics> {
         files.push(match name {
             "new.key" => file(name, &[7; 80]),
             "old.key" => file(name, &[8; 80]),
+            _ if name.ends_with(".crl") => file(name, list.der()),
             _ => file(name, pem.as_bytes()),
         });
     }

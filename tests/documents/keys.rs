@@ -73,6 +73,7 @@ const OTHER: &[(&str, &str)] = &[
     ("listener.trusted_proxies", "[\"192.0.2.0/24\"]"),
     ("listener.timeouts.min_rate", "\"off\""),
     ("listener.tls.client_ca", "\"own.pem\""),
+    ("listener.tls.client_crl", "[\"own.crl\"]"),
     ("listener.tls.ticket_keys", "[\"ticket.key\"]"),
     ("route.host", "\"example.com\""),
     ("route.path_prefix", "\"/api\""),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use proxy::control::status::{
-    CertificateStatus, DataPlaneStatus, GuardStatus, ReloadStatus, SteeringStatus, SupervisorStatus,
-    WorkerStatus,
+    CertificateStatus, CrlStatus, DataPlaneStatus, GuardStatus, ReloadStatus, SteeringStatus,
+    SupervisorStatus, WorkerStatus,
 };
 use proxy::counters::CounterBlock;
 use proxy::telemetry::metrics::{self, Scrape};
@@ -37,6 +37,7 @@ fn scrape() -> String {
     let data_plane = DataPlaneStatus {
         workers: vec![WorkerStatus::default()],
         certificates: vec![CertificateStatus::default()],
+        crls: vec![CrlStatus::default()],
         ..DataPlaneStatus::default()
     };
     let workers = vec![CounterBlock::default().cells()];
@@ -81,7 +82,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         "Clients",
         &["connections_", "requests_", "request_", "responses_", "tunnels_", "downstream_", "session_"],
     ),
-    ("TLS with clients", &["tls_", "certificate_"]),
+    ("TLS with clients", &["tls_", "certificate_", "crl_"]),
     ("Upstreams", &["upstream_"]),
     ("Workers and their memory", &["worker_", "ring_", "buffer_"]),
     (

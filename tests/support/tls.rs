@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -84,6 +84,28 @@ impl Authority {
         let pem = params.self_signed(&key).expect("signed").pem();
         let text = key.serialize_pem();
         Self { issuer: Issuer::new(params, key), pem, key: text }
+    }
+
+    /// Its key, PEM.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Its list of revoked certificates, which has none, PEM. The next is due in so many days.
+    #[must_use]
+    pub fn crl(&self, days: i64) -> String {
+        let now = SystemTime::now();
+        let distance = Duration::from_secs(days.unsigned_abs() * 86_400);
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: (now - Duration::from_secs(86_400 * 10)).into(),
+            next_update: (if days < 0 { now - distance } else { now + distance }).into(),
+            crl_number: rcgen::SerialNumber::from(9_u64),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).expect("signed").pem().expect("PEM")
     }
 
     /// A certificate for these names.

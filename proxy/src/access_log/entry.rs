@@ -98,6 +98,7 @@ impl Entry<'_> {
                 tls.string("cipher", agreed.cipher().map(str::as_bytes));
                 tls.string("server_name", agreed.server_name.as_deref().map(str::as_bytes));
                 tls.boolean("resumed", Some(agreed.is_resumed()));
+                tls.string("client_certificate", agreed.client_certificate().map(str::as_bytes));
                 tls.close();
             }
             None => object.string("tls", None),

@@ -18,6 +18,7 @@ use crate::listen::{Listener, ListenerIds, Listeners, Unnumbered};
 use crate::route::RouteTable;
 use crate::session::traffic::Traffic;
 use crate::tls::certificate::Certificate;
+use crate::tls::client_auth::Crl;
 use crate::upstream::model::Upstream;
 
 /// The shortest and the longest ban that `guard.ban_for` and `sluice ban --for` allow.
@@ -88,6 +89,14 @@ impl Config {
             Some((Holder::Upstream(&upstream.name), certificate))
         });
         listeners.chain(upstreams)
+    }
+
+    /// Every list of revoked certificates with its listener, and whether it is believed after its end.
+    pub fn crls(&self) -> impl Iterator<Item = (&str, &Crl, bool)> {
+        self.listeners.iter().flat_map(|listener| {
+            let auth = listener.tls.iter().filter_map(|tls| tls.settings().client_auth.as_ref());
+            auth.flat_map(|auth| auth.crls.iter().map(|crl| (&*listener.name, crl, auth.accepts_expired)))
+        })
     }
 }
 

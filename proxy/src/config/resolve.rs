@@ -19,6 +19,7 @@ use crate::route::RouteTable;
 use crate::tls::client::ClientTls;
 use crate::upstream::model::Upstream;
 
+mod client_auth;
 mod listener;
 mod passthrough;
 mod route;
@@ -99,6 +100,8 @@ impl Parsed {
             .filter_map(|upstream| upstream.tls.as_ref())
             .flat_map(schema::ClientTls::files);
         let tls = listeners.chain(upstreams).map(|file| (file, TLS_BYTES_MAX));
+        let crls = schema.listeners.iter().flat_map(|listener| &listener.tls.client_crl);
+        let lists = lists.chain(crls.map(|file| (file, LIST_BYTES_MAX)));
         let mut known = HashSet::new();
         let all = lists.chain(tls).map(|(file, bytes_max)| (beside(&self.main, &file.value), bytes_max));
         all.filter(|(path, _)| known.insert(path.clone())).collect()

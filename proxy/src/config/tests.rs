@@ -171,6 +171,7 @@ fn defaults_are_those_of_the_interface() {
                 listeners: vec![],
                 label: "/".into(),
                 action: Action::Upstream(0),
+                client_cert: false,
                 request_headers: None,
                 response_headers: None,
                 timeout: seconds(60),

@@ -27,6 +27,9 @@ pub struct DataPlaneStatus {
     /// One per certificate with a key of ours.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
+    /// Every list of revoked client certificates.
+    #[serde(default)]
+    pub crls: Vec<CrlStatus>,
     /// Reasons that ended connections, refused requests and shed connections, over all workers; only reasons
     /// that occurred.
     pub reasons: ReasonStatus,
@@ -102,6 +105,21 @@ pub struct CertificateStatus {
     /// Its last moment, seconds since 1970.
     pub not_after_seconds: i64,
     /// How long it is valid from now on, in seconds; below zero: since when it is not.
+    pub remaining_seconds: i64,
+}
+
+/// A list of revoked client certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrlStatus {
+    /// The listener that has it.
+    pub listener: String,
+    /// The CA that issued it.
+    pub issuer: String,
+    /// The day on which the next is due, in UTC, as 2026-01-31; empty: the list does not say.
+    pub next_update: String,
+    /// The same moment, seconds since 1970; 0: the list does not say.
+    pub next_update_seconds: i64,
+    /// How long until then, in seconds; below zero: since when it is over.
     pub remaining_seconds: i64,
 }
 

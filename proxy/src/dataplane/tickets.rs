@@ -48,8 +48,8 @@ mod tests {
     #[test]
     fn keys_are_read_whole_from_sealed_memory_or_not_at_all() {
         let keys = [TicketKey::random().expect("randomness"), TicketKey::random().expect("randomness")];
-        let here = Tickets::new(&keys, None);
-        let there = Tickets::new(&[], None);
+        let here = Tickets::new(&keys, None, None);
+        let there = Tickets::new(&[], None, None);
         there.install(&read(sealed::seal("test", &TicketKey::concat(&keys)).expect("memfd")).expect("keys"));
         let ticket = here.encrypt(b"state").expect("a ticket");
         assert_eq!(there.decrypt(&ticket).as_deref(), Some(&b"state"[..]));

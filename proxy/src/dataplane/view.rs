@@ -13,7 +13,7 @@ use crate::control::messages::{Place, Start};
 use crate::control::now;
 use crate::control::slots::SteeringSlot;
 use crate::control::status::{
-    CertificateStatus, DataPlaneStatus, EndpointStatus, ListenerStatus, LogStatus, ReasonStatus,
+    CertificateStatus, CrlStatus, DataPlaneStatus, EndpointStatus, ListenerStatus, LogStatus, ReasonStatus,
     SupervisorStatus, UpstreamStatus, WorkerStatus,
 };
 use crate::counters::Counters;
@@ -24,6 +24,7 @@ use crate::session::traffic::Traffic;
 use crate::telemetry::admin::{Sources, SupervisorAnswer};
 use crate::telemetry::logging;
 use crate::tls::certificate::Certificate;
+use crate::tls::client_auth::Crl;
 use crate::tls::review;
 use crate::upstream::model::Upstream;
 
@@ -136,6 +137,16 @@ fn certificate((holder, certificate): (Holder<'_>, &Certificate), now: i64) -> C
     }
 }
 
+fn crl(listener: &str, crl: &Crl, now: i64) -> CrlStatus {
+    CrlStatus {
+        listener: listener.to_owned(),
+        issuer: crl.issuer.to_string(),
+        next_update: crl.next_update.map(review::date).unwrap_or_default(),
+        next_update_seconds: crl.next_update.unwrap_or_default(),
+        remaining_seconds: crl.next_update.map_or(0, |end| end - now),
+    }
+}
+
 fn logs(access: &AccessLog) -> LogStatus {
     let lost = LogLossReason::ALL.iter().map(|&reason| (reason.label().to_owned(), access_log::lost(reason)));
     LogStatus {
@@ -190,6 +201,7 @@ impl Sources for View {
             listeners: self.start.addresses.iter().map(listener).collect(),
             upstreams: config.upstreams.iter().map(upstream).collect(),
             certificates: config.certificates().map(|held| certificate(held, unix_now)).collect(),
+            crls: config.crls().map(|(listener, list, _)| crl(listener, list, unix_now)).collect(),
             reasons: self.reasons(),
             logs: logs(&config.log.access),
         }

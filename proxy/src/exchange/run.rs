@@ -88,6 +88,10 @@ async fn run<U: Upstreams>(
         return refuse(sink, RefusalReason::NoRoute, head.request_id().unwrap_or_default(), None).await;
     };
     scene.note(|record| record.routed(&route.label));
+    if route.client_cert && scene.identity.is_none_or(str::is_empty) {
+        let (request_id, edits) = (head.request_id().unwrap_or_default(), route.response_headers.as_deref());
+        return refuse(sink, RefusalReason::NoClientCertificate, request_id, edits).await;
+    }
     let Action::Upstream(upstream) = route.action else {
         return Box::pin(answer::answer(route, head, body_expected, source, sink, scene)).await;
     };

@@ -25,7 +25,8 @@ pub struct Scene<'a, U> {
     pub listener: &'a Listener,
     /// The client that asks.
     pub client: Client<'a>,
-    /// The identity that the client's certificate proved: the value of X-Forwarded-Client-Cert.
+    /// The identity that the client's certificate proved: the value of X-Forwarded-Client-Cert. Empty: it was
+    /// asked for a certificate and showed none. `None`: it was not asked.
     pub identity: Option<&'a str>,
     /// The client's handshake is not over.
     pub is_early: bool,

@@ -22,8 +22,8 @@ pub struct Origin<'a> {
     pub is_trusted: bool,
     /// `http` or `https`: how the client reached us.
     pub scheme: &'static str,
-    /// The client's identity from its certificate, for X-Forwarded-Client-Cert. `None`: no certificate was
-    /// asked for.
+    /// The client's identity from its certificate, for X-Forwarded-Client-Cert. Empty: it showed none.
+    /// `None`: no certificate was asked for.
     pub identity: Option<&'a str>,
     /// The request came before the client's handshake was over, so that it may be a recording: Early-Data
     /// (RFC 8470 §5.1).
@@ -107,7 +107,7 @@ pub fn request(head: &mut RequestHead, origin: &Origin<'_>) {
     if !head.authority.is_empty() && !fields.names().contains(Name::ForwardedHost) {
         fields.push_own(Name::ForwardedHost, b"X-Forwarded-Host: ", head.authority.as_bytes());
     }
-    if let Some(identity) = origin.identity {
+    if let Some(identity) = origin.identity.filter(|identity| !identity.is_empty()) {
         fields.push_own(Name::ClientCert, b"X-Forwarded-Client-Cert: ", identity.as_bytes());
     }
     if origin.is_early {
@@ -215,7 +215,7 @@ fn remove_from_request(fields: &mut Fields, has_request_id: bool, origin: &Origi
         Name::RequestId => has_request_id && !std::mem::replace(&mut kept_request_id, true),
         // X-Forwarded-For is written anew, with a trusted proxy's entries in it.
         Name::ForwardedFor => false,
-        // A client with an identity may not speak for another, not even a trusted proxy.
+        // A client that was asked who it is may not speak for another, not even a trusted proxy.
         Name::ClientCert => origin.is_trusted && origin.identity.is_none(),
         _ if FORWARDED.contains(name) => origin.is_trusted,
         _ => !LEAVES_REQUEST.contains(name) && !named.contains(text),

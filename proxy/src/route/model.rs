@@ -19,6 +19,8 @@ pub struct Route {
     pub label: Box<str>,
     /// The action on a request.
     pub action: Action,
+    /// `client_cert`: a client that showed no certificate gets 403.
+    pub client_cert: bool,
     /// Changes to the request for an endpoint; `None`: none.
     pub request_headers: Option<Box<Edits>>,
     /// Changes to the response for a client, an endpoint's or our own; `None`: none.
@@ -45,6 +47,7 @@ impl Route {
             listeners: Vec::new(),
             label: "/".into(),
             action,
+            client_cert: false,
             request_headers: None,
             response_headers: None,
             buffer_request: 1 << 20,

@@ -154,10 +154,17 @@ async fn serve_request(
     seat.follow(&snapshot.traffic);
     let seat = &*seat;
     let listener = &*seat.listener;
+    let (identity, is_asked) = seat.stream.agreed(|agreed| match agreed {
+        Some(agreed) => (agreed.identity.clone(), agreed.is_asked),
+        None => (None, false),
+    });
+    // The client can ask again on another connection, whose handshake judges by what holds now.
+    if listener.tls.as_ref().is_some_and(|tls| !tls.still_trusts(identity.as_deref())) {
+        return Next::Close(CloseReason::ClientAuthChanged);
+    }
     let close_reason = reason_to_close(seat, keep_alive);
     let flags = Flags::new(matches!(head.body, BodyLength::None), head.expects_continue());
     let mut sink = Sink::new(seat, Recipient::of(head, close_reason.is_none()), &flags, record);
-    let identity = seat.stream.agreed(|agreed| agreed?.identity.clone());
     let ask = || seat.stream.local();
     let local = seat.proxied_local().map_or(Local::Asked(&ask), Local::Known);
     let scene = Scene {
@@ -167,7 +174,7 @@ async fn serve_request(
         upstreams: &ForClient { upstreams: &snapshot.upstreams, pin: &seat.pin },
         listener,
         client: Client { peer: seat.client(), local, fallback: &listener.addresses },
-        identity: identity.as_deref(),
+        identity: identity.as_ref().map(|identity| &*identity.value).or(is_asked.then_some("")),
         is_early,
         new_request_id: worker.request_id(),
         record,

@@ -45,21 +45,23 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
         Ok(greeted) => greeted,
         Err(end) => return refuse(seat, end).await,
     };
-    drop(tls);
     let took = seat.worker.io.now().since(began);
     match greeted {
         Greeted::Established(mut established) => {
             seat.worker.counters.increment(Counter::Handshake(established.agreed.kind()));
             established.agreed.took(took);
+            established.agreed.judged_by(&tls);
             seat.stream.secure(*established, false);
         }
         Greeted::Early(mut handshake, underway) => {
             let mut agreed = handshake.agreed();
             agreed.took(took);
+            agreed.judged_by(&tls);
             seat.stream.secure_early(handshake, agreed);
             seat.early = Some(Box::new(Early::new(underway, due)));
         }
     }
+    drop(tls);
     // The time limit of the first head begins with the end of the handshake.
     let due = seat.worker.first_head_due(&seat.listener);
     if !seat.stream.is_readable() {

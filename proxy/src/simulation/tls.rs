@@ -129,7 +129,7 @@ pub(super) fn listener(handshake_timeout: Duration, max_handshakes: usize, keeps
         certificates: vec![Arc::clone(&FILES.certificate)],
         min_version: MinVersion::Tls12,
         alpn: vec!["http/1.1".into()],
-        client_ca: None,
+        client_auth: None,
         session_tickets: keeps == Keeps::Tickets,
         early_data: keeps == Keeps::Sessions,
         ticket_keys: vec![TicketKey::from_file(&[7; 48]).expect("a key")],

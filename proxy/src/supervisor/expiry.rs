@@ -39,7 +39,11 @@ impl Expiry {
                 format!("certificate \"{}\" of {holder} {}", certificate.name(), remark.message)
             })
         };
-        config.certificates().flat_map(remarks).collect()
+        let crls = config.crls().filter_map(|(listener, crl, accepts_expired)| {
+            let message = crl.due(unix_now, accepts_expired)?;
+            Some(format!("the list of revoked certificates {message} (listener \"{listener}\")"))
+        });
+        config.certificates().flat_map(remarks).chain(crls).collect()
     }
 }
 
@@ -66,7 +70,7 @@ mod tests {
             certificates: vec![until(1), until(31)],
             min_version: MinVersion::Tls12,
             alpn: Vec::new(),
-            client_ca: None,
+            client_auth: None,
             session_tickets: true,
             early_data: false,
             ticket_keys: vec![],

@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::access_log;
-use crate::control::status::{CertificateStatus, DataPlaneStatus, SupervisorStatus};
+use crate::control::status::{CertificateStatus, CrlStatus, DataPlaneStatus, SupervisorStatus};
 use crate::counters::{Cells, Counter, DURATION_BOUNDS_MICROS, Kind, Plain};
 use crate::error::{
     CloseReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason, ShedReason,
@@ -240,6 +240,7 @@ impl Collector for DataPlane {
         family(encoder, "sluice_worker_info", "Always 1; where each worker runs and how it is")
             .gauges(workers)?;
         certificates(encoder, &status.certificates)?;
+        crls(encoder, &status.crls)?;
         family(encoder, "sluice_log_lines_lost", "Log lines lost to a full queue or a failing output")
             .counter(logging::lines_lost())?;
         family(encoder, "sluice_access_log_records", "Records written to the access log")
@@ -268,6 +269,19 @@ fn certificates(encoder: &mut DescriptorEncoder<'_>, certificates: &[Certificate
     let help = "The last moment of each certificate that clients (listener) or endpoints (upstream) are \
         shown, in seconds since 1970";
     family(encoder, "sluice_certificate_not_after_timestamp_seconds", help).gauges(samples)
+}
+
+/// When lists of revoked certificates end. Of several of one CA the last one ends last.
+fn crls(encoder: &mut DescriptorEncoder<'_>, crls: &[CrlStatus]) -> fmt::Result {
+    let mut ends: BTreeMap<[(&str, &str); 2], i64> = BTreeMap::new();
+    for CrlStatus { listener, issuer, next_update_seconds, .. } in crls {
+        let end = ends.entry([("listener", listener), ("issuer", issuer)]).or_insert(*next_update_seconds);
+        *end = (*end).max(*next_update_seconds);
+    }
+    let samples = ends.into_iter().map(|(labels, end)| (labels, u64::try_from(end).unwrap_or_default()));
+    let help = "When the next list of revoked client certificates is due, in seconds since 1970; 0: its \
+        list does not say";
+    family(encoder, "sluice_crl_next_update_timestamp_seconds", help).gauges(samples)
 }
 
 /// The supervisor's metrics.

@@ -6,7 +6,8 @@ use std::fmt::Write;
 use super::key_log;
 use crate::control::bans::Ban;
 use crate::control::status::{
-    CertificateStatus, DataPlaneStatus, LogStatus, ReasonStatus, ReloadStatus, Status, SupervisorStatus,
+    CertificateStatus, CrlStatus, DataPlaneStatus, LogStatus, ReasonStatus, ReloadStatus, Status,
+    SupervisorStatus,
 };
 
 /// Rows of cells, printed in aligned columns.
@@ -182,6 +183,7 @@ fn print_data_plane(text: &mut String, data_plane: &DataPlaneStatus) {
     }
     upstreams.print(text);
     print_certificates(text, &data_plane.certificates);
+    print_crls(text, &data_plane.crls);
     print_reasons(text, &data_plane.reasons);
     print_logs(text, &data_plane.logs);
 }
@@ -198,6 +200,23 @@ fn print_certificates(text: &mut String, certificates: &[CertificateStatus]) {
             if upstream.is_empty() { format!("listener {listener}") } else { format!("upstream {upstream}") };
         let left = u64::try_from(*remaining_seconds).map_or_else(|_| "expired".to_owned(), duration);
         table.row([name.clone(), holder, key.clone(), not_after.clone(), left]);
+    }
+    text.push('\n');
+    table.print(text);
+}
+
+fn print_crls(text: &mut String, crls: &[CrlStatus]) {
+    if crls.is_empty() {
+        return;
+    }
+    let mut table = Table::new(["revoked certificates of", "for", "next update", "left"]);
+    for CrlStatus { listener, issuer, next_update, remaining_seconds, .. } in crls {
+        let left = match u64::try_from(*remaining_seconds) {
+            _ if next_update.is_empty() => String::new(),
+            Ok(left) => duration(left),
+            Err(_) => "expired".to_owned(),
+        };
+        table.row([issuer.clone(), format!("listener {listener}"), next_update.clone(), left]);
     }
     text.push('\n');
     table.print(text);

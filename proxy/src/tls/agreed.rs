@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rustls::{CipherSuite, CommonState, ProtocolVersion};
 
+use super::identity::Identity;
+use super::server::ServerTls;
 use crate::error::HandshakeKind;
 
 /// Every suite that is spoken, with its name in IANA's registry. For the suites of TLS 1.3 rustls has other
@@ -53,7 +55,9 @@ pub struct Agreed {
     /// The name that the client looked for, where that is remembered.
     pub server_name: Option<Box<str>>,
     /// Of a client that showed a certificate: who it proved to be, as `identity` writes it.
-    pub identity: Option<Rc<str>>,
+    pub identity: Option<Rc<Identity>>,
+    /// Whether the client was asked for a certificate.
+    pub is_asked: bool,
 }
 
 impl Agreed {
@@ -71,7 +75,25 @@ impl Agreed {
         Self {
             terms: Terms::new(true, Some(suite), None, is_resumed),
             server_name: server_name.map(Into::into),
-            identity: None,
+            ..Self::default()
+        }
+    }
+
+    /// Remembers the listener by which the client was judged.
+    pub fn judged_by(&mut self, tls: &ServerTls) {
+        self.is_asked = tls.asks_for_certificates();
+        if let Some(identity) = &mut self.identity {
+            Rc::make_mut(identity).print = tls.print();
+        }
+    }
+
+    /// The verdict on the client's certificate; `None`: it was not asked for one.
+    #[must_use]
+    pub const fn client_certificate(&self) -> Option<&'static str> {
+        match (&self.identity, self.is_asked) {
+            (Some(_), _) => Some("verified"),
+            (None, true) => Some("none"),
+            (None, false) => None,
         }
     }
 
@@ -187,7 +209,7 @@ mod tests {
     #[test]
     fn it_is_small() {
         assert_eq!((size_of::<Terms>(), align_of::<Terms>()), (5, 1));
-        // Two strings beside the terms.
-        assert_eq!(size_of::<Agreed>(), 40);
+        // A name and an identity beside the terms.
+        assert_eq!(size_of::<Agreed>(), 32);
     }
 }

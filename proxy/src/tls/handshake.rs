@@ -1,6 +1,7 @@
 //! A handshake: rustls' unbuffered connection until it is over, then its keys in `Records`. Bytes in, bytes
 //! out.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
@@ -9,13 +10,14 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
 };
-use rustls::{AlertDescription, ClientConfig, Error, ServerConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, ServerConfig};
 
 use super::agreed::Agreed;
 use super::alert::{self, Alert};
 use super::beside::Beside;
+use super::identity::{self, Identity};
+use super::last_word;
 use super::records::{ALERT, CHANGE_CIPHER_SPEC, HEADER_BYTES, Records, Violation};
-use super::{identity, last_word};
 use crate::error::HandshakeFailure;
 
 /// Bytes of a handshake that may wait for the rest of their message: a chain of client certificates is the
@@ -66,6 +68,12 @@ impl Failure {
             Self::Alert(_) => HandshakeFailure::Alert,
             Self::TooLarge => HandshakeFailure::Malformed,
             Self::Refused(error, _) => match error {
+                Error::InvalidCertificate(CertificateError::Revoked) => HandshakeFailure::ClientRevoked,
+                Error::InvalidCertificate(
+                    CertificateError::UnknownRevocationStatus
+                    | CertificateError::ExpiredRevocationList
+                    | CertificateError::ExpiredRevocationListContext { .. },
+                ) => HandshakeFailure::ClientUnchecked,
                 Error::NoCertificatesPresented | Error::InvalidCertificate(_) => {
                     HandshakeFailure::ClientCertificate
                 }
@@ -384,7 +392,10 @@ impl Handshake {
         };
         if let Connection::Server(connection) = &self.connection {
             let leaf = connection.peer_certificates().and_then(<[_]>::first);
-            agreed.identity = leaf.map(|leaf| identity::forwarded(leaf).into());
+            agreed.identity = leaf.map(|leaf| {
+                let value = identity::forwarded(leaf).into();
+                Rc::new(Identity { value, print: [0; 32] })
+            });
         }
         agreed.server_name = self.server_name.take();
         agreed

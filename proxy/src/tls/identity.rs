@@ -16,6 +16,15 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 /// The longest value; names that would make it longer are left out, the subject too.
 pub const VALUE_BYTES_MAX: usize = 4096;
 
+/// A client's identity, and what it was verified by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The value of the field.
+    pub value: Box<str>,
+    /// `ServerTls::print` of then.
+    pub(super) print: [u8; 32],
+}
+
 /// The value for a leaf's DER, which was verified.
 #[must_use]
 pub fn forwarded(leaf: &[u8]) -> String {

@@ -13,6 +13,7 @@ pub mod alert;
 mod beside;
 pub mod certificate;
 pub mod client;
+pub mod client_auth;
 pub mod handshake;
 pub mod hello;
 pub mod identity;
@@ -45,6 +46,8 @@ pub enum Part {
     Ocsp,
     /// Certificates of the authorities for clients.
     ClientCa,
+    /// Certificates that those authorities have revoked.
+    Crl,
     /// Certificates of the authorities for endpoints.
     Ca,
 }

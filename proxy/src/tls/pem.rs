@@ -66,7 +66,7 @@ pub fn key(part: Part, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError>
 }
 
 /// The kind of a file that holds no `wanted`.
-fn instead(part: Part, bytes: &[u8], expected: &'static str, wanted: &str) -> TlsError {
+pub(super) fn instead(part: Part, bytes: &[u8], expected: &'static str, wanted: &str) -> TlsError {
     let message = if bytes.iter().all(u8::is_ascii_whitespace) {
         "is empty".to_owned()
     } else if let Some(label) = labels(bytes).next() {
@@ -118,7 +118,7 @@ fn contains(bytes: &[u8], word: &[u8]) -> bool {
 }
 
 /// Never the damaged text, which may be of a key.
-fn damage(error: &pem::Error) -> &'static str {
+pub(super) fn damage(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } => "its -----END line is missing",
         pem::Error::IllegalSectionStart { .. } => "its -----BEGIN line is incomplete",

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use rustls::server::{ServerSessionMemoryCache, StoresServerSessions};
 use rustls::time_provider::TimeProvider;
 
+use super::client_auth;
+
 /// Held at once, about; the oldest leave. One has 300 bytes beside its client's certificates.
 const SESSIONS_MAX: usize = 16_384;
 /// Caches that they are in, by a byte of their random names. A cache of rustls searches all its sessions to
@@ -22,14 +24,17 @@ const LIFETIME: u64 = 24 * 3600;
 pub struct StoredSessions {
     clock: Arc<dyn TimeProvider>,
     shelves: Vec<Arc<ServerSessionMemoryCache>>,
+    /// When none is good any more, since the lists of revoked certificates have ended.
+    ends_at: Option<i64>,
 }
 
 impl StoredSessions {
     /// None yet.
     #[must_use]
-    pub fn new(clock: Arc<dyn TimeProvider>) -> Self {
+    pub fn new(clock: Arc<dyn TimeProvider>, ends_at: Option<i64>) -> Self {
         Self {
             clock,
+            ends_at,
             shelves: (0..SHELVES).map(|_| ServerSessionMemoryCache::new(SESSIONS_MAX / SHELVES)).collect(),
         }
     }
@@ -48,7 +53,7 @@ impl StoredSessions {
         kept.truncate(kept.len() - size_of::<u64>());
         // A clock that was set back makes none last.
         let age = self.now()?.checked_sub(made_at)?;
-        (age <= LIFETIME).then_some(kept)
+        (age <= LIFETIME && !client_auth::is_over(self.ends_at)).then_some(kept)
     }
 }
 

@@ -59,6 +59,30 @@ impl Authority {
         &self.pem
     }
 
+    /// Its list of these revoked certificates, until the end of a year.
+    pub(crate) fn revoking(&self, serials: &[u64], until: i32) -> rcgen::CertificateRevocationList {
+        let revoked_certs = serials.iter().map(|serial| rcgen::RevokedCertParams {
+            serial_number: rcgen::SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2020, 2, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(until, 12, 31),
+            crl_number: rcgen::SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).expect("signed")
+    }
+
+    /// A list without any.
+    pub(crate) fn crl(&self, until: i32) -> rcgen::CertificateRevocationList {
+        self.revoking(&[], until)
+    }
+
     /// For these names, on P-256.
     pub(crate) fn leaf(&self, names: &[&str]) -> Pair {
         self.issue(params(names), &KeyPair::generate().expect("a key"))
@@ -134,7 +158,7 @@ pub(crate) fn settings(certificates: Vec<Arc<Certificate>>) -> Settings {
         certificates,
         min_version: MinVersion::Tls12,
         alpn: vec!["http/1.1".into()],
-        client_ca: None,
+        client_auth: None,
         session_tickets: true,
         early_data: false,
         ticket_keys: vec![],

@@ -14,7 +14,7 @@ use rustls::{
 use super::agreed::Alpn;
 use super::handshake::{Established, Failure, Handshake, INPUT_BYTES_MAX, Progress};
 use super::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
-use super::{alert, client, provider, server, testing};
+use super::{alert, client, client_auth, provider, server, testing};
 use crate::time::Time;
 
 pub(super) const NAME: &str = "edge.test";
@@ -223,7 +223,7 @@ fn the_protocol_that_both_speak_is_part_of_what_they_agree_upon() {
 fn who_shows_no_certificate_is_told_so_in_the_words_of_its_version() {
     let authority = testing::Authority::new("CA");
     let settings = server::Settings {
-        client_ca: Some(authority.pem().as_bytes().into()),
+        client_auth: Some(client_auth::ClientAuth::required(authority.pem().as_bytes())),
         ..testing::settings(vec![authority.leaf(&[NAME]).compiled()])
     };
     let tls = server::ServerTls::new(settings).expect("settings");

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::{digest, hkdf, rand};
+use aws_lc_rs::{hkdf, rand};
 use rustls::server::ProducesTickets;
 use zeroize::{Zeroize as _, Zeroizing};
+
+use super::client_auth;
 
 /// Keys that tickets are accepted from at a time.
 pub const KEYS_MAX: usize = 16;
@@ -168,20 +170,20 @@ pub struct Tickets {
     are_own: bool,
     /// Bound into each ticket: the certificate that a client had to show for it. A listener that asks for a
     /// certificate must not resume a session of a listener that asks for none, though both share their keys.
-    /// Nor must it resume a session whose certificate another authority vouched for.
+    /// Nor must it resume a session whose certificate was judged by other authorities or other lists of
+    /// revoked certificates.
     context: [u8; 32],
+    /// When no session is resumed any more, since the lists of revoked certificates have ended.
+    ends_at: Option<i64>,
 }
 
 impl Tickets {
-    /// With keys from files; none: they are installed. `client_ca`: the authority of client certificates, if
-    /// they are asked for.
+    /// With keys from files; none: they are installed. `client_auth`: tells what client certificates are
+    /// judged by, if they are asked for. `ends_at`: when they are believed no more, seconds since 1970.
     #[must_use]
-    pub fn new(own: &[TicketKey], client_ca: Option<&[u8]>) -> Self {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(&[u8::from(client_ca.is_some())]);
-        context.update(client_ca.unwrap_or_default());
-        let context = context.finish().as_ref().try_into().unwrap_or_default();
-        Self { keys: ArcSwap::from_pointee(Keys::new(own)), are_own: !own.is_empty(), context }
+    pub fn new(own: &[TicketKey], client_auth: Option<[u8; 32]>, ends_at: Option<i64>) -> Self {
+        let keys = ArcSwap::from_pointee(Keys::new(own));
+        Self { keys, are_own: !own.is_empty(), context: client_auth.unwrap_or_default(), ends_at }
     }
 
     /// The process's keys, which take the place of those before. Own keys stay.
@@ -207,6 +209,9 @@ impl ProducesTickets for Tickets {
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        if client_auth::is_over(self.ends_at) {
+            return None;
+        }
         self.keys.load().decrypt(&self.context, cipher)
     }
 }

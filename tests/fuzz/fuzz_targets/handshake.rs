@@ -10,6 +10,7 @@ use std::time::Duration;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use proxy::tls::certificate::{Certificate, Files};
+use proxy::tls::client_auth::ClientAuth;
 use proxy::tls::handshake::{Established, Failure, Handshake, INPUT_BYTES_MAX, Progress};
 use proxy::tls::records::{HEADER_BYTES, Opened, Sealed};
 use proxy::tls::server::{MinVersion, ServerTls, Settings};
@@ -101,7 +102,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
             certificates: vec![Arc::clone(&certificate)],
             min_version,
             alpn: vec!["http/1.1".into()],
-            client_ca: client_ca.map(|pem| pem.as_bytes().into()),
+            client_auth: client_ca.map(|pem| ClientAuth::required(pem.as_bytes())),
             session_tickets: true,
             early_data: false,
             ticket_keys: vec![TicketKey::from_file(&[7; 48]).expect("a key")],

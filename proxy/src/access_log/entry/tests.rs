@@ -90,7 +90,10 @@ fn tls_is_told_with_a_name_of_any_characters() {
         let agreed = Agreed::sample(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256, true, name);
         let read = read(&Entry { tls: Some(&agreed), ..record(None) }, false);
         let cipher = "TLS_AES_128_GCM_SHA256";
-        let expected = json!({"version": "TLSv1.3", "cipher": cipher, "server_name": name, "resumed": true});
+        let expected = json!({
+            "version": "TLSv1.3", "cipher": cipher, "server_name": name, "resumed": true,
+            "client_certificate": null
+        });
         assert_eq!(read["tls"], expected);
     }
 }

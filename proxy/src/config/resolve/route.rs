@@ -225,6 +225,7 @@ impl Resolver<'_> {
         listeners: &[schema::Listener],
     ) -> Option<Arc<Route>> {
         let label = label(&route, listeners);
+        self.check_client_cert(&route, listeners);
         let action = match route.action? {
             schema::Action::Upstream(name) => {
                 Action::Upstream(self.upstream_index("route.upstream", &name, upstreams)?)
@@ -238,6 +239,7 @@ impl Resolver<'_> {
             path: route.path.value,
             listeners: route.listeners.into_iter().map(|at| at.value).collect(),
             action,
+            client_cert: route.client_cert.is_some(),
             request_headers: route.request_headers,
             response_headers: route.response_headers,
             timeout: route.timeout,
@@ -245,6 +247,20 @@ impl Resolver<'_> {
             buffer_request: route.buffer_request.value,
             buffer_response: usize::try_from(route.buffer_response.value).unwrap_or(usize::MAX),
         }))
+    }
+
+    /// A route that wants certificates needs a listener that asks for them.
+    fn check_client_cert(&self, route: &schema::Route, listeners: &[schema::Listener]) {
+        let Some(at) = &route.client_cert else { return };
+        let is_of_it = |listener: &schema::Listener| {
+            listener.protocol.is_http() && (route.listeners.is_empty() || names(route, &listener.name.value))
+        };
+        let asks = |listener: &schema::Listener| listener.tls.client_ca.is_some();
+        if !listeners.iter().any(|listener| is_of_it(listener) && asks(listener)) {
+            let message = "can be met by nobody: no listener of this route asks for certificates".to_owned();
+            let expected = "client_ca in [listener.tls] of a listener with protocol = \"https\"";
+            self.error("route.client_cert", at.span.as_ref(), message, expected);
+        }
     }
 
     pub(super) fn upstream_index(

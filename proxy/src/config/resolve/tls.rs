@@ -17,7 +17,7 @@ use crate::tls::{Part, TlsError};
 const CHAIN: &str = "listener.certificate.chain";
 const KEY: &str = "listener.certificate.key";
 const OCSP: &str = "listener.certificate.ocsp";
-const CLIENT_CA: &str = "listener.tls.client_ca";
+pub(super) const CLIENT_CA: &str = "listener.tls.client_ca";
 const TICKET_KEYS: &str = "listener.tls.ticket_keys";
 const UPSTREAM_CA: &str = "upstream.tls.ca";
 const UPSTREAM_CERTIFICATE: &str = "upstream.tls.certificate";
@@ -55,8 +55,8 @@ impl Resolver<'_> {
             );
             return None;
         }
-        let client_ca = match &tls.client_ca {
-            Some(file) => Some(self.file(CLIENT_CA, file)?.1.into()),
+        let client_auth = match &tls.client_ca {
+            Some(file) => Some(self.client_auth(tls, file)?),
             None => None,
         };
         // All of them, so that every wrong one is reported.
@@ -69,7 +69,7 @@ impl Resolver<'_> {
             certificates,
             min_version: tls.min_version,
             alpn: tls.alpn.clone(),
-            client_ca,
+            client_auth,
             session_tickets: tls.session_tickets,
             early_data: tls.early_data,
             ticket_keys,
@@ -288,12 +288,17 @@ impl Resolver<'_> {
         }
     }
 
-    fn tls_warning(&self, key: &str, file: &At<PathBuf>, message: &str) {
+    pub(super) fn tls_warning(&self, key: &str, file: &At<PathBuf>, message: &str) {
         let path = super::beside(self.main, &file.value);
         self.context.warn(key, file.span.clone(), format!("\"{}\" {message}", path.display()));
     }
 
-    fn tls_error(&self, key: &str, file: &At<PathBuf>, TlsError { message, expected, .. }: TlsError) {
+    pub(super) fn tls_error(
+        &self,
+        key: &str,
+        file: &At<PathBuf>,
+        TlsError { message, expected, .. }: TlsError,
+    ) {
         let path = super::beside(self.main, &file.value);
         self.error(key, file.span.as_ref(), format!("\"{}\" {message}", path.display()), expected);
     }

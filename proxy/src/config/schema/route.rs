@@ -23,11 +23,12 @@ const EDITS_MAX: usize = 64;
 const EDIT_BYTES_MAX: usize = 16 << 10;
 
 /// Keys that only requests have, not connections.
-const OF_HTTP: [&str; 10] = [
+const OF_HTTP: [&str; 11] = [
     "path_prefix",
     "path",
     "redirect",
     "respond",
+    "client_cert",
     "request_headers",
     "response_headers",
     "timeout",
@@ -45,6 +46,8 @@ pub(in crate::config) struct Route {
     pub(in crate::config) listeners: Vec<At<String>>,
     /// `None`: reported.
     pub(in crate::config) action: Option<Action>,
+    /// `None`: absent or reported.
+    pub(in crate::config) client_cert: Option<At<()>>,
     pub(in crate::config) request_headers: Option<Box<Edits>>,
     pub(in crate::config) response_headers: Option<Box<Edits>>,
     pub(in crate::config) timeout: Duration,
@@ -82,6 +85,7 @@ pub(super) fn route(mut table: Table<'_, '_>) -> Route {
         hosts: hosts.unwrap_or_default(),
         path: path.unwrap_or(At { value: RoutePath::Prefix("/".into()), span: None }),
         listeners,
+        client_cert: client_cert(&mut table),
         request_headers: edits(table.table("request_headers"), Side::Request),
         response_headers: edits(table.table("response_headers"), Side::Response),
         timeout: table.duration("timeout", 60 * SECOND, TIMEOUT),
@@ -100,6 +104,15 @@ pub(super) fn route(mut table: Table<'_, '_>) -> Route {
     }
     table.finish();
     route
+}
+
+/// The one word that it knows.
+fn client_cert(table: &mut Table<'_, '_>) -> Option<At<()>> {
+    const FORM: &str = "\"require\"";
+    table.parsed("client_cert", FORM, |text| match text {
+        "require" => Ok(()),
+        _ => Err(format!("{} is unknown", quote(text))),
+    })
 }
 
 /// `None`: something was wrong.

@@ -16,6 +16,21 @@ use crate::tls::tickets::KEYS_MAX;
 const FILE_FORM: &str = "a file's path";
 /// Handshakes in progress on a worker, at most: each holds some ten KiB.
 const HANDSHAKES_MAX: u64 = 65_536;
+/// Files of revoked certificates for a listener.
+const CRLS_MAX: usize = 64;
+
+/// Keys of `[listener.tls]` that only a listener has which ends TLS.
+const OF_HTTPS: [&str; 9] = [
+    "min_version",
+    "client_ca",
+    "client_auth",
+    "client_crl",
+    "crl_expired",
+    "session_tickets",
+    "ticket_keys",
+    "early_data",
+    "max_handshakes",
+];
 
 /// `[[listener.certificate]]`
 #[derive(Debug)]
@@ -34,6 +49,9 @@ pub(in crate::config) struct Tls {
     pub(in crate::config) alpn: Vec<Box<str>>,
     pub(in crate::config) min_version: MinVersion,
     pub(in crate::config) client_ca: Option<At<PathBuf>>,
+    pub(in crate::config) client_auth_required: bool,
+    pub(in crate::config) client_crl: Vec<At<PathBuf>>,
+    pub(in crate::config) accepts_expired_crls: bool,
     pub(in crate::config) session_tickets: bool,
     pub(in crate::config) early_data: bool,
     pub(in crate::config) ticket_keys: Vec<At<PathBuf>>,
@@ -42,7 +60,7 @@ pub(in crate::config) struct Tls {
 }
 
 impl Tls {
-    /// The files that it names.
+    /// The files that it names, but for lists of revoked certificates.
     pub(in crate::config) fn files(&self) -> impl Iterator<Item = &At<PathBuf>> {
         let certificates = self.certificates.iter().flat_map(|certificate| {
             let Certificate { chain, key, ocsp } = certificate;
@@ -74,15 +92,20 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
     let alpn = alpn(listener);
     let mut table = listener.table("tls");
     if protocol == Protocol::TlsPassthrough {
-        for key in
-            ["min_version", "client_ca", "session_tickets", "ticket_keys", "early_data", "max_handshakes"]
-        {
+        for key in OF_HTTPS {
             only_of_http(&table, protocol, key, "handshake_timeout, or none: the endpoint's TLS is spoken");
         }
     }
     let min_version =
         table.choice("min_version", &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)], &[]);
     let client_ca = optional_file(&mut table, "client_ca");
+    let client_auth_required = table.choice("client_auth", &[("require", true), ("optional", false)], &[]);
+    let client_crl = client_crl(&mut table);
+    let accepts_expired_crls = table.choice("crl_expired", &[("refuse", false), ("accept", true)], &[]);
+    let (has_ca, has_crl) = (client_ca.is_some(), !client_crl.is_empty());
+    needs(&table, "client_auth", !client_auth_required, ("client_ca", has_ca));
+    needs(&table, "client_crl", has_crl, ("client_ca", has_ca));
+    needs(&table, "crl_expired", accepts_expired_crls, ("client_crl", has_crl));
     let session_tickets = table.boolean("session_tickets", true);
     let ticket_keys = ticket_keys(&mut table, session_tickets);
     let early_data = table.boolean("early_data", false);
@@ -106,6 +129,9 @@ pub(super) fn tls(listener: &mut Table<'_, '_>, protocol: Protocol) -> Tls {
         alpn,
         min_version,
         client_ca,
+        client_auth_required,
+        client_crl,
+        accepts_expired_crls,
         session_tickets,
         early_data,
         ticket_keys,
@@ -130,10 +156,33 @@ fn ticket_keys(table: &mut Table<'_, '_>, session_tickets: bool) -> Vec<At<PathB
         let message = "has no effect with session_tickets = false".to_owned();
         table.error(KEY, table.value_span(KEY), message, "session_tickets = true, or no ticket_keys");
     }
+    paths(table, KEY, written)
+}
+
+/// A key that is set has no effect without another.
+fn needs(table: &Table<'_, '_>, key: &'static str, is_set: bool, (other, is_there): (&str, bool)) {
+    if is_set && !is_there {
+        let message = format!("has no effect without {other}");
+        table.error(key, table.value_span(key), message, &format!("{other} beside it, or no {key}"));
+    }
+}
+
+/// Files with lists of revoked certificates.
+fn client_crl(table: &mut Table<'_, '_>) -> Vec<At<PathBuf>> {
+    const KEY: &str = "client_crl";
+    let written = table.strings(KEY, false);
+    if written.len() > CRLS_MAX {
+        let message = format!("has {} files", written.len());
+        table.error(KEY, table.value_span(KEY), message, &format!("at most {CRLS_MAX}"));
+    }
+    paths(table, KEY, written)
+}
+
+fn paths(table: &mut Table<'_, '_>, key: &'static str, written: Vec<At<String>>) -> Vec<At<PathBuf>> {
     let path = |At { value, span }: At<String>| match file_path(&value) {
         Ok(path) => Some(At { value: path, span }),
         Err(message) => {
-            table.error(KEY, span, format!("{} {message}", units::quote(&value)), "paths of files");
+            table.error(key, span, format!("{} {message}", units::quote(&value)), "paths of files");
             None
         }
     };

@@ -435,6 +435,58 @@ fn a_tunnel_offers_no_application_protocol() {
 }
 
 #[test]
+fn keys_for_client_certificates_need_each_other_and_lists_their_ca() {
+    let (authority, impostor) = (Authority::new("CA"), Authority::new("CA"));
+    let pair = authority.leaf(&["a.example"]);
+    let errors = |tls: &str| {
+        let folder = Folder::new(&[&pair], tls);
+        folder.write("ca.pem", authority.pem());
+        folder.write("good.crl", authority.crl(2030).der());
+        folder.write(
+            "both.pem",
+            authority.crl(2030).pem().expect("PEM") + &authority.crl(2030).pem().expect("PEM"),
+        );
+        folder.write("impostor.crl", impostor.crl(2030).der());
+        folder.write("other.crl", Authority::new("Other").crl(2030).der());
+        (folder.load().is_err().then(|| folder.errors().join("\n")), folder)
+    };
+    let ca = "[listener.tls]\nclient_ca = \"ca.pem\"\n";
+    let route = "\n[[route]]\npath_prefix = \"/x\"\nupstream = \"app\"\nclient_cert = \"require\"\n";
+    for sound in [
+        format!("{ca}client_auth = \"optional\"\nclient_crl = [\"good.crl\", \"other.crl\"]{route}"),
+        format!("{ca}client_crl = [\"both.pem\"]\ncrl_expired = \"accept\"\n"),
+    ] {
+        assert_eq!(errors(&sound).0, None);
+    }
+    for (tls, words) in [
+        (
+            "[listener.tls]\nclient_auth = \"optional\"\n".to_owned(),
+            "`listener.tls.client_auth` has no effect",
+        ),
+        (
+            "[listener.tls]\nclient_crl = [\"good.crl\"]\n".to_owned(),
+            "`listener.tls.client_crl` has no effect",
+        ),
+        (format!("{ca}crl_expired = \"accept\"\n"), "`listener.tls.crl_expired` has no effect"),
+        (format!("{ca}client_crl = [\"none.crl\"]\n"), "\"none.crl\" cannot be read: "),
+        (
+            format!("{ca}client_crl = [\"ca.pem\"]\n"),
+            "holds a certificate and no list of revoked certificates",
+        ),
+        (format!("{ca}client_crl = [\"impostor.crl\"]\n"), "the CA of that name has not signed it"),
+        (format!("{ca}client_crl = [\"other.crl\"]\n"), "hold no list of a CA of client_ca"),
+        (route.to_owned(), "can be met by nobody"),
+    ] {
+        let said = errors(&tls).0.expect(words);
+        assert!(said.contains(words) && said.lines().count() == 1, "{said} is not {words}");
+    }
+    let (_, folder) = errors(&format!("{ca}client_crl = [\"good.crl\", \"other.crl\"]\n"));
+    let at = |day| folder.warnings(day).join("\n");
+    assert!(at((2026, 1, 1)).contains("\"other.crl\" is of \"CN=Other\", which is none of client_ca"));
+    assert!(at((2031, 1, 1)).contains("\"good.crl\" of \"CN=CA\" was to be replaced on 2030-12-31"));
+}
+
+#[test]
 fn early_data_beside_tickets_is_an_error() {
     let pair = Authority::new("CA").leaf(&["a.example"]);
     for (line, words) in [

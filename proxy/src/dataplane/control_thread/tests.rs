@@ -246,7 +246,7 @@ async fn new_keys_of_tickets_are_installed_here_and_in_configurations_to_come() 
     let stage = stage_of(resolved(&text), Arc::new(Keys::new(&[])));
     stage.make_ready().await;
     let key = TicketKey::random().expect("randomness");
-    let elsewhere = Tickets::new(std::slice::from_ref(&key), None);
+    let elsewhere = Tickets::new(std::slice::from_ref(&key), None, None);
     let opens = |stage: &Stage| {
         let ticket = elsewhere.encrypt(b"state").expect("a ticket");
         let config = stage.view.config.load();

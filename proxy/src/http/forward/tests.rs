@@ -136,6 +136,8 @@ fn only_who_proved_it_or_is_trusted_says_who_the_client_is() {
     let hidden = format!("{WRITTEN}Connection: X-Forwarded-Client-Cert\r\n");
     for (fields, is_trusted) in [(WRITTEN, false), (WRITTEN, true), (&hidden, false), (&hidden, true)] {
         assert_eq!(who(fields, is_trusted, Some("Hash=03")), ["X-Forwarded-Client-Cert: Hash=03"]);
+        // It was asked, and showed nothing.
+        assert_eq!(who(fields, is_trusted, Some("")), Vec::<String>::new());
     }
 }
 

@@ -88,6 +88,7 @@ fn whole() -> Status {
                     ..CertificateStatus::default()
                 },
             ],
+            crls: Vec::new(),
             reasons: ReasonStatus {
                 closed: BTreeMap::from([
                     ("client_closed".to_owned(), 11_990),

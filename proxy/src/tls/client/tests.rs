@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustls::{HandshakeKind, ServerConfig};
 
 use super::*;
+use crate::tls::client_auth::ClientAuth;
 use crate::tls::server::{self, MinVersion, ServerTls};
 use crate::tls::testing::{Authority, handshake};
 
@@ -14,7 +15,7 @@ fn server(certificate: Arc<Certificate>, client_ca: Option<&Authority>) -> Serve
         certificates: vec![certificate],
         min_version: MinVersion::Tls12,
         alpn: vec!["http/1.1".into()],
-        client_ca: client_ca.map(|authority| authority.pem().as_bytes().into()),
+        client_auth: client_ca.map(|authority| ClientAuth::required(authority.pem().as_bytes())),
         session_tickets: true,
         early_data: false,
         ticket_keys: vec![],

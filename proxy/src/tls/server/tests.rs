@@ -7,6 +7,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, NamedGroup, Pro
 
 use super::*;
 use crate::tls::testing::{Authority, handshake, settings};
+use crate::tls::{provider, roots};
 
 /// Roots of a client that trusts an authority.
 fn client(authority: &Authority) -> ClientConfig {
@@ -142,7 +143,7 @@ fn a_client_of_rsa_alone_gets_the_rsa_certificate() {
 fn client_ca_requires_a_certificate_of_its_own() {
     let (authority, clients) = (Authority::new("CA"), Authority::new("Clients"));
     let settings = Settings {
-        client_ca: Some(clients.pem().as_bytes().into()),
+        client_auth: Some(ClientAuth::required(clients.pem().as_bytes())),
         ..settings(vec![authority.leaf(&["a.example"]).compiled()])
     };
     let server = ServerTls::new(settings).expect("sound");
@@ -168,8 +169,10 @@ fn a_client_ca_that_is_none_is_refused() {
     let authority = Authority::new("CA");
     let leaf = authority.leaf(&["a.example"]);
     for (bytes, words) in [("", "is empty"), (&*leaf.key, "holds a private key and no certificate")] {
-        let settings =
-            Settings { client_ca: Some(bytes.as_bytes().into()), ..settings(vec![leaf.compiled()]) };
+        let settings = Settings {
+            client_auth: Some(ClientAuth::required(bytes.as_bytes())),
+            ..settings(vec![leaf.compiled()])
+        };
         let error = ServerTls::new(settings).expect_err("refused");
         assert_eq!((error.part, error.message.as_str()), (Part::ClientCa, words));
     }

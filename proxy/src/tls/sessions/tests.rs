@@ -18,7 +18,7 @@ impl TimeProvider for Clock {
 
 fn sessions() -> (Arc<Clock>, StoredSessions) {
     let clock = Arc::new(Clock::default());
-    (Arc::clone(&clock), StoredSessions::new(clock))
+    (Arc::clone(&clock), StoredSessions::new(clock, None))
 }
 
 fn id(number: usize) -> Vec<u8> {

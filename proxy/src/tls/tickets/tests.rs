@@ -15,7 +15,7 @@ fn key() -> TicketKey {
 }
 
 fn tickets(keys: &[TicketKey]) -> Tickets {
-    let tickets = Tickets::new(&[], None);
+    let tickets = Tickets::new(&[], None, None);
     tickets.install(&Arc::new(Keys::new(keys)));
     tickets
 }
@@ -41,7 +41,7 @@ fn a_ticket_opens_wherever_its_key_is() {
 
 #[test]
 fn without_keys_there_are_no_tickets() {
-    let none = Tickets::new(&[], None);
+    let none = Tickets::new(&[], None, None);
     assert!(!none.enabled() && none.encrypt(b"state").is_none() && none.decrypt(&[0; 100]).is_none());
     none.install(&Arc::new(Keys::new(&[key()])));
     assert!(none.enabled() && none.lifetime() == 43_200);
@@ -50,7 +50,7 @@ fn without_keys_there_are_no_tickets() {
 #[test]
 fn own_keys_are_not_replaced() {
     let own = key();
-    let tickets = Tickets::new(&[own], None);
+    let tickets = Tickets::new(&[own], None, None);
     let ticket = tickets.encrypt(b"state").expect("a ticket");
     tickets.install(&Arc::new(Keys::new(&[key()])));
     assert!(tickets.decrypt(&ticket).is_some());
@@ -91,8 +91,8 @@ fn the_same_state_never_looks_the_same() {
 #[test]
 fn what_a_client_had_to_show_is_bound_into_its_ticket() {
     let keys = [key()];
-    let with = |client_ca| Tickets::new(&keys, client_ca);
-    let all = [with(None), with(Some(&b""[..])), with(Some(b"one")), with(Some(b"two"))];
+    let with = |client_auth| Tickets::new(&keys, client_auth, None);
+    let all = [with(None), with(Some([7; 32])), with(Some([1; 32])), with(Some([2; 32]))];
     for (index, tickets) in all.iter().enumerate() {
         let ticket = tickets.encrypt(b"state").expect("a ticket");
         let opened: Vec<bool> = all.iter().map(|tickets| tickets.decrypt(&ticket).is_some()).collect();
@@ -145,7 +145,7 @@ fn server(pair: &Pair, own: &[TicketKey], session_tickets: bool) -> ServerTls {
         certificates: vec![Arc::new(Certificate::new(files).expect("sound"))],
         min_version: MinVersion::Tls12,
         alpn: vec!["http/1.1".into()],
-        client_ca: None,
+        client_auth: None,
         session_tickets,
         early_data: false,
         ticket_keys: own.to_vec(),

@@ -74,7 +74,7 @@ pub(super) fn server(authority: &Authority, max_handshakes: usize) -> Arc<Server
         certificates: vec![authority.leaf(&[NAME]).compiled()],
         min_version: MinVersion::Tls12,
         alpn: vec!["http/1.1".into()],
-        client_ca: None,
+        client_auth: None,
         session_tickets: false,
         early_data: true,
         ticket_keys: vec![],
