@@ -89,6 +89,8 @@ reasons! {
         Panicked = "panicked",
         /// No memory was left, and this client held the most without moving.
         Overloaded = "overloaded",
+        /// Its place was needed for a client that has fewer connections.
+        GaveWay = "gave_way",
         /// A socket error that is no reset: the client's host is gone, for example.
         SocketError = "socket_error",
         /// The TLS handshake failed; `sluice_tls_handshakes_failed_total` says why.
@@ -194,8 +196,10 @@ reasons! {
         Timeout = "timeout",
         /// The client closed or reset the connection.
         ClientClosed = "client_closed",
-        /// `max_handshakes` were under way.
+        /// It found no place within `handshake_timeout`: `max_handshakes` were under way.
         TooMany = "too_many",
+        /// Its place was needed for another client, and this client had not answered for longest.
+        GaveWay = "gave_way",
         /// Plain HTTP, answered with 400.
         NotTls = "not_tls",
         /// The client gave up with an alert: it does not trust the certificate, for example.
@@ -220,7 +224,7 @@ reasons! {
 reasons! {
     /// Why an accepted connection was refused before a byte of it was read.
     ShedReason {
-        /// `process.max_connections` was reached.
+        /// `process.max_connections` was reached, and no connection waited for its client.
         MaxConnections = "max_connections",
         /// `guard.connections_per_ip` was reached. In a dry run the connection passes.
         ConnectionsPerIp = "connections_per_ip",
@@ -230,6 +234,20 @@ reasons! {
         DescriptorsExhausted = "descriptors_exhausted",
         /// The worker drains.
         Draining = "draining",
+    }
+}
+
+reasons! {
+    /// What there was too much of when a connection gave way to that of a client with fewer.
+    Crowded {
+        /// TLS handshakes of a listener: `max_handshakes` were under way.
+        Handshakes = "handshakes",
+        /// Bytes of hellos, request heads and PROXY headers that are not whole.
+        Beginnings = "beginnings",
+        /// Connections of a worker: its share of `process.max_connections` was reached.
+        Connections = "connections",
+        /// Closed connections whose last bytes are sent, or whose further bytes are discarded.
+        Closings = "closings",
     }
 }
 

@@ -145,6 +145,7 @@ fn label_tables() -> String {
         ("`sluice_connections_closed_total`", "reason", reasons::closed()),
         ("`sluice_requests_refused_total`", "reason", reasons::refused()),
         ("`sluice_connections_shed_total`", "reason", reasons::shed()),
+        ("`sluice_connections_gave_way_total`", "reason", reasons::crowded()),
         ("`sluice_upstream_connections_closed_total`", "reason", reasons::pool_closed()),
         ("`sluice_tls_handshakes_total`", "kind", reasons::handshakes()),
         ("`sluice_tls_handshakes_failed_total`", "reason", reasons::handshake_failures()),

@@ -1,8 +1,8 @@
 //! Reasons and verdicts: their labels, and their meanings from the comments of the enums.
 
 use proxy::error::{
-    CloseReason, DeathReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason,
-    ReloadOutcome, ShedReason,
+    CloseReason, Crowded, DeathReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason,
+    RefusalReason, ReloadOutcome, ShedReason,
 };
 use proxy_common::guard::Verdict;
 use proxy_common::steer::Fallback;
@@ -64,6 +64,10 @@ pub(crate) fn refused() -> Vec<Reason> {
     reasons!(RefusalReason, ERRORS, "RefusalReason {")
 }
 
+pub(crate) fn crowded() -> Vec<Reason> {
+    reasons!(Crowded, ERRORS, "Crowded {")
+}
+
 pub(crate) fn shed() -> Vec<Reason> {
     reasons!(ShedReason, ERRORS, "ShedReason {")
 }
@@ -114,6 +118,7 @@ fn troubleshoot_md_names_every_reason() {
         ("Requests that are refused", refused()),
         ("Connections that are closed", closed()),
         ("Connections that are shed", shed()),
+        ("Connections that give way", crowded()),
         ("Upstream connections that are closed", pool_closed()),
         ("Verdicts of the guard", verdicts()),
         ("Flows that steering leaves to the kernel", fallbacks()),

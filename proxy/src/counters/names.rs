@@ -1,7 +1,7 @@
 //! The names of all counters: the counted event, the metric's name, and the cell in a block.
 
 use crate::error::{
-    CloseReason, HandshakeFailure, HandshakeKind, PoolCloseReason, RefusalReason, ShedReason,
+    CloseReason, Crowded, HandshakeFailure, HandshakeKind, PoolCloseReason, RefusalReason, ShedReason,
 };
 use crate::tls::alert::Alert;
 
@@ -70,6 +70,9 @@ plain! {
     /// Requests served before their client's handshake was over.
     EarlyRequests = Counter "sluice_tls_early_requests" "Requests served from early data, before their \
         client's handshake was over",
+    /// TLS handshakes that waited for a place.
+    HandshakesWaited = Counter "sluice_tls_handshakes_waited" "TLS handshakes with clients that waited \
+        because max_handshakes were under way",
     /// TLS handshakes with endpoints.
     UpstreamHandshakes = Counter "sluice_upstream_tls_handshakes" "TLS handshakes with endpoints",
     /// TLS handshakes with endpoints that failed.
@@ -124,6 +127,8 @@ pub enum Counter {
     Refused(RefusalReason),
     /// `sluice_connections_shed_total{reason}`
     Shed(ShedReason),
+    /// `sluice_connections_gave_way_total{reason}`
+    GaveWay(Crowded),
     /// `sluice_upstream_connections_closed_total{reason}`
     PoolClosed(PoolCloseReason),
     /// `sluice_tls_handshakes_total{kind}`
@@ -143,7 +148,8 @@ pub enum Counter {
 const CLOSED_AT: usize = Plain::ALL.len();
 const REFUSED_AT: usize = CLOSED_AT + CloseReason::ALL.len();
 const SHED_AT: usize = REFUSED_AT + RefusalReason::ALL.len();
-const POOL_CLOSED_AT: usize = SHED_AT + ShedReason::ALL.len();
+const GAVE_WAY_AT: usize = SHED_AT + ShedReason::ALL.len();
+const POOL_CLOSED_AT: usize = GAVE_WAY_AT + Crowded::ALL.len();
 
 const HANDSHAKE_AT: usize = POOL_CLOSED_AT + PoolCloseReason::ALL.len();
 const HANDSHAKE_FAILED_AT: usize = HANDSHAKE_AT + HandshakeKind::ALL.len();
@@ -165,6 +171,7 @@ impl Counter {
             Self::Closed(reason) => CLOSED_AT + reason.index(),
             Self::Refused(reason) => REFUSED_AT + reason.index(),
             Self::Shed(reason) => SHED_AT + reason.index(),
+            Self::GaveWay(reason) => GAVE_WAY_AT + reason.index(),
             Self::PoolClosed(reason) => POOL_CLOSED_AT + reason.index(),
             Self::Handshake(kind) => HANDSHAKE_AT + kind.index(),
             Self::HandshakeFailed(reason) => HANDSHAKE_FAILED_AT + reason.index(),

@@ -40,6 +40,8 @@ pub struct Stats {
     pub sends_reclaimed: u64,
     /// Streams reset because they held the most when no buffer was left.
     pub evicted: u64,
+    /// Closing streams that gave way to others.
+    pub closings_ended: u64,
     /// Streams accepted.
     pub accepted: u64,
     /// Panics caught in tasks.
@@ -261,6 +263,7 @@ impl<R: Ring> Engine<R> {
             copied_bytes: self.flow.counts.copied_bytes,
             sends_reclaimed: self.flow.counts.sends_reclaimed,
             evicted: self.flow.counts.evicted,
+            closings_ended: self.flow.counts.closings_ended,
             accepted: self.accepted,
             panics: self.shared.executor.panics(),
             streams: self.streams() as u64,

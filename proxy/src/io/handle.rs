@@ -140,6 +140,12 @@ impl Io {
         Ok(())
     }
 
+    /// Bytes of the worker's buffer budget.
+    #[must_use]
+    pub fn budget_max(&self) -> usize {
+        self.0.pool.budget_max()
+    }
+
     /// Small buffers that are not on loan.
     #[must_use]
     pub fn buffers_free(&self) -> usize {

@@ -1,6 +1,5 @@
-//! TLS handshakes under way on one worker: how many with clients, and how much of a loop turn all may take. A
-//! handshake costs as much as dozens of requests. A peer that asks for many must not make peers wait whose
-//! handshake is done.
+//! How much of a loop turn the TLS handshakes of one worker may take. A handshake costs as much as dozens of
+//! requests. A peer that asks for many must not make peers wait whose handshake is done.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -37,8 +36,6 @@ impl With {
 /// See the module.
 #[derive(Debug)]
 pub struct Handshakes {
-    /// With clients.
-    open: Cell<usize>,
     /// Spent in this turn.
     spent: Cell<Duration>,
     waiting: RefCell<Waiting>,
@@ -89,21 +86,10 @@ struct Place {
     is_called: Cell<bool>,
 }
 
-/// The place of a handshake with a client among all that are under way.
-#[derive(Debug)]
-pub struct Underway(Rc<Handshakes>);
-
-impl Drop for Underway {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-    }
-}
-
 impl Default for Handshakes {
     fn default() -> Self {
         let waiting = Waiting { clients: VecDeque::new(), endpoints: VecDeque::new(), next: With::Endpoint };
         Self {
-            open: Cell::new(0),
             spent: Cell::default(),
             waiting: RefCell::new(waiting),
             #[cfg(test)]
@@ -113,23 +99,6 @@ impl Default for Handshakes {
 }
 
 impl Handshakes {
-    /// Begins a handshake with a client; `None`: `max` are under way. Handshakes with endpoints are bounded
-    /// by the exchanges that wait for them.
-    #[must_use]
-    pub fn begin(self: &Rc<Self>, max: usize) -> Option<Underway> {
-        if self.open.get() >= max {
-            return None;
-        }
-        self.open.set(self.open.get() + 1);
-        Some(Underway(Rc::clone(self)))
-    }
-
-    /// Under way now with clients.
-    #[must_use]
-    pub fn open(&self) -> usize {
-        self.open.get()
-    }
-
     /// A new loop turn is about to begin: the handshakes that waited longest go on in it.
     pub fn begin_turn(&self) {
         self.spent.set(Duration::ZERO);
@@ -174,13 +143,6 @@ impl Handshakes {
             self.call_next();
         }
         result
-    }
-}
-
-impl Underway {
-    /// Runs one step, when a loop turn has time for it.
-    pub async fn step<T>(&self, step: impl FnOnce() -> T) -> T {
-        self.0.step(With::Client, step).await
     }
 }
 

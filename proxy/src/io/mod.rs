@@ -15,6 +15,7 @@ pub mod executor;
 mod flow;
 pub mod handle;
 pub mod handshakes;
+pub mod places;
 pub mod ring;
 pub mod seam;
 pub mod settings;

@@ -75,6 +75,8 @@ pub struct Settings {
     /// Bytes thrown away of such a peer, at most: as much as a receive window lets it have under way when it
     /// is told (tcp_rmem: 6 MiB).
     pub refused_bytes: usize,
+    /// Closed streams that flush or discard at once; the oldest of the peer that has the most gives way.
+    pub closings_max: usize,
     /// Task polls in one loop turn.
     pub polls_max: usize,
 }
@@ -97,6 +99,7 @@ impl Default for Settings {
             discard_bytes: 64 << 20,
             refused_max: Duration::from_secs(3),
             refused_bytes: 8 << 20,
+            closings_max: 1024,
             polls_max: 4096,
         }
     }

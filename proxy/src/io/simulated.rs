@@ -180,8 +180,13 @@ impl Sim {
     /// When the listener is none.
     #[must_use]
     pub fn connect(&self, listener: SimListener) -> Peer {
+        self.connect_from(Ipv4Addr::new(192, 0, 2, 1), listener)
+    }
+
+    /// The same from this address.
+    pub fn connect_from(&self, source: Ipv4Addr, listener: SimListener) -> Peer {
         let mut world = self.0.borrow_mut();
-        let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), world.next_port()));
+        let peer = SocketAddr::from((source, world.next_port()));
         let id = world.connections.len();
         let Some(File::Listener { backlog, .. }) = world.files[listener.fd as usize - FD_BASE].as_mut()
         else {

@@ -10,5 +10,7 @@ pub const POOLED: NonZero<u32> = SESSION.saturating_add(1);
 pub const POOL_TIMER: NonZero<u32> = POOLED.saturating_add(1);
 /// The drain's deadline.
 pub const DRAIN: NonZero<u32> = POOL_TIMER.saturating_add(1);
+/// The time at which a handshake has to give way to others.
+pub const CROWD: NonZero<u32> = LISTENER.saturating_add(1);
 /// A listening socket; the key is a `ListenerId`.
 pub const LISTENER: NonZero<u32> = DRAIN.saturating_add(1);

@@ -11,6 +11,8 @@ use crate::error::ShedReason;
 #[derive(Debug)]
 pub struct Admission {
     open: usize,
+    /// Of the open connections, those that were told to give way. Their places are free.
+    leaving: usize,
     open_max: usize,
     draining: bool,
     /// Shared by all workers; `None`: sources are not limited here.
@@ -39,7 +41,7 @@ impl Admission {
     /// Admits up to `open_max` connections at a time.
     #[must_use]
     pub const fn new(open_max: usize) -> Self {
-        Self { open: 0, open_max, draining: false, sources: None }
+        Self { open: 0, leaving: 0, open_max, draining: false, sources: None }
     }
 
     /// From now on no source has more connections than `sources` allow.
@@ -53,8 +55,9 @@ impl Admission {
     /// `source` says `None` for a connection that a proxy opened for somebody who is not known yet: `claim`
     /// follows.
     pub fn admit(&mut self, source: impl FnOnce() -> Option<IpAddr>) -> Result<Admitted, ShedReason> {
-        if self.open >= self.open_max {
-            return Err(if self.draining { ShedReason::Draining } else { ShedReason::MaxConnections });
+        let is_full = self.open - self.leaving >= self.open_max;
+        if is_full && self.draining {
+            return Err(ShedReason::Draining);
         }
         let admitted = match &self.sources {
             Some(_) => {
@@ -62,6 +65,11 @@ impl Admission {
             }
             None => Admitted { ticket: None, note: None },
         };
+        // Known only now: nobody gives way to a source that is at its own limit.
+        if is_full {
+            self.uncount(admitted.ticket);
+            return Err(ShedReason::MaxConnections);
+        }
         self.open += 1;
         Ok(admitted)
     }
@@ -79,13 +87,23 @@ impl Admission {
         }
     }
 
-    /// A connection that was admitted with this ticket is gone.
-    pub fn release(&mut self, ticket: Option<Ticket>) {
+    /// A connection was told to give way; its place is free.
+    pub const fn leave(&mut self) {
+        self.leaving += 1;
+    }
+
+    /// A connection that was admitted with this ticket is gone. `leaves`: it was told to give way.
+    pub fn release(&mut self, ticket: Option<Ticket>, leaves: bool) {
+        self.uncount(ticket);
+        debug_assert!(self.open > 0, "released more than was admitted");
+        self.open = self.open.saturating_sub(1);
+        self.leaving = self.leaving.saturating_sub(usize::from(leaves));
+    }
+
+    fn uncount(&self, ticket: Option<Ticket>) {
         if let (Some(sources), Some(ticket)) = (&self.sources, ticket) {
             sources.release(ticket);
         }
-        debug_assert!(self.open > 0, "released more than was admitted");
-        self.open = self.open.saturating_sub(1);
     }
 
     /// From now on only leftovers arrive.

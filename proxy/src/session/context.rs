@@ -11,6 +11,7 @@ use aws_lc_rs::rand;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use super::crowd::Crowd;
 use super::table::Sessions;
 use super::traffic::Traffic;
 use crate::access_log::AccessSender;
@@ -40,7 +41,9 @@ pub struct Worker {
     pub counters: Counters,
     /// Its downstream connections.
     pub sessions: Sessions,
-    /// TLS handshakes with its clients and endpoints.
+    /// Who waits and who gives way while there are too many of them.
+    pub crowd: Crowd,
+    /// The time that TLS handshakes with its clients and endpoints may take of a loop turn.
     pub handshakes: Rc<Handshakes>,
     /// Where entries of the access log go; `None` while the log is off.
     pub access: Option<AccessSender>,
@@ -91,6 +94,7 @@ impl Worker {
             io,
             counters,
             sessions: Sessions::new(connections_max),
+            crowd: Crowd::default(),
             handshakes,
             access,
             current: RefCell::new(Current { cache, snapshot }),

@@ -4,6 +4,7 @@
 
 use std::task::{Context, Poll, Waker};
 
+use super::crowd::HandshakePlace;
 use super::seat::Seat;
 use crate::counters::{Counter, Plain};
 use crate::error::{HandshakeFailure, HandshakeKind};
@@ -11,7 +12,6 @@ use crate::exchange::Outcome;
 use crate::http::message::{BodyLength, RequestHead};
 use crate::http::upgrade;
 use crate::io::StreamError;
-use crate::io::handshakes::Underway;
 use crate::time::Time;
 use crate::tls::records::Violation;
 
@@ -19,13 +19,13 @@ use crate::tls::records::Violation;
 #[derive(Debug)]
 pub(crate) struct Early {
     /// Its place among those under way.
-    _underway: Underway,
+    _place: HandshakePlace,
     due: Time,
 }
 
 impl Early {
-    pub(super) const fn new(underway: Underway, due: Time) -> Self {
-        Self { _underway: underway, due }
+    pub(super) const fn new(place: HandshakePlace, due: Time) -> Self {
+        Self { _place: place, due }
     }
 
     /// The deadline of the handshake.
@@ -90,6 +90,7 @@ fn count(seat: &mut Seat, ended: Option<Result<(), StreamError>>) {
     seat.worker.counters.increment(match ended {
         Some(Ok(())) => Counter::Handshake(HandshakeKind::Resumed13),
         Some(Err(_)) if seat.cancel.is_given() => Counter::HandshakeFailed(HandshakeFailure::Draining),
+        Some(Err(StreamError::GaveWay)) => Counter::HandshakeFailed(HandshakeFailure::GaveWay),
         Some(Err(StreamError::Tls(Violation::Alert(_)))) => Counter::HandshakeFailed(HandshakeFailure::Alert),
         Some(Err(StreamError::Tls(Violation::Ours(_) | Violation::Unsaid))) => {
             Counter::HandshakeFailed(HandshakeFailure::Malformed)

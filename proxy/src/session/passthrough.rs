@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use super::crowd::Beginning;
 use super::record::Logged;
 use super::seat::Seat;
 use super::traffic::Traffic;
@@ -63,7 +64,7 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
         record.protocol("tls");
     }
     let refusal = match read(&seat, first, due).await {
-        Ok(hello) => {
+        Ok((hello, beginning)) => {
             if let Some(record) = &record {
                 record.reached(Phase::Head);
                 record.server_name(hello.server_name.as_deref());
@@ -81,7 +82,12 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
                         hello.server_name.as_deref(),
                         record.as_deref(),
                     ) {
-                        Ok(upstream) => return tunnel::connect(seat, &snapshot, upstream, record).await,
+                        Ok(upstream) => {
+                            // Boxed: the wait for a hello is to cost little.
+                            Box::pin(tunnel::connect(seat, &snapshot, upstream, record)).await;
+                            // The hello counts until there is an endpoint for it.
+                            return drop(beginning);
+                        }
                         Err(refusal) => refusal,
                     }
                 }
@@ -102,18 +108,20 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
 }
 
 /// Reads the hello, and puts its bytes back into the stream.
-async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<Hello, Refusal> {
+async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<(Hello, Beginning), Refusal> {
     let io = &seat.worker.io;
     let mut reader = Reader::default();
-    let mut kept = Vec::new();
+    let mut kept = Beginning::default();
     let mut input = first;
     loop {
         if let Some(hello) = reader.read(&input)? {
             seat.stream.unread(input);
-            kept.into_iter().rev().for_each(|chunk| seat.stream.unread(chunk));
-            return Ok(hello);
+            seat.stream.unread(kept.take());
+            kept.complete();
+            return Ok((hello, kept));
         }
-        io.gather(&mut kept, input).map_err(|_| Refusal::silent(CloseReason::Overloaded))?;
+        kept.keep(seat, &input);
+        drop(input);
         match io.timeout_at(due, seat.stream.read()).await {
             Ok(Ok(Some(chunk))) => input = chunk,
             _ if seat.cancel.is_given() => return Err(Refusal::silent(CloseReason::Stopped)),

@@ -1,5 +1,6 @@
 //! The start of a connection that a trusted proxy opened: its PROXY header, then the listener's own protocol.
 
+use super::crowd::Beginning;
 use super::seat::{Proxied, Seat};
 use super::start::Stage;
 use super::{h1, handshake, passthrough, table, tunnel};
@@ -49,21 +50,21 @@ pub(crate) async fn serve(mut seat: Seat, first: Chunk, due: Time) {
 /// Reads the header; returns it with the bytes behind it.
 async fn read(seat: &Seat, first: Chunk, due: Time) -> Result<(Header, Chunk), CloseReason> {
     let mut input = first;
-    let mut kept = Vec::new();
+    let mut kept = Beginning::default();
     loop {
-        let before = kept.len();
+        let before = kept.bytes().len();
         let parsed = if before == 0 {
             proxy_protocol::parse(&input)
         } else {
-            kept.extend_from_slice(&input);
-            proxy_protocol::parse(&kept)
+            kept.keep(seat, &input);
+            proxy_protocol::parse(kept.bytes())
         };
         match parsed.map_err(|_| CloseReason::ProxyHeader)? {
             Parsed::Header { header, consumed } => {
                 input.advance(consumed - before);
                 return Ok((header, input));
             }
-            Parsed::NeedMore if before == 0 => kept.extend_from_slice(&input),
+            Parsed::NeedMore if before == 0 => kept.keep(seat, &input),
             Parsed::NeedMore => {}
         }
         drop(input);

@@ -80,6 +80,11 @@ impl Seat {
         }
     }
 
+    /// Names its row.
+    pub(super) const fn key(&self) -> SessionKey {
+        self.key
+    }
+
     /// The client's address; an IPv4-mapped one is IPv4.
     #[must_use]
     pub fn client(&self) -> SocketAddr {

@@ -31,6 +31,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::context::Worker;
+use super::room::{Plan, Waiting};
 use super::seat::Proxied;
 #[cfg(test)]
 use super::seat::Seat;
@@ -39,6 +40,7 @@ use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, HandshakeFailure, ShedReason};
 use crate::exchange::Signal;
 use crate::io::executor::TaskKey;
+use crate::io::places::Source;
 use crate::io::stream::Tag;
 use crate::io::{Chunk, Stream, StreamError, TimerKey, tags};
 use crate::listen::admission::{Admission, Admitted, Note};
@@ -82,6 +84,8 @@ impl SessionKey {
 #[derive(Debug)]
 pub struct Sessions {
     pub(super) table: RefCell<Table>,
+    /// Which connections give way to newcomers.
+    pub(super) plan: RefCell<Plan>,
 }
 
 #[derive(Debug)]
@@ -107,6 +111,10 @@ pub(super) struct Row {
     pub(super) ticket: Option<Ticket>,
     /// The connection begins with a PROXY header, which has not come yet.
     pub(super) awaits_header: bool,
+    /// The client has begun a hello, a request head or a PROXY header that is not whole.
+    pub(super) begins: bool,
+    /// It was told to give way, and its session ends in this loop turn.
+    leaves: bool,
     /// The addresses in that header, if it held any.
     pub(super) proxied: Option<Rc<Proxied>>,
     /// The connection to an endpoint that belongs to this one, while no future holds it.
@@ -141,6 +149,7 @@ impl Sessions {
                 lingering: 0,
                 admission: Admission::new(connections_max),
             }),
+            plan: RefCell::default(),
         }
     }
 
@@ -228,6 +237,8 @@ pub fn open(
             counted: 0,
             ticket: admitted.ticket,
             awaits_header,
+            begins: false,
+            leaves: false,
             proxied: None,
             pin: Pin::default(),
             state: RowState::Parked,
@@ -307,6 +318,7 @@ pub const fn broken(error: StreamError, reset: CloseReason) -> CloseReason {
     match error {
         StreamError::Reset => reset,
         StreamError::Evicted => CloseReason::Overloaded,
+        StreamError::GaveWay => CloseReason::GaveWay,
         StreamError::Os(_) => CloseReason::SocketError,
         StreamError::Tls(_) | StreamError::Truncated => CloseReason::TlsBroken,
     }
@@ -375,6 +387,34 @@ fn close_parked(worker: &Rc<Worker>, key: SessionKey, stream: &Stream, reason: C
     remove(worker, key, reason);
 }
 
+/// Closes a connection, if it has waited for its client ever since it was seen to. An idle connection is
+/// closed in order. Any other is reset, which ends its session in this loop turn.
+pub(super) fn give_way(worker: &Rc<Worker>, waiting: &Waiting) -> bool {
+    let (stream, task) = {
+        let mut table = worker.sessions.table.borrow_mut();
+        let table = &mut *table;
+        let Some(row) = table.row(waiting.key) else { return false };
+        if !row.waits() || row.since != waiting.since {
+            return false;
+        }
+        let task = match row.state {
+            RowState::Live { lingers: true, task, .. } => task,
+            RowState::Parked if row.requests > 0 => None,
+            _ => {
+                row.leaves = true;
+                row.stream.give_way();
+                table.admission.leave();
+                return true;
+            }
+        };
+        (row.stream.clone(), task)
+    };
+    // This drops the session's seat, which parks the row.
+    task.into_iter().for_each(|task| worker.io.cancel_task(task));
+    close_parked(worker, waiting.key, &stream, CloseReason::GaveWay);
+    true
+}
+
 /// Closes idle connections; the others end at their next boundary.
 pub fn drain(worker: &Rc<Worker>) {
     park_lingering(worker);
@@ -426,8 +466,9 @@ pub fn abort_all(worker: &Rc<Worker>) {
 pub(super) fn remove(worker: &Worker, key: SessionKey, reason: CloseReason) {
     // Runs in drops, also while a panic unwinds: a table that is borrowed then must not panic again.
     let removed = worker.sessions.table.try_borrow_mut().ok().and_then(|mut table| {
-        let ticket = table.row(key)?.ticket;
-        table.admission.release(ticket);
+        let row = table.row(key)?;
+        let (ticket, leaves) = (row.ticket, row.leaves);
+        table.admission.release(ticket, leaves);
         Some(table.rows.remove(key.index as usize))
     });
     if let Some(row) = removed {
@@ -480,6 +521,19 @@ impl Row {
         }
     }
 
+    /// Whether the connection waits for its client: for a request, or for the rest of what begins one.
+    fn waits(&self) -> bool {
+        let waits = match self.state {
+            RowState::Parked => true,
+            RowState::Live { lingers, .. } => lingers || self.begins,
+        };
+        waits && self.stream.error().is_none()
+    }
+
+    fn source(&self) -> Source {
+        self.proxied.as_ref().map_or_else(|| self.stream.peer(), |proxied| proxied.source).ip().into()
+    }
+
     pub(super) fn set_due(&mut self, worker: &Worker, key: SessionKey, due: Time) {
         self.due = due;
         if let Some((timer, at)) = self.timer {
@@ -493,6 +547,16 @@ impl Row {
 }
 
 impl Table {
+    /// Shows the connections that wait for their clients, of so many rows at most. They lie evenly spread
+    /// over the table.
+    pub(super) fn each_waiting(&self, rows_max: usize, mut show: impl FnMut(Waiting)) {
+        let step = self.rows.len().div_ceil(rows_max).max(1);
+        for (index, row) in self.rows.iter().step_by(step).filter(|(_, row)| row.waits()) {
+            let key = SessionKey { index: index as u32, generation: row.generation };
+            show(Waiting { key, since: row.since, source: row.source() });
+        }
+    }
+
     pub(super) fn row(&mut self, key: SessionKey) -> Option<&mut Row> {
         self.rows.get_mut(key.index as usize).filter(|row| row.generation == key.generation)
     }

@@ -14,7 +14,8 @@ use crate::access_log;
 use crate::control::status::{CertificateStatus, CrlStatus, DataPlaneStatus, SupervisorStatus};
 use crate::counters::{Cells, Counter, DURATION_BOUNDS_MICROS, Kind, Plain};
 use crate::error::{
-    CloseReason, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason, ShedReason,
+    CloseReason, Crowded, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason,
+    ShedReason,
 };
 use crate::telemetry::logging;
 use crate::tls::alert::Alert;
@@ -180,6 +181,11 @@ impl Collector for Workers {
         let shed =
             ("sluice_connections_shed", "Accepted connections refused before a byte was read, by reason");
         self.by_reason(encoder, shed, ShedReason::ALL, ShedReason::label, Counter::Shed)?;
+        let gave_way = (
+            "sluice_connections_gave_way",
+            "Downstream connections ended to make place for those of other clients, by reason",
+        );
+        self.by_reason(encoder, gave_way, Crowded::ALL, Crowded::label, Counter::GaveWay)?;
         let pool = ("sluice_upstream_connections_closed", "Upstream connections closed, by reason");
         self.by_reason(encoder, pool, PoolCloseReason::ALL, PoolCloseReason::label, Counter::PoolClosed)?;
         let failed = ("sluice_tls_handshakes_failed", "TLS handshakes with clients that failed, by reason");

@@ -9,7 +9,7 @@ use crate::error::ShedReason;
 use crate::io::Stream;
 use crate::listen::ListenerId;
 use crate::session::context::Worker;
-use crate::session::table;
+use crate::session::{room, table};
 
 /// Takes a connection that was just accepted on a socket of this listener.
 pub(super) fn accepted(worker: &Rc<Worker>, stream: Stream, id: ListenerId) {
@@ -18,7 +18,11 @@ pub(super) fn accepted(worker: &Rc<Worker>, stream: Stream, id: ListenerId) {
     let Some(listener) = snapshot.traffic.listeners.get(id) else {
         return shed(worker, &stream, ShedReason::Draining);
     };
-    match worker.sessions.admit(&stream, listener) {
+    let mut admitted = worker.sessions.admit(&stream, listener);
+    if admitted == Err(ShedReason::MaxConnections) && room::make_room(worker) {
+        admitted = worker.sessions.admit(&stream, listener);
+    }
+    match admitted {
         Ok(admitted) => table::open(worker, stream, (id, Arc::clone(listener)), admitted),
         Err(reason) => shed(worker, &stream, reason),
     }

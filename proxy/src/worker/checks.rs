@@ -14,6 +14,7 @@ pub(crate) fn check_invariants<R: Ring>(worker: &Worker, engine: &Engine<R>) {
     engine.check_invariants();
     engine.check_streams();
     let table = worker.sessions.check();
+    worker.crowd.check();
     let value = |counter: Counter| worker.counters.value(counter);
     assert_eq!(value(Plain::Open.into()), table.open as u64, "the gauge of open connections");
     let closed: u64 = CloseReason::ALL.iter().map(|&reason| value(Counter::Closed(reason))).sum();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::control::slots::SteeringSlot;
 use crate::counters::Plain;
+use crate::error::Crowded;
 use crate::io::Stats;
 use crate::io::Stream;
 use crate::io::engine::Handler;
@@ -13,7 +14,7 @@ use crate::io::stream::Tag;
 use crate::io::tags;
 use crate::listen::ListenerId;
 use crate::session::context::Worker;
-use crate::session::table;
+use crate::session::{crowd, table};
 use crate::time::Time;
 use crate::upstream::pool::PoolKey;
 use crate::worker::acceptor;
@@ -71,6 +72,10 @@ impl Events {
         counters.add(Plain::RingCompletions, stats.completions - before.completions);
         counters.add(Plain::BuffersExhausted, stats.buffers_exhausted - before.buffers_exhausted);
         counters.add(Plain::Panics, stats.panics - before.panics);
+        let ended = stats.closings_ended - before.closings_ended;
+        if ended > 0 {
+            self.worker.crowd.note(&self.worker, Crowded::Closings, ended);
+        }
         counters.set(Plain::BuffersLoaned, stats.buffers_loaned);
         counters.set(Plain::BudgetBytes, stats.budget_bytes);
         self.published = stats;
@@ -102,6 +107,7 @@ impl Handler for Events {
                     upstream.expire();
                 }
             }
+            tags::CROWD => crowd::timed_out(&self.worker),
             // A drain's deadline only has to wake the loop.
             _ => {}
         }

@@ -31,6 +31,9 @@ pub(crate) struct Bench {
     pub(crate) traffic: Arc<ArcSwap<Traffic>>,
 }
 
+/// Connections that a worker holds, unless a test says otherwise.
+const CONNECTIONS_MAX: usize = 100;
+
 pub(crate) fn origin_address(index: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, index], 8080))
 }
@@ -42,7 +45,18 @@ impl Bench {
 
     /// A worker with so much memory.
     pub(crate) fn with_memory(seed: u64, faults: Faults, config: model::Config, memory: Memory) -> Self {
-        Self::make(seed, faults, config, memory, None)
+        Self::make(seed, faults, config, memory, CONNECTIONS_MAX, None)
+    }
+
+    /// A worker with so much memory, which holds so many connections.
+    pub(crate) fn holding(
+        connections_max: usize,
+        seed: u64,
+        faults: Faults,
+        config: model::Config,
+        memory: Memory,
+    ) -> Self {
+        Self::make(seed, faults, config, memory, connections_max, None)
     }
 
     /// A worker with an access log.
@@ -52,7 +66,7 @@ impl Bench {
         config: model::Config,
         access: Option<AccessSender>,
     ) -> Self {
-        Self::make(seed, faults, config, Memory::default(), access)
+        Self::make(seed, faults, config, Memory::default(), CONNECTIONS_MAX, access)
     }
 
     fn make(
@@ -60,11 +74,13 @@ impl Bench {
         faults: Faults,
         config: model::Config,
         memory: Memory,
+        connections_max: usize,
         access: Option<AccessSender>,
     ) -> Self {
         let (mut engine, sim) = Sim::engine(seed, faults, memory, Settings::default());
         let traffic = Arc::new(ArcSwap::from_pointee(traffic(&config)));
-        let worker = Worker::new(engine.io(), Counters::private(), Arc::clone(&traffic), 100, access);
+        let worker =
+            Worker::new(engine.io(), Counters::private(), Arc::clone(&traffic), connections_max, access);
         let listener = sim.listener();
         engine.add_listener(listener, listener_tag(ListenerId::FIRST));
         let events = Events::new(worker, SteeringSlot::private(), Duration::from_secs(3600));
@@ -114,6 +130,7 @@ impl Bench {
     }
 
     pub(crate) fn check_freed(&self, context: &str) {
+        assert!(self.events.worker().crowd.check(), "nobody is counted {context}");
         let gauges = [
             Plain::Open,
             Plain::Active,

@@ -1,5 +1,6 @@
 //! A whole worker on the kernel's ring, between a client and origins made of std sockets.
 
+mod crowd;
 mod patience;
 mod reload;
 mod secure;

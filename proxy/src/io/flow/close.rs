@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::send::submit_fin;
 use super::{Flow, cancel, token};
+use crate::io::places::Source;
 use crate::io::seam::{Op, Ring};
 use crate::io::shared::Alarm;
 use crate::io::stream::{ConnectOp, Fin, Inner, Phase, ReceiveOp, StreamError, StreamState};
@@ -54,13 +55,38 @@ impl Flow {
         if is_idle && !inner.is_over() && !inner.closing.is_last {
             self.arm_receive(state, inner, ring);
         }
+        if !self.keep_place(state, inner, is_flushed) {
+            return;
+        }
         let course = inner.closing.course_mut();
         if course.timer.is_none() {
             let now = self.shared.now.get();
-            let wait = course.begin_wait(is_flushed, inner.sending.bytes(), now, settings);
+            let wait = course.begin_wait(is_flushed, inner.sending.bytes(), now, &self.shared.settings);
             let alarm = Alarm::Stream(state.slot, state.generation);
             course.timer = Some(self.shared.arm(now + wait, alarm));
         }
+    }
+
+    /// Counts the stream among those that are closing. While there are too many, others end at once; `false`:
+    /// so does this stream.
+    fn keep_place(&mut self, state: &Rc<StreamState>, inner: &mut Inner, is_flushed: bool) -> bool {
+        let (now, name) = (self.shared.now.get(), (state.slot, state.generation));
+        let source = Source::from(inner.peer.address().ip());
+        let course = inner.closing.course_mut();
+        course.place = Some(self.closings.follow(course.place, (name, source), is_flushed, now));
+        let mut stays = true;
+        while let Some(other) = self.closings.relieve(self.shared.settings.closings_max) {
+            self.counts.closings_ended += 1;
+            if other == name {
+                inner.end(!is_flushed);
+                stays = false;
+            } else if let Some(state) = self.shared.find(other.0, other.1) {
+                let inner = &mut *state.inner.borrow_mut();
+                inner.end(!inner.sending.is_flushed());
+                state.mark(inner);
+            }
+        }
+        stays
     }
 
     fn disarm_close(&self, inner: &mut Inner) {
@@ -104,10 +130,13 @@ impl Flow {
     }
 
     /// The stream is over and nothing refers to its slot any more.
-    pub(super) fn release(&self, state: &Rc<StreamState>, inner: &mut Inner) {
+    pub(super) fn release(&mut self, state: &Rc<StreamState>, inner: &mut Inner) {
         inner.fd = -1;
         inner.phase = Phase::Closed;
         self.disarm_close(inner);
+        if let Some(place) = inner.closing.take_place() {
+            self.closings.leave(place);
+        }
         inner.wake_all();
         self.shared.slots.borrow_mut().release(state.slot);
     }

@@ -15,12 +15,15 @@ use super::token::{Kind, Token};
 use crate::time::Time;
 
 mod close;
+mod closings;
 mod connect;
 mod parts;
 mod pressure;
 mod receive;
 mod send;
 
+pub(super) use self::closings::ClosingPlace;
+use self::closings::Closings;
 use self::pressure::Pressure;
 
 /// How often streams that wait for buffers or budget are looked at when nothing else happens.
@@ -33,6 +36,7 @@ const STARVED_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Flow {
     shared: Rc<Shared>,
     pressure: Pressure,
+    closings: Closings,
     /// Streams to look at again and when, each once. A stream that is put back stands behind later ones,
     /// which costs it a second at most.
     unsure: VecDeque<(u32, u32, Time)>,
@@ -48,6 +52,7 @@ pub(super) struct Counts {
     pub(super) copied_bytes: u64,
     pub(super) sends_reclaimed: u64,
     pub(super) evicted: u64,
+    pub(super) closings_ended: u64,
 }
 
 impl Flow {
@@ -55,6 +60,7 @@ impl Flow {
         Self {
             shared,
             pressure: Pressure::default(),
+            closings: Closings::default(),
             unsure: VecDeque::new(),
             dirty: Vec::new(),
             spare: Vec::new(),

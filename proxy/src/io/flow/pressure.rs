@@ -245,16 +245,7 @@ impl Flow {
 
     pub(super) fn reset_for_memory(&mut self, state: &Rc<StreamState>, inner: &mut Inner) {
         self.counts.evicted += 1;
-        inner.sending.fail(StreamError::Evicted);
-        inner.receiving.end = Some(Err(StreamError::Evicted));
-        let parked = inner.parked;
-        inner.end(true);
-        state.mark(inner);
-        if parked.is_some() {
-            // Unlike the session's own abort this is news to it.
-            inner.parked = parked;
-            self.shared.push_parked(state);
-        }
+        state.reset_for(inner, StreamError::Evicted);
     }
 }
 

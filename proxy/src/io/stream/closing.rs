@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::io::flow::ClosingPlace;
 use crate::io::settings::Settings;
 use crate::io::timer::TimerKey;
 use crate::time::Time;
@@ -37,6 +38,8 @@ pub(in crate::io) struct Closing {
 pub(in crate::io) struct Course {
     /// Bounds both.
     pub(in crate::io) timer: Option<TimerKey>,
+    /// The place among the streams that are closing.
+    pub(in crate::io) place: Option<ClosingPlace>,
     /// Bytes sent when the timer was armed.
     sent: u64,
     /// Bytes discarded so far.
@@ -64,6 +67,11 @@ impl Closing {
     /// Takes the timer's key, to disarm it or because it fired.
     pub(in crate::io) fn take_timer(&mut self) -> Option<TimerKey> {
         self.course.as_mut()?.timer.take()
+    }
+
+    /// Takes the place among the streams that are closing, to give it up.
+    pub(in crate::io) fn take_place(&mut self) -> Option<ClosingPlace> {
+        self.course.as_mut()?.place.take()
     }
 
     /// Whether the timer is armed.

@@ -38,6 +38,9 @@ pub enum StreamError {
     /// The worker had no memory left for anybody, and this connection held the most of it without moving.
     #[error("reset to free memory")]
     Evicted,
+    /// Its place was needed for another connection.
+    #[error("reset to make place for others")]
+    GaveWay,
     /// Another socket error; its errno.
     #[error("socket error {0}")]
     Os(i32),
@@ -140,6 +143,12 @@ impl Stream {
         let inner = &mut *self.0.inner.borrow_mut();
         self.0.open_records(inner);
         inner.has_input() || inner.receiving.end.is_some() || !inner.is_live()
+    }
+
+    /// Whether the peer has said that it sends nothing more.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.0.inner.borrow().receiving.end == Some(Ok(()))
     }
 
     /// Ready while the outbound queue is below its low-water mark.
@@ -274,6 +283,12 @@ impl Stream {
             return self.close();
         }
         self.0.end(&mut self.0.inner.borrow_mut(), true);
+    }
+
+    /// Resets the connection to make place for others. Unlike after `abort`, its session learns it, as an
+    /// error of the stream.
+    pub fn give_way(&self) {
+        self.0.reset_for(&mut self.0.inner.borrow_mut(), StreamError::GaveWay);
     }
 
     /// The error that broke the connection, if it is broken.

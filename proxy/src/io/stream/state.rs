@@ -209,6 +209,22 @@ impl StreamState {
         }
     }
 
+    /// Resets an open connection for this error, which its session is told.
+    pub(in crate::io) fn reset_for(self: &Rc<Self>, inner: &mut Inner, error: StreamError) {
+        if matches!(inner.phase, Phase::Ending { .. } | Phase::Closed) {
+            return;
+        }
+        inner.sending.fail(error);
+        inner.receiving.end = Some(Err(error));
+        let parked = inner.parked;
+        self.end(inner, true);
+        if parked.is_some() {
+            // Unlike the session's own abort this is news to it.
+            inner.parked = parked;
+            self.shared.push_parked(self);
+        }
+    }
+
     pub(super) fn end(self: &Rc<Self>, inner: &mut Inner, reset: bool) {
         inner.end(reset);
         self.mark(inner);

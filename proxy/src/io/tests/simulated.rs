@@ -412,6 +412,53 @@ fn closing_flushes_and_is_bounded() {
     assert_clean(&engine, &sim);
 }
 
+/// Answers each connection with so many bytes and closes it.
+struct Answerer(usize);
+
+impl super::super::Handler for Answerer {
+    fn accepted(&mut self, _: Tag, stream: super::super::Stream) {
+        stream.write(Chunk::from_vec(pattern(1, self.0)));
+        stream.refuse();
+    }
+    fn parked_ready(&mut self, _: super::super::Stream, _: Tag) {}
+    fn timer(&mut self, _: Tag) {}
+    fn command_ready(&mut self) {}
+}
+
+#[test]
+fn no_more_streams_are_closing_than_may_be() {
+    let settings = Settings { closings_max: 4, ..tight() };
+    let faults = Faults { window: 1000, short: false, ..Faults::mild() };
+    let (mut engine, sim) = Sim::engine(6, faults, small(), settings);
+    let listener = sim.listener();
+    engine.add_listener(listener, LISTENER);
+    let mut worker = Answerer(5000);
+    let settle = |engine: &mut _, worker: &mut _| sim.settle(engine, worker, Duration::from_millis(50));
+    // They read nothing, so that the flush does not end.
+    let deaf: Vec<_> = (0..3).map(|_| sim.connect(listener)).collect();
+    settle(&mut engine, &mut worker);
+    // They were answered, and never end their side.
+    worker.0 = 10;
+    let mut answered = Vec::new();
+    for _ in 0..4 {
+        answered.push(sim.connect(listener));
+        settle(&mut engine, &mut worker);
+    }
+    assert_eq!((engine.stats().closings_ended, engine.streams()), (3, 4), "who was answered goes first");
+    assert!(answered.iter().all(|peer| peer.read() == pattern(1, 10) && !peer.is_reset()));
+    // Nobody is left who was answered.
+    worker.0 = 5000;
+    let other = sim.connect_from(std::net::Ipv4Addr::new(192, 0, 2, 9), listener);
+    settle(&mut engine, &mut worker);
+    let more = sim.connect(listener);
+    settle(&mut engine, &mut worker);
+    assert_eq!((engine.stats().closings_ended, engine.streams()), (5, 4));
+    assert!(deaf[0].is_reset() && !deaf[1].is_reset() && !other.is_reset() && !more.is_reset());
+    sim.run(&mut engine, &mut worker, |_| sim.open_sockets() == 0);
+    sim.settle(&mut engine, &mut worker, Duration::from_millis(100));
+    assert_clean(&engine, &sim);
+}
+
 #[test]
 fn a_panic_costs_one_connection() {
     struct Panicky(super::super::Io);

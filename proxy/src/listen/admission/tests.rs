@@ -23,7 +23,7 @@ fn sheds_above_its_bound_and_recovers() {
     let never = || panic!("nobody asks for the source");
     assert_eq!((admission.admit(never), admission.admit(never)), (Ok(PLAIN), Ok(PLAIN)));
     assert_eq!(admission.admit(never), Err(ShedReason::MaxConnections));
-    admission.release(None);
+    admission.release(None, false);
     assert_eq!(admission.admit(never), Ok(PLAIN));
     admission.drain();
     assert_eq!(admission.admit(never), Err(ShedReason::Draining));
@@ -40,7 +40,7 @@ fn workers_share_the_bound_of_a_source() {
         assert_eq!(worker.open(), 1, "what was shed is not held");
         assert!(worker.admit(OTHER).expect("another source").ticket.is_some());
     }
-    workers[0].release(tickets[0]);
+    workers[0].release(tickets[0], false);
     assert!(workers[1].admit(ONE).is_ok());
 }
 
@@ -53,7 +53,7 @@ fn a_source_that_is_known_later_counts_from_then_on() {
     let claimed = admission.claim(source).expect("below the limit");
     assert_eq!(admission.claim(source), Err(ShedReason::ConnectionsPerIp));
     assert_eq!(admission.admit(ONE), Err(ShedReason::ConnectionsPerIp));
-    admission.release(claimed.ticket);
+    admission.release(claimed.ticket, false);
     assert!(admission.admit(ONE).is_ok());
 }
 
@@ -71,7 +71,7 @@ fn a_dry_run_notes_and_admits() {
     let first = admission.admit(ONE).expect("below the limit");
     let second = admission.admit(ONE).expect("a dry run");
     assert_eq!((first.note, second), (None, Admitted { ticket: None, note: Some(Note::AtLimit) }));
-    admission.release(second.ticket);
+    admission.release(second.ticket, false);
     assert_eq!(
         admission.admit(ONE).expect("a dry run").note,
         Some(Note::AtLimit),

@@ -9,6 +9,7 @@ use crate::exchange::{Outcome, answer, outcome};
 use crate::http::h1::{Parsed, Recipient, RequestDecoder};
 use crate::http::message::RequestHead;
 use crate::io::Chunk;
+use crate::session::crowd::Beginning;
 use crate::session::record::Logged;
 use crate::session::seat::Seat;
 use crate::time::Time;
@@ -32,15 +33,15 @@ pub(super) async fn read_head(
     due: Time,
 ) -> Result<(RequestHead, bool), HeadEnd> {
     let limits = seat.listener.limits.head(&seat.listener.reading);
-    let mut kept = Vec::new();
+    let mut kept = Beginning::default();
     loop {
         // A head that lies in one piece, as most do, is parsed in place.
-        let before = kept.len();
+        let before = kept.bytes().len();
         let parsed = if before == 0 {
             decoder.parse(input, &limits)
         } else {
-            kept.extend_from_slice(input);
-            decoder.parse(&kept, &limits)
+            kept.keep(seat, input);
+            decoder.parse(kept.bytes(), &limits)
         };
         match parsed.map_err(|error| HeadEnd::Refused(error.refusal()))? {
             Parsed::Head { head, consumed, keep_alive } => {
@@ -52,13 +53,13 @@ pub(super) async fn read_head(
                 }
                 return Ok((head, keep_alive));
             }
-            Parsed::NeedMore if before == 0 => kept.extend_from_slice(input),
+            Parsed::NeedMore if before == 0 => kept.keep(seat, input),
             Parsed::NeedMore => {}
         }
         *input = Chunk::default();
         match seat.worker.io.timeout_at(due, seat.stream.read()).await {
             Ok(Ok(Some(chunk))) => *input = chunk,
-            Ok(Ok(None)) if kept.is_empty() => return Err(HeadEnd::Closed),
+            Ok(Ok(None)) if kept.bytes().is_empty() => return Err(HeadEnd::Closed),
             Ok(Ok(None) | Err(_)) => return Err(HeadEnd::Aborted),
             Err(_) => return Err(HeadEnd::Refused(RefusalReason::RequestTimeout)),
         }

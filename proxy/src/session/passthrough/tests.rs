@@ -7,7 +7,7 @@ use super::{NOT_TLS, Protocol};
 use crate::config::model;
 use crate::counters::{Counter, Plain};
 use crate::error::CloseReason;
-use crate::io::simulated::{Faults, Memory, Peer};
+use crate::io::simulated::{Faults, Peer};
 use crate::listen::Listener;
 use crate::proxy_protocol::{self, Header, Parsed};
 use crate::route::model::{Action, Route};
@@ -253,24 +253,6 @@ fn a_stop_ends_a_hello_that_is_under_way() {
     settle(&mut bench, 50);
     assert!(client.is_reset());
     assert_eq!(bench.value(Counter::Closed(CloseReason::Stopped)), 1);
-    bench.run_out();
-    bench.check_freed("");
-}
-
-#[test]
-fn a_hello_takes_its_share_of_the_budget_or_ends() {
-    let memory = Memory { budget: 1 << 10, ..Memory::default() };
-    let mut bench = Bench::with_memory(1, Faults { short: false, ..Faults::mild() }, config(true), memory);
-    bench.sim.origin(origin_address(1));
-    let (first, second) = (bench.sim.connect(bench.listener), bench.sim.connect(bench.listener));
-    for client in [&first, &second] {
-        client.write(&hello("a.example")[..400]);
-        settle(&mut bench, 50);
-    }
-    assert!(!first.is_ended() && second.is_ended());
-    assert_eq!(bench.value(Counter::Closed(CloseReason::Overloaded)), 1);
-    first.close();
-    second.close();
     bench.run_out();
     bench.check_freed("");
 }

@@ -145,6 +145,7 @@ fn every_cell_is_encoded_once() {
         .chain(CloseReason::ALL.iter().map(|&reason| Counter::Closed(reason)))
         .chain(RefusalReason::ALL.iter().map(|&reason| Counter::Refused(reason)))
         .chain(ShedReason::ALL.iter().map(|&reason| Counter::Shed(reason)))
+        .chain(Crowded::ALL.iter().map(|&reason| Counter::GaveWay(reason)))
         .chain(PoolCloseReason::ALL.iter().map(|&reason| Counter::PoolClosed(reason)))
         .chain(HandshakeKind::ALL.iter().map(|&kind| Counter::Handshake(kind)))
         .chain(HandshakeFailure::ALL.iter().map(|&reason| Counter::HandshakeFailed(reason)))

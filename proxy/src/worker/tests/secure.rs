@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 
+use crate::config::model;
 use crate::counters::{Counter, Plain};
 use crate::error::{CloseReason, HandshakeFailure, HandshakeKind, RefusalReason};
 use crate::io::simulated::{Faults, Memory, Peer};
@@ -25,7 +26,7 @@ pub(super) const NAME: &str = "edge.test";
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A worker whose listener speaks https, and what its clients trust.
-fn bench(seed: u64, faults: Faults, max_handshakes: usize) -> (Bench, Arc<ClientConfig>) {
+pub(super) fn bench(seed: u64, faults: Faults, max_handshakes: usize) -> (Bench, Arc<ClientConfig>) {
     bench_with_memory(seed, faults, max_handshakes, Memory::default())
 }
 
@@ -35,13 +36,24 @@ fn bench_with_memory(
     max_handshakes: usize,
     memory: Memory,
 ) -> (Bench, Arc<ClientConfig>) {
+    let (config, trust) = config(max_handshakes);
+    let bench = Bench::with_memory(seed, faults, config, memory);
+    serve(&bench);
+    (bench, trust)
+}
+
+/// A configuration whose listener speaks https, and what its clients trust.
+pub(super) fn config(max_handshakes: usize) -> (model::Config, Arc<ClientConfig>) {
     let authority = Authority::new("Test CA");
     let mut config = testing::config(&[origin_address(1)]);
     let listener = Arc::make_mut(&mut config.listeners[0]);
     listener.protocol = Protocol::Https;
     listener.tls = Some(server(&authority, max_handshakes));
-    let bench = Bench::with_memory(seed, faults, config, memory);
-    // Echoes bodies.
+    (config, trust(&authority))
+}
+
+/// An origin that echoes bodies.
+pub(super) fn serve(bench: &Bench) {
     bench.sim.serve(origin_address(1), || {
         let mut received = Vec::new();
         Box::new(move |peer: &Peer| {
@@ -65,7 +77,6 @@ fn bench_with_memory(
             }
         })
     });
-    (bench, trust(&authority))
 }
 
 /// A server with a certificate of this authority.
@@ -96,15 +107,15 @@ pub(super) fn trust(authority: &Authority) -> Arc<ClientConfig> {
 }
 
 #[derive(Default)]
-struct Seen {
-    plain: Vec<u8>,
+pub(super) struct Seen {
+    pub(super) plain: Vec<u8>,
     is_over: bool,
     /// It said that it sends nothing more.
     is_announced: bool,
 }
 
 /// A client that says this, reads, and closes once it has seen so many bytes, and last the body `last`.
-fn converse(
+pub(super) fn converse(
     peer: &Peer,
     config: &Arc<ClientConfig>,
     bytes: Vec<u8>,
@@ -171,7 +182,7 @@ fn converse_in_pieces(
     seen
 }
 
-fn post(body: &[u8]) -> Vec<u8> {
+pub(super) fn post(body: &[u8]) -> Vec<u8> {
     [format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body]
         .concat()
 }
@@ -261,30 +272,10 @@ fn a_handshake_has_its_time_and_no_more() {
         let took = bench.sim.now().since(begun);
         assert!((TIMEOUT..TIMEOUT + Duration::from_secs(1)).contains(&took), "{took:?}");
         assert_eq!(bench.value(Counter::HandshakeFailed(HandshakeFailure::Timeout)), 1);
-        assert_eq!(bench.events.worker().handshakes.open(), 0);
+        assert_eq!(bench.events.worker().crowd.handshakes(), 0);
         bench.run_out();
         bench.check_freed("");
     }
-}
-
-#[test]
-fn no_more_handshakes_than_max_handshakes_are_under_way() {
-    let (mut bench, config) = bench(1, Faults::mild(), 2);
-    let slow: Vec<_> = (0..3).map(|_| bench.sim.connect(bench.listener)).collect();
-    for client in &slow {
-        client.write(&[22, 3, 1]);
-    }
-    bench.run_until(|events| {
-        events.worker().counters.value(Counter::HandshakeFailed(HandshakeFailure::TooMany)) == 1
-    });
-    assert_eq!(bench.events.worker().handshakes.open(), 2);
-    bench.run_out();
-    assert_eq!(slow.iter().filter(|client| client.is_reset()).count(), 3);
-    assert_eq!(bench.value(Counter::HandshakeFailed(HandshakeFailure::Timeout)), 2);
-    let seen = converse(&bench.sim.connect(bench.listener), &config, post(b"x"), 20, b"\r\n\r\nx");
-    bench.run_out();
-    assert!(seen.borrow().plain.ends_with(b"x"), "there is room again");
-    bench.check_freed("");
 }
 
 #[test]

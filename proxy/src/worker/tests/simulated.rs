@@ -518,13 +518,15 @@ fn a_client_that_vanishes_is_a_socket_error() {
 }
 
 #[test]
-fn connections_above_the_bound_are_shed() {
+fn connections_above_the_bound_take_the_places_of_silent_ones() {
     let mut bench = bench();
-    let clients: Vec<_> = (0..105).map(|_| bench.sim.connect(bench.listener)).collect();
-    bench.run_until(|events| events.worker().counters.value(Plain::Accepted) == 105);
-    assert_eq!(bench.events.worker().sessions.open(), 100);
-    assert_eq!(bench.value(Counter::Shed(ShedReason::MaxConnections)), 5);
+    let mut clients: Vec<_> = (0..100).map(|_| bench.sim.connect(bench.listener)).collect();
     bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+    clients.extend((0..5).map(|_| bench.sim.connect(bench.listener)));
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(100));
+    assert_eq!(bench.events.worker().sessions.open(), 100);
+    assert_eq!(bench.value(Counter::Shed(ShedReason::MaxConnections)), 0);
+    assert_eq!(bench.value(Counter::Closed(CloseReason::GaveWay)), 5);
     assert_eq!(clients.iter().filter(|client| client.is_reset()).count(), 5);
     clients.iter().for_each(Peer::close);
     bench.run_out();
@@ -556,6 +558,7 @@ fn a_connection_that_breaks_ends_for_what_broke_it() {
     for (error, reason) in [
         (StreamError::Reset, CloseReason::ClientAborted),
         (StreamError::Evicted, CloseReason::Overloaded),
+        (StreamError::GaveWay, CloseReason::GaveWay),
         (StreamError::Os(libc::EHOSTUNREACH), CloseReason::SocketError),
     ] {
         assert_eq!(crate::session::table::broken(error, CloseReason::ClientAborted), reason);
