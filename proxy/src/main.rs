@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 fn run(path: &Path, allow_key_log: bool) -> ExitCode {
-    let loaded = match load(path) {
+    let loaded = match load(path, false) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
@@ -66,7 +66,7 @@ fn run(path: &Path, allow_key_log: bool) -> ExitCode {
 }
 
 fn check(path: &Path) -> ExitCode {
-    match load(path) {
+    match load(path, true) {
         Ok(loaded) => {
             // Whether an interface is there depends on the host that will run it; what is there can be told.
             for name in &loaded.config.guard.interfaces {
@@ -82,7 +82,7 @@ fn check(path: &Path) -> ExitCode {
 }
 
 fn show_plan(path: &Path, root: &Path) -> ExitCode {
-    let loaded = match load(path) {
+    let loaded = match load(path, true) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
@@ -102,15 +102,16 @@ fn show_plan(path: &Path, root: &Path) -> ExitCode {
     }
 }
 
-/// Loads a configuration and prints its errors and warnings.
-fn load(path: &Path) -> Result<Loaded, ExitCode> {
+/// Loads a configuration and prints its errors, and its warnings if that is wanted.
+fn load(path: &Path, prints_warnings: bool) -> Result<Loaded, ExitCode> {
     // A core dump must not hold the private keys that are read now. Where the call fails, no dump was to be
     // had anyway.
     let _ = nix::sys::prctl::set_dumpable(false);
     let render = |diagnostics: &Diagnostics| diagnostics.render(std::io::stderr().is_terminal());
     match config::load(path) {
         Ok(loaded) => {
-            if !loaded.warnings.is_empty() {
+            // A supervisor logs them.
+            if !loaded.warnings.is_empty() && prints_warnings {
                 eprintln!("{}", render(&loaded.warnings));
             }
             Ok(loaded)

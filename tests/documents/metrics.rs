@@ -80,7 +80,17 @@ fn families(scrape: &str) -> Vec<Family> {
 const GROUPS: &[(&str, &[&str])] = &[
     (
         "Clients",
-        &["connections_", "requests_", "request_", "responses_", "tunnels_", "downstream_", "session_"],
+        &[
+            "connections_",
+            "accept_",
+            "listeners_",
+            "requests_",
+            "request_",
+            "responses_",
+            "tunnels_",
+            "downstream_",
+            "session_",
+        ],
     ),
     ("TLS with clients", &["tls_", "certificate_", "crl_"]),
     ("Upstreams", &["upstream_"]),

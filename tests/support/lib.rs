@@ -25,6 +25,7 @@ pub mod openmetrics;
 pub mod origin;
 pub mod pattern;
 pub mod peer;
+pub mod pidfd;
 pub mod ports;
 pub mod process;
 pub mod skip;

@@ -447,6 +447,13 @@ impl Resolver<'_> {
 
     fn check_admin(&self, admin: Option<&At<SocketAddr>>, listeners: &[schema::Listener]) {
         let Some(At { value: admin, span }) = admin else { return };
+        if !admin.ip().to_canonical().is_loopback() {
+            let message = format!(
+                "{admin} is beyond loopback: everybody who reaches it reads metrics and status, without a \
+                 password; guard it by a firewall, or use 127.0.0.1"
+            );
+            self.context.warn("admin.address", span.clone(), message);
+        }
         for listener in listeners {
             if let Some(taken) = listener
                 .addresses

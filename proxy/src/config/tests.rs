@@ -274,6 +274,9 @@ fn values_other_than_the_defaults_are_taken() {
 fn suspicious_files_get_warnings() {
     let with = |before: &str| warnings(&format!("{before}{BASE}"));
     assert_eq!(with(""), Vec::<String>::new());
+    for loopback in ["127.0.0.9:9901", "[::1]:9901", "[::ffff:127.0.0.1]:9901", ""] {
+        assert_eq!(with(&format!("[admin]\naddress = \"{loopback}\"\n")), Vec::<String>::new());
+    }
     for (toml, words) in [
         ("[process]\nuser = \"root\"\n", "3:8: warning: `process.user`: the data plane".replace("3:", "2:")),
         (
@@ -283,6 +286,14 @@ fn suspicious_files_get_warnings() {
         (
             "[guard]\ndeny = [\"10.0.0.0/8\"]\n",
             "2:9: warning: `guard.interfaces`: no interface is guarded".to_owned(),
+        ),
+        (
+            "[admin]\naddress = \"[::]:9901\"\n",
+            "2:11: warning: `admin.address`: [::]:9901 is beyond loopback".to_owned(),
+        ),
+        (
+            "[admin]\naddress = \"192.0.2.1:9901\"\n",
+            "2:11: warning: `admin.address`: 192.0.2.1:9901 is beyond loopback".to_owned(),
         ),
         (
             "[guard]\ninterfaces = [\"lo\"]\nallow = [\"::1\"]\ndeny = [\"::1/128\"]\n",

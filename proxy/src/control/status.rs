@@ -161,6 +161,9 @@ pub struct SupervisorStatus {
     /// Data planes that died or were killed, by reason.
     #[serde(default)]
     pub deaths: BTreeMap<String, u64>,
+    /// Listening sockets that another process shut down, and that listen again.
+    #[serde(default)]
+    pub listeners_restored: u64,
     /// The guard.
     pub guard: GuardStatus,
     /// Steering.

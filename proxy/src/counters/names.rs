@@ -37,6 +37,12 @@ pub enum Kind {
 plain! {
     /// Connections accepted.
     Accepted = Counter "sluice_connections_accepted" "Downstream connections accepted",
+    /// Listening sockets that stopped to take accepts.
+    AcceptFailures = Counter "sluice_accept_failures" "Times that a listening socket took no accept any \
+        more: it was shut down, or made non-blocking",
+    /// Listening sockets that take no accept now.
+    ListenersFailing = Gauge "sluice_listeners_failing" "Listening sockets that take no accept now; not \
+        ready meanwhile",
     /// Connections open now.
     Open = Gauge "sluice_connections_open" "Downstream connections open now",
     /// Requests whose head was parsed.

@@ -1,7 +1,7 @@
 //! The control thread: tokio on one thread, with the channel to the supervisor, the workers' events and the
 //! admin endpoints. It never touches a client's bytes, and nothing in it can delay a worker.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
@@ -24,6 +24,7 @@ use crate::control::messages::{ToDataPlane, ToSupervisor};
 use crate::control::{now, sealed};
 use crate::telemetry::admin::{self, AdminState, Sources};
 use crate::telemetry::logging;
+use crate::time::Time;
 use crate::tls::tickets::Keys;
 
 /// Questions to the supervisor that may wait for an answer; also the room of the queue that they come
@@ -31,6 +32,8 @@ use crate::tls::tickets::Keys;
 pub const QUESTIONS_MAX: usize = 32;
 /// Messages to the supervisor that may wait for room in the channel.
 const QUEUED_MAX: usize = 64;
+/// After so long without an answer the supervisor is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// How often a drain looks whether the workers have stopped accepting.
 const DRAIN_TICK: Duration = Duration::from_millis(5);
 /// How often it looks whether the workers have let go of a replaced configuration.
@@ -62,8 +65,13 @@ pub struct Control {
     view: Arc<View>,
     commands: Vec<CommandSender>,
     questions: mpsc::Receiver<Question>,
-    /// Asked of the supervisor, by id.
-    open: BTreeMap<u64, Question>,
+    /// Asked of the supervisor.
+    asked: Vec<Question>,
+    /// The number of that question, and when it was asked; `None`: none is open. One at a time, so that many
+    /// scrapes cost the supervisor no more than one.
+    open: Option<(u64, Time)>,
+    /// To be asked next: the answer that is on its way may be older than they are.
+    next: Vec<Question>,
     next_id: u64,
     queue: VecDeque<(ToSupervisor, Option<OwnedFd>)>,
     ready: usize,
@@ -94,7 +102,9 @@ impl Control {
             view,
             commands,
             questions,
-            open: BTreeMap::new(),
+            asked: Vec::new(),
+            open: None,
+            next: Vec::new(),
             next_id: 0,
             queue: VecDeque::new(),
             ready: 0,
@@ -203,9 +213,12 @@ impl Control {
             ToDataPlane::Degraded { lacks } => self.view.lacks.store(Arc::new(lacks)),
             ToDataPlane::AskStatus { id } => self.answer(id),
             ToDataPlane::SupervisorStatus { id, status } => {
-                if let Some(question) = self.open.remove(&id) {
-                    // The asker may have given up.
-                    let _ = question.send(*status);
+                if self.open.take_if(|(open, _)| *open == id).is_some() {
+                    for question in std::mem::take(&mut self.asked) {
+                        // The asker may have given up.
+                        let _ = question.send((*status).clone());
+                    }
+                    self.ask_next();
                 }
             }
             ToDataPlane::Start(_) => warn!("the supervisor repeats the handoff; ignored"),
@@ -258,12 +271,24 @@ impl Control {
     }
 
     fn ask(&mut self, question: Question) {
-        self.open.retain(|_, open| !open.is_closed());
-        if self.open.len() < QUESTIONS_MAX {
-            self.next_id += 1;
-            self.open.insert(self.next_id, question);
-            self.say(ToSupervisor::AskStatus { id: self.next_id }, None);
+        self.asked.retain(|question| !question.is_closed());
+        self.next.retain(|question| !question.is_closed());
+        if self.asked.len() + self.next.len() < QUESTIONS_MAX {
+            self.next.push(question);
+            self.ask_next();
         }
+    }
+
+    /// Asks for all who wait, unless an answer is on its way.
+    fn ask_next(&mut self) {
+        let is_open = self.open.is_some_and(|(_, at)| now().since(at) < ASK_AGAIN);
+        if is_open || self.next.is_empty() {
+            return;
+        }
+        self.next_id += 1;
+        self.open = Some((self.next_id, now()));
+        self.asked.append(&mut self.next);
+        self.say(ToSupervisor::AskStatus { id: self.next_id }, None);
     }
 
     async fn take_event(&mut self, event: WorkerEvent) -> Result<(), ControlError> {

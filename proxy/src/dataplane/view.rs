@@ -57,7 +57,7 @@ pub struct View {
     pub snapshot: AtomicU64,
     /// Index = worker.
     pub workers: Vec<Watched>,
-    /// Every worker accepts, or did.
+    /// Every worker accepts, or did once.
     pub ready: AtomicBool,
     /// Asked to drain or to stop.
     pub draining: AtomicBool,
@@ -75,6 +75,12 @@ impl View {
             worker.ended.load(Ordering::Relaxed) || worker.slot.view().state == SLOT_DRAINING
         };
         self.workers.iter().all(is_done)
+    }
+
+    /// Whether every worker accepts on all of its listening sockets.
+    fn accepts(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+            && self.workers.iter().all(|worker| worker.counters.value(Plain::ListenersFailing) == 0)
     }
 
     fn reasons(&self) -> ReasonStatus {
@@ -190,7 +196,7 @@ impl Sources for View {
             pid: std::process::id(),
             generation: self.start.generation,
             snapshot: self.snapshot.load(Ordering::Relaxed),
-            ready: self.ready.load(Ordering::Relaxed) && !draining,
+            ready: self.accepts() && !draining,
             draining,
             workers: self
                 .workers

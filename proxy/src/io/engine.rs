@@ -52,6 +52,8 @@ pub struct Stats {
     pub buffers_loaned: u64,
     /// Bytes of the buffer budget in use now.
     pub budget_bytes: u64,
+    /// Listening sockets that take no accept now.
+    pub listeners_failing: u64,
 }
 
 /// The worker's answers to events.
@@ -69,8 +71,11 @@ pub trait Handler {
     fn before_sleep(&mut self) {}
     /// The loop is back.
     fn after_wake(&mut self, _now: Time) {}
-    /// An accept failed; EMFILE too when the engine had no slot left.
+    /// An accept failed for one connection; EMFILE too when the engine had no slot left.
     fn accept_failed(&mut self, _errno: i32) {}
+    /// The listening socket itself takes no accept any more: somebody who holds it too has shut it down, say.
+    /// The engine tries on.
+    fn listener_failed(&mut self, _listener: Tag) {}
 }
 
 /// One worker's engine. Everything it made lives on its thread.
@@ -83,6 +88,8 @@ pub struct Engine<R: Ring> {
     watches: Vec<OwnedFd>,
     completions: Vec<Completion>,
     fired: Vec<Alarm>,
+    /// Listening sockets that take no accept.
+    failing: usize,
     accepted: u64,
     stale: u64,
     completed: Cell<u64>,
@@ -92,6 +99,10 @@ struct Listening<L> {
     listener: L,
     tag: Tag,
     accept: Accept,
+    /// The socket itself takes no accept, as far as is known.
+    is_failing: bool,
+    /// Its alarm is set.
+    is_resting: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +117,12 @@ pub(super) enum Accept {
     Cancelled,
     /// In flight for the last time: it goes on until the listening socket is shut down, or it is cancelled.
     Last,
+}
+
+/// Errors of accept(2) that concern the listening socket and not a connection: it does not listen, or was
+/// made non-blocking, or is none.
+const fn is_of_the_listener(errno: i32) -> bool {
+    matches!(errno, libc::EINVAL | libc::EAGAIN | libc::EBADF | libc::ENOTSOCK | libc::EOPNOTSUPP)
 }
 
 impl<R: Ring> Engine<R> {
@@ -128,6 +145,7 @@ impl<R: Ring> Engine<R> {
             watches: Vec::new(),
             completions: Vec::new(),
             fired: Vec::new(),
+            failing: 0,
             accepted: 0,
             stale: 0,
             completed: Cell::new(0),
@@ -142,7 +160,13 @@ impl<R: Ring> Engine<R> {
 
     /// Accepts on a listening socket from the next turn on. Nobody else may have an accept armed on it.
     pub fn add_listener(&mut self, listener: R::Listener, tag: Tag) {
-        self.listeners.push(Listening { listener, tag, accept: Accept::Resting });
+        self.listeners.push(Listening {
+            listener,
+            tag,
+            accept: Accept::Resting,
+            is_failing: false,
+            is_resting: false,
+        });
         self.arm_accept(self.listeners.len() - 1);
     }
 
@@ -269,6 +293,7 @@ impl<R: Ring> Engine<R> {
             streams: self.streams() as u64,
             buffers_loaned: pool.loaned() as u64,
             budget_bytes: pool.budget_used() as u64,
+            listeners_failing: self.failing as u64,
         }
     }
 
@@ -364,12 +389,17 @@ impl<R: Ring> Engine<R> {
             match self.adopt(completion.result) {
                 Ok(stream) => {
                     self.accepted += 1;
+                    self.set_failing(index, false);
                     handler.accepted(tag, stream);
                 }
                 Err(errno) => handler.accept_failed(errno),
             }
         } else if errno != libc::ECANCELED && self.listeners[index].accept != Accept::Cancelled {
-            handler.accept_failed(errno);
+            if !is_of_the_listener(errno) {
+                handler.accept_failed(errno);
+            } else if self.set_failing(index, true) {
+                handler.listener_failed(tag);
+            }
         }
         if self.listeners[index].accept == Accept::Resting {
             let backoff = match errno {
@@ -377,7 +407,35 @@ impl<R: Ring> Engine<R> {
                 1.. if errno != libc::ECANCELED => ACCEPT_BACKOFF,
                 _ => return self.arm_accept(index),
             };
-            self.shared.arm(self.shared.now.get() + backoff, Alarm::Listener(index));
+            self.rest_listener(index, backoff);
+        }
+    }
+
+    fn rest_listener(&mut self, index: usize, time: Duration) {
+        if !std::mem::replace(&mut self.listeners[index].is_resting, true) {
+            self.shared.arm(self.shared.now.get() + time, Alarm::Listener(index));
+        }
+    }
+
+    /// Returns whether that is news.
+    fn set_failing(&mut self, index: usize, is_failing: bool) -> bool {
+        let before = std::mem::replace(&mut self.listeners[index].is_failing, is_failing);
+        if before != is_failing {
+            self.failing = if is_failing { self.failing + 1 } else { self.failing - 1 };
+        }
+        before != is_failing
+    }
+
+    /// The rest of a listener is over. If its socket failed before, an accept that is still in flight after
+    /// another rest shows that it takes accepts again.
+    fn listener_rested(&mut self, index: usize) {
+        self.listeners[index].is_resting = false;
+        if self.listeners[index].accept == Accept::Armed {
+            self.set_failing(index, false);
+        }
+        self.arm_accept(index);
+        if self.listeners[index].is_failing {
+            self.rest_listener(index, ACCEPT_BACKOFF);
         }
     }
 
@@ -414,7 +472,7 @@ impl<R: Ring> Engine<R> {
                         self.flow.close_timed_out(&state);
                     }
                 }
-                Alarm::Listener(index) => self.arm_accept(index),
+                Alarm::Listener(index) => self.listener_rested(index),
             }
         }
         self.fired = fired;

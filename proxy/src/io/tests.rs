@@ -30,6 +30,7 @@ pub(super) struct Worker {
     pub(super) session: Session,
     pub(super) accepted: usize,
     pub(super) accept_failures: usize,
+    pub(super) listener_failures: usize,
     pub(super) commands: usize,
     pub(super) timers: Vec<Tag>,
     pub(super) ready: Vec<(Stream, Tag)>,
@@ -42,6 +43,7 @@ impl Worker {
             session,
             accepted: 0,
             accept_failures: 0,
+            listener_failures: 0,
             commands: 0,
             timers: Vec::new(),
             ready: Vec::new(),
@@ -84,6 +86,10 @@ impl Handler for Worker {
 
     fn accept_failed(&mut self, _errno: i32) {
         self.accept_failures += 1;
+    }
+
+    fn listener_failed(&mut self, _listener: Tag) {
+        self.listener_failures += 1;
     }
 }
 

@@ -6,15 +6,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname,
-    listen, setsockopt, shutdown, socket, sockopt,
+    getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 
 use super::defer::defer_accept;
 use super::identity::{ListenKey, Transport};
 use super::model::Listener;
 use super::set::Listeners;
+
+/// Connections that wait for the admin endpoints.
+const ADMIN_BACKLOG: u32 = 64;
 
 /// Why an address is not listened on.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,43 @@ pub struct Bound {
     pub key: ListenKey,
     /// Index = worker.
     pub sockets: Vec<OwnedFd>,
+    group: Group,
+}
+
+impl Bound {
+    /// Has every socket listen that does not, and takes back what else its other holders may have changed.
+    /// Returns how many did not listen and do now.
+    ///
+    /// # Errors
+    /// Of the first socket that cannot listen; the others are mended.
+    pub fn mend(&self) -> (usize, nix::Result<()>) {
+        let (mut mended, mut outcome) = (0, Ok(()));
+        for fd in &self.sockets {
+            match self.group.mend(fd) {
+                Ok(listened) => mended += usize::from(!listened),
+                Err(errno) => outcome = outcome.and(Err(errno)),
+            }
+        }
+        (mended, outcome)
+    }
+}
+
+/// The same for the admin listener, whose holder may have it non-blocking. Returns whether it listened.
+///
+/// # Errors
+/// When it cannot listen.
+pub fn mend_admin(address: SocketAddr, fd: &OwnedFd) -> nix::Result<bool> {
+    let listened = listens(fd, address);
+    if !listened {
+        listen(fd, backlog(ADMIN_BACKLOG))?;
+    }
+    Ok(listened)
+}
+
+/// Whether a socket listens, on the port of this address.
+fn listens(fd: &OwnedFd, address: SocketAddr) -> bool {
+    getsockopt(fd, sockopt::AcceptConn) == Ok(true)
+        && local_address(fd.as_fd(), address).is_ok_and(|found| found == address)
 }
 
 /// Binds and listens on every address of every listener, once per worker.
@@ -63,9 +104,9 @@ pub fn bind_all(listeners: &Listeners, workers: usize) -> Result<Vec<Bound>, Bin
                 backlog: backlog(listener.backlog),
                 defer_accept: listener.defer_accept,
             };
-            let (address, sockets) = group.bind(workers).map_err(error)?;
-            let key = ListenKey { listener: id, address, transport: Transport::Tcp };
-            bound.push(Bound { key, sockets });
+            let (group, sockets) = group.bind(workers).map_err(error)?;
+            let key = ListenKey { listener: id, address: group.address, transport: Transport::Tcp };
+            bound.push(Bound { key, sockets, group });
         }
     }
     Ok(bound)
@@ -77,7 +118,7 @@ pub fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindErro
     let make = || {
         let fd = open(address, is_v6only(address, &[address]))?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-        listen(&fd, backlog(64))?;
+        listen(&fd, backlog(ADMIN_BACKLOG))?;
         Ok((local_address(fd.as_fd(), address)?, fd))
     };
     make().map_err(error)
@@ -118,6 +159,7 @@ fn backlog(wanted: u32) -> Backlog {
 }
 
 /// The settings that the sockets of one address share.
+#[derive(Clone, Copy, Debug)]
 struct Group {
     address: SocketAddr,
     v6only: bool,
@@ -126,7 +168,8 @@ struct Group {
 }
 
 impl Group {
-    fn bind(&self, workers: usize) -> nix::Result<(SocketAddr, Vec<OwnedFd>)> {
+    /// The group with the port that the kernel chose, if that was left to it.
+    fn bind(self, workers: usize) -> nix::Result<(Self, Vec<OwnedFd>)> {
         // A socket without SO_REUSEPORT first: it finds out whether anybody has the port, another Sluice of
         // the same user included, whose group ours would join without a word. It is closed before the group
         // is bound.
@@ -134,21 +177,38 @@ impl Group {
         bind(probe.as_raw_fd(), &SockaddrStorage::from(self.address))?;
         let address = local_address(probe.as_fd(), self.address)?;
         drop(probe);
-        let mut sockets = Vec::with_capacity(workers);
-        for _ in 0..workers {
-            let fd = open(address, self.v6only)?;
-            setsockopt(&fd, sockopt::ReusePort, &true)?;
-            bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-            sockets.push(fd);
-        }
+        let group = Self { address, ..self };
+        let sockets: Vec<OwnedFd> = (0..workers).map(|_| group.join()).collect::<nix::Result<_>>()?;
         // Listening begins when all are bound, so the group is whole before the first connection.
-        for fd in &sockets {
-            if self.defer_accept {
-                defer_accept(fd)?;
-            }
-            listen(fd, self.backlog)?;
+        sockets.iter().try_for_each(|fd| group.listen(fd))?;
+        Ok((group, sockets))
+    }
+
+    /// A socket of the group, bound.
+    fn join(&self) -> nix::Result<OwnedFd> {
+        let fd = open(self.address, self.v6only)?;
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(self.address))?;
+        Ok(fd)
+    }
+
+    /// On a socket that listens already, it sets the backlog.
+    fn listen(&self, fd: &OwnedFd) -> nix::Result<()> {
+        if self.defer_accept {
+            defer_accept(fd)?;
         }
-        Ok((address, sockets))
+        listen(fd, self.backlog)
+    }
+
+    /// Whether the socket listened. A socket that was shut down keeps its port, and its place in the group.
+    fn mend(&self, fd: &OwnedFd) -> nix::Result<bool> {
+        let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+        if flags.contains(OFlag::O_NONBLOCK) {
+            fcntl(fd, FcntlArg::F_SETFL(flags.difference(OFlag::O_NONBLOCK)))?;
+        }
+        let listened = listens(fd, self.address);
+        self.listen(fd)?;
+        Ok(listened)
     }
 }
 

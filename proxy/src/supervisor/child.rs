@@ -7,9 +7,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child as Process, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
+use nix::poll::PollFlags;
 use tracing::warn;
 
+use super::allowance::Allowance;
 use super::estate::Estate;
 use super::privileges::Identity;
 use super::watchdog::Watchdog;
@@ -20,6 +23,10 @@ use crate::time::Time;
 
 /// Messages that may wait beside the handoff. A data plane that lets more pile up gets no answers.
 const QUEUED_MAX: usize = 64;
+
+/// Messages that are read of a data plane: so many at once, then one in so long. An honest one sends far
+/// less; one that was taken over shall not take the supervisor's CPU with it.
+const MESSAGES: Allowance = Allowance::new(64, Duration::from_millis(25));
 
 /// A data plane, alive or not yet reaped.
 #[derive(Debug)]
@@ -34,6 +41,7 @@ pub struct Child {
     pub hung_up: Option<Time>,
     /// Whether it works.
     pub watchdog: Watchdog,
+    messages: Allowance,
 }
 
 #[derive(Debug)]
@@ -84,6 +92,7 @@ impl Child {
             queue,
             hung_up: None,
             watchdog: Watchdog::default(),
+            messages: MESSAGES,
         })
     }
 
@@ -93,10 +102,24 @@ impl Child {
         self.process.id()
     }
 
-    /// Descriptors to poll: the channel, and whether something waits to be written.
+    /// What to poll: the channel, and for which events. `None`: nothing now.
     #[must_use]
-    pub fn interest(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        self.channel.as_ref().map(|channel| (channel.as_fd(), !self.queue.is_empty()))
+    pub fn interest(&self, now: Time) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::POLLIN, self.messages.next() <= now);
+        events.set(PollFlags::POLLOUT, !self.queue.is_empty());
+        self.channel.as_ref().filter(|_| !events.is_empty()).map(|channel| (channel.as_fd(), events))
+    }
+
+    /// When its next message is read at the earliest; `None`: when it comes.
+    #[must_use]
+    pub fn next_message(&self, now: Time) -> Option<Time> {
+        Some(self.messages.next()).filter(|next| *next > now)
+    }
+
+    /// It is dead: its last words are read, however much it said before.
+    pub fn lift_limits(&mut self) {
+        self.messages = MESSAGES;
     }
 
     /// Queues an order: it goes out although answers pile up.
@@ -153,9 +176,14 @@ impl Child {
     /// # Errors
     /// When the data plane breaks the protocol.
     pub fn receive(&mut self, now: Time) -> Result<Option<Received<ToSupervisor>>, ChannelError> {
-        let Some(channel) = &self.channel else { return Ok(None) };
+        let Some(channel) = self.channel.as_ref().filter(|_| self.messages.next() <= now) else {
+            return Ok(None);
+        };
         match channel.receive(1) {
-            Ok(received) => Ok(Some(received)),
+            Ok(received) => {
+                self.messages.take(now);
+                Ok(Some(received))
+            }
             Err(ChannelError::WouldBlock) => Ok(None),
             Err(ChannelError::Closed) => {
                 self.hang_up(now);

@@ -30,10 +30,12 @@ use crate::listen::{ListenKey, ListenerIds, Listeners};
 use crate::supervisor::key_log::KeyLog;
 use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
+use crate::supervisor::sentry::Sentry;
 use crate::supervisor::tickets::TicketRing;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 
 mod guarding;
+mod listeners;
 mod programs;
 
 use self::guarding::Guarding;
@@ -130,6 +132,12 @@ pub struct Estate {
     pub listeners: ListenerIds,
     bound: Vec<Bound>,
     admin: Option<(SocketAddr, OwnedFd)>,
+    /// Over all of these sockets.
+    sentry: Sentry,
+    /// They were shut down for good.
+    is_retired: bool,
+    /// Listening sockets that were shut down by somebody else, and mended.
+    pub listeners_restored: u64,
     /// They outlive every data plane.
     pub counters: CountersMemory,
     programs: Option<Programs>,
@@ -187,17 +195,14 @@ impl Estate {
             info!(listener = listeners.name(key.listener), address = %key.address, "listening");
         }
         let admin = config.admin.address.map(sockets::bind_admin).transpose()?;
+        let sentry = Sentry::new().map_err(|error| EstateError::Io("epoll", error.into()))?;
         let files = files
             .iter()
             .map(Sealed::new)
             .collect::<io::Result<_>>()
             .map_err(|error| EstateError::Io("memfd", error))?;
         let counters = CountersMemory::create(workers).map_err(|error| EstateError::Io("counters", error))?;
-        let slots = match &programs {
-            Some(programs) => programs.steering.slots().try_clone_to_owned().and_then(SteeringSlots::map),
-            None => SteeringSlots::create(),
-        };
-        let slots = slots.map_err(|error| EstateError::Io("steering slots", error))?;
+        let slots = steering_slots(programs.as_ref())?;
         let ticket_keys =
             TicketRing::new(now()).map_err(|error| EstateError::Io("keys of session tickets", error))?;
         let mut estate = Self {
@@ -208,6 +213,9 @@ impl Estate {
             listeners,
             bound,
             admin,
+            sentry,
+            is_retired: false,
+            listeners_restored: 0,
             counters,
             programs: None,
             slots,
@@ -370,9 +378,19 @@ impl Estate {
     }
 
     /// New clients are refused from now on.
-    pub fn retire(&self) {
+    pub fn retire(&mut self) {
+        self.is_retired = true;
         sockets::retire(&self.bound);
     }
+}
+
+/// The steering program's array, or memory of its shape.
+fn steering_slots(programs: Option<&Programs>) -> Result<SteeringSlots, EstateError> {
+    let slots = match programs {
+        Some(programs) => programs.steering.slots().try_clone_to_owned().and_then(SteeringSlots::map),
+        None => SteeringSlots::create(),
+    };
+    slots.map_err(|error| EstateError::Io("steering slots", error))
 }
 
 /// One socket per worker and address may be more than the soft limit of 1024; the data plane raises its own.

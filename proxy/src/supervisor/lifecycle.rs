@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use self::ending::Ending;
 use self::reloading::Reloading;
+use super::allowance::Allowance;
 use super::bans;
 use super::clients::{ClientId, Clients};
 use super::estate::Estate;
@@ -92,6 +93,11 @@ pub struct Supervisor {
     told: Vec<String>,
     /// When bans that are over were taken out of the table.
     swept: Time,
+    /// Of listening sockets.
+    mendings: Allowance,
+    mend_at: Option<Time>,
+    /// All of them listen, as far as we could see to that.
+    listeners_are_whole: bool,
     /// The counts when the end was first asked for.
     ending: Option<Ending>,
     /// Events that still have to be handled.
@@ -106,6 +112,8 @@ struct Ready {
     /// By generation.
     planes: Vec<u32>,
     control: bool,
+    /// A listening socket was shut down.
+    listeners: bool,
     clients: Vec<ClientId>,
 }
 
@@ -130,6 +138,9 @@ impl Supervisor {
             asked: BTreeMap::new(),
             next_question: 0,
             swept: Time::default(),
+            mendings: watching::MENDINGS,
+            mend_at: None,
+            listeners_are_whole: true,
             ending: None,
             events: VecDeque::from([LifeEvent::Begin]),
             outcome: None,
@@ -148,6 +159,9 @@ impl Supervisor {
             let now = now();
             for generation in ready.planes {
                 self.serve_channel(generation, now);
+            }
+            if ready.listeners && self.estate.has_lost_listeners() {
+                self.mend_listeners(now);
             }
             if ready.signals {
                 self.take_signals(now);
@@ -171,14 +185,12 @@ impl Supervisor {
 
     fn wait(&self) -> Ready {
         let ids: Vec<ClientId> = self.clients.interests().map(|(id, _, _)| id).collect();
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let always = [self.signals.as_fd(), self.estate.sentry()];
+        let mut fds: Vec<_> = always.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).into();
         fds.extend(self.clients.interests().map(|(_, fd, events)| PollFd::new(fd, events)));
         fds.extend(self.network.interest().map(|netlink| PollFd::new(netlink, PollFlags::POLLIN)));
-        let planes_at = fds.len();
-        fds.extend(self.planes.interests().map(|(_, channel, writes)| {
-            let events = if writes { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-            PollFd::new(channel, events)
-        }));
+        let (planes_at, now) = (fds.len(), now());
+        fds.extend(self.planes.interests(now).map(|(_, channel, events)| PollFd::new(channel, events)));
         let control = self.run_dir.control().filter(|_| self.clients.has_room());
         let control_at = control.map(|listener| {
             fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
@@ -191,9 +203,10 @@ impl Supervisor {
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
         Ready {
             signals: is_ready(&fds[0]),
+            listeners: is_ready(&fds[1]),
             planes: self
                 .planes
-                .interests()
+                .interests(now)
                 .zip(&fds[planes_at..])
                 .filter(|(_, fd)| is_ready(fd))
                 .map(|((generation, ..), _)| generation)
@@ -201,7 +214,7 @@ impl Supervisor {
             control: control_at.is_some_and(|at| is_ready(&fds[at])),
             clients: ids
                 .into_iter()
-                .zip(&fds[1..])
+                .zip(&fds[always.len()..])
                 .filter(|(_, fd)| is_ready(fd))
                 .map(|(id, _)| id)
                 .collect(),
@@ -215,8 +228,10 @@ impl Supervisor {
         let (expiry, rotation) =
             (Some(self.expiry.next_look()), Some(self.estate.ticket_keys.next_rotation()));
         let (life, planes) = (self.life.next_deadline(), self.planes.next_deadline());
+        let planes = [planes, self.planes.next_message(now())].into_iter().flatten().min();
         let guard = [sweep, self.estate.next_look_at_pressure(), self.network.next_look()];
-        let ours = [life, planes, self.clients.next_deadline(), asked, self.next_watch()];
+        let ours =
+            [life, planes, self.clients.next_deadline(), asked, self.next_watch(), self.next_mending()];
         let deadlines = ours.into_iter().chain(guard).chain([reload, look, expiry, rotation]);
         let Some(deadline) = deadlines.flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
@@ -230,6 +245,9 @@ impl Supervisor {
             self.events.push_back(LifeEvent::Violation);
         }
         self.watch_data_plane(now);
+        if self.next_mending().is_some_and(|due| now >= due) {
+            self.mend_listeners(now);
+        }
         self.clients.expire(now);
         if self.watch.look(now) {
             self.ask_reload(Asker::Watch, now);
@@ -302,13 +320,7 @@ impl Supervisor {
 
     fn act(&mut self, action: LifeAction) {
         match action {
-            LifeAction::Spawn { generation } => match self.planes.start(&self.estate, generation) {
-                Ok(pid) => info!(generation, pid, "data plane started"),
-                Err(reason) => {
-                    error!("cannot start a data plane: {reason}");
-                    self.events.push_back(LifeEvent::SpawnFailed);
-                }
-            },
+            LifeAction::Spawn { generation } => self.spawn(generation),
             LifeAction::SendDrain { timeout } => {
                 info!("draining for at most {timeout:?}");
                 let within_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -331,6 +343,21 @@ impl Supervisor {
             }
             LifeAction::Retire => self.estate.retire(),
             LifeAction::Exit(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn spawn(&mut self, generation: u32) {
+        // Whatever the last data plane did to the sockets ends with it.
+        self.listeners_are_whole = self.estate.check_listeners();
+        if !self.listeners_are_whole {
+            self.mend_at = Some(now());
+        }
+        match self.planes.start(&self.estate, generation) {
+            Ok(pid) => info!(generation, pid, "data plane started"),
+            Err(reason) => {
+                error!("cannot start a data plane: {reason}");
+                self.events.push_back(LifeEvent::SpawnFailed);
+            }
         }
     }
 
@@ -378,6 +405,9 @@ impl Supervisor {
     /// Reaps a data plane, if it is dead.
     fn take_death(&mut self, generation: u32, now: Time) {
         // Its last messages come before its death.
+        if let Some(plane) = self.planes.get(generation) {
+            plane.lift_limits();
+        }
         self.serve_channel(generation, now);
         let Some(plane) = self.planes.get(generation) else { return };
         let Some(status) = plane.reap() else { return };
@@ -415,9 +445,11 @@ impl Supervisor {
         let Received { message, mut descriptors } = received;
         match message {
             ToSupervisor::Ready => {
-                info!(generation, "data plane ready");
-                self.told = Vec::new();
-                self.tell_lacks();
+                if matches!(self.life.state(), LifeState::Starting { .. }) {
+                    info!(generation, "data plane ready");
+                    self.told = Vec::new();
+                    self.tell_lacks();
+                }
                 self.events.push_back(LifeEvent::Ready);
             }
             ToSupervisor::Failed { reason } => {
@@ -439,6 +471,8 @@ impl Supervisor {
                     plane.tell(ToDataPlane::SupervisorStatus { id, status });
                 }
             }
+            // Nobody waits for it, so it is not read.
+            ToSupervisor::Status { id } if !self.asked.contains_key(&id) => {}
             ToSupervisor::Status { id } => {
                 let read = descriptors.pop().and_then(|fd| sealed::open(fd, STATUS_BYTES_MAX).ok());
                 let status = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());

@@ -1,5 +1,6 @@
 //! The supervisor: privileged, small, never reads a byte from a client.
 
+pub mod allowance;
 pub mod ask;
 pub mod bans;
 pub mod child;
@@ -16,6 +17,7 @@ pub mod planes;
 pub mod privileges;
 pub mod reload;
 pub mod run_dir;
+pub mod sentry;
 pub mod tickets;
 pub mod topology;
 pub mod watch;
@@ -66,6 +68,7 @@ pub fn run(loaded: Loaded, allow_key_log: bool) -> Result<RunOutcome, StartError
         pid = std::process::id(),
         "sluice starts"
     );
+    loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
     let watched = loaded.watched.clone();
     let key_log = key_log::KeyLog::open(allow_key_log, std::env::var_os(key_log::VARIABLE))?;
     let mut estate = estate::Estate::claim(loaded, run_dir.folder())?;

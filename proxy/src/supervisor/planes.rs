@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use nix::poll::PollFlags;
+
 use super::child::Child;
 use super::estate::Estate;
 use super::watchdog::Watchdog;
@@ -65,12 +67,18 @@ impl Planes {
         self.only.take_if(|plane| plane.generation == generation);
     }
 
-    /// What to poll: generation, channel, and whether something waits to be written.
-    pub fn interests(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>, bool)> {
-        self.only.iter().filter_map(|plane| {
-            let (channel, writes) = plane.interest()?;
-            Some((plane.generation, channel, writes))
+    /// What to poll: generation, channel, and for which events.
+    pub fn interests(&self, now: Time) -> impl Iterator<Item = (u32, BorrowedFd<'_>, PollFlags)> {
+        self.only.iter().filter_map(move |plane| {
+            let (channel, events) = plane.interest(now)?;
+            Some((plane.generation, channel, events))
         })
+    }
+
+    /// When a plane that said too much is listened to again.
+    #[must_use]
+    pub fn next_message(&self, now: Time) -> Option<Time> {
+        self.only.iter().filter_map(|plane| plane.next_message(now)).min()
     }
 
     /// When `is_hung` has something to say.

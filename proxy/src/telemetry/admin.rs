@@ -1,7 +1,9 @@
 //! The admin endpoints: `/metrics`, `/healthz`, `/readyz` and `/status`, on the control thread. A connection
-//! carries one request and has one deadline for everything: head, answer and the client's reading of it; the
-//! number of connections is bounded.
+//! carries one request. It has one deadline for everything (head, answer and the client's reading of it), and
+//! an earlier one for the head. The number of connections is bounded: the oldest gives way to a new one, so
+//! that no number of idle or slow clients keeps a health check waiting.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +20,7 @@ use axum::routing::get;
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
@@ -27,10 +29,14 @@ use crate::telemetry::metrics::{self, Scrape};
 
 /// How long the supervisor may take to answer; without its half the rest is shown.
 const SUPERVISOR_WAIT: Duration = Duration::from_secs(1);
-/// More wait in the accept queue.
+/// With one more, the oldest is closed.
 const CONNECTIONS_MAX: usize = 64;
+/// Until the answer begins, which waits for the whole head and `SUPERVISOR_WAIT`.
+const ANSWER_BEGINS: Duration = Duration::from_secs(3);
 /// A connection's whole life.
 const CONNECTION_LIFE: Duration = Duration::from_secs(10);
+/// Bytes read of a connection; our requests have a short head and no body.
+const READ_BYTES_MAX: usize = 16 << 10;
 
 /// The supervisor's answer, on its way.
 pub type SupervisorAnswer<'a> = Pin<Box<dyn Future<Output = Option<SupervisorStatus>> + Send + 'a>>;
@@ -55,6 +61,7 @@ pub trait Sources: Send + Sync + 'static {
 pub struct AdminState {
     sources: Arc<dyn Sources>,
     supervisor_wait: Duration,
+    answer_begins: Duration,
     connection_life: Duration,
     connections_max: usize,
 }
@@ -72,6 +79,7 @@ impl AdminState {
         Self {
             sources,
             supervisor_wait: SUPERVISOR_WAIT,
+            answer_begins: ANSWER_BEGINS,
             connection_life: CONNECTION_LIFE,
             connections_max: CONNECTIONS_MAX,
         }
@@ -87,7 +95,9 @@ pub async fn serve(listener: std::net::TcpListener, state: AdminState) -> io::Re
     listener.set_nonblocking(true)?;
     let listener = BoundedListener {
         inner: TcpListener::from_std(listener)?,
-        permits: Arc::new(Semaphore::new(state.connections_max)),
+        open: VecDeque::new(),
+        connections_max: state.connections_max,
+        answer_begins: state.answer_begins,
         life: state.connection_life,
     };
     axum::serve(listener, router(state)).await
@@ -108,7 +118,7 @@ fn router(state: AdminState) -> Router {
         .with_state(state)
 }
 
-/// Every answer ends its connection, so that no idle one holds a permit.
+/// Every answer ends its connection, so that no idle one takes a place.
 fn one_request(content_type: &'static str, body: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, content_type),
@@ -147,11 +157,27 @@ async fn show_status(State(state): State<AdminState>) -> Response {
     }
 }
 
-/// Accepts when a permit is free.
+/// Accepts at once. The oldest of too many gives way.
 struct BoundedListener {
     inner: TcpListener,
-    permits: Arc<Semaphore>,
+    /// The oldest first. Dropping an entry ends its connection; one whose connection ended is closed itself.
+    open: VecDeque<oneshot::Sender<()>>,
+    connections_max: usize,
+    answer_begins: Duration,
     life: Duration,
+}
+
+impl BoundedListener {
+    /// A place for a new connection, which has to go when the receiver resolves.
+    fn place(&mut self) -> oneshot::Receiver<()> {
+        self.open.retain(|connection| !connection.is_closed());
+        while self.open.len() >= self.connections_max {
+            self.open.pop_front();
+        }
+        let (held, gives_way) = oneshot::channel();
+        self.open.push_back(held);
+        gives_way
+    }
 }
 
 impl Listener for BoundedListener {
@@ -160,20 +186,17 @@ impl Listener for BoundedListener {
 
     async fn accept(&mut self) -> (MortalStream, SocketAddr) {
         loop {
-            // The semaphore is never closed; were it, accepting nothing more is right.
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-                std::future::pending().await
-            };
             let (stream, peer) = Listener::accept(&mut self.inner).await;
             if stream.set_nodelay(true).is_ok() {
-                return (
-                    MortalStream {
-                        stream,
-                        deadline: Box::pin(tokio::time::sleep(self.life)),
-                        _permit: permit,
-                    },
-                    peer,
-                );
+                let stream = MortalStream {
+                    stream,
+                    answer_begins: Some(Box::pin(tokio::time::sleep(self.answer_begins))),
+                    deadline: Box::pin(tokio::time::sleep(self.life)),
+                    gives_way: self.place(),
+                    is_over: false,
+                    read: 0,
+                };
+                return (stream, peer);
             }
         }
     }
@@ -183,12 +206,17 @@ impl Listener for BoundedListener {
     }
 }
 
-/// A connection with a deadline for its whole life: hyper's own timers cover the head, not a client that
-/// reads slowly.
+/// A connection with deadlines, and with an end when its place is needed: hyper's own timers cover the head,
+/// not a client that reads slowly.
 struct MortalStream {
     stream: TcpStream,
+    /// `None` once the answer began.
+    answer_begins: Option<Pin<Box<Sleep>>>,
     deadline: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
+    gives_way: oneshot::Receiver<()>,
+    /// One of the three came true. The last must not be polled after that.
+    is_over: bool,
+    read: usize,
 }
 
 impl MortalStream {
@@ -197,7 +225,13 @@ impl MortalStream {
         context: &mut Context<'_>,
         operation: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.deadline.as_mut().poll(context).is_ready() {
+        let is_late =
+            |sleep: &mut Pin<Box<Sleep>>, context: &mut Context<'_>| sleep.as_mut().poll(context).is_ready();
+        self.is_over = self.is_over
+            || is_late(&mut self.deadline, context)
+            || self.answer_begins.as_mut().is_some_and(|sleep| is_late(sleep, context))
+            || Pin::new(&mut self.gives_way).poll(context).is_ready();
+        if self.is_over {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         operation(Pin::new(&mut self.stream), context)
@@ -210,7 +244,13 @@ impl AsyncRead for MortalStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.poll_alive(context, |stream, context| stream.poll_read(context, buffer))
+        if self.read > READ_BYTES_MAX {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        let before = buffer.filled().len();
+        let polled = self.poll_alive(context, |stream, context| stream.poll_read(context, buffer));
+        self.read += buffer.filled().len() - before;
+        polled
     }
 }
 
@@ -220,6 +260,7 @@ impl AsyncWrite for MortalStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.answer_begins = None;
         self.poll_alive(context, |stream, context| stream.poll_write(context, bytes))
     }
 
@@ -236,6 +277,7 @@ impl AsyncWrite for MortalStream {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.answer_begins = None;
         self.poll_alive(context, |stream, context| stream.poll_write_vectored(context, bytes))
     }
 

@@ -307,6 +307,8 @@ impl Collector for Supervisor {
             .counter(u64::from(status.restarts))?;
         let help = "Data planes that died or were killed, by reason; an end in order is none";
         family(encoder, "sluice_data_plane_deaths", help).counters(by_reason(&status.deaths))?;
+        let help = "Listening sockets that another process shut down, and that listen again";
+        family(encoder, "sluice_listeners_restored", help).counter(status.listeners_restored)?;
         family(encoder, "sluice_uptime_seconds", "Since the supervisor started")
             .gauge(status.uptime_seconds)?;
         family(encoder, "sluice_reloads", "Reloads of the configuration, by outcome").counters(by_outcome)?;

@@ -78,6 +78,7 @@ impl Events {
         }
         counters.set(Plain::BuffersLoaned, stats.buffers_loaned);
         counters.set(Plain::BudgetBytes, stats.budget_bytes);
+        counters.set(Plain::ListenersFailing, stats.listeners_failing);
         self.published = stats;
     }
 }
@@ -133,6 +134,11 @@ impl Handler for Events {
     fn after_wake(&mut self, now: Time) {
         self.woke = Some(now);
         self.steering.running(now);
+    }
+
+    fn listener_failed(&mut self, _listener: Tag) {
+        // The supervisor says which in the log, and has it listen again.
+        self.worker.counters.increment(Plain::AcceptFailures);
     }
 
     fn accept_failed(&mut self, errno: i32) {

@@ -25,6 +25,7 @@ pub(super) const UNSAFE_FILES: &[&str] = &[
     "proxy/src/placement.rs",
     "proxy/src/sandbox/raw.rs",
     "tests/support/bpf.rs",
+    "tests/support/pidfd.rs",
     "benches/src/load/poll.rs",
     "benches/src/relay/ring.rs",
 ];
@@ -42,6 +43,7 @@ pub(super) const SANS_IO: &[&str] = &[
     "listen::admission",
     "control::life",
     "supervisor::reload",
+    "supervisor::allowance",
     "supervisor::watchdog",
     "config::changes",
     "io::timer",

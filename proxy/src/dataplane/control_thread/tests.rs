@@ -372,24 +372,35 @@ async fn the_supervisors_half_is_asked_for_and_handed_to_whoever_asked() {
 }
 
 #[tokio::test]
-async fn questions_are_bounded_and_those_beyond_go_without() {
+async fn questions_are_bounded_and_asked_together() {
     let stage = stage();
-    let pending: Vec<_> = (0..QUESTIONS_MAX)
-        .map(|_| {
-            let view = Arc::clone(&stage.view);
-            tokio::spawn(async move { view.supervisor().await })
-        })
-        .collect();
-    for _ in 0..QUESTIONS_MAX {
-        assert!(matches!(stage.hear().await.message, ToSupervisor::AskStatus { .. }));
-    }
+    let ask = || {
+        let view = Arc::clone(&stage.view);
+        tokio::spawn(async move { view.supervisor().await })
+    };
+    let answer = |id, restarts| {
+        let status = Box::new(SupervisorStatus { restarts, ..SupervisorStatus::default() });
+        stage.say(&ToDataPlane::SupervisorStatus { id, status });
+    };
+    let first = ask();
+    let ToSupervisor::AskStatus { id } = stage.hear().await.message else { panic!("another message") };
+    // The others wait for its answer, and are then asked with one message.
+    let others: Vec<_> = (1..QUESTIONS_MAX).map(|_| ask()).collect();
+    // Each task has to have asked before the next one that is too many does.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(stage.view.supervisor().await.is_none());
-    // An asker that gives up makes room.
-    pending.into_iter().for_each(|question| question.abort());
-    tokio::task::yield_now().await;
-    let view = Arc::clone(&stage.view);
-    let _one_more = tokio::spawn(async move { view.supervisor().await });
-    assert!(matches!(stage.hear().await.message, ToSupervisor::AskStatus { .. }));
+    answer(id, 1);
+    assert_eq!(first.await.expect("no panic").map(|status| status.restarts), Some(1));
+    let ToSupervisor::AskStatus { id } = stage.hear().await.message else { panic!("another message") };
+    answer(id, 2);
+    for other in others {
+        assert_eq!(other.await.expect("no panic").map(|status| status.restarts), Some(2));
+    }
+    // Nothing is left over.
+    let last = ask();
+    let ToSupervisor::AskStatus { id } = stage.hear().await.message else { panic!("another message") };
+    answer(id, 3);
+    assert_eq!(last.await.expect("no panic").map(|status| status.restarts), Some(3));
 }
 
 #[tokio::test]

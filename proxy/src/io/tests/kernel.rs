@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -326,6 +326,32 @@ fn cancelling_the_accepts_loses_no_connection() {
     queue.set_nonblocking(true).expect("an option");
     let waiting = std::iter::from_fn(|| queue.accept().ok()).count();
     assert_eq!(worker.accepted + waiting, streams.len());
+}
+
+#[test]
+fn a_listener_that_somebody_shut_down_is_reported_once_and_taken_up_when_it_listens_again() {
+    // A port that the kernel chose itself would be lost with the shutdown.
+    let (_, address) = listener();
+    let listener = TcpListener::bind(address).expect("the same port");
+    let shared = listener.try_clone().expect("a duplicate");
+    let mut engine = engine(RING);
+    let mut worker = Worker::new(engine.io(), Session::Echo);
+    engine.add_listener(OwnedFd::from(listener), LISTENER);
+    let failing = |engine: &Engine<KernelRing>| engine.stats().listeners_failing;
+    turn_until(&mut engine, &mut worker, |engine, _| engine.accepts_armed() == 1);
+    nix::sys::socket::shutdown(shared.as_raw_fd(), nix::sys::socket::Shutdown::Both).expect("shut down");
+    turn_until(&mut engine, &mut worker, |engine, _| failing(engine) == 1);
+    let start = Instant::now();
+    turn_until(&mut engine, &mut worker, |engine, _| {
+        assert_eq!(failing(engine), 1, "as long as it does not listen");
+        start.elapsed() > Duration::from_millis(400)
+    });
+    assert_eq!((worker.listener_failures, worker.accept_failures), (1, 0));
+    nix::sys::socket::listen(&shared, nix::sys::socket::Backlog::new(16).expect("few")).expect("again");
+    turn_until(&mut engine, &mut worker, |engine, _| failing(engine) == 0);
+    let _client = connect(address);
+    turn_until(&mut engine, &mut worker, |_, worker| worker.accepted == 1);
+    assert_eq!((worker.listener_failures, worker.accept_failures), (1, 0));
 }
 
 #[test]

@@ -97,6 +97,46 @@ fn a_port_of_another_group_is_refused_and_never_joined() {
 }
 
 #[test]
+fn sockets_that_were_shut_down_listen_again_on_their_port() {
+    let mut bound = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 2).expect("bind").remove(0);
+    let target = bound.key.address;
+    assert_eq!(bound.mend(), (0, Ok(())), "nothing is broken");
+    let inodes = |bound: &Bound| {
+        let inode = |fd: &OwnedFd| nix::sys::stat::fstat(fd).expect("stat").st_ino;
+        bound.sockets.iter().map(inode).collect::<Vec<_>>()
+    };
+    let before = inodes(&bound);
+    retire(std::slice::from_ref(&bound));
+    assert!(TcpStream::connect(target).is_err());
+    fcntl(&bound.sockets[1], FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("flags");
+    assert_eq!(bound.mend(), (2, Ok(())));
+    assert_eq!(inodes(&bound), before, "the same sockets, which others hold too");
+    let flags = OFlag::from_bits_retain(fcntl(&bound.sockets[1], FcntlArg::F_GETFL).expect("flags"));
+    assert!(!flags.contains(OFlag::O_NONBLOCK));
+    for _ in 0..8 {
+        TcpStream::connect(target).expect("listens");
+    }
+    // One that cannot be mended does not keep the others from it.
+    shutdown(bound.sockets[0].as_raw_fd(), Shutdown::Both).expect("shut down");
+    bound.sockets[0] = TcpStream::connect(target).expect("the other listens").into();
+    shutdown(bound.sockets[1].as_raw_fd(), Shutdown::Both).expect("shut down");
+    assert_eq!(bound.mend(), (1, Err(Errno::EINVAL)), "a client's socket cannot listen");
+}
+
+#[test]
+fn the_admin_listener_is_mended_too() {
+    // The kernel takes a port that it chose itself back.
+    let (target, fd) = bind_admin(address("127.0.0.1:0")).expect("bind");
+    drop(fd);
+    let (target, fd) = bind_admin(target).expect("bind");
+    assert_eq!(mend_admin(target, &fd), Ok(true));
+    shutdown(fd.as_raw_fd(), Shutdown::Both).expect("shut down");
+    assert!(TcpStream::connect(target).is_err());
+    assert_eq!(mend_admin(target, &fd), Ok(false), "it did not");
+    TcpStream::connect(target).expect("listens");
+}
+
+#[test]
 fn retired_sockets_refuse_although_a_duplicate_lives() {
     let bound = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 2).expect("bind");
     let duplicate = bound[0].sockets[0].try_clone().expect("dup");

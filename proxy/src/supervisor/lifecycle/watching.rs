@@ -1,5 +1,7 @@
 //! What the supervisor sees of the data plane: the watchdog's looks, and the status.
 
+use std::time::Duration;
+
 use tracing::{error, warn};
 
 use super::Supervisor;
@@ -7,8 +9,14 @@ use crate::control::life::{LifeEvent, LifeState};
 use crate::control::messages::{Response, ToDataPlane};
 use crate::control::now;
 use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
+use crate::supervisor::allowance::Allowance;
 use crate::supervisor::watchdog::{Look, Watchdog};
 use crate::time::Time;
+
+/// Mendings of listening sockets: so many at once, and one in so long. More are no accident.
+pub(super) const MENDINGS: Allowance = Allowance::new(8, Duration::from_secs(10));
+/// How long until sockets are looked at again that could not be mended.
+const MEND_AGAIN: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// When `watch_data_plane` has something to do; `None`: nothing is watched now.
@@ -67,12 +75,40 @@ impl Supervisor {
             uptime_seconds: now().since(self.started).as_secs(),
             restarts: self.life.restarts(),
             data_plane_state: self.data_plane_state(answers).to_owned(),
+            listeners_restored: self.estate.listeners_restored,
             deaths: self.life.deaths().map(|(reason, count)| (reason.label().to_owned(), count)).collect(),
             guard: self.estate.guard_status(),
             steering: self.estate.steering_status(),
             degraded: self.estate.lacks(),
             key_log: self.estate.key_log.as_ref().map(|log| log.path().display().to_string()),
             reload: self.reload_status(),
+        }
+    }
+
+    /// When listening sockets are looked at again, some of which could not be mended.
+    pub(super) fn next_mending(&self) -> Option<Time> {
+        self.mend_at.filter(|_| !self.life.is_ending())
+    }
+
+    /// Has listening sockets listen again that another process shut down. The data plane is replaced if that
+    /// happens again and again, or if it may be the one that keeps a socket from listening.
+    pub(super) fn mend_listeners(&mut self, now: Time) {
+        self.mend_at = None;
+        if self.life.is_ending() {
+            // They are about to be shut down anyway.
+            return;
+        }
+        let (mended, is_whole) = self.estate.mend_listeners();
+        let is_news = std::mem::replace(&mut self.listeners_are_whole, is_whole) && !is_whole;
+        if !is_whole {
+            self.mend_at = Some(now + MEND_AGAIN);
+        }
+        let is_too_often = mended > 0 && !self.mendings.take(now);
+        if is_too_often {
+            error!("listening sockets are shut down again and again; the data plane is replaced");
+        }
+        if is_too_often || is_news {
+            self.events.push_back(LifeEvent::Violation);
         }
     }
 

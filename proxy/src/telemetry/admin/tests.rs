@@ -171,8 +171,7 @@ fn ready_means_accepting_and_not_draining() {
 
 #[test]
 fn a_client_that_never_finishes_its_head_is_cut() {
-    let server =
-        Server::start(Supervisor::Absent, |state| state.connection_life = Duration::from_millis(200));
+    let server = Server::start(Supervisor::Absent, |state| state.answer_begins = Duration::from_millis(200));
     let mut stream = server.connect();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:").expect("sent");
     let start = Instant::now();
@@ -183,15 +182,46 @@ fn a_client_that_never_finishes_its_head_is_cut() {
 }
 
 #[test]
-fn connections_are_bounded_and_the_next_is_served_when_one_ends() {
-    let server = Server::start(Supervisor::Absent, |state| {
-        state.connections_max = 2;
-        state.connection_life = Duration::from_millis(400);
-    });
-    let idle: Vec<_> = (0..2).map(|_| server.connect()).collect();
-    // Both idle connections must be accepted before the third asks; the accept loop is in order.
+fn a_head_without_end_is_cut_by_its_size() {
+    let server = Server::start(Supervisor::Absent, |_| {});
+    let mut stream = server.connect();
+    let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\n");
     let start = Instant::now();
-    assert!(server.ask("/healthz").0.starts_with("HTTP/1.1 200"));
-    assert!(start.elapsed() >= Duration::from_millis(200), "waited for a permit: {:?}", start.elapsed());
-    drop(idle);
+    while stream.write_all(&[b"X: ", &[b'x'; 1000][..], b"\r\n"].concat()).is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(8));
+    }
+}
+
+#[test]
+fn a_client_has_one_time_for_everything() {
+    let server = Server::start(Supervisor::Absent, |state| {
+        state.answer_begins = Duration::from_secs(60);
+        state.connection_life = Duration::from_millis(300);
+    });
+    let stream = server.connect();
+    let start = Instant::now();
+    let _ = (&stream).read_to_end(&mut Vec::new());
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn the_oldest_connection_gives_way_to_a_new_one() {
+    let server = Server::start(Supervisor::Absent, |state| {
+        state.connections_max = 4;
+        state.answer_begins = Duration::from_secs(60);
+        state.connection_life = Duration::from_secs(60);
+    });
+    let mut idle: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for _ in 0..3 {
+        assert!(server.ask("/healthz").0.starts_with("HTTP/1.1 200"), "nobody waits");
+    }
+    // The oldest were closed; the youngest still have their places.
+    let mut last = idle.pop().expect("the youngest");
+    for mut old in idle.drain(..36) {
+        assert!(!matches!(old.read(&mut [0]), Ok(1..)));
+    }
+    last.write_all(b"GET /healthz HTTP/1.1\r\nHost: admin\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

@@ -16,6 +16,7 @@ fn whole() -> Status {
             uptime_seconds: 3_725,
             restarts: 1,
             data_plane_state: "serving".to_owned(),
+            listeners_restored: 0,
             deaths: BTreeMap::from([("crashed".to_owned(), 0), ("hung".to_owned(), 1)]),
             guard: GuardStatus {
                 interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
