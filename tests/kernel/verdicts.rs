@@ -459,16 +459,15 @@ fn a_wildcard_takes_only_local_addresses_once_they_are_known() {
     // A listener on one address knows whose it is.
     bench.expect(&to("192.0.2.9:80"), Verdict::Denied);
     // A whole prefix can be local (AnyIP), also one that covers the IPv4-mapped addresses.
-    bench.programs.guard.add_local(nets(&["203.0.114.0/24"])[0]).expect("added");
-    bench.programs.guard.add_local(nets(&["::/0"])[0]).expect("added");
+    let with_nets = nets(&["203.0.113.9/32", "2001:db8:9::9/128", "203.0.114.0/24", "::/0"]);
+    bench.programs.guard.keep_locals(with_nets).expect("kept");
     bench.expect(&any_ip, Verdict::Denied);
     bench.expect(&other6, Verdict::Denied);
     bench.expect(&other, Verdict::NotOurs);
     // The list stays over a change of the configuration.
     bench.apply(&denying, &["[::]:443"]);
     bench.expect(&other, Verdict::NotOurs);
-    bench.programs.guard.remove_local(nets(&["::/0"])[0]).expect("removed");
-    bench.programs.guard.remove_local(nets(&["203.0.113.9/32"])[0]).expect("removed");
+    bench.programs.guard.keep_locals(nets(&["2001:db8:9::9/128"])).expect("kept");
     bench.expect(&local, Verdict::NotOurs);
     bench.expect(&other6, Verdict::NotOurs);
     bench.expect(&local6, Verdict::Denied);

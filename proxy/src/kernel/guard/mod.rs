@@ -169,7 +169,7 @@ impl GuardProgram {
     }
 
     /// From now on, listeners on the unspecified address stand for these addresses and prefixes only. The
-    /// caller keeps the list up to date by calling this again, or by `add_local` and `remove_local`.
+    /// caller keeps the list up to date by calling this again.
     ///
     /// # Errors
     /// When a map is full or cannot be written. No packet to an address on the list goes unjudged then.
@@ -177,24 +177,6 @@ impl GuardProgram {
         let stale = self.locals.add(locals.into_iter().collect())?;
         self.write_locals_flags()?;
         self.locals.remove(&stale)
-    }
-
-    /// This host has one more address, or prefix of addresses.
-    ///
-    /// # Errors
-    /// As `keep_locals`.
-    pub fn add_local(&mut self, local: IpNet) -> Result<(), KernelError> {
-        let local = self.locals.iter().chain([local]).collect::<Vec<_>>();
-        self.keep_locals(local)
-    }
-
-    /// This host has no longer this address, or prefix of addresses.
-    ///
-    /// # Errors
-    /// As `keep_locals`.
-    pub fn remove_local(&mut self, local: IpNet) -> Result<(), KernelError> {
-        let local = self.locals.iter().filter(|present| *present != local.trunc()).collect::<Vec<_>>();
-        self.keep_locals(local)
     }
 
     /// The addresses and prefixes that are kept, in order; none if nobody keeps them.
