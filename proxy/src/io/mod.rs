@@ -16,6 +16,7 @@ mod flow;
 pub mod handle;
 pub mod handshakes;
 pub mod places;
+mod restrictions;
 pub mod ring;
 pub mod seam;
 pub mod settings;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{BufRingEntry, CancelBuilder, SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use io_uring::{EnterFlags, IoUring, cqueue, squeue};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::socket::{
@@ -27,6 +27,7 @@ use nix::sys::socket::{
 use nix::time::{ClockId, clock_gettime};
 
 use super::buffers::{BufferPool, Class};
+use super::restrictions::{self, OPERATIONS};
 use super::seam::{Completion, Op, Ring, Unreported};
 use super::settings;
 use super::sqe::{self, ConnectMemory, SendMemory};
@@ -79,6 +80,7 @@ impl KernelRing {
         if let Some(blocks) = u16::try_from(pool.block_count()).ok().filter(|&count| count > 0) {
             provided.push(ProvidedBuffers::register(&ring, Class::Block, blocks)?);
         }
+        restrictions::enable(&ring)?;
         let mut ring = Self {
             ring,
             provided,
@@ -422,12 +424,14 @@ fn tolerate(result: io::Result<usize>) -> io::Result<()> {
     }
 }
 
+/// It runs once it is restricted.
 fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_submit_all()
         .setup_no_sqarray()
+        .setup_r_disabled()
         .dontfork()
         .build(entries)
 }
@@ -552,17 +556,7 @@ pub fn probe() -> Result<RingFeatures, ProbeError> {
     let completion_entries = ring.params().cq_entries();
     let mut known = io_uring::Probe::new();
     ring.submitter().register_probe(&mut known).map_err(ProbeError::Setup)?;
-    for (code, name) in [
-        (opcode::AcceptMulti::CODE, "accept"),
-        (opcode::RecvMulti::CODE, "recv"),
-        (opcode::Send::CODE, "send"),
-        (opcode::SendMsg::CODE, "sendmsg"),
-        (opcode::Connect::CODE, "connect"),
-        (opcode::Shutdown::CODE, "shutdown"),
-        (opcode::Close::CODE, "close"),
-        (opcode::AsyncCancel2::CODE, "async_cancel"),
-        (opcode::PollAdd::CODE, "poll_add"),
-    ] {
+    for (code, name) in OPERATIONS {
         if !known.is_supported(code) {
             return Err(ProbeError::Operation(name));
         }

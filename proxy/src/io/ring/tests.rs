@@ -74,3 +74,51 @@ fn this_kernel_has_what_workers_need() {
     let features = probe().unwrap();
     assert!(features.completion_entries >= 16);
 }
+
+#[test]
+fn a_ring_makes_the_operations_of_a_worker_and_no_others() {
+    use io_uring::squeue::Flags;
+    use io_uring::types::Fd;
+    use io_uring::{Probe, opcode};
+    let mut ring = KernelRing::new(settings::Ring { entries: 8, buffers: 2, buffer_size: 64 }, 0).unwrap();
+    let descriptor = std::fs::File::open("/dev/null").unwrap();
+    let fd = Fd(descriptor.as_raw_fd());
+    let entries = [
+        opcode::OpenAt::new(Fd(libc::AT_FDCWD), c"/etc/passwd".as_ptr()).build(),
+        opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+        // SOCKET_URING_OP_SETSOCKOPT, by which a listener's steering could be detached.
+        opcode::UringCmd16::new(fd, 3).build(),
+        opcode::Listen::new(fd, 0).build(),
+        opcode::Bind::new(fd, std::ptr::null(), 0).build(),
+        opcode::Read::new(fd, std::ptr::null_mut(), 0).build(),
+        opcode::MsgRingData::new(fd, 0, 0, None).build(),
+        opcode::Nop::new().build(),
+        // Not even these with other flags.
+        opcode::Shutdown::new(fd, libc::SHUT_WR).build().flags(Flags::IO_LINK),
+        opcode::Close::new(Fd(-1)).build().flags(Flags::ASYNC),
+    ];
+    let count = entries.len();
+    for (slot, entry) in (0..).zip(entries) {
+        ring.push(entry.user_data(Token::new(Kind::Discard, slot, 0).raw()));
+    }
+    let mut completions = Vec::new();
+    for _ in 0..count {
+        if completions.len() < count {
+            ring.wait(Some(Duration::from_secs(1))).unwrap();
+            ring.completions(&mut completions);
+        }
+    }
+    completions.sort_by_key(|completion| completion.token.slot());
+    let results: Vec<i32> = completions.iter().map(|completion| completion.result).collect();
+    assert_eq!(results, vec![-libc::EACCES; count]);
+    let submitter = ring.ring.submitter();
+    for refused in [
+        submitter.register_files(&[descriptor.as_raw_fd()]),
+        submitter.register_probe(&mut Probe::new()),
+        submitter.register_eventfd(descriptor.as_raw_fd()),
+        submitter.register_restrictions(&mut []),
+        submitter.register_enable_rings(),
+    ] {
+        assert_eq!(refused.expect_err("registered").raw_os_error(), Some(libc::EACCES));
+    }
+}
