@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::model::BAN_FOR;
 use crate::config::units;
 use crate::control::bans::BanSource;
+use crate::sandbox::Layers;
 
 /// An eBPF/XDP-assisted reverse proxy on pinned io_uring workers.
 #[derive(Debug, Parser)]
@@ -114,6 +115,9 @@ pub enum Command {
         /// The group that it becomes.
         #[arg(long, requires = "uid")]
         gid: Option<u32>,
+        /// The layers that confine it.
+        #[arg(long, default_value = "")]
+        sandbox: Layers,
     },
     /// The demo's upstream
     #[command(hide = true)]

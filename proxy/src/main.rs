@@ -37,9 +37,9 @@ fn main() -> ExitCode {
         Command::Unban { address, run_dir } => order(&run_dir.run_dir, &Request::Unban { address }),
         Command::Bans { run_dir, json } => bans(&run_dir.run_dir, json),
         Command::Top(_) => not_built("top"),
-        Command::DataPlane { parent, uid, gid } => {
+        Command::DataPlane { parent, uid, gid, sandbox } => {
             let identity = uid.zip(gid).map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
-            dataplane::run(Pid::from_raw(parent), identity)
+            dataplane::run(Pid::from_raw(parent), identity, sandbox)
         }
         Command::DemoUpstream { address } => match demo::run(address) {
             Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proxy::control::status::{
-    CertificateStatus, CrlStatus, DataPlaneStatus, GuardStatus, ReloadStatus, SteeringStatus,
+    CertificateStatus, CrlStatus, DataPlaneStatus, GuardStatus, ProcessStatus, ReloadStatus, SteeringStatus,
     SupervisorStatus, WorkerStatus,
 };
 use proxy::counters::CounterBlock;
@@ -32,6 +32,7 @@ fn scrape() -> String {
         },
         deaths: one("hung"),
         reload: ReloadStatus { outcomes: one("applied"), ..ReloadStatus::default() },
+        process: ProcessStatus { resident_bytes: Some(1), open_descriptors: Some(1) },
         ..SupervisorStatus::default()
     };
     let data_plane = DataPlaneStatus {

@@ -51,9 +51,15 @@ impl Output {
 /// Runs a program to its end. If it takes longer than `limit`, kills it and panics.
 #[must_use]
 pub fn run(command: &mut Command, limit: Duration) -> Output {
+    run_with(command, Stdio::null(), limit)
+}
+
+/// [`run`] with this as standard input.
+#[must_use]
+pub fn run_with(command: &mut Command, input: Stdio, limit: Duration) -> Output {
     let shown = format!("{command:?}");
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -94,6 +94,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             watchdog: None,
             max_connections: 0,
             buffer_budget: 8 << 20,
+            sandbox: proxy::sandbox::Sandbox::Off,
         },
         workers: model::Workers {
             count: Some(1),

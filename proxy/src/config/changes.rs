@@ -59,11 +59,20 @@ impl Changes {
     }
 
     fn process(&mut self, old: &model::Process, new: &model::Process) {
-        let model::Process { run_dir, user, drain_timeout, watchdog, max_connections, buffer_budget } = old;
+        let model::Process {
+            run_dir,
+            user,
+            drain_timeout,
+            watchdog,
+            max_connections,
+            buffer_budget,
+            sandbox,
+        } = old;
         self.fixed("process.run_dir", *run_dir != new.run_dir);
         self.fixed("process.user", *user != new.user);
         self.fixed("process.max_connections", *max_connections != new.max_connections);
         self.fixed("process.buffer_budget", *buffer_budget != new.buffer_budget);
+        self.fixed("process.sandbox", *sandbox != new.sandbox);
         self.live("process.drain_timeout changed", *drain_timeout != new.drain_timeout);
         self.live("process.watchdog changed", *watchdog != new.watchdog);
     }

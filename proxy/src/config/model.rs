@@ -16,6 +16,7 @@ use crate::kernel::steering::Steering;
 use crate::listen::capacity::Capacity;
 use crate::listen::{Listener, ListenerIds, Listeners, Unnumbered};
 use crate::route::RouteTable;
+use crate::sandbox::Sandbox;
 use crate::session::traffic::Traffic;
 use crate::tls::certificate::Certificate;
 use crate::tls::client_auth::Crl;
@@ -133,6 +134,8 @@ pub struct Process {
     pub max_connections: u64,
     /// Bytes per worker for copied-out bodies, fragments and queued output.
     pub buffer_budget: usize,
+    /// How the data plane is confined.
+    pub sandbox: Sandbox,
 }
 
 /// `[workers]`

@@ -15,6 +15,7 @@ use super::{hints, units};
 use crate::io::settings::Ring;
 use crate::kernel::guard::{Fragments, GuardMode, SynCookies};
 use crate::kernel::steering::{Steering, SteeringPolicy};
+use crate::sandbox::Sandbox;
 pub(super) use listener::{Listener, Protocol};
 pub(super) use route::{Action, Route};
 pub(super) use tls::{Certificate, ClientTls, Tls};
@@ -130,6 +131,11 @@ fn process(mut table: Table<'_, '_>) -> Process {
         watchdog: table.parsed("watchdog", WATCHDOG_FORM, watchdog).map_or(Some(15 * SECOND), |at| at.value),
         max_connections: table.integer("max_connections", 0, 0..=i64::MAX as u64).value,
         buffer_budget: to_usize(table.size("buffer_budget", 64 * MIB, MIB..=64 * GIB).value),
+        sandbox: table.choice(
+            "sandbox",
+            &[("auto", Sandbox::Auto), ("require", Sandbox::Require), ("off", Sandbox::Off)],
+            &[],
+        ),
     };
     table.finish();
     Process { model, run_dir_at: run_dir.span, user_at: user.span }

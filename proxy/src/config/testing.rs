@@ -12,6 +12,7 @@ use crate::listen::ListenerIds;
 use crate::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 use crate::route::RouteTable;
 use crate::route::model::{Action, Route};
+use crate::sandbox::Sandbox;
 use crate::session::traffic::Traffic;
 use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
 
@@ -29,6 +30,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             watchdog: Some(Duration::from_secs(15)),
             max_connections: 0,
             buffer_budget: 8 << 20,
+            sandbox: Sandbox::Off,
         },
         workers: model::Workers {
             count: Some(1),

@@ -11,6 +11,7 @@ use crate::kernel::steering::{Steering, SteeringPolicy};
 use crate::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 use crate::route::RouteTable;
 use crate::route::model::{Action, Route, RoutePath};
+use crate::sandbox::Sandbox;
 use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
 
 mod changes;
@@ -110,6 +111,7 @@ fn defaults_are_those_of_the_interface() {
             watchdog: Some(seconds(15)),
             max_connections: 0,
             buffer_budget: 64 << 20,
+            sandbox: Sandbox::Auto,
         },
         workers: model::Workers {
             count: None,
@@ -212,6 +214,7 @@ fn values_other_than_the_defaults_are_taken() {
         process.watchdog = "off"
         process.max_connections = 0x10
         process.buffer_budget = "1MiB"
+        process.sandbox = "require"
         workers = { count = 2, cpus = "2-3,6", control_cpus = "0", numa = "off", stuck_after = "250ms" }
         ring = { entries = 64, buffers = 32768, buffer_size = "16KiB" }
         steering.policy = "numa-local"
@@ -251,6 +254,7 @@ fn values_other_than_the_defaults_are_taken() {
     assert_eq!(config.workers.cpus, Some(vec![2, 3, 6]));
     assert_eq!((config.workers.count, config.workers.control_cpus), (Some(2), Some(vec![0])));
     assert!(!config.workers.numa_local);
+    assert_eq!(config.process.sandbox, Sandbox::Require);
     assert_eq!(config.ring, Ring { entries: 64, buffers: 32768, buffer_size: 16384 });
     assert_eq!(config.steering.policy, SteeringPolicy::NumaLocal);
     assert_eq!(config.admin.address, None);

@@ -164,6 +164,12 @@ pub struct SupervisorStatus {
     /// Listening sockets that another process shut down, and that listen again.
     #[serde(default)]
     pub listeners_restored: u64,
+    /// The data plane's process.
+    #[serde(default)]
+    pub process: ProcessStatus,
+    /// The layers that confine the data plane; empty: none.
+    #[serde(default)]
+    pub sandbox: Vec<String>,
     /// The guard.
     pub guard: GuardStatus,
     /// Steering.
@@ -176,6 +182,15 @@ pub struct SupervisorStatus {
     /// The configuration and its reloads.
     #[serde(default)]
     pub reload: ReloadStatus,
+}
+
+/// A process, from /proc, as far as that could be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// Resident memory.
+    pub resident_bytes: Option<u64>,
+    /// Open descriptors.
+    pub open_descriptors: Option<u64>,
 }
 
 /// The configuration and its reloads.

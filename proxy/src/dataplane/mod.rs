@@ -24,6 +24,7 @@ use self::control_thread::{Control, ControlError};
 use self::threads::Crew;
 use crate::control::handoff::Channel;
 use crate::control::messages::ToSupervisor;
+use crate::sandbox::{Layer, LayerError, Layers};
 use crate::telemetry::key_log::KeyLogGuard;
 use crate::telemetry::logging;
 use crate::{placement, sandbox};
@@ -39,6 +40,8 @@ enum DataPlaneError {
     Tickets(#[from] tickets::TicketsError),
     #[error(transparent)]
     Log(#[from] logging::LogError),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
     #[error(transparent)]
@@ -46,9 +49,9 @@ enum DataPlaneError {
 }
 
 /// `sluice data-plane`: the process's whole life. `parent`: the supervisor's process id; `identity`: the user
-/// to become.
+/// to become; `layers`: those of the sandbox that it takes.
 #[must_use]
-pub fn run(parent: Pid, identity: Option<(Uid, Gid)>) -> ExitCode {
+pub fn run(parent: Pid, identity: Option<(Uid, Gid)>, layers: Layers) -> ExitCode {
     // Before anything is opened: everything else comes over the channel.
     if let Err(error) = sandbox::close_inherited() {
         eprintln!("sluice data-plane: close_range: {error}");
@@ -63,7 +66,7 @@ pub fn run(parent: Pid, identity: Option<(Uid, Gid)>) -> ExitCode {
     };
     // A second descriptor of the same socket, for a last word: the control thread takes the first.
     let last_word = channel.as_fd().try_clone_to_owned().map(Channel::from);
-    match serve(channel, parent, identity) {
+    match serve(channel, parent, identity, layers) {
         Ok(()) => ExitCode::SUCCESS,
         // The control thread has said it already, or there is nobody to hear it.
         Err(DataPlaneError::Control(_)) => ExitCode::FAILURE,
@@ -89,10 +92,15 @@ fn take_channel() -> io::Result<Channel> {
     Ok(Channel::from(channel))
 }
 
-fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<(), DataPlaneError> {
+fn serve(
+    channel: Channel,
+    parent: Pid,
+    identity: Option<(Uid, Gid)>,
+    layers: Layers,
+) -> Result<(), DataPlaneError> {
     // First of all, and before the first thread: afterwards not one instruction runs with the supervisor's
     // rights.
-    privileges::drop_all(identity, parent)?;
+    privileges::drop_all(identity, parent, layers)?;
     // Re-executed through /proc/self/exe, it would be called `exe`.
     let _ = nix::sys::prctl::set_name(c"sluice-control");
     let mut handoff = receive::handoff(&channel)?;
@@ -119,7 +127,10 @@ fn serve(channel: Channel, parent: Pid, identity: Option<(Uid, Gid)>) -> Result<
         plane.ticket_keys,
     );
     let mut control = control.map_err(|error| DataPlaneError::Io("channel", error))?;
-    let mut crew = Crew::start(seeds).map_err(|error| DataPlaneError::Io("worker threads", error))?;
+    let mut crew = Crew::prepare(seeds).map_err(|error| DataPlaneError::Io("worker threads", error))?;
+    // Every ring is made, and no byte of a client was read.
+    layers.take(Layer::Calls)?;
+    crew.go();
     runtime.block_on(control.run(&mut crew, plane.admin))?;
     // The workers' last records are in the queues then; dropping the control thread's state writes them.
     crew.join();

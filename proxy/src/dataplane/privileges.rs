@@ -1,6 +1,9 @@
 //! The rights that the data plane gives up first of all, while it still has one thread. It raises its limits,
-//! becomes `process.user`, loses every capability for good (capabilities(7), no_new_privs), and dies with its
-//! supervisor (PR_SET_PDEATHSIG).
+//! takes an empty root, becomes `process.user`, loses every capability for good (capabilities(7),
+//! no_new_privs) and its access to files (Landlock), and dies with its supervisor (PR_SET_PDEATHSIG). The
+//! filter of system calls follows later, when the rings are made.
+
+use std::fs::File;
 
 use caps::CapSet;
 use nix::errno::Errno;
@@ -8,6 +11,8 @@ use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Pid, Uid, getgroups, getppid, getresgid, getresuid, setgroups, setresgid, setresuid};
+
+use crate::sandbox::{Layer, LayerError, Layers};
 
 /// Why the data plane does not run: it would have had more rights than it should.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +23,12 @@ pub enum PrivilegeError {
     /// Capabilities.
     #[error("capabilities: {0}")]
     Capabilities(#[from] caps::errors::CapsError),
+    /// The library of TLS has no random bytes.
+    #[error("no random bytes")]
+    Random,
+    /// A layer of the sandbox.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     /// The supervisor died meanwhile.
     #[error("the supervisor is gone")]
     Orphaned,
@@ -26,11 +37,12 @@ pub enum PrivilegeError {
     Left(&'static str),
 }
 
-/// Gives everything up. `identity`: the user to become; `None`: we are not root and keep our user.
+/// Gives everything up. `identity`: the user to become; `None`: we are not root and keep our user. `layers`:
+/// of the sandbox.
 ///
 /// # Errors
 /// When the kernel refuses any of it, or when the supervisor `parent` is dead.
-pub fn drop_all(identity: Option<(Uid, Gid)>, parent: Pid) -> Result<(), PrivilegeError> {
+pub fn drop_all(identity: Option<(Uid, Gid)>, parent: Pid, layers: Layers) -> Result<(), PrivilegeError> {
     let call = |name| move |errno| PrivilegeError::Call(name, errno);
     // The supervisor decides about our end. Signals that a terminal or systemd sends to the whole group must
     // not.
@@ -42,6 +54,9 @@ pub fn drop_all(identity: Option<(Uid, Gid)>, parent: Pid) -> Result<(), Privile
     }
     ignored.thread_block().map_err(call("sigmask"))?;
     raise_limits();
+    // The library opens /dev/sysgenid at its first random bytes. Later it could not, and would have none.
+    aws_lc_rs::rand::fill(&mut [0; 1]).map_err(|_| PrivilegeError::Random)?;
+    layers.take(Layer::Root)?;
     if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP)? {
         for capability in caps::read(None, CapSet::Bounding)? {
             caps::drop(None, CapSet::Bounding, capability)?;
@@ -58,6 +73,7 @@ pub fn drop_all(identity: Option<(Uid, Gid)>, parent: Pid) -> Result<(), Privile
         caps::clear(None, set)?;
     }
     prctl::set_no_new_privs().map_err(call("no_new_privs"))?;
+    layers.take(Layer::Files)?;
     // No core dumps with clients' data, and no tracing by other processes of the same user.
     prctl::set_dumpable(false).map_err(call("PR_SET_DUMPABLE"))?;
     // Changing the user clears it, so only now. The check comes after: a supervisor that died before sends no
@@ -66,7 +82,7 @@ pub fn drop_all(identity: Option<(Uid, Gid)>, parent: Pid) -> Result<(), Privile
     if getppid() != parent {
         return Err(PrivilegeError::Orphaned);
     }
-    verify(identity)
+    verify(identity, layers)
 }
 
 /// All descriptors that we may have. Locked memory: rings of a process without CAP_IPC_LOCK count against it.
@@ -83,8 +99,11 @@ fn raise_limits() {
     }
 }
 
-fn verify(identity: Option<(Uid, Gid)>) -> Result<(), PrivilegeError> {
+fn verify(identity: Option<(Uid, Gid)>, layers: Layers) -> Result<(), PrivilegeError> {
     let call = |name| move |errno| PrivilegeError::Call(name, errno);
+    if (layers.has(Layer::Root) || layers.has(Layer::Files)) && File::open("/proc/self/exe").is_ok() {
+        return Err(PrivilegeError::Left("files"));
+    }
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
         if !caps::read(None, set)?.is_empty() {
             return Err(PrivilegeError::Left("capabilities"));

@@ -73,7 +73,11 @@ impl Child {
         // The channel, and standard error for its log. It closes whatever else it inherits; an access log on
         // standard output is handed over like a file.
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
-        command.current_dir("/").env_clear();
+        match &estate.empty {
+            Some(folder) => command.current_dir(folder.path()),
+            None => command.current_dir("/"),
+        };
+        command.args(["--sandbox", &estate.sandbox.to_string()]).env_clear();
         command.envs(std::env::vars_os().filter(|(name, _)| name == "RUST_BACKTRACE"));
         command.env("GLIBC_TUNABLES", ALLOCATOR);
         let process = command.spawn()?;

@@ -27,6 +27,8 @@ use crate::kernel::guard::pins::{PinError, Pins};
 use crate::kernel::{KernelError, Programs, Sysctls};
 use crate::listen::sockets::{self, BindError, Bound};
 use crate::listen::{ListenKey, ListenerIds, Listeners};
+use crate::sandbox::root::EmptyFolder;
+use crate::sandbox::{Lack, Layer, Layers, Sandbox};
 use crate::supervisor::key_log::KeyLog;
 use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
@@ -77,6 +79,9 @@ pub enum EstateError {
         /// The reason, and the remedy.
         reason: String,
     },
+    /// A layer of the sandbox that was demanded.
+    #[error("process.sandbox = \"require\": {0}; with \"auto\" Sluice would go on without")]
+    Sandbox(Lack),
     /// More workers than the steering array has lines.
     #[error("{0} workers; {WORKERS_MAX} at most")]
     Workers(usize),
@@ -147,6 +152,10 @@ pub struct Estate {
     sysctls: Sysctls,
     /// The data plane's user; `None`: it keeps ours.
     pub identity: Option<Identity>,
+    /// The layers that confine the data plane.
+    pub sandbox: Layers,
+    /// Where the data plane starts, and stays if the sandbox has an empty root.
+    pub empty: Option<EmptyFolder>,
     /// Where the access log goes; `None` while it is off.
     access_log: Option<OwnedFd>,
     /// Of session tickets.
@@ -166,14 +175,8 @@ impl Estate {
     pub fn claim(loaded: Loaded, run_dir: &Folder) -> Result<Self, EstateError> {
         let Loaded { config, files, .. } = loaded;
         let mut degraded = Vec::new();
-        let identity = privileges::identity(&config.process.user)?;
-        if identity.is_none() {
-            let uid = nix::unistd::Uid::effective();
-            degraded.push(format!(
-                "not started as root: the data plane stays uid {uid} instead of becoming process.user \"{}\"",
-                config.process.user
-            ));
-        }
+        let identity = identify(&config, &mut degraded)?;
+        let (sandbox, empty) = confine(&config, &mut degraded)?;
         programs::check_interfaces(&config)?;
         raise_descriptor_limit();
         let access_log = logs::open(&config.log.access)?;
@@ -221,6 +224,8 @@ impl Estate {
             slots,
             sysctls,
             identity,
+            sandbox,
+            empty,
             access_log,
             ticket_keys,
             key_log: None,
@@ -391,6 +396,35 @@ fn steering_slots(programs: Option<&Programs>) -> Result<SteeringSlots, EstateEr
         None => SteeringSlots::create(),
     };
     slots.map_err(|error| EstateError::Io("steering slots", error))
+}
+
+/// Looks the data plane's user up.
+fn identify(config: &Config, degraded: &mut Vec<String>) -> Result<Option<Identity>, UserError> {
+    let user = &config.process.user;
+    let identity = privileges::identity(user)?;
+    if identity.is_none() {
+        let uid = nix::unistd::Uid::effective();
+        degraded.push(format!(
+            "not started as root: the data plane stays uid {uid} instead of becoming process.user \"{user}\""
+        ));
+    }
+    Ok(identity)
+}
+
+/// Chooses the layers of the sandbox; an empty root also takes a folder.
+fn confine(
+    config: &Config,
+    degraded: &mut Vec<String>,
+) -> Result<(Layers, Option<EmptyFolder>), EstateError> {
+    let (layers, lacks) = Layers::find(config.process.sandbox);
+    for lack in lacks {
+        if config.process.sandbox == Sandbox::Require {
+            return Err(EstateError::Sandbox(lack));
+        }
+        degraded.push(format!("process.sandbox: {lack}: {}", lack.layer.cost()));
+    }
+    let empty = layers.has(Layer::Root).then(|| EmptyFolder::make(&config.process.run_dir)).transpose();
+    Ok((layers, empty.map_err(|error| EstateError::Io("an empty folder in run_dir", error))?))
 }
 
 /// One socket per worker and address may be more than the soft limit of 1024; the data plane raises its own.

@@ -15,6 +15,7 @@ pub mod network;
 pub mod plan;
 pub mod planes;
 pub mod privileges;
+mod process;
 pub mod reload;
 pub mod run_dir;
 pub mod sentry;

@@ -12,6 +12,7 @@ use self::facts::{CAPABILITIES, Facts, Interface};
 use crate::LINUX_MIN;
 use crate::config::model::{Config, Ring};
 use crate::kernel::guard::GuardMode;
+use crate::sandbox::Sandbox;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 use crate::telemetry::report::Table;
 
@@ -96,6 +97,7 @@ fn judge(config: &Config, facts: &Facts, workers: usize) -> Vec<Finding> {
     for (name, interface) in &facts.interfaces {
         found.judge_interface(config.guard.mode, name, interface);
     }
+    found.judge_sandbox(config.process.sandbox, facts);
     found.judge_rights(config, facts);
     found.judge_limits(config, facts, workers);
     found.found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -198,6 +200,18 @@ impl Judgement {
                 );
             }
             (Expected::Generic | Expected::Driver | Expected::Tried, _) => {}
+        }
+    }
+
+    fn judge_sandbox(&mut self, sandbox: Sandbox, facts: &Facts) {
+        for (layer, found) in &facts.layers {
+            let Err(reason) = found else { continue };
+            let what = format!("process.sandbox: {}: {reason}", layer.label());
+            match sandbox {
+                Sandbox::Off => {}
+                Sandbox::Auto => self.degraded(what, layer.cost()),
+                Sandbox::Require => self.fatal(what, "process.sandbox = \"require\" asks for it"),
+            }
         }
     }
 
@@ -445,6 +459,10 @@ fn print_kernel(text: &mut String, facts: &Facts) {
         place(&facts.bpffs),
         "a start mounts it; else a crash of the supervisor ends the filter and its bans",
     );
+    for (layer, found) in &facts.layers {
+        let found = found.as_ref().map_or_else(|reason| format!("no: {reason}"), |()| "yes".to_owned());
+        row(&format!("sandbox: {}", layer.label()), found, "hostile code in the data plane reaches further");
+    }
     row("cgroup v2", place(&facts.cgroup2), "nothing yet: connections per source are not counted");
     for (_, name) in CAPABILITIES {
         let found = if facts.capabilities.contains(name) { "yes" } else { "no" };

@@ -46,6 +46,12 @@ impl Planes {
         self.only.as_ref().map(|plane| &plane.watchdog)
     }
 
+    /// The process of that plane.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.only.as_ref().map(Child::pid)
+    }
+
     /// The plane of this generation.
     pub fn get(&mut self, generation: u32) -> Option<&mut Child> {
         self.only.as_mut().filter(|plane| plane.generation == generation)

@@ -42,7 +42,7 @@ pub fn identity(user: &str) -> Result<Option<Identity>, UserError> {
 }
 
 /// The capabilities of a running supervisor.
-const KEPT: [Capability; 9] = [
+const KEPT: [Capability; 10] = [
     // Maps are read and written with it while unprivileged BPF is off.
     Capability::CAP_BPF,
     // XDP is detached with it.
@@ -54,6 +54,8 @@ const KEPT: [Capability; 9] = [
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
     Capability::CAP_SYS_RESOURCE,
+    // It also takes an empty folder as its root.
+    Capability::CAP_SYS_CHROOT,
     // The configuration and its keys may belong to another user.
     Capability::CAP_DAC_OVERRIDE,
     // A reload may bring a port below 1024.

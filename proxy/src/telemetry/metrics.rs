@@ -11,7 +11,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::access_log;
-use crate::control::status::{CertificateStatus, CrlStatus, DataPlaneStatus, SupervisorStatus};
+use crate::control::status::{
+    CertificateStatus, CrlStatus, DataPlaneStatus, ProcessStatus, SupervisorStatus,
+};
 use crate::counters::{Cells, Counter, DURATION_BOUNDS_MICROS, Kind, Plain};
 use crate::error::{
     CloseReason, Crowded, HandshakeFailure, HandshakeKind, LogLossReason, PoolCloseReason, RefusalReason,
@@ -44,7 +46,8 @@ pub fn encode(scrape: Scrape) -> String {
         status: data_plane,
         supervisor_answers: supervisor.is_some(),
     }));
-    registry.register_collector(Box::new(Process));
+    let process = supervisor.as_ref().map(|supervisor| supervisor.process).unwrap_or_default();
+    registry.register_collector(Box::new(Process(process)));
     if let Some(supervisor) = supervisor {
         registry.register_collector(Box::new(Supervisor(supervisor)));
     }
@@ -364,9 +367,9 @@ impl Collector for Supervisor {
     }
 }
 
-/// This process, from /proc/self.
+/// This process. Its memory and descriptors are known from /proc, which only the supervisor sees.
 #[derive(Debug)]
-struct Process;
+struct Process(ProcessStatus);
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -387,11 +390,11 @@ impl Collector for Process {
                     .encode_counter::<NoLabelSet, _, u64>(&seconds(time), None)?;
             }
         }
-        if let Some(bytes) = resident_bytes() {
+        if let Some(bytes) = self.0.resident_bytes {
             family(encoder, "sluice_process_resident_memory_bytes", "Resident memory of the data plane")
                 .gauge(bytes)?;
         }
-        if let Some(descriptors) = open_descriptors() {
+        if let Some(descriptors) = self.0.open_descriptors {
             family(encoder, "sluice_process_open_fds", "Open descriptors of the data plane")
                 .gauge(descriptors)?;
         }
@@ -401,20 +404,6 @@ impl Collector for Process {
         }
         Ok(())
     }
-}
-
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    Some(pages * u64::try_from(page).ok()?)
-}
-
-/// Since Linux 6.2 the directory's size is the number of descriptors; counting twenty thousand entries takes
-/// milliseconds.
-fn open_descriptors() -> Option<u64> {
-    let size = std::fs::metadata("/proc/self/fd").ok()?.len();
-    if size > 0 { Some(size) } else { Some(std::fs::read_dir("/proc/self/fd").ok()?.count() as u64) }
 }
 
 #[cfg(test)]

@@ -122,6 +122,9 @@ fn print_supervisor(text: &mut String, supervisor: &SupervisorStatus) {
         let _ = writeln!(text, "data planes that died: {deaths}");
     }
     print_reload(text, &supervisor.reload);
+    let sandbox =
+        if supervisor.sandbox.is_empty() { "none".to_owned() } else { supervisor.sandbox.join(", ") };
+    let _ = writeln!(text, "sandbox of the data plane: {sandbox}");
     if let Some(path) = &supervisor.key_log {
         let _ = writeln!(text, "{}", key_log::warning(path));
     }

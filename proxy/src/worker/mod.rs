@@ -94,26 +94,44 @@ fn advice(error: &std::io::Error) -> String {
     }
 }
 
-/// Runs the worker on this thread until it is told to stop. Reports readiness through `ready` once its
-/// accepts are armed; marking the steering slot live is up to `ready`.
-///
-/// # Errors
-/// When the ring cannot be made, or a loop turn's enter fails for a reason that no later turn would mend.
-pub fn run(seed: WorkerSeed, ready: impl FnOnce()) -> Result<(), WorkerError> {
-    place(&seed);
-    let ring = KernelRing::new(seed.ring, seed.buffer_budget).map_err(WorkerError::Ring)?;
-    let mut engine = Engine::new(ring, engine_settings(seed.connections_max));
-    let worker = Worker::new(engine.io(), seed.counters, seed.traffic, seed.connections_max, seed.access);
-    if let Some(sources) = seed.sources {
-        worker.sessions.limit_sources(sources);
+/// A worker on its own thread, with its ring, that serves nobody yet.
+#[derive(Debug)]
+pub struct Prepared {
+    seed: WorkerSeed,
+    ring: KernelRing,
+}
+
+impl Prepared {
+    /// Places the calling thread and makes its ring.
+    ///
+    /// # Errors
+    /// When the ring cannot be made.
+    pub fn new(seed: WorkerSeed) -> Result<Self, WorkerError> {
+        place(&seed);
+        let ring = KernelRing::new(seed.ring, seed.buffer_budget).map_err(WorkerError::Ring)?;
+        Ok(Self { seed, ring })
     }
-    let mut events = Events::new(worker, seed.steering, seed.stuck_after);
-    engine.watch(&seed.commands).map_err(WorkerError::Ring)?;
-    for (key, socket) in seed.listeners {
-        engine.add_listener(socket, listener_tag(key.listener));
+
+    /// Runs the worker until it is told to stop. Reports readiness through `ready` once its accepts are
+    /// armed; marking the steering slot live is up to `ready`.
+    ///
+    /// # Errors
+    /// When a loop turn's enter fails for a reason that no later turn would mend.
+    pub fn run(self, ready: impl FnOnce()) -> Result<(), WorkerError> {
+        let Self { seed, ring } = self;
+        let mut engine = Engine::new(ring, engine_settings(seed.connections_max));
+        let worker = Worker::new(engine.io(), seed.counters, seed.traffic, seed.connections_max, seed.access);
+        if let Some(sources) = seed.sources {
+            worker.sessions.limit_sources(sources);
+        }
+        let mut events = Events::new(worker, seed.steering, seed.stuck_after);
+        engine.watch(&seed.commands).map_err(WorkerError::Ring)?;
+        for (key, socket) in seed.listeners {
+            engine.add_listener(socket, listener_tag(key.listener));
+        }
+        ready();
+        serve(&mut engine, &mut events, &seed.commands).map_err(WorkerError::Ring)
     }
-    ready();
-    serve(&mut engine, &mut events, &seed.commands).map_err(WorkerError::Ring)
 }
 
 /// How the engine names the listener of a socket to `Events`.

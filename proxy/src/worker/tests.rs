@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::{WorkerError, WorkerSeed, run, testing};
+use super::{Prepared, WorkerError, WorkerSeed, testing};
 use crate::config::model;
 use crate::control::commands::{self, Command, CommandSender};
 use crate::control::slots::SteeringSlot;
@@ -163,7 +163,8 @@ impl Running {
             sources: None,
         };
         let (ready, is_ready) = mpsc::channel();
-        let thread = std::thread::spawn(move || run(seed, move || ready.send(()).expect("test waits")));
+        let thread =
+            std::thread::spawn(move || Prepared::new(seed)?.run(move || ready.send(()).expect("test waits")));
         is_ready.recv_timeout(Duration::from_secs(10)).expect("ready");
         Self { address, listener, counters, commands: sender, thread: Some(thread) }
     }

@@ -24,6 +24,7 @@ pub(super) const UNSAFE_FILES: &[&str] = &[
     "proxy/src/listen/defer.rs",
     "proxy/src/placement.rs",
     "proxy/src/sandbox/raw.rs",
+    "tests/confined.rs",
     "tests/support/bpf.rs",
     "tests/support/pidfd.rs",
     "benches/src/load/poll.rs",

@@ -49,7 +49,8 @@ pub(crate) const ROOMS: &[Room] = &[
         "supervisor",
         Storey::Process,
         "sockets, maps, reloads, restarts",
-        "config kernel telemetry control listen io access_log counters tls placement folder error time",
+        "config kernel telemetry control listen io access_log counters tls placement sandbox folder error \
+         time",
     ),
     room(
         "dataplane",
@@ -60,14 +61,15 @@ pub(crate) const ROOMS: &[Room] = &[
     ),
     room("demo", Storey::Process, "an origin for a first try", ""),
     // The command line. Only `main` reads it.
-    room("cli", Storey::Process, "commands and options", "config control"),
+    room("cli", Storey::Process, "commands and options", "config control sandbox"),
     // It compiles into types that the rooms below own. None of those rooms knows where its settings come
     // from.
     room(
         "config",
         Storey::Beside,
         "TOML to compiled models",
-        "session kernel upstream wire exchange listen route io access_log tls http proxy_protocol error time",
+        "session kernel upstream wire exchange listen route io access_log tls http proxy_protocol sandbox \
+         error time",
     ),
     // A worker takes commands from the control thread, and publishes its load where steering reads it.
     room(

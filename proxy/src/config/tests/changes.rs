@@ -66,6 +66,7 @@ fn each_key_that_takes_a_restart_is_named() {
         (process("user = \"www-data\""), "process.user"),
         (process("max_connections = 9"), "process.max_connections"),
         (process("buffer_budget = \"8MiB\""), "process.buffer_budget"),
+        (process("sandbox = \"off\""), "process.sandbox"),
         (table("workers", "count = 2"), "workers.count"),
         (table("workers", "cpus = \"0-3\""), "workers.cpus"),
         (table("workers", "control_cpus = \"0\""), "workers.control_cpus"),

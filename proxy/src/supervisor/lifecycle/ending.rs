@@ -11,6 +11,7 @@ use super::super::estate::Connections;
 use super::Supervisor;
 use crate::control::life::{LifeEvent, RunOutcome};
 use crate::control::messages::Response;
+use crate::sandbox;
 
 impl Supervisor {
     pub(super) fn begin_stop(&mut self) {
@@ -85,6 +86,7 @@ pub(super) fn receipt(outcome: RunOutcome, restarts: u32, ending: Option<Ending>
 pub(super) fn describe(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => match Signal::try_from(signal) {
+            Ok(Signal::SIGSYS) => format!("killed by SIGSYS: {}", sandbox::HINT),
             Ok(signal) => format!("killed by {signal}"),
             Err(_) => format!("killed by signal {signal}"),
         },

@@ -10,6 +10,7 @@ use crate::control::messages::{Response, ToDataPlane};
 use crate::control::now;
 use crate::control::status::{DataPlaneStatus, Status, SupervisorStatus};
 use crate::supervisor::allowance::Allowance;
+use crate::supervisor::process;
 use crate::supervisor::watchdog::{Look, Watchdog};
 use crate::time::Time;
 
@@ -77,6 +78,8 @@ impl Supervisor {
             data_plane_state: self.data_plane_state(answers).to_owned(),
             listeners_restored: self.estate.listeners_restored,
             deaths: self.life.deaths().map(|(reason, count)| (reason.label().to_owned(), count)).collect(),
+            process: self.planes.pid().map(process::status).unwrap_or_default(),
+            sandbox: self.estate.sandbox.labels(),
             guard: self.estate.guard_status(),
             steering: self.estate.steering_status(),
             degraded: self.estate.lacks(),

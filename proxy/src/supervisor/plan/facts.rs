@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use crate::config::model::Config;
 use crate::kernel::links;
+use crate::sandbox::Layer;
 use crate::supervisor::leftovers;
 
 /// The facts that `judge` needs about the host.
@@ -30,6 +31,8 @@ pub(super) struct Facts {
     pub(super) bpffs: Option<PathBuf>,
     /// Whether a ring as the workers make it can be made.
     pub(super) ring: Result<(), String>,
+    /// Whether each layer of the sandbox can be had; else why not.
+    pub(super) layers: Vec<(Layer, Result<(), String>)>,
     /// Whether `process.user` exists.
     pub(super) user_exists: bool,
     /// Whether we run as that user already.
@@ -98,6 +101,7 @@ impl Facts {
             cgroup2: mounted(&mounts, "cgroup2"),
             bpffs: mounted(&mounts, "bpf"),
             ring: crate::io::ring::probe().map(drop).map_err(|error| error.to_string()),
+            layers: Layer::ALL.into_iter().map(|layer| (layer, layer.find())).collect(),
             user_exists: user.is_some(),
             user_is_ours: user.is_some_and(|user| user.uid == nix::unistd::geteuid()),
             somaxconn: number("/proc/sys/net/core/somaxconn"),

@@ -9,6 +9,7 @@ use super::*;
 use crate::config::{model, testing};
 use crate::listen::Listener;
 use crate::route::RouteTable;
+use crate::sandbox::Layer;
 use crate::supervisor::topology::Placement;
 
 /// As many workers and buffers as the defaults give, and a listener with two addresses.
@@ -47,6 +48,7 @@ fn facts() -> Facts {
         cgroup2: Some(PathBuf::from("/sys/fs/cgroup")),
         bpffs: Some(PathBuf::from("/sys/fs/bpf")),
         ring: Ok(()),
+        layers: Layer::ALL.map(|layer| (layer, Ok(()))).into(),
         user_exists: true,
         user_is_ours: false,
         somaxconn: Some(4096),
@@ -79,6 +81,25 @@ fn only(found: Vec<Finding>) -> (Severity, String) {
 #[test]
 fn a_host_with_everything_has_no_findings() {
     assert_eq!(judge(&config(), &facts(), 4), []);
+}
+
+#[test]
+fn a_layer_of_the_sandbox_that_is_missing_is_named_and_stops_a_start_that_demands_it() {
+    let mut facts = facts();
+    facts.layers[Layer::Files as usize].1 = Err("switched off at boot".to_owned());
+    for (sandbox, expected) in [
+        (Sandbox::Auto, Some(Severity::Degraded)),
+        (Sandbox::Require, Some(Severity::Fatal)),
+        (Sandbox::Off, None),
+    ] {
+        let mut config = config();
+        config.process.sandbox = sandbox;
+        let found = judge(&config, &facts, 4);
+        assert_eq!(found.first().map(|finding| finding.severity), expected);
+        assert!(found.iter().all(|finding| {
+            finding.to_string().starts_with("process.sandbox: Landlock: switched off at boot: ")
+        }));
+    }
 }
 
 #[test]

@@ -195,7 +195,8 @@ fn durations_are_a_histogram_of_all_workers() {
 
 #[test]
 fn the_process_is_described() {
-    let text = encoded(None);
+    let process = ProcessStatus { resident_bytes: Some(4096), open_descriptors: Some(9) };
+    let text = encoded(Some(SupervisorStatus { process, ..SupervisorStatus::default() }));
     for name in ["sluice_process_resident_memory_bytes", "sluice_process_open_fds", "sluice_process_max_fds"]
     {
         let line = text.lines().find(|line| line.starts_with(name)).expect(name);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::control::status::{
-    EndpointStatus, GuardStatus, ListenerStatus, SteeringStatus, UpstreamStatus, WorkerStatus,
+    EndpointStatus, GuardStatus, ListenerStatus, ProcessStatus, SteeringStatus, UpstreamStatus, WorkerStatus,
 };
 
 fn whole() -> Status {
@@ -18,6 +18,8 @@ fn whole() -> Status {
             data_plane_state: "serving".to_owned(),
             listeners_restored: 0,
             deaths: BTreeMap::from([("crashed".to_owned(), 0), ("hung".to_owned(), 1)]),
+            process: ProcessStatus::default(),
+            sandbox: vec!["Landlock".to_owned(), "seccomp".to_owned()],
             guard: GuardStatus {
                 interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
                 unguarded: BTreeMap::from([("eth1".to_owned(), "it is gone".to_owned())]),
@@ -116,6 +118,7 @@ supervisor: pid 100, 1 data plane restart
 data planes that died: 1 hung
 configuration: snapshot 1; reloads: 2 invalid; 2 files are watched
 last reload: not reloaded, snapshot 1 stays in force: the configuration has an error
+sandbox of the data plane: Landlock, seccomp
 data plane: ready, pid 101, generation 2, snapshot 1
 
 listeners
