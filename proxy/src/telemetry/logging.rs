@@ -4,7 +4,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -171,6 +171,10 @@ impl LogGuard {
             reader: std::sync::OnceLock::new(),
         });
         let theirs = Arc::clone(&shared);
+        // A sandboxed process may not change capabilities any more, so the thread does it before anything
+        // else happens.
+        let without_rights = Arc::new(Barrier::new(2));
+        let cleared = Arc::clone(&without_rights);
         let thread = std::thread::Builder::new()
             .name("sluice-log".to_owned())
             .spawn(move || {
@@ -179,9 +183,11 @@ impl LogGuard {
                 for set in [caps::CapSet::Effective, caps::CapSet::Permitted, caps::CapSet::Inheritable] {
                     let _ = caps::clear(None, set);
                 }
+                cleared.wait();
                 write_out(&theirs, output);
             })
             .map_err(LogError::Thread)?;
+        without_rights.wait();
         let _ = shared.reader.set(thread.thread().clone());
         Ok(Self { sink: Sink(shared), thread: Some(thread) })
     }
