@@ -20,6 +20,11 @@ impl EmptyFolder {
     /// When it cannot be made.
     pub fn make(within: &Path) -> io::Result<Self> {
         let path = within.join(format!("empty-{}", std::process::id()));
+        // A supervisor with our process id, as in a container, may have died between the next steps.
+        match fs::remove_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         // The data plane's user may not even look for a name in it.
         DirBuilder::new().mode(0o500).create(&path)?;
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
@@ -66,6 +71,8 @@ mod tests {
     #[test]
     fn a_folder_is_gone_and_takes_no_file() {
         let within = tempfile::tempdir().expect("a folder");
+        // One that a crash left behind is no obstacle.
+        fs::create_dir(within.path().join(format!("empty-{}", std::process::id()))).expect("made");
         let folder = EmptyFolder::make(within.path()).expect("made");
         assert_eq!(fs::read_dir(within.path()).expect("a folder").count(), 0);
         assert!(fs::metadata(folder.path()).expect("reachable").is_dir());
