@@ -176,7 +176,7 @@ impl Estate {
         let Loaded { config, files, .. } = loaded;
         let mut degraded = Vec::new();
         let identity = identify(&config, &mut degraded)?;
-        let (sandbox, empty) = confine(&config, &mut degraded)?;
+        let (sandbox, empty) = confine(&config, run_dir, &mut degraded)?;
         programs::check_interfaces(&config)?;
         raise_descriptor_limit();
         let access_log = logs::open(&config.log.access)?;
@@ -414,6 +414,7 @@ fn identify(config: &Config, degraded: &mut Vec<String>) -> Result<Option<Identi
 /// Chooses the layers of the sandbox; an empty root also takes a folder.
 fn confine(
     config: &Config,
+    run_dir: &Folder,
     degraded: &mut Vec<String>,
 ) -> Result<(Layers, Option<EmptyFolder>), EstateError> {
     let (layers, lacks) = Layers::find(config.process.sandbox);
@@ -423,7 +424,7 @@ fn confine(
         }
         degraded.push(format!("process.sandbox: {lack}: {}", lack.layer.cost()));
     }
-    let empty = layers.has(Layer::Root).then(|| EmptyFolder::make(&config.process.run_dir)).transpose();
+    let empty = layers.has(Layer::Root).then(|| EmptyFolder::make(run_dir.path())).transpose();
     Ok((layers, empty.map_err(|error| EstateError::Io("an empty folder in run_dir", error))?))
 }
 
