@@ -7,6 +7,7 @@ use super::sink::{ResponseSink, SinkError};
 use crate::error::RefusalReason;
 use crate::http::date::imf_fixdate;
 use crate::http::edit::Edits;
+use crate::http::forward;
 use crate::http::message::{BodyLength, Fields, RequestHead, ResponseHead, Version};
 use crate::http::redirect::Target;
 use crate::http::status::reason_phrase;
@@ -28,7 +29,7 @@ pub(super) async fn answer<U>(
     scene: &Scene<'_, U>,
 ) -> Outcome {
     let edits = route.response_headers.as_deref();
-    let request_id = head.request_id().unwrap_or_default();
+    let request_id = forward::request_id_of(head);
     if body_expected {
         match discard(head, source).await {
             Ok(()) => {}
@@ -86,7 +87,7 @@ pub(super) fn generated(
     status: u16,
     (content_type, body): (&str, &[u8]),
     location: Option<&[u8]>,
-    request_id: &str,
+    request_id: &[u8],
     edits: Option<&Edits>,
 ) -> (ResponseHead, Chunk) {
     let mut fields = Fields::with_capacity(240 + location.map_or(0, <[u8]>::len), 5);
@@ -102,7 +103,7 @@ pub(super) fn generated(
     if !matches!(status, 204 | 304) {
         fields.push(b"Content-Length", itoa::Buffer::new().format(body.len()).as_bytes());
     }
-    fields.push(b"X-Request-Id", request_id.as_bytes());
+    fields.push(b"X-Request-Id", request_id);
     if let Some(edits) = edits {
         edits.apply(&mut fields);
     }
@@ -120,7 +121,7 @@ pub(super) fn generated(
 pub(super) async fn refuse_body(
     sink: &mut impl ResponseSink,
     error: SourceError,
-    request_id: &str,
+    request_id: &[u8],
     edits: Option<&Edits>,
 ) -> Outcome {
     match error {
@@ -134,13 +135,13 @@ pub(super) async fn refuse_body(
 pub async fn refuse(
     sink: &mut impl ResponseSink,
     reason: RefusalReason,
-    request_id: &str,
+    request_id: &[u8],
     edits: Option<&Edits>,
 ) -> Outcome {
     send(sink, refusal(reason, request_id, edits), Some(reason)).await
 }
 
-fn refusal(reason: RefusalReason, request_id: &str, edits: Option<&Edits>) -> (ResponseHead, Chunk) {
+fn refusal(reason: RefusalReason, request_id: &[u8], edits: Option<&Edits>) -> (ResponseHead, Chunk) {
     let status = reason.status();
     let body = format!("{status} {}: {}\n", reason_phrase(status), reason.label());
     generated(status, ("text/plain; charset=utf-8", body.as_bytes()), None, request_id, edits)
@@ -180,7 +181,7 @@ mod tests {
                 Recipient { is_head: true, ..client },
                 Recipient::UNKNOWN,
             ] {
-                let (head, body) = refusal(reason, "id-1", None);
+                let (head, body) = refusal(reason, b"id-1", None);
                 let mut out = Vec::new();
                 let sent = encode::response(&head, recipient, &mut out);
                 let method = if recipient.is_head { Method::Head } else { Method::Get };

@@ -28,7 +28,7 @@ pub(super) struct Limits<'a> {
     /// Changes to the final response head.
     pub(super) edits: Option<&'a Edits>,
     /// The id of the request, which the client gets with the final response head.
-    pub(super) request_id: &'a str,
+    pub(super) request_id: &'a [u8],
 }
 
 /// How a relay ended.

@@ -76,7 +76,7 @@ async fn run<U: Upstreams>(
     let body_expected = !head.expects_continue();
     prepare(head, scene);
     if let Some(answer) = last_hop(head) {
-        let request_id = head.request_id().unwrap_or_default();
+        let request_id = forward::request_id_of(head);
         return match answer {
             Ok(status) => {
                 send(sink, answer::generated(status, ("", b""), None, request_id, None), None).await
@@ -85,11 +85,11 @@ async fn run<U: Upstreams>(
         };
     }
     let Some(route) = scene.routes.find(&scene.listener.name, &head.authority, head.path()) else {
-        return refuse(sink, RefusalReason::NoRoute, head.request_id().unwrap_or_default(), None).await;
+        return refuse(sink, RefusalReason::NoRoute, forward::request_id_of(head), None).await;
     };
     scene.note(|record| record.routed(&route.label));
     if route.client_cert && scene.identity.is_none_or(str::is_empty) {
-        let (request_id, edits) = (head.request_id().unwrap_or_default(), route.response_headers.as_deref());
+        let (request_id, edits) = (forward::request_id_of(head), route.response_headers.as_deref());
         return refuse(sink, RefusalReason::NoClientCertificate, request_id, edits).await;
     }
     let Action::Upstream(upstream) = route.action else {
@@ -110,7 +110,7 @@ async fn run<U: Upstreams>(
             Ok(true) => {}
             Ok(false) => scene.counters.increment(Plain::BodiesUnbuffered),
             Err(error) => {
-                return refuse_body(sink, error, head.request_id().unwrap_or_default(), edits).await;
+                return refuse_body(sink, error, forward::request_id_of(head), edits).await;
             }
         }
     }
@@ -131,7 +131,7 @@ pub async fn refuse_at_once<U>(
     scene: &Scene<'_, U>,
 ) -> Outcome {
     prepare(head, scene);
-    let refused = refuse(sink, reason, head.request_id().unwrap_or_default(), None).await;
+    let refused = refuse(sink, reason, forward::request_id_of(head), None).await;
     outcome::count(scene.counters, refused);
     refused
 }
@@ -191,7 +191,7 @@ async fn attempt<U: Upstreams, B: BodySource>(
     scene: &Scene<'_, U>,
 ) -> Outcome {
     let edits = route.response_headers.as_deref();
-    let request_id = head.request_id().unwrap_or_default();
+    let request_id = forward::request_id_of(head);
     let limits = Limits { head: route.timeout, body: route.body_timeout, edits, request_id };
     let asked = Asked { client: scene.client, record: scene.record, stall: limits.head };
     let mut attempts = scene.upstreams.attempts(upstream, &asked);
@@ -237,10 +237,10 @@ async fn switch(
     edits: Option<&Edits>,
 ) -> Outcome {
     if !upgrade::switch(&mut response, head) {
-        let request_id = head.request_id().unwrap_or_default();
+        let request_id = forward::request_id_of(head);
         return refuse(sink, RefusalReason::UpstreamMalformed, request_id, edits).await;
     }
-    forward::request_id(&mut response, head.request_id().unwrap_or_default());
+    forward::request_id(&mut response, forward::request_id_of(head));
     if let Some(edits) = edits {
         edits.apply(&mut response.fields);
     }

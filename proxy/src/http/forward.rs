@@ -51,6 +51,12 @@ impl RequestId {
         Self(digits)
     }
 
+    /// The digits.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// As text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -69,7 +75,7 @@ const fn hexadecimal(word: u32) -> [u8; 8] {
     (nibbles + b'0' as u64 * ONES + is_letter * (b'a' - b'0' - 10) as u64).to_be_bytes()
 }
 
-/// Makes a client's request fit for an upstream. Afterwards `head.request_id()` is the one in effect.
+/// Makes a client's request fit for an upstream. Afterwards `request_id_of` gives the id in effect.
 pub fn request(head: &mut RequestHead, origin: &Origin<'_>) {
     /// Nearly always there already.
     const ADDED_FIELDS: usize = 6;
@@ -165,12 +171,18 @@ pub fn response(head: &mut ResponseHead) {
     push_via(&mut head.fields, head.version);
 }
 
+/// The X-Request-Id of a request that `request` made fit. It is not judged again.
+#[must_use]
+pub fn request_id_of(head: &RequestHead) -> &[u8] {
+    head.fields.all_known(Name::RequestId).next().unwrap_or_default()
+}
+
 /// Tells the client the id of its request, in the place of what the endpoint says.
-pub fn request_id(head: &mut ResponseHead, id: &str) {
+pub fn request_id(head: &mut ResponseHead, id: &[u8]) {
     if head.fields.names().contains(Name::RequestId) {
         head.fields.remove(NameSet::of(&[Name::RequestId]));
     }
-    head.fields.push_own(Name::RequestId, b"X-Request-Id: ", id.as_bytes());
+    head.fields.push_own(Name::RequestId, b"X-Request-Id: ", id);
 }
 
 /// Says when a final response was received, if its origin does not say when it was made (RFC 9110 §6.6.1).

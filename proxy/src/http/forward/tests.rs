@@ -183,7 +183,7 @@ fn a_fit_request_id_is_kept_once() {
 fn a_response_has_the_id_of_its_request_once() {
     for fields in ["Server: b\r\n", "X-Request-Id: theirs\r\nServer: b\r\nx-request-id: too\r\n"] {
         let mut head = response_head(fields);
-        request_id(&mut head, "ours");
+        request_id(&mut head, b"ours");
         assert_eq!(shown(&head.fields), ["Server: b", "X-Request-Id: ours"]);
     }
 }

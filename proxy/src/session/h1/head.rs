@@ -87,7 +87,7 @@ async fn answer_without_head(seat: &Seat, end: HeadEnd, record: Option<&Record>)
     let flags = Flags::new(true, false);
     let mut sink = Sink::new(seat, Recipient::UNKNOWN, &flags, record);
     let request_id = seat.worker.request_id();
-    let outcome = answer::refuse(&mut sink, reason, request_id.as_str(), None).await;
+    let outcome = answer::refuse(&mut sink, reason, request_id.as_bytes(), None).await;
     outcome::count(&seat.worker.counters, outcome);
     if let Some(record) = record {
         record.name(request_id);
