@@ -2,7 +2,6 @@
 //! summary.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use crate::machine::{self, BUILD, EBPF, cargo, ensure, step};
@@ -61,15 +60,7 @@ pub(crate) fn ci() -> Result<(), String> {
 /// Checks licences and bans, and known vulnerabilities where a database of them is at hand.
 fn deny() -> Result<(), String> {
     if !machine::prints(&["cargo", "deny", "--version"], DENY) {
-        step(Command::new("cargo").args([
-            "install",
-            "--quiet",
-            "--locked",
-            "--force",
-            "cargo-deny",
-            "--version",
-            DENY,
-        ]))?;
+        machine::install_cargo_program(&["cargo-deny", "--version", DENY])?;
     }
     step(cargo().args(["deny", "--log-level", "error", "check", "licenses", "bans"]))?;
     if !has_advisories() {

@@ -23,7 +23,7 @@ fn input_bytes_max(target: &str) -> usize {
 pub(crate) fn fuzz(bound: Bound, only: Option<&str>) -> Result<(), String> {
     let folder = machine::root().join("tests/fuzz");
     if !machine::succeeds(&["cargo", "fuzz", "--version"]) {
-        step(Command::new("cargo").args(["install", "--quiet", "cargo-fuzz"]))?;
+        machine::install_cargo_program(&["cargo-fuzz"])?;
     }
     for target in targets(&folder)? {
         if only.is_some_and(|only| only != target) {

@@ -111,6 +111,17 @@ pub(crate) fn python_program(name: &str, version: &str) -> Result<PathBuf, Strin
     Ok(program)
 }
 
+/// Installs a program of cargo, in place of another version. It is not optimized: it runs for a second or two,
+/// and optimizing it would take minutes.
+pub(crate) fn install_cargo_program(name_and_version: &[&str]) -> Result<(), String> {
+    step(
+        Command::new("cargo")
+            .args(["install", "--quiet", "--locked", "--force", "--debug"])
+            .args(name_and_version)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0"),
+    )
+}
+
 /// Whether a command succeeds and prints `text` on its standard output.
 pub(crate) fn prints(words: &[&str], text: &str) -> bool {
     Command::new(words[0])
