@@ -15,9 +15,11 @@ const CONNECTIONS: usize = 1_000;
 const DESCRIPTORS: u64 = 6 * CONNECTIONS as u64;
 /// How long each attack lasts, in seconds. The default timeouts are all longer, so none ends an attacking
 /// connection meanwhile.
-const SECONDS: u64 = 9;
+const SECONDS: u64 = 12;
 /// Below this, a p99 and its double cannot be told apart on a machine that other tests share.
 const NOISE: Duration = Duration::from_millis(5);
+/// What a busy machine adds: as many times the p99 of requests that go directly to the origin meanwhile.
+const WAKEUPS: u32 = 4;
 
 /// The attacker; ended on drop.
 struct Attack(Child);
@@ -41,16 +43,24 @@ impl Drop for Attack {
     }
 }
 
-/// Sends requests one after the other and returns the time that 99 of 100 stay below.
-fn p99(client: &mut Client, requests: usize) -> Duration {
-    let timed = |_| {
-        let start = Instant::now();
-        assert_eq!(client.get("/small").status, 200);
-        start.elapsed()
-    };
-    let mut times: Vec<_> = (0..requests).map(timed).collect();
+/// Sends a request and returns how long the answer took.
+fn request(client: &mut Client) -> Duration {
+    let start = Instant::now();
+    assert_eq!(client.get("/small").status, 200);
+    start.elapsed()
+}
+
+/// The time that 99 of 100 requests stay below.
+fn p99(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
-    times[requests * 99 / 100]
+    times[times.len() * 99 / 100]
+}
+
+/// Sends requests one after the other and returns their p99. The machine may be busy with other programs, so
+/// as many requests go directly to the origin in turn with them, and the second p99 is theirs.
+fn both_p99(client: &mut Client, direct: &mut Client, requests: usize) -> (Duration, Duration) {
+    let (times, direct_times) = (0..requests).map(|_| (request(client), request(direct))).unzip();
+    (p99(times), p99(direct_times))
 }
 
 /// Checks that the normal client stays quick while `mode` runs. It measures once `reached` is true.
@@ -69,20 +79,24 @@ fn survives(name: &str, mode: &[&str], path: &str, reached: impl Fn(&Sluice) -> 
         .with("guard", "connections_per_ip = 0")
         .start();
     let mut client = sluice.client();
-    p99(&mut client, 200);
-    let idle = p99(&mut client, 1_000);
+    let mut direct = Client::connect(origin.address());
+    both_p99(&mut client, &mut direct, 200);
+    let (idle, _) = both_p99(&mut client, &mut direct, 1_000);
     let before = sluice.holdings();
     let mut attack = Attack::start(mode, &sluice, path);
     eventually(Duration::from_secs(SECONDS), "the attack has begun", || reached(&sluice).then_some(()));
     // The first seconds are not measured: a thousand connections are made and their buffers filled, which
     // slows all clients.
     std::thread::sleep(Duration::from_secs(2));
-    let attacked = p99(&mut client, 3_000);
+    let (attacked, direct) = both_p99(&mut client, &mut direct, 3_000);
     eprintln!(
-        "{name}: p99 {attacked:?} under attack, {idle:?} without, ratio {:.2}",
+        "{name}: p99 {attacked:?} under attack ({direct:?} directly), {idle:?} without, ratio {:.2}",
         attacked.as_secs_f64() / idle.as_secs_f64()
     );
-    assert!(attacked < (2 * idle).max(NOISE), "p99 {attacked:?}, {idle:?} without the attack");
+    assert!(
+        attacked < (2 * idle).max(NOISE) + WAKEUPS * direct,
+        "p99 {attacked:?}, {direct:?} directly, {idle:?} without the attack"
+    );
     assert!(sluice.holdings().budget <= f64::from(64 << 20));
     let ended = process::wait(&mut attack.0, Duration::from_secs(SECONDS + 20));
     assert!(ended.is_some(), "slowhttptest ends by itself");

@@ -111,8 +111,8 @@ pub(crate) fn python_program(name: &str, version: &str) -> Result<PathBuf, Strin
     Ok(program)
 }
 
-/// Installs a program of cargo, in place of another version. It is not optimized: it runs for a second or two,
-/// and optimizing it would take minutes.
+/// Installs a program of cargo, in place of another version. It is not optimized: the program runs for a
+/// second or two, and optimizing it would take minutes.
 pub(crate) fn install_cargo_program(name_and_version: &[&str]) -> Result<(), String> {
     step(
         Command::new("cargo")
