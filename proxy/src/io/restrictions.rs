@@ -9,13 +9,12 @@ use io_uring::squeue::Flags;
 use io_uring::{IoUring, opcode};
 
 /// The operations of a worker (`sqe`), with their names for people.
-pub(super) const OPERATIONS: [(u8, &str); 9] = [
+pub(super) const OPERATIONS: [(u8, &str); 8] = [
     (opcode::AcceptMulti::CODE, "accept"),
     (opcode::RecvMulti::CODE, "recv"),
     (opcode::Send::CODE, "send"),
     (opcode::SendMsg::CODE, "sendmsg"),
     (opcode::Connect::CODE, "connect"),
-    (opcode::Shutdown::CODE, "shutdown"),
     (opcode::Close::CODE, "close"),
     (opcode::AsyncCancel2::CODE, "async_cancel"),
     (opcode::PollAdd::CODE, "poll_add"),

@@ -21,18 +21,22 @@ use io_uring::{EnterFlags, IoUring, cqueue, squeue};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, recv, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, recv,
+    setsockopt, shutdown, socket, sockopt,
 };
 use nix::time::{ClockId, clock_gettime};
 
 use super::buffers::{BufferPool, Class};
-use super::restrictions::{self, OPERATIONS};
+use super::restrictions;
 use super::seam::{Completion, Op, Ring, Unreported};
 use super::settings;
 use super::sqe::{self, ConnectMemory, SendMemory};
 use super::token::{Kind, Token};
 use crate::time::Time;
+
+mod probe;
+
+pub use self::probe::{ProbeError, RingFeatures, probe};
 
 /// Buffers that the kernel has at least, or all if there are fewer: small ones, then blocks.
 const OFFER_MIN: [u16; 2] = [256, 8];
@@ -252,15 +256,14 @@ impl Ring for KernelRing {
         let entry = match op {
             Op::Accept { fd } => sqe::accept(fd),
             Op::Receive { fd, multishot, class } => sqe::receive(fd, multishot, group(class)),
-            Op::Send { fd, chunks } => {
+            Op::Send { fd, chunks, is_last } => {
                 let mut memory = self.spare.pop().unwrap_or_else(|| Box::new(SendMemory::new()));
                 memory.chunks = chunks;
-                sqe::send(fd, self.keep_send(slot, memory))
+                sqe::send(fd, self.keep_send(slot, memory), is_last)
             }
             Op::Connect { fd, address } => {
                 sqe::connect(fd, self.keep_connect(slot, Box::new(ConnectMemory::new(address))))
             }
-            Op::Shutdown { fd } => sqe::shutdown(fd),
             Op::Close { fd } => sqe::close(fd),
             Op::Cancel { target } => sqe::cancel(target),
             Op::Watch { fd } => sqe::watch(fd),
@@ -321,6 +324,17 @@ impl Ring for KernelRing {
 
     fn local_address(fd: RawFd) -> Option<SocketAddr> {
         socket_address(&getsockname(fd).ok()?).ok()
+    }
+
+    fn shutdown(&mut self, fd: RawFd) -> Result<(), i32> {
+        shutdown(fd, Shutdown::Write).map_err(|errno| errno as i32)
+    }
+
+    fn hold_back(&mut self, fd: RawFd) {
+        let on: libc::c_int = 1;
+        let (value, length) = ((&raw const on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: TCP_CORK (tcp(7)) takes one int, which is there for as long as the call takes.
+        let _ = unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CORK, value, length) };
     }
 
     fn reset_on_close(&mut self, fd: RawFd) {
@@ -521,73 +535,6 @@ impl Drop for ProvidedBuffers {
             let _ = unsafe { munmap(self.entries.cast(), bytes) };
         }
     }
-}
-
-/// Features of the kernel's io_uring that matter to a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingFeatures {
-    /// Completion queue entries of the probing ring; a ring of `entries` has twice as many.
-    pub completion_entries: u32,
-}
-
-/// Why a worker could not run here.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// The ring itself.
-    #[error("io_uring with SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1): {0}")]
-    Setup(io::Error),
-    /// The buffer ring.
-    #[error("io_uring provided-buffer rings (Linux 5.19): {0}")]
-    Buffers(io::Error),
-    /// An operation.
-    #[error("io_uring does not know {0}")]
-    Operation(&'static str),
-    /// A trial that failed.
-    #[error("io_uring multishot receive into provided buffers (Linux 6.0): {0}")]
-    Receive(String),
-}
-
-/// Tries the operations a worker needs by doing them: features are gated by this, never by a version number.
-///
-/// # Errors
-/// Names the first thing that is missing.
-pub fn probe() -> Result<RingFeatures, ProbeError> {
-    let ring = build(8).map_err(ProbeError::Setup)?;
-    let completion_entries = ring.params().cq_entries();
-    let mut known = io_uring::Probe::new();
-    ring.submitter().register_probe(&mut known).map_err(ProbeError::Setup)?;
-    for (code, name) in OPERATIONS {
-        if !known.is_supported(code) {
-            return Err(ProbeError::Operation(name));
-        }
-    }
-    drop(ring);
-    let settings = settings::Ring { entries: 8, buffers: 2, buffer_size: 64 };
-    let mut ring = KernelRing::new(settings, 0).map_err(ProbeError::Buffers)?;
-    receive_twice(&mut ring)?;
-    Ok(RingFeatures { completion_entries })
-}
-
-/// One multishot receive must report two messages and stay armed.
-fn receive_twice(ring: &mut KernelRing) -> Result<(), ProbeError> {
-    use std::io::Write;
-    let failed = |error: io::Error| ProbeError::Receive(error.to_string());
-    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-    ring.submit(
-        Token::new(Kind::Receive, 0, 0),
-        Op::Receive { fd: ours.as_raw_fd(), multishot: true, class: Class::Small },
-    );
-    for _ in 0..2 {
-        theirs.write_all(b"x").map_err(failed)?;
-        ring.wait(Some(Duration::from_secs(1))).map_err(failed)?;
-        let mut completions = Vec::new();
-        ring.completions(&mut completions);
-        let [Completion { result: 1, more: true, loan: Some(_), .. }] = completions.as_slice() else {
-            return Err(ProbeError::Receive(format!("{completions:?}")));
-        };
-    }
-    ring.stop();
-    Ok(())
 }
 
 #[cfg(test)]

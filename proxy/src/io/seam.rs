@@ -35,6 +35,8 @@ pub enum Op {
         fd: RawFd,
         /// Not empty, none of them empty. Comes back with the completion.
         chunks: Vec<Chunk>,
+        /// `Ring::shutdown` follows once all are taken: the last segment may wait for it, and carry FIN.
+        is_last: bool,
     },
     /// Connect a socket made by `Ring::open`.
     Connect {
@@ -42,11 +44,6 @@ pub enum Op {
         fd: RawFd,
         /// Where to.
         address: SocketAddr,
-    },
-    /// End our direction.
-    Shutdown {
-        /// A connected socket.
-        fd: RawFd,
     },
     /// Close the descriptor. Nothing else is in flight on it.
     Close {
@@ -126,6 +123,14 @@ pub trait Ring {
 
     /// This end's address of a connection; nothing where it is gone. Asks the kernel each time.
     fn local_address(fd: RawFd) -> Option<SocketAddr>;
+
+    /// Ends our direction of a connection, at once; or an errno. Not an operation: the kernel would have a
+    /// thread carry it out, long after the last bytes have left.
+    fn shutdown(&mut self, fd: RawFd) -> Result<(), i32>;
+
+    /// Has the kernel keep the rest of the coming sends that fills no segment until `shutdown`, whatever the
+    /// peer acknowledges meanwhile.
+    fn hold_back(&mut self, fd: RawFd);
 
     /// Has the coming close reset the connection.
     fn reset_on_close(&mut self, fd: RawFd);

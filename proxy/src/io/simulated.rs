@@ -13,16 +13,18 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+mod connection;
 mod peer;
 mod ring;
 mod world;
 
+use self::connection::Connection;
 pub use self::peer::{Peer, Script};
 pub use self::ring::SimRing;
 pub(crate) use self::world::Random;
 #[cfg(test)]
 pub(crate) use self::world::take_front;
-use self::world::{Connection, File, Origin, Serve, World};
+use self::world::{File, Origin, Serve, World};
 use super::buffers::BufferPool;
 use super::engine::{Engine, Handler};
 use super::settings::Settings;

@@ -57,13 +57,12 @@ pub(super) fn receive(fd: RawFd, multishot: bool, group: u16) -> Entry {
 }
 
 /// Sends `memory.chunks`: one by send, several by sendmsg. Short results are wanted, so that slow progress is
-/// seen as progress.
-pub(super) fn send(fd: RawFd, memory: &mut SendMemory) -> Entry {
+/// seen as progress. `is_last`: a last segment that is not full waits for shutdown(2).
+pub(super) fn send(fd: RawFd, memory: &mut SendMemory, is_last: bool) -> Entry {
+    let flags = libc::MSG_NOSIGNAL | if is_last { libc::MSG_MORE } else { 0 };
     if let [chunk] = memory.chunks.as_slice() {
         // A longer chunk cannot be: a stream's high-water mark is far below 4 GiB.
-        return opcode::Send::new(Fd(fd), chunk.as_ptr(), chunk.len() as u32)
-            .flags(libc::MSG_NOSIGNAL)
-            .build();
+        return opcode::Send::new(Fd(fd), chunk.as_ptr(), chunk.len() as u32).flags(flags).build();
     }
     memory.vectors.clear();
     memory.vectors.extend(
@@ -74,16 +73,12 @@ pub(super) fn send(fd: RawFd, memory: &mut SendMemory) -> Entry {
     );
     memory.header.msg_iov = memory.vectors.as_mut_ptr();
     memory.header.msg_iovlen = memory.vectors.len();
-    opcode::SendMsg::new(Fd(fd), &raw const memory.header).flags(libc::MSG_NOSIGNAL as u32).build()
+    opcode::SendMsg::new(Fd(fd), &raw const memory.header).flags(flags as u32).build()
 }
 
 pub(super) fn connect(fd: RawFd, memory: &ConnectMemory) -> Entry {
     use nix::sys::socket::SockaddrLike;
     opcode::Connect::new(Fd(fd), memory.address.as_ptr(), memory.address.len()).build()
-}
-
-pub(super) fn shutdown(fd: RawFd) -> Entry {
-    opcode::Shutdown::new(Fd(fd), libc::SHUT_WR).build()
 }
 
 pub(super) fn close(fd: RawFd) -> Entry {

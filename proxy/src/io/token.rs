@@ -13,25 +13,22 @@ pub enum Kind {
     Send = 3,
     /// A connect.
     Connect = 4,
-    /// Shutdown of the sending side.
-    Shutdown = 5,
     /// Close of a stream's descriptor.
-    Close = 6,
+    Close = 5,
     /// A cancel of one of the stream's or listener's operations.
-    Cancel = 7,
+    Cancel = 6,
     /// A poll of a watched descriptor; the slot is the watch's.
-    Watch = 8,
+    Watch = 7,
     /// Something nobody waits for, such as closing a descriptor that never became a stream.
-    Discard = 9,
+    Discard = 8,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 8] = [
         Self::Accept,
         Self::Receive,
         Self::Send,
         Self::Connect,
-        Self::Shutdown,
         Self::Close,
         Self::Cancel,
         Self::Watch,
@@ -94,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_part_survives(kind in 0usize..9, slot in 0u32..(1 << 24), generation: u32) {
+        fn every_part_survives(kind in 0usize..8, slot in 0u32..(1 << 24), generation: u32) {
             let token = Token::new(Kind::ALL[kind], slot, generation);
             prop_assert_eq!(Token::from_raw(token.raw()), Some(token));
             prop_assert_eq!(
@@ -105,7 +102,7 @@ mod tests {
 
         #[test]
         fn foreign_user_data_is_refused(raw: u64) {
-            let known = (1..=9).contains(&(raw >> 56));
+            let known = (1..=8).contains(&(raw >> 56));
             prop_assert_eq!(Token::from_raw(raw).is_some(), known);
         }
     }

@@ -49,7 +49,11 @@ fn any(argument: u8, values: &[i32]) -> Vec<Vec<Check>> {
 /// Sockets to endpoints are made here and connected by a ring. The admin listener and the channel to the
 /// supervisor are served without rings.
 fn sockets() -> Vec<Rule> {
-    let options = [(libc::IPPROTO_TCP, libc::TCP_NODELAY), (libc::SOL_SOCKET, libc::SO_LINGER)];
+    let options = [
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+        (libc::IPPROTO_TCP, libc::TCP_CORK),
+        (libc::SOL_SOCKET, libc::SO_LINGER),
+    ];
     let options = options.map(|(level, option)| vec![is(1, level as u32), is(2, option as u32)]);
     let stream = libc::SOCK_STREAM as u32;
     let flags = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32;

@@ -3,7 +3,6 @@
 
 use std::rc::Rc;
 
-use super::send::submit_fin;
 use super::{Flow, cancel, token};
 use crate::io::places::Source;
 use crate::io::seam::{Op, Ring};
@@ -33,25 +32,16 @@ impl Flow {
 
     /// After the flush: FIN, then incoming bytes are discarded until the peer's end, or until a bound.
     pub(super) fn drive_close<R: Ring>(&mut self, state: &Rc<StreamState>, inner: &mut Inner, ring: &mut R) {
-        let is_of_socket = match inner.receiving.end {
-            Some(Err(error)) => !matches!(error, StreamError::Tls(_) | StreamError::Truncated),
-            _ => false,
-        };
-        let is_broken = inner.sending.error().is_some() || is_of_socket;
         let is_flushed = inner.sending.is_flushed();
         let settings = &self.shared.settings;
         let is_idle = inner.receiving.operation == ReceiveOp::Idle;
         let is_over =
             inner.is_over() || (inner.closing.is_last && is_idle) || inner.closing.is_spent(settings);
-        if is_broken || (is_flushed && is_over && inner.sending.fin != Fin::InFlight) {
+        if is_broken(inner) || (is_flushed && is_over) {
             // A message that is cut for want of memory must not look whole.
             return inner.end(inner.receiving.end == Some(Err(StreamError::Evicted)));
         }
-        if is_flushed && inner.sending.fin == Fin::No {
-            submit_fin(state, inner, ring);
-            // From now on the timer bounds the discarding.
-            self.disarm_close(inner);
-        }
+        self.end_sending(state, inner, ring);
         if is_idle && !inner.is_over() && !inner.closing.is_last {
             self.arm_receive(state, inner, ring);
         }
@@ -64,6 +54,24 @@ impl Flow {
             let wait = course.begin_wait(is_flushed, inner.sending.bytes(), now, &self.shared.settings);
             let alarm = Alarm::Stream(state.slot, state.generation);
             course.timer = Some(self.shared.arm(now + wait, alarm));
+        }
+    }
+
+    /// Sends FIN if it is to follow the queued bytes and the kernel has taken them all. It may have kept the
+    /// last of them for this (`Op::Send::is_last`), so it comes in the turn in which they were taken.
+    pub(super) fn end_sending<R: Ring>(&self, state: &Rc<StreamState>, inner: &mut Inner, ring: &mut R) {
+        if !inner.sending.is_flushed() || !inner.is_ending() || is_broken(inner) {
+            return;
+        }
+        inner.sending.fin = Fin::Sent;
+        if let Err(errno) = ring.shutdown(inner.fd) {
+            inner.sending.fail(StreamError::from_errno(errno));
+            inner.wake_all();
+            state.mark(inner);
+        }
+        if inner.phase == Phase::Closing {
+            // From now on the timer bounds the discarding.
+            self.disarm_close(inner);
         }
     }
 
@@ -140,4 +148,13 @@ impl Flow {
         inner.wake_all();
         self.shared.slots.borrow_mut().release(state.slot);
     }
+}
+
+/// Whether the connection is gone. If TLS alone broke it, our last bytes can still be delivered.
+fn is_broken(inner: &Inner) -> bool {
+    let is_of_socket = match inner.receiving.end {
+        Some(Err(error)) => !matches!(error, StreamError::Tls(_) | StreamError::Truncated),
+        _ => false,
+    };
+    inner.sending.error().is_some() || is_of_socket
 }

@@ -10,7 +10,7 @@ use super::Chunk;
 use super::buffers::BufferPool;
 use super::seam::{Completion, Op, Ring};
 use super::shared::Shared;
-use super::stream::{Fin, Inner, List, Phase, StreamError, StreamState};
+use super::stream::{Inner, List, Phase, StreamState};
 use super::token::{Kind, Token};
 use crate::time::Time;
 
@@ -114,14 +114,11 @@ impl Flow {
         let goes_on = completion.token.kind() == Kind::Receive && completion.more;
         match completion.token.kind() {
             Kind::Receive => self.received(state, inner, completion),
-            Kind::Send => self.sent(state, inner, completion),
-            Kind::Connect => self.connected(inner, completion.result, ring),
-            Kind::Shutdown => {
-                inner.sending.fin = Fin::Sent;
-                if completion.result < 0 {
-                    inner.sending.fail(StreamError::from_errno(-completion.result));
-                }
+            Kind::Send => {
+                self.sent(state, inner, completion);
+                self.end_sending(state, inner, ring);
             }
+            Kind::Connect => self.connected(inner, completion.result, ring),
             Kind::Cancel => inner.cancels -= 1,
             Kind::Close => return self.release(state, inner),
             Kind::Accept | Kind::Watch | Kind::Discard => unreachable!("not a stream's"),

@@ -1,11 +1,12 @@
 //! Sending: queued bytes go out in one send at a time, and bytes that a send did not take go back to the
-//! front of the queue.
+//! front of the queue. FIN travels with the last of them: a peer that has read a whole message may close at
+//! once, and the end that closes first pays for it with TIME_WAIT (RFC 9293 §3.6).
 
 use std::rc::Rc;
 
 use super::{Flow, copy_out, token};
 use crate::io::seam::{Completion, Op, Ring};
-use crate::io::stream::{Fin, Inner, Phase, StreamError, StreamState};
+use crate::io::stream::{Inner, Phase, StreamError, StreamState};
 use crate::io::token::Kind;
 
 /// Empty vectors for sends kept for reuse.
@@ -17,8 +18,9 @@ impl Flow {
             return;
         }
         if inner.sending.is_empty() {
-            if inner.sending.fin == Fin::Wanted {
-                submit_fin(state, inner, ring);
+            // Of a closing stream, `drive_close` knows whether FIN comes with the close.
+            if inner.phase == Phase::Open {
+                self.end_sending(state, inner, ring);
             }
             return;
         }
@@ -32,7 +34,11 @@ impl Flow {
                 *copied += copy_out(chunk, pool);
             }
         });
-        ring.submit(token(state, Kind::Send), Op::Send { fd: inner.fd, chunks });
+        let is_last = inner.sending.is_empty() && inner.is_ending();
+        if is_last && inner.sending.hold_back() {
+            ring.hold_back(inner.fd);
+        }
+        ring.submit(token(state, Kind::Send), Op::Send { fd: inner.fd, chunks, is_last });
     }
 
     pub(super) fn sent(&mut self, state: &Rc<StreamState>, inner: &mut Inner, completion: Completion) {
@@ -70,10 +76,4 @@ impl Flow {
             }
         }
     }
-}
-
-/// Ends our direction.
-pub(super) fn submit_fin<R: Ring>(state: &Rc<StreamState>, inner: &mut Inner, ring: &mut R) {
-    inner.sending.fin = Fin::InFlight;
-    ring.submit(token(state, Kind::Shutdown), Op::Shutdown { fd: inner.fd });
 }

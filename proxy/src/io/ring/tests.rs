@@ -7,7 +7,7 @@ fn more_operations_than_the_queue_holds_all_complete() {
     let mut ring = KernelRing::new(settings::Ring { entries: 4, buffers: 2, buffer_size: 64 }, 0).unwrap();
     for slot in 0..100 {
         // A descriptor that is not open: each completes with EBADF.
-        ring.submit(Token::new(Kind::Discard, slot, 0), Op::Shutdown { fd: -1 });
+        ring.submit(Token::new(Kind::Discard, slot, 0), Op::Close { fd: -1 });
     }
     let mut completions = Vec::new();
     for _ in 0..100 {
@@ -93,8 +93,9 @@ fn a_ring_makes_the_operations_of_a_worker_and_no_others() {
         opcode::Read::new(fd, std::ptr::null_mut(), 0).build(),
         opcode::MsgRingData::new(fd, 0, 0, None).build(),
         opcode::Nop::new().build(),
+        opcode::Shutdown::new(fd, libc::SHUT_RD).build(),
         // Not even these with other flags.
-        opcode::Shutdown::new(fd, libc::SHUT_WR).build().flags(Flags::IO_LINK),
+        opcode::Send::new(fd, std::ptr::null(), 0).build().flags(Flags::IO_LINK),
         opcode::Close::new(Fd(-1)).build().flags(Flags::ASYNC),
     ];
     let count = entries.len();

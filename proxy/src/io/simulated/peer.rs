@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::world::{self, Connection, World};
+use super::connection::Connection;
+use super::world::{self, World};
 use crate::time::Time;
 
 /// Called again and again while the connection lives: reads bytes that came, writes any it likes, closes.

@@ -188,6 +188,12 @@ impl Ring for SimRing {
         Some(LOCAL)
     }
 
+    fn shutdown(&mut self, fd: RawFd) -> Result<(), i32> {
+        self.world.borrow_mut().shutdown(fd)
+    }
+
+    fn hold_back(&mut self, _fd: RawFd) {}
+
     fn reset_on_close(&mut self, fd: RawFd) {
         let mut world = self.world.borrow_mut();
         if let File::Socket { connection: Some(connection), .. } = world.file(fd) {

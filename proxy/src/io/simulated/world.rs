@@ -8,12 +8,16 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
+use super::connection::Connection;
 use super::{FD_BASE, Faults, Observer, Peer, Script};
 use crate::io::Chunk;
 use crate::io::buffers::{BufferPool, Class, Loan};
 use crate::io::seam::{Completion, Op, Unreported};
 use crate::io::token::{Kind, Token};
 use crate::time::Time;
+
+/// Bytes of a segment.
+const SEGMENT: usize = 1448;
 
 pub(super) type Serve = Rc<RefCell<dyn FnMut() -> Script>>;
 
@@ -52,9 +56,16 @@ pub(super) enum File {
     Socket {
         connection: Option<usize>,
         receive: Option<ArmedReceive>,
-        send: Option<(Token, Vec<Chunk>)>,
+        send: Option<Sending>,
         connect: Option<(Token, SocketAddr)>,
     },
+}
+
+/// A send in flight.
+pub(super) struct Sending {
+    pub(super) token: Token,
+    pub(super) chunks: Vec<Chunk>,
+    is_last: bool,
 }
 
 /// A receive in flight.
@@ -72,25 +83,6 @@ pub(super) enum Origin {
     Listening { backlog: VecDeque<usize>, serve: Option<Serve> },
     /// Connects never complete.
     Silent,
-}
-
-/// One connection, seen from the peer's end. `in_*` runs to the engine, `out_*` to the peer.
-pub(super) struct Connection {
-    pub(super) peer: SocketAddr,
-    pub(super) inward: VecDeque<u8>,
-    pub(super) inward_fin: bool,
-    pub(super) outward: VecDeque<u8>,
-    pub(super) outward_fin: bool,
-    /// The peer or its host broke the connection; the errno that the engine's socket reports then.
-    pub(super) broken_by_peer: Option<i32>,
-    /// The engine did.
-    pub(super) reset_by_engine: bool,
-    /// The engine has no descriptor of it any more.
-    pub(super) engine_closed: bool,
-    pub(super) peer_closed: bool,
-    pub(super) reset_on_close: bool,
-    pub(super) written: u64,
-    pub(super) delivered: u64,
 }
 
 /// xorshift64*: enough for a schedule, and the same for ever. The state is not 0.
@@ -115,36 +107,6 @@ impl Random {
     }
 }
 
-impl Connection {
-    pub(super) fn new(peer: SocketAddr) -> Self {
-        Self {
-            peer,
-            inward: VecDeque::new(),
-            inward_fin: false,
-            outward: VecDeque::new(),
-            outward_fin: false,
-            broken_by_peer: None,
-            reset_by_engine: false,
-            engine_closed: false,
-            peer_closed: false,
-            reset_on_close: false,
-            written: 0,
-            delivered: 0,
-        }
-    }
-
-    pub(super) const fn is_broken(&self) -> bool {
-        self.broken_by_peer.is_some() || self.reset_by_engine
-    }
-
-    pub(super) fn break_by_peer(&mut self, errno: i32) {
-        self.broken_by_peer = Some(errno);
-        self.written -= self.inward.len() as u64;
-        self.inward.clear();
-        self.peer_closed = true;
-    }
-}
-
 /// An operation that begins, for the observer.
 struct Started<'a>(Token, &'a Op);
 
@@ -157,12 +119,12 @@ impl fmt::Display for Started<'_> {
                 let shots = if *multishot { "multishot" } else { "single" };
                 write!(f, "fd {fd} slot {slot}: receive, {shots}, {class:?}")
             }
-            Op::Send { fd, chunks } => {
+            Op::Send { fd, chunks, is_last } => {
                 let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
-                write!(f, "fd {fd} slot {slot}: send {bytes} bytes in {} chunks", chunks.len())
+                let last = if *is_last { ", the last" } else { "" };
+                write!(f, "fd {fd} slot {slot}: send {bytes} bytes in {} chunks{last}", chunks.len())
             }
             Op::Connect { fd, address } => write!(f, "fd {fd} slot {slot}: connect to {address}"),
-            Op::Shutdown { fd } => write!(f, "fd {fd} slot {slot}: shutdown"),
             Op::Close { fd } => write!(f, "fd {fd} slot {slot}: close"),
             Op::Cancel { target } => write!(f, "slot {slot}: cancel {:?}", target.kind()),
             Op::Watch { fd } => write!(f, "fd {fd}: watch"),
@@ -243,7 +205,7 @@ impl World {
 
     /// Bytes that a socket took and its peer has not read.
     pub(super) fn unread_by_peer(&self, fd: RawFd) -> usize {
-        self.connection(fd).map_or(0, |connection| connection.outward.len())
+        self.connection(fd).map_or(0, |connection| connection.outward.len() + connection.withheld.len())
     }
 
     /// Something that a socket has received, and that its engine has not been told of.
@@ -283,13 +245,14 @@ impl World {
                 }
                 File::Listener { .. } => self.post(fd, token, -libc::ENOTCONN, false),
             },
-            Op::Send { fd, chunks } => match self.file(fd) {
+            Op::Send { fd, chunks, is_last } => match self.file(fd) {
                 File::Socket { send, .. } => {
                     assert!(
                         !chunks.is_empty() && chunks.iter().all(|chunk| !chunk.is_empty()),
                         "an empty send"
                     );
-                    assert!(send.replace((token, chunks)).is_none(), "two sends on one socket");
+                    let new = Sending { token, chunks, is_last };
+                    assert!(send.replace(new).is_none(), "two sends on one socket");
                 }
                 File::Listener { .. } => self.post(fd, token, -libc::ENOTCONN, false),
             },
@@ -299,7 +262,6 @@ impl World {
                 }
                 File::Listener { .. } => self.post(fd, token, -libc::EINVAL, false),
             },
-            Op::Shutdown { fd } => self.start_shutdown(fd, token),
             Op::Close { fd } => {
                 self.close(fd);
                 self.post(fd, token, 0, false);
@@ -309,16 +271,16 @@ impl World {
         }
     }
 
-    pub(super) fn start_shutdown(&mut self, fd: RawFd, token: Token) {
+    pub(super) fn shutdown(&mut self, fd: RawFd) -> Result<(), i32> {
         let File::Socket { connection: Some(connection), send, .. } = self.file(fd) else {
-            return self.post(fd, token, -libc::ENOTCONN, false);
+            return Err(libc::ENOTCONN);
         };
         assert!(send.is_none(), "FIN overtakes a send");
         let connection = *connection;
+        self.note(format_args!("fd {fd}: shutdown"));
         let connection = &mut self.connections[connection];
-        connection.outward_fin = true;
-        let result = if connection.is_broken() { -libc::ENOTCONN } else { 0 };
-        self.post(fd, token, result, false);
+        connection.end_outward();
+        if connection.is_broken() { Err(libc::ENOTCONN) } else { Ok(()) }
     }
 
     pub(super) fn start_cancel(&mut self, token: Token, target: Token) {
@@ -334,8 +296,8 @@ impl World {
                     if receive.is_some_and(|receive| receive.token == target) {
                         *receive = None;
                         found = Some((fd, Vec::new()));
-                    } else if send.as_ref().is_some_and(|(token, _)| *token == target) {
-                        found = send.take().map(|(_, chunks)| (fd, chunks));
+                    } else if send.as_ref().is_some_and(|send| send.token == target) {
+                        found = send.take().map(|send| (fd, send.chunks));
                     } else if connect.is_some_and(|(token, _)| token == target) {
                         *connect = None;
                         found = Some((fd, Vec::new()));
@@ -373,7 +335,7 @@ impl World {
                     // The reset may overtake bytes that were sent before it.
                     connection.outward.clear();
                 } else {
-                    connection.outward_fin = true;
+                    connection.end_outward();
                 }
             }
         }
@@ -483,9 +445,10 @@ impl World {
         let Some(File::Socket { connection: Some(connection), send, .. }) = &mut self.files[index] else {
             return None;
         };
-        let (_, chunks) = send.as_ref()?;
+        let Sending { chunks, is_last, .. } = send.as_ref()?;
         let connection = &mut self.connections[*connection];
         assert!(!connection.outward_fin, "bytes after FIN");
+        assert!(connection.withheld.is_empty(), "bytes after the last ones");
         let total: usize = chunks.iter().map(|chunk| chunk.len()).sum();
         let room = self.faults.window.saturating_sub(connection.outward.len());
         let result = if connection.is_broken() || connection.peer_closed {
@@ -501,9 +464,13 @@ impl World {
                 connection.outward.extend(part);
                 left -= part.len();
             }
+            if *is_last && n == total {
+                let withheld = n % SEGMENT;
+                connection.withheld.extend(connection.outward.drain(connection.outward.len() - withheld..));
+            }
             n as i32
         };
-        let (token, chunks) = send.take()?;
+        let Sending { token, chunks, .. } = send.take()?;
         self.post_with(fd, token, result, false, None, chunks);
         Some(())
     }

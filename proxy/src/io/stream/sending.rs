@@ -12,6 +12,9 @@ use crate::io::settings::Settings;
 use crate::io::shared::Shared;
 use crate::time::Time;
 
+/// Bytes that surely fit one segment.
+const SEGMENT_BYTES: u32 = 1200;
+
 /// Where the send operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SendOp {
@@ -27,8 +30,8 @@ enum SendOp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::io) enum Fin {
     No,
+    /// Behind the queued bytes.
     Wanted,
-    InFlight,
     Sent,
 }
 
@@ -48,6 +51,8 @@ pub(in crate::io) struct Sending {
     began: Time,
     /// Whether the last send was taken whole: the peer's host takes its bytes at once.
     flows: bool,
+    /// `hold_back` said so.
+    is_held_back: bool,
     /// Instead of `Settings::write_low`, unless 0.
     write_low: u32,
     /// Why nothing can be sent any more; of a connect that failed, why.
@@ -70,6 +75,7 @@ impl Sending {
             pins: 0,
             began: now,
             flows: false,
+            is_held_back: false,
             write_low: 0,
             error: None,
             bytes: 0,
@@ -151,6 +157,13 @@ impl Sending {
         self.pins = u32::try_from(pins).unwrap_or(u32::MAX);
         self.in_flight = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.began = shared.now.get();
+    }
+
+    /// Whether the kernel must be told to keep the end of a last send, which has begun, until our FIN; once.
+    /// Each acknowledgement of bytes before it would send it else, so a single segment needs no telling.
+    pub(in crate::io) const fn hold_back(&mut self) -> bool {
+        let is_alone = self.bytes == 0 && self.in_flight <= SEGMENT_BYTES;
+        !is_alone && !std::mem::replace(&mut self.is_held_back, true)
     }
 
     /// The send is over, and the kernel took so many of its bytes; the others are not counted any more. Says

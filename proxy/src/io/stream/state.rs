@@ -93,8 +93,16 @@ impl Inner {
         usize::from(matches!(self.receiving.operation, ReceiveOp::Armed | ReceiveOp::Cancelling))
             + usize::from(self.sending.is_in_flight())
             + usize::from(self.connect != ConnectOp::Idle)
-            + usize::from(self.sending.fin == Fin::InFlight)
             + usize::from(self.cancels)
+    }
+
+    /// Whether our end of the connection comes behind the queued bytes, and has not been sent yet.
+    pub(in crate::io) fn is_ending(&self) -> bool {
+        match self.phase {
+            Phase::Open => self.sending.fin == Fin::Wanted,
+            Phase::Closing => self.sending.fin != Fin::Sent,
+            _ => false,
+        }
     }
 
     /// Whether somebody waits for bytes.

@@ -67,6 +67,7 @@ fn arguments_decide_where_a_call_is_needed_and_dangerous() {
     let thread = 0x003d_0f00;
     for (call, arguments, expected) in [
         (libc::SYS_setsockopt, option(libc::IPPROTO_TCP, libc::TCP_NODELAY), allow),
+        (libc::SYS_setsockopt, option(libc::IPPROTO_TCP, libc::TCP_CORK), allow),
         (libc::SYS_setsockopt, option(libc::SOL_SOCKET, libc::SO_LINGER), allow),
         (libc::SYS_setsockopt, option(libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF), kill),
         (libc::SYS_setsockopt, option(libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF), kill),
