@@ -1,9 +1,12 @@
 //! A process that confines itself as a data plane does, by the same functions in the same order, and then
-//! does what tests/confinement.rs asks for. Standard input is a listening socket.
+//! does what tests/confinement.rs or tests/destinations.rs asks for. Standard input is a listening socket.
 //!
 //! `confined LAYERS UID GID call NUMBER ARGUMENT…` makes one system call and prints its result or the name of
 //! its error; an argument is a number, or `s:TEXT`, a pointer to a text, or `z:BYTES`, one to zeroed memory.
 //! `confined LAYERS UID GID spawn|rare` starts a program, or takes the paths that a data plane rarely takes.
+//! `confined LAYERS UID GID ring|system|sockets ADDRESS…` waits for a client, connects to each address in one
+//! of three ways, and prints what came of it: by its ring and by MSG_FASTOPEN, by connect(2), or by
+//! connect(2) with sockets that were the listening one and the client's.
 
 #![allow(
     unsafe_code,
@@ -13,17 +16,22 @@
 
 use std::ffi::CString;
 use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::panic::catch_unwind;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, socket};
 use nix::unistd::{Gid, Uid, getppid};
 use proxy::control::sealed;
 use proxy::dataplane::privileges;
 use proxy::io::ring::KernelRing;
+use proxy::io::seam::{Op, Ring as _};
 use proxy::io::settings::Ring;
+use proxy::io::token::{Kind, Token};
 use proxy::sandbox::{self, Layer, Layers};
 use proxy::telemetry::logging;
 
@@ -36,24 +44,52 @@ fn main() {
     privileges::drop_all(Some(identity), getppid(), layers).unwrap();
     let log = logging::init("info").unwrap();
     let (prepared, all) = std::sync::mpsc::channel();
-    let (go, start) = std::sync::mpsc::channel::<()>();
+    let (go, start) = std::sync::mpsc::channel::<Vec<SocketAddr>>();
     // A worker: it has its ring before the process is confined, and uses and drops it later.
     let worker = thread::spawn(move || {
-        let ring = KernelRing::new(Ring { entries: 64, buffers: 16, buffer_size: 4096 }, 1 << 20).unwrap();
+        let mut ring =
+            KernelRing::new(Ring { entries: 64, buffers: 16, buffer_size: 4096 }, 1 << 20).unwrap();
         prepared.send(()).unwrap();
-        start.recv().unwrap();
+        for address in start.recv().unwrap() {
+            say(&format!("{address} by ring: {}", connect_by(&mut ring, address)));
+        }
         drop(ring);
     });
     all.recv().unwrap();
     layers.take(Layer::Calls).unwrap();
     say("confined");
+    let addresses = || rest.iter().map(|address| address.parse().unwrap()).collect::<Vec<SocketAddr>>();
+    let mut by_ring = Vec::new();
     match what.as_str() {
+        "ring" => {
+            drop(client());
+            addresses()
+                .iter()
+                .for_each(|address| say(&format!("{address} by send: {}", fast_open(*address))));
+            by_ring = addresses();
+        }
+        "system" => {
+            drop(client());
+            for address in addresses() {
+                let socket = socket_for(address);
+                say(&format!("{address}: {}", connect(socket.as_raw_fd(), address)));
+            }
+        }
+        "sockets" => {
+            let (client, listener) = (client(), stdin());
+            for address in addresses() {
+                for (name, socket) in [("client", client.as_raw_fd()), ("listener", listener.as_raw_fd())] {
+                    disconnect(socket);
+                    say(&format!("{address} by {name}: {}", connect(socket, address)));
+                }
+            }
+        }
         "call" => call(rest),
         "spawn" => say(&format!("{:?}", Command::new("/bin/sh").arg("-c").arg("true").status())),
         "rare" => rare(),
         other => panic!("{other}"),
     }
-    go.send(()).unwrap();
+    go.send(by_ring).unwrap();
     worker.join().unwrap();
     drop(log);
     say("ended");
@@ -87,6 +123,61 @@ fn call(arguments: &[String]) {
         unsafe { libc::syscall(values[0], values[1], values[2], values[3], values[4], values[5], values[6]) };
     let error = Errno::last();
     say(&if result < 0 { format!("{error:?}") } else { format!("= {result}") });
+}
+
+/// The client that says when to begin.
+fn client() -> TcpStream {
+    TcpListener::from(stdin()).accept().unwrap().0
+}
+
+fn socket_for(address: SocketAddr) -> OwnedFd {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap()
+}
+
+fn outcome(result: Result<impl Sized, Errno>) -> String {
+    result.map_or_else(|errno| format!("{errno:?}"), |_| "connected".to_owned())
+}
+
+fn connect_by(ring: &mut KernelRing, address: SocketAddr) -> String {
+    let fd = ring.open(address).unwrap();
+    ring.submit(Token::new(Kind::Connect, 0, 1), Op::Connect { fd, address });
+    let mut completions = Vec::new();
+    for _ in 0..100 {
+        ring.wait(Some(Duration::from_millis(100))).unwrap();
+        ring.completions(&mut completions);
+        if let [completion] = completions.as_slice() {
+            return outcome(if completion.result < 0 {
+                Err(Errno::from_raw(-completion.result))
+            } else {
+                Ok(())
+            });
+        }
+    }
+    "nothing".to_owned()
+}
+
+fn connect(socket: RawFd, address: SocketAddr) -> String {
+    outcome(nix::sys::socket::connect(socket, &SockaddrStorage::from(address)))
+}
+
+/// Connects to AF_UNSPEC, which ends a connection or a listening socket.
+fn disconnect(socket: RawFd) {
+    let unspecified = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: the kernel reads as many bytes as are given, which outlive the call.
+    let result = unsafe { libc::connect(socket, &raw const unspecified, size_of_val(&unspecified) as u32) };
+    assert_eq!(result, 0, "{:?}", Errno::last());
+}
+
+/// Sends with the first segment (tcp(7), MSG_FASTOPEN), which connects without connect(2).
+fn fast_open(address: SocketAddr) -> String {
+    let socket = socket_for(address);
+    let to = SockaddrStorage::from(address);
+    // SAFETY: the kernel reads one byte, and an address of the length that is given; both outlive the call.
+    let sent = unsafe {
+        libc::sendto(socket.as_raw_fd(), b"x".as_ptr().cast(), 1, libc::MSG_FASTOPEN, to.as_ptr(), to.len())
+    };
+    outcome(Errno::result(sent))
 }
 
 /// What a data plane does seldom, and must survive.
@@ -138,7 +229,6 @@ fn deep(depth: usize) -> usize {
     if depth == 0 { 1 } else { deep(depth - 1) + here[0] }
 }
 
-fn stdin() -> std::os::fd::OwnedFd {
-    use std::os::fd::AsFd as _;
+fn stdin() -> OwnedFd {
     std::io::stdin().as_fd().try_clone_to_owned().unwrap()
 }

@@ -184,7 +184,7 @@ fn a_running_data_plane_is_confined_and_reloads_to_an_upstream_on_a_new_port() {
     }
     let (old, new) = (Origin::http(|_| Response::ok("old")), Origin::http(|_| Response::ok("new")));
     let sluice = Setup::to(old.address()).with("process", "sandbox = \"require\"").workers(2).start();
-    assert_eq!(layers(&sluice), ["empty root", "Landlock", "seccomp"]);
+    assert_eq!(layers(&sluice), ["empty root", "Landlock", "seccomp", "destinations"]);
     assert_eq!(sluice.get("/").text(), "old");
     let pid = sluice.data_plane_pid();
     for (thread, name) in threads::threads(pid) {
@@ -204,7 +204,10 @@ fn a_running_data_plane_is_confined_and_reloads_to_an_upstream_on_a_new_port() {
     assert_eq!(sluice.get("/").text(), "new");
     assert_eq!(sluice.data_plane_pid(), pid, "it is the same process");
     let text = sluice.command("status").success().text();
-    assert!(text.contains("sandbox of the data plane: empty root, Landlock, seccomp"), "{text}");
+    assert!(
+        text.contains("sandbox of the data plane: empty root, Landlock, seccomp, destinations"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -241,7 +244,7 @@ fn a_missing_layer_is_told_by_auto_and_stops_require() {
     let child = without_chroot(&setup).spawn().unwrap();
     let mut sluice = setup.adopt(child);
     sluice.wait_ready();
-    assert_eq!(layers(&sluice), ["Landlock", "seccomp"]);
+    assert_eq!(layers(&sluice), ["Landlock", "seccomp", "destinations"]);
     let lack = "process.sandbox: empty root: CAP_SYS_CHROOT is missing";
     let degraded = sluice.status()["supervisor"]["degraded"].to_string();
     assert!(

@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod cookie;
+pub mod destinations;
 pub mod filter;
 pub mod guard;
 #[cfg(feature = "user")]

@@ -8,6 +8,7 @@ use aya::Pod;
 
 use crate::ListenerKey;
 use crate::cookie::CookieConfig;
+use crate::destinations::{Destination, PidNamespace};
 use crate::guard::GuardConfig;
 use crate::sources::{Armed, CountConfig};
 use crate::steer::{SteerConfig, SteerListener, WorkerSlot};
@@ -26,6 +27,8 @@ pod! {
     ListenerKey = 16 + 4;
     GuardConfig = 4 + 4 + 8 + 8 + 2 * 8 + 2 * 8 + 2 * 8 + 4 + 4;
     CookieConfig = 4 + 4 + 4 + 4 + 8 + 8;
+    Destination = 16 + 2 + 2;
+    PidNamespace = 8 + 8;
     CountConfig = 8 + 8 + 2 * 8;
     Armed = 8 + 8 + 8 + 5 * 8;
     SteerConfig = 4 + 4 + 8;

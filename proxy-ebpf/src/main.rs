@@ -1,4 +1,5 @@
-//! Entry points of Sluice's eBPF programs. The programs are in `guard`, `connections` and `steer`.
+//! Entry points of Sluice's eBPF programs. The programs are in `guard`, `connections`, `steer` and
+//! `destinations`.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -8,14 +9,15 @@
 mod bans;
 mod connections;
 mod cookie;
+mod destinations;
 mod guard;
 mod maps;
 mod packet;
 mod sockets;
 mod steer;
 
-use aya_ebpf::macros::{sk_reuseport, sock_ops, xdp};
-use aya_ebpf::programs::{SkReuseportContext, SockOpsContext, XdpContext};
+use aya_ebpf::macros::{cgroup_sock_addr, sk_reuseport, sock_ops, xdp};
+use aya_ebpf::programs::{SkReuseportContext, SockAddrContext, SockOpsContext, XdpContext};
 
 /// The guard: one verdict for every packet that arrives.
 #[xdp(frags)]
@@ -34,6 +36,18 @@ pub fn sluice_steer(ctx: SkReuseportContext) -> u32 {
 #[sock_ops]
 pub fn sluice_count(ctx: SockOpsContext) -> u32 {
     connections::run(&ctx)
+}
+
+/// Destinations: judges each connect of a data plane by an IPv4 socket.
+#[cgroup_sock_addr(connect4)]
+pub fn sluice_connect4(ctx: SockAddrContext) -> i32 {
+    destinations::judge_v4(&ctx)
+}
+
+/// Destinations: judges each connect of a data plane by an IPv6 socket.
+#[cgroup_sock_addr(connect6)]
+pub fn sluice_connect6(ctx: SockAddrContext) -> i32 {
+    destinations::judge_v6(&ctx)
 }
 
 #[panic_handler]

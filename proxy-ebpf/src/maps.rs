@@ -281,10 +281,16 @@ pub fn select(ctx: &SkReuseportContext, index: u32) -> Result<(), i64> {
     STEER_SOCKETS.select_reuseport(ctx, index)
 }
 
+/// Whether steering may log a line.
+#[inline(always)]
+pub fn may_log_steering(now: u64) -> bool {
+    may_log(&STEER_LOGGED, now)
+}
+
 /// Whether a line may be logged: at most one each second over all CPUs. Two CPUs that race may both log.
 #[inline(always)]
-pub fn may_log(now: u64) -> bool {
-    let Some(logged) = STEER_LOGGED.get_ptr_mut(0) else { return false };
+pub fn may_log(logged: &Array<u64>, now: u64) -> bool {
+    let Some(logged) = logged.get_ptr_mut(0) else { return false };
     // SAFETY: checked above. A race costs one more line.
     let last = unsafe { logged.read_volatile() };
     if last != 0 && now.saturating_sub(last) < 1_000_000_000 {

@@ -60,7 +60,7 @@ fn steer(ctx: &SkReuseportContext) -> Result<u32, Fallback> {
     {
         return Ok(second.slot);
     }
-    if maps::may_log(search.now) {
+    if maps::may_log_steering(search.now) {
         warn!(
             ctx,
             "steering: the kernel refused the socket of slot {} of listener {}: {}",

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use proxy::control::status::{
-    CertificateStatus, CrlStatus, DataPlaneStatus, GuardStatus, ProcessStatus, ReloadStatus, SteeringStatus,
-    SupervisorStatus, WorkerStatus,
+    CertificateStatus, CrlStatus, DataPlaneStatus, DestinationsStatus, GuardStatus, ProcessStatus,
+    ReloadStatus, SteeringStatus, SupervisorStatus, WorkerStatus,
 };
 use proxy::counters::CounterBlock;
 use proxy::telemetry::metrics::{self, Scrape};
@@ -31,6 +31,7 @@ fn scrape() -> String {
             ..<_>::default()
         },
         deaths: one("hung"),
+        destinations: Some(DestinationsStatus::default()),
         reload: ReloadStatus { outcomes: one("applied"), ..ReloadStatus::default() },
         process: ProcessStatus { resident_bytes: Some(1), open_descriptors: Some(1) },
         ..SupervisorStatus::default()

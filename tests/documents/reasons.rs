@@ -153,9 +153,9 @@ fn troubleshoot_md_has_the_status_of_every_refusal() {
     }
 }
 
-/// All sources of the proxy as one text, with string literals as they are printed.
+/// All sources of the proxy and its programs as one text, with string literals as they are printed.
 fn sources() -> String {
-    let text = page::sources(&["proxy/src"]);
+    let text = page::sources(&["proxy/src", "proxy-ebpf/src"]);
     let mut joined = String::with_capacity(text.len());
     let mut lines = text.split("\\\n");
     joined.push_str(lines.next().unwrap_or_default());

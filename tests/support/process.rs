@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The output of a program and how it ended.
@@ -57,21 +58,50 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
 /// [`run`] with this as standard input.
 #[must_use]
 pub fn run_with(command: &mut Command, input: Stdio, limit: Duration) -> Output {
-    let shown = format!("{command:?}");
-    let mut child = command
-        .stdin(input)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{shown}: {error}"));
-    let stdout = drain(child.stdout.take());
-    let stderr = drain(child.stderr.take());
-    let status = wait(&mut child, limit).unwrap_or_else(|| {
-        let _ = child.kill();
-        let _ = child.wait();
-        panic!("still running after {limit:?}: {shown}");
-    });
-    Output { status, stdout: stdout.join().unwrap_or_default(), stderr: stderr.join().unwrap_or_default() }
+    Running::start(command, input).end(limit)
+}
+
+/// A program that runs, with its output so far.
+#[derive(Debug)]
+pub struct Running {
+    shown: String,
+    child: Child,
+    stdout: JoinHandle<Vec<u8>>,
+    stderr: JoinHandle<Vec<u8>>,
+}
+
+impl Running {
+    /// Starts a program with this as standard input.
+    #[must_use]
+    pub fn start(command: &mut Command, input: Stdio) -> Self {
+        let shown = format!("{command:?}");
+        let mut child = command
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{shown}: {error}"));
+        let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+        Self { shown, child, stdout, stderr }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end. If it takes longer than `limit`, kills it and panics.
+    #[must_use]
+    pub fn end(mut self, limit: Duration) -> Output {
+        let status = wait(&mut self.child, limit).unwrap_or_else(|| {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            panic!("still running after {limit:?}: {}", self.shown);
+        });
+        let [stdout, stderr] = [self.stdout, self.stderr].map(|thread| thread.join().unwrap_or_default());
+        Output { status, stdout, stderr }
+    }
 }
 
 /// Waits for a child; `None` if it still runs after `limit`.
@@ -88,7 +118,7 @@ pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-fn drain(stream: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<Vec<u8>> {
+fn drain(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut stream) = stream {

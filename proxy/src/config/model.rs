@@ -79,6 +79,11 @@ impl Config {
         }
     }
 
+    /// Every address that the data plane may connect to, by TCP.
+    pub fn destinations(&self) -> impl Iterator<Item = SocketAddr> {
+        self.upstreams.iter().flat_map(|upstream| &upstream.endpoints).map(|endpoint| endpoint.address)
+    }
+
     /// Every certificate with a key of ours, and whose it is.
     pub fn certificates(&self) -> impl Iterator<Item = (Holder<'_>, &Certificate)> {
         let listeners = self.listeners.iter().flat_map(|listener| {

@@ -11,7 +11,7 @@ use super::status::{Status, SupervisorStatus};
 use crate::listen::{ListenKey, ListenerIds};
 
 /// Raised when a message changes its meaning: a data plane only takes a protocol that it knows.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 /// From the supervisor to the data plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -114,6 +114,11 @@ pub enum ToSupervisor {
     Published {
         /// As asked.
         id: u64,
+    },
+    /// No worker holds a configuration before this one any more, and so none begins a connection by it.
+    Released {
+        /// The number of the oldest that is held.
+        snapshot: u64,
     },
     /// Answers `ToDataPlane::Ping`.
     Pong {
@@ -294,6 +299,7 @@ mod tests {
             ToSupervisor::Compiled { id: 1 },
             ToSupervisor::NotCompiled { id: 2, reason: "y".into() },
             ToSupervisor::Published { id: 3 },
+            ToSupervisor::Released { snapshot: 4 },
         ] {
             let text = serde_json::to_string(&message).expect("json");
             assert_eq!(serde_json::from_str::<ToSupervisor>(&text).expect("read"), message);

@@ -170,6 +170,9 @@ pub struct SupervisorStatus {
     /// The layers that confine the data plane; empty: none.
     #[serde(default)]
     pub sandbox: Vec<String>,
+    /// Where the data plane may connect to; `None`: anywhere.
+    #[serde(default)]
+    pub destinations: Option<DestinationsStatus>,
     /// The guard.
     pub guard: GuardStatus,
     /// Steering.
@@ -191,6 +194,15 @@ pub struct ProcessStatus {
     pub resident_bytes: Option<u64>,
     /// Open descriptors.
     pub open_descriptors: Option<u64>,
+}
+
+/// Where the data plane may connect to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationsStatus {
+    /// Addresses that it may connect to now.
+    pub allowed: usize,
+    /// Its connects to other addresses. They failed.
+    pub refused: u64,
 }
 
 /// The configuration and its reloads.

@@ -82,6 +82,8 @@ pub struct Control {
     /// Of session tickets, for configurations to come.
     ticket_keys: Arc<Keys>,
     reloader: Reloader,
+    /// The supervisor knows that nobody holds a configuration before this one.
+    released: u64,
 }
 
 impl Control {
@@ -99,6 +101,7 @@ impl Control {
     ) -> io::Result<Self> {
         Ok(Self {
             channel: channel.into_async()?,
+            released: view.snapshot.load(Ordering::Relaxed),
             view,
             commands,
             questions,
@@ -143,7 +146,7 @@ impl Control {
                 () = tokio::time::sleep(DRAIN_TICK), if self.drain_unreported => {}
                 () = &mut admin, if admin_runs => admin_runs = false,
             }
-            self.reloader.release();
+            self.release();
             if self.drain_unreported && self.view.is_drained() {
                 self.drain_unreported = false;
                 self.say(ToSupervisor::Drained, None);
@@ -245,13 +248,23 @@ impl Control {
         tickets::install(&config, &self.ticket_keys);
         let traffic = self.view.traffic.swap(traffic);
         let before = self.view.config.swap(config);
-        self.view.snapshot.store(snapshot, Ordering::Relaxed);
-        self.reloader.retire(before, traffic);
+        let replaced = self.view.snapshot.swap(snapshot, Ordering::Relaxed);
+        self.reloader.retire(replaced, before, traffic);
         // Each takes it at its next request; an idle one shall not hold on to the old one, its connections
         // and its keys.
         self.commands.iter().for_each(CommandSender::nudge);
         info!(snapshot, "a new configuration is in force");
         self.say(ToSupervisor::Published { id }, None);
+    }
+
+    /// Frees configurations that the workers let go of, and says so.
+    fn release(&mut self) {
+        self.reloader.release();
+        let held = self.reloader.oldest().unwrap_or_else(|| self.view.snapshot.load(Ordering::Relaxed));
+        if held > self.released {
+            self.released = held;
+            self.say(ToSupervisor::Released { snapshot: held }, None);
+        }
     }
 
     fn command(&self, command: Command) {

@@ -47,7 +47,11 @@ pub type Compiled = (Arc<Config>, Arc<Traffic>);
 
 /// A replaced configuration, and the part of it that workers hold.
 #[derive(Debug)]
-struct Retired(Arc<Config>, Arc<Traffic>);
+struct Retired {
+    snapshot: u64,
+    config: Arc<Config>,
+    traffic: Arc<Traffic>,
+}
 
 /// Says which reload it is, and why it cannot be.
 pub type Refusal = (u64, String);
@@ -150,10 +154,16 @@ impl Reloader {
         self.current.take_if(|reload| reload.id == id);
     }
 
-    /// Keeps a replaced configuration until nobody else does.
-    pub fn retire(&mut self, config: Arc<Config>, traffic: Arc<Traffic>) {
-        self.retired.push(Retired(config, traffic));
+    /// Keeps a replaced configuration until nobody else does. `snapshot`: its number.
+    pub fn retire(&mut self, snapshot: u64, config: Arc<Config>, traffic: Arc<Traffic>) {
+        self.retired.push(Retired { snapshot, config, traffic });
         self.release();
+    }
+
+    /// The number of the oldest configuration that somebody else holds, if one that was replaced is held.
+    #[must_use]
+    pub fn oldest(&self) -> Option<u64> {
+        self.retired.iter().map(|retired| retired.snapshot).min()
     }
 
     /// Whether `release` may have something to do.
@@ -164,7 +174,7 @@ impl Reloader {
 
     /// Frees configurations that nobody else holds any more.
     pub fn release(&mut self) {
-        self.retired.retain(|Retired(config, traffic)| {
+        self.retired.retain(|Retired { config, traffic, .. }| {
             Arc::strong_count(config) > 1 || Arc::strong_count(traffic) > 1
         });
     }

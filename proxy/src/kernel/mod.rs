@@ -2,11 +2,12 @@
 //! supervisor uses this room. The programs themselves are in `proxy-ebpf`, the layout of their maps in
 //! `proxy-common`.
 //!
-//! Each program has a folder, with a type that owns the program's maps. `Programs` holds all three. An arrow
-//! means "may import":
+//! Each program has a folder, with a type that owns the program's maps. `Programs` holds all of them. An
+//! arrow means "may import":
 //!
 //! ```text
-//! programs ─▶ guard ─▶ counting ─▶ object, maps, error, address
+//! programs ─▶ guard ─▶ counting ─▶ object, maps, error, address, cgroup
+//!          ├▶ destinations ──────▶
 //!          └▶ steering ───────────▶
 //! ```
 //!
@@ -16,9 +17,11 @@
 //! connections).
 
 mod address;
+mod cgroup;
 pub mod changes;
 pub mod counting;
 mod cut;
+pub mod destinations;
 mod error;
 pub mod guard;
 pub mod links;

@@ -19,6 +19,7 @@ static EMBEDDED: &[u8] =
 pub(super) const GUARD: &str = "sluice_guard";
 pub(super) const STEER: &str = "sluice_steer";
 pub(super) const COUNT: &str = "sluice_count";
+pub(super) const CONNECT: [&str; 2] = ["sluice_connect4", "sluice_connect6"];
 
 /// The programs, and the maps that no program type has taken. Loading a program needs the descriptors of its
 /// maps, so a map that was taken must stay open.
@@ -152,7 +153,7 @@ mod tests {
     fn the_embedded_object_is_aligned_and_names_what_the_loader_looks_up() {
         assert_eq!(EMBEDDED.as_ptr() as usize % 8, 0);
         let object = aya_names(EMBEDDED);
-        for name in [GUARD, STEER, COUNT, "STEER_SLOTS"] {
+        for name in [GUARD, STEER, COUNT, CONNECT[0], CONNECT[1], "STEER_SLOTS"] {
             assert!(object.contains(name), "{name}");
         }
     }

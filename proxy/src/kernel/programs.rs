@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use super::counting::CountingProgram;
+use super::destinations::DestinationsProgram;
 use super::error::KernelError;
 use super::guard::pins::{Found, PinError, Pins};
 use super::guard::{Guard, GuardMode, GuardProgram, XdpMode};
@@ -16,8 +17,8 @@ use super::sysctl::Sysctls;
 use crate::control::status::GuardStatus;
 use crate::time::Time;
 
-/// The loaded programs with their maps and links. Dropping this detaches XDP and ends counting; steering goes
-/// on.
+/// The loaded programs with their maps and links. Dropping this detaches XDP, and ends counting and the
+/// judgement of connects; steering goes on.
 pub struct Programs {
     /// The XDP program.
     pub guard: GuardProgram,
@@ -25,6 +26,8 @@ pub struct Programs {
     pub steering: SteeringProgram,
     /// The program that counts connections by source.
     pub counting: CountingProgram,
+    /// The programs that judge where data planes connect to.
+    pub destinations: DestinationsProgram,
     /// Dropped after the links above.
     object: Object,
 }
@@ -38,7 +41,8 @@ impl std::fmt::Debug for Programs {
 
 impl Programs {
     /// Loads the embedded object into the kernel: all maps and the steering program. The guard's program is
-    /// loaded with its first interface, the counting program by `count_connections`.
+    /// loaded with its first interface, the counting program by `count_connections`, and the programs that
+    /// judge connects by `judge_connects`.
     ///
     /// # Errors
     /// Why the kernel refuses it.
@@ -98,8 +102,9 @@ impl Programs {
         let steering = SteeringProgram::new(&mut object)?;
         let guard = GuardProgram::new(&mut object)?;
         let counting = CountingProgram::new(&mut object)?;
+        let destinations = DestinationsProgram::new(&mut object)?;
         object.start_logs();
-        Ok(Self { guard, steering, counting, object })
+        Ok(Self { guard, steering, counting, destinations, object })
     }
 
     /// Writes the guard's settings and our listeners' addresses. Only packets to these addresses are judged;
@@ -147,6 +152,15 @@ impl Programs {
     /// The reason why nothing is counted. The guard then limits no source's connections.
     pub fn count_connections(&mut self) -> Result<PathBuf, KernelError> {
         self.counting.start(&mut self.object)
+    }
+
+    /// Judges the connects of data planes by sockets that are made in the cgroup of this process; returns the
+    /// cgroup's path. See `DestinationsProgram::start`.
+    ///
+    /// # Errors
+    /// The reason why nothing is judged.
+    pub fn judge_connects(&mut self) -> Result<PathBuf, KernelError> {
+        self.destinations.start(&mut self.object)
     }
 
     /// Has every SYN answered with a cookie while SYNs exceed a source's rate, where `auto` asks for it. Call

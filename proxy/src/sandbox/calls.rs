@@ -57,7 +57,8 @@ fn sockets() -> Vec<Rule> {
     let options = options.map(|(level, option)| vec![is(1, level as u32), is(2, option as u32)]);
     let stream = libc::SOCK_STREAM as u32;
     let flags = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32;
-    // Protocol 0, since 262 (MPTCP) is beyond the reach of Landlock and of programs at connect.
+    // Protocol 0, since 262 (MPTCP) is beyond the reach of Landlock and of the programs that judge connects.
+    // Those see no packet of a UDP or raw socket either, which is no stream.
     let tcp = [libc::AF_INET, libc::AF_INET6]
         .map(|family| vec![is(0, family as u32), has_all(1, stream), has_no(1, !(stream | flags)), is(2, 0)]);
     let mut rules = vec![

@@ -1,9 +1,10 @@
 //! The confinement of the data plane, beside its user: what is left to code that an attacker runs in it.
 //!
-//! Three layers of the kernel, each of which may be missing on a host: an empty root (chroot(2)), no access
-//! to files (Landlock), and few system calls (seccomp(2)). The supervisor finds them and decides by
-//! `process.sandbox`; the data plane takes those that it is told to, or does not start. Restrictions of the
-//! rings (`io::ring`) belong to the third, since a ring would make the calls that the filter forbids.
+//! Four layers of the kernel, each of which may be missing on a host: an empty root (chroot(2)), no access
+//! to files (Landlock), few system calls (seccomp(2)), and no destinations but endpoints (eBPF). The
+//! supervisor finds them and decides by `process.sandbox`; the data plane takes the first three as it is
+//! told to, or does not start. Restrictions of the rings (`io::ring`) belong to the third, since a ring would
+//! make the calls that the filter forbids. The fourth is the supervisor's to take (`kernel::destinations`).
 
 pub mod calls;
 mod filter;
@@ -35,11 +36,13 @@ pub enum Layer {
     Files,
     /// seccomp: the system calls of `calls`.
     Calls,
+    /// Programs of the supervisor: connections to endpoints of upstreams alone.
+    Destinations,
 }
 
 impl Layer {
-    /// In the order in which they are taken.
-    pub const ALL: [Self; 3] = [Self::Root, Self::Files, Self::Calls];
+    /// In the order in which the data plane takes them; the last one is taken from outside.
+    pub const ALL: [Self; 4] = [Self::Root, Self::Files, Self::Calls, Self::Destinations];
 
     /// For people.
     #[must_use]
@@ -48,6 +51,7 @@ impl Layer {
             Self::Root => "empty root",
             Self::Files => "Landlock",
             Self::Calls => "seccomp",
+            Self::Destinations => "destinations",
         }
     }
 
@@ -64,10 +68,15 @@ impl Layer {
                 "code that an attacker runs in the data plane can start programs and make every system call \
                  that its user may make"
             }
+            Self::Destinations => {
+                "code that an attacker runs in the data plane connects to every address that this host \
+                 reaches by TCP"
+            }
         }
     }
 
-    /// Whether this process and this kernel have it.
+    /// Whether this process and this kernel have it. Of the destinations it says only whether the other
+    /// layers are there that they build on.
     ///
     /// # Errors
     /// The reason why not, with advice.
@@ -76,6 +85,9 @@ impl Layer {
             Self::Root => root::find(),
             Self::Files => landlock::find(),
             Self::Calls => calls::find(),
+            // The programs know the process, and not a child that it would start. They judge connects, and
+            // not the packets of a UDP socket that it would make.
+            Self::Destinations => calls::find().map_err(|_| "they need seccomp".to_owned()),
         }
     }
 
@@ -84,6 +96,7 @@ impl Layer {
             Self::Root => "root",
             Self::Files => "files",
             Self::Calls => "calls",
+            Self::Destinations => "destinations",
         }
     }
 }
@@ -95,6 +108,14 @@ pub struct Lack {
     pub layer: Layer,
     /// Why, with advice.
     pub reason: String,
+}
+
+impl Lack {
+    /// What is missing and what that costs, for people.
+    #[must_use]
+    pub fn remark(&self) -> String {
+        format!("process.sandbox: {self}: {}", self.layer.cost())
+    }
 }
 
 impl fmt::Display for Lack {
@@ -129,6 +150,11 @@ impl Layers {
         self.0[layer as usize]
     }
 
+    /// Takes one out of the selection.
+    pub const fn remove(&mut self, layer: Layer) {
+        self.0[layer as usize] = false;
+    }
+
     /// Their names, for people.
     #[must_use]
     pub fn labels(self) -> Vec<String> {
@@ -151,6 +177,8 @@ impl Layers {
             Layer::Root => root::enter(),
             Layer::Files => landlock::restrict(),
             Layer::Calls => calls::restrict(),
+            // The supervisor's programs judge this process already.
+            Layer::Destinations => Ok(()),
         };
         taken.map_err(|reason| LayerError { layer, reason })
     }
@@ -209,9 +237,9 @@ mod tests {
     #[test]
     fn layers_are_read_as_they_are_written() {
         for (layers, text) in [
-            (Layers([false, false, false]), ""),
-            (Layers([true, false, true]), "root,calls"),
-            (Layers([true, true, true]), "root,files,calls"),
+            (Layers([false; 4]), ""),
+            (Layers([true, false, true, false]), "root,calls"),
+            (Layers([true; 4]), "root,files,calls,destinations"),
         ] {
             assert_eq!(layers.to_string(), text);
             assert_eq!(text.parse(), Ok(layers));

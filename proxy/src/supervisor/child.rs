@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::PollFlags;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use tracing::warn;
 
 use super::allowance::Allowance;
@@ -61,8 +63,8 @@ impl Child {
     /// Starts it with one end of a new channel as its standard input, and queues the handoff.
     ///
     /// # Errors
-    /// When there is no descriptor, memory or process left.
-    pub fn spawn(estate: &Estate, generation: u32) -> io::Result<Self> {
+    /// When there is no descriptor, memory or process left, or its connects cannot be judged.
+    pub fn spawn(estate: &mut Estate, generation: u32) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
         // The very file that we run, even when the one on disk was replaced meanwhile.
         let mut command = Command::new("/proc/self/exe");
@@ -80,7 +82,14 @@ impl Child {
         command.args(["--sandbox", &estate.sandbox.to_string()]).env_clear();
         command.envs(std::env::vars_os().filter(|(name, _)| name == "RUST_BACKTRACE"));
         command.env("GLIBC_TUNABLES", ALLOCATOR);
-        let process = command.spawn()?;
+        let mut process = command.spawn()?;
+        // Until it gets the handoff, which is sent later, it has nothing of a client's.
+        if let Err(reason) = estate.judge_connects_of(process.id()) {
+            process.kill()?;
+            estate.judge_no_more(process.id());
+            process.wait()?;
+            return Err(io::Error::other(reason));
+        }
         let (mut start, items) = estate.handoff(generation);
         let batches = batches::cut(items.into_iter().map(|item| (item, ())).collect());
         start.batches = u32::try_from(batches.len()).unwrap_or(u32::MAX);
@@ -201,6 +210,14 @@ impl Child {
         self.channel = None;
         self.queue.clear();
         self.hung_up = Some(now);
+    }
+
+    /// Whether it is dead. It keeps its process id until it is reaped.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let pid = Pid::from_raw(self.pid().cast_signed());
+        !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive))
     }
 
     /// Its exit status, once.

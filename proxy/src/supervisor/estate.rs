@@ -29,6 +29,7 @@ use crate::listen::sockets::{self, BindError, Bound};
 use crate::listen::{ListenKey, ListenerIds, Listeners};
 use crate::sandbox::root::EmptyFolder;
 use crate::sandbox::{Lack, Layer, Layers, Sandbox};
+use crate::supervisor::destinations::Destinations;
 use crate::supervisor::key_log::KeyLog;
 use crate::supervisor::logs;
 use crate::supervisor::privileges::{self, Identity, UserError};
@@ -36,6 +37,7 @@ use crate::supervisor::sentry::Sentry;
 use crate::supervisor::tickets::TicketRing;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
 
+mod connects;
 mod guarding;
 mod listeners;
 mod programs;
@@ -154,6 +156,8 @@ pub struct Estate {
     pub identity: Option<Identity>,
     /// The layers that confine the data plane.
     pub sandbox: Layers,
+    /// Where data planes may connect to.
+    destinations: Destinations,
     /// Where the data plane starts, and stays if the sandbox has an empty root.
     pub empty: Option<EmptyFolder>,
     /// Where the access log goes; `None` while it is off.
@@ -176,7 +180,7 @@ impl Estate {
         let Loaded { config, files, .. } = loaded;
         let mut degraded = Vec::new();
         let identity = identify(&config, &mut degraded)?;
-        let (sandbox, empty) = confine(&config, run_dir, &mut degraded)?;
+        let (mut sandbox, empty) = confine(&config, run_dir, &mut degraded)?;
         programs::check_interfaces(&config)?;
         raise_descriptor_limit();
         let access_log = logs::open(&config.log.access)?;
@@ -192,6 +196,8 @@ impl Estate {
             programs::use_cookies(&config, programs, &mut sysctls, &mut degraded);
             programs::count_connections(&config, programs, &mut degraded);
         }
+        // Sockets belong to the cgroup that they are made in, so before the first of them.
+        connects::judge(&config, programs.as_mut(), &mut sandbox, &mut degraded)?;
         let (numbered, listeners) = Listeners::number(&config.listeners, &ListenerIds::default());
         let bound = sockets::bind_all(&numbered, workers)?;
         for Bound { key, .. } in &bound {
@@ -209,6 +215,7 @@ impl Estate {
         let ticket_keys =
             TicketRing::new(now()).map_err(|error| EstateError::Io("keys of session tickets", error))?;
         let mut estate = Self {
+            destinations: Destinations::new(config.destinations().collect()),
             config,
             snapshot: 1,
             files,
@@ -242,6 +249,7 @@ impl Estate {
     /// This configuration is in force from now on: every data plane that starts gets it. It has the listeners
     /// of the one before.
     pub fn adopt(&mut self, config: Config, listeners: ListenerIds, files: Vec<Sealed>) {
+        self.destinations.adopt(self.snapshot, now());
         let is_guard_same = config.guard == self.config.guard;
         self.config = config;
         self.listeners = listeners;
@@ -353,6 +361,7 @@ impl Estate {
             }
             None => self.worker_slots().for_each(|slot| slot.clear()),
         }
+        self.release_destinations(self.snapshot);
         self.counters.blocks().for_each(|block| block.reset_gauges());
     }
 
@@ -422,7 +431,7 @@ fn confine(
         if config.process.sandbox == Sandbox::Require {
             return Err(EstateError::Sandbox(lack));
         }
-        degraded.push(format!("process.sandbox: {lack}: {}", lack.layer.cost()));
+        degraded.push(lack.remark());
     }
     let empty = layers.has(Layer::Root).then(|| EmptyFolder::make(run_dir.path())).transpose();
     Ok((layers, empty.map_err(|error| EstateError::Io("an empty folder in run_dir", error))?))

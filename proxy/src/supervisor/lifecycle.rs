@@ -230,9 +230,10 @@ impl Supervisor {
         let (life, planes) = (self.life.next_deadline(), self.planes.next_deadline());
         let planes = [planes, self.planes.next_message(now())].into_iter().flatten().min();
         let guard = [sweep, self.estate.next_look_at_pressure(), self.network.next_look()];
+        let old = self.estate.next_destinations_expiry();
         let ours =
             [life, planes, self.clients.next_deadline(), asked, self.next_watch(), self.next_mending()];
-        let deadlines = ours.into_iter().chain(guard).chain([reload, look, expiry, rotation]);
+        let deadlines = ours.into_iter().chain(guard).chain([reload, look, expiry, rotation, old]);
         let Some(deadline) = deadlines.flatten().min() else { return PollTimeout::NONE };
         // Rounded up, or the last fraction of a millisecond would be spent spinning.
         let milliseconds = deadline.since(now()).as_micros().div_ceil(1000);
@@ -260,6 +261,7 @@ impl Supervisor {
             self.swept = now;
         }
         self.estate.follow_pressure(now);
+        self.estate.expire_destinations(now);
         self.rotate_ticket_keys(now);
         if self.network.look(&mut self.estate, now) {
             self.tell_lacks();
@@ -352,7 +354,7 @@ impl Supervisor {
         if !self.listeners_are_whole {
             self.mend_at = Some(now());
         }
-        match self.planes.start(&self.estate, generation) {
+        match self.planes.start(&mut self.estate, generation) {
             Ok(pid) => info!(generation, pid, "data plane started"),
             Err(reason) => {
                 error!("cannot start a data plane: {reason}");
@@ -409,9 +411,11 @@ impl Supervisor {
             plane.lift_limits();
         }
         self.serve_channel(generation, now);
-        let Some(plane) = self.planes.get(generation) else { return };
-        let Some(status) = plane.reap() else { return };
+        let Some(plane) = self.planes.get(generation).filter(|plane| plane.is_dead()) else { return };
         let pid = plane.pid();
+        // Before another process can have its id.
+        self.estate.judge_no_more(pid);
+        let Some(status) = plane.reap() else { return };
         self.planes.remove(generation);
         // Its open connections died with it; the gauges are cleared next.
         if let Some(ending) = &mut self.ending {
@@ -460,6 +464,7 @@ impl Supervisor {
             ToSupervisor::Compiled { id } => self.reload_compiled(id, now),
             ToSupervisor::NotCompiled { id, reason } => self.reload_refused(id, &reason),
             ToSupervisor::Published { id } => self.reload_published(id),
+            ToSupervisor::Released { snapshot } => self.estate.release_destinations(snapshot),
             ToSupervisor::Pong { id } => {
                 if let Some(plane) = self.planes.get(generation) {
                     plane.watchdog.answered(id);

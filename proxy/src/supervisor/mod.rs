@@ -5,6 +5,7 @@ pub mod ask;
 pub mod bans;
 pub mod child;
 pub mod clients;
+pub mod destinations;
 pub mod estate;
 pub mod expiry;
 pub mod key_log;

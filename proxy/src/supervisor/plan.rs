@@ -463,7 +463,11 @@ fn print_kernel(text: &mut String, facts: &Facts) {
         let found = found.as_ref().map_or_else(|reason| format!("no: {reason}"), |()| "yes".to_owned());
         row(&format!("sandbox: {}", layer.label()), found, "hostile code in the data plane reaches further");
     }
-    row("cgroup v2", place(&facts.cgroup2), "nothing yet: connections per source are not counted");
+    row(
+        "cgroup v2",
+        place(&facts.cgroup2),
+        "connections per source are not counted, and the data plane connects to every address",
+    );
     for (_, name) in CAPABILITIES {
         let found = if facts.capabilities.contains(name) { "yes" } else { "no" };
         let without = match name {

@@ -28,8 +28,8 @@ impl Planes {
     /// Starts a data plane; its process id.
     ///
     /// # Errors
-    /// When there is no descriptor, memory or process left.
-    pub fn start(&mut self, estate: &Estate, generation: u32) -> io::Result<u32> {
+    /// When there is no descriptor, memory or process left, or its connects cannot be judged.
+    pub fn start(&mut self, estate: &mut Estate, generation: u32) -> io::Result<u32> {
         debug_assert!(self.only.is_none(), "the last one is reaped before the next starts");
         let plane = self.only.insert(Child::spawn(estate, generation)?);
         Ok(plane.pid())

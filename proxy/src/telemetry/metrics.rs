@@ -299,19 +299,11 @@ struct Supervisor(SupervisorStatus);
 
 impl Collector for Supervisor {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        fn by_reason(values: &BTreeMap<String, u64>) -> impl Iterator<Item = ([(&str, &str); 1], u64)> {
-            values.iter().map(|(reason, value)| ([("reason", reason.as_str())], *value))
-        }
         let encoder = &mut encoder;
         let Self(status) = self;
         let by_outcome =
             status.reload.outcomes.iter().map(|(outcome, count)| ([("outcome", outcome.as_str())], *count));
-        family(encoder, "sluice_restarts", "Data planes restarted after a death")
-            .counter(u64::from(status.restarts))?;
-        let help = "Data planes that died or were killed, by reason; an end in order is none";
-        family(encoder, "sluice_data_plane_deaths", help).counters(by_reason(&status.deaths))?;
-        let help = "Listening sockets that another process shut down, and that listen again";
-        family(encoder, "sluice_listeners_restored", help).counter(status.listeners_restored)?;
+        data_planes(encoder, status)?;
         family(encoder, "sluice_uptime_seconds", "Since the supervisor started")
             .gauge(status.uptime_seconds)?;
         family(encoder, "sluice_reloads", "Reloads of the configuration, by outcome").counters(by_outcome)?;
@@ -365,6 +357,23 @@ impl Collector for Supervisor {
         family(encoder, "sluice_steering_fallback", "Flows left to the kernel's hash, by reason")
             .counters(by_reason(&status.steering.fallback))
     }
+}
+
+fn by_reason(values: &BTreeMap<String, u64>) -> impl Iterator<Item = ([(&str, &str); 1], u64)> {
+    values.iter().map(|(reason, value)| ([("reason", reason.as_str())], *value))
+}
+
+/// The supervisor's account of its data planes.
+fn data_planes(encoder: &mut DescriptorEncoder<'_>, status: &SupervisorStatus) -> fmt::Result {
+    family(encoder, "sluice_restarts", "Data planes restarted after a death")
+        .counter(u64::from(status.restarts))?;
+    let help = "Data planes that died or were killed, by reason; an end in order is none";
+    family(encoder, "sluice_data_plane_deaths", help).counters(by_reason(&status.deaths))?;
+    let help = "Listening sockets that another process shut down, and that listen again";
+    family(encoder, "sluice_listeners_restored", help).counter(status.listeners_restored)?;
+    let Some(destinations) = status.destinations else { return Ok(()) };
+    let help = "Connects of the data plane that failed, since they went to no endpoint of an upstream";
+    family(encoder, "sluice_data_plane_connects_refused", help).counter(destinations.refused)
 }
 
 /// This process. Its memory and descriptors are known from /proc, which only the supervisor sees.

@@ -6,8 +6,8 @@ use std::fmt::Write;
 use super::key_log;
 use crate::control::bans::Ban;
 use crate::control::status::{
-    CertificateStatus, CrlStatus, DataPlaneStatus, LogStatus, ReasonStatus, ReloadStatus, Status,
-    SupervisorStatus,
+    CertificateStatus, CrlStatus, DataPlaneStatus, DestinationsStatus, LogStatus, ReasonStatus, ReloadStatus,
+    Status, SupervisorStatus,
 };
 
 /// Rows of cells, printed in aligned columns.
@@ -125,6 +125,10 @@ fn print_supervisor(text: &mut String, supervisor: &SupervisorStatus) {
     let sandbox =
         if supervisor.sandbox.is_empty() { "none".to_owned() } else { supervisor.sandbox.join(", ") };
     let _ = writeln!(text, "sandbox of the data plane: {sandbox}");
+    if let Some(DestinationsStatus { allowed, refused }) = supervisor.destinations {
+        let addresses = if allowed == 1 { "1 address".to_owned() } else { format!("{allowed} addresses") };
+        let _ = writeln!(text, "the data plane may connect to {addresses}; {refused} connects were refused");
+    }
     if let Some(path) = &supervisor.key_log {
         let _ = writeln!(text, "{}", key_log::warning(path));
     }

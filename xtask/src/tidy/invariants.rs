@@ -8,6 +8,7 @@ use super::words::{Kind, Word};
 /// The only files that may contain `unsafe`.
 pub(super) const UNSAFE_FILES: &[&str] = &[
     "proxy-common/src/pod.rs",
+    "proxy-ebpf/src/destinations.rs",
     "proxy-ebpf/src/packet.rs",
     "proxy-ebpf/src/maps.rs",
     "proxy-ebpf/src/sockets.rs",

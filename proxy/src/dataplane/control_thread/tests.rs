@@ -96,7 +96,17 @@ fn stage_of(config: config::model::Config, ticket_keys: Arc<Keys>) -> Stage {
 }
 
 impl Stage {
+    /// The next message; what workers let go of is asked for by one test.
     async fn hear(&self) -> Received<ToSupervisor> {
+        loop {
+            let heard = self.hear_any().await;
+            if !matches!(heard.message, ToSupervisor::Released { .. }) {
+                return heard;
+            }
+        }
+    }
+
+    async fn hear_any(&self) -> Received<ToSupervisor> {
         let heard = async {
             loop {
                 match self.supervisor.get_ref().receive(1) {
@@ -323,6 +333,26 @@ async fn what_is_forgotten_or_overtaken_is_never_published() {
     stage.say(&ToDataPlane::Publish { id: 3 });
     assert_eq!(stage.hear().await.message, ToSupervisor::Published { id: 3 });
     assert_eq!(stage.status().await.upstreams[0].endpoints[0].address, "127.0.0.1:9003");
+}
+
+#[tokio::test]
+async fn the_supervisor_hears_which_configuration_is_the_oldest_that_is_held() {
+    let stage = stage();
+    stage.make_ready().await;
+    // An exchange of the first, and one of the second.
+    let mut held = vec![stage.view.traffic.load_full()];
+    for id in [1, 2] {
+        send_configuration(&stage, id, &TEXT.replace("9000", &format!("900{id}")));
+        assert_eq!(stage.hear_any().await.message, ToSupervisor::Compiled { id });
+        stage.say(&ToDataPlane::Publish { id });
+        assert_eq!(stage.hear_any().await.message, ToSupervisor::Published { id });
+        held.push(stage.view.traffic.load_full());
+    }
+    held.truncate(2);
+    drop(held.remove(0));
+    assert_eq!(stage.hear_any().await.message, ToSupervisor::Released { snapshot: 11 });
+    drop(held);
+    assert_eq!(stage.hear_any().await.message, ToSupervisor::Released { snapshot: 12 });
 }
 
 #[tokio::test]

@@ -7,8 +7,6 @@
 //! Only the program itself uses `SOURCES_SOCKETS`, which remembers for each socket where its connection is
 //! counted.
 
-mod cgroup;
-
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -19,6 +17,7 @@ use aya::programs::{CgroupAttachMode, SockOps};
 use proxy_common::sources::{self, Armed, Bucket, CountConfig, KERNEL_BITS, Tally};
 
 use super::address::mapped;
+use super::cgroup;
 use super::error::{KernelError, chain};
 use super::maps::{Counters, Single, random_seeds};
 use super::netns;

@@ -89,6 +89,10 @@ impl Supervisor {
                 ReloadAction::Adopt { id, prepared } => {
                     let Prepared { config, listeners, files, watched } = prepared;
                     self.estate.adopt(config, listeners, files);
+                    if id.is_none() {
+                        // No data plane holds another.
+                        self.estate.release_destinations(self.estate.snapshot);
+                    }
                     self.watch.follow(watched);
                     self.set_log_level();
                     if let Some(id) = id {
@@ -168,6 +172,10 @@ impl Supervisor {
             self.watch.follow(watched);
             return ended(ReloadOutcome::Unchanged, format!("it says the same as the one in force{warned}"));
         }
+        // Before the data plane hears of it, which connects to nothing else.
+        if let Err(reason) = self.estate.propose_destinations(&config) {
+            return ended(ReloadOutcome::NotSent, reason);
+        }
         let live = if live.is_empty() { "details changed".to_owned() } else { live.join("; ") };
         let listeners = config.listener_ids(&self.estate.listeners);
         let prepared = Prepared { config, listeners, files, watched };
@@ -201,6 +209,9 @@ impl Supervisor {
         let Finished { askers, outcome, text, began } = finished;
         let (now, snapshot) = (now(), self.estate.snapshot);
         let took = now.since(began).as_micros() as f64 / 1e3;
+        if outcome != ReloadOutcome::Applied {
+            self.estate.withdraw_destinations();
+        }
         let by_watch = askers.iter().all(|asker| *asker == Asker::Watch);
         if askers.contains(&Asker::Watch) {
             self.watch.finished(outcome, now);

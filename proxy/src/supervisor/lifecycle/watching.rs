@@ -80,6 +80,7 @@ impl Supervisor {
             deaths: self.life.deaths().map(|(reason, count)| (reason.label().to_owned(), count)).collect(),
             process: self.planes.pid().map(process::status).unwrap_or_default(),
             sandbox: self.estate.sandbox.labels(),
+            destinations: self.estate.destinations_status(),
             guard: self.estate.guard_status(),
             steering: self.estate.steering_status(),
             degraded: self.estate.lacks(),

@@ -8,7 +8,7 @@ use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::config::model::Config;
-use crate::kernel::links;
+use crate::kernel::{destinations, links};
 use crate::sandbox::Layer;
 use crate::supervisor::leftovers;
 
@@ -101,7 +101,7 @@ impl Facts {
             cgroup2: mounted(&mounts, "cgroup2"),
             bpffs: mounted(&mounts, "bpf"),
             ring: crate::io::ring::probe().map(drop).map_err(|error| error.to_string()),
-            layers: Layer::ALL.into_iter().map(|layer| (layer, layer.find())).collect(),
+            layers: Layer::ALL.into_iter().map(|layer| (layer, found(layer))).collect(),
             user_exists: user.is_some(),
             user_is_ours: user.is_some_and(|user| user.uid == nix::unistd::geteuid()),
             somaxconn: number("/proc/sys/net/core/somaxconn"),
@@ -116,6 +116,12 @@ impl Facts {
             cards: cards(root, &config.guard.interfaces),
         }
     }
+}
+
+/// Whether a layer of the sandbox can be had; else why not.
+fn found(layer: Layer) -> Result<(), String> {
+    layer.find()?;
+    if layer == Layer::Destinations { destinations::find() } else { Ok(()) }
 }
 
 /// An interface and its holder.

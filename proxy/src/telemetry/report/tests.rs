@@ -20,6 +20,7 @@ fn whole() -> Status {
             deaths: BTreeMap::from([("crashed".to_owned(), 0), ("hung".to_owned(), 1)]),
             process: ProcessStatus::default(),
             sandbox: vec!["Landlock".to_owned(), "seccomp".to_owned()],
+            destinations: Some(DestinationsStatus { allowed: 2, refused: 1 }),
             guard: GuardStatus {
                 interfaces: BTreeMap::from([("lo".to_owned(), "generic".to_owned())]),
                 unguarded: BTreeMap::from([("eth1".to_owned(), "it is gone".to_owned())]),
@@ -119,6 +120,7 @@ data planes that died: 1 hung
 configuration: snapshot 1; reloads: 2 invalid; 2 files are watched
 last reload: not reloaded, snapshot 1 stays in force: the configuration has an error
 sandbox of the data plane: Landlock, seccomp
+the data plane may connect to 2 addresses; 1 connects were refused
 data plane: ready, pid 101, generation 2, snapshot 1
 
 listeners

@@ -1,5 +1,5 @@
 //! The cgroup v2 of this process (cgroups(7)). A socket belongs to the cgroup of the process that created it,
-//! and programs that watch sockets are attached to that cgroup.
+//! and programs that watch or judge sockets are attached to that cgroup.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
