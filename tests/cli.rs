@@ -428,3 +428,54 @@ fn the_metrics_keep_the_rules_of_their_format() {
         assert!(shown.contains(line), "{line:?} is missing in\n{shown}");
     }
 }
+
+/// A pipeline has neither keys nor users, and pipes the file in.
+#[test]
+fn check_reads_standard_input_without_files_and_writes_json() {
+    let text = Setup::to(nowhere()).text().replace("[guard]", "[guard]\ninterfaces = [\"none0\"]");
+    let text = text.replace("user = \"", "user = \"no-such-user-");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("piped.toml");
+    let piped = |text: &str, arguments: &[&str]| {
+        std::fs::write(&path, text).unwrap();
+        let mut command = Command::new(binary());
+        command.args(arguments).args(["--config", "-"]);
+        process::run_with(&mut command, std::fs::File::open(&path).unwrap().into(), LIMIT)
+    };
+    let json = |output: &Output| serde_json::from_str::<serde_json::Value>(&output.text()).unwrap();
+
+    let alone = piped(&text, &["check", "--no-files"]);
+    assert_eq!(alone.code(), 0, "{}", alone.all());
+    let here = piped(&text, &["check", "--json"]);
+    assert_eq!(here.code(), 1, "{}", here.all());
+    let found = json(&here)["findings"].as_array().unwrap().clone();
+    let keys: BTreeSet<&str> = found.iter().map(|finding| finding["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, BTreeSet::from(["guard.interfaces", "process.user"]), "{found:?}");
+    let planned = piped(&text, &["plan", "--json"]);
+    assert_eq!((planned.code(), &json(&planned)["would_start"]), (1, &false.into()), "{}", planned.all());
+    let wrong = piped(&text.replace("[log]", "[lgo]"), &["check", "--no-files", "--json"]);
+    assert_eq!(wrong.code(), 1, "{}", wrong.all());
+    let first = &json(&wrong)["diagnostics"][0];
+    assert_eq!((first["key"].as_str(), first["severity"].as_str()), (Some("lgo"), Some("error")), "{first}");
+    assert!(first["line"].as_u64().unwrap() > 1 && first["expected"].is_string(), "{first}");
+}
+
+#[test]
+fn a_start_that_fails_is_a_line_of_the_log() {
+    let setup = Setup::to(nowhere());
+    let path = setup.write();
+    let _taken = std::net::TcpListener::bind(setup.address()).unwrap();
+    let run = || sluice::command(&["run", "--config", path.to_str().unwrap()]).errors();
+    let is_json = |text: &str| {
+        text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+            && text.lines().last().is_some_and(|line| line.contains("\"level\":\"ERROR\""))
+    };
+    let said = run();
+    assert!(is_json(&said) && said.contains("in use by another process"), "{said}");
+    std::fs::write(&path, setup.text().replace("[log]", "[lgo]")).unwrap();
+    let said = run();
+    assert!(is_json(&said) && said.contains("no such key"), "{said}");
+    std::fs::write(&path, setup.text().replace("[log]", "[log]\nformat = \"text\"")).unwrap();
+    let said = run();
+    assert!(!said.contains("{\"") && said.contains("ERROR") && !said.contains('\u{1b}'), "{said}");
+}

@@ -42,7 +42,7 @@ fn main() {
     let identity = (Uid::from_raw(uid.parse().unwrap()), Gid::from_raw(gid.parse().unwrap()));
     sandbox::close_inherited().unwrap();
     privileges::drop_all(Some(identity), getppid(), layers).unwrap();
-    let log = logging::init("info").unwrap();
+    let log = logging::init("info", logging::look(None)).unwrap();
     let (prepared, all) = std::sync::mpsc::channel();
     let (go, start) = std::sync::mpsc::channel::<Vec<SocketAddr>>();
     // A worker: it has its ring before the process is confined, and uses and drops it later.

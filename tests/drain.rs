@@ -87,6 +87,42 @@ fn under_load_a_drain_breaks_no_connection_that_it_took() {
     assert!(sluice.log().contains(", 0 were cut"), "{}", sluice.log());
 }
 
+/// Load balancers see `/readyz` before they see a refusal.
+#[test]
+fn a_delay_serves_on_after_readyz_turned_and_a_second_signal_ends_it() {
+    let origin = origin();
+    let delayed = |delay: &str| {
+        let process = format!("drain_delay = \"{delay}\"\ndrain_timeout = \"5s\"");
+        Setup::to(origin.address()).with("process", &process).start()
+    };
+    let readyz = |sluice: &Sluice| sluice.admin("/readyz").map(|response| response.status).ok();
+    let mut sluice = delayed("2s");
+    let mut kept = sluice.client();
+    assert_eq!(kept.get("/").status, 200);
+    let begun = Instant::now();
+    sluice.signal(Signal::SIGTERM);
+    eventually(LIMIT, "/readyz turns", || (readyz(&sluice) == Some(503)).then_some(()));
+    let turned = begun.elapsed();
+    // A new connection and an old one, none of which hears of the drain.
+    while begun.elapsed() < Duration::from_millis(1_500) {
+        assert_eq!(sluice.get("/").status, 200);
+        let response = kept.get("/");
+        assert_eq!((response.status, response.field("connection")), (200, None));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(sluice.wait_end(LIMIT).success());
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(turned < Duration::from_millis(1_500), "{turned:?}");
+    assert!(TcpStream::connect(sluice.address()).is_err());
+
+    let mut sluice = delayed("1h");
+    sluice.signal(Signal::SIGTERM);
+    eventually(LIMIT, "/readyz turns", || (readyz(&sluice) == Some(503)).then_some(()));
+    assert_eq!(sluice.get("/").status, 200);
+    sluice.signal(Signal::SIGTERM);
+    assert!(sluice.wait_end(LIMIT).success());
+}
+
 #[test]
 fn the_receipt_says_how_many_ended_and_how_many_were_cut() {
     let origin = origin();

@@ -35,16 +35,30 @@ pub enum Command {
         #[arg(long)]
         allow_key_log: bool,
     },
-    /// Validate a configuration: exit 0 or 1
-    Check(Config),
-    /// Show what would run here, what is missing, and what each absence costs
+    /// Validate a configuration: exit 0 or 1. Users, interfaces, addresses and CPUs that it names have to be
+    /// here too
+    Check {
+        /// What to validate; `-` reads standard input.
+        #[command(flatten)]
+        config: Config,
+        /// Look at the text alone, on a machine without its keys, users, interfaces and addresses
+        #[arg(long)]
+        no_files: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what would run here, what is missing, and what each absence costs. Exit 1 if a start would fail
     Plan {
-        /// What would run.
+        /// What would run; `-` reads standard input.
         #[command(flatten)]
         config: Config,
         /// The folder that holds /sys and /proc of the network cards, such as a copy from another machine
         #[arg(long, value_name = "DIR", default_value = "/")]
         root: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show the running proxy's workers, listeners, upstreams, guard and steering
     Status {
@@ -58,15 +72,17 @@ pub enum Command {
     /// Stop the running proxy now and cut open connections. If it was killed before, remove the filter that
     /// it left
     Stop(RunDir),
-    /// Let the running proxy's requests end, for process.drain_timeout at most, then stop it
+    /// Let the running proxy's requests end, for process.drain_timeout at most, then stop it.
+    /// Before that, process.drain_delay serves on
     Drain(RunDir),
     /// Read the running proxy's configuration anew and go over to it; connections stay. If anything is wrong
     /// with it, nothing changes: exit 1
     ///
     /// Routes, upstreams, certificates, listeners' limits, timeouts and trusted_proxies, guard.deny,
-    /// process.drain_timeout, process.watchdog and log.level change by it. A configuration that changes
-    /// anything else is refused as a whole, with the keys that would need a restart. Certificates and other
-    /// files that the configuration names are also reloaded by themselves when they change.
+    /// process.drain_delay, process.drain_timeout, process.watchdog and log.level change by it. A
+    /// configuration that changes anything else is refused as a whole, with the keys that would need a
+    /// restart. Certificates and other files that the configuration names are also reloaded by themselves
+    /// when they change.
     Reload(RunDir),
     /// Replace the running binary (not built yet)
     Upgrade(Unbuilt),
@@ -137,7 +153,7 @@ pub enum Command {
 /// A configuration.
 #[derive(Debug, Args)]
 pub struct Config {
-    /// The configuration file
+    /// The configuration file; `-`: standard input, for check and plan
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
 }

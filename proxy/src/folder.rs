@@ -3,9 +3,9 @@
 //! that user could have put it there. A folder in which we keep files of our own must be ours from the root
 //! on.
 //!
-//! Others could change a folder that belongs to neither root nor us, or that its group or everybody may
-//! write. In a sticky folder (/tmp) nobody renames an entry of another user, so there the entry's owner
-//! decides.
+//! Others could change a folder that belongs to neither root nor us nor the owner of `/`, or that its group
+//! or everybody may write. In a sticky folder (/tmp) nobody renames an entry of another user, so there the
+//! entry's owner decides.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat, renameat};
@@ -256,8 +256,12 @@ fn check_own(file: File) -> io::Result<File> {
     Err(io::Error::other(format!("it {wrong}; look where it comes from, then remove it")))
 }
 
+/// Whoever owns the root folder could put any folder in its place. Within a user namespace that is another
+/// user than root: the kernel shows those outside of it as one.
 fn is_trusted(uid: u32) -> bool {
-    uid == 0 || uid == Uid::effective().as_raw()
+    static ROOTS_OWNER: OnceLock<Option<u32>> = OnceLock::new();
+    let roots_owner = || std::fs::metadata("/").ok().map(|root| root.uid());
+    uid == 0 || uid == Uid::effective().as_raw() || *ROOTS_OWNER.get_or_init(roots_owner) == Some(uid)
 }
 
 fn is_proc(fd: impl AsFd) -> bool {

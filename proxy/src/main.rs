@@ -1,21 +1,22 @@
 //! The `sluice` binary: it runs the commands of `cli`, each in a few lines over the library.
 
-use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Parser as _;
 use nix::unistd::{Gid, Pid, Uid};
-use proxy::cli::{Cli, Command, Config, RunDir};
-use proxy::config::{self, Diagnostics, Loaded};
+use proxy::cli::{Cli, Command, RunDir};
+use proxy::config::{self, Diagnostic, Diagnostics, Loaded};
 use proxy::control::life::RunOutcome;
 use proxy::control::messages::{Request, Response};
-use proxy::kernel::links;
 use proxy::supervisor::ask::AskError;
+use proxy::supervisor::plan::{Finding, Severity};
 use proxy::supervisor::{ask, key_log, leftovers, plan};
-use proxy::telemetry::report;
+use proxy::telemetry::{logging, report};
 use proxy::{dataplane, demo, supervisor};
+use serde_json::json;
 
 /// The exit code for wrong usage, and for a command that is not built yet.
 const EXIT_USAGE: u8 = 2;
@@ -23,8 +24,8 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config, allow_key_log } => run(&config.config, allow_key_log),
-        Command::Check(Config { config }) => check(&config),
-        Command::Plan { config, root } => show_plan(&config.config, &root),
+        Command::Check { config, no_files, json } => check(&config.config, no_files, json),
+        Command::Plan { config, root, json } => show_plan(&config.config, &root, json),
         Command::Status { run_dir, json } => status(&run_dir.run_dir, json),
         Command::Stop(RunDir { run_dir }) => order(&run_dir, &Request::Stop),
         Command::Drain(RunDir { run_dir }) => order(&run_dir, &Request::Drain),
@@ -53,74 +54,118 @@ fn main() -> ExitCode {
 }
 
 fn run(path: &Path, allow_key_log: bool) -> ExitCode {
-    let loaded = match load(path, false) {
+    forbid_dumps();
+    // Its warnings are logged.
+    let loaded = match config::load(path) {
         Ok(loaded) => loaded,
-        Err(code) => return code,
+        Err(errors) => {
+            refuse(&errors);
+            return ExitCode::FAILURE;
+        }
     };
     match supervisor::run(loaded, allow_key_log) {
         Ok(RunOutcome::Clean) => ExitCode::SUCCESS,
         // The error was logged already.
         Ok(RunOutcome::Forced | RunOutcome::NeverReady) => ExitCode::FAILURE,
+        Err(error) if error.is_logged() => ExitCode::FAILURE,
         Err(error) => fail(&error.to_string()),
     }
 }
 
-fn check(path: &Path) -> ExitCode {
-    match load(path, true) {
-        Ok(loaded) => {
-            // Whether an interface is there depends on the host that will run it; what is there can be told.
-            for name in &loaded.config.guard.interfaces {
-                if let Some(reason) = links::without_ethernet(name) {
-                    return fail(&format!("{}: guard.interfaces: {name}: {reason}", path.display()));
-                }
-            }
-            say(&format!("{}: valid\n", path.display()));
-            ExitCode::SUCCESS
-        }
-        Err(code) => code,
+/// The configuration would have said how the log looks; without it, a terminal gets a report, and whoever
+/// reads lines of the log gets lines of the log.
+fn refuse(errors: &Diagnostics) {
+    let look = logging::look(None);
+    match logging::init("info", look) {
+        Ok(_log) if !look.text => errors.iter().for_each(|error| tracing::error!("{error}")),
+        _ => print(errors),
     }
 }
 
-fn show_plan(path: &Path, root: &Path) -> ExitCode {
-    let loaded = match load(path, true) {
-        Ok(loaded) => loaded,
-        Err(code) => return code,
+/// What `check` found.
+struct Checked {
+    errors: Diagnostics,
+    warnings: Diagnostics,
+    /// Names that are not here.
+    findings: Vec<Finding>,
+}
+
+fn check(path: &Path, no_files: bool, as_json: bool) -> ExitCode {
+    let (name, checked) = examine(path, no_files);
+    let Checked { errors, warnings, findings } = checked;
+    let is_valid = errors.is_empty() && findings.is_empty();
+    if as_json {
+        let diagnostics: Vec<_> = errors.iter().chain(warnings.iter()).map(Diagnostic::json).collect();
+        let found =
+            json!({ "file": name, "valid": is_valid, "diagnostics": diagnostics, "findings": findings });
+        say(&format!("{found:#}\n"));
+    } else {
+        [&errors, &warnings].into_iter().filter(|some| !some.is_empty()).for_each(print);
+        findings.iter().for_each(|finding| eprintln!("sluice: {}: {finding}", name.display()));
+        if is_valid {
+            say(&format!("{}: valid\n", name.display()));
+        }
+    }
+    if is_valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn examine(path: &Path, no_files: bool) -> (PathBuf, Checked) {
+    forbid_dumps();
+    let failed = |errors| Checked { errors, warnings: Diagnostics::default(), findings: Vec::new() };
+    let (name, text) = match config::read_text(path) {
+        Ok(read) => read,
+        Err(errors) => return (path.to_owned(), failed(errors)),
     };
-    match plan::plan(&loaded.config, root) {
-        Ok(text) => {
-            say(&text);
-            if std::env::var_os(key_log::VARIABLE).is_some_and(|name| !name.is_empty()) {
-                say(&format!(
-                    "\n{} is set: `sluice run --allow-key-log` would write the secrets of all TLS \
-                     connections there; without that it is ignored\n",
-                    key_log::VARIABLE
-                ));
-            }
-            ExitCode::SUCCESS
+    if no_files {
+        let (errors, warnings) = config::check_text(&name, &text);
+        return (name, Checked { errors, warnings, findings: Vec::new() });
+    }
+    match config::load_text(&name, text) {
+        Ok(Loaded { config, warnings, .. }) => {
+            let is_wrong = |finding: &Finding| finding.severity == Severity::Fatal && finding.key.is_some();
+            let findings = plan::findings(&config).into_iter().filter(is_wrong).collect();
+            (name, Checked { errors: Diagnostics::default(), warnings, findings })
         }
-        Err(error) => fail(&error.to_string()),
+        Err(errors) => (name, failed(errors)),
     }
 }
 
-/// Loads a configuration and prints its errors, and its warnings if that is wanted.
-fn load(path: &Path, prints_warnings: bool) -> Result<Loaded, ExitCode> {
-    // A core dump must not hold the private keys that are read now. Where the call fails, no dump was to be
-    // had anyway.
-    let _ = nix::sys::prctl::set_dumpable(false);
-    let render = |diagnostics: &Diagnostics| diagnostics.render(std::io::stderr().is_terminal());
-    match config::load(path) {
-        Ok(loaded) => {
-            // A supervisor logs them.
-            if !loaded.warnings.is_empty() && prints_warnings {
-                eprintln!("{}", render(&loaded.warnings));
-            }
-            Ok(loaded)
+fn show_plan(path: &Path, root: &Path, as_json: bool) -> ExitCode {
+    forbid_dumps();
+    let loaded = match config::read_text(path).and_then(|(name, text)| config::load_text(&name, text)) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            print(&errors);
+            return ExitCode::FAILURE;
         }
-        Err(diagnostics) => {
-            eprintln!("{}", render(&diagnostics));
-            Err(ExitCode::FAILURE)
+    };
+    if !loaded.warnings.is_empty() {
+        print(&loaded.warnings);
+    }
+    let plan = plan::plan(&loaded.config, root);
+    if as_json {
+        say(&format!("{:#}\n", plan.json));
+    } else {
+        say(&plan.text);
+        if std::env::var_os(key_log::VARIABLE).is_some_and(|name| !name.is_empty()) {
+            say(&format!(
+                "\n{} is set: `sluice run --allow-key-log` would write the secrets of all TLS connections \
+                 there; without that it is ignored\n",
+                key_log::VARIABLE
+            ));
         }
     }
+    if plan.would_start { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A core dump must not hold the private keys that are read next. Where the call fails, no dump was to be had
+/// anyway.
+fn forbid_dumps() {
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+fn print(diagnostics: &Diagnostics) {
+    eprintln!("{}", diagnostics.render(logging::look(None).color));
 }
 
 fn status(run_dir: &Path, json: bool) -> ExitCode {

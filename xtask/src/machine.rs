@@ -34,6 +34,8 @@ pub(crate) const TEST: &[Package] = &[
     Package::new("testssl.sh", &["sh", "-c", "command -v testssl || command -v testssl.sh"]),
     Package::new("python3-venv", &["python3", "-c", "import ensurepip, venv"]),
     Package::new("slowhttptest", &["sh", "-c", "command -v slowhttptest"]),
+    Package::new("logrotate", &["sh", "-c", "command -v logrotate || test -x /usr/sbin/logrotate"]),
+    Package::new("systemd", &["systemd-analyze", "--version"]),
     Package::new("util-linux", &["setpriv", "--version"]),
     Package::new("iproute2", &["sh", "-c", "command -v ip || test -x /sbin/ip"]),
 ];

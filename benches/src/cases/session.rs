@@ -48,6 +48,7 @@ fn listener() -> Listener {
         proxy_protocol: false,
         backlog: 128,
         defer_accept: true,
+        freebind: false,
         timeouts: Timeouts {
             request_header: TIMEOUT,
             request_body: TIMEOUT,
@@ -91,6 +92,7 @@ fn config(endpoint: SocketAddr) -> model::Config {
             run_dir: "/nonexistent".into(),
             user: "nobody".into(),
             drain_timeout: TIMEOUT,
+            drain_delay: std::time::Duration::ZERO,
             watchdog: None,
             max_connections: 0,
             buffer_budget: 8 << 20,
@@ -124,7 +126,12 @@ fn config(endpoint: SocketAddr) -> model::Config {
         routes: RouteTable::new(vec![Arc::new(route)]),
         upstreams: vec![Arc::new(upstream(endpoint))],
         admin: model::Admin { address: None },
-        log: model::Log { level: "info".into(), access: model::AccessLog::Off, with_query: false },
+        log: model::Log {
+            level: "info".into(),
+            format: model::LogFormat::Auto,
+            access: model::AccessLog::Off,
+            with_query: false,
+        },
     }
 }
 

@@ -63,6 +63,7 @@ impl Changes {
             run_dir,
             user,
             drain_timeout,
+            drain_delay,
             watchdog,
             max_connections,
             buffer_budget,
@@ -74,6 +75,7 @@ impl Changes {
         self.fixed("process.buffer_budget", *buffer_budget != new.buffer_budget);
         self.fixed("process.sandbox", *sandbox != new.sandbox);
         self.live("process.drain_timeout changed", *drain_timeout != new.drain_timeout);
+        self.live("process.drain_delay changed", *drain_delay != new.drain_delay);
         self.live("process.watchdog changed", *watchdog != new.watchdog);
     }
 
@@ -127,8 +129,9 @@ impl Changes {
     }
 
     fn log(&mut self, old: &model::Log, new: &model::Log) {
-        let model::Log { level, access, with_query } = old;
+        let model::Log { level, format, access, with_query } = old;
         self.live("log.level changed", *level != new.level);
+        self.fixed("log.format", *format != new.format);
         self.fixed("log.access", *access != new.access);
         self.fixed("log.query", *with_query != new.with_query);
     }
@@ -151,6 +154,7 @@ impl Changes {
                 proxy_protocol: _,
                 backlog,
                 defer_accept,
+                freebind,
                 timeouts: _,
                 limits: _,
                 reading: _,
@@ -161,6 +165,7 @@ impl Changes {
             fixed("protocol", std::mem::discriminant(protocol) != std::mem::discriminant(&other.protocol));
             fixed("backlog", *backlog != other.backlog);
             fixed("defer_accept", *defer_accept != other.defer_accept);
+            fixed("freebind", *freebind != other.freebind);
             let renumbered = Listener { protocol: *protocol, ..(**other).clone() };
             if renumbered != **listener || !pairs.same_protocol(*protocol, other.protocol) {
                 changed.push(name.as_str());

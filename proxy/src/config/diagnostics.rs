@@ -112,6 +112,25 @@ impl Diagnostic {
         self.span.as_ref().map_or((1, 1), |span| self.source.position(span.start))
     }
 
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let (line, column) = self.position();
+        serde_json::json!({
+            "severity": match self.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+            "file": self.path(),
+            "line": line,
+            "column": column,
+            "key": self.key,
+            "message": self.message,
+            "expected": self.expected,
+            "help": self.help,
+        })
+    }
+
     /// One sentence: the key, then the message, which may have the key for its subject.
     fn headline(&self) -> String {
         const PREDICATES: [&str; 5] = ["is ", "has ", "must ", "lists ", "cannot "];
@@ -121,6 +140,17 @@ impl Diagnostic {
             (key, true) => format!("`{key}` {}", self.message),
             (key, false) => format!("`{key}`: {}", self.message),
         }
+    }
+
+    /// What `render` writes beside its marks.
+    fn fmt_marks(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(expected) = &self.expected {
+            write!(formatter, "; expected {expected}")?;
+        }
+        if let Some(Related { span, label }) = &self.related {
+            write!(formatter, "; {label} on line {}", self.source.position(span.start).0)?;
+        }
+        Ok(())
     }
 
     /// The place that `render` marks.
@@ -150,12 +180,7 @@ impl fmt::Display for Diagnostic {
             Severity::Warning => "warning",
         };
         write!(formatter, "{}:{line}:{column}: {severity}: {}", self.path().display(), self.headline())?;
-        if let Some(expected) = &self.expected {
-            write!(formatter, "; expected {expected}")?;
-        }
-        if let Some(Related { span, label }) = &self.related {
-            write!(formatter, "; {label} on line {}", self.source.position(span.start).0)?;
-        }
+        self.fmt_marks(formatter)?;
         if let Some(help) = &self.help {
             write!(formatter, "; {help}")?;
         }
@@ -253,9 +278,10 @@ impl fmt::Display for Report<'_> {
         if diagnostic.underline().is_some() {
             return formatter.write_str(&diagnostic.headline());
         }
-        // Without an excerpt the place has to be in the headline.
+        // Without an excerpt, the headline has its place and what its marks would say.
         let (line, column) = diagnostic.position();
-        write!(formatter, "{}:{line}:{column}: {}", diagnostic.path().display(), diagnostic.headline())
+        write!(formatter, "{}:{line}:{column}: {}", diagnostic.path().display(), diagnostic.headline())?;
+        diagnostic.fmt_marks(formatter)
     }
 }
 

@@ -10,6 +10,50 @@ use super::units;
 /// Longer text is not worth repeating.
 const SHOWN_BYTES_MAX: usize = 40;
 
+/// Words of other proxies and tools, each with ours.
+const WORDS: &[(&str, &str)] = &[
+    ("warning", "warn"),
+    ("err", "error"),
+    ("crit", "error"),
+    ("critical", "error"),
+    ("fatal", "error"),
+    ("notice", "info"),
+    ("verbose", "debug"),
+    ("native", "driver"),
+    ("drv", "driver"),
+    ("offload", "driver"),
+    ("skb", "generic"),
+    ("least_conn", "least-request"),
+    ("leastconn", "least-request"),
+    ("least-connections", "least-request"),
+    ("least_request", "least-request"),
+    ("rr", "round-robin"),
+    ("wrr", "round-robin"),
+    ("ewma", "p2c-ewma"),
+    ("peak_ewma", "p2c-ewma"),
+    ("ip_hash", "maglev"),
+    ("source", "maglev"),
+    ("ring_hash", "maglev"),
+    ("hash", "maglev"),
+    ("tlsv1.2", "1.2"),
+    ("tls1.2", "1.2"),
+    ("tlsv1.3", "1.3"),
+    ("tls1.3", "1.3"),
+    ("http/1.1", "http1"),
+    ("http2", "h2"),
+    ("ssl", "https"),
+    ("tls", "https"),
+    ("sni", "tls-passthrough"),
+    ("stream", "tcp"),
+];
+
+/// For a word that is known elsewhere: ours, if it is one of `known`.
+pub(super) fn for_word<'w>(text: &str, known: &[&'w str]) -> Option<&'w str> {
+    let text = text.to_ascii_lowercase();
+    let meant = WORDS.iter().filter(|(word, _)| *word == text);
+    meant.filter_map(|(_, ours)| known.iter().find(|word| *word == ours)).copied().next()
+}
+
 /// For a value of another type than `form` says.
 pub(super) fn for_type(value: &DeValue<'_>, form: &str) -> Option<String> {
     match value {

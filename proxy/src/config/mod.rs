@@ -27,6 +27,10 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+/// Why a file cannot be read.
+const NO_SUCH_FILE: &str = "no such file";
+const PERMISSION_DENIED: &str = "permission denied";
+
 /// The largest main file.
 const MAIN_BYTES_MAX: u64 = 4 << 20;
 
@@ -98,6 +102,46 @@ pub fn load_watched(files: &Files) -> Result<Loaded, Diagnostics> {
         Some((_, bytes)) => Ok((bytes.clone(), 0)),
         None => read_file(path, bytes_max),
     })
+}
+
+/// The problems of a text alone, errors and warnings: no file that it names is looked for, so that a machine
+/// without keys can check it.
+#[must_use]
+pub fn check_text(path: &Path, text: &[u8]) -> (Diagnostics, Diagnostics) {
+    let facts = Facts { without_files: true, ..Facts::default() };
+    let (_, errors, warnings) = Parsed::new(path, text).resolve(&[], &facts);
+    (errors, warnings)
+}
+
+/// As `load`, of a text that came from elsewhere than `path`, which names it in messages.
+///
+/// # Errors
+/// All of its errors, missing files included.
+pub fn load_text(path: &Path, text: Bytes) -> Result<Loaded, Diagnostics> {
+    load_main((path.to_owned(), text), unix_now(), read_file)
+}
+
+/// Reads a main file's text, or standard input where the path is `-`.
+///
+/// # Errors
+/// When it cannot be read, or is too long.
+pub fn read_text(path: &Path) -> Result<(PathBuf, Bytes), Diagnostics> {
+    if path != Path::new("-") {
+        return match read_file(path, MAIN_BYTES_MAX) {
+            Ok((bytes, _)) => Ok((path.to_owned(), bytes)),
+            Err(reason) => Err(unreadable(path, &reason)),
+        };
+    }
+    let name = PathBuf::from("(standard input)");
+    let mut bytes = Bytes::new(Vec::new());
+    match std::io::stdin().take(MAIN_BYTES_MAX + 1).read_to_end(&mut bytes) {
+        Ok(read) if read as u64 > MAIN_BYTES_MAX => {
+            let reason = format!("larger than {}", units::show_size(MAIN_BYTES_MAX));
+            Err(unreadable(&name, &reason))
+        }
+        Ok(_) => Ok((name, bytes)),
+        Err(error) => Err(unreadable(&name, &error.to_string())),
+    }
 }
 
 /// The result of `read_file`: bytes and mode.
@@ -177,8 +221,8 @@ pub fn resolve(files: &Files) -> Result<model::Config, Diagnostics> {
 /// end.
 fn read_file(path: &Path, bytes_max: u64) -> ReadFile {
     let say = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => "no such file".to_owned(),
-        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        ErrorKind::NotFound => NO_SUCH_FILE.to_owned(),
+        ErrorKind::PermissionDenied => PERMISSION_DENIED.to_owned(),
         _ => error.to_string(),
     };
     // Looked at before it is opened, since a device may notice that; and again, since another file may have

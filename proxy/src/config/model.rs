@@ -133,6 +133,8 @@ pub struct Process {
     pub user: String,
     /// How long a drain waits for exchanges to end.
     pub drain_timeout: Duration,
+    /// How long a drain serves on before it begins, so that load balancers see `/readyz` first.
+    pub drain_delay: Duration,
     /// How long the data plane may be silent before it is killed; `None`: for ever.
     pub watchdog: Option<Duration>,
     /// Downstream connections over all workers; 0: as many as the descriptor limit allows.
@@ -141,6 +143,14 @@ pub struct Process {
     pub buffer_budget: usize,
     /// How the data plane is confined.
     pub sandbox: Sandbox,
+}
+
+impl Process {
+    /// How long a drain may take.
+    #[must_use]
+    pub fn drain_max(&self) -> Duration {
+        self.drain_delay + self.drain_timeout
+    }
 }
 
 /// `[workers]`
@@ -172,10 +182,24 @@ pub struct Admin {
 pub struct Log {
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
+    /// `log.format`
+    pub format: LogFormat,
     /// `log.access`
     pub access: AccessLog,
     /// `log.query`: the access log holds queries too.
     pub with_query: bool,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    #[default]
+    Auto,
+    /// One object a line.
+    Json,
+    /// For people.
+    Text,
 }
 
 /// `log.access`

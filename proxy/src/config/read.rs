@@ -3,6 +3,7 @@
 //! that one pass finds every problem. After a report the caller must not use the values that it read.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,10 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Diagnostic, Diagnostics, Related, Severity, Source};
 use super::{hints, units};
 pub(super) use not_built::Literal;
+use unknown::{Known, Unknown};
 
 mod not_built;
+mod unknown;
 
 /// How much of an unknown key is shown.
 const KEY_CHARS_MAX: usize = 80;
@@ -34,21 +37,31 @@ pub(super) struct Context {
     source: Arc<Source>,
     errors: RefCell<Diagnostics>,
     warnings: RefCell<Diagnostics>,
+    /// Of every table that was read, by its dotted path.
+    tables: RefCell<BTreeMap<String, Known>>,
+    unknown: RefCell<Vec<Unknown>>,
 }
 
 impl Context {
     pub(super) fn new(source: Arc<Source>) -> Self {
-        Self { source, errors: RefCell::default(), warnings: RefCell::default() }
+        Self {
+            source,
+            errors: RefCell::default(),
+            warnings: RefCell::default(),
+            tables: RefCell::default(),
+            unknown: RefCell::default(),
+        }
     }
 
     /// Errors and warnings.
     pub(super) fn into_diagnostics(self) -> (Diagnostics, Diagnostics) {
+        unknown::report(&self);
         (self.errors.into_inner(), self.warnings.into_inner())
     }
 
     /// Whether nothing that was read may be used.
     pub(super) fn has_errors(&self) -> bool {
-        !self.errors.borrow().is_empty()
+        !self.errors.borrow().is_empty() || !self.unknown.borrow().is_empty()
     }
 
     /// An error in the main file.
@@ -127,12 +140,21 @@ pub(super) struct Table<'a, 'i> {
     span: Option<Range<usize>>,
     entries: Option<&'a DeTable<'i>>,
     known: Vec<&'static str>,
+    /// It is one of a list of tables.
+    is_item: bool,
 }
 
 impl<'a, 'i> Table<'a, 'i> {
     /// The file's outermost table.
     pub(super) fn root(context: &'a Context, entries: &'a DeTable<'i>) -> Self {
-        Self { context, path: String::new(), span: None, entries: Some(entries), known: Vec::new() }
+        Self {
+            context,
+            path: String::new(),
+            span: None,
+            entries: Some(entries),
+            known: Vec::new(),
+            is_item: false,
+        }
     }
 
     /// Where it begins.
@@ -143,32 +165,6 @@ impl<'a, 'i> Table<'a, 'i> {
     /// The dotted name of one of its keys.
     pub(super) fn name(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
-    }
-
-    /// Reports every key that was not asked for.
-    pub(super) fn finish(self) {
-        let Some(entries) = self.entries else { return };
-        for (key, _) in entries {
-            let written: &str = key.get_ref();
-            if self.known.contains(&written) {
-                continue;
-            }
-            let place = if self.path.is_empty() {
-                "at the top level".to_owned()
-            } else {
-                format!("in `{}`", self.path)
-            };
-            let help = nearest(written, &self.known).map(|known| format!("did you mean `{known}`?"));
-            let expected = format!("one of {}", self.known.join(", "));
-            let name = self.name(&written.escape_debug().take(KEY_CHARS_MAX).collect::<String>());
-            self.context.error(
-                &name,
-                Some(key.span()),
-                format!("there is no such key {place}"),
-                Some(expected),
-                help,
-            );
-        }
     }
 
     /// Reports that a key that must be there is not.
@@ -426,7 +422,10 @@ impl<'a, 'i> Table<'a, 'i> {
             return default;
         }
         let all: Vec<&str> = words.iter().chain(not_built).copied().collect();
-        let help = nearest(written, &all).map(|known| format!("did you mean \"{known}\"?"));
+        let help = hints::for_word(written, &all).or_else(|| nearest(written, &all)).map(|known| {
+            let tail = if not_built.contains(&known) { " It is not built yet" } else { "" };
+            format!("did you mean \"{known}\"?{tail}")
+        });
         self.context.error(
             &self.name(key),
             Some(value.span()),
@@ -505,6 +504,7 @@ impl<'a, 'i> Table<'a, 'i> {
             span: Some(span),
             entries: Some(entries),
             known: Vec::new(),
+            is_item: false,
         }
     }
 
@@ -516,6 +516,7 @@ impl<'a, 'i> Table<'a, 'i> {
             span: None,
             entries: None,
             known: Vec::new(),
+            is_item: false,
         };
         let Some(value) = self.get(key) else { return absent };
         if let DeValue::Table(entries) = value.get_ref() {
@@ -534,7 +535,7 @@ impl<'a, 'i> Table<'a, 'i> {
             return Vec::new();
         };
         let table = |item: &'a Spanned<DeValue<'i>>| match item.get_ref() {
-            DeValue::Table(entries) => Some(self.child(key, item.span(), entries)),
+            DeValue::Table(entries) => Some(Table { is_item: true, ..self.child(key, item.span(), entries) }),
             _ => {
                 self.wrong_type(key, item, &form);
                 None

@@ -13,7 +13,7 @@ use toml::de::DeTable;
 use super::diagnostics::{Diagnostic, Diagnostics, Severity, Source};
 use super::read::{At, Context, Table};
 use super::schema::{self, Schema};
-use super::{Files, model, units};
+use super::{Files, NO_SUCH_FILE, PERMISSION_DENIED, model, units};
 use crate::kernel::guard::Guard;
 use crate::route::RouteTable;
 use crate::tls::client::ClientTls;
@@ -44,6 +44,8 @@ pub(super) const SYSTEM_ROOTS: &str = "(the system's roots)";
 pub(super) struct Facts {
     /// Files that could not be read, and why.
     pub(super) unread: HashMap<PathBuf, String>,
+    /// No file was looked for, and none is missed.
+    pub(super) without_files: bool,
     /// Files that every user of this machine may read.
     pub(super) open_to_all: HashSet<PathBuf>,
     /// Seconds since 1970.
@@ -346,10 +348,15 @@ impl Resolver<'_> {
 
     fn file_at(&self, key: &str, span: Option<&Range<usize>>, path: PathBuf) -> Option<(&Path, &[u8])> {
         let found = self.files.iter().skip(1).find(|(name, _)| *name == path);
-        if found.is_none() {
+        if found.is_none() && !self.facts.without_files {
             let reason = self.facts.unread.get(&path).map_or("it was not passed on", String::as_str);
             let message = format!("\"{}\" cannot be read: {reason}", path.display());
-            self.error(key, span, message, "a file that exists");
+            let expected = match reason {
+                PERMISSION_DENIED => "a file that the user who starts Sluice may read",
+                NO_SUCH_FILE => "a file that exists",
+                _ => "a file that can be read",
+            };
+            self.error(key, span, message, expected);
         }
         found.map(|(path, bytes)| (path.as_path(), bytes.as_slice()))
     }

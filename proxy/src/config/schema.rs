@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::model;
+use super::model::{self, LogFormat};
 use super::read::{At, Literal, Table};
 use super::{hints, units};
 use crate::io::settings::Ring;
@@ -128,6 +128,7 @@ fn process(mut table: Table<'_, '_>) -> Process {
         run_dir: run_dir.value,
         user: user.value,
         drain_timeout: table.duration("drain_timeout", 30 * SECOND, TIMEOUT),
+        drain_delay: table.duration("drain_delay", Duration::ZERO, Duration::ZERO..=HOUR),
         watchdog: table.parsed("watchdog", WATCHDOG_FORM, watchdog).map_or(Some(15 * SECOND), |at| at.value),
         max_connections: table.integer("max_connections", 0, 0..=i64::MAX as u64).value,
         buffer_budget: to_usize(table.size("buffer_budget", 64 * MIB, MIB..=64 * GIB).value),
@@ -374,16 +375,19 @@ fn log(mut table: Table<'_, '_>) -> model::Log {
         [("info", "info"), ("error", "error"), ("warn", "warn"), ("debug", "debug"), ("trace", "trace")];
     let level = table.choice("level", &LEVELS, &[]).to_owned();
     let access = table.parsed("access", "\"off\", \"stdout\" or a file's path", access_log);
-    table.choice("format", &[("json", ())], &[]);
+    let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
+    let format = table.choice("format", &formats, &[]);
     let with_query = table.boolean("query", false);
     table.finish();
-    model::Log { level, access: access.map_or(model::AccessLog::Off, |at| at.value), with_query }
+    model::Log { level, format, access: access.map_or(model::AccessLog::Off, |at| at.value), with_query }
 }
 
 fn access_log(text: &str) -> Result<model::AccessLog, String> {
     match text {
         "off" => Ok(model::AccessLog::Off),
-        "stdout" => Ok(model::AccessLog::Stdout),
+        // As a path it could not be opened where standard output is a socket, as the journal's, or a pipe of
+        // another user, as in containers.
+        "stdout" | "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => Ok(model::AccessLog::Stdout),
         "on" | "stderr" => Err(format!(
             "\"{text}\" is neither a word that is known here nor a path; a file of that name is \"./{text}\""
         )),

@@ -27,6 +27,7 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
             run_dir: "/nonexistent".into(),
             user: "nobody".into(),
             drain_timeout: Duration::from_secs(5),
+            drain_delay: Duration::ZERO,
             watchdog: Some(Duration::from_secs(15)),
             max_connections: 0,
             buffer_budget: 8 << 20,
@@ -65,7 +66,12 @@ pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
         })]),
         upstreams: vec![Arc::new(upstream(endpoints))],
         admin: model::Admin { address: None },
-        log: model::Log { level: "info".into(), access: model::AccessLog::Off, with_query: false },
+        log: model::Log {
+            level: "info".into(),
+            format: model::LogFormat::Auto,
+            access: model::AccessLog::Off,
+            with_query: false,
+        },
     }
 }
 
@@ -78,6 +84,7 @@ pub(crate) fn listener() -> Listener {
         proxy_protocol: false,
         backlog: 128,
         defer_accept: true,
+        freebind: false,
         timeouts: Timeouts {
             request_header: Duration::from_secs(3),
             request_body: Duration::from_secs(3),

@@ -14,6 +14,7 @@ use crate::route::model::{Action, Route, RoutePath};
 use crate::sandbox::Sandbox;
 use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
 
+mod advice;
 mod changes;
 mod errors;
 mod every_key;
@@ -108,6 +109,7 @@ fn defaults_are_those_of_the_interface() {
             run_dir: PathBuf::from("/run/sluice"),
             user: "nobody".to_owned(),
             drain_timeout: seconds(30),
+            drain_delay: seconds(0),
             watchdog: Some(seconds(15)),
             max_connections: 0,
             buffer_budget: 64 << 20,
@@ -146,6 +148,7 @@ fn defaults_are_those_of_the_interface() {
                 proxy_protocol: false,
                 backlog: 4096,
                 defer_accept: true,
+                freebind: false,
                 timeouts: Timeouts {
                     request_header: seconds(30),
                     request_body: seconds(120),
@@ -200,7 +203,12 @@ fn defaults_are_those_of_the_interface() {
             .into(),
         ],
         admin: model::Admin { address: Some("127.0.0.1:9901".parse().expect("address")) },
-        log: model::Log { level: "info".to_owned(), access: model::AccessLog::Off, with_query: false },
+        log: model::Log {
+            level: "info".to_owned(),
+            format: model::LogFormat::Auto,
+            access: model::AccessLog::Off,
+            with_query: false,
+        },
     };
     assert_eq!(config, expected);
 }

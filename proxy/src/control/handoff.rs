@@ -164,6 +164,9 @@ impl Channel {
             match Errno::result(result) {
                 Ok(length) => break usize::try_from(length).unwrap_or_default(),
                 Err(Errno::EINTR) => {}
+                // The other end was closed while it had something to read. That is told once, before what it
+                // said itself; after that comes the end.
+                Err(Errno::ECONNRESET) => {}
                 Err(errno) => return Err(errno.into()),
             }
         };

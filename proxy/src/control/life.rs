@@ -9,6 +9,7 @@
 //!      once the first Backoff ◀────────┘        Violation, StartFailed, a deadline: Kill ─▶ Killing ─▶ Died
 //!      time                                        or Hung
 //!   Drain: Starting/Ready ─▶ Draining ─▶ Died ─▶ Ended        Stop: … ─▶ Stopping ─▶ Died ─▶ Ended
+//!   Drain with a delay: Ready ─▶ Leaving ── until, or a second Drain ──▶ Draining
 //! ```
 //!
 //! Invariants: at most one data plane lives; a dead one's slots are cleared before the next starts; after
@@ -64,6 +65,8 @@ pub enum LifeEvent {
     },
     /// Let exchanges end for at most this long, then exit.
     Drain {
+        /// `process.drain_delay`: until then everything is served on, and `/readyz` says that we leave.
+        delay: Duration,
         /// `process.drain_timeout`
         timeout: Duration,
     },
@@ -83,6 +86,8 @@ pub enum LifeAction {
         /// Its number, from 1.
         generation: u32,
     },
+    /// Tell it that it will drain soon, and serves on.
+    SendLeave,
     /// Tell it to drain.
     SendDrain {
         /// At most this long.
@@ -125,6 +130,13 @@ pub enum LifeState {
     Ready {
         /// Since when.
         since: Time,
+    },
+    /// Serving, and about to drain.
+    Leaving {
+        /// When the drain begins.
+        until: Time,
+        /// Of that drain.
+        timeout: Duration,
     },
     /// Asked to drain and exit.
     Draining {
@@ -232,9 +244,15 @@ impl Life {
             LifeState::Draining { retire_at, deadline } => {
                 Some(retire_at.map_or(deadline, |at| at.min(deadline)))
             }
-            LifeState::Backoff { until } => Some(until),
+            LifeState::Backoff { until } | LifeState::Leaving { until, .. } => Some(until),
             LifeState::Idle | LifeState::Ready { .. } | LifeState::Killing | LifeState::Ended => None,
         }
+    }
+
+    /// Whether its listening sockets have to take clients: until a drain or a stop begins.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.ending || matches!(self.state, LifeState::Leaving { .. })
     }
 
     /// Takes an event and returns the actions, in order. An event that has no place in the current state does
@@ -256,7 +274,7 @@ impl Life {
             }
             LifeEvent::Violation => self.kill(DeathReason::Protocol, now),
             LifeEvent::Hung => self.kill(DeathReason::Hung, now),
-            LifeEvent::Drain { timeout } => self.drain(timeout, now),
+            LifeEvent::Drain { delay, timeout } => self.drain(delay, timeout, now),
             LifeEvent::Drained => self.retire(),
             LifeEvent::Stop => self.stop(now),
             LifeEvent::Tick => self.tick(now),
@@ -285,6 +303,7 @@ impl Life {
         match self.state {
             LifeState::Starting { .. }
             | LifeState::Ready { .. }
+            | LifeState::Leaving { .. }
             | LifeState::Draining { .. }
             | LifeState::Stopping { .. } => {
                 self.forced |= self.ending;
@@ -332,10 +351,15 @@ impl Life {
         matches!(self.state, LifeState::Ready { since } if now.since(since) >= HEALTHY_AFTER)
     }
 
-    fn drain(&mut self, timeout: Duration, now: Time) -> Vec<LifeAction> {
+    fn drain(&mut self, delay: Duration, timeout: Duration, now: Time) -> Vec<LifeAction> {
         self.ending = true;
         match self.state {
-            LifeState::Starting { .. } | LifeState::Ready { .. } => {
+            LifeState::Ready { .. } if !delay.is_zero() => {
+                self.state = LifeState::Leaving { until: now + delay, timeout };
+                vec![LifeAction::SendLeave]
+            }
+            // One that is not ready yet has told no probe that it is. A second drain ends the delay.
+            LifeState::Starting { .. } | LifeState::Ready { .. } | LifeState::Leaving { .. } => {
                 self.state = LifeState::Draining {
                     retire_at: Some(now + RETIRE_AFTER),
                     deadline: now + timeout + GRACE,
@@ -353,7 +377,10 @@ impl Life {
     fn stop(&mut self, now: Time) -> Vec<LifeAction> {
         self.ending = true;
         match self.state {
-            LifeState::Starting { .. } | LifeState::Ready { .. } | LifeState::Draining { .. } => {
+            LifeState::Starting { .. }
+            | LifeState::Ready { .. }
+            | LifeState::Leaving { .. }
+            | LifeState::Draining { .. } => {
                 self.state = LifeState::Stopping { deadline: now + GRACE };
                 vec![LifeAction::SendStop]
             }
@@ -385,6 +412,7 @@ impl Life {
                 self.kill(DeathReason::EndTimeout, now)
             }
             LifeState::Draining { retire_at: Some(at), .. } if now >= at => self.retire(),
+            LifeState::Leaving { until, timeout } if now >= until => self.drain(Duration::ZERO, timeout, now),
             LifeState::Backoff { until } if now >= until => self.spawn(now),
             _ => Vec::new(),
         }

@@ -50,6 +50,8 @@ pub enum ToDataPlane {
         /// As in `Reload`.
         id: u64,
     },
+    /// A drain comes soon: readiness probes are told, everything is served on.
+    Leave,
     /// Let exchanges end, then exit.
     Drain {
         /// Milliseconds until the remaining connections are cut.
@@ -138,6 +140,18 @@ pub enum ToSupervisor {
     },
 }
 
+/// How the lines of the log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogLook {
+    /// Lines for people; else one JSON object a line.
+    pub text: bool,
+    /// Text has colours.
+    pub color: bool,
+    /// Each line begins with its priority, `<3>` to `<7>`, which the journal takes off (sd-daemon(3)).
+    pub priorities: bool,
+}
+
 /// Facts that a data plane needs beside its descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -153,6 +167,8 @@ pub struct Start {
     pub snapshot: u64,
     /// `log.level`, known before the configuration is resolved.
     pub log_level: String,
+    /// How its lines look: as the supervisor's, which found out.
+    pub log_look: LogLook,
     /// Batches that follow.
     pub batches: u32,
     /// Descriptors in them, all together.
@@ -276,6 +292,7 @@ mod tests {
             slot_generation: 1,
             snapshot: 7,
             log_level: "info".into(),
+            log_look: LogLook::default(),
             batches: 2,
             descriptors: 251,
             workers: vec![Place { cpu: 2, node: 1, memory_node: Some(1) }],

@@ -155,7 +155,7 @@ pub struct SupervisorStatus {
     /// Data planes restarted after a death.
     pub restarts: u32,
     /// How the supervisor sees the data plane: `starting`, `serving`, `hung` (it does not answer),
-    /// `draining`, `stopping`, `killed`, `waiting` (for the next start) or `ended`.
+    /// `leaving` (drains soon), `draining`, `stopping`, `killed`, `waiting` (for the next start) or `ended`.
     #[serde(default)]
     pub data_plane_state: String,
     /// Data planes that died or were killed, by reason.

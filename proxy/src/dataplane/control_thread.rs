@@ -203,6 +203,7 @@ impl Control {
             }
             ToDataPlane::Publish { id } => self.publish(id),
             ToDataPlane::Forget { id } => self.reloader.forget(id),
+            ToDataPlane::Leave => self.view.draining.store(true, Ordering::Relaxed),
             ToDataPlane::Drain { within_ms } => {
                 self.view.draining.store(true, Ordering::Relaxed);
                 self.drain_unreported = true;

@@ -107,7 +107,7 @@ fn serve(
     // Threads inherit it: the log thread stays there, workers pin themselves elsewhere.
     let control_cpus = handoff.start.control_cpus.clone();
     let pinned = if control_cpus.is_empty() { Ok(()) } else { placement::pin_current_to(&control_cpus) };
-    let _log = logging::init(&handoff.start.log_level)?;
+    let _log = logging::init(&handoff.start.log_level, handoff.start.log_look)?;
     if let Err(error) = pinned {
         warn!("control thread: {error}");
     }

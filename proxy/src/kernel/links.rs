@@ -115,6 +115,12 @@ pub fn without_ethernet(name: &str) -> Option<String> {
     link.foreign_frames().map(explain_frames)
 }
 
+/// Whether an interface is the loopback.
+#[must_use]
+pub fn is_loopback(index: u32) -> bool {
+    Device::read(index).is_ok_and(|device| device.kind == LinkLayerType::Loopback)
+}
+
 pub(super) fn explain_frames(kind: LinkLayerType) -> String {
     let example = match kind {
         LinkLayerType::None => "as tun and WireGuard have it",

@@ -29,6 +29,8 @@ pub struct Listener {
     pub backlog: u32,
     /// Accept a connection with its first bytes, or after a second or so without any.
     pub defer_accept: bool,
+    /// Listen on addresses that this host does not have yet (IP_FREEBIND, ip(7)).
+    pub freebind: bool,
     /// `listener.timeouts`
     pub timeouts: Timeouts,
     /// `listener.limits`

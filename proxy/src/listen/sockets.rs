@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -17,12 +18,14 @@ use super::identity::{ListenKey, Transport};
 use super::model::Listener;
 use super::set::Listeners;
 
+/// `BindError::what` of the admin listener.
+const ADMIN: &str = "admin";
 /// Connections that wait for the admin endpoints.
 const ADMIN_BACKLOG: u32 = 64;
 
 /// Why an address is not listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} {address}: {}", explain(*errno))]
+#[error("{what} {address}: {}", self.explain())]
 pub struct BindError {
     /// Whose address.
     pub what: String,
@@ -32,16 +35,27 @@ pub struct BindError {
     pub errno: Errno,
 }
 
-fn explain(errno: Errno) -> String {
-    match errno {
-        Errno::EADDRINUSE => "the address is in use by another process (`ss -ltnp` names it)".into(),
-        Errno::EACCES => {
-            "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE".into()
+impl BindError {
+    /// The reason, and advice.
+    #[must_use]
+    pub fn explain(&self) -> &'static str {
+        match self.errno {
+            Errno::EADDRINUSE => "the address is in use by another process (`ss -ltnp` names it)",
+            Errno::EACCES => {
+                "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE"
+            }
+            Errno::EADDRNOTAVAIL if self.what == ADMIN => {
+                "this host has no such address now (`ip address` lists those that it has)"
+            }
+            // An IPv6 address that is still tested (`tentative`) counts as none.
+            Errno::EADDRNOTAVAIL => {
+                "this host has no such address now (`ip address` lists those that it has); \
+                 listener.freebind = true listens before the address is there"
+            }
+            Errno::EAFNOSUPPORT => "this kernel has no such address family (IPv6 disabled?)",
+            Errno::EMFILE | Errno::ENFILE => "no descriptor left; raise LimitNOFILE= or `ulimit -n`",
+            other => other.desc(),
         }
-        Errno::EADDRNOTAVAIL => "this host has no such address".into(),
-        Errno::EAFNOSUPPORT => "this kernel has no such address family (IPv6 disabled?)".into(),
-        Errno::EMFILE | Errno::ENFILE => "no descriptor left; raise LimitNOFILE".into(),
-        other => other.desc().into(),
     }
 }
 
@@ -96,15 +110,8 @@ pub fn bind_all(listeners: &Listeners, workers: usize) -> Result<Vec<Bound>, Bin
     let all: Vec<SocketAddr> = listeners.iter().flat_map(|(_, listener)| addresses(listener)).collect();
     let mut bound = Vec::with_capacity(all.len());
     for (id, listener) in listeners.iter() {
-        for address in addresses(listener) {
-            let error = |errno| BindError { what: format!("listener \"{}\"", listener.name), address, errno };
-            let group = Group {
-                address,
-                v6only: is_v6only(address, &all),
-                backlog: backlog(listener.backlog),
-                defer_accept: listener.defer_accept,
-            };
-            let (group, sockets) = group.bind(workers).map_err(error)?;
+        for group in groups(listener, &all) {
+            let (group, sockets) = group.bind(workers).map_err(|errno| group.error(listener, errno))?;
             let key = ListenKey { listener: id, address: group.address, transport: Transport::Tcp };
             bound.push(Bound { key, sockets, group });
         }
@@ -112,11 +119,23 @@ pub fn bind_all(listeners: &Listeners, workers: usize) -> Result<Vec<Bound>, Bin
     Ok(bound)
 }
 
+/// Tries every address, and the admin's, and takes none: why it could not be listened on.
+#[must_use]
+pub fn probe(listeners: &[Arc<Listener>], admin: Option<SocketAddr>) -> Vec<BindError> {
+    let all: Vec<SocketAddr> = listeners.iter().flat_map(|listener| addresses(listener)).collect();
+    let of_listeners = listeners.iter().flat_map(|listener| {
+        let refused = |group: &Group| group.probe().err().map(|errno| group.error(listener, errno));
+        groups(listener, &all).filter_map(|group| refused(&group)).collect::<Vec<_>>()
+    });
+    let of_admin = admin.and_then(|address| bind_admin(address).err());
+    of_listeners.chain(of_admin).collect()
+}
+
 /// Binds the admin listener: one socket, no group.
 pub fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindError> {
-    let error = |errno| BindError { what: "admin".into(), address, errno };
+    let error = |errno| BindError { what: ADMIN.into(), address, errno };
     let make = || {
-        let fd = open(address, is_v6only(address, &[address]))?;
+        let fd = open(address, is_v6only(address, &[address]), false)?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
         listen(&fd, backlog(ADMIN_BACKLOG))?;
         Ok((local_address(fd.as_fd(), address)?, fd))
@@ -131,6 +150,17 @@ pub fn retire(bound: &[Bound]) {
         // ENOTCONN: it was shut down before.
         let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
     }
+}
+
+/// One for each address of a listener; `all` are those of every listener.
+fn groups(listener: &Listener, all: &[SocketAddr]) -> impl Iterator<Item = Group> {
+    addresses(listener).map(|address| Group {
+        address,
+        v6only: is_v6only(address, all),
+        backlog: backlog(listener.backlog),
+        defer_accept: listener.defer_accept,
+        freebind: listener.freebind,
+    })
 }
 
 fn addresses(listener: &Listener) -> impl Iterator<Item = SocketAddr> {
@@ -165,19 +195,26 @@ struct Group {
     v6only: bool,
     backlog: Backlog,
     defer_accept: bool,
+    freebind: bool,
 }
 
 impl Group {
+    fn error(&self, listener: &Listener, errno: Errno) -> BindError {
+        BindError { what: format!("listener \"{}\"", listener.name), address: self.address, errno }
+    }
+
+    /// The address with the port that the kernel chose, if that was left to it. A socket without SO_REUSEPORT
+    /// finds out whether anybody has the port, another Sluice of the same user included, whose group ours
+    /// would join without a word. It is closed before the group is bound.
+    fn probe(&self) -> nix::Result<SocketAddr> {
+        let probe = open(self.address, self.v6only, self.freebind)?;
+        bind(probe.as_raw_fd(), &SockaddrStorage::from(self.address))?;
+        local_address(probe.as_fd(), self.address)
+    }
+
     /// The group with the port that the kernel chose, if that was left to it.
     fn bind(self, workers: usize) -> nix::Result<(Self, Vec<OwnedFd>)> {
-        // A socket without SO_REUSEPORT first: it finds out whether anybody has the port, another Sluice of
-        // the same user included, whose group ours would join without a word. It is closed before the group
-        // is bound.
-        let probe = open(self.address, self.v6only)?;
-        bind(probe.as_raw_fd(), &SockaddrStorage::from(self.address))?;
-        let address = local_address(probe.as_fd(), self.address)?;
-        drop(probe);
-        let group = Self { address, ..self };
+        let group = Self { address: self.probe()?, ..self };
         let sockets: Vec<OwnedFd> = (0..workers).map(|_| group.join()).collect::<nix::Result<_>>()?;
         // Listening begins when all are bound, so the group is whole before the first connection.
         sockets.iter().try_for_each(|fd| group.listen(fd))?;
@@ -186,7 +223,7 @@ impl Group {
 
     /// A socket of the group, bound.
     fn join(&self) -> nix::Result<OwnedFd> {
-        let fd = open(self.address, self.v6only)?;
+        let fd = open(self.address, self.v6only, self.freebind)?;
         setsockopt(&fd, sockopt::ReusePort, &true)?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(self.address))?;
         Ok(fd)
@@ -214,7 +251,7 @@ impl Group {
 
 /// A TCP socket, close-on-exec, that may take an address over from connections in TIME_WAIT. Not O_NONBLOCK:
 /// io_uring would report EAGAIN on such a socket instead of waiting for a connection.
-fn open(address: SocketAddr, v6only: bool) -> nix::Result<OwnedFd> {
+fn open(address: SocketAddr, v6only: bool, freebind: bool) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let flags = SockFlag::SOCK_CLOEXEC;
     let fd = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
@@ -223,6 +260,10 @@ fn open(address: SocketAddr, v6only: bool) -> nix::Result<OwnedFd> {
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &v6only)?;
+    }
+    if freebind {
+        // IPv6 sockets take it at this level too.
+        setsockopt(&fd, sockopt::IpFreebind, &true)?;
     }
     Ok(fd)
 }

@@ -36,8 +36,10 @@ pub struct Child {
     /// Its number.
     pub generation: u32,
     process: Process,
-    /// `None` once the other end is closed.
+    /// `None` once the other end is closed, and everything that it said is read.
     channel: Option<Channel>,
+    /// It reads no more, but may have said something before.
+    is_deaf: bool,
     queue: VecDeque<Outgoing>,
     /// When it closed its end: it should be dead soon after.
     pub hung_up: Option<Time>,
@@ -102,6 +104,7 @@ impl Child {
             generation,
             process,
             channel: Some(ours),
+            is_deaf: false,
             queue,
             hung_up: None,
             watchdog: Watchdog::default(),
@@ -137,18 +140,24 @@ impl Child {
 
     /// Queues an order: it goes out although answers pile up.
     pub fn order(&mut self, message: ToDataPlane) {
-        self.queue.push_back(Outgoing::Message(message));
+        self.push(Outgoing::Message(message));
     }
 
     /// The same, with descriptors, which the message names.
     pub fn carry(&mut self, message: ToDataPlane, descriptors: Vec<Arc<OwnedFd>>) {
-        self.queue.push_back(Outgoing::Carrying { message, descriptors });
+        self.push(Outgoing::Carrying { message, descriptors });
+    }
+
+    fn push(&mut self, outgoing: Outgoing) {
+        if !self.is_deaf {
+            self.queue.push_back(outgoing);
+        }
     }
 
     /// Queues an answer or a question; drops it when too much waits already.
     pub fn tell(&mut self, message: ToDataPlane) {
         if self.queue.len() < QUEUED_MAX {
-            self.queue.push_back(Outgoing::Message(message));
+            self.push(Outgoing::Message(message));
         }
     }
 
@@ -156,7 +165,7 @@ impl Child {
     ///
     /// # Errors
     /// When the channel is unusable.
-    pub fn flush(&mut self, estate: &Estate, now: Time) -> Result<(), ChannelError> {
+    pub fn flush(&mut self, estate: &Estate) -> Result<(), ChannelError> {
         while let (Some(channel), Some(next)) = (&self.channel, self.queue.front()) {
             let sent = match next {
                 Outgoing::Message(message @ ToDataPlane::AccessLog) => {
@@ -177,7 +186,11 @@ impl Child {
             match sent {
                 Ok(()) => drop(self.queue.pop_front()),
                 Err(ChannelError::WouldBlock) => return Ok(()),
-                Err(ChannelError::Closed) => self.hang_up(now),
+                // Its last words are still to be read: they say why it goes.
+                Err(ChannelError::Closed) => {
+                    self.is_deaf = true;
+                    self.queue.clear();
+                }
                 Err(error) => return Err(error),
             }
         }

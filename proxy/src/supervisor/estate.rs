@@ -32,7 +32,7 @@ use crate::sandbox::{Lack, Layer, Layers, Sandbox};
 use crate::supervisor::destinations::Destinations;
 use crate::supervisor::key_log::KeyLog;
 use crate::supervisor::logs;
-use crate::supervisor::privileges::{self, Identity, UserError};
+use crate::supervisor::privileges::{self, Fate, Identity, UserError};
 use crate::supervisor::sentry::Sentry;
 use crate::supervisor::tickets::TicketRing;
 use crate::supervisor::topology::{self, Host, Topology, TopologyError};
@@ -50,7 +50,7 @@ pub enum EstateError {
     /// An address is not ours to listen on.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// No such user.
+    /// No such user, or none that the data plane can become.
     #[error(transparent)]
     User(#[from] UserError),
     /// The CPUs do not fit.
@@ -66,7 +66,7 @@ pub enum EstateError {
     #[error(transparent)]
     Pins(PinError),
     /// A named interface that is not there.
-    #[error("guard.interfaces: there is no interface \"{name}\"; this host has {existing}")]
+    #[error("guard.interfaces: there is no interface \"{name}\" now; this host has {existing}")]
     Interface {
         /// As configured.
         name: String,
@@ -301,6 +301,7 @@ impl Estate {
             slot_generation: SLOT_GENERATION,
             snapshot: self.snapshot,
             log_level: self.config.log.level.clone(),
+            log_look: logs::look(self.config.log.format),
             batches: 0,
             descriptors: u32::try_from(items.len()).unwrap_or(u32::MAX),
             workers: self.topology.workers.iter().map(place).collect(),
@@ -409,15 +410,11 @@ fn steering_slots(programs: Option<&Programs>) -> Result<SteeringSlots, EstateEr
 
 /// Looks the data plane's user up.
 fn identify(config: &Config, degraded: &mut Vec<String>) -> Result<Option<Identity>, UserError> {
-    let user = &config.process.user;
-    let identity = privileges::identity(user)?;
-    if identity.is_none() {
-        let uid = nix::unistd::Uid::effective();
-        degraded.push(format!(
-            "not started as root: the data plane stays uid {uid} instead of becoming process.user \"{user}\""
-        ));
+    let fate = privileges::fate(&config.process.user)?;
+    if let Fate::Keeps(why) = &fate {
+        degraded.push(why.clone());
     }
-    Ok(identity)
+    Ok(fate.identity())
 }
 
 /// Chooses the layers of the sandbox; an empty root also takes a folder.

@@ -314,7 +314,7 @@ impl Supervisor {
             }
         }
         self.advance_reloads();
-        if let Err(error) = self.planes.flush(&self.estate, now()) {
+        if let Err(error) = self.planes.flush(&self.estate) {
             error!("channel to the data plane: {error}");
             self.events.push_back(LifeEvent::Violation);
         }
@@ -323,6 +323,11 @@ impl Supervisor {
     fn act(&mut self, action: LifeAction) {
         match action {
             LifeAction::Spawn { generation } => self.spawn(generation),
+            LifeAction::SendLeave => {
+                let delay = self.estate.config.process.drain_delay;
+                info!("/readyz says 503; everything is served on for {delay:?} (process.drain_delay)");
+                self.order(ToDataPlane::Leave);
+            }
             LifeAction::SendDrain { timeout } => {
                 info!("draining for at most {timeout:?}");
                 let within_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -499,7 +504,7 @@ impl Supervisor {
             }
             Request::Drain => {
                 info!("draining, as `sluice drain` asked");
-                self.clients.begun(id, self.estate.config.process.drain_timeout + GRACE);
+                self.clients.begun(id, self.estate.config.process.drain_max() + GRACE);
                 self.waiting.push(id);
                 self.begin_drain();
             }

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
 
-use crate::config::model::AccessLog;
+use crate::config::model::{AccessLog, LogFormat};
+use crate::control::messages::LogLook;
 use crate::folder::{Folder, FolderError};
+use crate::telemetry::logging;
 
 /// Clients' addresses and requests are not for everybody.
 const MODE: Mode = Mode::from_bits_truncate(0o640);
@@ -21,6 +23,16 @@ const MODE: Mode = Mode::from_bits_truncate(0o640);
 pub struct OpenError {
     path: PathBuf,
     reason: io::Error,
+}
+
+/// How lines of the log look on our standard error.
+#[must_use]
+pub fn look(format: LogFormat) -> LogLook {
+    logging::look(match format {
+        LogFormat::Auto => None,
+        LogFormat::Json => Some(false),
+        LogFormat::Text => Some(true),
+    })
 }
 
 /// The output of the access log; `None`: it is off.
@@ -57,7 +69,7 @@ fn append(path: &Path) -> io::Result<OwnedFd> {
 
 fn explain(reason: &io::Error) -> String {
     match reason.raw_os_error() {
-        Some(libc::ENXIO) => "a FIFO that nobody reads".to_owned(),
+        Some(libc::ENXIO) => "a FIFO that nobody reads, or a socket".to_owned(),
         Some(libc::ENOENT) => "its folder does not exist".to_owned(),
         Some(libc::EISDIR) => "is a folder".to_owned(),
         _ => reason.to_string(),
@@ -91,7 +103,7 @@ mod tests {
         let fifo = folder.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("fifo");
         for (path, why) in [
-            (fifo, "a FIFO that nobody reads"),
+            (fifo, "a FIFO that nobody reads, or a socket"),
             (folder.path().to_owned(), "is a folder"),
             (folder.path().join("not/there"), "its folder does not exist"),
         ] {

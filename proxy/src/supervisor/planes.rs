@@ -103,7 +103,7 @@ impl Planes {
     ///
     /// # Errors
     /// When a channel is unusable.
-    pub fn flush(&mut self, estate: &Estate, now: Time) -> Result<(), ChannelError> {
-        self.iter_mut().try_for_each(|plane| plane.flush(estate, now))
+    pub fn flush(&mut self, estate: &Estate) -> Result<(), ChannelError> {
+        self.iter_mut().try_for_each(|plane| plane.flush(estate))
     }
 }

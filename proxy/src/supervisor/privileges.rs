@@ -24,21 +24,95 @@ pub struct UserError {
     reason: String,
 }
 
-/// Looks `process.user` up. `None`: we are not root and cannot become anybody else.
+/// The user of the data plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It becomes `process.user`.
+    Becomes(Identity),
+    /// It keeps our user, which is `process.user` already.
+    Ours,
+    /// It keeps our user, since we are not root: why, for people.
+    Keeps(String),
+}
+
+impl Fate {
+    /// The user and group to become, if any.
+    #[must_use]
+    pub const fn identity(&self) -> Option<Identity> {
+        match self {
+            Self::Becomes(identity) => Some(*identity),
+            Self::Ours | Self::Keeps(_) => None,
+        }
+    }
+}
+
+/// Looks `process.user` up, a name or a number, and whether the data plane can become it.
 ///
 /// # Errors
-/// When we are root and there is no such user.
-pub fn identity(user: &str) -> Result<Option<Identity>, UserError> {
-    if !Uid::effective().is_root() {
-        return Ok(None);
+/// When there is no such user, or when we are root and the kernel would not let us become it.
+pub fn fate(user: &str) -> Result<Fate, UserError> {
+    let error = |reason: String| UserError { user: user.into(), reason };
+    let wanted = find(user).map_err(error)?;
+    let uid = Uid::effective();
+    let obstacle = obstacle(wanted);
+    match obstacle {
+        None if uid.is_root() => Ok(Fate::Becomes(wanted)),
+        _ if wanted.uid == uid => Ok(Fate::Ours),
+        Some(obstacle) if uid.is_root() => Err(error(format!(
+            "the data plane cannot become it: {obstacle}; or set process.user = \"root\", which Sluice is \
+             here already"
+        ))),
+        _ => Ok(Fate::Keeps(format!(
+            "not started as root: the data plane stays uid {uid} instead of becoming process.user \"{user}\""
+        ))),
     }
-    match User::from_name(user) {
-        Ok(Some(found)) => Ok(Some(Identity { uid: found.uid, gid: found.gid })),
-        Ok(None) => {
-            Err(UserError { user: user.into(), reason: "no such user; create it or name another".into() })
+}
+
+/// Small containers have no list of users: root is known without, and a number serves for any.
+fn find(user: &str) -> Result<Identity, String> {
+    let found = User::from_name(user).map_err(|errno| errno.desc().to_owned())?;
+    let number = || if user == "root" { Some(0) } else { user.parse().ok() };
+    found
+        .map(|found| Identity { uid: found.uid, gid: found.gid })
+        .or_else(|| number().map(|id| Identity { uid: Uid::from_raw(id), gid: Gid::from_raw(id) }))
+        .ok_or_else(|| "no such user; create it or name another".to_owned())
+}
+
+/// Why a process with our rights could not become that user, and the remedy.
+fn obstacle(wanted: Identity) -> Option<String> {
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    let lacking: Vec<&str> = [(Capability::CAP_SETUID, "CAP_SETUID"), (Capability::CAP_SETGID, "CAP_SETGID")]
+        .into_iter()
+        .filter(|(capability, _)| !has(*capability))
+        .map(|(_, name)| name)
+        .collect();
+    if !lacking.is_empty() {
+        return Some(format!("{} is missing; add it to the container or unit", lacking.join(" and ")));
+    }
+    // user_namespaces(7)
+    let proc = |name| std::fs::read_to_string(format!("/proc/self/{name}")).ok();
+    for (map, what, id) in
+        [("uid_map", "user", wanted.uid.as_raw()), ("gid_map", "group", wanted.gid.as_raw())]
+    {
+        if proc(map).is_some_and(|map| !maps(&map, id)) {
+            return Some(format!("this user namespace has no {what} {id}; map it (newuidmap, newgidmap)"));
         }
-        Err(errno) => Err(UserError { user: user.into(), reason: errno.desc().into() }),
     }
+    let denied = proc("setgroups").is_some_and(|word| word.trim() == "deny");
+    denied.then(|| "this user namespace forbids setgroups(2); map its groups by newgidmap".to_owned())
+}
+
+/// Whether a map of /proc/PID/uid_map has an id; its lines say the first, its place outside, and how many.
+fn maps(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        (first..first + count).contains(&u64::from(id))
+    })
 }
 
 /// The capabilities of a running supervisor.
@@ -85,41 +159,4 @@ pub fn reduce() -> Result<(), caps::errors::CapsError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn users_are_found_by_name_or_refused_by_name() {
-        if !Uid::effective().is_root() {
-            assert_eq!(identity("no-such-user-here").expect("not asked"), None);
-            return;
-        }
-        let nobody = identity("nobody").expect("exists").expect("root");
-        assert!(!nobody.uid.is_root());
-        let error = identity("no-such-user-here").expect_err("missing").to_string();
-        assert!(error.contains("process.user") && error.contains("no-such-user-here"), "{error}");
-    }
-
-    #[test]
-    fn what_is_given_up_is_gone_from_this_thread_and_its_bounding_set() {
-        // Capabilities are a thread's own, so the other tests keep theirs.
-        let thread = std::thread::spawn(|| {
-            reduce().expect("reduce");
-            for set in [CapSet::Effective, CapSet::Permitted] {
-                assert!(
-                    caps::read(None, set).expect("read").iter().all(|capability| KEPT.contains(capability))
-                );
-            }
-            if Uid::effective().is_root() {
-                assert!(
-                    caps::read(None, CapSet::Bounding)
-                        .expect("read")
-                        .iter()
-                        .all(|capability| KEPT.contains(capability))
-                );
-                assert!(caps::has_cap(None, CapSet::Effective, Capability::CAP_SETUID).expect("read"));
-            }
-        });
-        thread.join().expect("no panic");
-    }
-}
+mod tests;

@@ -4,10 +4,12 @@
 pub use crate::placement::{bind_memory_current_thread, pin_current, pin_current_to};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
+use super::cgroup;
 use crate::config::model;
 
 /// The steering array's bound.
@@ -34,6 +36,8 @@ pub struct Host {
     /// False when hwloc describes another machine (HWLOC_SYNTHETIC, HWLOC_XMLFILE): good for a plan, not for
     /// pinning.
     pub this_system: bool,
+    /// CPUs whose time the control group leaves us (cpu.max); `None`: no quota.
+    pub quota: Option<usize>,
 }
 
 /// Why no placement fits.
@@ -131,7 +135,8 @@ impl Host {
                 cgroup.contains(&cpu.cpu) && affinity.as_ref().is_none_or(|ours| ours.contains(&cpu.cpu));
         }
         cpus.sort_unstable_by_key(|cpu| cpu.cpu);
-        Ok(Self { cpus, this_system })
+        let quota = if this_system { cgroup::cpus(Path::new("/")) } else { None };
+        Ok(Self { cpus, this_system, quota })
     }
 
     /// The CPUs we may run on, ascending.
@@ -193,10 +198,10 @@ fn affinity() -> Result<BTreeSet<usize>, TopologyError> {
 
 /// Chooses the workers' and the control threads' CPUs.
 ///
-/// With `count = "auto"` every allowed physical core gets a worker, but one is left to the control threads
-/// when there are more than two: the one with the lowest CPU, where kernels like to put their own work. An
-/// asked-for count takes physical cores first, that one last; then second hardware threads. Workers go round
-/// the NUMA nodes.
+/// With `count = "auto"` every allowed physical core gets a worker, as far as the quota goes. But one is left
+/// to the control threads when there are more than two: the one with the lowest CPU, where kernels like to
+/// put their own work. An asked-for count takes physical cores first, that one last; then second hardware
+/// threads. Workers go round the NUMA nodes.
 pub fn choose(workers: &model::Workers, host: &Host) -> Result<Topology, TopologyError> {
     let mut notes = Vec::new();
     if host.allowed().next().is_none() {
@@ -307,6 +312,14 @@ fn ranked(
         Some(count) => count,
         None => {
             let count = if free_cores == 0 { cores.len() } else { free_cores };
+            // More workers would share the same time, and be stopped together when it is used up.
+            let granted = host.quota.map_or(count, |quota| count.min(quota));
+            if granted < count {
+                notes.push(format!(
+                    "the control group's quota (cpu.max) leaves the time of {granted} CPUs: as many workers"
+                ));
+            }
+            let count = granted;
             if count > WORKERS_MAX {
                 notes.push(format!("{count} cores, but at most {WORKERS_MAX} workers"));
             }

@@ -16,6 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{Registry, reload};
 
+use crate::control::messages::LogLook;
 use crate::threads::join_within;
 
 /// Lines that may wait for the log thread.
@@ -47,15 +48,6 @@ pub enum LogError {
     Thread(std::io::Error),
 }
 
-/// How lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// One object per line.
-    Json,
-}
-
 /// Keeps the log thread; dropping it flushes the queue, for at most a second.
 #[derive(Debug)]
 pub struct LogGuard {
@@ -63,14 +55,31 @@ pub struct LogGuard {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Installs the process's logger on stderr: text when stderr is a terminal, JSON otherwise. `level` as in
-/// `log.level`; libraries below us (hyper, tokio) never log finer than `info`. Panics are logged as errors,
-/// from the log thread like everything else.
-pub fn init(level: &str) -> Result<LogGuard, LogError> {
-    let format = if std::io::stderr().is_terminal() { Format::Text } else { Format::Json };
+/// How lines look on this standard error, on a terminal without and with colours, in a file or in the
+/// journal. `text`: as asked for; `None`: text on a terminal, JSON otherwise. NO_COLOR (no-color.org) and
+/// TERM=dumb forbid colours; JOURNAL_STREAM (systemd.exec(5)) names the journal's socket.
+#[must_use]
+pub fn look(text: Option<bool>) -> LogLook {
+    let stderr = std::io::stderr();
+    let is_terminal = stderr.is_terminal();
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let journal = || {
+        let stat = nix::sys::stat::fstat(&stderr).ok()?;
+        Some(variable("JOURNAL_STREAM") == format!("{}:{}", stat.st_dev, stat.st_ino))
+    };
+    LogLook {
+        text: text.unwrap_or(is_terminal),
+        color: is_terminal && variable("NO_COLOR").is_empty() && variable("TERM") != "dumb",
+        priorities: !is_terminal && journal().unwrap_or(false),
+    }
+}
+
+/// Installs the process's logger on stderr. `level` as in `log.level`; libraries below us (hyper, tokio)
+/// never log finer than `info`. Panics are logged as errors, from the log thread like everything else.
+pub fn init(level: &str, look: LogLook) -> Result<LogGuard, LogError> {
     let level = parse_level(level)?;
     let guard = LogGuard::start(std::io::stderr())?;
-    let (subscriber, handle) = subscriber(level, format, guard.sink.clone());
+    let (subscriber, handle) = subscriber(level, look, guard.sink.clone());
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Installed)?;
     let _ = LEVEL.set(handle);
     // `log` asks before it formats, so a record of a disabled level costs one comparison.
@@ -139,14 +148,13 @@ fn targets(level: LevelFilter) -> Targets {
         .with_target("sluice", level)
 }
 
-fn subscriber(level: LevelFilter, format: Format, sink: Sink) -> (impl Subscriber + Send + Sync, Level) {
+fn subscriber(level: LevelFilter, look: LogLook, sink: Sink) -> (impl Subscriber + Send + Sync, Level) {
     let (targets, handle) = reload::Layer::new(targets(level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(sink);
-    let lines = match format {
-        Format::Text => lines.with_ansi(true).with_target(false).boxed(),
-        Format::Json => {
-            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
-        }
+    let lines = tracing_subscriber::fmt::layer().with_writer(Lines { sink, priorities: look.priorities });
+    let lines = if look.text {
+        lines.with_ansi(look.color).with_target(false).boxed()
+    } else {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
     (tracing_subscriber::registry().with(lines.with_filter(targets)), handle)
 }
@@ -248,20 +256,48 @@ fn write_out(shared: &Shared, mut output: impl Write) {
     }
 }
 
-impl<'a> MakeWriter<'a> for Sink {
+/// Where the formatter writes lines.
+struct Lines {
+    sink: Sink,
+    priorities: bool,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
     type Writer = LineWriter<'a>;
 
     fn make_writer(&'a self) -> LineWriter<'a> {
-        LineWriter(&self.0)
+        LineWriter { shared: &self.sink.0, priority: "" }
+    }
+
+    fn make_writer_for(&'a self, event: &tracing::Metadata<'_>) -> LineWriter<'a> {
+        let priority = if self.priorities { priority(*event.level()) } else { "" };
+        LineWriter { shared: &self.sink.0, priority }
+    }
+}
+
+/// As syslog(3) counts.
+fn priority(level: tracing::Level) -> &'static str {
+    match level {
+        tracing::Level::ERROR => "<3>",
+        tracing::Level::WARN => "<4>",
+        tracing::Level::INFO => "<6>",
+        _ => "<7>",
     }
 }
 
 /// The formatter hands over one event in one write.
-struct LineWriter<'a>(&'a Shared);
+struct LineWriter<'a> {
+    shared: &'a Shared,
+    priority: &'static str,
+}
 
 impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.push(line);
+        if self.priority.is_empty() {
+            self.shared.push(line);
+        } else {
+            self.shared.push(&[self.priority.as_bytes(), line].concat());
+        }
         Ok(line.len())
     }
 

@@ -55,6 +55,7 @@ impl Resolver<'_> {
             proxy_protocol: listener.proxy_protocol,
             backlog: listener.backlog,
             defer_accept: listener.defer_accept,
+            freebind: listener.freebind,
             timeouts: listener.timeouts,
             limits: listener.limits,
             reading: listener.reading,

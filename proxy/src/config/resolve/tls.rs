@@ -195,7 +195,7 @@ impl Resolver<'_> {
             Some(file) => Some(Trust::Ca(self.file(UPSTREAM_CA, file)?.1.into())),
             None => {
                 let found = self.files.iter().skip(1).find(|(name, _)| name.as_os_str() == SYSTEM_ROOTS);
-                if found.is_none() {
+                if found.is_none() && !self.facts.without_files {
                     let reason = self.facts.unread.get(Path::new(SYSTEM_ROOTS));
                     self.no_system_roots(tls, reason.map_or("they were not passed on", String::as_str));
                 }

@@ -24,6 +24,7 @@ pub(in crate::config) struct Listener {
     pub(in crate::config) proxy_protocol: bool,
     pub(in crate::config) backlog: u32,
     pub(in crate::config) defer_accept: bool,
+    pub(in crate::config) freebind: bool,
     pub(in crate::config) timeouts: Timeouts,
     pub(in crate::config) limits: ListenerLimits,
     pub(in crate::config) header_bytes_at: Option<Range<usize>>,
@@ -70,6 +71,7 @@ pub(super) fn listener(mut table: Table<'_, '_>) -> Listener {
     }
     let backlog = to_u32(table.integer("backlog", 4096, 1..=1 << 20).value);
     let defer_accept = defer_accept(&mut table, protocol);
+    let freebind = table.boolean("freebind", false);
     let (proxy_protocol, trusted_proxies) = proxies(&mut table, protocol);
     let tls = tls::tls(&mut table, protocol);
     let timeouts = timeouts(table.table("timeouts"), protocol);
@@ -86,6 +88,7 @@ pub(super) fn listener(mut table: Table<'_, '_>) -> Listener {
         proxy_protocol,
         backlog,
         defer_accept,
+        freebind,
         timeouts,
         limits,
         header_bytes_at,

@@ -121,6 +121,7 @@ fn what_can_change_is_told() {
             with("/run/sluice\"", "/run/sluice\"\ndrain_timeout = \"1s\""),
             vec!["process.drain_timeout changed"],
         ),
+        (with("/run/sluice\"", "/run/sluice\"\ndrain_delay = \"1s\""), vec!["process.drain_delay changed"]),
         (with("/run/sluice\"", "/run/sluice\"\nwatchdog = \"off\""), vec!["process.watchdog changed"]),
         (web("[listener.timeouts]\nsend = \"1s\""), vec!["listeners changed: \"web\""]),
         (web("[listener.limits]\nheaders = 7"), vec!["listeners changed: \"web\""]),

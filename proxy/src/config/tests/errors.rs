@@ -166,7 +166,7 @@ fn each_error_names_its_line_and_key() {
             "log.access",
             &["is a boolean", "\"off\", \"stdout\" or a file's path"],
         ),
-        case("[log]\nformat = \"text\" # <-\n", "log.format", &["\"json\""]),
+        case("[log]\nformat = \"xml\" # <-\n", "log.format", &["\"json\""]),
         case("[log]\nquery = \"yes\" # <-\n", "log.query", &["is a string", "true or false"]),
         // Guard.
         case(

@@ -53,6 +53,7 @@ fn toml_like() -> impl Strategy<Value = String> {
         "syn_rate_per_ip",
         "listener",
         "drain_timeout",
+        "drain_delay",
         "watchdog",
         "stuck_after",
         "x",

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::super::handoff::{Channel, Received};
-use super::super::messages::{Place, ToDataPlane};
+use super::super::messages::{LogLook, Place, ToDataPlane};
 use super::*;
 use crate::listen::{ListenerId, ListenerIds, Transport};
 
@@ -25,6 +25,7 @@ fn start(workers: usize, addresses: usize, descriptors: usize, batches: usize) -
         slot_generation: 1,
         snapshot: 1,
         log_level: "info".into(),
+        log_look: LogLook::default(),
         batches: u32::try_from(batches).expect("few"),
         descriptors: u32::try_from(descriptors).expect("few"),
         workers: vec![Place { cpu: 0, node: 0, memory_node: None }; workers],

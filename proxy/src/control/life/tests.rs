@@ -10,6 +10,10 @@ fn at(milliseconds: u64) -> Time {
 
 const DIED: LifeEvent = LifeEvent::Died { clean: false };
 
+fn drain(timeout: Duration) -> LifeEvent {
+    LifeEvent::Drain { delay: Duration::ZERO, timeout }
+}
+
 fn started() -> Life {
     let mut life = Life::new();
     assert_eq!(life.handle(LifeEvent::Begin, at(0)), [LifeAction::Spawn { generation: 1 }]);
@@ -92,8 +96,8 @@ fn a_first_start_that_is_refused_ends_and_a_later_one_is_tried_again() {
 fn a_drain_retires_the_sockets_once_and_ends_clean() {
     let timeout = Duration::from_secs(30);
     let mut life = serving();
-    assert_eq!(life.handle(LifeEvent::Drain { timeout }, at(100)), [LifeAction::SendDrain { timeout }]);
-    assert_eq!(life.handle(LifeEvent::Drain { timeout }, at(101)), []);
+    assert_eq!(life.handle(drain(timeout), at(100)), [LifeAction::SendDrain { timeout }]);
+    assert_eq!(life.handle(drain(timeout), at(101)), []);
     assert_eq!(life.handle(LifeEvent::Drained, at(110)), [LifeAction::Retire]);
     assert_eq!(life.handle(LifeEvent::Tick, at(1_100)), [], "retired already");
     assert_eq!(life.next_deadline(), Some(at(35_100)));
@@ -104,9 +108,37 @@ fn a_drain_retires_the_sockets_once_and_ends_clean() {
 }
 
 #[test]
+fn a_delayed_drain_serves_on_until_the_delay_or_a_second_drain_ends_it() {
+    let (delay, timeout) = (Duration::from_secs(10), Duration::from_secs(30));
+    let asked = LifeEvent::Drain { delay, timeout };
+    let leaving = || {
+        let mut life = serving();
+        assert_eq!(life.handle(asked, at(100)), [LifeAction::SendLeave]);
+        assert!(life.is_ending() && life.is_open());
+        assert_eq!(life.next_deadline(), Some(at(10_100)));
+        assert_eq!(life.handle(LifeEvent::Drained, at(200)), [], "nobody drains yet");
+        assert_eq!(life.handle(LifeEvent::Tick, at(10_099)), []);
+        life
+    };
+    for (event, now) in [(LifeEvent::Tick, at(10_100)), (asked, at(300))] {
+        let mut life = leaving();
+        assert_eq!(life.handle(event, now), [LifeAction::SendDrain { timeout }]);
+        assert!(!life.is_open());
+        let deadline = now + timeout + GRACE;
+        assert_eq!(life.state(), LifeState::Draining { retire_at: Some(now + RETIRE_AFTER), deadline });
+    }
+    assert_eq!(leaving().handle(LifeEvent::Stop, at(300)), [LifeAction::SendStop]);
+    assert_eq!(leaving().handle(LifeEvent::Hung, at(300)), [LifeAction::Kill]);
+    let exit = LifeAction::Exit(RunOutcome::Forced);
+    assert_eq!(leaving().handle(DIED, at(300)), [LifeAction::Clear, exit], "none is started");
+    // Nobody was told yet that it is ready.
+    assert_eq!(started().handle(asked, at(1)), [LifeAction::SendDrain { timeout }]);
+}
+
+#[test]
 fn a_drain_without_an_answer_retires_later_and_kills_at_last() {
     let mut life = serving();
-    let _ = life.handle(LifeEvent::Drain { timeout: Duration::from_secs(2) }, at(0));
+    let _ = life.handle(drain(Duration::from_secs(2)), at(0));
     assert_eq!(life.handle(LifeEvent::Tick, at(1_000)), [LifeAction::Retire]);
     assert_eq!(life.handle(LifeEvent::Tick, at(7_000)), [LifeAction::Kill]);
     assert_eq!(life.handle(DIED, at(7_001)), [LifeAction::Clear, LifeAction::Exit(RunOutcome::Forced)]);
@@ -115,7 +147,7 @@ fn a_drain_without_an_answer_retires_later_and_kills_at_last() {
 #[test]
 fn a_stop_cuts_a_drain_short_and_a_hanging_data_plane_is_killed() {
     let mut life = serving();
-    let _ = life.handle(LifeEvent::Drain { timeout: Duration::from_secs(30) }, at(0));
+    let _ = life.handle(drain(Duration::from_secs(30)), at(0));
     assert_eq!(life.handle(LifeEvent::Stop, at(1)), [LifeAction::SendStop]);
     assert_eq!(life.handle(LifeEvent::Stop, at(2)), []);
     assert_eq!(life.handle(LifeEvent::Tick, at(5_001)), [LifeAction::Kill]);
@@ -125,7 +157,7 @@ fn a_stop_cuts_a_drain_short_and_a_hanging_data_plane_is_killed() {
 
 #[test]
 fn nothing_is_started_once_the_end_was_asked_for() {
-    for ask in [LifeEvent::Stop, LifeEvent::Drain { timeout: Duration::ZERO }] {
+    for ask in [LifeEvent::Stop, drain(Duration::ZERO)] {
         let mut life = serving();
         let _ = life.handle(DIED, at(10));
         let _ = life.handle(DIED, at(11));
@@ -178,7 +210,7 @@ impl World {
                     assert!(self.alive && !self.killed);
                     self.killed = true;
                 }
-                LifeAction::SendDrain { .. } | LifeAction::SendStop => {
+                LifeAction::SendLeave | LifeAction::SendDrain { .. } | LifeAction::SendStop => {
                     assert!(self.alive && life.is_ending())
                 }
                 LifeAction::Clear => {
@@ -186,7 +218,7 @@ impl World {
                     self.cleared = true;
                 }
                 LifeAction::Retire => {
-                    assert!(life.is_ending());
+                    assert!(life.is_ending() && !life.is_open());
                     self.retired += 1;
                 }
                 LifeAction::Exit(_) => {
@@ -250,7 +282,10 @@ proptest! {
                     world.alive = false;
                     LifeEvent::Died { clean: kind == 6 }
                 }
-                9 if pause < 600 => LifeEvent::Drain { timeout: Duration::from_millis(pause) },
+                9 if pause < 600 => {
+                    let delay = Duration::from_millis(pause.saturating_sub(300));
+                    LifeEvent::Drain { delay, timeout: Duration::from_millis(pause) }
+                }
                 10 if pause < 300 => LifeEvent::Stop,
                 11 => LifeEvent::Drained,
                 12 => LifeEvent::Hung,

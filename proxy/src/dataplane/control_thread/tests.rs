@@ -10,7 +10,7 @@ use super::super::view::Watched;
 use super::*;
 use crate::config;
 use crate::control::commands::{self, CommandReceiver};
-use crate::control::messages::{Item, PROTOCOL, Place, Start};
+use crate::control::messages::{Item, LogLook, PROTOCOL, Place, Start};
 use crate::control::slots::SteeringSlots;
 use crate::control::status::{DataPlaneStatus, SupervisorStatus};
 use crate::counters::Counters;
@@ -53,6 +53,7 @@ fn stage_of(config: config::model::Config, ticket_keys: Arc<Keys>) -> Stage {
         slot_generation: 1,
         snapshot: 1,
         log_level: "info".into(),
+        log_look: LogLook::default(),
         batches: 1,
         descriptors: 4,
         workers: vec![place; 2],

@@ -97,6 +97,26 @@ fn a_port_of_another_group_is_refused_and_never_joined() {
 }
 
 #[test]
+fn with_freebind_an_address_may_come_later() {
+    for text in ["192.0.2.1:0", "[2001:db8::1]:0"] {
+        let made = |freebind| {
+            let addresses = vec![address(text)];
+            vec![Arc::new(Listener { addresses, freebind, ..crate::config::testing::listener() })]
+        };
+        let number = |listeners: &[Arc<Listener>]| Listeners::number(listeners, &ListenerIds::default()).0;
+        let refused = bind_all(&number(&made(false)), 2).expect_err("not ours").to_string();
+        assert!(refused.contains("listener.freebind") && refused.contains(text), "{refused}");
+        assert_eq!(probe(&made(false), None).len(), 1);
+        let bound = bind_all(&number(&made(true)), 2).expect("bind");
+        assert!(getsockopt(&bound[0].sockets[1], sockopt::AcceptConn).expect("option"));
+        assert!(probe(&made(true), None).is_empty());
+    }
+    let admin = probe(&[], Some(address("192.0.2.1:80"))).remove(0).to_string();
+    assert!(admin.starts_with("admin 192.0.2.1:80: this host has no such address now"), "{admin}");
+    assert!(!admin.contains("freebind"), "it has none: {admin}");
+}
+
+#[test]
 fn sockets_that_were_shut_down_listen_again_on_their_port() {
     let mut bound = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 2).expect("bind").remove(0);
     let target = bound.key.address;

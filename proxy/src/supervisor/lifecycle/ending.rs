@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::super::estate::Connections;
 use super::Supervisor;
+use crate::config::model::Process;
 use crate::control::life::{LifeEvent, RunOutcome};
 use crate::control::messages::Response;
 use crate::sandbox;
@@ -20,9 +21,9 @@ impl Supervisor {
     }
 
     pub(super) fn begin_drain(&mut self) {
-        let timeout = self.estate.config.process.drain_timeout;
+        let Process { drain_delay: delay, drain_timeout: timeout, .. } = self.estate.config.process;
         self.begin_ending(Some(timeout));
-        self.events.push_back(LifeEvent::Drain { timeout });
+        self.events.push_back(LifeEvent::Drain { delay, timeout });
     }
 
     /// A stop may cut a drain short; connections are counted from the first of both.

@@ -110,7 +110,10 @@ impl Supervisor {
             LifeState::Ready { .. } => Plane::Serving,
             LifeState::Backoff { .. } => Plane::Absent,
             LifeState::Idle | LifeState::Starting { .. } | LifeState::Killing => Plane::Changing,
-            LifeState::Draining { .. } | LifeState::Stopping { .. } | LifeState::Ended => Plane::Ending,
+            LifeState::Leaving { .. }
+            | LifeState::Draining { .. }
+            | LifeState::Stopping { .. }
+            | LifeState::Ended => Plane::Ending,
         }
     }
 

@@ -28,7 +28,8 @@ impl Supervisor {
 
     /// A data plane that starts or stops has a deadline for that.
     fn is_watched(&self) -> bool {
-        matches!(self.life.state(), LifeState::Ready { .. } | LifeState::Draining { .. })
+        let state = self.life.state();
+        matches!(state, LifeState::Ready { .. } | LifeState::Leaving { .. } | LifeState::Draining { .. })
     }
 
     /// Looks whether the data plane still works.
@@ -91,14 +92,14 @@ impl Supervisor {
 
     /// When listening sockets are looked at again, some of which could not be mended.
     pub(super) fn next_mending(&self) -> Option<Time> {
-        self.mend_at.filter(|_| !self.life.is_ending())
+        self.mend_at.filter(|_| self.life.is_open())
     }
 
     /// Has listening sockets listen again that another process shut down. The data plane is replaced if that
     /// happens again and again, or if it may be the one that keeps a socket from listening.
     pub(super) fn mend_listeners(&mut self, now: Time) {
         self.mend_at = None;
-        if self.life.is_ending() {
+        if !self.life.is_open() {
             // They are about to be shut down anyway.
             return;
         }
@@ -120,8 +121,13 @@ impl Supervisor {
         let is_silent = self.planes.watchdog().is_some_and(|watchdog| watchdog.silence().is_some());
         match self.life.state() {
             LifeState::Idle | LifeState::Starting { .. } => "starting",
-            LifeState::Ready { .. } | LifeState::Draining { .. } if is_silent || !answers => "hung",
+            LifeState::Ready { .. } | LifeState::Leaving { .. } | LifeState::Draining { .. }
+                if is_silent || !answers =>
+            {
+                "hung"
+            }
             LifeState::Ready { .. } => "serving",
+            LifeState::Leaving { .. } => "leaving",
             LifeState::Draining { .. } => "draining",
             LifeState::Stopping { .. } => "stopping",
             LifeState::Killing => "killed",

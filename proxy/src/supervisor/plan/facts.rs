@@ -5,12 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::config::model::Config;
 use crate::kernel::{destinations, links};
+use crate::listen::sockets;
 use crate::sandbox::Layer;
-use crate::supervisor::leftovers;
+use crate::supervisor::privileges::{self, Fate};
+use crate::supervisor::{cgroup, leftovers, run_dir};
 
 /// The facts that `judge` needs about the host.
 #[derive(Clone, Debug)]
@@ -33,10 +36,12 @@ pub(super) struct Facts {
     pub(super) ring: Result<(), String>,
     /// Whether each layer of the sandbox can be had; else why not.
     pub(super) layers: Vec<(Layer, Result<(), String>)>,
-    /// Whether `process.user` exists.
-    pub(super) user_exists: bool,
-    /// Whether we run as that user already.
-    pub(super) user_is_ours: bool,
+    /// The data plane's user, or why there is none.
+    pub(super) fate: Result<Fate, String>,
+    /// Addresses that cannot be listened on now, with the reason.
+    pub(super) unbound: Vec<(String, String)>,
+    /// /sys shows another network namespace than ours.
+    pub(super) is_sysfs_foreign: bool,
     /// net.core.somaxconn
     pub(super) somaxconn: Option<u64>,
     /// net.ipv4.ip_unprivileged_port_start
@@ -90,20 +95,24 @@ impl Facts {
     /// machine.
     pub(super) fn read(config: &Config, root: &Path) -> Self {
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let user = nix::unistd::User::from_name(&config.process.user).ok().flatten();
+        let shown = Shown::of(root);
         let unlimited = |resource| getrlimit(resource).map_or(u64::MAX, |(_soft, hard)| hard);
         Self {
             kernel: number_or_text("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
             capabilities: capabilities(),
             descriptors: unlimited(Resource::RLIMIT_NOFILE),
             locked_bytes: unlimited(Resource::RLIMIT_MEMLOCK),
-            available_bytes: available_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+            available_bytes: available_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
+                .into_iter()
+                .chain(cgroup::memory_left(Path::new("/")))
+                .min(),
             cgroup2: mounted(&mounts, "cgroup2"),
             bpffs: mounted(&mounts, "bpf"),
             ring: crate::io::ring::probe().map(drop).map_err(|error| error.to_string()),
             layers: Layer::ALL.into_iter().map(|layer| (layer, found(layer))).collect(),
-            user_exists: user.is_some(),
-            user_is_ours: user.is_some_and(|user| user.uid == nix::unistd::geteuid()),
+            fate: privileges::fate(&config.process.user).map_err(|error| error.to_string()),
+            unbound: if root == Path::new("/") { unbound(config) } else { Vec::new() },
+            is_sysfs_foreign: matches!(shown, Shown::Foreign),
             somaxconn: number("/proc/sys/net/core/somaxconn"),
             unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024),
             left: leftovers::describe(&config.process.run_dir),
@@ -111,9 +120,12 @@ impl Facts {
                 .guard
                 .interfaces
                 .iter()
-                .map(|name| (name.clone(), judged(root, name, config)))
+                .map(|name| (name.clone(), judged(root, name, config, &shown)))
                 .collect(),
-            cards: cards(root, &config.guard.interfaces),
+            cards: match shown {
+                Shown::Foreign => BTreeMap::new(),
+                Shown::Ours | Shown::Elsewhere => cards(root, &config.guard.interfaces),
+            },
         }
     }
 }
@@ -124,24 +136,81 @@ fn found(layer: Layer) -> Result<(), String> {
     if layer == Layer::Destinations { destinations::find() } else { Ok(()) }
 }
 
+/// Whose interfaces /sys/class/net shows.
+enum Shown {
+    /// Those of our network namespace.
+    Ours,
+    /// Those of the namespace in which /sys was mounted: `nsenter --net` does not mount it anew.
+    Foreign,
+    /// Another machine's, as `--root` asks.
+    Elsewhere,
+}
+
+impl Shown {
+    fn of(root: &Path) -> Self {
+        if root != Path::new("/") {
+            return Self::Elsewhere;
+        }
+        let shown: BTreeSet<(String, u32)> = fs::read_dir("/sys/class/net")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                Some((entry.file_name().into_string().ok()?, number(entry.path().join("ifindex"))?))
+            })
+            .collect();
+        let Ok(list) = nix::net::if_::if_nameindex() else { return Self::Ours };
+        let ours = list.iter().map(|one| (one.name().to_string_lossy().into_owned(), one.index())).collect();
+        if shown == ours { Self::Ours } else { Self::Foreign }
+    }
+}
+
+/// A running instance of ours has its addresses itself, and a start comes after its end. Low ports are judged
+/// by the right to bind them.
+fn unbound(config: &Config) -> Vec<(String, String)> {
+    let is_running = run_dir::runs_in(&config.process.run_dir).is_some();
+    sockets::probe(&config.listeners, config.admin.address)
+        .into_iter()
+        .filter(|error| match error.errno {
+            Errno::EADDRINUSE => !is_running,
+            Errno::EACCES => false,
+            _ => true,
+        })
+        .map(|error| (format!("{} {}", error.what, error.address), error.explain().to_owned()))
+        .collect()
+}
+
 /// An interface and its holder.
-fn judged(root: &Path, name: &str, config: &Config) -> Interface {
+fn judged(root: &Path, name: &str, config: &Config, shown: &Shown) -> Interface {
     let foreign = if root == Path::new("/") { links::without_ethernet(name) } else { None };
+    let found = match shown {
+        Shown::Ours | Shown::Elsewhere => interface(root, name),
+        Shown::Foreign => asked(name),
+    };
+    Interface { foreign, holder: leftovers::holder_of(name, &config.process.run_dir), ..found }
+}
+
+/// What the kernel says itself about an interface of our namespace.
+fn asked(name: &str) -> Interface {
+    let Ok(index) = nix::net::if_::if_nametoindex(name) else { return Interface::default() };
     Interface {
-        foreign,
-        holder: leftovers::holder_of(name, &config.process.run_dir),
-        ..interface(root, name)
+        exists: true,
+        driver: "unknown".to_owned(),
+        driver_mode: Some(links::driver_mode(index).map_err(|error| error.to_string())),
+        loopback: links::is_loopback(index),
+        ..Interface::default()
     }
 }
 
 /// Capabilities that anything here needs.
-pub(super) const CAPABILITIES: [(Capability, &str); 8] = [
+pub(super) const CAPABILITIES: [(Capability, &str); 9] = [
     (Capability::CAP_BPF, "CAP_BPF"),
     (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
     (Capability::CAP_PERFMON, "CAP_PERFMON"),
     (Capability::CAP_SYS_ADMIN, "CAP_SYS_ADMIN"),
     (Capability::CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"),
     (Capability::CAP_SETUID, "CAP_SETUID"),
+    (Capability::CAP_SETGID, "CAP_SETGID"),
     (Capability::CAP_IPC_LOCK, "CAP_IPC_LOCK"),
     (Capability::CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE"),
 ];

@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::facts::Interrupt;
+use super::facts::{CAPABILITIES, Interface, Interrupt};
+use super::render::render;
 use super::*;
+use crate::LINUX_MIN;
+use crate::config::model::Ring;
 use crate::config::{model, testing};
+use crate::kernel::guard::GuardMode;
 use crate::listen::Listener;
 use crate::route::RouteTable;
-use crate::sandbox::Layer;
+use crate::sandbox::{Layer, Sandbox};
+use crate::supervisor::privileges::Fate;
 use crate::supervisor::topology::Placement;
 
 /// As many workers and buffers as the defaults give, and a listener with two addresses.
@@ -49,8 +55,9 @@ fn facts() -> Facts {
         bpffs: Some(PathBuf::from("/sys/fs/bpf")),
         ring: Ok(()),
         layers: Layer::ALL.map(|layer| (layer, Ok(()))).into(),
-        user_exists: true,
-        user_is_ours: false,
+        fate: Ok(Fate::Ours),
+        unbound: Vec::new(),
+        is_sysfs_foreign: false,
         somaxconn: Some(4096),
         unprivileged_port_start: 1024,
         left: None,
@@ -118,7 +125,7 @@ fn a_held_interface_stops_a_start_in_every_mode_and_left_pins_are_told() {
     let topology = topology::choose(&config().workers, &Host::read().expect("a host")).expect("a worker");
     let left = Facts { left: Some("an earlier run was killed".to_owned()), ..facts() };
     assert!(
-        render(&config(), &left, &Host { cpus: Vec::new(), this_system: true }, &topology)
+        render(&config(), &left, &Host { cpus: Vec::new(), this_system: true, quota: None }, &topology)
             .contains("  an earlier run was killed\n")
     );
 }
@@ -161,12 +168,12 @@ fn each_absence_says_what_it_costs() {
     assert!(text.contains("it takes Linux 6.12 and kernel.io_uring_disabled = 0"), "{text}");
 
     let mut without = facts();
-    without.capabilities.remove("CAP_SETUID");
-    assert!(only(judge(&config(), &without, 4)).1.contains("cannot become nobody"));
-    without.user_is_ours = true;
-    assert_eq!(judge(&config(), &without, 4), []);
-    without.user_exists = false;
-    assert_eq!(only(judge(&config(), &without, 4)).0, Severity::Fatal);
+    without.fate = Ok(Fate::Keeps("not started as root: …".to_owned()));
+    assert_eq!(only(judge(&config(), &without, 4)).0, Severity::Degraded);
+    without.fate = Err("process.user = \"nobody\": no such user".to_owned());
+    let (severity, text) = only(judge(&config(), &without, 4));
+    assert_eq!(severity, Severity::Fatal);
+    assert!(text.contains("no such user"), "{text}");
 
     let mut small = facts();
     small.somaxconn = Some(128);
@@ -204,7 +211,7 @@ fn interfaces_are_judged_by_mode() {
         (Auto, card(Ok(false)), Expected::Generic, Some(Severity::Degraded)),
         (Auto, unknown(), Expected::Tried, None),
         (Auto, loopback(), Expected::Generic, Some(Severity::Degraded)),
-        (Auto, Interface::default(), Expected::Missing, Some(Severity::Degraded)),
+        (Auto, Interface::default(), Expected::Missing, Some(Severity::Fatal)),
         (Driver, card(Ok(true)), Expected::Driver, None),
         (Driver, card(Ok(false)), Expected::Impossible, Some(Severity::Fatal)),
         (Driver, unknown(), Expected::Tried, None),
@@ -226,6 +233,24 @@ fn interfaces_are_judged_by_mode() {
             "{mode:?} {expected:?}: {found:?}"
         );
     }
+}
+
+#[test]
+fn a_long_drain_asks_for_the_patience_of_the_service_manager() {
+    let unit = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../config/sluice.service");
+    let unit = std::fs::read_to_string(unit).expect("the unit");
+    assert!(
+        unit.contains(&format!("\nTimeoutStopSec={}s\n", UNIT_STOP.as_secs())),
+        "the unit says otherwise"
+    );
+    let mut config = config();
+    config.process.drain_timeout = Duration::from_secs(60);
+    config.process.drain_delay = Duration::from_secs(20);
+    assert_eq!(judge(&config, &facts(), 4), []);
+    config.process.drain_delay = Duration::from_secs(21);
+    let (severity, text) = only(judge(&config, &facts(), 4));
+    assert_eq!(severity, Severity::Advice);
+    assert!(text.contains("a drain may take 81s") && text.contains("TimeoutStopSec=91s"), "{text}");
 }
 
 #[test]
@@ -293,6 +318,7 @@ fn the_plan_shows_interrupts_beside_workers() {
     let host = Host {
         cpus: (0..4).map(|cpu| topology::Cpu { cpu, core: cpu, node: 0, allowed: true }).collect(),
         this_system: true,
+        quota: None,
     };
     let text = render(&config, &facts, &host, &topology);
     for line in [
@@ -314,13 +340,15 @@ fn this_host_can_be_planned() {
     let mut config = config();
     config.guard.interfaces = vec!["lo".to_owned(), "no-such-interface".to_owned()];
     let root = Path::new("/");
-    let text = plan(&config, root).expect("a plan");
+    let Plan { text, json, would_start } = plan(&config, root);
+    assert!(!would_start && json["would_start"] == false, "{json}");
+    assert!(json["findings"][0]["key"] == "guard.interfaces", "{json}");
     assert!(text.contains("  lo: XDP in generic mode\n"), "{text}");
     assert!(text.contains("  no-such-interface: no such interface\n"), "{text}");
     let found = findings(&config);
     assert!(found.iter().any(|finding| finding.what.contains("no-such-interface")), "{found:?}");
     config.workers.cpus = Some(vec![100_000]);
-    assert!(plan(&config, root).is_err());
+    assert!(plan(&config, root).text.contains("CPU 100000 does not exist"));
     assert!(findings(&config)[0].to_string().contains("CPU 100000 does not exist"));
     println!("{text}");
 }

@@ -23,11 +23,21 @@ fn machine(nodes: usize, cores_per_node: usize, threads: usize) -> Host {
     let cpus = (0..cores * threads)
         .map(|cpu| Cpu { cpu, core: cpu % cores, node: cpu % cores / cores_per_node, allowed: true })
         .collect();
-    Host { cpus, this_system: true }
+    Host { cpus, this_system: true, quota: None }
 }
 
 fn cpus(topology: &Topology) -> Vec<usize> {
     topology.workers.iter().map(|worker| worker.cpu).collect()
+}
+
+#[test]
+fn a_quota_bounds_what_auto_chooses_and_nothing_else() {
+    let limited = |quota| Host { quota: Some(quota), ..machine(1, 8, 1) };
+    let topology = choose(&settings(None), &limited(3)).expect("fits");
+    assert_eq!(topology.workers.len(), 3);
+    assert!(topology.notes.iter().any(|note| note.contains("cpu.max")), "{:?}", topology.notes);
+    assert_eq!(choose(&settings(None), &limited(16)).expect("fits").workers.len(), 7);
+    assert_eq!(choose(&settings(Some(8)), &limited(1)).expect("fits").workers.len(), 8, "as asked");
 }
 
 #[test]

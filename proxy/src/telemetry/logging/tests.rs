@@ -64,7 +64,7 @@ fn events_are_one_json_object_per_line_and_are_flushed_on_drop() {
     let output = Output::default();
     let guard = LogGuard::start(output.clone()).expect("a thread");
     tracing::subscriber::with_default(
-        subscriber(LevelFilter::INFO, Format::Json, guard.sink.clone()).0,
+        subscriber(LevelFilter::INFO, LogLook::default(), guard.sink.clone()).0,
         || {
             for worker in 0..100 {
                 tracing::info!(worker, "with \"quotes\"\nand a newline");
@@ -87,7 +87,12 @@ fn libraries_stay_at_info_when_sluice_speaks_finer() {
     let output = Output::default();
     let guard = LogGuard::start(output.clone()).expect("a thread");
     tracing::subscriber::with_default(
-        subscriber(LevelFilter::TRACE, Format::Text, guard.sink.clone()).0,
+        subscriber(
+            LevelFilter::TRACE,
+            LogLook { text: true, color: true, priorities: false },
+            guard.sink.clone(),
+        )
+        .0,
         || {
             tracing::trace!(target: "proxy::worker", "ours");
             tracing::debug!(target: "hyper::proto", "theirs");
@@ -102,7 +107,11 @@ fn libraries_stay_at_info_when_sluice_speaks_finer() {
 fn the_level_changes_while_lines_are_logged() {
     let output = Output::default();
     let guard = LogGuard::start(output.clone()).expect("a thread");
-    let (subscriber, level) = subscriber(LevelFilter::INFO, Format::Text, guard.sink.clone());
+    let (subscriber, level) = subscriber(
+        LevelFilter::INFO,
+        LogLook { text: true, color: true, priorities: false },
+        guard.sink.clone(),
+    );
     tracing::subscriber::with_default(subscriber, || {
         // The same place in the source each time: the state that is kept with it has to change.
         let say = |what: &str| tracing::debug!(target: "proxy::test", "said {what}");
@@ -180,8 +189,8 @@ fn only_the_five_levels_are_levels() {
 fn everything_reaches_stderr_through_one_thread() {
     const MARK: &str = "SLUICE_TEST_LOGGING_INIT";
     if std::env::var_os(MARK).is_some() {
-        let guard = init("info").expect("the first logger");
-        assert!(matches!(init("info"), Err(LogError::Installed)));
+        let guard = init("info", LogLook::default()).expect("the first logger");
+        assert!(matches!(init("info", LogLook::default()), Err(LogError::Installed)));
         tracing::info!(worker = 3, "from tracing");
         log::warn!(target: "proxy_ebpf", "from log, as aya-log does");
         log::debug!(target: "proxy_ebpf", "below the level");
@@ -214,4 +223,29 @@ fn everything_reaches_stderr_through_one_thread() {
         (&"from log, as aya-log does".into(), &"WARN".into())
     );
     assert_eq!((&lines[2]["message"], &lines[2]["thread"]), (&"panic: on purpose".into(), &"w0".into()));
+}
+
+#[test]
+fn the_journal_gets_a_priority_before_each_line() {
+    for text in [false, true] {
+        let output = Output::default();
+        let guard = LogGuard::start(output.clone()).expect("a thread");
+        let look = LogLook { text, color: false, priorities: true };
+        let (subscriber, _) = subscriber(LevelFilter::DEBUG, look, guard.sink.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!("first");
+            tracing::warn!("second");
+            tracing::info!("third");
+        });
+        drop(guard);
+        let text = output.text();
+        let begins: Vec<&str> = text.lines().map(|line| &line[..3]).collect();
+        assert_eq!(begins, ["<3>", "<4>", "<6>"], "{text}");
+        assert!(!text.contains('\u{1b}'), "no colours: {text}");
+    }
+}
+
+#[test]
+fn what_was_asked_for_holds_wherever_standard_error_goes() {
+    assert!(look(Some(true)).text && !look(Some(false)).text);
 }

@@ -9,7 +9,7 @@ fn machine(workers: &[usize]) -> (Host, Topology) {
     let place = |&cpu: &usize| Placement { cpu, core: cpu, node: cpu / 4, memory_node: Some(cpu / 4) };
     let topology =
         Topology { workers: workers.iter().map(place).collect(), control_cpus: vec![0], notes: Vec::new() };
-    (Host { cpus, this_system: true }, topology)
+    (Host { cpus, this_system: true, quota: None }, topology)
 }
 
 fn card(node: Option<usize>, receive: usize, cpus: &[&str]) -> Interface {
