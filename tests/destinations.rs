@@ -366,6 +366,43 @@ fn a_host_without_cgroup2_is_told_by_auto_and_plan_and_stops_require() {
 }
 
 #[test]
+fn missing_rights_are_told_by_plan_and_stop_require() {
+    if skip::without_root() || skip::without_tool("setpriv") {
+        return;
+    }
+    let origin = Origin::http(|_| Response::ok("ok"));
+    // CAP_SYS_ADMIN would stand for the others.
+    for (lost, is_lost) in
+        [("-net_admin,-bpf,-sys_admin", true), ("-net_admin,-sys_admin", true), ("-bpf", false)]
+    {
+        let setup = Setup::to(origin.address()).with("process", "sandbox = \"require\"");
+        let config = setup.write();
+        let run = |command: &str| {
+            let mut started = Command::new("setpriv");
+            started.args([format!("--inh-caps={lost}"), format!("--bounding-set={lost}")]);
+            started.arg(binary()).arg(command).arg("--config").arg(&config).stdin(Stdio::null());
+            started
+        };
+        let plan = process::run(&mut run("plan"), LIMIT).text();
+        let lack = "destinations: CAP_BPF or CAP_NET_ADMIN is missing";
+        assert_eq!(plan.contains(&format!("process.sandbox: {lack}")), is_lost, "{lost}: {plan}");
+        if is_lost {
+            let ended = process::run(&mut run("run"), LIMIT);
+            assert_eq!(ended.code(), 1, "{lost}: {}", ended.all());
+            // The kernel may be the one that says it.
+            let told = ["\"require\": destinations: ", "CAP_NET_ADMIN"];
+            assert!(told.iter().all(|part| ended.all().contains(part)), "{lost}: {}", ended.all());
+            continue;
+        }
+        let output = File::create(setup.run_dir().join("log")).unwrap();
+        let child = run("run").stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap();
+        let mut sluice = setup.adopt(child);
+        sluice.wait_ready();
+        assert_eq!(layers(&sluice).last().unwrap(), "destinations", "{lost}");
+    }
+}
+
+#[test]
 fn a_read_only_cgroup_and_a_pid_namespace_are_no_obstacle() {
     if skip::without_root() || skip::without_tool("unshare") {
         return;

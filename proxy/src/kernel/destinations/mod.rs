@@ -38,9 +38,7 @@ const JUDGED: &str = "DESTINATIONS_JUDGED";
 /// # Errors
 /// The reason why not, with advice.
 pub fn find() -> Result<(), String> {
-    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-    let may_load = has(Capability::CAP_BPF) || has(Capability::CAP_SYS_ADMIN);
-    if !may_load || !has(Capability::CAP_NET_ADMIN) {
+    if !may_attach(|capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)) {
         return Err(
             "CAP_BPF or CAP_NET_ADMIN is missing; start as root, or give both (config/sluice.service)"
                 .to_owned(),
@@ -48,6 +46,11 @@ pub fn find() -> Result<(), String> {
     }
     pids::namespace().map_err(|error| format!("/proc/self/ns/pid: {error}"))?;
     cgroup::own().map(drop).map_err(|error| error.to_string())
+}
+
+/// CAP_SYS_ADMIN stands for both others.
+fn may_attach(has: impl Fn(Capability) -> bool) -> bool {
+    has(Capability::CAP_SYS_ADMIN) || has(Capability::CAP_BPF) && has(Capability::CAP_NET_ADMIN)
 }
 
 /// The programs and their maps. See the module.
@@ -188,4 +191,24 @@ fn missing_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
 
 fn destination(address: SocketAddr) -> Destination {
     Destination { address: mapped(address.ip()), port: address.port(), protocol: TCP }
+}
+
+#[cfg(test)]
+mod tests {
+    use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN};
+
+    use super::*;
+
+    #[test]
+    fn what_attaching_takes() {
+        for (given, expected) in [
+            (&[][..], false),
+            (&[CAP_BPF], false),
+            (&[CAP_NET_ADMIN], false),
+            (&[CAP_BPF, CAP_NET_ADMIN], true),
+            (&[CAP_SYS_ADMIN], true),
+        ] {
+            assert_eq!(may_attach(|capability| given.contains(&capability)), expected, "{given:?}");
+        }
+    }
 }
