@@ -16,7 +16,7 @@ use tests::{eventually, skip};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Tenths of the exposure of `systemd-analyze security`, from 0 (none) to 100.
-const EXPOSURE_MAX: u32 = 53;
+const EXPOSURE_MAX: u32 = 32;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -143,3 +143,66 @@ fn serves(setup: Setup, words: &[&str], config: &Path) {
         std::net::TcpStream::connect(sluice.address()).is_err().then_some(())
     });
 }
+
+/// A limit that is reached is named, by whoever meets it.
+#[test]
+fn low_limits_of_descriptors_and_processes_are_named() {
+    if skip::without_root() || skip::without_tool("setpriv") || skip::without_tool("prlimit") {
+        return;
+    }
+    let setup = Setup::to(NOWHERE);
+    let config = setup.write();
+    for command in ["run", "plan"] {
+        let said = run(&["prlimit", "--nofile=48:48"], command, &config);
+        assert_eq!(said.code(), 1, "{command}: {}", said.all());
+        assert!(said.all().contains("LimitNOFILE="), "{command}: {}", said.all());
+    }
+    let somebody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    for path in [setup.run_dir(), &config] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let said = run(&[&somebody[..], &["prlimit", "--nproc=1:1"]].concat(), "run", &config);
+    assert_eq!(said.code(), 1, "{}", said.all());
+    assert!(said.all().contains("LimitNPROC="), "{}", said.all());
+}
+
+/// As systemd hears it over a unit of `Type=notify`.
+#[test]
+fn the_service_manager_hears_of_the_start_a_reload_and_the_end() {
+    let origin = Origin::http(|_| Response::ok("ok"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let hear = || {
+        let mut bytes = [0; 4096];
+        let length = socket.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    let process = "drain_delay = \"100ms\"\ndrain_timeout = \"2s\"";
+    let setup = Setup::to(origin.address()).with("process", process).environment("NOTIFY_SOCKET", path);
+    let mut sluice = setup.start();
+    assert!(hear().starts_with("READY=1\n"));
+    assert_eq!(sluice.command("reload").code(), 0);
+    let said = hear();
+    assert!(said.contains("RELOADING=1") && said.contains("MONOTONIC_USEC="), "{said}");
+    let said = hear();
+    assert!(said.contains("READY=1") && said.contains("STATUS=nothing to reload"), "{said}");
+    sluice.signal(nix::sys::signal::Signal::SIGTERM);
+    let said = hear();
+    // 100 ms, 2 s, 5 s until a data plane is killed, and 5 s for the rest.
+    assert!(said.contains("STOPPING=1") && said.contains("EXTEND_TIMEOUT_USEC=12100000"), "{said}");
+    assert!(sluice.wait_end(LIMIT).success());
+}
+
+/// The supervisor outlives a shortage of memory.
+#[test]
+fn the_data_plane_goes_first_when_memory_is_short() {
+    let origin = Origin::http(|_| Response::ok("ok"));
+    let sluice = Setup::to(origin.address()).start();
+    let score = |pid: u32| -> i32 {
+        std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+    };
+    let (ours, theirs) = (score(sluice.pid()), score(sluice.data_plane_pid()));
+    assert_eq!(theirs, (ours + 200).min(1000));
+}

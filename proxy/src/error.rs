@@ -321,6 +321,20 @@ reasons! {
     }
 }
 
+/// An error of the kernel; where it is a limit of processes or descriptors, with the limit's name.
+#[must_use]
+pub fn explain_shortage(error: &std::io::Error) -> String {
+    let limit = match error.raw_os_error() {
+        Some(libc::EAGAIN) => {
+            "no further thread or process may be made; raise LimitNPROC=, TasksMax= (pids.max) or `ulimit -u`"
+        }
+        Some(libc::EMFILE) => "no descriptor is left; raise LimitNOFILE= or `ulimit -n`",
+        Some(libc::ENFILE) => "the machine has no descriptor left; raise fs.file-max",
+        _ => return error.to_string(),
+    };
+    format!("{error}: {limit}")
+}
+
 reasons! {
     /// Why a record of the access log was lost.
     LogLossReason {

@@ -313,8 +313,9 @@ fn a_second_instance_is_refused_with_the_holders_name_in_every_mode() {
     }
     let setup = guarded(&net, "auto");
     let path = setup.write();
-    let plan =
-        success(&net.server.run(|| tests::sluice::command(&["plan", "--config", path.to_str().unwrap()])));
+    let planned = net.server.run(|| tests::sluice::command(&["plan", "--config", path.to_str().unwrap()]));
+    let plan = planned.text();
+    assert_eq!(planned.code(), 1, "{plan}");
     assert!(
         plan.contains("would stop a start") && plan.contains(&format!("process {}", first.pid())),
         "{plan}"

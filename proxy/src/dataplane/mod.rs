@@ -24,6 +24,7 @@ use self::control_thread::{Control, ControlError};
 use self::threads::Crew;
 use crate::control::handoff::Channel;
 use crate::control::messages::ToSupervisor;
+use crate::error::explain_shortage;
 use crate::sandbox::{Layer, LayerError, Layers};
 use crate::telemetry::key_log::KeyLogGuard;
 use crate::telemetry::logging;
@@ -42,7 +43,7 @@ enum DataPlaneError {
     Log(#[from] logging::LogError),
     #[error(transparent)]
     Layer(#[from] LayerError),
-    #[error("{0}: {1}")]
+    #[error("{what}: {why}", what = .0, why = explain_shortage(.1))]
     Io(&'static str, io::Error),
     #[error(transparent)]
     Control(#[from] ControlError),

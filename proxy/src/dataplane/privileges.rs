@@ -14,6 +14,9 @@ use nix::unistd::{Gid, Pid, Uid, getgroups, getppid, getresgid, getresuid, setgr
 
 use crate::sandbox::{Layer, LayerError, Layers};
 
+/// How much more of the score than the supervisor's: a fifth of the memory of the machine.
+const OOM_SCORE: i32 = 200;
+
 /// Why the data plane does not run: it would have had more rights than it should.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
@@ -54,6 +57,7 @@ pub fn drop_all(identity: Option<(Uid, Gid)>, parent: Pid, layers: Layers) -> Re
     }
     ignored.thread_block().map_err(call("sigmask"))?;
     raise_limits();
+    go_first_without_memory();
     // The library opens /dev/sysgenid at its first random bytes. Later it could not, and would have none.
     aws_lc_rs::rand::fill(&mut [0; 1]).map_err(|_| PrivilegeError::Random)?;
     layers.take(Layer::Root)?;
@@ -85,8 +89,20 @@ pub fn drop_all(identity: Option<(Uid, Gid)>, parent: Pid, layers: Layers) -> Re
     verify(identity, layers)
 }
 
-/// All descriptors that we may have. Locked memory: rings of a process without CAP_IPC_LOCK count against it.
+/// Where memory is short, the kernel kills us before our supervisor, which starts another
+/// (proc_pid_oom_score_adj(5)). It takes no right to offer oneself.
+fn go_first_without_memory() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let ours = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let _ = std::fs::write(FILE, (ours.unwrap_or(0) + OOM_SCORE).min(1000).to_string());
+}
+
+/// All descriptors and threads that we may have. Locked memory: rings of a process without CAP_IPC_LOCK count
+/// against it.
 fn raise_limits() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NPROC) {
+        let _ = setrlimit(Resource::RLIMIT_NPROC, hard, hard);
+    }
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }

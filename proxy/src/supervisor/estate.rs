@@ -21,7 +21,7 @@ use crate::control::slots::{SteeringSlot, SteeringSlots};
 use crate::control::{now, sealed};
 use crate::counters::CountersMemory;
 use crate::counters::{Counter, Plain};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, explain_shortage};
 use crate::folder::Folder;
 use crate::kernel::guard::pins::{PinError, Pins};
 use crate::kernel::{KernelError, Programs, Sysctls};
@@ -91,7 +91,7 @@ pub enum EstateError {
     #[error(transparent)]
     Log(#[from] logs::OpenError),
     /// The kernel refused memory or a descriptor.
-    #[error("{0}: {1}")]
+    #[error("{what}: {why}", what = .0, why = explain_shortage(.1))]
     Io(&'static str, io::Error),
 }
 

@@ -20,6 +20,7 @@ use super::clients::{ClientId, Clients};
 use super::estate::Estate;
 use super::expiry::Expiry;
 use super::network::Network;
+use super::notify;
 use super::planes::Planes;
 use super::reload::Asker;
 use super::run_dir::RunDir;
@@ -29,6 +30,7 @@ use crate::control::handoff::Received;
 use crate::control::life::{GRACE, Life, LifeAction, LifeEvent, LifeState, RunOutcome};
 use crate::control::messages::{Request, Response, ToDataPlane, ToSupervisor};
 use crate::control::{now, sealed};
+use crate::error::explain_shortage;
 use crate::time::Time;
 
 mod ending;
@@ -362,7 +364,7 @@ impl Supervisor {
         match self.planes.start(&mut self.estate, generation) {
             Ok(pid) => info!(generation, pid, "data plane started"),
             Err(reason) => {
-                error!("cannot start a data plane: {reason}");
+                error!("cannot start a data plane: {}", explain_shortage(&reason));
                 self.events.push_back(LifeEvent::SpawnFailed);
             }
         }
@@ -430,7 +432,9 @@ impl Supervisor {
         if self.life.is_ending() && clean {
             info!(generation, pid, "data plane ended");
         } else {
-            error!(generation, pid, "data plane died: {}", ending::describe(status));
+            let why = ending::describe(status);
+            error!(generation, pid, "data plane died: {why}");
+            notify::status(&format!("data plane died: {why}"));
         }
         self.events.push_back(LifeEvent::Died { clean });
     }
@@ -456,6 +460,7 @@ impl Supervisor {
             ToSupervisor::Ready => {
                 if matches!(self.life.state(), LifeState::Starting { .. }) {
                     info!(generation, "data plane ready");
+                    notify::ready("serving");
                     self.told = Vec::new();
                     self.tell_lacks();
                 }

@@ -14,6 +14,7 @@ pub mod leftovers;
 pub mod lifecycle;
 pub mod logs;
 pub mod network;
+mod notify;
 pub mod plan;
 pub mod planes;
 pub mod privileges;

@@ -65,11 +65,13 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     found(config, &facts, topology.as_ref())
 }
 
-/// The findings that stop a start, and that are of this process or its kernel. Names of the configuration
-/// that are not here (`Finding::key`) are refused where they are used.
+/// The findings that stop a start, and that are limits of this process or its kernel. Names of the
+/// configuration that are not here (`Finding::key`) and capabilities are missed where they are used.
 #[must_use]
 pub fn obstacles(config: &Config) -> Vec<Finding> {
-    let is_one = |finding: &Finding| finding.severity == Severity::Fatal && finding.key.is_none();
+    let is_one = |finding: &Finding| {
+        finding.severity == Severity::Fatal && finding.key.is_none() && !finding.what.starts_with("CAP_")
+    };
     findings(config).into_iter().filter(is_one).collect()
 }
 

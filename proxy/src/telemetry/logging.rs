@@ -17,6 +17,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{Registry, reload};
 
 use crate::control::messages::LogLook;
+use crate::error::explain_shortage;
 use crate::threads::join_within;
 
 /// Lines that may wait for the log thread.
@@ -44,7 +45,7 @@ pub enum LogError {
     #[error("a logger is installed already")]
     Installed,
     /// The log thread could not be started.
-    #[error("log thread: {0}")]
+    #[error("log thread: {}", explain_shortage(.0))]
     Thread(std::io::Error),
 }
 

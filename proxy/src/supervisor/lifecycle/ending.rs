@@ -8,21 +8,27 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::super::estate::Connections;
+use super::super::notify;
 use super::Supervisor;
 use crate::config::model::Process;
-use crate::control::life::{LifeEvent, RunOutcome};
+use crate::control::life::{GRACE, LifeEvent, RunOutcome};
 use crate::control::messages::Response;
 use crate::sandbox;
+
+/// What an end needs beside the data plane's: programs are detached, logs are written.
+const MARGIN: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     pub(super) fn begin_stop(&mut self) {
         self.begin_ending(None);
+        notify::stopping(GRACE + MARGIN);
         self.events.push_back(LifeEvent::Stop);
     }
 
     pub(super) fn begin_drain(&mut self) {
         let Process { drain_delay: delay, drain_timeout: timeout, .. } = self.estate.config.process;
         self.begin_ending(Some(timeout));
+        notify::stopping(delay + timeout + GRACE + MARGIN);
         self.events.push_back(LifeEvent::Drain { delay, timeout });
     }
 

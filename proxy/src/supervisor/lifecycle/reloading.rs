@@ -7,6 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::super::clients::ClientId;
 use super::super::estate::Sealed;
+use super::super::notify;
 use super::super::reload::{Asker, FileScope, Finished, Plane, Read, ReloadAction, Reloads};
 use super::Supervisor;
 use crate::config::changes::Changes;
@@ -57,6 +58,9 @@ impl Reloading {
 
 impl Supervisor {
     pub(super) fn ask_reload(&mut self, asker: Asker<ClientId>, now: Time) {
+        if asker != Asker::Watch && !self.life.is_ending() {
+            notify::reloading();
+        }
         self.reloading.table.ask(asker, now);
     }
 
@@ -252,6 +256,9 @@ impl Supervisor {
             info!(reason, "{line}");
         } else {
             error!(reason, "{line}");
+        }
+        if !by_watch && !self.life.is_ending() {
+            notify::ready(line);
         }
         for asker in askers {
             if let Asker::Client(id) = asker {

@@ -222,7 +222,17 @@ impl Judgement {
         let capacity = config.capacity(workers);
         let fitting = capacity.connections_max(facts.descriptors);
         let asked = config.process.max_connections;
-        if asked > fitting && !raise {
+        if fitting == 0 {
+            let needed = capacity.descriptors_for(1);
+            self.fatal(
+                "descriptors",
+                format!(
+                    "{workers} workers and their listeners need {needed} for the first connection, the hard \
+                     limit is {}; raise it (LimitNOFILE=, ulimit -Hn)",
+                    facts.descriptors
+                ),
+            );
+        } else if asked > fitting && !raise {
             let needed = capacity.descriptors_for(asked);
             let limit = facts.descriptors;
             self.fatal(

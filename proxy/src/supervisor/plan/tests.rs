@@ -273,6 +273,9 @@ fn connections_fit_the_descriptors() {
     // 4 workers × (2 addresses + 4) + 64 = 88 fixed.
     assert_eq!(config.capacity(4).connections_max(20_000), (20_000 - 88) / 5 * 4 + 1);
     assert_eq!(config.capacity(4).connections_max(10), 0);
+    let (severity, text) = only(judge(&config, &Facts { descriptors: 80, ..facts() }, 4));
+    assert_eq!(severity, Severity::Fatal);
+    assert!(text.contains("for the first connection") && text.contains("LimitNOFILE="), "{text}");
     config.process.max_connections = 100;
     assert_eq!(config.capacity(4).connections_max(20_000), 100);
     config.process.max_connections = 16_000;
