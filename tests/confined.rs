@@ -2,7 +2,8 @@
 //! does what tests/confinement.rs or tests/destinations.rs asks for. Standard input is a listening socket.
 //!
 //! `confined LAYERS UID GID call NUMBER ARGUMENT…` makes one system call and prints its result or the name of
-//! its error; an argument is a number, or `s:TEXT`, a pointer to a text, or `z:BYTES`, one to zeroed memory.
+//! its error; an argument is a number, or `s:TEXT`, a pointer to a text, `z:BYTES`, one to zeroed memory, or
+//! `x:HEX`, one to these bytes.
 //! `confined LAYERS UID GID spawn|rare` starts a program, or takes the paths that a data plane rarely takes.
 //! `confined LAYERS UID GID ring|system|sockets ADDRESS…` waits for a client, connects to each address in one
 //! of three ways, and prints what came of it: by its ring and by MSG_FASTOPEN, by connect(2), or by
@@ -104,6 +105,7 @@ fn say(text: &str) {
 fn call(arguments: &[String]) {
     let mut texts = Vec::new();
     let mut zeros = Vec::new();
+    let mut bytes = Vec::new();
     let mut value = |argument: &String| -> i64 {
         if let Some(text) = argument.strip_prefix("s:") {
             texts.push(CString::new(text).unwrap());
@@ -111,6 +113,10 @@ fn call(arguments: &[String]) {
         } else if let Some(length) = argument.strip_prefix("z:") {
             zeros.push(vec![0u64; length.parse::<usize>().unwrap().div_ceil(8)]);
             zeros.last().unwrap().as_ptr() as i64
+        } else if let Some(hex) = argument.strip_prefix("x:") {
+            let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            bytes.push((0..hex.len()).step_by(2).map(byte).collect::<Vec<u8>>());
+            bytes.last().unwrap().as_ptr() as i64
         } else {
             argument.parse().unwrap()
         }

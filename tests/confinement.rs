@@ -108,7 +108,21 @@ fn from_inside_every_attempt_fails() {
         ("connect by itself", libc::SYS_connect, with(&["0", "z:16", "16"]), End::Killed),
         ("disconnect a listener", libc::SYS_connect, with(&["0", "z:16", "2"]), End::Killed),
         ("a listener's queue", libc::SYS_listen, with(&["0", "0"]), End::Killed),
-        ("a port", libc::SYS_bind, with(&["0", "z:16", "16"]), End::Killed),
+        (
+            "a port",
+            libc::SYS_bind,
+            with(&["0", "x:02001f907f0000010000000000000000", "16"]),
+            End::Fails("EACCES"),
+        ),
+        (
+            "no port of its choice",
+            libc::SYS_bind,
+            // Standard input is bound already.
+            with(&["0", "x:020000007f0000010000000000000000", "16"]),
+            End::Fails("EINVAL"),
+        ),
+        ("a Unix socket's path", libc::SYS_bind, with(&["0", "z:110", "110"]), End::Killed),
+        ("transparent", libc::SYS_setsockopt, option(libc::IPPROTO_IP, libc::IP_TRANSPARENT), End::Killed),
         ("UDP", libc::SYS_socket, socket(libc::AF_INET, libc::SOCK_DGRAM, 0), End::Killed),
         ("netlink", libc::SYS_socket, socket(libc::AF_NETLINK, libc::SOCK_RAW, 0), End::Killed),
         ("a Unix socket", libc::SYS_socket, socket(libc::AF_UNIX, libc::SOCK_STREAM, 0), End::Killed),

@@ -144,6 +144,8 @@ reasons! {
         NoEndpoint = "no_endpoint",
         /// 503: no descriptor was left to connect with.
         Overloaded = "overloaded",
+        /// 503: no local port was left to connect from.
+        NoPort = "no_port",
         /// 504: no connection within `connect_timeout`.
         ConnectTimeout = "connect_timeout",
         /// 504: no response head within the route's `timeout`.
@@ -168,7 +170,7 @@ impl RefusalReason {
             Self::HeadTooLarge => 431,
             Self::NotImplemented => 501,
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamMalformed | Self::UpstreamTls => 502,
-            Self::NoEndpoint | Self::Overloaded => 503,
+            Self::NoEndpoint | Self::Overloaded | Self::NoPort => 503,
             Self::ConnectTimeout | Self::UpstreamTimeout => 504,
             Self::VersionNotSupported => 505,
         }
@@ -260,7 +262,8 @@ reasons! {
         IdleTimeout = "idle_timeout",
         /// Older than `max_lifetime`.
         MaxLifetime = "max_lifetime",
-        /// More than `max_idle` idle connections.
+        /// More than `max_idle` idle connections: it was not used for a while, or the worker was short of
+        /// descriptors.
         MaxIdle = "max_idle",
         /// Its endpoint is not configured any more.
         EndpointRemoved = "endpoint_removed",

@@ -83,6 +83,7 @@ const OTHER: &[(&str, &str)] = &[
     ("route.response_headers", "{ remove = [\"Via\"] }"),
     ("upstream.name", "\"app\"\nconnect_timeout = \"7s\""),
     ("upstream.endpoints", "[\"127.0.0.1:9001\"]"),
+    ("upstream.source", "[\"127.0.0.2\"]"),
     ("upstream.tls.server_name", "\"app.example\""),
     ("upstream.tls.ca", "\"own.pem\""),
     ("admin.address", "\"127.0.0.1:9902\""),
@@ -97,6 +98,7 @@ const VALUES: &[(&str, &str)] = &[
     ("route.listener", "name of a listener; or a list"),
     ("upstream.endpoints", "list of addresses, or of tables"),
     ("upstream.endpoints.address", "address with a port"),
+    ("upstream.source", "list of IP addresses"),
 ];
 
 /// The lines of a table, with one line replaced or added.

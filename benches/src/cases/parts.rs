@@ -73,7 +73,7 @@ fn pool() -> Runner {
     let endpoints = addresses.map(EndpointId::from);
     let now = Time::from_nanos(1_000_000_000);
     for number in 0..32u64 {
-        pool.put(endpoints[number as usize % 2], number, now, now).expect("room");
+        pool.put(endpoints[number as usize % 2], number, now, now, true).expect("room");
     }
     let mut next = 0;
     each(move || {
@@ -82,7 +82,7 @@ fn pool() -> Runner {
         let Taken::Connection { connection, born } = pool.take(black_box(endpoint), now) else {
             panic!("none is idle")
         };
-        black_box(pool.put(endpoint, connection, born, now).expect("room"));
+        black_box(pool.put(endpoint, connection, born, now, true).expect("room"));
     })
 }
 

@@ -74,6 +74,7 @@ fn upstream(endpoint: SocketAddr) -> Upstream {
         name: "app".into(),
         endpoints: vec![Endpoint { address: endpoint, label: endpoint.to_string().into(), weight: 1 }],
         connect_timeout: TIMEOUT,
+        source: Vec::new(),
         send_proxy: false,
         tls: None,
         pool: PoolLimits {

@@ -567,6 +567,7 @@ fn model_of(upstream: schema::Upstream, tls: Option<Arc<ClientTls>>) -> Arc<Upst
         name: upstream.name.value.into(),
         endpoints: upstream.endpoints.into_iter().map(|at| at.value).collect(),
         connect_timeout: upstream.connect_timeout,
+        source: upstream.source,
         send_proxy: upstream.send_proxy,
         tls,
         pool: upstream.pool,

@@ -110,6 +110,7 @@ pub(crate) fn upstream(endpoints: Vec<Endpoint>) -> Upstream {
         name: "app".into(),
         endpoints,
         connect_timeout: Duration::from_secs(1),
+        source: Vec::new(),
         send_proxy: false,
         tls: None,
         pool: PoolLimits {

@@ -195,6 +195,7 @@ fn defaults_are_those_of_the_interface() {
                     weight: 1,
                 }],
                 connect_timeout: seconds(1),
+                source: Vec::new(),
                 send_proxy: false,
                 tls: None,
                 pool: PoolLimits { max_idle: 256, idle_timeout: seconds(60), max_lifetime: seconds(3600) },
@@ -249,6 +250,7 @@ fn values_other_than_the_defaults_are_taken() {
         [[upstream]]
         name = "b"
         endpoints = ["[::ffff:10.0.0.2]:1", { address = "[2001:db8::1]:8080" }]
+        source = ["192.0.2.1", "2001:db8::9", "::ffff:192.0.2.2"]
         pool = { max_idle = 0, idle_timeout = "1s", max_lifetime = "2h" }
         [[route]]
         path_prefix = "/b/"
@@ -280,6 +282,8 @@ fn values_other_than_the_defaults_are_taken() {
         config.upstreams[1].endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
     assert_eq!(endpoints, ["10.0.0.2:1", "[2001:db8::1]:8080"]);
     assert_eq!(config.upstreams[1].endpoints[0].label, "[::ffff:10.0.0.2]:1".into());
+    let source: Vec<String> = config.upstreams[1].source.iter().map(ToString::to_string).collect();
+    assert_eq!(source, ["192.0.2.1", "2001:db8::9", "192.0.2.2"]);
 }
 
 #[test]

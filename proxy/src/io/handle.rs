@@ -2,7 +2,7 @@
 //! place for bytes that stay.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -28,6 +28,12 @@ pub enum ConnectError {
     /// Refused, unreachable, or another errno.
     #[error("connect: errno {0}")]
     Os(i32),
+    /// The local address to connect from is none of this host, say; the errno.
+    #[error("bind: errno {0}")]
+    Unbound(i32),
+    /// No local port was left for connections to this address.
+    #[error("no local port left to connect from")]
+    NoPort,
     /// No descriptor or engine slot was left.
     #[error("no descriptor left to connect with")]
     Exhausted,
@@ -36,6 +42,8 @@ pub enum ConnectError {
 impl ConnectError {
     pub(super) const fn from_errno(errno: i32) -> Self {
         match errno {
+            // IPv6 says so too where no local address reaches the peer.
+            libc::EADDRNOTAVAIL => Self::NoPort,
             libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Self::Exhausted,
             errno => Self::Os(errno),
         }
@@ -81,9 +89,11 @@ impl Io {
         .await
     }
 
-    /// Connects. Dropping the future cancels the connect and closes the socket.
-    pub async fn connect(&self, address: SocketAddr) -> Result<Stream, ConnectError> {
-        let stream = self.0.insert(Inner::connecting(address, self.now())).ok_or(ConnectError::Exhausted)?;
+    /// Connects, from the local address `source` if there is one. Dropping the future cancels the connect and
+    /// closes the socket.
+    pub async fn connect(&self, address: SocketAddr, source: Option<IpAddr>) -> Result<Stream, ConnectError> {
+        let inner = Inner::connecting(address, source, self.now());
+        let stream = self.0.insert(inner).ok_or(ConnectError::Exhausted)?;
         stream.state().mark(&mut stream.state().inner.borrow_mut());
         std::future::poll_fn(|cx| stream.poll_connected(cx)).await?;
         Ok(stream)
@@ -144,6 +154,12 @@ impl Io {
     #[must_use]
     pub fn budget_max(&self) -> usize {
         self.0.pool.budget_max()
+    }
+
+    /// Streams that there are, those that are closing too.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.0.slots.borrow().used
     }
 
     /// Small buffers that are not on loan.

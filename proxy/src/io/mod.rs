@@ -22,6 +22,7 @@ pub mod seam;
 pub mod settings;
 mod shared;
 pub mod simulated;
+mod socket;
 mod sqe;
 pub mod stream;
 pub mod tags;

@@ -9,8 +9,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -21,8 +21,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, squeue};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, recv,
-    setsockopt, shutdown, socket, sockopt,
+    MsgFlags, Shutdown, SockaddrStorage, getpeername, getsockname, recv, setsockopt, shutdown, sockopt,
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -30,6 +29,7 @@ use super::buffers::{BufferPool, Class};
 use super::restrictions;
 use super::seam::{Completion, Op, Ring, Unreported};
 use super::settings;
+use super::socket;
 use super::sqe::{self, ConnectMemory, SendMemory};
 use super::token::{Kind, Token};
 use crate::time::Time;
@@ -306,10 +306,13 @@ impl Ring for KernelRing {
     }
 
     fn open(&mut self, address: SocketAddr) -> Result<RawFd, i32> {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-            .map(IntoRawFd::into_raw_fd)
-            .map_err(|errno| errno as i32)
+        socket::open(address).map_err(|errno| errno as i32)
+    }
+
+    fn bind(&mut self, fd: RawFd, source: IpAddr) -> Result<(), i32> {
+        // SAFETY: as in `prepare`.
+        let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        socket::bind_to(borrowed, source).map_err(|errno| errno as i32)
     }
 
     fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32> {

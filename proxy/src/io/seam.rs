@@ -2,7 +2,7 @@
 //! one. Memory that an operation refers to belongs to the ring from `submit` until the final completion hands
 //! it back.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -117,6 +117,9 @@ pub trait Ring {
 
     /// A socket fit to connect to `address`, or an errno.
     fn open(&mut self, address: SocketAddr) -> Result<RawFd, i32>;
+
+    /// Has the socket connect from this local address, whose port the connect chooses. Or an errno.
+    fn bind(&mut self, fd: RawFd, source: IpAddr) -> Result<(), i32>;
 
     /// Prepares a fresh connection (accepted or connected) and returns its peer's address, or an errno.
     fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32>;

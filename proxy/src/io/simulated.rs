@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -161,6 +161,8 @@ impl Sim {
             horizon: None,
             acted: false,
             port: 40_000,
+            bound: Vec::new(),
+            foreign: Vec::new(),
         }));
         let pool = BufferPool::new(memory.buffers, memory.buffer_size, memory.budget)
             .expect("memory for the buffers");
@@ -219,6 +221,22 @@ impl Sim {
     /// Connects to this address never complete from now on.
     pub fn silence(&self, address: SocketAddr) {
         self.0.borrow_mut().origins.insert(address, Origin::Silent);
+    }
+
+    /// No local port is left for connects to this address from now on.
+    pub fn spend_ports(&self, address: SocketAddr) {
+        self.0.borrow_mut().origins.insert(address, Origin::Spent);
+    }
+
+    /// This host has no such address.
+    pub fn lacks(&self, address: IpAddr) {
+        self.0.borrow_mut().foreign.push(address);
+    }
+
+    /// The local addresses that sockets were bound to so far, in their order.
+    #[must_use]
+    pub fn bound(&self) -> Vec<IpAddr> {
+        self.0.borrow().bound.clone()
     }
 
     /// Connects to this address are refused again.

@@ -105,7 +105,7 @@ pub(super) async fn pump(from: &Stream, to: &Stream) -> Result<(), StreamError> 
 /// Joins a connection to a new one. An error on either side resets both.
 pub(super) async fn relay(io: Io, downstream: Stream, address: SocketAddr) {
     let deadline = io.after(Duration::from_secs(10));
-    let Ok(Ok(upstream)) = io.timeout_at(deadline, io.connect(address)).await else {
+    let Ok(Ok(upstream)) = io.timeout_at(deadline, io.connect(address, None)).await else {
         return downstream.close();
     };
     let forth = async {

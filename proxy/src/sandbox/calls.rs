@@ -46,13 +46,15 @@ fn any(argument: u8, values: &[i32]) -> Vec<Vec<Check>> {
     values.iter().map(|&value| vec![is(argument, value as u32)]).collect()
 }
 
-/// Sockets to endpoints are made here and connected by a ring. The admin listener and the channel to the
-/// supervisor are served without rings.
+/// Sockets to endpoints are made here and connected by a ring. They may be bound to an address of
+/// `upstream.source`; its port is Landlock's subject, and nothing listens without listen(2). The admin
+/// listener and the channel to the supervisor are served without rings.
 fn sockets() -> Vec<Rule> {
     let options = [
         (libc::IPPROTO_TCP, libc::TCP_NODELAY),
         (libc::IPPROTO_TCP, libc::TCP_CORK),
         (libc::SOL_SOCKET, libc::SO_LINGER),
+        (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
     ];
     let options = options.map(|(level, option)| vec![is(1, level as u32), is(2, option as u32)]);
     let stream = libc::SOCK_STREAM as u32;
@@ -64,6 +66,8 @@ fn sockets() -> Vec<Rule> {
     let mut rules = vec![
         only(libc::SYS_setsockopt, options.into(), Verdict::Kill),
         only(libc::SYS_socket, tcp.into(), Verdict::Kill),
+        // The sizes of addresses of both families.
+        only(libc::SYS_bind, any(2, &[16, 28]), Verdict::Kill),
     ];
     rules.extend(
         [

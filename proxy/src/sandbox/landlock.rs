@@ -1,19 +1,22 @@
-//! Landlock (landlock(7), Documentation/userspace-api/landlock.rst): no rule is added, so that everything
-//! handled is forbidden. Descriptors that are open, or are handed over later, stay usable.
+//! Landlock (landlock(7), Documentation/userspace-api/landlock.rst): everything handled is forbidden, apart
+//! from one rule. Descriptors that are open, or are handed over later, stay usable.
 //!
 //! Connections are not handled: their ports are known only at a reload. Ports to listen on are the
-//! supervisor's to bind.
+//! supervisor's to bind. The rule is for `upstream.source`: sockets may be bound to an address if the kernel
+//! chooses the port.
 
 use std::io;
 use std::os::fd::AsFd;
 
-use super::raw::{self, Ruleset};
+use super::raw::{self, Port, Ruleset};
 
 /// Rights to files by the version that brought them: execute, write, read, list, remove and make entries (1),
 /// link and rename (2), truncate (3), ioctl of devices (5).
 const FILES: [(u32, u64); 4] = [(1, 0x1fff), (2, 1 << 13), (3, 1 << 14), (5, 1 << 15)];
 /// Binding a TCP port.
 const PORTS: (u32, u64) = (4, 1);
+/// The kernel's choice.
+const ANY_PORT: u64 = 0;
 /// Abstract Unix sockets and signals, to processes outside.
 const SCOPES: (u32, u64) = (6, 0b11);
 
@@ -34,7 +37,11 @@ pub(super) fn find() -> Result<(), String> {
 /// Binds the calling thread and the threads that it starts. Takes no_new_privs.
 pub(super) fn restrict() -> io::Result<()> {
     let (ruleset, bytes) = ruleset(raw::landlock_abi()?);
+    let has_ports = ruleset.handled_ports != 0;
     let ruleset = raw::landlock_create(&ruleset, bytes)?;
+    if has_ports {
+        raw::landlock_allow_port(ruleset.as_fd(), &Port { rights: PORTS.1, port: ANY_PORT })?;
+    }
     raw::landlock_restrict(ruleset.as_fd())
 }
 
@@ -90,7 +97,9 @@ mod tests {
             let error = std::fs::File::open("/proc/self/stat").expect_err("opened").kind();
             assert_eq!(error, io::ErrorKind::PermissionDenied);
             assert!(open.read(&mut [0; 8]).expect("readable") > 0);
-            assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err(), "a port was bound");
+            let error = std::net::TcpListener::bind("127.0.0.1:47110").expect_err("a port was bound").kind();
+            assert_eq!(error, io::ErrorKind::PermissionDenied);
+            std::net::TcpListener::bind("127.0.0.1:0").expect("an address, its port is the kernel's choice");
         });
         thread.join().expect("no panic");
     }

@@ -32,7 +32,7 @@ pub enum Sandbox {
 pub enum Layer {
     /// An empty folder as the root of its file system.
     Root,
-    /// Landlock: nothing of any file system, no bound ports, no signals to others.
+    /// Landlock: nothing of any file system, no ports of its choice, no signals to others.
     Files,
     /// seccomp: the system calls of `calls`.
     Calls,

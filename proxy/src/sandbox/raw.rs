@@ -54,6 +54,32 @@ pub(super) fn landlock_create(ruleset: &Ruleset, bytes: usize) -> io::Result<Own
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// `struct landlock_net_port_attr`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Port {
+    pub(super) rights: u64,
+    pub(super) port: u64,
+}
+
+/// LANDLOCK_RULE_NET_PORT of linux/landlock.h.
+const LANDLOCK_RULE_NET_PORT: libc::c_uint = 2;
+
+/// Allows what a set of rules forbids, for one port.
+pub(super) fn landlock_allow_port(ruleset: BorrowedFd<'_>, port: &Port) -> io::Result<()> {
+    // SAFETY: the kernel reads one `Port`, which outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_add_rule,
+            ruleset.as_raw_fd(),
+            LANDLOCK_RULE_NET_PORT,
+            std::ptr::from_ref(port),
+            0 as libc::c_uint,
+        )
+    };
+    checked(result).map(drop)
+}
+
 /// Binds the calling thread, and threads that it starts.
 pub(super) fn landlock_restrict(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the call takes numbers only.

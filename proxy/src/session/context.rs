@@ -87,8 +87,9 @@ impl Worker {
         let mut cache = Cache::new(traffic);
         let traffic = Arc::clone(cache.load());
         let handshakes = Rc::<Handshakes>::default();
-        let upstreams =
-            Registry::new(io.clone(), counters.clone(), Rc::clone(&handshakes), random.next_u64());
+        // So many descriptors there are surely, beside the upstreams' own share.
+        let engine = (io.clone(), connections_max);
+        let upstreams = Registry::new(engine, counters.clone(), Rc::clone(&handshakes), random.next_u64());
         let snapshot = Rc::new(Snapshot { upstreams: upstreams.succeed(&traffic.upstreams, &[]), traffic });
         Rc::new(Self {
             io,

@@ -319,7 +319,7 @@ pub const fn broken(error: StreamError, reset: CloseReason) -> CloseReason {
         StreamError::Reset => reset,
         StreamError::Evicted => CloseReason::Overloaded,
         StreamError::GaveWay => CloseReason::GaveWay,
-        StreamError::Os(_) => CloseReason::SocketError,
+        StreamError::Os(_) | StreamError::Unbound(_) => CloseReason::SocketError,
         StreamError::Tls(_) | StreamError::Truncated => CloseReason::TlsBroken,
     }
 }

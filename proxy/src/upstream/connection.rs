@@ -17,19 +17,32 @@ pub struct Connection {
     pub(super) born: Time,
     counters: Counters,
     reason: PoolCloseReason,
-    /// No message is half sent: it may be closed in order.
-    pub(super) clean: bool,
+    pub(super) end: End,
     /// Bytes the kernel had taken when this exchange leased it.
     pub(super) sent_before: u64,
     /// It carried an exchange before this one.
     pub(super) reused: bool,
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// By a reset: an exchange that was cut short may have left half a request in the queue, which must not
+    /// go out.
+    Reset,
+    /// In order, ours first.
+    Order,
+    /// In order by the endpoint, which has announced it.
+    Endpoint,
+    /// It carries nothing any more: without a trace on this host.
+    Release,
+}
+
 impl Connection {
     /// Made just now, and not used yet.
     pub(super) const fn new(stream: Stream, endpoint: EndpointId, born: Time, counters: Counters) -> Self {
         let reason = PoolCloseReason::NotReusable;
-        Self { stream, endpoint, born, counters, reason, clean: false, sent_before: 0, reused: false }
+        Self { stream, endpoint, born, counters, reason, end: End::Reset, sent_before: 0, reused: false }
     }
 
     /// Its socket.
@@ -50,9 +63,14 @@ impl Connection {
         self.stream.progress().sent <= self.sent_before
     }
 
-    /// Closes it after an exchange that was answered whole but leaves it unusable.
-    pub fn close_used(self) {
-        self.close(PoolCloseReason::NotReusable);
+    /// Closes it after an exchange that was answered whole, and with which the endpoint ends it.
+    pub(super) fn let_end(mut self) {
+        self.end = End::Endpoint;
+    }
+
+    /// Closes it after an exchange that was answered whole: it serves no other.
+    pub(super) fn close_used(self) {
+        self.release(PoolCloseReason::NotReusable);
     }
 
     /// From now on it serves one client alone, and never returns to the pool. Dropping it resets it.
@@ -62,10 +80,9 @@ impl Connection {
         self
     }
 
-    /// Closes it in order, for this reason.
-    pub(super) fn close(mut self, reason: PoolCloseReason) {
-        self.reason = reason;
-        self.clean = true;
+    /// Closes it between exchanges, for this reason.
+    pub(super) fn release(mut self, reason: PoolCloseReason) {
+        (self.reason, self.end) = (reason, End::Release);
     }
 
     /// Why it cannot be used, between exchanges: the endpoint ended it, or spoke unasked.
@@ -80,11 +97,11 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // An exchange that was cut short may have left half a request in the queue: that must not go out.
-        if self.clean {
-            self.stream.close();
-        } else {
-            self.stream.abort();
+        match self.end {
+            End::Reset => self.stream.abort(),
+            End::Order => self.stream.close(),
+            End::Endpoint => self.stream.let_end(),
+            End::Release => self.stream.release(),
         }
         self.counters.increment(Counter::PoolClosed(self.reason));
         self.counters.decrement(Plain::UpstreamOpen);
@@ -96,7 +113,7 @@ impl TunnelEnd for Connection {
         &self.stream
     }
 
-    fn close(self: Box<Self>) {
-        Self::close(*self, PoolCloseReason::Tunnel);
+    fn close(mut self: Box<Self>) {
+        self.end = End::Order;
     }
 }

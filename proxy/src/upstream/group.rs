@@ -39,12 +39,12 @@ pub struct Group {
 
 impl Group {
     /// Nothing connected yet. `id` names it in tags, and no other group that lives. `random` places the
-    /// balancer's start.
+    /// balancer's start. While the worker has more streams than `streams_easy`, the pool keeps to `max_idle`.
     #[must_use]
     pub fn new(
         id: u16,
         config: &model::Upstream,
-        io: Io,
+        (io, streams_easy): (Io, usize),
         counters: Counters,
         handshakes: Rc<Handshakes>,
         random: u64,
@@ -54,7 +54,12 @@ impl Group {
             id,
             name: Arc::clone(&config.name),
             connector: Connector::new(config, io.clone(), counters.clone(), handshakes),
-            parked: ParkedConnections::new(id, (config.pool, &endpoints), io.clone(), counters.clone()),
+            parked: ParkedConnections::new(
+                id,
+                (config.pool, &endpoints),
+                (io.clone(), streams_easy),
+                counters.clone(),
+            ),
             balancer: RefCell::new(Balancer::round_robin(&endpoints, random)),
             io,
             counters,
@@ -76,6 +81,7 @@ impl Group {
     /// Takes a new snapshot's limits and endpoints. An upstream with other TLS has another group instead:
     /// connections under other rules of trust serve nobody any more, those in use included.
     pub fn configure(&self, config: &model::Upstream) {
+        self.connector.configure(config);
         self.parked.configure(config.pool);
         self.follow(&EndpointSet::from(config));
     }

@@ -92,7 +92,7 @@ impl<'u> Lease for H1Lease<'u> {
                 Some(connection) => group.parked.keep(connection),
                 None => {}
             },
-            (true, _) => self.connection.close_used(),
+            (true, _) => self.connection.let_end(),
             // The rest of a request that was answered early must not go out: a reset, not a flush.
             (false, _) => drop(self.connection),
         }

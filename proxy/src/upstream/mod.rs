@@ -7,7 +7,8 @@
 //! The endpoints of a group are a set of their own (`endpoint_set`), which may change while the configuration
 //! stays; each is known by its identity (`endpoint`).
 //!
-//! `endpoint`, `endpoint_set`, `balance` and `pool` are sans-IO; the other files join them to the engine.
+//! `endpoint`, `endpoint_set`, `balance`, `pool` and `sources` are sans-IO; the other files join them to the
+//! engine.
 
 pub mod attempts;
 pub mod balance;
@@ -23,5 +24,6 @@ mod parked;
 pub mod pin;
 pub mod pool;
 pub mod registry;
+mod sources;
 mod tls_sessions;
 mod warning;

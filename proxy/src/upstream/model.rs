@@ -1,6 +1,6 @@
 //! An upstream as its configuration says it is.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// How long a connect may take.
     pub connect_timeout: Duration,
+    /// `upstream.source`: local addresses to connect from, each used in turn for endpoints of its family.
+    /// Empty: the kernel chooses.
+    pub source: Vec<IpAddr>,
     /// Each connection begins with a PROXY header, version 2, and carries one exchange or one tunnel.
     pub send_proxy: bool,
     /// `upstream.tls`; `None`: its endpoints speak none.
@@ -39,7 +42,7 @@ pub struct Endpoint {
 /// `upstream.pool`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PoolLimits {
-    /// Idle connections kept per worker.
+    /// Idle connections that each worker keeps. Those above leave sooner; 0: none is kept.
     pub max_idle: usize,
     /// How long an idle connection is kept.
     pub idle_timeout: Duration,

@@ -13,8 +13,11 @@ use crate::counters::{Counters, Plain};
 use crate::error::PoolCloseReason;
 use crate::io::stream::Tag;
 use crate::io::tags;
-use crate::io::{Io, Unreported};
+use crate::io::{Io, TimerKey, Unreported};
 use crate::time::Time;
+
+/// Connections that are closed in one loop turn because their time is over.
+const EXPIRED_PER_TURN: usize = 64;
 
 /// See the module.
 #[derive(Debug)]
@@ -24,8 +27,10 @@ pub(super) struct ParkedConnections {
     io: Io,
     counters: Counters,
     pool: RefCell<IdlePool<Connection>>,
-    /// When the timer will fire.
-    timer: Cell<Option<Time>>,
+    /// While this worker has no more streams than this, connections above `max_idle` are kept.
+    streams_easy: usize,
+    /// The timer, and when it will fire.
+    timer: Cell<Option<(Time, TimerKey)>>,
     /// No connection is kept any more.
     draining: Cell<bool>,
 }
@@ -35,16 +40,18 @@ impl ParkedConnections {
     pub(super) fn new(
         id: u16,
         (limits, endpoints): (PoolLimits, &EndpointSet),
-        io: Io,
+        (io, streams_easy): (Io, usize),
         counters: Counters,
     ) -> Self {
         let pool = RefCell::new(IdlePool::new(limits, endpoints));
-        Self { id, io, counters, pool, timer: Cell::new(None), draining: Cell::new(false) }
+        let (timer, draining) = (Cell::new(None), Cell::new(false));
+        Self { id, io, counters, pool, streams_easy, timer, draining }
     }
 
     /// Takes new limits.
     pub(super) fn configure(&self, limits: PoolLimits) {
         self.pool.borrow_mut().configure(limits);
+        self.arm();
     }
 
     /// Closes the connections to endpoints that are gone.
@@ -76,10 +83,10 @@ impl ParkedConnections {
 
     /// A connection that was pinned, if it can still carry an exchange, and if its endpoint is still there.
     pub(super) fn lease_pinned(&self, connection: Connection) -> Option<Connection> {
-        if self.pool.borrow_mut().knows(connection.endpoint) {
+        if self.pool.borrow().knows(connection.endpoint) {
             return self.lease_again(connection);
         }
-        connection.close(PoolCloseReason::EndpointRemoved);
+        connection.release(PoolCloseReason::EndpointRemoved);
         None
     }
 
@@ -96,7 +103,7 @@ impl ParkedConnections {
             Some(connection.unfit())
         };
         if let Some(reason) = unfit {
-            connection.close(reason);
+            connection.release(reason);
             return None;
         }
         self.counters.increment(Plain::UpstreamReuses);
@@ -108,23 +115,24 @@ impl ParkedConnections {
     /// Keeps a connection after an exchange that left it clean.
     pub(super) fn keep(&self, connection: Connection) {
         if self.draining.get() {
-            return connection.close(PoolCloseReason::Draining);
+            return connection.release(PoolCloseReason::Draining);
         }
         if !connection.stream.is_reusable() {
             let reason = connection.unfit();
-            return connection.close(reason);
+            return connection.release(reason);
         }
         // A slow client may hold what it received for long.
         connection.stream.begin_anew();
         let (endpoint, born, stream) = (connection.endpoint, connection.born, connection.stream.clone());
-        let put = self.pool.borrow_mut().put(endpoint, connection, born, self.io.now());
+        let has_room = self.io.streams() <= self.streams_easy;
+        let put = self.pool.borrow_mut().put(endpoint, connection, born, self.io.now(), has_room);
         match put {
             Ok(key) => {
                 self.counters.increment(Plain::UpstreamIdle);
                 stream.park(Tag { kind: tags::POOLED, key: self.tag_key(key) });
                 self.arm();
             }
-            Err((connection, reason)) => connection.close(reason),
+            Err((connection, reason)) => connection.release(reason),
         }
     }
 
@@ -137,13 +145,13 @@ impl ParkedConnections {
             return self.keep(connection);
         }
         let reason = connection.unfit();
-        connection.close(reason);
+        connection.release(reason);
     }
 
     /// The timer fired.
     pub(super) fn expire(&self) {
         self.timer.set(None);
-        loop {
+        for _ in 0..EXPIRED_PER_TURN {
             let Some((connection, reason)) = self.pool.borrow_mut().poll_expired(self.io.now()) else {
                 break;
             };
@@ -155,8 +163,8 @@ impl ParkedConnections {
     /// Closes all, and keeps none from now on.
     pub(super) fn drain(&self) {
         self.draining.set(true);
-        let idle: Vec<_> = self.pool.borrow_mut().drain().collect();
-        for connection in idle {
+        loop {
+            let Some(connection) = self.pool.borrow_mut().drain() else { break };
             self.close(connection, PoolCloseReason::Draining);
         }
     }
@@ -177,7 +185,7 @@ impl ParkedConnections {
     /// Closes a connection that the pool gave up.
     fn close(&self, connection: Connection, reason: PoolCloseReason) {
         self.counters.decrement(Plain::UpstreamIdle);
-        connection.close(reason);
+        connection.release(reason);
     }
 
     const fn tag_key(&self, key: PoolKey) -> u64 {
@@ -187,12 +195,14 @@ impl ParkedConnections {
     /// Sets the timer to the pool's first deadline. If that connection is taken before, the timer finds
     /// nothing and is set again, which costs less than moving it each time.
     fn arm(&self) {
-        if self.timer.get().is_some() {
-            return;
+        let Some(deadline) = self.pool.borrow().next_deadline() else { return };
+        match self.timer.get() {
+            Some((armed, _)) if armed <= deadline => return,
+            // There are more than `max_idle` now, or new limits.
+            Some((_, later)) => self.io.cancel_timer(later),
+            None => {}
         }
-        if let Some(deadline) = self.pool.borrow().next_deadline() {
-            self.io.timer_at(deadline, Tag { kind: tags::POOL_TIMER, key: u64::from(self.id) });
-            self.timer.set(Some(deadline));
-        }
+        let key = self.io.timer_at(deadline, Tag { kind: tags::POOL_TIMER, key: u64::from(self.id) });
+        self.timer.set(Some((deadline, key)));
     }
 }

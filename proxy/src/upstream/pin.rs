@@ -55,7 +55,7 @@ impl Pin {
     pub(super) fn keep(&self, group: &Rc<Group>, endpoint: Rc<Endpoint>, connection: Connection) {
         if !connection.stream().is_reusable() {
             let reason = connection.unfit();
-            return connection.close(reason);
+            return connection.release(reason);
         }
         connection.stream().begin_anew();
         let pinned = Pinned { group: Rc::clone(group), endpoint, connection: Some(connection) };
@@ -66,7 +66,7 @@ impl Pin {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            connection.close(PoolCloseReason::Pinned);
+            connection.release(PoolCloseReason::Pinned);
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::io::handshakes::Handshakes;
 #[derive(Debug)]
 pub struct Registry {
     io: Io,
+    /// See `Group::new`.
+    streams_easy: usize,
     counters: Counters,
     handshakes: Rc<Handshakes>,
     /// Of the current snapshot.
@@ -27,11 +29,17 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// None yet. `random` places the starts of balancers.
+    /// None yet. `random` places the starts of balancers. See `Group::new` for `streams_easy`.
     #[must_use]
-    pub const fn new(io: Io, counters: Counters, handshakes: Rc<Handshakes>, random: u64) -> Self {
+    pub fn new(
+        (io, streams_easy): (Io, usize),
+        counters: Counters,
+        handshakes: Rc<Handshakes>,
+        random: u64,
+    ) -> Self {
         Self {
             io,
+            streams_easy,
             counters,
             handshakes,
             groups: RefCell::new(Vec::new()),
@@ -106,7 +114,7 @@ impl Registry {
         self.random.set(self.random.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
         let random = self.random.get() >> 16;
         let (io, counters, handshakes) =
-            (self.io.clone(), self.counters.clone(), Rc::clone(&self.handshakes));
+            ((self.io.clone(), self.streams_easy), self.counters.clone(), Rc::clone(&self.handshakes));
         let group = Rc::new(Group::new(id, upstream, io, counters, handshakes, random));
         if self.draining.get() {
             group.drain();

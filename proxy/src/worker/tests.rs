@@ -7,6 +7,7 @@ mod secure;
 mod secure_memory;
 mod simulated;
 mod upstream_tls;
+mod upstreams;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,5 +1,6 @@
 //! `[[upstream]]` with its endpoints, its pool and its retries.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{
@@ -11,6 +12,8 @@ use crate::upstream::model::{Endpoint, PoolLimits, Retry};
 
 /// The largest weight of an endpoint.
 const WEIGHT_MAX: u64 = 256;
+/// Addresses to connect from. Each is tried before a request is refused for want of ports.
+const SOURCES_MAX: usize = 256;
 
 /// `[[upstream]]`
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub(in crate::config) struct Upstream {
     pub(in crate::config) name: At<String>,
     pub(in crate::config) endpoints: Vec<At<Endpoint>>,
     pub(in crate::config) connect_timeout: Duration,
+    pub(in crate::config) source: Vec<IpAddr>,
     pub(in crate::config) send_proxy: bool,
     pub(in crate::config) tls: Option<ClientTls>,
     pub(in crate::config) pool: PoolLimits,
@@ -33,6 +37,7 @@ pub(super) fn upstream(mut table: Table<'_, '_>) -> Upstream {
     table.not_built("slow_start", Some(Literal::Duration(Duration::ZERO)));
     table.choice("protocol", &[("http1", ())], &["h2", "auto"]);
     let connect_timeout = table.duration("connect_timeout", SECOND, MILLISECOND..=5 * MINUTE);
+    let source = source(&mut table, &endpoints);
     let send_proxy = table.boolean("send_proxy", false);
     let tls = tls::client_tls(&mut table);
     table.not_built("health", None);
@@ -41,7 +46,7 @@ pub(super) fn upstream(mut table: Table<'_, '_>) -> Upstream {
     let retry = retry(table.table("retry"));
     fallback(table.table("fallback"));
     table.finish();
-    Upstream { name, endpoints, connect_timeout, send_proxy, tls, pool, retry }
+    Upstream { name, endpoints, connect_timeout, source, send_proxy, tls, pool, retry }
 }
 
 fn endpoints(table: &mut Table<'_, '_>) -> Vec<At<Endpoint>> {
@@ -98,6 +103,37 @@ fn endpoint(table: &Table<'_, '_>, item: Item<'_, '_>) -> Option<At<Endpoint>> {
             None
         }
     }
+}
+
+/// `source`, in its order.
+fn source(table: &mut Table<'_, '_>, endpoints: &[At<Endpoint>]) -> Vec<IpAddr> {
+    const FORM: &str = "addresses of this machine such as \"192.0.2.10\" or \"2001:db8::10\", each once";
+    let mut source = Vec::new();
+    for At { value: text, span } in table.strings("source", false) {
+        let problem = match text.parse::<IpAddr>().map(|address| address.to_canonical()) {
+            Err(_) => "is not an IP address",
+            Ok(address) if address.is_unspecified() || address.is_multicast() => {
+                "is no address to connect from"
+            }
+            Ok(address) if source.contains(&address) => "is listed twice",
+            Ok(_) if source.len() >= SOURCES_MAX => "is one too many: there are 256 at most",
+            Ok(address) => {
+                source.push(address);
+                continue;
+            }
+        };
+        table.error("source", span, format!("{} {problem}", units::quote(&text)), FORM);
+    }
+    let lacks = |endpoint: &&At<Endpoint>| {
+        source.iter().all(|address| address.is_ipv4() != endpoint.value.address.is_ipv4())
+    };
+    if !source.is_empty()
+        && let Some(endpoint) = endpoints.iter().find(lacks)
+    {
+        let message = format!("has no address from which {} can be reached", endpoint.value.address);
+        table.error("source", table.value_span("source"), message, "one of its family, IPv4 or IPv6");
+    }
+    source
 }
 
 fn is_host_and_port(text: &str) -> bool {

@@ -518,6 +518,27 @@ endpoints=[\"127.0.0.1:2\"]
             &["1ms to 5m"],
         ),
         case(
+            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\nsource = [\"lo\"] # <-\n",
+            "upstream.source",
+            &["\"lo\" is not an IP address", "192.0.2.10"],
+        ),
+        case(
+            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\nsource = [\"0.0.0.0\"] # <-\n",
+            "upstream.source",
+            &["\"0.0.0.0\" is no address to connect from"],
+        ),
+        case(
+            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\n\
+             source = [\"::ffff:192.0.2.1\", \"192.0.2.1\"] # <-\n",
+            "upstream.source",
+            &["\"192.0.2.1\" is listed twice"],
+        ),
+        case(
+            "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\nsource = [\"2001:db8::1\"] # <-\n",
+            "upstream.source",
+            &["no address from which 10.0.0.1:1 can be reached", "IPv4 or IPv6"],
+        ),
+        case(
             "[[upstream]]\nname=\"u\"\nendpoints=[\"10.0.0.1:1\"]\n[upstream.tls] # <-\n",
             "upstream.tls",
             &["has no ca, and the system's roots cannot be used: they were not passed on", "ca-certificates"],

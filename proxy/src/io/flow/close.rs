@@ -7,7 +7,7 @@ use super::{Flow, cancel, token};
 use crate::io::places::Source;
 use crate::io::seam::{Op, Ring};
 use crate::io::shared::Alarm;
-use crate::io::stream::{ConnectOp, Fin, Inner, Phase, ReceiveOp, StreamError, StreamState};
+use crate::io::stream::{ConnectOp, Fin, Inner, Manner, Phase, ReceiveOp, StreamError, StreamState};
 use crate::io::token::Kind;
 
 impl Flow {
@@ -25,12 +25,13 @@ impl Flow {
             inner.closing.is_stuck(inner.sending.bytes(), &self.shared.settings)
         };
         if is_over {
-            inner.end(!is_flushed);
+            inner.cut_close();
         }
         state.mark(inner);
     }
 
-    /// After the flush: FIN, then incoming bytes are discarded until the peer's end, or until a bound.
+    /// After the flush: FIN, then incoming bytes are discarded until the peer's end, or until a bound. Other
+    /// manners send no FIN.
     pub(super) fn drive_close<R: Ring>(&mut self, state: &Rc<StreamState>, inner: &mut Inner, ring: &mut R) {
         let is_flushed = inner.sending.is_flushed();
         let settings = &self.shared.settings;
@@ -41,7 +42,14 @@ impl Flow {
             // A message that is cut for want of memory must not look whole.
             return inner.end(inner.receiving.end == Some(Err(StreamError::Evicted)));
         }
+        if is_flushed && inner.closing.manner == Manner::Reset {
+            return inner.end(true);
+        }
         self.end_sending(state, inner, ring);
+        if is_flushed && inner.closing.manner == Manner::Yield && inner.closing.times_flush() {
+            // From now on it bounds the wait for the peer's end.
+            self.disarm_close(inner);
+        }
         if is_idle && !inner.is_over() && !inner.closing.is_last {
             self.arm_receive(state, inner, ring);
         }
@@ -86,11 +94,11 @@ impl Flow {
         while let Some(other) = self.closings.relieve(self.shared.settings.closings_max) {
             self.counts.closings_ended += 1;
             if other == name {
-                inner.end(!is_flushed);
+                inner.cut_close();
                 stays = false;
             } else if let Some(state) = self.shared.find(other.0, other.1) {
                 let inner = &mut *state.inner.borrow_mut();
-                inner.end(!inner.sending.is_flushed());
+                inner.cut_close();
                 state.mark(inner);
             }
         }

@@ -12,14 +12,18 @@ impl Flow {
         if inner.connect != ConnectOp::Idle {
             return;
         }
-        match ring.open(inner.peer.address()) {
-            Ok(fd) => {
-                inner.fd = fd;
-                inner.connect = ConnectOp::Armed;
-                ring.submit(token(state, Kind::Connect), Op::Connect { fd, address: inner.peer.address() });
-            }
-            Err(errno) => connect_failed(inner, errno),
+        let address = inner.peer.address();
+        match ring.open(address) {
+            Ok(fd) => inner.fd = fd,
+            Err(errno) => return connect_failed(inner, StreamError::Os(errno)),
         }
+        if let Some(source) = inner.peer.source()
+            && let Err(errno) = ring.bind(inner.fd, source)
+        {
+            return connect_failed(inner, StreamError::Unbound(errno));
+        }
+        inner.connect = ConnectOp::Armed;
+        ring.submit(token(state, Kind::Connect), Op::Connect { fd: inner.fd, address });
     }
 
     pub(super) fn connected<R: Ring>(&self, inner: &mut Inner, result: i32, ring: &mut R) {
@@ -36,13 +40,13 @@ impl Flow {
                 inner.sending.connected(now);
                 inner.wake_all();
             }
-            Err(errno) => connect_failed(inner, errno),
+            Err(errno) => connect_failed(inner, StreamError::Os(errno)),
         }
     }
 }
 
-/// `Stream::poll_connected` makes its own error of the errno.
-fn connect_failed(inner: &mut Inner, errno: i32) {
-    inner.sending.fail(StreamError::Os(errno));
+/// `Stream::poll_connected` makes its own error of this one.
+fn connect_failed(inner: &mut Inner, error: StreamError) {
+    inner.sending.fail(error);
     inner.end(false);
 }

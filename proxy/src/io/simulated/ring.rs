@@ -1,7 +1,7 @@
 //! The ring over a simulated world: operations move as the world likes, in virtual time.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -169,6 +169,15 @@ impl Ring for SimRing {
             return Err(libc::EMFILE);
         }
         Ok(world.new_fd(File::Socket { connection: None, receive: None, send: None, connect: None }))
+    }
+
+    fn bind(&mut self, _fd: RawFd, source: IpAddr) -> Result<(), i32> {
+        let mut world = self.world.borrow_mut();
+        if world.foreign.contains(&source) {
+            return Err(libc::EADDRNOTAVAIL);
+        }
+        world.bound.push(source);
+        Ok(())
     }
 
     fn prepare(&mut self, fd: RawFd, accepted: bool) -> Result<SocketAddr, i32> {

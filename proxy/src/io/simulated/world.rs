@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
@@ -46,6 +46,9 @@ pub(super) struct World {
     /// A peer acted since this was last cleared.
     pub(super) acted: bool,
     pub(super) port: u16,
+    /// The local addresses that sockets were bound to, in their order, and those that are none of this host.
+    pub(super) bound: Vec<IpAddr>,
+    pub(super) foreign: Vec<IpAddr>,
 }
 
 pub(super) enum File {
@@ -83,6 +86,8 @@ pub(super) enum Origin {
     Listening { backlog: VecDeque<usize>, serve: Option<Serve> },
     /// Connects never complete.
     Silent,
+    /// No local port is left for connects.
+    Spent,
 }
 
 /// xorshift64*: enough for a schedule, and the same for ever. The state is not 0.
@@ -482,6 +487,7 @@ impl World {
         let id = self.connections.len();
         let result = match self.origins.get_mut(&address) {
             Some(Origin::Silent) => return None,
+            Some(Origin::Spent) => -libc::EADDRNOTAVAIL,
             None => -libc::ECONNREFUSED,
             Some(_) if failed => -libc::ETIMEDOUT,
             Some(Origin::Listening { backlog, serve: None }) => {

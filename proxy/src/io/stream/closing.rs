@@ -22,6 +22,18 @@ pub(in crate::io) enum Phase {
     Closed,
 }
 
+/// How the connection ends once everything queued is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::io) enum Manner {
+    /// FIN, then the discarding.
+    #[default]
+    Fin,
+    /// The peer ends it: its FIN is waited for. If that does not come, a reset.
+    Yield,
+    /// A reset.
+    Reset,
+}
+
 /// The close of a stream's socket.
 #[derive(Default)]
 pub(in crate::io) struct Closing {
@@ -29,6 +41,7 @@ pub(in crate::io) struct Closing {
     pub(in crate::io) is_submitted: bool,
     /// The peer has promised to send nothing more.
     pub(in crate::io) is_last: bool,
+    pub(in crate::io) manner: Manner,
     /// Only after `Stream::close`, or shortly before.
     course: Option<Box<Course>>,
 }
@@ -78,6 +91,11 @@ impl Closing {
     #[cfg(test)]
     pub(in crate::io) fn is_timed(&self) -> bool {
         self.course.as_ref().is_some_and(|course| course.timer.is_some())
+    }
+
+    /// Whether the timer still bounds the flush.
+    pub(in crate::io) fn times_flush(&self) -> bool {
+        self.course.as_ref().is_some_and(|course| course.timer.is_some() && course.until == Time::default())
     }
 
     /// Counts bytes that came after the close.

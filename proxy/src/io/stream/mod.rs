@@ -21,7 +21,7 @@ mod secure;
 mod sending;
 mod state;
 
-pub(super) use self::closing::Phase;
+pub(super) use self::closing::{Manner, Phase};
 pub(super) use self::lists::List;
 pub(super) use self::queue::{Queue, Spares};
 pub(super) use self::receiving::ReceiveOp;
@@ -41,6 +41,9 @@ pub enum StreamError {
     /// Its place was needed for another connection.
     #[error("reset to make place for others")]
     GaveWay,
+    /// It could not be given its local address; the errno.
+    #[error("no local address: socket error {0}")]
+    Unbound(i32),
     /// Another socket error; its errno.
     #[error("socket error {0}")]
     Os(i32),
@@ -241,25 +244,7 @@ impl Stream {
     /// the flush by `Settings::close_timeout` without progress. A session that wants less keeps the stream
     /// and calls `abort`.
     pub fn close(&self) {
-        let inner = &mut *self.0.inner.borrow_mut();
-        match inner.phase {
-            Phase::Open => {
-                self.0.say_end(inner);
-                if inner.is_broken() {
-                    inner.closing.refuse();
-                }
-                inner.phase = Phase::Closing;
-                inner.parked = None;
-                inner.receiving.queue.clear();
-                // Nothing is opened or sealed any more.
-                inner.secure = None;
-                inner.receiving.release();
-                inner.receiving.waiting.wake();
-                self.0.mark(inner);
-            }
-            Phase::Connecting => self.0.end(inner, false),
-            _ => {}
-        }
+        self.0.close(&mut self.0.inner.borrow_mut());
     }
 
     /// Like `close`, for a peer that has promised to send nothing more (RFC 9112 §9.6). Where none of its
@@ -267,6 +252,34 @@ impl Stream {
     pub fn finish(&self) {
         self.0.inner.borrow_mut().closing.is_last = true;
         self.close();
+    }
+
+    /// Closes a connection that carries nothing any more. The end that closes first keeps the connection's
+    /// local port for a minute (TIME_WAIT, RFC 9293 §3.6.1), so that many such closes use up the ports of a
+    /// host. A reset leaves nothing behind. In order all the same, if a reset would destroy bytes that are
+    /// under way.
+    pub fn release(&self) {
+        let inner = &mut *self.0.inner.borrow_mut();
+        let is_clean = inner.phase == Phase::Open
+            && inner.sending.is_flushed()
+            && inner.sending.fin == Fin::No
+            && inner.sending.error().is_none();
+        if is_clean && inner.receiving.end == Some(Ok(())) {
+            // The peer closed first: there is nothing to wait for.
+            return self.0.end(inner, false);
+        }
+        if is_clean && (self.0.shared.unacknowledged)(inner.fd) == 0 {
+            inner.closing.manner = Manner::Reset;
+        }
+        self.0.close(inner);
+    }
+
+    /// Closes a connection that the peer has promised to end. It does so first if it keeps its word, and its
+    /// host keeps what `release` avoids.
+    pub fn let_end(&self) {
+        let inner = &mut *self.0.inner.borrow_mut();
+        inner.closing.manner = Manner::Yield;
+        self.0.close(inner);
     }
 
     /// Like `close`, for a peer that broke the rules: it gets a moment to read the last bytes sent to it, and
@@ -392,6 +405,7 @@ impl Stream {
             }
             _ => Poll::Ready(Err(match inner.sending.error() {
                 Some(StreamError::Os(errno)) => ConnectError::from_errno(errno),
+                Some(StreamError::Unbound(errno)) => ConnectError::Unbound(errno),
                 _ => ConnectError::Os(libc::ECANCELED),
             })),
         }

@@ -1,12 +1,14 @@
 //! The address at the other end of a stream, as small as it can be kept: a worker holds as many as it has
 //! connections.
 
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// An address in two words: most are IPv4.
 pub(in crate::io) enum PeerAddress {
     V4(SocketAddrV4),
     V6(Box<SocketAddrV6>),
+    /// It is connected to from this local address.
+    From(Box<(SocketAddr, IpAddr)>),
 }
 
 impl PeerAddress {
@@ -14,7 +16,13 @@ impl PeerAddress {
         match self {
             Self::V4(address) => SocketAddr::V4(*address),
             Self::V6(address) => SocketAddr::V6(**address),
+            Self::From(both) => both.0,
         }
+    }
+
+    /// The local address to connect from; `None`: the kernel chooses.
+    pub(in crate::io) fn source(&self) -> Option<IpAddr> {
+        if let Self::From(both) = self { Some(both.1) } else { None }
     }
 }
 

@@ -2,12 +2,12 @@
 //! session meet nowhere else.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::Context;
 
-use super::closing::{Closing, Phase};
+use super::closing::{Closing, Manner, Phase};
 use super::lists::{List, Lists};
 use super::peer::PeerAddress;
 use super::receiving::{ReceiveOp, Receiving};
@@ -64,18 +64,19 @@ pub(in crate::io) struct Inner {
 impl Inner {
     /// A connection that was accepted.
     pub(in crate::io) fn accepted(fd: RawFd, peer: SocketAddr, now: Time) -> Self {
-        Self::new(fd, peer, Phase::Open, true, now)
+        Self::new(fd, peer.into(), Phase::Open, true, now)
     }
 
-    /// A connection that is to be made.
-    pub(in crate::io) fn connecting(peer: SocketAddr, now: Time) -> Self {
+    /// A connection that is to be made, from this address.
+    pub(in crate::io) fn connecting(peer: SocketAddr, source: Option<IpAddr>, now: Time) -> Self {
+        let peer = source.map_or_else(|| peer.into(), |source| PeerAddress::From(Box::new((peer, source))));
         Self::new(-1, peer, Phase::Connecting, false, now)
     }
 
-    fn new(fd: RawFd, peer: SocketAddr, phase: Phase, is_fresh: bool, now: Time) -> Self {
+    fn new(fd: RawFd, peer: PeerAddress, phase: Phase, is_fresh: bool, now: Time) -> Self {
         Self {
             fd,
-            peer: peer.into(),
+            peer,
             phase,
             connect: ConnectOp::Idle,
             receiving: Receiving::new(is_fresh, now),
@@ -100,7 +101,7 @@ impl Inner {
     pub(in crate::io) fn is_ending(&self) -> bool {
         match self.phase {
             Phase::Open => self.sending.fin == Fin::Wanted,
-            Phase::Closing => self.sending.fin != Fin::Sent,
+            Phase::Closing => self.sending.fin != Fin::Sent && self.closing.manner == Manner::Fin,
             _ => false,
         }
     }
@@ -129,6 +130,12 @@ impl Inner {
         }
         self.sending.clear();
         self.wake_all();
+    }
+
+    /// Ends a close that takes too long. A connection whose bytes are not all sent, or that must not leave
+    /// anything behind, is reset.
+    pub(in crate::io) fn cut_close(&mut self) {
+        self.end(!self.sending.is_flushed() || self.closing.manner != Manner::Fin);
     }
 
     /// Whether neither its session nor an end has closed it. Bytes may be queued before it is connected.
@@ -230,6 +237,28 @@ impl StreamState {
             // Unlike the session's own abort this is news to it.
             inner.parked = parked;
             self.shared.push_parked(self);
+        }
+    }
+
+    /// Starts the close, in the manner that is set.
+    pub(super) fn close(self: &Rc<Self>, inner: &mut Inner) {
+        match inner.phase {
+            Phase::Open => {
+                self.say_end(inner);
+                if inner.is_broken() {
+                    inner.closing.refuse();
+                }
+                inner.phase = Phase::Closing;
+                inner.parked = None;
+                inner.receiving.queue.clear();
+                // Nothing is opened or sealed any more.
+                inner.secure = None;
+                inner.receiving.release();
+                inner.receiving.waiting.wake();
+                self.mark(inner);
+            }
+            Phase::Connecting => self.end(inner, false),
+            _ => {}
         }
     }
 

@@ -399,11 +399,11 @@ fn connects_made_in_time_are_in_time_however_late_the_worker_looks() {
     for _ in 0..CONNECTS {
         let (io, connected, late) = (engine.io(), Rc::clone(&connected), Rc::clone(&late));
         engine.io().spawn(async move {
-            let outcome = match io.timeout_at(io.after(Duration::from_millis(100)), io.connect(address)).await
-            {
-                Ok(result) => result.map(|_| &connected).expect("nobody refuses"),
-                Err(_) => &late,
-            };
+            let outcome =
+                match io.timeout_at(io.after(Duration::from_millis(100)), io.connect(address, None)).await {
+                    Ok(result) => result.map(|_| &connected).expect("nobody refuses"),
+                    Err(_) => &late,
+                };
             outcome.set(outcome.get() + 1);
         });
     }

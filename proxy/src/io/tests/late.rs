@@ -168,7 +168,7 @@ fn a_parked_stream_reports_an_end_that_the_kernel_missed() {
     let (io, place) = (engine.io(), Rc::new(RefCell::new(None)));
     let kept = Rc::clone(&place);
     io.clone().spawn(async move {
-        let stream = io.connect(address(ORIGIN)).await.expect("connected");
+        let stream = io.connect(address(ORIGIN), None).await.expect("connected");
         while stream.progress().received < 4 {
             drop(stream.read().await.expect("bytes"));
         }
@@ -206,8 +206,9 @@ fn what_was_done_in_time_is_not_late() {
         for _ in 0..200 {
             let (io, outcomes) = (engine.io(), Rc::clone(&outcomes));
             engine.io().spawn(async move {
-                let outcome =
-                    io.timeout_at(io.after(Duration::from_millis(5)), io.connect(address(ORIGIN))).await;
+                let outcome = io
+                    .timeout_at(io.after(Duration::from_millis(5)), io.connect(address(ORIGIN), None))
+                    .await;
                 outcomes.borrow_mut().push(matches!(outcome, Ok(Ok(_))));
             });
         }

@@ -258,7 +258,7 @@ fn parked_streams_report_instead_of_waking() {
     let (io, place) = (engine.io(), Rc::new(RefCell::new(None)));
     let kept = Rc::clone(&place);
     io.clone().spawn(async move {
-        *kept.borrow_mut() = Some(io.connect(address(ORIGIN)).await.expect("connected"))
+        *kept.borrow_mut() = Some(io.connect(address(ORIGIN), None).await.expect("connected"))
     });
     sim.run(&mut engine, &mut worker, |_| place.borrow().is_some());
     let stream = place.borrow_mut().take().expect("a stream");
@@ -297,9 +297,9 @@ fn connects_fail_time_out_and_are_cancelled() {
     let results = Rc::new(RefCell::new(Vec::new()));
     let (io, log) = (engine.io(), Rc::clone(&results));
     io.clone().spawn(async move {
-        let refused = io.connect(address(ORIGIN)).await.map(|_| ());
+        let refused = io.connect(address(ORIGIN), None).await.map(|_| ());
         log.borrow_mut().push(Ok(refused));
-        let late = io.timeout_at(io.after(Duration::from_secs(1)), io.connect(silent)).await;
+        let late = io.timeout_at(io.after(Duration::from_secs(1)), io.connect(silent, None)).await;
         log.borrow_mut().push(late.map(|connected| connected.map(|_| ())));
     });
     sim.run(&mut engine, &mut worker, |_| results.borrow().len() == 2);
@@ -312,7 +312,7 @@ fn connects_fail_time_out_and_are_cancelled() {
     for _ in 0..5 {
         let (io, exhausted) = (engine.io(), Rc::clone(&exhausted));
         engine.io().spawn(async move {
-            let result = io.timeout_at(io.after(Duration::from_secs(1)), io.connect(silent)).await;
+            let result = io.timeout_at(io.after(Duration::from_secs(1)), io.connect(silent, None)).await;
             exhausted.set(exhausted.get() + usize::from(matches!(result, Ok(Err(ConnectError::Exhausted)))));
         });
     }
@@ -503,7 +503,7 @@ fn dropping_the_engine_ends_everything() {
         let (io, place) = (engine.io(), Rc::new(RefCell::new(None)));
         sim.origin(address(ORIGIN));
         let kept = Rc::clone(&place);
-        io.clone().spawn(async move { *kept.borrow_mut() = io.connect(address(ORIGIN)).await.ok() });
+        io.clone().spawn(async move { *kept.borrow_mut() = io.connect(address(ORIGIN), None).await.ok() });
         sim.run(&mut engine, &mut worker, |_| place.borrow().is_some());
         place.borrow_mut().take().expect("a stream")
     };

@@ -3,7 +3,8 @@
 
 use slab::Slab;
 
-use super::{Generations, PoolKey, Shelves, expiry};
+use super::ages::Ages;
+use super::{Generations, PoolKey, Shelves};
 use crate::error::PoolCloseReason;
 use crate::time::Time;
 use crate::upstream::endpoint::EndpointId;
@@ -31,6 +32,7 @@ pub enum Taken<C> {
 pub struct IdlePool<C> {
     limits: PoolLimits,
     shelves: Shelves,
+    ages: Ages,
     idle: Slab<Idle<C>>,
     generations: Generations,
 }
@@ -40,7 +42,6 @@ struct Idle<C> {
     connection: C,
     endpoint: EndpointId,
     born: Time,
-    since: Time,
     generation: u32,
 }
 
@@ -48,59 +49,67 @@ impl<C> IdlePool<C> {
     /// An empty pool for these endpoints.
     #[must_use]
     pub fn new(limits: PoolLimits, endpoints: &EndpointSet) -> Self {
-        let (shelves, generations) = (Shelves::new(endpoints), Generations::default());
-        Self { limits, shelves, idle: Slab::new(), generations }
+        let (shelves, ages) = (Shelves::new(endpoints), Ages::new(limits));
+        Self { limits, shelves, ages, idle: Slab::new(), generations: Generations::default() }
     }
 
     /// Takes new limits.
-    pub const fn configure(&mut self, limits: PoolLimits) {
+    pub fn configure(&mut self, limits: PoolLimits) {
         self.limits = limits;
+        self.ages.configure(limits);
     }
 
     /// Takes a new set of endpoints. Connections to endpoints that are gone come back, to be closed.
     #[must_use]
     pub fn follow(&mut self, endpoints: &EndpointSet) -> Vec<C> {
         let gone = self.shelves.follow(endpoints);
-        gone.into_iter().map(|index| self.idle.remove(index as usize).connection).collect()
+        let take = |index: u32| {
+            self.ages.leave(index);
+            self.idle.remove(index as usize).connection
+        };
+        gone.into_iter().map(take).collect()
     }
 
     /// Whether the endpoint is in the current set.
-    pub fn knows(&mut self, endpoint: EndpointId) -> bool {
-        self.shelves.of(endpoint).is_some()
+    pub fn knows(&self, endpoint: EndpointId) -> bool {
+        self.shelves.has(endpoint)
     }
 
     /// A connection to this endpoint, the most recently used first. Call again after `Expired`.
     pub fn take(&mut self, endpoint: EndpointId, now: Time) -> Taken<C> {
-        let Some(index) = self.shelves.of(endpoint).and_then(Vec::pop) else {
+        let Some(index) = self.shelves.pop(endpoint) else {
             return Taken::Nothing;
         };
-        let Idle { connection, born, since, .. } = self.idle.remove(index as usize);
-        match expiry(&self.limits, born, since) {
-            (deadline, reason) if deadline <= now => Taken::Expired(connection, reason),
-            _ => Taken::Connection { connection, born },
-        }
+        let (end, reason) = self.ages.leave(index);
+        let Idle { connection, born, .. } = self.idle.remove(index as usize);
+        if end <= now { Taken::Expired(connection, reason) } else { Taken::Connection { connection, born } }
     }
 
-    /// Puts a connection back. The caller parks its stream under the key, and closes it on refusal.
+    /// Puts a connection back. The caller parks its stream under the key, and closes it on refusal. Above
+    /// `max_idle` it stays for a shorter time, and only if `has_room`: a worker that is short of sockets
+    /// keeps no more.
     pub fn put(
         &mut self,
         endpoint: EndpointId,
         connection: C,
         born: Time,
         now: Time,
+        has_room: bool,
     ) -> Result<PoolKey, (C, PoolCloseReason)> {
-        if now.since(born) >= self.limits.max_lifetime {
+        let PoolLimits { max_idle, max_lifetime, .. } = self.limits;
+        if now.since(born) >= max_lifetime {
             return Err((connection, PoolCloseReason::MaxLifetime));
         }
-        if self.idle.len() >= self.limits.max_idle {
+        if max_idle == 0 || (self.idle.len() >= max_idle && !has_room) {
             return Err((connection, PoolCloseReason::MaxIdle));
         }
-        let Some(shelf) = self.shelves.of(endpoint) else {
+        if !self.shelves.has(endpoint) {
             return Err((connection, PoolCloseReason::NotReusable));
-        };
+        }
         let generation = self.generations.next();
-        let index = self.idle.insert(Idle { connection, endpoint, born, since: now, generation }) as u32;
-        shelf.push(index);
+        let index = self.idle.insert(Idle { connection, endpoint, born, generation }) as u32;
+        self.shelves.push(endpoint, index);
+        self.ages.enter(index, born, now);
         Ok(PoolKey { index, generation })
     }
 
@@ -109,31 +118,32 @@ impl<C> IdlePool<C> {
         if self.idle.get(key.index as usize)?.generation != key.generation {
             return None;
         }
-        let idle = self.idle.remove(key.index as usize);
-        self.shelves.remove(idle.endpoint, key.index);
-        Some(idle.connection)
+        Some(self.take_out(key.index))
     }
 
     /// When `poll_expired` next has something to say, unless connections are taken before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        self.idle.iter().map(|(_, idle)| expiry(&self.limits, idle.born, idle.since).0).min()
+        self.ages.next().map(|(deadline, ..)| deadline)
     }
 
     /// One connection whose time is over; ask until `None`.
     pub fn poll_expired(&mut self, now: Time) -> Option<(C, PoolCloseReason)> {
-        let limits = self.limits;
-        let (index, generation, reason) = self.idle.iter().find_map(|(index, idle)| {
-            let (deadline, reason) = expiry(&limits, idle.born, idle.since);
-            (deadline <= now).then_some((index as u32, idle.generation, reason))
-        })?;
-        self.remove(PoolKey { index, generation }).map(|connection| (connection, reason))
+        let (_, index, reason) = self.ages.next().filter(|(deadline, ..)| *deadline <= now)?;
+        Some((self.take_out(index), reason))
     }
 
-    /// Takes everything out, for a drain.
-    pub fn drain(&mut self) -> impl Iterator<Item = C> + '_ {
-        self.shelves.clear();
-        self.idle.drain().map(|idle| idle.connection)
+    fn take_out(&mut self, index: u32) -> C {
+        let Idle { connection, endpoint, .. } = self.idle.remove(index as usize);
+        self.shelves.remove(endpoint, index);
+        self.ages.leave(index);
+        connection
+    }
+
+    /// Takes one connection out, for a drain; ask until `None`.
+    pub fn drain(&mut self) -> Option<C> {
+        let (_, index, _) = self.ages.next()?;
+        Some(self.take_out(index))
     }
 
     /// The keys of its connections.
@@ -144,6 +154,10 @@ impl<C> IdlePool<C> {
     pub(crate) fn check(&self) -> Vec<PoolKey> {
         let idle: Vec<_> = self.idle.iter().map(|(index, idle)| (index as u32, idle.endpoint)).collect();
         assert_eq!(self.shelves.list(), idle, "each idle connection is on the shelf of its endpoint");
+        let mut aged: Vec<_> = self.ages.iter().collect();
+        aged.sort_unstable();
+        let indices: Vec<_> = idle.iter().map(|(index, _)| *index).collect();
+        assert_eq!((aged, self.ages.count()), (indices, idle.len()), "each idle connection ages");
         let key =
             |(index, idle): (usize, &Idle<C>)| PoolKey { index: index as u32, generation: idle.generation };
         self.idle.iter().map(key).collect()

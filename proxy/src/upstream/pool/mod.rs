@@ -6,16 +6,20 @@
 //! the pool. `shared` holds connections that carry many, as HTTP/2 does. They stay, and the pool leases their
 //! exchange slots.
 
+//!
+//! Which connections there are to each endpoint, and which goes next, `chain` and `ages` say without a
+//! search.
+
+mod ages;
+mod chain;
 pub mod idle;
 pub mod shared;
 
 use std::collections::HashSet;
 
+use self::chain::{Chain, Links};
 use super::endpoint::{Endpoint, EndpointId};
 use super::endpoint_set::EndpointSet;
-use super::model::PoolLimits;
-use crate::error::PoolCloseReason;
-use crate::time::Time;
 
 /// Names a connection in a pool. A stale key is harmless: no key is ever valid for another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,41 +56,65 @@ impl Generations {
 
 /// The connections that may be taken, by endpoint and by their index in the pool.
 #[derive(Debug)]
-struct Shelves(Vec<Shelf>);
+struct Shelves {
+    shelves: Vec<Shelf>,
+    links: Links,
+}
 
 /// Those of one endpoint, in the order in which they came.
 #[derive(Debug)]
 struct Shelf {
     endpoint: EndpointId,
-    connections: Vec<u32>,
+    connections: Chain,
 }
 
 impl Shelves {
     fn new(endpoints: &EndpointSet) -> Self {
-        let mut shelves = Self(Vec::new());
+        let mut shelves = Self { shelves: Vec::new(), links: Links::default() };
         shelves.add(endpoints);
         shelves
     }
 
-    /// The connections to this endpoint; `None` if it is not in the set.
-    fn of(&mut self, endpoint: EndpointId) -> Option<&mut Vec<u32>> {
-        let shelf = self.0.iter_mut().find(|shelf| shelf.endpoint == endpoint);
-        shelf.map(|shelf| &mut shelf.connections)
+    /// Whether the endpoint is in the set.
+    fn has(&self, endpoint: EndpointId) -> bool {
+        self.shelves.iter().any(|shelf| shelf.endpoint == endpoint)
     }
 
+    /// The connections to this endpoint, in the order in which they came.
+    fn of(&self, endpoint: EndpointId) -> impl Iterator<Item = u32> + '_ {
+        let shelf = self.shelves.iter().find(|shelf| shelf.endpoint == endpoint);
+        shelf.into_iter().flat_map(move |shelf| self.links.iter(shelf.connections))
+    }
+
+    /// Adds a connection; `false` if its endpoint is not in the set.
+    fn push(&mut self, endpoint: EndpointId, index: u32) -> bool {
+        let shelf = self.shelves.iter_mut().find(|shelf| shelf.endpoint == endpoint);
+        shelf.map(|shelf| self.links.push(&mut shelf.connections, index)).is_some()
+    }
+
+    /// Takes the connection to this endpoint that came last.
+    fn pop(&mut self, endpoint: EndpointId) -> Option<u32> {
+        let shelf = self.shelves.iter_mut().find(|shelf| shelf.endpoint == endpoint)?;
+        let index = shelf.connections.last()?;
+        self.links.remove(&mut shelf.connections, index);
+        Some(index)
+    }
+
+    /// Takes a connection that is on the shelf of its endpoint.
     fn remove(&mut self, endpoint: EndpointId, index: u32) {
-        if let Some(connections) = self.of(endpoint) {
-            connections.retain(|other| *other != index);
+        if let Some(shelf) = self.shelves.iter_mut().find(|shelf| shelf.endpoint == endpoint) {
+            self.links.remove(&mut shelf.connections, index);
         }
     }
 
     /// Takes a new set of endpoints. The connections of endpoints that are gone come back.
     fn follow(&mut self, endpoints: &EndpointSet) -> Vec<u32> {
+        let Self { shelves, links } = self;
         let mut gone = Vec::new();
-        self.0.retain(|shelf| {
+        shelves.retain(|shelf| {
             let keep = endpoints.contains(shelf.endpoint);
             if !keep {
-                gone.extend(&shelf.connections);
+                gone.extend(links.iter(shelf.connections));
             }
             keep
         });
@@ -95,35 +123,20 @@ impl Shelves {
     }
 
     fn add(&mut self, endpoints: &EndpointSet) {
-        let known: HashSet<EndpointId> = self.0.iter().map(|shelf| shelf.endpoint).collect();
+        let known: HashSet<EndpointId> = self.shelves.iter().map(|shelf| shelf.endpoint).collect();
         let new = endpoints.iter().map(Endpoint::id).filter(|id| !known.contains(id));
-        self.0.extend(new.map(|endpoint| Shelf { endpoint, connections: Vec::new() }));
-    }
-
-    fn clear(&mut self) {
-        self.0.iter_mut().for_each(|shelf| shelf.connections.clear());
+        self.shelves.extend(new.map(|endpoint| Shelf { endpoint, connections: Chain::default() }));
     }
 
     /// Every connection and its endpoint, by index.
     #[cfg(test)]
     fn list(&self) -> Vec<(u32, EndpointId)> {
         let of = |shelf: &Shelf| -> Vec<_> {
-            shelf.connections.iter().map(|&index| (index, shelf.endpoint)).collect()
+            self.links.iter(shelf.connections).map(|index| (index, shelf.endpoint)).collect()
         };
-        let mut list: Vec<_> = self.0.iter().flat_map(of).collect();
+        let mut list: Vec<_> = self.shelves.iter().flat_map(of).collect();
         list.sort_unstable_by_key(|(index, _)| *index);
         list
-    }
-}
-
-/// When a connection that has been idle since `since` must go, and why.
-fn expiry(limits: &PoolLimits, born: Time, since: Time) -> (Time, PoolCloseReason) {
-    let idle = since + limits.idle_timeout;
-    let lifetime = born + limits.max_lifetime;
-    if lifetime < idle {
-        (lifetime, PoolCloseReason::MaxLifetime)
-    } else {
-        (idle, PoolCloseReason::IdleTimeout)
     }
 }
 

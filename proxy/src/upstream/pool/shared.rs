@@ -14,7 +14,8 @@ use std::num::NonZero;
 
 use slab::Slab;
 
-use super::{Generations, PoolKey, Shelves, expiry};
+use super::ages::Ages;
+use super::{Generations, PoolKey, Shelves};
 use crate::error::PoolCloseReason;
 use crate::time::Time;
 use crate::upstream::endpoint::EndpointId;
@@ -41,6 +42,8 @@ pub struct SharedPool<C> {
     limits: PoolLimits,
     /// Without closed connections.
     shelves: Shelves,
+    /// Of connections without leases.
+    ages: Ages,
     connections: Slab<Shared<C>>,
     generations: Generations,
 }
@@ -54,27 +57,14 @@ struct Shared<C> {
     slots: u32,
     /// Exchanges that there are. They are more than `slots` only after the endpoint lowered its limit.
     leased: u32,
-    /// When the last lease ended.
-    since: Time,
     /// No slot is leased any more, for this reason. A closed connection has leases: without any it is gone.
     closed: Option<PoolCloseReason>,
     generation: u32,
 }
 
 impl<C> Shared<C> {
-    /// When it must go if it has no leases, and why.
-    fn expiry(&self, limits: &PoolLimits) -> (Time, PoolCloseReason) {
-        expiry(limits, self.born, self.since)
-    }
-
     fn is_too_old(&self, limits: &PoolLimits, now: Time) -> bool {
         now.since(self.born) >= limits.max_lifetime
-    }
-
-    fn has_room(&self, limits: &PoolLimits, now: Time) -> bool {
-        let is_over =
-            if self.leased == 0 { self.expiry(limits).0 <= now } else { self.is_too_old(limits, now) };
-        self.leased < self.slots && !is_over
     }
 }
 
@@ -82,13 +72,14 @@ impl<C> SharedPool<C> {
     /// An empty pool for these endpoints.
     #[must_use]
     pub fn new(limits: PoolLimits, endpoints: &EndpointSet) -> Self {
-        let (shelves, generations) = (Shelves::new(endpoints), Generations::default());
-        Self { limits, shelves, connections: Slab::new(), generations }
+        let (shelves, ages) = (Shelves::new(endpoints), Ages::new(limits));
+        Self { limits, shelves, ages, connections: Slab::new(), generations: Generations::default() }
     }
 
     /// Takes new limits.
-    pub const fn configure(&mut self, limits: PoolLimits) {
+    pub fn configure(&mut self, limits: PoolLimits) {
         self.limits = limits;
+        self.ages.configure(limits);
     }
 
     /// Takes a new set of endpoints. Connections to endpoints that are gone are closed to new leases; if they
@@ -109,39 +100,37 @@ impl<C> SharedPool<C> {
         born: Time,
     ) -> ExchangeSlot {
         let generation = self.generations.next();
-        let shelf = self.shelves.of(endpoint);
-        let closed = if shelf.is_some() { None } else { Some(PoolCloseReason::EndpointRemoved) };
-        let shared = Shared {
-            connection,
-            endpoint,
-            born,
-            slots: slots.get(),
-            leased: 1,
-            since: born,
-            closed,
-            generation,
-        };
+        let closed = if self.shelves.has(endpoint) { None } else { Some(PoolCloseReason::EndpointRemoved) };
+        let shared = Shared { connection, endpoint, born, slots: slots.get(), leased: 1, closed, generation };
         let index = self.connections.insert(shared) as u32;
-        if let Some(shelf) = shelf {
-            shelf.push(index);
-        }
+        self.shelves.push(endpoint, index);
         ExchangeSlot(PoolKey { index, generation })
     }
 
     /// A slot of a connection to this endpoint, of the connection that has most leases, so that the others
     /// can age out. `None`: connect.
     pub fn lease(&mut self, endpoint: EndpointId, now: Time) -> Option<(ExchangeSlot, &C)> {
-        let shelf = self.shelves.of(endpoint)?;
-        let (connections, limits) = (&self.connections, &self.limits);
         let leased = |index: u32| {
-            let shared = connections.get(index as usize)?;
-            shared.has_room(limits, now).then_some((shared.leased, index))
+            let shared = self.connections.get(index as usize)?;
+            self.has_room(index, shared, now).then_some((shared.leased, index))
         };
-        let (_, index) = shelf.iter().filter_map(|&index| leased(index)).max_by_key(|(leased, _)| *leased)?;
+        let (_, index) = self.shelves.of(endpoint).filter_map(leased).max_by_key(|(leased, _)| *leased)?;
         let shared = self.connections.get_mut(index as usize)?;
+        if shared.leased == 0 {
+            self.ages.leave(index);
+        }
         shared.leased += 1;
         let slot = ExchangeSlot(PoolKey { index, generation: shared.generation });
         Some((slot, &shared.connection))
+    }
+
+    fn has_room(&self, index: u32, shared: &Shared<C>, now: Time) -> bool {
+        let is_over = if shared.leased == 0 {
+            self.ages.end_of(index).0 <= now
+        } else {
+            shared.is_too_old(&self.limits, now)
+        };
+        shared.leased < shared.slots && !is_over
     }
 
     /// An exchange is over. Its connection comes back if it is to be closed.
@@ -152,12 +141,12 @@ impl<C> SharedPool<C> {
         if shared.leased > 0 {
             return None;
         }
-        shared.since = now;
-        let (closed, is_too_old) = (shared.closed, shared.is_too_old(&limits, now));
+        let (born, closed, is_too_old) = (shared.born, shared.closed, shared.is_too_old(&limits, now));
+        self.ages.enter(slot.0.index, born, now);
         let reason = match closed {
             Some(reason) => reason,
             None if is_too_old => PoolCloseReason::MaxLifetime,
-            None if self.idle().count() > limits.max_idle => PoolCloseReason::MaxIdle,
+            None if limits.max_idle == 0 => PoolCloseReason::MaxIdle,
             None => return None,
         };
         self.remove(slot.0).map(|connection| (connection, reason))
@@ -179,25 +168,20 @@ impl<C> SharedPool<C> {
 
     /// Takes out a connection that died. Its leases come to nothing.
     pub fn remove(&mut self, key: PoolKey) -> Option<C> {
-        let endpoint = self.get(key)?.endpoint;
-        self.shelves.remove(endpoint, key.index);
-        Some(self.connections.remove(key.index as usize).connection)
+        self.get(key)?;
+        Some(self.take_out(key.index))
     }
 
     /// When `poll_expired` next has something to say, unless slots are leased before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        self.idle().map(|(_, shared)| shared.expiry(&self.limits).0).min()
+        self.ages.next().map(|(deadline, ..)| deadline)
     }
 
     /// One connection that has no leases and whose time is over; ask until `None`.
     pub fn poll_expired(&mut self, now: Time) -> Option<(C, PoolCloseReason)> {
-        let (key, reason) = self.idle().find_map(|(index, shared)| {
-            let (deadline, reason) = shared.expiry(&self.limits);
-            let key = PoolKey { index: index as u32, generation: shared.generation };
-            (deadline <= now).then_some((key, reason))
-        })?;
-        self.remove(key).map(|connection| (connection, reason))
+        let (_, index, reason) = self.ages.next().filter(|(deadline, ..)| *deadline <= now)?;
+        Some((self.take_out(index), reason))
     }
 
     /// Closes every connection to new leases, for a drain. Those that have none come back.
@@ -219,22 +203,29 @@ impl<C> SharedPool<C> {
         self.connections.is_empty()
     }
 
-    /// Connections without leases.
-    fn idle(&self) -> impl Iterator<Item = (usize, &Shared<C>)> {
-        self.connections.iter().filter(|(_, shared)| shared.leased == 0)
-    }
-
     fn get(&mut self, key: PoolKey) -> Option<&mut Shared<C>> {
         self.connections.get_mut(key.index as usize).filter(|shared| shared.generation == key.generation)
+    }
+
+    fn take_out(&mut self, index: u32) -> C {
+        let shared = self.connections.remove(index as usize);
+        if shared.closed.is_none() {
+            self.shelves.remove(shared.endpoint, index);
+        }
+        if shared.leased == 0 {
+            self.ages.leave(index);
+        }
+        shared.connection
     }
 
     /// The first reason counts.
     fn close_at(&mut self, index: u32, reason: PoolCloseReason) -> Option<C> {
         let shared = self.connections.get_mut(index as usize)?;
-        shared.closed.get_or_insert(reason);
-        let (endpoint, is_idle) = (shared.endpoint, shared.leased == 0);
-        self.shelves.remove(endpoint, index);
-        is_idle.then(|| self.connections.remove(index as usize).connection)
+        if shared.closed.is_none() {
+            shared.closed = Some(reason);
+            self.shelves.remove(shared.endpoint, index);
+        }
+        (shared.leased == 0).then(|| self.take_out(index))
     }
 }
 
