@@ -248,7 +248,7 @@ fn another_endpoint_is_tried_and_none_at_all_ends_the_connection() {
     for _ in 0..4 {
         assert_eq!(servers.curl("a.example", &port, &[]).success().text(), "0");
     }
-    assert!(sluice.metrics().sum("sluice_upstream_retries_total") >= 2.0);
+    assert!(sluice.metrics().sum("sluice_upstream_retries_total") >= 1.0);
     assert!(!servers.curl("b.example", &port, &[]).status.success());
     closed(&sluice, "upstream_unavailable", 1.0);
 }

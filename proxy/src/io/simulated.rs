@@ -239,6 +239,12 @@ impl Sim {
         self.0.borrow().bound.clone()
     }
 
+    /// Connections that the engine made to this address so far.
+    #[must_use]
+    pub fn connections_to(&self, address: SocketAddr) -> usize {
+        self.0.borrow().connections.iter().filter(|connection| connection.peer == address).count()
+    }
+
     /// Connects to this address are refused again.
     pub fn refuse(&self, address: SocketAddr) {
         self.0.borrow_mut().origins.remove(&address);

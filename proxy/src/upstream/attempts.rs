@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::balance::Turn;
 use super::connection::Connection;
 use super::endpoint::{Endpoint, Tried};
 use super::group::Upstream;
@@ -27,6 +28,8 @@ pub struct Attempts<'a> {
     /// The current attempt's connection is the pinned one.
     is_pinned: bool,
     tried: Tried,
+    /// Whether the next pick takes the turn.
+    turn: Turn,
     left: u32,
     /// The endpoint of the current attempt. It stays the same endpoint if the set changes meanwhile.
     endpoint: Option<Rc<Endpoint>>,
@@ -43,6 +46,7 @@ impl<'a> Attempts<'a> {
             pin: None,
             is_pinned: false,
             tried: Tried::default(),
+            turn: Turn::Next,
             left: upstream.config.retry.attempts.max(1),
             endpoint: None,
             replace: false,
@@ -84,7 +88,7 @@ impl<'a> Attempts<'a> {
             }
             self.note(|record| record.reached(Phase::Pool));
             let introduction = config.send_proxy.then(|| introduction(&self.asked.client));
-            let connected = group.connector.connect(&endpoint, config.connect_timeout, introduction).await;
+            let connected = group.connect(&endpoint, config.connect_timeout, introduction).await;
             self.note(|record| record.connected(false));
             match connected {
                 Ok(connection) => return Ok(connection),
@@ -114,10 +118,11 @@ impl<'a> Attempts<'a> {
     /// The next of the endpoints that are current.
     fn pick(&mut self) -> Option<Rc<Endpoint>> {
         let group = &self.upstream.group;
-        group.pick(&self.tried).or_else(|| {
+        let turn = std::mem::replace(&mut self.turn, Turn::Stay);
+        group.pick(&self.tried, turn).or_else(|| {
             // Every endpoint failed once; the attempts that are left may take any.
             self.tried.clear();
-            group.pick(&self.tried)
+            group.pick(&self.tried, turn)
         })
     }
 

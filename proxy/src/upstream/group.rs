@@ -4,15 +4,18 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::balance::Balancer;
+use super::balance::{Balancer, Turn};
 use super::connect::Connector;
+use super::connection::Connection;
 use super::endpoint::{Endpoint, Tried};
 use super::endpoint_set::EndpointSet;
 use super::model;
 use super::parked::ParkedConnections;
 use super::pool::PoolKey;
 use crate::counters::Counters;
+use crate::error::RefusalReason;
 use crate::io::Io;
 use crate::io::handshakes::Handshakes;
 
@@ -32,7 +35,7 @@ pub struct Group {
     name: Arc<str>,
     pub(super) io: Io,
     pub(super) counters: Counters,
-    pub(super) connector: Connector,
+    connector: Connector,
     pub(super) parked: ParkedConnections,
     balancer: RefCell<Balancer>,
 }
@@ -94,8 +97,27 @@ impl Group {
     }
 
     /// The endpoint to try next.
-    pub(super) fn pick(&self, tried: &Tried) -> Option<Rc<Endpoint>> {
-        self.balancer.borrow_mut().pick(tried).map(Rc::clone)
+    pub(super) fn pick(&self, tried: &Tried, turn: Turn) -> Option<Rc<Endpoint>> {
+        self.balancer.borrow_mut().pick(tried, turn, self.io.now()).map(Rc::clone)
+    }
+
+    /// A new connection to this endpoint; see `Connector::connect`. The balancer hears how that went.
+    pub(super) async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        timeout: Duration,
+        introduction: Option<Vec<u8>>,
+    ) -> Result<Connection, RefusalReason> {
+        self.balancer.borrow_mut().connecting(endpoint.id(), self.io.now());
+        let connected = self.connector.connect(endpoint, timeout, introduction).await;
+        let is_good = match &connected {
+            Ok(_) => true,
+            // This host is short of something, which says nothing of the endpoint.
+            Err(RefusalReason::NoPort | RefusalReason::Overloaded) => return connected,
+            Err(_) => false,
+        };
+        self.balancer.borrow_mut().connected(endpoint.id(), is_good, self.io.now());
+        connected
     }
 
     /// An idle connection spoke or died.

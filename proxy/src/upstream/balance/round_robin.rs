@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use super::Balance;
-use crate::upstream::endpoint::{Endpoint, Tried};
+use super::{Balance, Turn};
+use crate::upstream::endpoint::Endpoint;
 
 /// In every run of as many picks as the sum of the weights, each endpoint has exactly its share.
 #[derive(Clone, Debug)]
@@ -48,10 +48,21 @@ impl Balance for RoundRobin {
         }
     }
 
-    fn pick(&mut self, endpoints: &[Rc<Endpoint>], tried: &Tried) -> Option<usize> {
+    fn pick(
+        &mut self,
+        endpoints: &[Rc<Endpoint>],
+        turn: Turn,
+        may: impl Fn(&Endpoint) -> bool,
+    ) -> Option<usize> {
         match &mut self.turns {
-            Turns::Equal { next } => in_turn(next, endpoints, tried),
-            Turns::Weighted { credits } => weighted(endpoints, &self.weights, credits, tried),
+            Turns::Equal { next } => {
+                let position = in_turn(*next, endpoints, may)?;
+                if turn == Turn::Next {
+                    *next = (position + 1) % endpoints.len();
+                }
+                Some(position)
+            }
+            Turns::Weighted { credits } => weighted(endpoints, &self.weights, credits, turn, may),
         }
     }
 }
@@ -66,43 +77,43 @@ fn start(endpoints: &[Rc<Endpoint>], weights: &[u32], random: u64) -> Vec<i64> {
     let sum: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
     let steps = (random % sum.max(1)).min(START_STEPS_MAX / weights.len().max(1) as u64);
     for _ in 0..steps {
-        weighted(endpoints, weights, &mut credits, &Tried::default());
+        weighted(endpoints, weights, &mut credits, Turn::Next, |_| true);
     }
     credits
 }
 
-fn in_turn(next: &mut usize, endpoints: &[Rc<Endpoint>], tried: &Tried) -> Option<usize> {
+fn in_turn(next: usize, endpoints: &[Rc<Endpoint>], may: impl Fn(&Endpoint) -> bool) -> Option<usize> {
     let count = endpoints.len();
-    for step in 0..count {
-        let position = next.wrapping_add(step) % count;
-        if !tried.contains(&endpoints[position]) {
-            *next = (position + 1) % count;
-            return Some(position);
-        }
-    }
-    None
+    (0..count).map(|step| next.wrapping_add(step) % count).find(|&position| may(&endpoints[position]))
 }
 
 fn weighted(
     endpoints: &[Rc<Endpoint>],
     weights: &[u32],
     credits: &mut [i64],
-    tried: &Tried,
+    turn: Turn,
+    may: impl Fn(&Endpoint) -> bool,
 ) -> Option<usize> {
-    let mut best: Option<usize> = None;
+    let mut best: Option<(usize, i64)> = None;
     let mut gained = 0;
     for (position, (endpoint, &weight)) in endpoints.iter().zip(weights).enumerate() {
-        if weight == 0 || tried.contains(endpoint) {
+        if weight == 0 || !may(endpoint) {
             continue;
         }
-        credits[position] += i64::from(weight);
+        let credit = credits[position] + i64::from(weight);
+        if turn == Turn::Next {
+            credits[position] = credit;
+        }
         gained += i64::from(weight);
-        if best.is_none_or(|best| credits[position] > credits[best]) {
-            best = Some(position);
+        if best.is_none_or(|(_, most)| credit > most) {
+            best = Some((position, credit));
         }
     }
-    credits[best?] -= gained;
-    best
+    let (best, _) = best?;
+    if turn == Turn::Next {
+        credits[best] -= gained;
+    }
+    Some(best)
 }
 
 #[cfg(test)]

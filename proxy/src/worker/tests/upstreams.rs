@@ -198,3 +198,45 @@ fn an_exchange_over_a_new_connection_is_seen_whole() {
     bench.run_out();
     bench.check_freed("");
 }
+
+/// The connects that end in nothing while an endpoint drops SYNs.
+#[test]
+fn an_endpoint_that_drops_syns_is_tried_last() {
+    let mut bench = Bench::new(1, PLAIN, with(&[1, 2], |upstream| upstream.pool.max_idle = 0));
+    serve(&bench, 1);
+    bench.sim.silence(origin_address(2));
+    let begun = bench.sim.now();
+    for _ in 0..40 {
+        assert_eq!(ask(&mut bench), "200");
+    }
+    let took = bench.sim.now().since(begun);
+    let failures = bench.value(Plain::UpstreamConnectFailures);
+    // It is tried again after 1 s, 2 s, 4 s … of virtual time.
+    assert!((1..=4).contains(&failures), "{failures} requests of 40 waited for it, {took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    // It is found to be back by itself.
+    serve(&bench, 2);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_secs(10));
+    let before = bench.value(Plain::UpstreamConnects);
+    let reached = |bench: &Bench| bench.sim.connections_to(origin_address(2));
+    for _ in 0..10 {
+        assert_eq!(ask(&mut bench), "200");
+    }
+    assert_eq!(bench.value(Plain::UpstreamConnects), before + 10);
+    assert_eq!(reached(&bench), 5, "it has its share again");
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn one_endpoint_is_tried_though_it_fails_if_there_is_no_other() {
+    let mut bench = Bench::new(1, PLAIN, with(&[1], |upstream| upstream.retry.attempts = 3));
+    for expected in [3, 6] {
+        assert_eq!(ask(&mut bench), "502");
+        assert_eq!(bench.value(Plain::UpstreamConnectFailures), expected);
+    }
+    serve(&bench, 1);
+    assert_eq!(ask(&mut bench), "200");
+    bench.run_out();
+    bench.check_freed("");
+}

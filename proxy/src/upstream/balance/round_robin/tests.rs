@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::upstream::endpoint::Tried;
 
 /// Endpoints with these weights.
 fn endpoints(weights: &[u32]) -> Vec<Rc<Endpoint>> {
@@ -32,7 +33,8 @@ impl Stage {
     }
 
     fn pick(&mut self, tried: &Tried) -> Option<usize> {
-        self.balancer.pick(&self.endpoints, tried)
+        let turn = if tried.is_empty() { Turn::Next } else { Turn::Stay };
+        self.balancer.pick(&self.endpoints, turn, |endpoint| !tried.contains(endpoint))
     }
 
     fn picks(&mut self, count: usize) -> Vec<usize> {
@@ -98,6 +100,20 @@ fn what_was_tried_stays_tried_wherever_it_stands() {
     stage.endpoints.remove(0);
     stage.balancer.follow(&stage.endpoints);
     assert_eq!([stage.pick(&tried), stage.pick(&tried)], [Some(0), Some(0)]);
+}
+
+#[test]
+fn a_retry_leaves_the_turn_alone() {
+    for weights in [vec![1; 2], vec![1, 2, 3]] {
+        let (mut quiet, mut busy) = (Stage::new(&weights, 0), Stage::new(&weights, 0));
+        for _ in 0..12 {
+            let first = quiet.pick(&Tried::default()).expect("an endpoint");
+            assert_eq!(busy.pick(&Tried::default()), Some(first));
+            let mut tried = Tried::default();
+            tried.insert(&busy.endpoints[first]);
+            assert_ne!(busy.pick(&tried), Some(first));
+        }
+    }
 }
 
 #[test]
