@@ -86,6 +86,7 @@ const OTHER: &[(&str, &str)] = &[
     ("upstream.source", "[\"127.0.0.2\"]"),
     ("upstream.tls.server_name", "\"app.example\""),
     ("upstream.tls.ca", "\"own.pem\""),
+    ("upstream.retry.on", "[]"),
     ("admin.address", "\"127.0.0.1:9902\""),
     ("log.access", "\"stdout\""),
 ];
@@ -99,6 +100,7 @@ const VALUES: &[(&str, &str)] = &[
     ("upstream.endpoints", "list of addresses, or of tables"),
     ("upstream.endpoints.address", "address with a port"),
     ("upstream.source", "list of IP addresses"),
+    ("upstream.retry.on", "list of `\"connect-failure\"`, `\"reset-before-response\"`"),
 ];
 
 /// The lines of a table, with one line replaced or added.

@@ -24,7 +24,7 @@ use proxy::kernel::guard::{Fragments, Guard, GuardMode, SynCookies};
 use proxy::kernel::steering::{Steering, SteeringPolicy};
 use proxy::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 use proxy::route::model::{Action, Route};
-use proxy::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
+use proxy::upstream::model::{Endpoint, PoolLimits, Retry, RetryOn, Upstream};
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "session", what: "a request through a session, simulated ring", make: || session(2) },
@@ -82,7 +82,7 @@ fn upstream(endpoint: SocketAddr) -> Upstream {
             idle_timeout: TIMEOUT,
             max_lifetime: Duration::from_secs(u64::from(u32::MAX)),
         },
-        retry: Retry { attempts: 2 },
+        retry: Retry { attempts: 2, on: RetryOn::default() },
     }
 }
 

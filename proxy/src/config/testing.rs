@@ -14,7 +14,7 @@ use crate::route::RouteTable;
 use crate::route::model::{Action, Route};
 use crate::sandbox::Sandbox;
 use crate::session::traffic::Traffic;
-use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
+use crate::upstream::model::{Endpoint, PoolLimits, Retry, RetryOn, Upstream};
 
 /// One listener, one route for everything, one upstream with these endpoints; short time limits.
 pub(crate) fn config(endpoints: &[SocketAddr]) -> model::Config {
@@ -118,7 +118,7 @@ pub(crate) fn upstream(endpoints: Vec<Endpoint>) -> Upstream {
             idle_timeout: Duration::from_secs(30),
             max_lifetime: Duration::from_secs(3600),
         },
-        retry: Retry { attempts: 2 },
+        retry: Retry { attempts: 2, on: RetryOn::default() },
     }
 }
 

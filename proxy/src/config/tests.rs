@@ -12,7 +12,7 @@ use crate::listen::{Listener, ListenerLimits, Protocol, Reading, Timeouts};
 use crate::route::RouteTable;
 use crate::route::model::{Action, Route, RoutePath};
 use crate::sandbox::Sandbox;
-use crate::upstream::model::{Endpoint, PoolLimits, Retry, Upstream};
+use crate::upstream::model::{Endpoint, PoolLimits, Retry, RetryOn, Upstream};
 
 mod advice;
 mod changes;
@@ -199,7 +199,7 @@ fn defaults_are_those_of_the_interface() {
                 send_proxy: false,
                 tls: None,
                 pool: PoolLimits { max_idle: 256, idle_timeout: seconds(60), max_lifetime: seconds(3600) },
-                retry: Retry { attempts: 2 },
+                retry: Retry { attempts: 2, on: RetryOn::default() },
             }
             .into(),
         ],
@@ -252,6 +252,7 @@ fn values_other_than_the_defaults_are_taken() {
         endpoints = ["[::ffff:10.0.0.2]:1", { address = "[2001:db8::1]:8080" }]
         source = ["192.0.2.1", "2001:db8::9", "::ffff:192.0.2.2"]
         pool = { max_idle = 0, idle_timeout = "1s", max_lifetime = "2h" }
+        retry = { attempts = 1, on = [] }
         [[route]]
         path_prefix = "/b/"
         upstream = "b"
@@ -512,5 +513,22 @@ fn check_mentions(text: &str, mentions: &dyn Fn(&str) -> bool) {
             .contains(key)
     }) {
         assert!(mentions(key), "proxy.toml lacks {key}");
+    }
+}
+
+#[test]
+fn retries_follow_any_of_the_failures_in_any_order() {
+    let [connect, reset] = ["connect-failure", "reset-before-response"];
+    for (words, expected) in [
+        (vec![], (false, false)),
+        (vec![connect], (true, false)),
+        (vec![reset], (false, true)),
+        (vec![connect, reset], (true, true)),
+        (vec![reset, connect], (true, true)),
+    ] {
+        let text = format!("{BASE}\n[upstream.retry]\non = {words:?}\n");
+        let config = resolve_text(&text).map_err(|errors| errors.to_string()).expect("valid");
+        let on = config.upstreams[0].retry.on;
+        assert_eq!((on.connect_failure, on.reset_before_response), expected, "{words:?}");
     }
 }

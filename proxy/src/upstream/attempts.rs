@@ -33,8 +33,6 @@ pub struct Attempts<'a> {
     left: u32,
     /// The endpoint of the current attempt. It stays the same endpoint if the set changes meanwhile.
     endpoint: Option<Rc<Endpoint>>,
-    /// A pooled connection was dead: the next attempt connects to the same endpoint, which is not to blame.
-    replace: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -49,7 +47,6 @@ impl<'a> Attempts<'a> {
             turn: Turn::Next,
             left: upstream.config.retry.attempts.max(1),
             endpoint: None,
-            replace: false,
         }
     }
 
@@ -75,12 +72,10 @@ impl<'a> Attempts<'a> {
             return Ok(connection);
         }
         while self.left > 0 {
-            let current = self.endpoint.take().filter(|_| self.replace);
-            let Some(endpoint) = current.or_else(|| self.pick()) else { return Err(failed) };
+            let Some(endpoint) = self.pick() else { return Err(failed) };
             self.endpoint = Some(Rc::clone(&endpoint));
             self.note(|record| record.attempt(&config.name, &endpoint.label));
             if self.may_reuse
-                && !self.replace
                 && let Some(connection) = group.parked.reuse(endpoint.id())
             {
                 self.note(|record| record.connected(true));
@@ -95,6 +90,10 @@ impl<'a> Attempts<'a> {
                 Err(reason) => failed = reason,
             }
             self.failed();
+            self.left -= 1;
+            if !config.retry.on.connect_failure {
+                break;
+            }
             if self.left > 0 {
                 group.counters.increment(Plain::UpstreamRetries);
             }
@@ -126,9 +125,8 @@ impl<'a> Attempts<'a> {
         })
     }
 
+    /// The current endpoint comes after the others that this exchange has not tried.
     fn failed(&mut self) {
-        self.left -= 1;
-        self.replace = false;
         if let Some(endpoint) = &self.endpoint {
             self.tried.insert(endpoint);
         }
@@ -162,12 +160,18 @@ impl<'a> lease::Attempts for Attempts<'a> {
     }
 
     fn again_after(&mut self, failed: &H1Lease<'a>) -> bool {
-        if failed.is_reused() {
-            self.replace = true;
-            return true;
-        }
         self.failed();
-        self.left > 0
+        if failed.is_reused() {
+            // The other pooled connections may be as dead.
+            self.may_reuse = false;
+            if failed.sent_nothing() {
+                // It was dead before the exchange, which costs no attempt. This happens once, since the next
+                // connection is new.
+                return true;
+            }
+        }
+        self.left -= 1;
+        self.left > 0 && self.upstream.config.retry.on.reset_before_response
     }
 }
 

@@ -51,6 +51,11 @@ impl<'u> H1Lease<'u> {
     pub(super) const fn is_reused(&self) -> bool {
         self.connection.is_reused()
     }
+
+    /// Whether the kernel took no byte of this exchange.
+    pub(super) fn sent_nothing(&self) -> bool {
+        self.connection.sent_nothing()
+    }
 }
 
 impl<'u> Lease for H1Lease<'u> {

@@ -53,6 +53,24 @@ pub struct PoolLimits {
 /// `upstream.retry`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Attempts in all.
+    /// Attempts in all, over pooled connections too.
     pub attempts: u32,
+    /// The failures that another attempt follows.
+    pub on: RetryOn,
+}
+
+/// `upstream.retry.on`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryOn {
+    /// `"connect-failure"`: no connection, or no TLS over it.
+    pub connect_failure: bool,
+    /// `"reset-before-response"`: the endpoint closed or reset before a byte of its response.
+    pub reset_before_response: bool,
+}
+
+impl Default for RetryOn {
+    /// All.
+    fn default() -> Self {
+        Self { connect_failure: true, reset_before_response: true }
+    }
 }

@@ -16,8 +16,6 @@ pub(in crate::config) enum Literal {
     Float(f64),
     /// However it is written.
     Duration(Duration),
-    /// Exactly these strings.
-    List(&'static [&'static str]),
 }
 
 impl Literal {
@@ -31,13 +29,6 @@ impl Literal {
             }
             (Self::Duration(duration), DeValue::String(written)) => {
                 units::duration(written).as_ref() == Ok(duration)
-            }
-            (Self::List(list), DeValue::Array(written)) => {
-                list.len() == written.len()
-                    && list
-                        .iter()
-                        .zip(written.iter())
-                        .all(|(item, written)| written.as_ref().as_str() == Some(item))
             }
             _ => false,
         }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::config::read::{At, Item, Literal, Table};
 use crate::config::{hints, units};
-use crate::upstream::model::{Endpoint, PoolLimits, Retry};
+use crate::upstream::model::{Endpoint, PoolLimits, Retry, RetryOn};
 
 /// The largest weight of an endpoint.
 const WEIGHT_MAX: u64 = 256;
@@ -168,11 +168,34 @@ fn passive(mut table: Table<'_, '_>) {
 
 fn retry(mut table: Table<'_, '_>) -> Retry {
     let attempts = to_u32(table.integer("attempts", 2, 1..=16).value);
-    table.not_built("on", Some(Literal::List(&["connect-failure", "reset-before-response"])));
+    let on = retry_on(&mut table);
     table.not_built("per_try_timeout", Some(Literal::Duration(Duration::ZERO)));
     table.not_built_default("budget", Literal::Float(0.2));
     table.finish();
-    Retry { attempts }
+    Retry { attempts, on }
+}
+
+/// `on`: any of its words, in any order.
+fn retry_on(table: &mut Table<'_, '_>) -> RetryOn {
+    const FORM: &str = "a list of \"connect-failure\" and \"reset-before-response\", either, both or none";
+    const NOT_BUILT: [&str; 4] = ["502", "503", "504", "timeout"];
+    if !table.has("on") {
+        // Notes that the key is known.
+        table.strings("on", false);
+        return RetryOn::default();
+    }
+    let mut on = RetryOn { connect_failure: false, reset_before_response: false };
+    for At { value: word, span } in table.strings("on", false) {
+        match word.as_str() {
+            "connect-failure" => on.connect_failure = true,
+            "reset-before-response" => on.reset_before_response = true,
+            word if NOT_BUILT.contains(&word) => {
+                table.error("on", span, format!("{} is not built yet", units::quote(word)), FORM);
+            }
+            word => table.error("on", span, format!("{} is unknown", units::quote(word)), FORM),
+        }
+    }
+    on
 }
 
 fn fallback(mut table: Table<'_, '_>) {

@@ -194,6 +194,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("route.response_headers", "{ set = { Connection = \"close\" } }", "belongs to one connection"),
     ("upstream.name", "\"a b\"", "is not a name"),
     ("upstream.endpoints", "[\"10.0.0.1\"]", "has no port"),
+    ("upstream.source", "[\"10.0.0.1:1\"]", "is not an IP address"),
     ("upstream.tls.server_name", "\"a b\"", "is not a host name"),
     ("upstream.tls.ca", "\"a\\u0000b\"", "is not a path"),
     ("upstream.tls.certificate", "\"a\\u0000b\"", "is not a path"),

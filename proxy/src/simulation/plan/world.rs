@@ -9,7 +9,7 @@ use super::*;
 use crate::http::redirect::Template;
 use crate::route::RouteTable;
 use crate::route::model::{Action, Redirect, Respond, Route, RoutePath};
-use crate::upstream::model::Upstream;
+use crate::upstream::model::{RetryOn, Upstream};
 use crate::worker::testing::{self, origin_address};
 
 /// Time limits are drawn from seconds; a brisk client stays far below them.
@@ -337,6 +337,8 @@ fn config(random: &mut Random, endpoints: usize) -> model::Config {
         upstream.pool.idle_timeout = seconds(random, 1..=20);
         upstream.pool.max_lifetime = seconds(random, 3..=60);
         upstream.retry.attempts = random.within(1..=3) as u32;
+        upstream.retry.on =
+            RetryOn { connect_failure: random.percent(80), reset_before_response: random.percent(80) };
         Arc::new(upstream)
     };
     config.upstreams = vec![upstream("x", first), upstream("y", second)];

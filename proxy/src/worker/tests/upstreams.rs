@@ -1,7 +1,9 @@
 //! A worker over the simulated ring, and what it does with the connections to its endpoints: which it keeps,
 //! how it closes them, where they come from, and who is tried after a failure.
 
+use std::cell::Cell;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use crate::config::model::Config;
 use crate::counters::{Counter, Plain};
 use crate::error::{PoolCloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Peer};
-use crate::upstream::model::Upstream;
+use crate::upstream::model::{RetryOn, Upstream};
 use crate::worker::testing::{self, Bench, origin_address};
 
 /// Everything comes whole and at once.
@@ -237,6 +239,141 @@ fn one_endpoint_is_tried_though_it_fails_if_there_is_no_other() {
     }
     serve(&bench, 1);
     assert_eq!(ask(&mut bench), "200");
+    bench.run_out();
+    bench.check_freed("");
+}
+
+/// What becomes of the first request that comes over a connection that served one before. Later connections
+/// answer everything.
+#[derive(Clone, Copy, Debug)]
+enum Second {
+    /// The endpoint reads it, then resets.
+    CutAfterIt,
+    /// The endpoint answers it.
+    Answered,
+}
+
+/// An endpoint whose connections do so. Says how often a request came.
+fn reset_second(bench: &Bench, origin: u8, second: Second) -> Rc<Cell<usize>> {
+    let requests = Rc::new(Cell::new(0));
+    let (counted, made) = (Rc::clone(&requests), Cell::new(0));
+    bench.sim.serve(origin_address(origin), move || {
+        let (mut received, mut served) = (Vec::new(), 0);
+        let is_first = made.replace(made.get() + 1) == 0;
+        let counted = Rc::clone(&counted);
+        Box::new(move |peer: &Peer| {
+            received.extend(peer.read());
+            if received.ends_with(b"\r\n\r\n") {
+                received.clear();
+                counted.set(counted.get() + 1);
+                served += 1;
+                match second {
+                    Second::CutAfterIt if is_first && served == 2 => return peer.reset(),
+                    _ => peer.write(super::simulated::RESPONSE),
+                }
+            }
+            if peer.is_ended() || peer.is_reset() {
+                peer.close();
+            }
+        })
+    });
+    requests
+}
+
+#[test]
+fn a_reused_connection_that_dies_with_the_request_was_an_attempt() {
+    for (attempts, status, requests) in [(1, "502", 2), (2, "200", 3), (3, "200", 3)] {
+        let config = with(&[1], |upstream| upstream.retry.attempts = attempts);
+        let mut bench = Bench::new(1, PLAIN, config);
+        let seen = reset_second(&bench, 1, Second::CutAfterIt);
+        assert_eq!(ask(&mut bench), "200");
+        assert_eq!((ask(&mut bench), seen.get()), (status.to_owned(), requests), "{attempts} attempts");
+        bench.run_out();
+        bench.check_freed("");
+    }
+}
+
+#[test]
+fn after_a_reused_connection_died_the_next_is_new_and_elsewhere() {
+    let mut bench = Bench::new(1, PLAIN, with(&[1, 2], |_| {}));
+    let seen = [1, 2].map(|origin| reset_second(&bench, origin, Second::CutAfterIt));
+    // Each endpoint has an idle connection then, which dies with its second request.
+    assert_eq!([ask(&mut bench), ask(&mut bench)], ["200", "200"]);
+    assert_eq!(bench.value(Plain::UpstreamIdle), 2);
+    assert_eq!(ask(&mut bench), "200", "not over the other idle connection, which is as dead");
+    assert_eq!(bench.value(Plain::UpstreamConnects), 3);
+    let mut requests = seen.map(|seen| seen.get());
+    requests.sort_unstable();
+    assert_eq!(requests, [2, 2], "the endpoint whose connection died did not get it again");
+    bench.run_out();
+    bench.check_freed("");
+}
+
+/// A connection that dies before it takes a byte costs no attempt, even if nothing else may be tried again.
+#[test]
+fn a_dead_connection_is_no_attempt() {
+    let config = with(&[1], |upstream| {
+        upstream.retry.attempts = 1;
+        upstream.retry.on = RetryOn { connect_failure: false, reset_before_response: false };
+    });
+    let mut bench = Bench::new(1, PLAIN, config);
+    bench.sim.origin(origin_address(1));
+    let first = bench.sim.connect(bench.listener);
+    first.write(REQUEST);
+    bench.run_until(|events| events.worker().counters.value(Plain::UpstreamConnects) == 1);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(10));
+    let origin = bench.sim.accept(origin_address(1)).expect("a connection");
+    let _ = origin.read();
+    origin.write(super::simulated::RESPONSE);
+    bench.run_until(|events| events.worker().counters.value(Plain::UpstreamIdle) == 1);
+    bench.sim.settle(&mut bench.engine, &mut bench.events, Duration::from_millis(10));
+    reset_second(&bench, 1, Second::Answered);
+    // The connection is reset when the request is on its way into it.
+    let is_sending = Rc::new(Cell::new(false));
+    let seen = Rc::clone(&is_sending);
+    bench.sim.observe(Box::new(move |_, what| {
+        if what.to_string().contains(": send ") {
+            seen.set(true);
+        }
+    }));
+    origin.script(move |peer| {
+        if is_sending.get() {
+            peer.reset();
+        }
+    });
+    let second = bench.sim.connect(bench.listener);
+    // If a byte had been written, a POST could not be sent again.
+    second.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    bench.run_until(|events| {
+        let counters = &events.worker().counters;
+        counters.value(Plain::Responses2xx) + counters.value(Plain::Responses5xx) == 2
+    });
+    assert_eq!(bench.value(Plain::Responses2xx), 2, "{}", bench.counted());
+    assert_eq!((bench.value(Plain::UpstreamRetries), bench.value(Plain::UpstreamConnects)), (1, 2));
+    [&first, &second].into_iter().for_each(Peer::close);
+    bench.run_out();
+    bench.check_freed("");
+}
+
+#[test]
+fn failures_that_are_not_listed_are_not_retried() {
+    let nothing = RetryOn { connect_failure: false, reset_before_response: false };
+    for (on, failures) in
+        [(nothing, 1), (RetryOn { connect_failure: true, ..nothing }, 3), (RetryOn::default(), 3)]
+    {
+        let config = with(&[1], |upstream| (upstream.retry.attempts, upstream.retry.on) = (3, on));
+        let mut bench = Bench::new(1, PLAIN, config);
+        assert_eq!(ask(&mut bench), "502");
+        assert_eq!(bench.value(Plain::UpstreamConnectFailures), failures, "{on:?}");
+        bench.run_out();
+    }
+    let config = with(&[1], |upstream| {
+        upstream.retry.on = RetryOn { reset_before_response: false, ..RetryOn::default() };
+    });
+    let mut bench = Bench::new(1, PLAIN, config);
+    let seen = reset_second(&bench, 1, Second::CutAfterIt);
+    assert_eq!([ask(&mut bench), ask(&mut bench)], ["200", "502"]);
+    assert_eq!(seen.get(), 2);
     bench.run_out();
     bench.check_freed("");
 }
