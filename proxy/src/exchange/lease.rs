@@ -35,6 +35,11 @@ pub enum LeaseError {
     /// The endpoint closed or reset within its response.
     #[error("the upstream closed within its response")]
     ClosedWithinResponse,
+    /// The endpoint ended TLS with an alert before a byte of its response, on a new connection. In TLS 1.3 a
+    /// client has finished its handshake before the endpoint judges the client's certificate (RFC 8446
+    /// §4.4.2.4): so this is how a refusal looks. Another attempt would show the same certificate.
+    #[error("the upstream refused TLS")]
+    TlsRefused,
     /// The endpoint's bytes are not HTTP, or exceed the limits.
     #[error("the upstream sent something that is not HTTP")]
     Malformed,
@@ -50,7 +55,7 @@ impl LeaseError {
         match self {
             Self::ClosedBeforeResponse(Processed::No) => true,
             Self::ClosedBeforeResponse(Processed::Maybe) => is_idempotent,
-            Self::ClosedWithinResponse | Self::Malformed | Self::TimedOut => false,
+            Self::ClosedWithinResponse | Self::TlsRefused | Self::Malformed | Self::TimedOut => false,
         }
     }
 
@@ -59,6 +64,7 @@ impl LeaseError {
     pub const fn refusal(self) -> RefusalReason {
         match self {
             Self::ClosedBeforeResponse(_) | Self::ClosedWithinResponse => RefusalReason::UpstreamReset,
+            Self::TlsRefused => RefusalReason::UpstreamTls,
             Self::Malformed => RefusalReason::UpstreamMalformed,
             Self::TimedOut => RefusalReason::UpstreamTimeout,
         }

@@ -18,6 +18,7 @@ use crate::error::RefusalReason;
 use crate::io::handle::ConnectError;
 use crate::io::handshakes::Handshakes;
 use crate::io::{Chunk, Io, Stream};
+use crate::tls::records::Violation;
 
 /// Makes the connections of one upstream on one worker.
 #[derive(Debug)]
@@ -76,6 +77,12 @@ impl Connector {
         // None of these bytes belongs to an exchange.
         connection.sent_before = connection.stream.progress().sent + connection.stream.unsent() as u64;
         Ok(connection)
+    }
+
+    /// An endpoint ended TLS with this alert when the handshake seemed to be over.
+    pub(super) fn refused(&self, endpoint: &Endpoint, alert: Violation) {
+        self.counters.increment(Plain::UpstreamHandshakeFailures);
+        self.warnings.tls_failed(endpoint, &alert, self.io.now());
     }
 
     async fn open(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Connection, RefusalReason> {

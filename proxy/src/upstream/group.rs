@@ -18,6 +18,7 @@ use crate::counters::Counters;
 use crate::error::RefusalReason;
 use crate::io::Io;
 use crate::io::handshakes::Handshakes;
+use crate::tls::records::Violation;
 
 /// One upstream of one snapshot.
 #[derive(Clone, Debug)]
@@ -118,6 +119,12 @@ impl Group {
         };
         self.balancer.borrow_mut().connected(endpoint.id(), is_good, self.io.now());
         connected
+    }
+
+    /// An endpoint ended TLS with this alert when the handshake seemed to be over.
+    pub(super) fn refused(&self, endpoint: &Endpoint, alert: Violation) {
+        self.connector.refused(endpoint, alert);
+        self.balancer.borrow_mut().connected(endpoint.id(), false, self.io.now());
     }
 
     /// An idle connection spoke or died.

@@ -14,8 +14,9 @@ use crate::http::authentication;
 use crate::http::h1::{BodyDecoder, Parsed, ResponseDecoder, encode};
 use crate::http::limits::Limits;
 use crate::http::message::{BodyLength, Fields, Method, RequestHead, ResponseHead};
-use crate::io::{Chunk, Stream};
+use crate::io::{Chunk, Stream, StreamError};
 use crate::time::Time;
+use crate::tls::records::Violation;
 use crate::wire::h1::{Outbound, ReadError, Taking, WriteError, next_part};
 use crate::wire::pace::Pace;
 
@@ -50,6 +51,13 @@ impl<'u> H1Lease<'u> {
     /// Whether it came from the pool.
     pub(super) const fn is_reused(&self) -> bool {
         self.connection.is_reused()
+    }
+
+    /// The endpoint ended TLS with this alert before it answered.
+    fn refused(&self, alert: Violation) {
+        if let Some(endpoint) = self.pinning.endpoint() {
+            self.upstream.group.refused(endpoint, alert);
+        }
     }
 
     /// Whether the kernel took no byte of this exchange.
@@ -168,6 +176,11 @@ impl Receiver<'_, '_> {
         self.lease.connection.stream()
     }
 
+    /// Whether the endpoint has not answered anything over this connection.
+    const fn is_fresh(&self) -> bool {
+        !self.heard && !self.lease.is_reused()
+    }
+
     fn closed(&self) -> LeaseError {
         if self.heard {
             LeaseError::ClosedWithinResponse
@@ -185,6 +198,10 @@ impl ReceiveResponse for Receiver<'_, '_> {
             if self.input.is_empty() {
                 match self.stream().read().await {
                     Ok(Some(chunk)) => self.input = chunk,
+                    Err(StreamError::Tls(alert @ Violation::Alert(_))) if self.is_fresh() => {
+                        self.lease.refused(alert);
+                        return Err(LeaseError::TlsRefused);
+                    }
                     Ok(None) | Err(_) => return Err(self.closed()),
                 }
             }

@@ -86,6 +86,11 @@ impl<'p> Pinning<'p> {
         Self { pin, endpoint, is_pinned: Cell::new(is_pinned) }
     }
 
+    /// The connection's endpoint.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_deref()
+    }
+
     /// From now on the connection belongs to the client's, if `binds`.
     pub(super) fn note(&self, binds: bool) {
         if binds {

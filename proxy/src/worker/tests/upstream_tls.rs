@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, ServerConnection};
 
 use crate::counters::{Counter, Plain};
-use crate::error::PoolCloseReason;
+use crate::error::{PoolCloseReason, RefusalReason};
 use crate::io::simulated::{Faults, Peer};
 use crate::tls::client::{ClientTls, Settings, Trust};
 use crate::tls::testing::Authority;
@@ -27,6 +28,8 @@ enum Manner {
     Keeps,
     /// Without a length: the end of the connection is the end of the body, announced or not.
     Ends { is_announced: bool },
+    /// It asks for a certificate of the client, which has none.
+    WantsCertificate,
 }
 
 #[derive(Default)]
@@ -53,14 +56,23 @@ fn bench(
     Arc::make_mut(&mut config.upstreams[0]).tls = Some(Arc::new(tls.expect("settings")));
     let bench = Bench::new(1, faults, config);
     let pair = server.leaf(&[NAME]);
-    let chain =
+    let chain: Vec<_> =
         CertificateDer::pem_slice_iter(pair.chain.as_bytes()).collect::<Result<_, _>>().expect("a chain");
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let server = ServerConfig::builder_with_provider(provider)
+    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("versions");
-    let mut server = server.with_no_client_auth().with_single_cert(chain, key).expect("a pair");
+    let server = match manner {
+        Manner::WantsCertificate => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(chain[0].clone()).expect("a root");
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            server.with_client_cert_verifier(verifier.build().expect("a verifier"))
+        }
+        _ => server.with_no_client_auth(),
+    };
+    let mut server = server.with_single_cert(chain, key).expect("a pair");
     server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().expect("ticketer");
     let server = Arc::new(server);
     let heard = Rc::new(RefCell::new(Heard::default()));
@@ -81,6 +93,12 @@ fn bench(
                     }
                     Err(error) => {
                         heard.borrow_mut().failed = Some(error);
+                        // The alert.
+                        let mut out = Vec::new();
+                        while tls.wants_write() {
+                            tls.write_tls(&mut out).expect("memory");
+                        }
+                        peer.write(&out);
                         return peer.close();
                     }
                 }
@@ -95,7 +113,7 @@ fn bench(
             while let Some(at) = received.windows(4).position(|end| end == b"\r\n\r\n") {
                 received.drain(..at + 4);
                 match manner {
-                    Manner::Keeps => tls
+                    Manner::Keeps | Manner::WantsCertificate => tls
                         .writer()
                         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
                         .expect("memory"),
@@ -187,6 +205,26 @@ fn an_endpoint_that_is_not_believed_is_502_and_told_why() {
         heard.borrow().failed
     );
     bench.check_freed("");
+}
+
+/// In TLS 1.3 the handshake is over for the client before the endpoint has seen its certificate.
+#[test]
+fn an_endpoint_that_refuses_our_certificate_is_502_and_not_tried_again() {
+    let authority = Authority::new("Test CA");
+    for seed in 0..10 {
+        let faults =
+            if seed == 0 { Faults { short: false, delay: 0, ..Faults::mild() } } else { Faults::mild() };
+        let (mut bench, heard) = bench(faults, &authority, &authority, Manner::WantsCertificate);
+        let client = bench.sim.connect(bench.listener);
+        client.write(REQUEST);
+        bench.run_out();
+        assert!(client.read().starts_with(b"HTTP/1.1 502 "));
+        assert_eq!(bench.value(Counter::Refused(RefusalReason::UpstreamTls)), 1, "{}", bench.counted());
+        assert_eq!((bench.value(Plain::UpstreamConnects), bench.value(Plain::UpstreamRetries)), (1, 0));
+        assert_eq!(bench.value(Plain::UpstreamHandshakeFailures), 1);
+        assert!(heard.borrow().failed.is_some());
+        bench.check_freed("");
+    }
 }
 
 #[test]
