@@ -8,13 +8,13 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustls::version::{TLS12, TLS13};
 use serde_json::Value;
 use tests::client::Client;
-use tests::origin::{Origin, Response as Answer};
+use tests::origin::{Body, Origin, Response as Answer};
 use tests::ports::Port;
 use tests::sluice::{Setup, Sluice};
 use tests::tls::{Authority, Kind, https};
@@ -175,6 +175,43 @@ fn every_exchange_leaves_one_record_with_what_happened() {
     let metrics = sluice.metrics();
     assert_eq!(metrics.sum("sluice_access_log_records_total"), 10.0);
     assert_eq!(metrics.sum("sluice_access_log_records_lost_total"), 0.0);
+}
+
+/// A client that has ended its side, and perhaps left, is served for a while. The record does not blame the
+/// endpoint, and a status that the client got stays.
+#[test]
+fn the_record_of_a_client_that_left_says_so() {
+    let half_close = "half_close = \"500ms\"";
+    // It never answers.
+    let origin = Origin::raw(|connection| {
+        connection.read_head()?;
+        connection.drain();
+        Ok(())
+    });
+    let sluice = Setup::to(origin.address()).with("log", ACCESS).with("listener", half_close).start();
+    let start = Instant::now();
+    let mut client = sluice.client();
+    client.send("GET /late HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.finish();
+    assert!(client.until_closed().is_empty());
+    assert!((400..4000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    eventually(LIMIT, "the endpoint is told", || (origin.open() == 0).then_some(()));
+    let records = wait_records(&sluice, 1);
+    assert_eq!(records[0]["status"], 499, "{}", records[0]);
+    assert_eq!(records[0]["closed"], "client_closed", "{}", records[0]);
+    assert_eq!((&records[0]["refused"], &records[0]["attempts"]), (&Value::Null, &1.into()));
+
+    // It has got a status, and is slow to read the rest.
+    let origin = Origin::http(|_| Answer::with(Body::ChunkedPattern(1 << 30)));
+    let sluice = Setup::to(origin.address()).with("log", ACCESS).with("listener", half_close).start();
+    let mut client = sluice.client();
+    client.send("GET /stream HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.finish();
+    std::thread::sleep(Duration::from_millis(1500));
+    client.until_closed();
+    let records = wait_records(&sluice, 1);
+    assert_eq!(records[0]["status"], 200, "{}", records[0]);
+    assert_eq!(records[0]["closed"], "client_closed", "{}", records[0]);
 }
 
 #[test]

@@ -354,6 +354,31 @@ fn a_proxy_header_comes_before_the_handshake() {
     }
 }
 
+/// close_notify alone tells it too, and so does one behind a request that waits for its turn.
+#[test]
+fn a_client_that_said_close_notify_is_served_for_half_close() {
+    let origin = Origin::http(|_| Response::ok("late").after(Duration::from_secs(8)));
+    let authority = Authority::default();
+    let leaf = authority.leaf(Kind::P256, &[NAME]);
+    let setup = Setup::to(origin.address()).with("listener", "half_close = \"500ms\"");
+    let sluice = https(setup, &authority, &[leaf], "").start();
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+    for (version, versions) in VERSIONS {
+        let config = Arc::new(authority.config(versions));
+        for requests in [1, 3] {
+            let start = std::time::Instant::now();
+            let mut client = sluice.secured(&config, NAME);
+            (0..requests).for_each(|_| client.send(&request));
+            let stream = client.stream();
+            stream.conn.send_close_notify();
+            stream.conn.complete_io(&mut stream.sock).unwrap();
+            assert!(client.until_closed().is_empty(), "{version}");
+            assert!(start.elapsed() < Duration::from_secs(5), "{version}: {:?}", start.elapsed());
+        }
+    }
+    counted(&sluice, "sluice_connections_closed_total", "reason", "client_closed", 4.0);
+}
+
 #[test]
 fn a_client_that_half_closes_is_answered_and_one_that_vanishes_is_not_believed() {
     let origin = Origin::http(|request| {

@@ -30,7 +30,7 @@ macro_rules! reasons {
 reasons! {
     /// Why a downstream connection ended.
     CloseReason {
-        /// The client closed between requests.
+        /// The client closed between requests, or ended its side within one and was served for `half_close`.
         ClientClosed = "client_closed",
         /// The client closed or reset within a request or response.
         ClientAborted = "client_aborted",

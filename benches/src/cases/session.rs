@@ -57,6 +57,7 @@ fn listener() -> Listener {
             tunnel_idle: TIMEOUT,
             min_rate: None,
         },
+        half_close: Some(Duration::from_secs(2)),
         limits: ListenerLimits {
             header_bytes: 32 << 10,
             headers: 100,

@@ -156,6 +156,7 @@ impl Changes {
                 defer_accept,
                 freebind,
                 timeouts: _,
+                half_close: _,
                 limits: _,
                 reading: _,
                 trusted_proxies: _,

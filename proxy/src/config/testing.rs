@@ -93,6 +93,7 @@ pub(crate) fn listener() -> Listener {
             tunnel_idle: Duration::from_secs(10),
             min_rate: None,
         },
+        half_close: Some(Duration::from_secs(2)),
         limits: ListenerLimits {
             header_bytes: 16 << 10,
             headers: 64,

@@ -157,6 +157,7 @@ fn defaults_are_those_of_the_interface() {
                     tunnel_idle: seconds(600),
                     min_rate: NonZero::new(100),
                 },
+                half_close: Some(seconds(2)),
                 limits: ListenerLimits {
                     header_bytes: 32 << 10,
                     headers: 100,

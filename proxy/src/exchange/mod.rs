@@ -7,12 +7,13 @@
 //! `run` leads a request through route, attempts and answer. `body`, `sink` and `lease` are the seams: the
 //! source of the request body, the target of the response, and a connection to an endpoint. `tunnel` is the
 //! seam after an upgrade. `relay` pumps one attempt, `replay` keeps a short body for the next, and `answer`
-//! makes responses of our own. `scene` and `signal` come from the session; `record` is for the access log. An
-//! exchange knows no connection.
+//! makes responses of our own. `left` watches the client meanwhile. `scene` and `signal` come from the session;
+//! `record` is for the access log. An exchange knows no connection.
 
 pub mod answer;
 pub mod body;
 pub mod lease;
+pub mod left;
 pub mod outcome;
 pub mod record;
 mod relay;
@@ -28,6 +29,7 @@ mod tests;
 pub mod tunnel;
 
 pub use body::{BodyPart, BodySource, SourceError};
+pub use left::Downstream;
 pub use outcome::Outcome;
 pub use record::Record;
 pub use run::{exchange, refuse_at_once};

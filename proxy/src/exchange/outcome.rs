@@ -25,6 +25,8 @@ pub enum Outcome {
     CutBySource(SourceError),
     /// The response cannot be delivered.
     Undeliverable(SinkError),
+    /// The client had ended its side, and was served on for as long as its listener allows.
+    Left,
     /// The exchange was told to stop.
     Cancelled,
 }

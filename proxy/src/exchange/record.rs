@@ -17,6 +17,9 @@ use crate::io::Io;
 use crate::time::Time;
 use crate::tls::agreed::Agreed;
 
+/// The status in the log of a client that left before it got one.
+const STATUS_LEFT: u16 = 499;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Record {
@@ -168,8 +171,11 @@ impl Record {
 
     /// How the exchange ended.
     pub fn ended(&self, outcome: Outcome) {
-        if let Outcome::Answered { refused, .. } = outcome {
-            self.refused.set(refused);
+        match outcome {
+            Outcome::Answered { refused, .. } => self.refused.set(refused),
+            // No status was sent; other proxies log this one.
+            Outcome::Left => self.status.set(self.status.get().or(Some(STATUS_LEFT))),
+            _ => {}
         }
     }
 

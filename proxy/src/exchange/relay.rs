@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -53,9 +53,8 @@ const INTERIM_MAX: u32 = 100;
 /// How long an endpoint may take to send "100 Continue" before it gets the body all the same. An endpoint
 /// that does not know the expectation never sends it (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
-/// After this long without news from an endpoint the client is watched too, so that its leaving ends the
-/// exchange. Watching from the start would cost most exchanges one more receive to arm and to cancel.
-const WATCH_AFTER: Duration = Duration::from_millis(100);
+/// How long a part may take until it is asked whether the endpoint can send at all.
+const HELD_AFTER: Duration = Duration::from_millis(100);
 
 /// State that upload and download share.
 #[derive(Debug)]
@@ -242,7 +241,7 @@ async fn download(
 ) -> Result<u16, DownloadError> {
     let mut interim = 0;
     let mut head = loop {
-        let mut head = head_in_time(io, limits, shared, receiver, sink).await?;
+        let mut head = head_in_time(io, limits, shared, receiver).await?;
         shared.continued.set(shared.continued.get() || head.status == 100);
         match head.status {
             101 if may_switch => return Err(DownloadError::Switched(Box::new(head))),
@@ -284,14 +283,11 @@ async fn head_in_time(
     limits: Limits<'_>,
     shared: &Shared,
     receiver: &mut impl ReceiveResponse,
-    sink: &impl ResponseSink,
-) -> Result<ResponseHead, DownloadError> {
+) -> Result<ResponseHead, LeaseError> {
     loop {
         let due = shared.head_due.get();
-        match watched(io, due, sink, receiver.head()).await {
-            Ok(head) => return Ok(head?),
-            Err(Missed::Gone) => return Err(SinkError::Aborted.into()),
-            Err(Missed::Elapsed) => {}
+        if let Ok(head) = io.timeout_at(due, receiver.head()).await {
+            return head;
         }
         if shared.head_due.get() > due {
             continue;
@@ -301,48 +297,10 @@ async fn head_in_time(
         // A client's receive may be held because the endpoint takes nothing. The exchange then waits for the
         // endpoint, not for the client.
         if taken_due <= io.now() && (!shared.awaits_client.get() || receiver.has_unsent()) {
-            return Err(LeaseError::TimedOut.into());
+            return Err(LeaseError::TimedOut);
         }
         shared.head_due.set(if shared.awaits_client.get() { io.now() + limits.head } else { taken_due });
     }
-}
-
-/// Why a wait ended without its result.
-enum Missed {
-    Elapsed,
-    /// The client went away.
-    Gone,
-}
-
-/// Waits for `news` from the endpoint until `due`, or until the client is gone. The client is watched only
-/// after `WATCH_AFTER`.
-async fn watched<F: Future>(
-    io: &Io,
-    due: Time,
-    sink: &impl ResponseSink,
-    news: F,
-) -> Result<F::Output, Missed> {
-    let mut news = pin!(news);
-    let unwatched = due.min(io.after(WATCH_AFTER));
-    match io.timeout_at(unwatched, news.as_mut()).await {
-        Ok(output) => Ok(output),
-        Err(_) if unwatched == due => Err(Missed::Elapsed),
-        Err(_) => Box::pin(watch(io, due, sink, news)).await,
-    }
-}
-
-/// Like `watched`, but watches the client from now on.
-async fn watch<F: Future + Unpin>(
-    io: &Io,
-    due: Time,
-    sink: &impl ResponseSink,
-    mut news: F,
-) -> Result<F::Output, Missed> {
-    let either = poll_fn(|cx| match Pin::new(&mut news).poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Ok(output)),
-        Poll::Pending => sink.poll_gone(cx).map(|()| Err(Missed::Gone)),
-    });
-    io.timeout_at(due, either).await.unwrap_or(Err(Missed::Elapsed))
 }
 
 async fn part_in_time(
@@ -359,13 +317,13 @@ async fn part_in_time(
     }
     sink.flush();
     let due = io.after(limits.body);
-    if let Ok(part) = io.timeout_at(due.min(io.after(WATCH_AFTER)), receiver.part()).await {
+    if let Ok(part) = io.timeout_at(due.min(io.after(HELD_AFTER)), receiver.part()).await {
         return Ok(part?);
     }
     Box::pin(part_waited_for(io, limits, due, receiver, sink)).await
 }
 
-/// Waits for a part that did not come within `WATCH_AFTER`.
+/// Waits for a part that did not come within `HELD_AFTER`.
 async fn part_waited_for(
     io: &Io,
     limits: Limits<'_>,
@@ -382,12 +340,10 @@ async fn part_waited_for(
             }
             due = io.after(limits.body);
         }
-        let heard = watch(io, due, sink, pin!(receiver.part())).await;
-        match heard {
+        match io.timeout_at(due, receiver.part()).await {
             Ok(part) => return Ok(part?),
-            Err(Missed::Gone) => return Err(SinkError::Aborted.into()),
-            Err(Missed::Elapsed) if receiver.is_held() => {}
-            Err(Missed::Elapsed) => return Err(LeaseError::TimedOut.into()),
+            Err(_) if receiver.is_held() => {}
+            Err(_) => return Err(LeaseError::TimedOut.into()),
         }
     }
 }

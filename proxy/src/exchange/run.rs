@@ -8,6 +8,7 @@ use std::task::Poll;
 use super::answer::{self, refuse, refuse_body, send};
 use super::body::BodySource;
 use super::lease::{Asked, Attempts, Lease, Upstreams};
+use super::left::left;
 use super::outcome::{self, Outcome};
 use super::record::Phase;
 use super::relay::{self, Ended, Limits, Shared};
@@ -28,7 +29,8 @@ const REPLAY_BYTES: usize = 16 * 1024;
 
 /// Runs one exchange: routes the request, sends it to an endpoint and its response to the sink, or answers it
 /// itself. `head` becomes the head that is forwarded; it is borrowed, since a future keeps a copy of each
-/// value that moves through it. The exchange stops at its next await once `cancel` is given.
+/// value that moves through it. The exchange stops at its next await once `cancel` is given, or once the
+/// client has left.
 pub async fn exchange<U: Upstreams>(
     head: &mut RequestHead,
     source: &mut impl BodySource,
@@ -40,9 +42,13 @@ pub async fn exchange<U: Upstreams>(
     let started = scene.io.now();
     let cancelled = cancel.waiter();
     let mut running = pin!(run(head, source, sink, scene));
+    let mut left = pin!(left(scene.io, scene.downstream, scene.listener.half_close));
     let outcome = poll_fn(|cx| match cancelled.poll(cx) {
         Poll::Ready(()) => Poll::Ready(Outcome::Cancelled),
-        Poll::Pending => running.as_mut().poll(cx),
+        Poll::Pending => match running.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending => left.as_mut().poll(cx),
+        },
     })
     .await;
     drop(active);

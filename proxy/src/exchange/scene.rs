@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use super::left::Downstream;
 use super::record::Record;
 use crate::counters::Counters;
 use crate::http::forward::RequestId;
@@ -25,6 +26,8 @@ pub struct Scene<'a, U> {
     pub listener: &'a Listener,
     /// The client that asks.
     pub client: Client<'a>,
+    /// Its connection, which tells whether it is still there.
+    pub downstream: &'a dyn Downstream,
     /// The identity that the client's certificate proved: the value of X-Forwarded-Client-Cert. Empty: it was
     /// asked for a certificate and showed none. `None`: it was not asked.
     pub identity: Option<&'a str>,

@@ -1,7 +1,5 @@
 //! The target of an exchange's response.
 
-use std::task::{Context, Poll};
-
 use super::tunnel::TunnelEnd;
 use crate::http::message::{Fields, ResponseHead};
 use crate::io::Chunk;
@@ -38,9 +36,6 @@ pub trait ResponseSink {
     /// Sends bytes that were held back to travel together. The caller flushes before it waits for more of the
     /// response.
     fn flush(&mut self);
-    /// Ready once the client is gone and cannot get the response any more. A client that has only ended its
-    /// own direction is not gone.
-    fn poll_gone(&self, cx: &Context<'_>) -> Poll<()>;
     /// Waits until the client has taken all bytes queued for it, as long as it goes on taking.
     fn taken(&mut self) -> impl Future<Output = Result<(), SinkError>>;
 }

@@ -10,13 +10,14 @@ use std::task::{Context, Poll, Waker};
 use super::lease::Upstreams;
 use super::tunnel::TunnelEnd;
 use super::{
-    BodyPart, BodySource, Client, Local, Outcome, ResponseSink, Scene, Signal, SinkError, SourceError,
-    exchange,
+    BodyPart, BodySource, Client, Downstream, Local, Outcome, ResponseSink, Scene, Signal, SinkError,
+    SourceError, exchange,
 };
 use crate::http::message::{Fields, RequestHead, ResponseHead};
 use crate::io::Chunk;
 use crate::listen::ListenerId;
 use crate::session::context::Worker;
+use crate::time::Time;
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Default)]
@@ -184,12 +185,22 @@ impl ResponseSink for Sink {
 
     fn flush(&mut self) {}
 
+    async fn taken(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// A stream of a session that carries many: its own end says nothing about its client.
+#[derive(Debug)]
+struct OfMany;
+
+impl Downstream for OfMany {
     fn poll_gone(&self, _cx: &Context<'_>) -> Poll<()> {
         Poll::Pending
     }
 
-    async fn taken(&mut self) -> Result<(), SinkError> {
-        Ok(())
+    fn ended_at(&self) -> Option<Time> {
+        None
     }
 }
 
@@ -232,6 +243,7 @@ pub(crate) fn begin<U: Upstreams + 'static>(
             upstreams: &*upstreams,
             listener,
             client: Client { peer, local: Local::Known(peer), fallback: &[] },
+            downstream: &OfMany,
             identity: None,
             is_early: false,
             new_request_id: worker.request_id(),

@@ -33,6 +33,8 @@ pub struct Listener {
     pub freebind: bool,
     /// `listener.timeouts`
     pub timeouts: Timeouts,
+    /// How long a client that ended its side is served on; `None`: for as long as it takes.
+    pub half_close: Option<Duration>,
     /// `listener.limits`
     pub limits: ListenerLimits,
     /// How its clients' requests are read.

@@ -174,14 +174,14 @@ async fn serve_request(
         upstreams: &ForClient { upstreams: &snapshot.upstreams, pin: &seat.pin },
         listener,
         client: Client { peer: seat.client(), local, fallback: &listener.addresses },
+        downstream: &seat.stream,
         identity: identity.as_ref().map(|identity| &*identity.value).or(is_asked.then_some("")),
         is_early,
         new_request_id: worker.request_id(),
         record,
     };
     let mut source = Source::new(seat, head.body, input, &flags);
-    // Pipelined requests are answered one after the other. A client that never reads its responses is held up
-    // here.
+    // A client that never reads the responses to its pipelined requests is held up here.
     if let Err(error) = sink.outbound.writable().await {
         return Next::Abort(undeliverable(error.into()));
     }

@@ -634,12 +634,21 @@ impl Connection {
                 self.note(peer, format_args!("half-closes"));
                 self.stops_writing = true;
                 self.end();
+                self.hope();
             }
         }
         self.write(peer);
         self.check_fate(peer);
         if self.next_write > now {
             peer.wake_at(self.next_write);
+        }
+    }
+
+    /// It has ended its side, and still wants its answers. It gets those that come before its time is over.
+    fn hope(&mut self) {
+        if self.book.plan.config.listeners[0].half_close.is_some() {
+            self.smooth = false;
+            self.plan.exchanges.clone().for_each(|id| self.book.record(id).left = true);
         }
     }
 

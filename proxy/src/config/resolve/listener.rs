@@ -57,6 +57,7 @@ impl Resolver<'_> {
             defer_accept: listener.defer_accept,
             freebind: listener.freebind,
             timeouts: listener.timeouts,
+            half_close: listener.half_close,
             limits: listener.limits,
             reading: listener.reading,
             trusted_proxies: listener.trusted_proxies,

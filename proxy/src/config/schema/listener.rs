@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::ops::Range;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{KIB, MIB, MINUTE, SECOND, TIMEOUT, Tls, listen_address, name, tls, to_u32, to_usize};
+use super::{DAY, KIB, MIB, MINUTE, SECOND, TIMEOUT, Tls, listen_address, name, tls, to_u32, to_usize};
 use crate::config::read::{At, Table};
 use crate::config::units;
 use crate::http::path::{Rules, Slashes};
@@ -26,6 +27,7 @@ pub(in crate::config) struct Listener {
     pub(in crate::config) defer_accept: bool,
     pub(in crate::config) freebind: bool,
     pub(in crate::config) timeouts: Timeouts,
+    pub(in crate::config) half_close: Option<Duration>,
     pub(in crate::config) limits: ListenerLimits,
     pub(in crate::config) header_bytes_at: Option<Range<usize>>,
     pub(in crate::config) reading: Reading,
@@ -75,6 +77,7 @@ pub(super) fn listener(mut table: Table<'_, '_>) -> Listener {
     let (proxy_protocol, trusted_proxies) = proxies(&mut table, protocol);
     let tls = tls::tls(&mut table, protocol);
     let timeouts = timeouts(table.table("timeouts"), protocol);
+    let half_close = half_close(&mut table, protocol);
     let (limits, header_bytes_at) = limits(table.table("limits"));
     let reading = reading(&mut table, protocol);
     let span = table.span();
@@ -90,6 +93,7 @@ pub(super) fn listener(mut table: Table<'_, '_>) -> Listener {
         defer_accept,
         freebind,
         timeouts,
+        half_close,
         limits,
         header_bytes_at,
         reading,
@@ -209,6 +213,24 @@ fn timeouts(mut table: Table<'_, '_>, protocol: Protocol) -> Timeouts {
     };
     table.finish();
     timeouts
+}
+
+/// How long a client that ended its side is served on.
+fn half_close(table: &mut Table<'_, '_>, protocol: Protocol) -> Option<Duration> {
+    const KEY: &str = "half_close";
+    if !protocol.is_http() {
+        only_of_http(table, protocol, KEY, "none: each side of a tunnel ends by itself");
+    }
+    table.parsed(KEY, "\"off\" or a duration up to 1d", patience).map_or(Some(2 * SECOND), |at| at.value)
+}
+
+/// `None`: for as long as it takes.
+fn patience(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let patience = units::duration(text)?;
+    if patience <= DAY { Ok(Some(patience)) } else { Err(format!("{} is more than 1d", units::quote(text))) }
 }
 
 fn limits(mut table: Table<'_, '_>) -> (ListenerLimits, Option<Range<usize>>) {

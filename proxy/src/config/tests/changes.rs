@@ -125,6 +125,7 @@ fn what_can_change_is_told() {
         (with("/run/sluice\"", "/run/sluice\"\nwatchdog = \"off\""), vec!["process.watchdog changed"]),
         (web("[listener.timeouts]\nsend = \"1s\""), vec!["listeners changed: \"web\""]),
         (web("[listener.limits]\nheaders = 7"), vec!["listeners changed: \"web\""]),
+        (web("half_close = \"off\""), vec!["listeners changed: \"web\""]),
         (web("trusted_proxies = [\"10.0.0.0/8\"]"), vec!["listeners changed: \"web\""]),
         (
             web("proxy_protocol = \"accept\"\ntrusted_proxies = [\"10.0.0.0/8\"]"),

@@ -246,6 +246,22 @@ fn each_error_names_its_line_and_key() {
             "listener.address",
             &["[::1]:81 is covered by [::]:81, an address of listener \"a\""],
         ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nhalf_close = 2 # <-\n",
+            "listener.half_close",
+            &["is an integer", "\"off\" or a duration"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nhalf_close = \"2d\" # <-\n",
+            "listener.half_close",
+            &["is more than 1d"],
+        ),
+        case(
+            "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nupstream = \"app\"\n\
+             half_close = \"2s\" # <-\n",
+            "listener.half_close",
+            &["has no meaning for protocol = \"tcp\""],
+        ),
         // TLS.
         case(
             "[[listener]] # <-\nname = \"a\"\naddress = \"127.0.0.1:1\"\nprotocol = \"https\"\n",

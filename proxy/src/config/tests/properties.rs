@@ -55,6 +55,7 @@ fn toml_like() -> impl Strategy<Value = String> {
         "drain_timeout",
         "drain_delay",
         "watchdog",
+        "half_close",
         "stuck_after",
         "x",
     ]);

@@ -110,7 +110,10 @@ impl Flow {
                     return;
                 }
             }
-            0 => inner.ended(inner.sending.error().map_or(Ok(()), Err)),
+            0 => {
+                inner.receiving.note(0, self.shared.now.get());
+                inner.ended(inner.sending.error().map_or(Ok(()), Err));
+            }
             result => match -result {
                 libc::ECANCELED | libc::EINTR => return,
                 libc::ENOBUFS => return self.found_no_buffer(state, inner),

@@ -116,16 +116,26 @@ impl Stream {
     }
 
     /// Ready once the connection is broken: reset, not merely ended by a peer that has nothing more to say.
-    /// It is watched like a read.
+    /// It is watched like a read, and its end wakes the task too.
     pub fn poll_broken(&self, cx: &Context<'_>) -> Poll<()> {
         let inner = &mut *self.0.inner.borrow_mut();
+        self.0.open_ahead(inner);
         if inner.write_result().is_err() || matches!(inner.receiving.end, Some(Err(_))) {
             return Poll::Ready(());
         }
         if inner.receiving.end.is_none() {
             self.0.await_bytes(inner, cx);
+        } else {
+            inner.receiving.waiting.register(cx);
         }
         Poll::Pending
+    }
+
+    /// When the peer said that it sends nothing more, if it has; bytes that came before may be unread.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Time> {
+        let inner = self.0.inner.borrow();
+        (inner.receiving.end == Some(Ok(()))).then(|| inner.receiving.at())
     }
 
     /// Puts bytes back at the front of the inbound queue.

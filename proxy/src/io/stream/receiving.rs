@@ -39,7 +39,7 @@ pub(in crate::io) struct Receiving {
     is_fresh: bool,
     /// The next receive is armed only when somebody waits for bytes.
     is_on_demand: bool,
-    /// Bytes received so far, and when the last of them came.
+    /// Bytes received so far, and when the last of them came, or the end behind them.
     bytes: u64,
     at: Time,
     pub(in crate::io) waiting: WaitingTask,
@@ -88,7 +88,7 @@ impl Receiving {
         self.is_on_demand && self.operation == ReceiveOp::Idle
     }
 
-    /// Notes that so many bytes came.
+    /// Notes that so many bytes came; none: the end.
     pub(in crate::io) const fn note(&mut self, bytes: usize, now: Time) {
         self.bytes += bytes as u64;
         self.at = now;
@@ -100,7 +100,7 @@ impl Receiving {
         self.bytes
     }
 
-    /// When bytes last came; before, when the connection was there.
+    /// When bytes or their end last came; before, when the connection was there.
     pub(in crate::io) const fn at(&self) -> Time {
         self.at
     }

@@ -21,6 +21,9 @@ use crate::tls::records::{HEADER_BYTES, Opened, Records, Sealed, Violation};
 pub(in crate::io) const RECORD_BYTES_MAX: usize = HEADER_BYTES + (1 << 14) + 2048;
 /// Opened and sealed bytes below this are not counted: an idle connection costs more.
 const COUNTED_BYTES: usize = 2048;
+/// Bytes that may be opened behind others that wait for the session, to find the peer's close_notify. Few,
+/// since small records are not counted.
+const AHEAD_BYTES: usize = 4096;
 
 /// The TLS state of a stream beside its queues, while it carries records.
 pub(in crate::io) struct Secure {
@@ -57,10 +60,11 @@ impl Secure {
         Self { layer, plain: Queue::default(), is_ended: false, is_closed: false, must_end, agreed }
     }
 
-    /// Opens records until there is something for the session, or until more has to come. Bytes to be sent go
-    /// to `out`.
+    /// Opens records until there is something for the session, `ahead` bytes at least, or until more has to
+    /// come. Bytes to be sent go to `out`.
     fn pump(
         &mut self,
+        ahead: usize,
         inbound: &mut Queue,
         out: &mut Vec<u8>,
         spares: &Spares,
@@ -82,7 +86,7 @@ impl Secure {
             self.admit(established.early, spares, pool, account)?;
         }
         let Layer::Records(records) = &mut self.layer else { return Ok(()) };
-        while self.plain.is_empty() && !self.is_ended {
+        while (self.plain.is_empty() || self.plain.bytes() < ahead) && !self.is_ended {
             let Some(header) = inbound.peek() else { break };
             let length = records.length(header, out).map_err(StreamError::Tls)?;
             let keeps = !pool.has_room(length, pool.budget_reserve());
@@ -287,6 +291,15 @@ impl Inner {
 impl StreamState {
     /// Opens received records, as far as the session can take them.
     pub(in crate::io) fn open_records(self: &Rc<Self>, inner: &mut Inner) {
+        self.open(inner, 0);
+    }
+
+    /// The same, and some records behind them: the session takes nothing now, and wants to know of the end.
+    pub(super) fn open_ahead(self: &Rc<Self>, inner: &mut Inner) {
+        self.open(inner, AHEAD_BYTES);
+    }
+
+    fn open(self: &Rc<Self>, inner: &mut Inner, ahead: usize) {
         let Some(secure) = &mut inner.secure else { return };
         // Bytes that came after the end, or after an error of TLS, are dropped: they are not opened, and no
         // second alert tells of them.
@@ -295,8 +308,8 @@ impl StreamState {
         }
         let mut out = Vec::new();
         let shared = &self.shared;
-        let pumped =
-            secure.pump(&mut inner.receiving.queue, &mut out, &shared.spares, &shared.pool, self.account());
+        let inbound = &mut inner.receiving.queue;
+        let pumped = secure.pump(ahead, inbound, &mut out, &shared.spares, &shared.pool, self.account());
         if let Err(error) = pumped {
             inner.receiving.queue.clear();
             inner.receiving.end = Some(Err(error));

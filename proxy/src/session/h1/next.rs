@@ -9,6 +9,7 @@
 //! endpoint switched protocols           Tunnel                        (cannot happen)
 //! response cut by the endpoint          Close; Abort if the body ends with the connection
 //! request refused within the response   Close; Abort if the body ends with the connection
+//! client ended its side, time is over   Close; Abort if the body ends with the connection
 //! client gone or too slow, cancelled    Abort
 //! ```
 
@@ -80,6 +81,7 @@ impl Next {
             Outcome::Cut => answer.cut(CloseReason::UpstreamAborted),
             Outcome::CutBySource(SourceError::Aborted) => Self::Abort(CloseReason::ClientAborted),
             Outcome::CutBySource(SourceError::Refused(reason)) => answer.cut(source_refused(reason)),
+            Outcome::Left => answer.cut(CloseReason::ClientClosed),
             Outcome::Undeliverable(error) => Self::Abort(undeliverable(error)),
             Outcome::Cancelled if is_stopped => Self::Abort(CloseReason::Stopped),
             // The client's handshake was not over in time.

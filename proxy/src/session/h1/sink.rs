@@ -1,7 +1,5 @@
 //! Writes the response of an exchange to a client of HTTP/1 (RFC 9112).
 
-use std::task::{Context, Poll};
-
 use super::flags::Flags;
 use super::next::Answer;
 use crate::counters::Plain;
@@ -141,10 +139,6 @@ impl ResponseSink for Sink<'_> {
     fn flush(&mut self) {
         self.outbound.flush();
         self.count();
-    }
-
-    fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
-        self.stream.poll_broken(cx)
     }
 
     async fn taken(&mut self) -> Result<(), SinkError> {

@@ -139,19 +139,85 @@ fn a_client_that_resets_before_it_is_watched_is_seen_soon() {
 }
 
 #[test]
-fn a_client_that_has_nothing_more_to_say_is_still_answered() {
-    let mut scene = Scene::usual();
+fn a_client_that_has_nothing_more_to_say_is_still_answered_for_as_long_as_half_close_says() {
+    for (half_close, wait) in [(None, 3 * SECOND), (Some(2 * SECOND), 1900 * MILLISECOND)] {
+        let mut scene = Scene::new(|_| {}, |listener| listener.half_close = half_close);
+        scene.client.write(GET);
+        scene.client.shutdown_write();
+        let origin = scene.origin();
+        scene.pass(wait);
+        assert!(!origin.is_reset());
+        origin.write(OK);
+        scene.pass(10 * MILLISECOND);
+        assert!(text(&scene.client).ends_with("\r\n\r\nok"));
+        assert_eq!(scene.closed(CloseReason::ClientClosed), 1);
+        origin.close();
+        scene.end();
+    }
+}
+
+/// The client is watched 100 ms after its request, so an end before that is seen then.
+#[test]
+fn a_client_that_ended_its_side_is_let_go_in_time_and_its_endpoint_told() {
+    let pipelined = [GET, GET].concat();
+    for (bytes, half_close, before) in [
+        (GET, 2 * SECOND, Duration::ZERO),
+        (GET, 2 * SECOND, SECOND),
+        (GET, Duration::ZERO, SECOND),
+        // A whole body, and requests that nobody reads before this one is answered.
+        (&*(post(3, "") + "abc").into_bytes(), 2 * SECOND, Duration::ZERO),
+        (&*pipelined, 2 * SECOND, Duration::ZERO),
+        (&*pipelined, 2 * SECOND, SECOND),
+    ] {
+        let mut scene = Scene::new(|_| {}, |listener| listener.half_close = Some(half_close));
+        scene.client.write(bytes);
+        let origin = scene.origin();
+        scene.pass(before);
+        scene.client.shutdown_write();
+        if !half_close.is_zero() {
+            scene.pass(half_close - 50 * MILLISECOND);
+            assert_eq!((origin.is_reset(), scene.bench.value(Plain::Active)), (false, 1), "{half_close:?}");
+        }
+        scene.pass(200 * MILLISECOND);
+        assert!(origin.is_reset(), "the endpoint is told: {half_close:?} {before:?}");
+        assert!(scene.client.is_ended() && text(&scene.client).is_empty(), "{half_close:?}");
+        assert_eq!(scene.closed(CloseReason::ClientClosed), 1);
+        assert_eq!(scene.bench.value(Plain::UpstreamConnects), 1, "no further request is served");
+        scene.bench.run_out();
+        scene.bench.check_freed("");
+    }
+}
+
+#[test]
+fn no_time_is_left_for_a_client_that_ended_its_side_where_half_close_is_zero() {
+    let mut scene = Scene::new(|_| {}, |listener| listener.half_close = Some(Duration::ZERO));
     scene.client.write(GET);
     scene.client.shutdown_write();
+    scene.pass(20 * MILLISECOND);
+    assert_eq!((scene.closed(CloseReason::ClientClosed), scene.bench.value(Plain::Active)), (1, 0));
+    scene.bench.run_out();
+    scene.bench.check_freed("");
+}
+
+#[test]
+fn a_response_that_goes_on_is_cut_for_a_client_that_ended_its_side() {
+    let mut scene = Scene::usual();
+    scene.client.write(GET);
     let origin = scene.origin();
-    scene.pass(3 * SECOND);
-    assert!(!origin.is_reset());
-    origin.write(OK);
-    scene.pass(10 * MILLISECOND);
-    assert!(text(&scene.client).ends_with("\r\n\r\nok"));
+    origin.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    scene.client.shutdown_write();
+    for event in 1..=40 {
+        origin.write(b"1\r\nx\r\n");
+        scene.pass(50 * MILLISECOND);
+        assert!(!origin.is_reset() || event > 36, "after {event} events");
+    }
+    scene.pass(200 * MILLISECOND);
+    assert!(origin.is_reset());
+    let response = text(&scene.client);
+    assert!(response.ends_with("1\r\nx\r\n"), "it looks cut: {response}");
     assert_eq!(scene.closed(CloseReason::ClientClosed), 1);
-    origin.close();
-    scene.end();
+    scene.bench.run_out();
+    scene.bench.check_freed("");
 }
 
 #[test]

@@ -22,7 +22,10 @@ impl Plan {
         let faults = faults(&mut random, calm);
         let memory = memory(&mut random, calm);
         let endpoints = endpoints(&mut random, calm);
-        let config = config(&mut random, endpoints.len());
+        let mut config = config(&mut random, endpoints.len());
+        let mut listener = (*config.listeners[0]).clone();
+        listener.half_close = half_close(seed);
+        config.listeners = vec![Arc::new(listener)];
         let mut plan = Self {
             seed,
             faults,
@@ -362,6 +365,13 @@ fn config(random: &mut Random, endpoints: usize) -> model::Config {
     let own = [own("/here", Action::Respond(here)), own("/moved", Action::Redirect(moved))];
     config.routes = RouteTable::new(routes.into_iter().chain(own).collect());
     config
+}
+
+/// How long a client that ended its side is served on. A generator of its own leaves the other draws as they
+/// were.
+fn half_close(seed: u64) -> Option<Duration> {
+    let mut random = Random::new(seed ^ 0x6861_6c66);
+    random.pick(&[None, None, Some(Duration::ZERO), Some(Duration::from_secs(2))])
 }
 
 fn turns(random: &mut Random, calm: bool) -> Vec<(Duration, Turn)> {
