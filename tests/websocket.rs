@@ -190,6 +190,37 @@ fn bytes_that_come_with_request_or_answer_are_not_lost_and_each_end_is_passed_on
     assert_eq!(sluice.metrics().sum("sluice_upstream_connections_idle"), 0.0, "a tunnel is not pooled");
 }
 
+/// Go's clients send `Content-Length: 0` with each POST (`kubectl exec`, `docker attach`), and `docker exec`
+/// sends a body.
+#[test]
+fn an_upgrade_beside_a_body_begins_behind_it() {
+    let origin = Origin::raw(|connection| {
+        connection.read_head()?;
+        connection.write_all(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")?;
+        let mut heard = String::new();
+        connection.read_to_string(&mut heard)?;
+        connection.write_all(heard.as_bytes())
+    });
+    let sluice = Setup::to(origin.address()).start();
+    // Without a body, the first bytes of the tunnel stand in its place.
+    for (start, framing, body) in [
+        ("GET /attach HTTP/1.1", "Content-Length: 0", "tunn"),
+        ("POST /attach HTTP/1.1", "Content-Length: 0", "tunn"),
+        ("POST /exec HTTP/1.1", "Content-Length: 4", "body"),
+    ] {
+        let mut client = sluice.client();
+        client.send(format!(
+            "{start}\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n{framing}\r\n\r\n{body}"
+        ));
+        let head = client.response("GET");
+        assert_eq!((head.status, head.field("upgrade")), (101, Some("tcp")), "{start} {framing}");
+        client.send("more");
+        client.finish();
+        assert_eq!(String::from_utf8(client.until_closed()).unwrap(), format!("{body}more"));
+    }
+    assert_eq!(sluice.metrics().sum("sluice_tunnels_total"), 3.0);
+}
+
 #[test]
 fn what_is_no_upgrade_stays_an_ordinary_exchange() {
     let origin = Origin::echo();
@@ -199,7 +230,7 @@ fn what_is_no_upgrade_stays_an_ordinary_exchange() {
     for (start, fields, body, forwarded) in [
         ("GET / HTTP/1.1", "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n", "", None),
         ("GET / HTTP/1.1", "Upgrade: h2c, websocket\r\n", "", Some("websocket")),
-        ("POST / HTTP/1.1", "Upgrade: websocket\r\nContent-Length: 2\r\n", "ab", None),
+        ("POST / HTTP/1.1", "Upgrade: websocket\r\nContent-Length: 2\r\n", "ab", Some("websocket")),
         ("GET / HTTP/1.0", "Upgrade: websocket\r\nConnection: keep-alive\r\n", "", None),
     ] {
         client.send(format!("{start}\r\n{}\r\n{body}", upgrade(fields)));

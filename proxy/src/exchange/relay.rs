@@ -123,20 +123,23 @@ async fn pump(
 ) -> Ended {
     let (sender, receiver) = halves;
     let mut upload = pin!(upload(io, limits, shared, head, sender, source));
-    let mut download = pin!(download(io, limits, shared, receiver, sink, false));
-    let mut is_over = false;
-    poll_fn(|cx| {
+    let may_switch = upgrade::is_asked_for(head);
+    let mut download = pin!(download(io, limits, shared, receiver, sink, may_switch));
+    // Whether the request was sent whole, once that is known.
+    let mut uploaded = None;
+    let ended = poll_fn(|cx| {
         // When the download ends, the upload is still polled once more, since its last step may be ready.
         let downloaded = download.as_mut().poll(cx);
-        if !is_over {
+        if uploaded.is_none() {
             match upload.as_mut().poll(cx) {
                 // If the upload failed, the endpoint may have answered before it stopped reading: its answer
                 // decides.
-                Poll::Ready(Ok(()) | Err(UploadError::Lease)) => is_over = true,
+                Poll::Ready(Err(UploadError::Lease(_))) => uploaded = Some(false),
+                Poll::Ready(Ok(())) => uploaded = Some(true),
                 Poll::Ready(Err(UploadError::Source(error))) if downloaded.is_pending() => {
                     return Poll::Ready(Ended::Source(error));
                 }
-                Poll::Ready(Err(UploadError::Source(_))) => is_over = true,
+                Poll::Ready(Err(UploadError::Source(_))) => uploaded = Some(false),
                 Poll::Pending => {}
             }
         }
@@ -145,17 +148,27 @@ async fn pump(
             Err(error) => error.into(),
         })
     })
-    .await
+    .await;
+    // The other protocol begins behind the request's body (RFC 9110 §7.8).
+    match (ended, uploaded) {
+        (Ended::Switched(_), Some(false)) => Ended::Upstream(LeaseError::ClosedWithinResponse),
+        (Ended::Switched(head), None) => match upload.await {
+            Ok(()) => Ended::Switched(head),
+            Err(UploadError::Lease(error)) => Ended::Upstream(error),
+            Err(UploadError::Source(error)) => Ended::Source(error),
+        },
+        (ended, _) => ended,
+    }
 }
 
 enum UploadError {
-    Lease,
+    Lease(LeaseError),
     Source(SourceError),
 }
 
 impl From<LeaseError> for UploadError {
-    fn from(_: LeaseError) -> Self {
-        Self::Lease
+    fn from(error: LeaseError) -> Self {
+        Self::Lease(error)
     }
 }
 
@@ -256,7 +269,7 @@ async fn download(
             _ => break head,
         }
     };
-    forward::response(&mut head);
+    upgrade::response(&mut head);
     forward::date(&mut head, || super::unix_micros() / 1_000_000);
     forward::request_id(&mut head, limits.request_id);
     if let Some(edits) = limits.edits {

@@ -3,7 +3,7 @@
 
 use super::forward;
 use super::grammar::{is_token, list};
-use super::message::{BodyLength, RequestHead, ResponseHead, Version};
+use super::message::{Fields, RequestHead, ResponseHead, Version};
 use super::names::Name;
 
 /// HTTP in other versions, and TLS: past us, their requests would be neither routed nor checked, and nobody
@@ -11,20 +11,28 @@ use super::names::Name;
 const KEPT_FROM_UPSTREAMS: &[&[u8]] = &[b"h2c", b"h2", b"h3", b"http", b"tls"];
 
 /// The protocols of a request that are forwarded, as its Upgrade field. None for HTTP/1.0, where the field is
-/// ignored. None beside a body, since the protocol could not change before the body was sent whole.
+/// ignored. A request with a body may ask too: the other protocol begins behind the body.
 pub fn offered(head: &RequestHead) -> Option<Vec<u8>> {
-    let is_asked = head.version == Version::Http11
-        && matches!(head.body, BodyLength::None | BodyLength::Known(0))
-        && head
-            .fields
-            .all_known(Name::Connection)
-            .flat_map(list)
-            .any(|option| option.eq_ignore_ascii_case(b"upgrade"));
-    if !is_asked {
-        return None;
+    let mut options = head.fields.all_known(Name::Connection).flat_map(list);
+    let is_asked =
+        head.version == Version::Http11 && options.any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    if is_asked { forwarded(&head.fields) } else { None }
+}
+
+/// Makes a final response fit for a client. Its Upgrade stays: it says which protocols the endpoint would
+/// switch to, or, with 426, that the client has to ask for one (RFC 9110 §7.8, §15.5.22).
+pub fn response(head: &mut ResponseHead) {
+    let named = if head.fields.names().contains(Name::Upgrade) { forwarded(&head.fields) } else { None };
+    forward::response(head);
+    if let Some(protocols) = named {
+        head.fields.push_known(Name::Upgrade, b"Upgrade", &protocols);
     }
+}
+
+/// The protocols of Upgrade that clients may ask for through us, as one value.
+fn forwarded(fields: &Fields) -> Option<Vec<u8>> {
     let protocols: Vec<&[u8]> =
-        head.fields.all_known(Name::Upgrade).flat_map(list).filter(|name| is_forwarded(name)).collect();
+        fields.all_known(Name::Upgrade).flat_map(list).filter(|name| is_forwarded(name)).collect();
     (!protocols.is_empty()).then(|| protocols.join(&b", "[..]))
 }
 

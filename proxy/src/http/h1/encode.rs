@@ -137,13 +137,19 @@ pub fn response(head: &ResponseHead, recipient: Recipient, out: &mut Vec<u8>) ->
     // For HEAD and 304 the length is not framing: it is the length that a GET would get. 1xx and 204 have
     // none (RFC 9110 §8.6).
     let keeps_length = head.status == 304 || (recipient.is_head && !matches!(head.status, 100..=199 | 204));
-    let left_out = if keeps_length { PER_CONNECTION } else { PER_CONNECTION.with(Name::ContentLength) };
-    head.fields.write(left_out, out);
-    if !keep_alive {
-        out.extend_from_slice(b"Connection: close\r\n");
-    } else if recipient.version == Version::Http10 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    let mut left_out = if keeps_length { PER_CONNECTION } else { PER_CONNECTION.with(Name::ContentLength) };
+    let has_upgrade = head.fields.names().contains(Name::Upgrade);
+    if has_upgrade && recipient.version == Version::Http10 {
+        left_out = left_out.with(Name::Upgrade);
     }
+    head.fields.write(left_out, out);
+    out.extend_from_slice(match (keep_alive, recipient.version) {
+        (false, Version::Http11) if has_upgrade => &b"Connection: close, Upgrade\r\n"[..],
+        (true, Version::Http11) if has_upgrade => b"Connection: Upgrade\r\n",
+        (false, _) => b"Connection: close\r\n",
+        (true, Version::Http10) => b"Connection: keep-alive\r\n",
+        (true, _) => b"",
+    });
     out.extend_from_slice(b"\r\n");
     Sent { framing, keep_alive }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::http::forward::{Origin, RequestId};
-use crate::http::h1::{Parsed, RequestDecoder, ResponseDecoder, encode};
+use crate::http::h1::{Parsed, Recipient, RequestDecoder, ResponseDecoder, encode};
 use crate::http::limits::Limits;
 use crate::http::message::Method;
 use crate::http::path::Rules;
@@ -71,8 +71,6 @@ fn what_is_no_upgrade_is_not_forwarded() {
         ("GET / HTTP/1.1", "Connection: upgrade\r\nUpgrade: web socket\r\n"),
         ("GET / HTTP/1.1", "Connection: upgrade\r\nUpgrade: a/\r\n"),
         ("GET / HTTP/1.0", "Connection: upgrade\r\nUpgrade: websocket\r\n"),
-        ("POST / HTTP/1.1", "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n"),
-        ("POST / HTTP/1.1", "Connection: upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n"),
         ("GET / HTTP/1.1", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n"),
         ("GET / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: H2C, HTTP/2.0, TLS/1.2\r\n"),
     ] {
@@ -82,6 +80,58 @@ fn what_is_no_upgrade_is_not_forwarded() {
     }
     let mixed = request("GET / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n");
     assert!(encoded(&mixed).contains("\r\nUpgrade: websocket\r\n"));
+}
+
+/// As `kubectl exec`, `docker attach` and `docker exec` ask, and Go's clients for a POST without a body.
+#[test]
+fn a_request_with_a_body_may_ask_too() {
+    for (start, framing) in [
+        ("GET / HTTP/1.1", "Content-Length: 0\r\n"),
+        ("POST / HTTP/1.1", "Content-Length: 0\r\n"),
+        ("POST / HTTP/1.1", "Content-Length: 1\r\n"),
+        ("POST / HTTP/1.1", "Transfer-Encoding: chunked\r\n"),
+    ] {
+        let asked = request(start, &format!("Connection: Upgrade\r\nUpgrade: tcp\r\n{framing}"));
+        let sent = encoded(&asked);
+        assert!(is_asked_for(&asked) && sent.contains("\r\nUpgrade: tcp\r\n"), "{sent}");
+        assert!(sent.contains(&format!("\r\n{framing}")), "{sent}");
+    }
+}
+
+#[test]
+fn other_answers_say_which_protocols_there_are() {
+    for (fields, version, keep_alive, kept) in [
+        ("Upgrade: websocket\r\n", Version::Http11, true, "Upgrade: websocket|Connection: Upgrade"),
+        (
+            "Connection: Upgrade\r\nUpgrade: a/1, b\r\n",
+            Version::Http11,
+            false,
+            "Upgrade: a/1, b|Connection: close, Upgrade",
+        ),
+        // Not those that nobody gets through us, and not to a client that cannot ask.
+        (
+            "Connection: Upgrade\r\nUpgrade: h2, h2c, c\r\n",
+            Version::Http11,
+            true,
+            "Upgrade: c|Connection: Upgrade",
+        ),
+        ("Connection: Upgrade\r\nUpgrade: h2,h2c\r\n", Version::Http11, true, ""),
+        ("Upgrade: websocket\r\n", Version::Http10, true, "Connection: keep-alive"),
+        ("Upgrade: websocket\r\n", Version::Http10, false, "Connection: close"),
+    ] {
+        let input = format!("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n{fields}\r\n");
+        let parsed = ResponseDecoder::new().parse(input.as_bytes(), &Method::Get, &Limits::UPSTREAM);
+        let Ok(Parsed::Head { mut head, .. }) = parsed else { panic!("{parsed:?}") };
+        super::response(&mut head);
+        let mut out = Vec::new();
+        encode::response(&head, Recipient { version, is_head: false, keep_alive }, &mut out);
+        let sent = String::from_utf8(out).expect("text");
+        let said: Vec<_> = sent
+            .split("\r\n")
+            .filter(|line| line.starts_with("Upgrade:") || line.starts_with("Connection:"))
+            .collect();
+        assert_eq!(said.join("|"), kept, "{fields}");
+    }
 }
 
 #[test]

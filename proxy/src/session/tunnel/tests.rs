@@ -335,15 +335,92 @@ fn a_drain_leaves_tunnels_alone_until_its_deadline() {
     bench.check_freed("");
 }
 
+/// The endpoint agrees before or after it has the body; the tunnel begins behind it.
+#[test]
+fn a_tunnel_begins_behind_the_body_of_its_request() {
+    let request =
+        |framing: &str| REQUEST.replace("GET", "POST").replace("\r\n\r\n", &format!("\r\n{framing}\r\n\r\n"));
+    for (head, body, forwarded) in [
+        (REQUEST.replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n"), ["", ""], ""),
+        (request("Content-Length: 0"), ["", ""], ""),
+        (request("Content-Length: 8"), ["the ", "body"], "the body"),
+        (
+            request("Transfer-Encoding: chunked"),
+            ["4\r\nthe \r\n", "4\r\nbody\r\n0\r\n\r\n"],
+            "4\r\nthe \r\n4\r\nbody\r\n0\r\n\r\n",
+        ),
+    ] {
+        for is_early in [false, true] {
+            let mut bench = bench();
+            bench.sim.origin(origin_address(1));
+            let client = bench.sim.connect(bench.listener);
+            client.write(format!("{head}{}", body[0]).as_bytes());
+            settle(&mut bench, 50);
+            if is_early {
+                let endpoint = bench.sim.accept(origin_address(1)).expect("a connection");
+                endpoint.write(format!("{SWITCH}down").as_bytes());
+                settle(&mut bench, 50);
+                assert_eq!(client.read().is_empty(), !body[1].is_empty(), "not before the body: {head}");
+                client.write(format!("{}up", body[1]).as_bytes());
+                settle(&mut bench, 50);
+                check_tunnel(&client, &endpoint, forwarded, body[1].is_empty());
+            } else {
+                client.write(format!("{}up", body[1]).as_bytes());
+                settle(&mut bench, 50);
+                let endpoint = bench.sim.accept(origin_address(1)).expect("a connection");
+                endpoint.write(format!("{SWITCH}down").as_bytes());
+                settle(&mut bench, 50);
+                check_tunnel(&client, &endpoint, forwarded, false);
+            }
+            assert_eq!(bench.value(Plain::Tunnels), 1, "{head}");
+            client.close();
+            bench.run_out();
+            bench.check_freed(&head);
+        }
+    }
+}
+
+/// `is_taken`: the client has read the answer and what came down already.
+fn check_tunnel(client: &Peer, endpoint: &Peer, forwarded: &str, is_taken: bool) {
+    let mut heard = client.read();
+    if !is_taken {
+        let head = take_head(&mut heard).expect("an answer");
+        assert!(head.starts_with("HTTP/1.1 101 ") && heard == b"down", "{head}");
+    }
+    let mut asked = endpoint.read();
+    let head = take_head(&mut asked).expect("a request");
+    assert!(head.contains("\r\nUpgrade: echo\r\n"), "{head}");
+    assert_eq!(String::from_utf8_lossy(&asked), format!("{forwarded}up"), "{head}");
+    endpoint.close();
+}
+
+#[test]
+fn no_tunnel_begins_for_a_client_that_leaves_within_its_body() {
+    let mut bench = bench();
+    bench.sim.origin(origin_address(1));
+    let client = bench.sim.connect(bench.listener);
+    let head = REQUEST.replace("GET", "POST").replace("\r\n\r\n", "\r\nContent-Length: 9\r\n\r\n");
+    client.write(format!("{head}body").as_bytes());
+    settle(&mut bench, 50);
+    let endpoint = bench.sim.accept(origin_address(1)).expect("a connection");
+    endpoint.write(SWITCH.as_bytes());
+    settle(&mut bench, 50);
+    client.shutdown_write();
+    settle(&mut bench, 50);
+    assert!(endpoint.is_reset() && client.read().is_empty());
+    assert_eq!((bench.value(Plain::Tunnels), bench.value(Plain::Active)), (0, 0));
+    client.close();
+    bench.run_out();
+    bench.check_freed("");
+}
+
 #[test]
 fn a_switch_that_nobody_asked_for_is_refused_and_any_other_answer_is_ordinary() {
     let plain = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    let with_body = REQUEST.replace("GET", "POST").replace("\r\n\r\n", "\r\nContent-Length: 1\r\n\r\nx");
     for (request, answer, status) in [
         (plain, SWITCH.to_owned(), "HTTP/1.1 502 "),
         (REQUEST, SWITCH.replace("echo", "other"), "HTTP/1.1 502 "),
         (REQUEST, SWITCH.replace("Upgrade: echo\r\n", ""), "HTTP/1.1 502 "),
-        (&with_body, SWITCH.to_owned(), "HTTP/1.1 502 "),
         (
             REQUEST,
             "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\nUpgrade: echo\r\n\r\nno".to_owned(),
@@ -369,6 +446,8 @@ fn a_switch_that_nobody_asked_for_is_refused_and_any_other_answer_is_ordinary() 
             head = take_head(&mut heard).expect("an answer");
         }
         assert!(head.starts_with(status), "{request} {answer}: {head}");
+        let names_it = head.contains("\r\nUpgrade: echo\r\n") && head.contains("\r\nConnection: Upgrade\r\n");
+        assert_eq!(names_it, status.contains("426"), "{head}");
         let refused = bench.value(Counter::Refused(RefusalReason::UpstreamMalformed));
         assert_eq!(refused, u64::from(status.contains("502")));
         assert_eq!(bench.value(Plain::Tunnels), 0);

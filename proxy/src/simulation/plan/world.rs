@@ -168,6 +168,7 @@ impl Plan {
             up: pattern(self.seed, id, 3, length(random)),
             down: pattern(self.seed, id, 4, length(random)),
         };
+        let body = self.body_before_tunnel(id);
         let answer = Answer {
             status: 101,
             interims: Vec::new(),
@@ -176,22 +177,36 @@ impl Plan {
             when: When::Whole,
             delay: Duration::ZERO,
             pace: pace(random, tunnel.down.len(), BRISK),
-            reads: pace(random, tunnel.up.len(), BRISK),
+            reads: pace(random, tunnel.up.len().max(body.bytes.len()), BRISK),
             trouble: None,
         };
         Exchange {
             id,
-            method: "GET",
+            method: if body.framing == Framing::None { "GET" } else { "POST" },
             is_http10: false,
             says_connection: false,
             path: format!("/{}/{id}", random.pick(&["x", "y"])),
-            body: none,
+            body,
             expects: false,
             broken: None,
             is_secure: false,
             tunnel: Some(tunnel),
             answers: vec![answer],
         }
+    }
+
+    /// The body of a request that asks for another protocol. A generator of its own leaves the other draws as
+    /// they were.
+    fn body_before_tunnel(&self, id: usize) -> Body {
+        let mut random = Random::new(self.seed ^ 0x626f_6479 ^ id as u64);
+        let framing = random.pick(&[Framing::None, Framing::None, Framing::Length, Framing::Chunked]);
+        let body = self.body(&mut random, id, 1, framing, false);
+        // A body that is refused begins no tunnel.
+        let limit = self.config.listeners[0].limits.body_bytes as usize;
+        if limit > 0 && body.bytes.len() > limit {
+            return Body { framing: Framing::Length, bytes: Rc::new([]), chunk: 1, trailer: false };
+        }
+        body
     }
 
     fn answer(&self, random: &mut Random, id: usize, is_certain: bool, large: bool, upload: usize) -> Answer {
