@@ -53,7 +53,7 @@ verdicts! {
     Incomplete = drop "tcp_incomplete",
     /// More IPv6 extension headers than the guard walks.
     TooManyExtensions = drop "too_many_extensions",
-    /// An IPv6 routing header names another final destination.
+    /// An IPv4 source route or an IPv6 routing header names further destinations.
     SourceRouted = drop "source_routed",
     /// Not TCP, or not visibly TCP (ESP).
     NotTcp = pass "not_tcp",

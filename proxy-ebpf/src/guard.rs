@@ -48,6 +48,9 @@ pub fn run(ctx: &XdpContext) -> u32 {
 /// too.
 #[inline(always)]
 fn judge(ctx: &XdpContext, network: &Network, config: &GuardConfig) -> Verdict {
+    if network.is_routed {
+        return judge_routed(network, config);
+    }
     let segment = packet::segment(ctx, network);
     let port = match &segment {
         Ok(segment) => segment.destination_port,
@@ -57,21 +60,43 @@ fn judge(ctx: &XdpContext, network: &Network, config: &GuardConfig) -> Verdict {
     if !is_ours(network.destination, port, network.is_v4, config, is_local) {
         return Verdict::NotOurs;
     }
-    if config.flags & (GUARD_ALLOW | GUARD_DENY | GUARD_BANS) != 0 && may_be_listed(network.source, config) {
-        if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(network.source.octets()) {
-            return Verdict::Allowed;
+    match listed(network.source, config) {
+        Some(verdict) => verdict,
+        None => match segment {
+            Ok(segment) => judge_segment(ctx, &segment, config),
+            Err(reason) => reason,
+        },
+    }
+}
+
+/// A packet with a source route is ours if its destination is, or the route's end: the kernel takes it there
+/// without another look by XDP.
+#[inline(always)]
+fn judge_routed(network: &Network, config: &GuardConfig) -> Verdict {
+    let is_ours =
+        |address| is_ours(address, PORT_HIDDEN, network.is_v4, config, || is_local(address, config));
+    if is_ours(network.destination) || is_ours(network.last_destination) {
+        listed(network.source, config).unwrap_or(Verdict::SourceRouted)
+    } else {
+        Verdict::NotOurs
+    }
+}
+
+/// The verdict of lists and bans about a source.
+#[inline(always)]
+fn listed(source: Address, config: &GuardConfig) -> Option<Verdict> {
+    if config.flags & (GUARD_ALLOW | GUARD_DENY | GUARD_BANS) != 0 && may_be_listed(source, config) {
+        if config.flags & GUARD_ALLOW != 0 && maps::on_allow_list(source.octets()) {
+            return Some(Verdict::Allowed);
         }
-        if config.flags & GUARD_DENY != 0 && maps::on_deny_list(network.source.octets()) {
-            return Verdict::Denied;
+        if config.flags & GUARD_DENY != 0 && maps::on_deny_list(source.octets()) {
+            return Some(Verdict::Denied);
         }
-        if config.flags & GUARD_BANS != 0 && bans::is_banned(network.source) {
-            return Verdict::Banned;
+        if config.flags & GUARD_BANS != 0 && bans::is_banned(source) {
+            return Some(Verdict::Banned);
         }
     }
-    match segment {
-        Ok(segment) => judge_segment(ctx, &segment, config),
-        Err(reason) => reason,
-    }
+    None
 }
 
 /// The rest of the judgement, for which the TCP header is needed.

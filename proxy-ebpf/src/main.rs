@@ -13,6 +13,7 @@ mod destinations;
 mod guard;
 mod maps;
 mod packet;
+mod route;
 mod sockets;
 mod steer;
 

@@ -19,6 +19,7 @@ use proxy_common::guard::Verdict;
 use proxy_common::steer::Fallback;
 
 use crate::maps::{self, Step};
+use crate::route;
 
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
@@ -36,6 +37,7 @@ const PROTOCOL_DESTINATION: u8 = 60;
 const PROTOCOL_MOBILITY: u8 = 135;
 const PROTOCOL_HIP: u8 = 139;
 const PROTOCOL_SHIM6: u8 = 140;
+
 /// IPv6 extension headers that are walked at most. RFC 8200 names six; only destination options may come
 /// twice.
 const EXTENSIONS_MAX: u32 = 8;
@@ -79,6 +81,9 @@ impl Address {
     }
 }
 
+/// No host has it.
+pub const UNSPECIFIED: Address = Address([0, 0]);
+
 /// The piece of a TCP packet that a frame holds.
 #[derive(Clone, Copy)]
 enum Piece {
@@ -93,6 +98,9 @@ enum Piece {
 pub struct Network {
     pub source: Address,
     pub destination: Address,
+    /// It has a source route that is not at its end, which is at `last_destination`.
+    pub is_routed: bool,
+    pub last_destination: Address,
     pub is_v4: bool,
     /// The offsets in the frame of its IP header and of its TCP header.
     at: u32,
@@ -228,6 +236,8 @@ fn network_v4(ctx: &XdpContext, offset: usize) -> Result<Network, Verdict> {
     let mut network = Network {
         source: Address::v4(read_u32(ctx, offset + 12)?),
         destination: Address::v4(read_u32(ctx, offset + 16)?),
+        is_routed: false,
+        last_destination: UNSPECIFIED,
         is_v4: true,
         at: offset as u32,
         tcp_at: (offset + length) as u32,
@@ -241,6 +251,11 @@ fn network_v4(ctx: &XdpContext, offset: usize) -> Result<Network, Verdict> {
         // A short fragment is padded to the frame's least length, so its own length counts.
         network.end = (offset + usize::from(read_u16(ctx, offset + 2)?)) as u32;
         (network.piece, network.hidden) = piece(fragment & 0x1fff);
+    }
+    if length > 20
+        && let Some(last) = route::v4(ctx, network.at + 20, network.tcp_at)
+    {
+        (network.is_routed, network.last_destination) = (true, last);
     }
     Ok(network)
 }
@@ -266,6 +281,8 @@ fn network_v6(ctx: &XdpContext, offset: usize) -> Result<Network, Verdict> {
     let mut network = Network {
         source: read_address(ctx, offset + 8)?,
         destination: read_address(ctx, offset + 24)?,
+        is_routed: false,
+        last_destination: UNSPECIFIED,
         is_v4: false,
         at: offset as u32,
         tcp_at: offset as u32 + 40,
@@ -283,10 +300,19 @@ fn network_v6(ctx: &XdpContext, offset: usize) -> Result<Network, Verdict> {
 /// Walks the extension headers (RFC 8200 section 4) to the TCP header. `end` is the offset behind the packet.
 #[inline(always)]
 fn skip_extensions(ctx: &XdpContext, network: &mut Network, next: u8, end: u32) -> Result<(), Verdict> {
-    let mut walk =
-        Walk { ctx, at: network.tcp_at, next, end, piece: Piece::Whole, hidden: Verdict::TooManyExtensions };
+    let mut walk = Walk {
+        ctx,
+        at: network.tcp_at,
+        next,
+        end,
+        piece: Piece::Whole,
+        hidden: Verdict::TooManyExtensions,
+        is_routed: false,
+        last: UNSPECIFIED,
+    };
     maps::repeat(EXTENSIONS_MAX, &mut walk);
     (network.tcp_at, network.piece, network.end) = (walk.at, walk.piece, walk.end);
+    (network.is_routed, network.last_destination) = (walk.is_routed, walk.last);
     network.hidden = walk.hidden;
     match walk.next {
         PROTOCOL_TCP => Ok(()),
@@ -321,6 +347,9 @@ struct Walk<'a> {
     end: u32,
     piece: Piece,
     hidden: Verdict,
+    /// A routing header names further destinations, of which this is the last.
+    is_routed: bool,
+    last: Address,
 }
 
 impl Walk<'_> {
@@ -361,7 +390,10 @@ impl Step for Walk<'_> {
             }
             PROTOCOL_AUTHENTICATION => (u32::from(units) + 2) * 4,
             // The fourth byte is the number of segments left.
-            PROTOCOL_ROUTING if fourth != 0 => return self.hide(Verdict::SourceRouted),
+            PROTOCOL_ROUTING if fourth != 0 => {
+                (self.is_routed, self.last) = (true, route::v6(self.ctx, self.at, third));
+                return self.hide(Verdict::SourceRouted);
+            }
             _ => (u32::from(units) + 1) * 8,
         };
         self.at += length;

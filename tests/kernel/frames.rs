@@ -86,6 +86,16 @@ impl Frame {
         self
     }
 
+    /// An IPv4 option of this kind that names these addresses, of which the one at `next` comes next.
+    pub(crate) fn route(mut self, kind: u8, next: u8, addresses: &[&str]) -> Self {
+        let length = u8::try_from(3 + 4 * addresses.len()).expect("at most 39 bytes");
+        self.between = vec![1, kind, length, next];
+        for address in addresses {
+            self.between.extend(address.parse::<Ipv4Addr>().expect("an address").octets());
+        }
+        self
+    }
+
     /// IPv4 flags and fragment offset as they stand in the header.
     pub(crate) fn fragment(mut self, fragment: u16) -> Self {
         self.fragment = fragment;

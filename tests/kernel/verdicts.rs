@@ -329,6 +329,47 @@ fn a_hidden_port_is_ours_by_its_address() {
     bench.expect(&tiny("192.0.2.1:443"), Verdict::NotOurs);
 }
 
+/// Issue 12: the kernel delivers such a packet to its last address, whatever the address in its header. A
+/// denied source was served so on a host that follows routes.
+#[test]
+fn a_source_route_is_judged_by_its_last_address() {
+    if without_root() {
+        return;
+    }
+    let mut bench = Bench::new(&guard(), &[SERVER, SERVER6]);
+    let to = |address: &str| Frame::syn(CLIENT, &format!("{address}:443"));
+    for kind in [131, 137] {
+        let route = |address: &str, next, addresses: &[&str]| to(address).route(kind, next, addresses);
+        bench.expect(&route("192.0.2.2", 4, &["192.0.2.1"]), Verdict::SourceRouted);
+        bench.expect(&route("192.0.2.2", 8, &["192.0.2.3", "192.0.2.1"]), Verdict::SourceRouted);
+        bench.expect(&route("192.0.2.2", 4, &["192.0.2.1"]).flags(ACK), Verdict::SourceRouted);
+        bench.expect(&route("192.0.2.2", 4, &["192.0.2.1"]).fragment(0x2000), Verdict::SourceRouted);
+        bench.expect(&route("192.0.2.2", 4, &["192.0.2.1", "192.0.2.4"]), Verdict::NotOurs);
+        bench.expect(&route("192.0.2.1", 4, &["192.0.2.4"]), Verdict::SourceRouted);
+        // The packet has arrived.
+        bench.expect(&route("192.0.2.1", 8, &["192.0.2.4"]), Verdict::Syn);
+        bench.expect(&route("192.0.2.2", 8, &["192.0.2.1"]), Verdict::NotOurs);
+    }
+    // Other options name addresses too: a record of the route (7).
+    bench.expect(&to("192.0.2.2").route(7, 4, &["192.0.2.1"]), Verdict::NotOurs);
+    bench.expect(&to("192.0.2.1").route(7, 4, &["192.0.2.4"]), Verdict::Syn);
+    let (ours, other) = ("2001:db8::1", "2001:db8::2");
+    for (kind, last, verdict) in [
+        (4, ours, Verdict::SourceRouted),
+        (2, ours, Verdict::SourceRouted),
+        (4, "2001:db8::3", Verdict::NotOurs),
+        (0, ours, Verdict::NotOurs),
+    ] {
+        let mut header = vec![2, kind, 1, 0, 0, 0, 0];
+        header.extend(last.parse::<std::net::Ipv6Addr>().expect("an address").octets());
+        let frame = Frame::syn(CLIENT6, &format!("[{other}]:443"));
+        bench.expect(&frame.extension(43, &header), verdict);
+    }
+    let denying = Guard { deny: nets(&["198.51.100.0/24"]), ..guard() };
+    bench.apply(&Guard { fragments: Fragments::Pass, ..denying }, &[SERVER, SERVER6]);
+    bench.expect(&to("192.0.2.2").route(131, 4, &["192.0.2.1"]), Verdict::Denied);
+}
+
 /// TCP behind more extension headers than the first buffer of the frame holds.
 #[test]
 fn a_header_behind_the_first_buffer_is_judged() {
