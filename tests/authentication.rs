@@ -113,7 +113,7 @@ fn closed(sluice: &Sluice, reason: &str) -> f64 {
 
 #[test]
 fn no_client_is_served_as_another_user() {
-    for scheme in ["NTLM", "Negotiate"] {
+    for scheme in ["NTLM", "Negotiate", "Nego2", "Kerberos", "CredSSP"] {
         let origin = authenticating(scheme);
         let sluice = Setup::to(origin.address()).start();
         let (mut alice, mut bob) = (sluice.client(), sluice.client());
