@@ -202,3 +202,35 @@ fn heads_that_are_not_whole_give_way_at_max_connections() {
     assert!(gave_way(&sluice, "connections") >= 2.0);
     assert_eq!(sluice.metrics().labelled("sluice_connections_shed_total", "reason", "max_connections"), 0.0);
 }
+
+/// Issue 12: these held their places for ten seconds, and one address could take them again and again.
+#[test]
+fn clients_that_are_slow_within_a_message_give_way_at_max_connections() {
+    let large = vec![b'x'; 8 << 20];
+    let origin = Origin::http(move |request| match request.target.as_str() {
+        "/large" => Response::ok(large.clone()),
+        _ => Response::ok("inside"),
+    });
+    let sluice = Setup::to(origin.address()).with("process", "max_connections = 32").start();
+    let serves = || Client::over(dial(&sluice, HONEST).unwrap()).unwrap().try_get("/").map(|got| got.status);
+    let body = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+    let chunks = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5";
+    for (begun, trickles) in
+        [(body, false), (body, true), (chunks, false), ("GET /large HTTP/1.1\r\nHost: a\r\n\r\n", false)]
+    {
+        let held = hold(&sluice, 32, 1, begun.as_bytes());
+        opened(&sluice, 32);
+        // Longer than a client may be slow, and well below the time after which `min_rate` ends it.
+        for _ in 0..40 {
+            std::thread::sleep(Duration::from_millis(100));
+            if trickles {
+                held.iter().for_each(|mut socket| socket.write_all(b"x").unwrap());
+            }
+        }
+        for _ in 0..6 {
+            assert_eq!(serves().unwrap(), 200, "{begun}");
+        }
+        drop(held);
+    }
+    assert!(gave_way(&sluice, "connections") >= 4.0);
+}

@@ -8,8 +8,9 @@
 //!              from the whole hello on                                  clients that owe us an answer
 //! beginnings   bytes of hellos, request heads  a quarter of             at once: any of them
 //!              and PROXY headers not whole yet buffer_budget
-//! connections  connections of the worker       its max_connections      at once: idle connections, and
-//!                                                                       those without a whole beginning
+//! connections  connections of the worker       its max_connections      at once: idle connections, those
+//!                                                                       without a whole beginning, and
+//!                                                                       those of slow clients
 //! ```
 //!
 //! Closed streams have such a bound too, in the engine (`io/flow/closings.rs`).

@@ -16,6 +16,7 @@ use crate::io::Stream;
 use crate::listen::{Listener, ListenerId};
 use crate::time::Time;
 use crate::upstream::pin::Pin;
+use crate::wire::pace::Watch;
 
 /// The client that a trusted proxy named in its PROXY header.
 #[derive(Clone, Copy, Debug)]
@@ -197,6 +198,19 @@ impl Seat {
             row.since = since;
         }
         park(&self.worker, self.key, due);
+    }
+}
+
+/// Notes in its row whether the client is slow, so that the connection gives way to others.
+impl Watch for Seat {
+    fn slow(&self, since: Option<Time>) {
+        // Runs in drops, also while a panic unwinds.
+        if let Ok(mut table) = self.worker.sessions.table.try_borrow_mut()
+            && let Some(row) = table.row(self.key)
+        {
+            row.is_slow = since.is_some();
+            row.since = since.unwrap_or(row.since);
+        }
     }
 }
 

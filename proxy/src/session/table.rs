@@ -113,6 +113,8 @@ pub(super) struct Row {
     pub(super) awaits_header: bool,
     /// The client has begun a hello, a request head or a PROXY header that is not whole.
     pub(super) begins: bool,
+    /// The client is slow with a request's body, or in taking a response.
+    pub(super) is_slow: bool,
     /// It was told to give way, and its session ends in this loop turn.
     leaves: bool,
     /// The addresses in that header, if it held any.
@@ -120,7 +122,7 @@ pub(super) struct Row {
     /// The connection to an endpoint that belongs to this one, while no future holds it.
     pub(super) pin: Pin,
     pub(super) state: RowState,
-    /// When the connection last began to wait for a request.
+    /// When the connection last began to wait for a request, or within one for a slow client.
     pub(super) since: Time,
     /// When a parked row is closed or looked at again, or a lingering row is parked.
     due: Time,
@@ -238,6 +240,7 @@ pub fn open(
             ticket: admitted.ticket,
             awaits_header,
             begins: false,
+            is_slow: false,
             leaves: false,
             proxied: None,
             pin: Pin::default(),
@@ -521,11 +524,12 @@ impl Row {
         }
     }
 
-    /// Whether the connection waits for its client: for a request, or for the rest of what begins one.
+    /// Whether the connection waits for its client: for a request, for the rest of what begins one, or long
+    /// for more of a body.
     fn waits(&self) -> bool {
         let waits = match self.state {
             RowState::Parked => true,
-            RowState::Live { lingers, .. } => lingers || self.begins,
+            RowState::Live { lingers, .. } => lingers || self.begins || self.is_slow,
         };
         waits && self.stream.error().is_none()
     }

@@ -78,7 +78,7 @@ impl<'u> Lease for H1Lease<'u> {
 
     fn split<'a>(&'a self, head: &'a RequestHead) -> (Sender<'a>, Receiver<'a, 'u>) {
         let stream = self.connection.stream();
-        let taking = Taking::new(self.stall, Pace::FREE);
+        let taking = Taking::new(self.stall, Pace::FREE, None);
         let sender = Sender {
             outbound: Outbound::new(&self.upstream.group.io, stream, taking),
             is_sent: &self.is_sent,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::pace::Pace;
+use super::pace::{Pace, SLOW_AFTER, Slowness, Watch};
 use crate::exchange::BodyPart;
 use crate::http::h1::{BodyDecoder, BodyError, Framing, Step};
 use crate::http::message::Fields;
@@ -27,8 +27,9 @@ const LOANS_MAX: usize = 128 * 1024;
 /// If more than `LOANS_MAX` may be read ahead, body parts are copied once so many bytes wait.
 const LOANED_BYTES: usize = 64 * 1024;
 
-/// How long a wait lasts before the delivered bytes are looked at for the first time.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// How long a wait lasts before the delivered bytes are looked at for the first time, and each time for a
+/// watch.
+const LOOK_AFTER: Duration = SLOW_AFTER;
 
 /// Why a body cannot be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,17 +85,19 @@ pub(crate) enum WriteError {
 
 /// How a peer takes what it is sent.
 #[derive(Debug)]
-pub(crate) struct Taking {
+pub(crate) struct Taking<'a> {
     /// How long it may take nothing.
     stall: Duration,
     pace: Pace,
     /// Bytes delivered when that was last looked at.
     delivered: Option<u64>,
+    /// Learns when the peer is slow.
+    watch: Option<&'a dyn Watch>,
 }
 
-impl Taking {
-    pub(crate) const fn new(stall: Duration, pace: Pace) -> Self {
-        Self { stall, pace, delivered: None }
+impl<'a> Taking<'a> {
+    pub(crate) const fn new(stall: Duration, pace: Pace, watch: Option<&'a dyn Watch>) -> Self {
+        Self { stall, pace, delivered: None, watch }
     }
 
     /// Waits for room in the outbound queue, while the peer goes on taking bytes.
@@ -112,11 +115,12 @@ impl Taking {
         F: Future<Output = Result<(), StreamError>>,
     {
         let mut moved_at = io.now();
+        let mut slowness = Slowness::new(self.watch);
         loop {
             let started = io.now();
             let mut due =
                 (stream.progress().sent_at.max(moved_at) + self.stall).min(started + self.pace.left());
-            if self.delivered.is_none() {
+            if self.delivered.is_none() || slowness.is_watched() {
                 due = due.min(started + LOOK_AFTER);
             }
             let waited = io.timeout_at(due, wanted()).await;
@@ -128,7 +132,8 @@ impl Taking {
             // Our kernel buffers much, and reports room in large steps. The bytes that the peer's host
             // acknowledged tell more.
             let delivered = stream.delivered();
-            match self.delivered.replace(delivered) {
+            let before = self.delivered.replace(delivered);
+            match before {
                 // Nothing to compare with: the wait until here cannot be judged.
                 None if self.pace.left().is_zero() => self.pace.pardon(),
                 Some(before) if delivered > before => {
@@ -137,9 +142,13 @@ impl Taking {
                 }
                 _ => {}
             }
-            if stream.progress().sent_at.max(moved_at) + self.stall <= now {
+            let last_moved = stream.progress().sent_at.max(moved_at);
+            if last_moved + self.stall <= now {
                 return Err(WriteError::Stalled);
             }
+            let is_silent = before.is_some() && last_moved + SLOW_AFTER <= now;
+            let overspent = self.pace.overspent().map(|spent| now - spent);
+            slowness.tell(if is_silent { Some(last_moved) } else { overspent });
             if self.pace.left().is_zero() {
                 return Err(WriteError::BelowMinRate);
             }
@@ -153,7 +162,7 @@ impl Taking {
 pub(crate) struct Outbound<'a> {
     io: &'a Io,
     stream: &'a Stream,
-    taking: Taking,
+    taking: Taking<'a>,
     /// Whether large parts are copied out of the ring's buffers while the peer is behind.
     owns: bool,
     held: Vec<u8>,
@@ -164,7 +173,7 @@ pub(crate) struct Outbound<'a> {
 
 impl<'a> Outbound<'a> {
     /// Nothing to say yet.
-    pub(crate) const fn new(io: &'a Io, stream: &'a Stream, taking: Taking) -> Self {
+    pub(crate) const fn new(io: &'a Io, stream: &'a Stream, taking: Taking<'a>) -> Self {
         Self { io, stream, taking, owns: false, held: Vec::new(), framing: Framing::None, queued: 0 }
     }
 

@@ -4,8 +4,55 @@
 use std::num::NonZero;
 use std::time::Duration;
 
+use crate::time::Time;
+
 /// The allowance at the beginning, before the rate matters.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// A client that is waited for within a message is slow after this time: it moved nothing for as long, or
+/// spent as much of its allowance.
+pub(crate) const SLOW_AFTER: Duration = Duration::from_secs(1);
+
+/// Learns that a client is slow.
+pub(crate) trait Watch: std::fmt::Debug {
+    /// The client is slow, and waited for since then; `None`: it is not, or not waited for any more.
+    fn slow(&self, since: Option<Time>);
+}
+
+/// Tells a watch that a client is slow. Dropping it takes that back.
+#[derive(Debug)]
+pub(crate) struct Slowness<'a> {
+    watch: Option<&'a dyn Watch>,
+    is_told: bool,
+}
+
+impl<'a> Slowness<'a> {
+    /// Nothing to tell yet.
+    pub(crate) const fn new(watch: Option<&'a dyn Watch>) -> Self {
+        Self { watch, is_told: false }
+    }
+
+    /// Whether somebody wants to know.
+    pub(crate) const fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// See `Watch::slow`.
+    pub(crate) fn tell(&mut self, since: Option<Time>) {
+        if let Some(watch) = self.watch
+            && (since.is_some() || self.is_told)
+        {
+            self.is_told = since.is_some();
+            watch.slow(since);
+        }
+    }
+}
+
+impl Drop for Slowness<'_> {
+    fn drop(&mut self) {
+        self.tell(None);
+    }
+}
 
 /// The allowance of one message's body, in one direction.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +73,12 @@ impl Pace {
     /// How much longer the client may be waited for.
     pub(crate) const fn left(&self) -> Duration {
         if self.rate.is_some() { self.left } else { Duration::MAX }
+    }
+
+    /// How much of the first allowance is spent, if that makes the client slow.
+    pub(crate) fn overspent(&self) -> Option<Duration> {
+        let spent = GRACE.saturating_sub(self.left);
+        (self.rate.is_some() && spent >= SLOW_AFTER).then_some(spent)
     }
 
     /// Somebody waited for the client.
@@ -64,6 +117,21 @@ mod tests {
         assert_eq!(pace.left(), Duration::ZERO);
         pace.moved(1, 60 * SECOND);
         assert_eq!(pace.left(), SECOND / 100);
+    }
+
+    #[test]
+    fn a_client_is_slow_that_spends_more_than_it_earns() {
+        let mut pace = Pace::new(NonZero::new(100));
+        pace.waited(SECOND / 2);
+        assert_eq!(pace.overspent(), None);
+        pace.waited(2 * SECOND);
+        pace.moved(100, 60 * SECOND);
+        assert_eq!(pace.overspent(), Some(3 * SECOND / 2));
+        pace.moved(100, 60 * SECOND);
+        assert_eq!(pace.overspent(), None);
+        let mut free = Pace::FREE;
+        free.waited(60 * SECOND);
+        assert_eq!(free.overspent(), None);
     }
 
     #[test]

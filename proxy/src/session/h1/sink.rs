@@ -35,7 +35,7 @@ impl<'a> Sink<'a> {
         record: Option<&'a Record>,
     ) -> Self {
         let (worker, stream, timeouts) = (&seat.worker, &seat.stream, &seat.listener.timeouts);
-        let taking = Taking::new(timeouts.send, Pace::new(timeouts.min_rate));
+        let taking = Taking::new(timeouts.send, Pace::new(timeouts.min_rate), Some(seat));
         Self {
             worker,
             outbound: Outbound::new(&worker.io, stream, taking),

@@ -1,5 +1,6 @@
 //! The body of an HTTP/1 request, read from the client's connection within the listener's limits.
 
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,11 +13,13 @@ use crate::http::message::BodyLength;
 use crate::io::{Chunk, Stream};
 use crate::session::context::Worker;
 use crate::session::seat::Seat;
+use crate::time::Time;
 use crate::wire::h1::{ReadError, next_part};
-use crate::wire::pace::Pace;
+use crate::wire::pace::{Pace, SLOW_AFTER, Slowness};
 
 /// See the module.
 pub(super) struct Source<'a> {
+    seat: &'a Seat,
     worker: &'a Worker,
     stream: &'a Stream,
     decoder: BodyDecoder,
@@ -33,6 +36,7 @@ impl<'a> Source<'a> {
     pub(super) fn new(seat: &'a Seat, body: BodyLength, input: &'a mut Chunk, flags: &'a Flags) -> Self {
         let listener = &seat.listener;
         Self {
+            seat,
             worker: &seat.worker,
             stream: &seat.stream,
             decoder: BodyDecoder::new(body),
@@ -45,6 +49,25 @@ impl<'a> Source<'a> {
             },
             flags,
         }
+    }
+}
+
+impl Source<'_> {
+    /// The next part, unless it takes longer than `wait` from now. A client that is slow may have to give way
+    /// meanwhile.
+    async fn part_within(&mut self, now: Time, wait: Duration) -> Option<Result<BodyPart, ReadError>> {
+        let io = &self.worker.io;
+        let overspent = self.pace.overspent();
+        let trust = if overspent.is_some() { Duration::ZERO } else { SLOW_AFTER.min(wait) };
+        let mut next = pin!(next_part(self.stream, &mut self.decoder, self.input));
+        if let Ok(part) = io.timeout_at(now + trust, next.as_mut()).await {
+            return Some(part);
+        }
+        let mut slowness = Slowness::new(Some(self.seat));
+        if !self.stream.is_held() {
+            slowness.tell(Some(now - overspent.unwrap_or_default()));
+        }
+        io.timeout_at(now + wait, next).await.ok()
     }
 }
 
@@ -74,25 +97,25 @@ impl BodySource for Source<'_> {
             self.worker.counters.increment(Plain::Responses1xx);
         }
         self.flags.wants_continue.set(false);
-        let io = &self.worker.io;
         let part = loop {
-            let next = next_part(self.stream, &mut self.decoder, self.input);
-            let (started, wait) = (io.now(), self.pause_max.min(self.pace.left()));
-            let next = io.timeout_at(started + wait, next).await;
-            self.pace.waited(io.now() - started);
+            let (started, wait) = (self.worker.io.now(), self.pause_max.min(self.pace.left()));
+            let next = self.part_within(started, wait).await;
+            self.pace.waited(self.worker.io.now() - started);
             break match next {
-                Ok(Ok(part)) => part,
-                Ok(Err(ReadError::Framing(_))) => return Err(SourceError::Refused(RefusalReason::Malformed)),
-                Ok(Err(ReadError::Ended | ReadError::Stream(_))) => return Err(SourceError::Aborted),
+                Some(Ok(part)) => part,
+                Some(Err(ReadError::Framing(_))) => {
+                    return Err(SourceError::Refused(RefusalReason::Malformed));
+                }
+                Some(Err(ReadError::Ended | ReadError::Stream(_))) => return Err(SourceError::Aborted),
                 // The client is not to blame: there is no buffer to receive into.
-                Err(_) if self.stream.is_held() => {
+                None if self.stream.is_held() => {
                     self.pace.pardon();
                     continue;
                 }
-                Err(_) if wait < self.pause_max => {
+                None if wait < self.pause_max => {
                     return Err(SourceError::Refused(RefusalReason::RequestTooSlow));
                 }
-                Err(_) => return Err(SourceError::Refused(RefusalReason::RequestTimeout)),
+                None => return Err(SourceError::Refused(RefusalReason::RequestTimeout)),
             };
         };
         match &part {
