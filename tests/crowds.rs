@@ -224,7 +224,9 @@ fn clients_that_are_slow_within_a_message_give_way_at_max_connections() {
         for _ in 0..40 {
             std::thread::sleep(Duration::from_millis(100));
             if trickles {
-                held.iter().for_each(|mut socket| socket.write_all(b"x").unwrap());
+                for mut socket in &held {
+                    socket.write_all(b"x").unwrap();
+                }
             }
         }
         for _ in 0..6 {

@@ -1,5 +1,5 @@
-//! Schemes that authenticate a connection instead of a request, against RFC 9110 §11.1. An endpoint takes every
-//! later request on such a connection for the same user's.
+//! Schemes that authenticate a connection instead of a request, against RFC 9110 §11.1. An endpoint takes
+//! every later request on such a connection for the same user's.
 
 use super::grammar::list;
 use super::message::{RequestHead, ResponseHead};

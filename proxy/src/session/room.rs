@@ -1,6 +1,6 @@
 //! Room for one more connection while the worker has as many as it may. The connection that waits longest for
-//! its client, of the source that has the most such connections, gives way: idle ones, those whose hello, request
-//! head or PROXY header is not whole, and those of clients that are slow within a message.
+//! its client, of the source that has the most such connections, gives way. Idle connections wait. So do
+//! those whose hello, request head or PROXY header is not whole, and those of slow clients.
 //!
 //! Idle connections are not kept in order, which would cost each of them memory. A plan is made instead when
 //! it is needed, from rows that lie evenly spread over the table, and serves many newcomers.
