@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, SockaddrStorage, connect, getsockopt, setsockopt, shutdown, sockopt};
 use nix::unistd::Pid;
 use tests::client::Client;
 use tests::origin::{Origin, Response};
@@ -169,4 +169,38 @@ fn the_admin_listener_is_mended_too() {
     poison(&held);
     sluice.wait_ready();
     assert_eq!(restored(&sluice), 1.0);
+}
+
+#[test]
+fn whatever_a_dead_data_plane_did_to_sockets_its_successor_serves() {
+    if skip::without_root() {
+        return;
+    }
+    let origin = origin();
+    let mut sluice = start(&origin);
+    let held = sockets(&sluice, sluice.address());
+    let twice = |socket: &OwnedFd| poison(&[socket.try_clone().unwrap(), socket.try_clone().unwrap()]);
+    let connected = |socket: &OwnedFd| {
+        pidfd::disconnect(socket).unwrap();
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(origin.address())).unwrap();
+    };
+    let lingers = |socket: &OwnedFd| {
+        setsockopt(socket, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 3600 }).unwrap();
+    };
+    let acts: [(&str, &dyn Fn(&OwnedFd)); 3] =
+        [("shut down twice", &twice), ("connected", &connected), ("lingering", &lingers)];
+    for (what, act) in acts {
+        let old = sluice.data_plane_pid();
+        sluice.signal(Signal::SIGSTOP);
+        held.iter().for_each(act);
+        signal(old, Signal::SIGKILL);
+        sluice.signal(Signal::SIGCONT);
+        eventually(LIMIT, what, || sluice.data_plane().filter(|pid| *pid != old));
+        sluice.wait_ready();
+        wait_served(&sluice);
+        for socket in &held {
+            assert_eq!(getsockopt(socket, sockopt::Linger).unwrap().l_onoff, 0, "{what}");
+        }
+    }
+    assert_eq!(sluice.metrics().sum("sluice_listeners_failing"), 0.0);
 }

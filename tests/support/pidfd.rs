@@ -1,6 +1,6 @@
 //! A descriptor of another process, taken with pidfd_getfd(2): both refer to the same open file, as
-//! supervisor and data plane do with listening sockets.
-#![allow(unsafe_code, reason = "neither nix nor std knows these two calls")]
+//! supervisor and data plane do with listening sockets. Also what a hostile holder of such a socket does.
+#![allow(unsafe_code, reason = "neither nix nor std knows these calls")]
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -41,4 +41,16 @@ pub fn listeners(pid: u32, address: SocketAddr) -> Vec<OwnedFd> {
         getsockopt(fd, sockopt::AcceptConn) == Ok(true)
             && getsockname::<SockaddrStorage>(fd.as_raw_fd()) == Ok(SockaddrStorage::from(address))
     })
+}
+
+/// Ends whatever a socket does, as connect(2) with AF_UNSPEC does.
+///
+/// # Errors
+/// Of connect(2).
+pub fn disconnect(socket: &OwnedFd) -> nix::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let length = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: the kernel reads the address, whose length is said, and which outlives the call.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, length) };
+    Errno::result(result).map(drop)
 }

@@ -47,10 +47,21 @@ impl CountersMemory {
         fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS))?;
         let mapping = Mapping::shared(fd.as_fd(), length)?;
         let memory = Self { mapping: Arc::new(mapping), fd: Arc::new(fd), workers };
-        for (cell, value) in memory.header().iter().zip([MAGIC, CELLS as u64, workers as u64]) {
+        memory.write_header();
+        Ok(memory)
+    }
+
+    /// The data plane that wrote here is dead. Counters go on, gauges begin anew. The header is written again,
+    /// since the next data plane would not start with another one.
+    pub fn renew(&self) {
+        self.write_header();
+        self.blocks().for_each(|block| block.reset_gauges());
+    }
+
+    fn write_header(&self) {
+        for (cell, value) in self.header().iter().zip([MAGIC, CELLS as u64, self.workers as u64]) {
             cell.store(value, Ordering::Relaxed);
         }
-        Ok(memory)
     }
 
     /// Maps the memory that `create` made in another process.
@@ -146,8 +157,9 @@ mod tests {
         let read = |counter| ours.blocks().map(|block| block.value(counter)).collect::<Vec<_>>();
         assert_eq!(read(Plain::Accepted), [1, 2, 3]);
         assert!(ours.block(3).is_none());
-        // The start of a new data plane: counters go on, gauges do not.
-        ours.blocks().for_each(|block| block.reset_gauges());
+        // The start of a new data plane: counters go on, gauges do not, whatever the last one wrote.
+        theirs.header().iter().for_each(|cell| cell.store(u64::MAX, Ordering::Relaxed));
+        ours.renew();
         assert_eq!(read(Plain::Open), [0, 0, 0]);
         drop(theirs);
         let again = CountersMemory::open(ours.fd().try_clone_to_owned().expect("dup"), 3).expect("open");

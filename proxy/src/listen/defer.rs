@@ -1,7 +1,11 @@
+//! Two calls on listening sockets.
+//!
 //! TCP_DEFER_ACCEPT (tcp(7)): a connection reaches the accept queue with its first bytes, or when the
 //! handshake's answer was sent again for so many seconds. One wake-up then serves accept and receive, and a
 //! client that says nothing costs no descriptor at first. For protocols whose client speaks first.
-#![allow(unsafe_code, reason = "nix does not know the option")]
+//!
+//! AF_UNSPEC in connect(2): a socket that was connected or shut down can listen again.
+#![allow(unsafe_code, reason = "nix knows neither the option nor such an address")]
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -22,6 +26,20 @@ pub(super) fn defer_accept(fd: impl AsFd) -> nix::Result<()> {
     let result = unsafe {
         libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, (&raw const SECONDS).cast(), length)
     };
+    Errno::result(result).map(drop)
+}
+
+/// Ends whatever a socket does: it neither listens nor is connected, and keeps the port that it was bound to.
+/// The kernel forgets here that it was shut down. Without that, a socket that was shut down twice would
+/// listen and refuse every client.
+///
+/// # Errors
+/// The error of connect(2).
+pub(super) fn disconnect(fd: impl AsFd) -> nix::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let length = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: the kernel reads the address, whose length is said, and which outlives the call.
+    let result = unsafe { libc::connect(fd.as_fd().as_raw_fd(), &raw const nobody, length) };
     Errno::result(result).map(drop)
 }
 

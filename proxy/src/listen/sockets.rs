@@ -13,7 +13,7 @@ use nix::sys::socket::{
     getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 
-use super::defer::defer_accept;
+use super::defer::{defer_accept, disconnect};
 use super::identity::{ListenKey, Transport};
 use super::model::Listener;
 use super::set::Listeners;
@@ -85,6 +85,15 @@ impl Bound {
         }
         (mended, outcome)
     }
+
+    /// Ends listening; `mend` begins it anew. What another holder did to the sockets is forgotten, and who
+    /// waits in their queues is reset.
+    ///
+    /// # Errors
+    /// Of the first socket that refuses.
+    pub fn disconnect(&self) -> nix::Result<()> {
+        self.sockets.iter().try_for_each(disconnect)
+    }
 }
 
 /// The same for the admin listener, whose holder may have it non-blocking. Returns whether it listened.
@@ -92,11 +101,28 @@ impl Bound {
 /// # Errors
 /// When it cannot listen.
 pub fn mend_admin(address: SocketAddr, fd: &OwnedFd) -> nix::Result<bool> {
+    take_options_back(fd)?;
     let listened = listens(fd, address);
     if !listened {
+        disconnect(fd)?;
         listen(fd, backlog(ADMIN_BACKLOG))?;
     }
     Ok(listened)
+}
+
+/// As `Bound::disconnect`.
+///
+/// # Errors
+/// When it refuses.
+pub fn disconnect_admin(fd: &OwnedFd) -> nix::Result<()> {
+    disconnect(fd)
+}
+
+/// Accepted sockets inherit these options, and every holder of a listening socket can set them. With SO_LINGER
+/// a successor's connections would be reset, or keep a worker waiting, when they are closed.
+fn take_options_back(fd: &OwnedFd) -> nix::Result<()> {
+    setsockopt(fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 })?;
+    setsockopt(fd, sockopt::TcpNoDelay, &true)
 }
 
 /// Whether a socket listens, on the port of this address.
@@ -243,9 +269,13 @@ impl Group {
         if flags.contains(OFlag::O_NONBLOCK) {
             fcntl(fd, FcntlArg::F_SETFL(flags.difference(OFlag::O_NONBLOCK)))?;
         }
+        take_options_back(fd)?;
         let listened = listens(fd, self.address);
+        if !listened {
+            disconnect(fd)?;
+        }
         self.listen(fd)?;
-        Ok(listened)
+        if listens(fd, self.address) { Ok(listened) } else { Err(Errno::EADDRNOTAVAIL) }
     }
 }
 

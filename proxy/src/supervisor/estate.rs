@@ -143,6 +143,8 @@ pub struct Estate {
     sentry: Sentry,
     /// They were shut down for good.
     is_retired: bool,
+    /// The data plane that lives has shut some of them down.
+    are_suspect: bool,
     /// Listening sockets that were shut down by somebody else, and mended.
     pub listeners_restored: u64,
     /// They outlive every data plane.
@@ -225,6 +227,7 @@ impl Estate {
             admin,
             sentry,
             is_retired: false,
+            are_suspect: false,
             listeners_restored: 0,
             counters,
             programs: None,
@@ -363,7 +366,7 @@ impl Estate {
             None => self.worker_slots().for_each(|slot| slot.clear()),
         }
         self.release_destinations(self.snapshot);
-        self.counters.blocks().for_each(|block| block.reset_gauges());
+        self.counters.renew();
     }
 
     /// Each worker's line in the steering array.
@@ -386,10 +389,12 @@ impl Estate {
     /// Connections of all workers and data planes so far.
     #[must_use]
     pub fn connections(&self) -> Connections {
-        let count = |counter: Counter| self.counters.blocks().map(|block| block.value(counter)).sum::<u64>();
-        let closed: u64 = CloseReason::ALL.iter().map(|&reason| count(Counter::Closed(reason))).sum();
+        // A data plane can write any number there.
+        let sum = |values: &mut dyn Iterator<Item = u64>| values.fold(0, u64::saturating_add);
+        let count = |counter: Counter| sum(&mut self.counters.blocks().map(|block| block.value(counter)));
+        let closed = sum(&mut CloseReason::ALL.iter().map(|&reason| count(Counter::Closed(reason))));
         let cut = count(Counter::Closed(CloseReason::Stopped));
-        Connections { open: count(Plain::Open.into()), ended: closed - cut, cut }
+        Connections { open: count(Plain::Open.into()), ended: closed.saturating_sub(cut), cut }
     }
 
     /// New clients are refused from now on.

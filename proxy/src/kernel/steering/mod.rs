@@ -180,8 +180,10 @@ impl SteeringProgram {
         (first..first + count).try_for_each(|place| self.clear_place(place))
     }
 
-    /// Marks every slot of a generation empty, since its data plane is dead. The sockets stay for the next
-    /// data plane. Until that is live, the kernel's hash chooses the queue of each flow.
+    /// Marks every slot of a generation's half empty, since its data plane is dead. The sockets stay for the
+    /// next data plane. Until that is live, the kernel's hash chooses the queue of each flow.
+    ///
+    /// Whatever a slot says of itself is no reason to leave it: the dead data plane wrote that.
     ///
     /// # Errors
     /// When the slots cannot be read or written.
@@ -190,8 +192,7 @@ impl SteeringProgram {
         let first = slot_of(generation, 0);
         for index in first..first + WORKERS_MAX {
             let slot = self.slots.get(&index, 0).map_err(failed)?;
-            // Skips the slots of a later generation, which shares this half and is alive.
-            if slot.state != SLOT_EMPTY && slot.generation <= generation {
+            if slot.state != SLOT_EMPTY {
                 self.slots.set(index, WorkerSlot::default(), 0).map_err(failed)?;
             }
         }

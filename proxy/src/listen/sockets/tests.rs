@@ -140,7 +140,61 @@ fn sockets_that_were_shut_down_listen_again_on_their_port() {
     shutdown(bound.sockets[0].as_raw_fd(), Shutdown::Both).expect("shut down");
     bound.sockets[0] = TcpStream::connect(target).expect("the other listens").into();
     shutdown(bound.sockets[1].as_raw_fd(), Shutdown::Both).expect("shut down");
-    assert_eq!(bound.mend(), (1, Err(Errno::EINVAL)), "a client's socket cannot listen");
+    assert_eq!(bound.mend(), (1, Err(Errno::EADDRNOTAVAIL)), "a client's socket has another port");
+}
+
+#[test]
+fn whatever_another_holder_does_to_a_socket_it_serves_again() {
+    use std::io::{Read as _, Write as _};
+    let elsewhere = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 1).expect("bind").remove(0);
+    let shut_down = |fd: &OwnedFd| {
+        let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
+    };
+    let connect = |fd: &OwnedFd| {
+        disconnect(fd).expect("disconnected");
+        let address = SockaddrStorage::from(elsewhere.key.address);
+        nix::sys::socket::connect(fd.as_raw_fd(), &address).expect("connected");
+    };
+    let linger = |fd: &OwnedFd| {
+        setsockopt(fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 3600 }).expect("an option");
+        setsockopt(fd, sockopt::TcpNoDelay, &false).expect("an option");
+    };
+    let acts: [(&str, usize, &dyn Fn(&OwnedFd)); 4] = [
+        ("shut down twice", 1, &|fd| [fd; 2].into_iter().for_each(shut_down)),
+        ("connected", 1, &connect),
+        ("connected and shut down", 1, &|fd| {
+            connect(fd);
+            shut_down(fd);
+        }),
+        ("options", 0, &linger),
+    ];
+    for (what, mended, act) in acts {
+        // Without defer_accept's wait.
+        let bound = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 1).expect("bind").remove(0);
+        act(&bound.sockets[0]);
+        assert_eq!(bound.mend(), (mended, Ok(())), "{what}");
+        let mut client = TcpStream::connect(bound.key.address).expect(what);
+        client.write_all(b"x").expect(what);
+        let socket = std::net::TcpListener::from(bound.sockets[0].try_clone().expect("dup"));
+        let (mut server, _) = socket.accept().expect(what);
+        server.read_exact(&mut [0]).expect(what);
+        server.write_all(b"y").expect(what);
+        client.read_exact(&mut [0]).expect(what);
+        assert_eq!(getsockopt(&server, sockopt::Linger).expect("an option").l_onoff, 0, "{what}");
+        assert_eq!(getsockopt(&server, sockopt::TcpNoDelay), Ok(true), "{what}");
+    }
+    // A socket that was shut down while it was mended listens, and refuses; only a new begin helps.
+    let bound = bind_all(&listeners(&[&[address("127.0.0.1:0")]]), 1).expect("bind").remove(0);
+    [&bound.sockets[0]; 2].into_iter().for_each(shut_down);
+    listen(&bound.sockets[0], backlog(8)).expect("listens");
+    assert_eq!(bound.mend(), (0, Ok(())), "nothing shows");
+    bound.disconnect().expect("disconnected");
+    assert_eq!(bound.mend(), (1, Ok(())));
+    let mut client = TcpStream::connect(bound.key.address).expect("connected");
+    client.write_all(b"x").expect("sent");
+    let (mut server, _) =
+        std::net::TcpListener::from(bound.sockets[0].try_clone().expect("dup")).accept().expect("a client");
+    server.read_exact(&mut [0]).expect("served");
 }
 
 #[test]

@@ -62,18 +62,44 @@ impl Estate {
             }
         }
         self.listeners_restored += all as u64;
+        self.are_suspect |= all > 0 || !is_whole;
         self.watch_listeners();
         (all, is_whole)
     }
 
     /// Before a data plane starts: whatever the one before did to the sockets and their steering is undone.
     /// Returns whether all of them listen.
+    ///
+    /// A socket that is shut down again while it is mended listens, and refuses every client; nothing shows
+    /// that. So after a data plane that shut sockets down all of them begin anew, now that it is dead.
     pub fn check_listeners(&mut self) -> bool {
-        let (_, is_whole) = self.mend_listeners();
-        if !self.is_retired {
-            (0..self.bound.len()).for_each(|place| self.steer_again(place));
+        let (_, mut is_whole) = self.mend_listeners();
+        if self.is_retired {
+            return is_whole;
         }
+        if std::mem::take(&mut self.are_suspect) {
+            is_whole = self.renew_listeners();
+        }
+        (0..self.bound.len()).for_each(|place| self.steer_again(place));
         is_whole
+    }
+
+    /// Returns whether all of them listen.
+    fn renew_listeners(&mut self) -> bool {
+        let mut outcome = Ok(());
+        for bound in &self.bound {
+            outcome = outcome.and(bound.disconnect()).and(bound.mend().1);
+        }
+        if let Some((address, fd)) = &self.admin {
+            let admin = sockets::disconnect_admin(fd).and_then(|()| sockets::mend_admin(*address, fd));
+            outcome = outcome.and(admin.map(drop));
+        }
+        // What was done here is no news.
+        self.sentry.has_news();
+        if let Err(errno) = outcome {
+            error!("a listening socket cannot listen again: {}", errno.desc());
+        }
+        outcome.is_ok()
     }
 
     fn watch_listeners(&self) {

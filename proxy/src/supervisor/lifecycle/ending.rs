@@ -54,7 +54,7 @@ pub(super) struct Ending {
 impl fmt::Display for Ending {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { before, after, drain } = self;
-        let cut = after.cut.saturating_sub(before.cut) + after.open;
+        let cut = after.cut.saturating_sub(before.cut).saturating_add(after.open);
         let ended = after.ended.saturating_sub(before.ended);
         write!(formatter, "connections: {ended} ended by themselves, {cut} were cut")?;
         match drain {
