@@ -150,6 +150,10 @@ fn from_inside_every_attempt_fails() {
             option(libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF),
             End::Killed,
         ),
+        ("lines of a shared log", libc::SYS_fcntl, with(&["2", "4", "0"]), End::Fails("EPERM")),
+        ("others wait no more", libc::SYS_ioctl, with(&["2", "21537", "z:8"]), End::Fails("ENOTTY")),
+        ("what was written", libc::SYS_pwrite64, with(&["2", "z:8", "8", "0"]), End::Killed),
+        ("cut a log", libc::SYS_ftruncate, with(&["2", "0"]), End::Killed),
         ("a limit", libc::SYS_prlimit64, with(&["0", "7", "z:16", "0"]), End::Fails("EPERM")),
         ("x32", 0x4000_0000 + libc::SYS_getpid, Vec::new(), End::Killed),
     ];

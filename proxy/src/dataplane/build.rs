@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::ArcSwap;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -45,6 +46,11 @@ pub(super) fn build(handoff: Handoff) -> Result<(Plane, Seeds), DataPlaneError> 
     let Handoff { start, files, listeners, admin, counters, slots, access_log, ticket_keys, key_log: _ } =
         handoff;
     let config = Arc::new(receive::configuration(files)?);
+    if let Some(admin) = &admin {
+        // For tokio, and now: the filter of system calls forbids it.
+        let set = fcntl(admin, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        set.map_err(|errno| DataPlaneError::Io("admin listener", errno.into()))?;
+    }
     let ticket_keys = tickets::read(ticket_keys)?;
     tickets::install(&config, &ticket_keys);
     let workers = start.workers.len();

@@ -90,9 +90,9 @@ impl AdminState {
     }
 }
 
-/// Serves until the future is dropped. Runs on a tokio current_thread runtime with io and time enabled.
+/// Serves until the future is dropped. Runs on a tokio current_thread runtime with io and time enabled. The
+/// listener is non-blocking.
 pub async fn serve(listener: std::net::TcpListener, state: AdminState) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
     let listener = BoundedListener {
         inner: TcpListener::from_std(listener)?,
         open: VecDeque::new(),
@@ -114,6 +114,9 @@ fn router(state: AdminState) -> Router {
                 StatusCode::NOT_FOUND,
                 one_request("text/plain; charset=utf-8", "/metrics /healthz /readyz /status\n".to_owned()),
             )
+        })
+        .method_not_allowed_fallback(|| async {
+            (StatusCode::METHOD_NOT_ALLOWED, one_request("text/plain; charset=utf-8", "GET\n".to_owned()))
         })
         .with_state(state)
 }
@@ -153,7 +156,10 @@ async fn show_status(State(state): State<AdminState>) -> Response {
     let status = Status { supervisor, data_plane: Some(state.sources.data_plane()) };
     match serde_json::to_string_pretty(&status) {
         Ok(body) => one_request("application/json", body + "\n"),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(error) => {
+            let body = one_request("text/plain; charset=utf-8", format!("{error}\n"));
+            (StatusCode::INTERNAL_SERVER_ERROR, body).into_response()
+        }
     }
 }
 

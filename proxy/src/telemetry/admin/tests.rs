@@ -67,6 +67,7 @@ impl Server {
         state.supervisor_wait = Duration::from_millis(50);
         adjust(&mut state);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("settable");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
@@ -108,6 +109,19 @@ impl Drop for Server {
         {
             panic!("the server panicked");
         }
+    }
+}
+
+#[test]
+fn another_method_ends_its_connection_too() {
+    let server = Server::start(Supervisor::Answers, |_| {});
+    for path in ["/metrics", "/healthz", "/nothing"] {
+        let mut stream = server.connect();
+        write!(stream, "POST {path} HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        let begun = Instant::now();
+        stream.read_to_string(&mut answer).expect("the server closes after its answer");
+        assert!(answer.starts_with("HTTP/1.1 40") && begun.elapsed() < CONNECTION_LIFE / 2, "{answer}");
     }
 }
 
