@@ -18,8 +18,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat, renameat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, mkdirat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fstatat, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
 
@@ -171,6 +171,18 @@ impl Folder {
         let follow =
             if self.doubt.is_none() && is_proc(self.fd()) { OFlag::O_NOFOLLOW } else { OFlag::empty() };
         Ok(File::from(openat(self.fd(), name, flags | SAFELY.difference(follow), mode)?))
+    }
+
+    /// Whether this is the only name of an open file. Asked by the name: somebody who could change the folder
+    /// may have removed a second name right after it was opened.
+    ///
+    /// # Errors
+    /// Of fstat(2).
+    pub fn is_only_name(&self, name: &OsStr, file: &File) -> io::Result<bool> {
+        let found = file.metadata()?;
+        let named = fstatat(self.fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        Ok(named
+            .is_ok_and(|named| (named.st_dev, named.st_ino, named.st_nlink) == (found.dev(), found.ino(), 1)))
     }
 
     /// Opens one of our own files for reading and writing, and makes it where it is missing. Nobody else may

@@ -180,3 +180,22 @@ fn a_file_that_is_not_ours_alone_is_not_used() {
     folder.own_file("a").expect("ours");
     assert_eq!(mode(&file), 0o600, "an older Sluice let everybody read it, and so lock it");
 }
+
+#[test]
+fn a_second_name_is_noticed_although_it_is_gone() {
+    let bench = Bench::new();
+    let path = bench.folder("logs");
+    fs::write(path.join("log"), "").expect("written");
+    let (folder, name) = Folder::of_file(&path.join("log")).expect("there");
+    let open = || folder.open_file(&name, OFlag::O_RDONLY, Mode::empty()).expect("opens");
+    assert!(folder.is_only_name(&name, &open()).expect("stat"));
+    fs::hard_link(path.join("log"), path.join("victim")).expect("linked");
+    let file = open();
+    assert!(!folder.is_only_name(&name, &file).expect("stat"), "two names");
+    // As somebody would who wants us to write to a file of ours: now it has one name only.
+    fs::remove_file(path.join("log")).expect("removed");
+    assert_eq!(file.metadata().expect("stat").nlink(), 1);
+    assert!(!folder.is_only_name(&name, &file).expect("stat"), "the name is gone");
+    fs::write(path.join("log"), "").expect("written");
+    assert!(!folder.is_only_name(&name, &file).expect("stat"), "another file has the name");
+}

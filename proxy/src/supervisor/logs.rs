@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -57,7 +56,7 @@ fn append(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK;
     let file = folder.open_file(&name, flags, MODE)?;
     if let Some(doubt) = folder.doubt()
-        && file.metadata()?.nlink() > 1
+        && !folder.is_only_name(&name, &file)?
     {
         return Err(io::Error::other(format!("is a file with another name elsewhere, and {doubt}")));
     }
