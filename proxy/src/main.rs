@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Pid, Uid};
 use proxy::cli::{Cli, Command, RunDir};
 use proxy::config::{self, Diagnostic, Diagnostics, Loaded};
 use proxy::control::life::RunOutcome;
-use proxy::control::messages::{Request, Response};
+use proxy::control::messages::{Request, Response, printable};
 use proxy::supervisor::ask::AskError;
 use proxy::supervisor::plan::{Finding, Severity};
 use proxy::supervisor::{ask, key_log, leftovers, plan};
@@ -178,7 +178,7 @@ fn status(run_dir: &Path, json: bool) -> ExitCode {
             Err(error) => fail(&error.to_string()),
         },
         Ok(Response::Status(status)) => {
-            say(&report::render(&status));
+            say(&printable(&report::render(&status)));
             ExitCode::SUCCESS
         }
         Ok(Response::Failed(why)) => fail(&why),
@@ -196,10 +196,10 @@ fn status(run_dir: &Path, json: bool) -> ExitCode {
 fn order(run_dir: &Path, request: &Request) -> ExitCode {
     match ask::ask(run_dir, request) {
         Ok(Response::Done(what)) => {
-            say(&format!("{what}\n"));
+            say(&format!("{}\n", printable(&what)));
             ExitCode::SUCCESS
         }
-        Ok(Response::Failed(why)) => fail(&why),
+        Ok(Response::Failed(why)) => fail(&printable(&why)),
         Ok(Response::Begun { .. } | Response::Status(_) | Response::Bans(_)) => fail("unexpected answer"),
         // No proxy is there to stop, but a killed one may have left something to remove.
         Err(error @ AskError::Absent(_)) if *request == Request::Stop => match leftovers::remove(run_dir) {

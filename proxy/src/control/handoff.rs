@@ -39,6 +39,9 @@ pub enum ChannelError {
     /// More descriptors than one message carries, or than the receiver asked for, or than it may hold.
     #[error("more descriptors than expected, or than this process may hold")]
     TooManyDescriptors,
+    /// A descriptor that the message does not go with.
+    #[error("a descriptor that does not belong to its message")]
+    Stray,
     /// Not a message that this side knows.
     #[error("malformed message: {0}")]
     Malformed(String),
@@ -124,21 +127,39 @@ impl Channel {
     /// The next message, with at most `descriptors_max` descriptors. Every error but `WouldBlock` means that
     /// the other end is gone or does not keep to the protocol; nothing that it sent stays open then.
     pub fn receive<M: DeserializeOwned>(&self, descriptors_max: usize) -> Result<Received<M>, ChannelError> {
+        let mut descriptors = Vec::new();
+        let message = self.receive_into(&mut descriptors, descriptors_max)?;
+        Ok(Received { message, descriptors })
+    }
+
+    /// The same for a sender that is not trusted. All descriptors that came are added to `descriptors`, also
+    /// those of a message that is refused: the caller decides when they are closed.
+    pub fn receive_into<M: DeserializeOwned>(
+        &self,
+        descriptors: &mut Vec<OwnedFd>,
+        descriptors_max: usize,
+    ) -> Result<M, ChannelError> {
         // One byte more than allowed, so that a longer message shows.
         let mut bytes = vec![0; MESSAGE_BYTES_MAX + 1];
-        let (length, truncated, descriptors) = self.receive_bytes(&mut bytes)?;
-        if length == 0 && descriptors.is_empty() {
+        let (length, truncated, mut came) = self.receive_bytes(&mut bytes)?;
+        let count = came.len();
+        descriptors.append(&mut came);
+        if length == 0 && count == 0 {
             return Err(ChannelError::Closed);
         }
         if length > MESSAGE_BYTES_MAX {
             return Err(ChannelError::TooLong);
         }
-        if truncated || descriptors.len() > descriptors_max {
+        if truncated || count > descriptors_max {
             return Err(ChannelError::TooManyDescriptors);
         }
-        let message = serde_json::from_slice(&bytes[..length])
-            .map_err(|error| ChannelError::Malformed(error.to_string()))?;
-        Ok(Received { message, descriptors })
+        serde_json::from_slice(&bytes[..length]).map_err(|error| ChannelError::Malformed(error.to_string()))
+    }
+
+    /// Throws the next message away, however it looks; its descriptors. `None`: none waits.
+    #[must_use]
+    pub fn discard(&self) -> Option<Vec<OwnedFd>> {
+        self.receive_bytes(&mut [0; 1]).ok().map(|(_, _, descriptors)| descriptors)
     }
 
     /// The length, whether descriptors were cut off, and the descriptors that arrived.

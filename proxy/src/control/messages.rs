@@ -152,6 +152,32 @@ pub struct LogLook {
     pub priorities: bool,
 }
 
+/// Bytes of `said`.
+const SAID_BYTES_MAX: usize = 4096;
+
+/// The words of the other process, for a log, a status and a terminal: bounded, and without control
+/// characters other than line ends.
+#[must_use]
+pub fn said(text: &str) -> String {
+    let kept = text.floor_char_boundary(SAID_BYTES_MAX);
+    let more = if kept < text.len() { "…" } else { "" };
+    printable(&text[..kept]) + more
+}
+
+/// A text without control characters other than line ends, which could forge what a terminal shows.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => shown.push('\n'),
+            other if other.is_control() => shown.extend(other.escape_unicode()),
+            other => shown.push(other),
+        }
+    }
+    shown
+}
+
 /// Facts that a data plane needs beside its descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -280,61 +306,4 @@ pub enum Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::listen::{ListenerId, Transport};
-
-    #[test]
-    fn what_is_written_is_read() {
-        let start = Start {
-            protocol: PROTOCOL,
-            generation: 3,
-            slot_generation: 1,
-            snapshot: 7,
-            log_level: "info".into(),
-            log_look: LogLook::default(),
-            batches: 2,
-            descriptors: 251,
-            workers: vec![Place { cpu: 2, node: 1, memory_node: Some(1) }],
-            control_cpus: vec![0, 1],
-            listeners: ListenerIds::default().follow(["web"]),
-            addresses: vec![ListenKey {
-                listener: ListenerId::FIRST,
-                address: "[::]:443".parse().expect("address"),
-                transport: Transport::Tcp,
-            }],
-        };
-        let text = serde_json::to_string(&ToDataPlane::Start(Box::new(start.clone()))).expect("json");
-        match serde_json::from_str(&text).expect("read") {
-            ToDataPlane::Start(read) => assert_eq!(*read, start),
-            other => panic!("{other:?}"),
-        }
-        for message in [
-            ToSupervisor::Ready,
-            ToSupervisor::Failed { reason: "x".into() },
-            ToSupervisor::Status { id: u64::MAX },
-            ToSupervisor::Compiled { id: 1 },
-            ToSupervisor::NotCompiled { id: 2, reason: "y".into() },
-            ToSupervisor::Published { id: 3 },
-            ToSupervisor::Released { snapshot: 4 },
-        ] {
-            let text = serde_json::to_string(&message).expect("json");
-            assert_eq!(serde_json::from_str::<ToSupervisor>(&text).expect("read"), message);
-        }
-    }
-
-    #[test]
-    fn unknown_messages_and_fields_are_refused() {
-        for text in [
-            r#""dance""#,
-            r#"{"failed":{"reason":"x","more":1}}"#,
-            r#"{"status":{}}"#,
-            r#"{"status":{"id":-1}}"#,
-            "{}",
-            "[]",
-            "",
-        ] {
-            assert!(serde_json::from_str::<ToSupervisor>(text).is_err(), "{text}");
-        }
-    }
-}
+mod tests;

@@ -46,9 +46,15 @@ pub fn seal(name: &str, bytes: &[u8]) -> std::io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Whether it is a memfd, sealed or not.
+#[must_use]
+pub fn is_memfd(fd: &OwnedFd) -> bool {
+    // EINVAL: a file that knows no seals.
+    fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS).is_ok()
+}
+
 /// The bytes of a sealed memfd; at most `max`.
 pub fn open(fd: OwnedFd, max: u64) -> Result<Vec<u8>, SealedError> {
-    // EINVAL: a file that knows no seals, so not a memfd.
     let seals = fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS).map_err(|_| SealedError::Unsealed)?;
     if !SealFlag::from_bits_retain(seals).contains(SEALS) {
         return Err(SealedError::Unsealed);

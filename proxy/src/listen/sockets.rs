@@ -118,8 +118,8 @@ pub fn disconnect_admin(fd: &OwnedFd) -> nix::Result<()> {
     disconnect(fd)
 }
 
-/// Accepted sockets inherit these options, and every holder of a listening socket can set them. With SO_LINGER
-/// a successor's connections would be reset, or keep a worker waiting, when they are closed.
+/// Accepted sockets inherit these options, and every holder of a listening socket can set them. With
+/// SO_LINGER a successor's connections would be reset, or keep a worker waiting, when they are closed.
 fn take_options_back(fd: &OwnedFd) -> nix::Result<()> {
     setsockopt(fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 })?;
     setsockopt(fd, sockopt::TcpNoDelay, &true)

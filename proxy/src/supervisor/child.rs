@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::PollFlags;
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::allowance::Allowance;
 use super::estate::Estate;
 use super::privileges::Identity;
 use super::watchdog::Watchdog;
-use crate::control::batches;
 use crate::control::handoff::{Channel, ChannelError, Received};
 use crate::control::messages::{Item, ToDataPlane, ToSupervisor};
+use crate::control::{batches, sealed};
 use crate::time::Time;
 
 /// Messages that may wait beside the handoff. A data plane that lets more pile up gets no answers.
@@ -30,19 +31,26 @@ const QUEUED_MAX: usize = 64;
 /// less; one that was taken over shall not take the supervisor's CPU with it.
 const MESSAGES: Allowance = Allowance::new(64, Duration::from_millis(25));
 
-/// A data plane, alive or not yet reaped.
+/// Messages that a dead data plane can have left in the channel; the kernel takes some hundred.
+const LEFT_MAX: usize = 4096;
+
+/// A data plane, alive or not yet reaped. Drop it when its process is dead.
 #[derive(Debug)]
 pub struct Child {
     /// Its number.
     pub generation: u32,
     process: Process,
-    /// `None` once the other end is closed, and everything that it said is read.
-    channel: Option<Channel>,
+    /// Kept until the process is dead, although it may have closed its end before.
+    channel: Channel,
     /// It reads no more, but may have said something before.
     is_deaf: bool,
     queue: VecDeque<Outgoing>,
     /// When it closed its end: it should be dead soon after.
-    pub hung_up: Option<Time>,
+    hung_up: Option<Time>,
+    /// It is to be killed: nothing is read or sent any more.
+    is_condemned: bool,
+    /// Descriptors that it sent and nobody wants.
+    strays: Vec<OwnedFd>,
     /// Whether it works.
     pub watchdog: Watchdog,
     messages: Allowance,
@@ -103,10 +111,12 @@ impl Child {
         Ok(Self {
             generation,
             process,
-            channel: Some(ours),
+            channel: ours,
             is_deaf: false,
             queue,
             hung_up: None,
+            is_condemned: false,
+            strays: Vec::new(),
             watchdog: Watchdog::default(),
             messages: MESSAGES,
         })
@@ -124,13 +134,30 @@ impl Child {
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, self.messages.next() <= now);
         events.set(PollFlags::POLLOUT, !self.queue.is_empty());
-        self.channel.as_ref().filter(|_| !events.is_empty()).map(|channel| (channel.as_fd(), events))
+        (self.is_heard() && !events.is_empty()).then(|| (self.channel.as_fd(), events))
+    }
+
+    /// Whether its channel is still used.
+    const fn is_heard(&self) -> bool {
+        self.hung_up.is_none() && !self.is_condemned
+    }
+
+    /// When it closed its end, if that is still to be judged.
+    #[must_use]
+    pub fn hung_up(&self) -> Option<Time> {
+        self.hung_up.filter(|_| !self.is_condemned)
+    }
+
+    /// It broke the protocol, and is to be killed for that.
+    pub fn condemn(&mut self) {
+        self.is_condemned = true;
+        self.queue.clear();
     }
 
     /// When its next message is read at the earliest; `None`: when it comes.
     #[must_use]
     pub fn next_message(&self, now: Time) -> Option<Time> {
-        Some(self.messages.next()).filter(|next| *next > now)
+        Some(self.messages.next()).filter(|next| self.is_heard() && *next > now)
     }
 
     /// It is dead: its last words are read, however much it said before.
@@ -166,7 +193,8 @@ impl Child {
     /// # Errors
     /// When the channel is unusable.
     pub fn flush(&mut self, estate: &Estate) -> Result<(), ChannelError> {
-        while let (Some(channel), Some(next)) = (&self.channel, self.queue.front()) {
+        while let (true, Some(next)) = (self.is_heard(), self.queue.front()) {
+            let channel = &self.channel;
             let sent = match next {
                 Outgoing::Message(message @ ToDataPlane::AccessLog) => {
                     // The newest file, should it have been opened twice since.
@@ -191,36 +219,54 @@ impl Child {
                     self.is_deaf = true;
                     self.queue.clear();
                 }
-                Err(error) => return Err(error),
+                // Our own fault, and no reason to kill a data plane: its successor would get the same.
+                Err(error @ ChannelError::TooLong) if matches!(next, Outgoing::Message(_)) => {
+                    error!("the data plane is not told something: {error}");
+                    self.queue.pop_front();
+                }
+                Err(error) => {
+                    self.condemn();
+                    return Err(error);
+                }
             }
         }
         Ok(())
     }
 
-    /// The next message, with at most one descriptor; `None`: nothing now.
+    /// The next message; `None`: nothing now. Only a status comes with a descriptor, which is a memfd.
     ///
     /// # Errors
     /// When the data plane breaks the protocol.
     pub fn receive(&mut self, now: Time) -> Result<Option<Received<ToSupervisor>>, ChannelError> {
-        let Some(channel) = self.channel.as_ref().filter(|_| self.messages.next() <= now) else {
+        if !self.is_heard() || self.messages.next() > now {
             return Ok(None);
-        };
-        match channel.receive(1) {
-            Ok(received) => {
+        }
+        match self.channel.receive_into(&mut self.strays, 1) {
+            Ok(message) => {
                 self.messages.take(now);
-                Ok(Some(received))
+                let may_carry = matches!(message, ToSupervisor::Status { .. });
+                // Strays of an earlier message would have condemned it.
+                let descriptors: Vec<_> =
+                    self.strays.pop_if(|fd| may_carry && sealed::is_memfd(fd)).into_iter().collect();
+                if !self.strays.is_empty() {
+                    self.condemn();
+                    return Err(ChannelError::Stray);
+                }
+                Ok(Some(Received { message, descriptors }))
             }
             Err(ChannelError::WouldBlock) => Ok(None),
             Err(ChannelError::Closed) => {
                 self.hang_up(now);
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.condemn();
+                Err(error)
+            }
         }
     }
 
     fn hang_up(&mut self, now: Time) {
-        self.channel = None;
         self.queue.clear();
         self.hung_up = Some(now);
     }
@@ -245,3 +291,26 @@ impl Child {
         }
     }
 }
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        close(std::mem::take(&mut self.strays));
+        // Closing the channel would close what waits in it. An empty message looks like the end.
+        for _ in 0..LEFT_MAX {
+            let Some(descriptors) = self.channel.discard() else { return };
+            close(descriptors);
+        }
+    }
+}
+
+/// Closes descriptors of a sender that is dead. Closing a socket waits for its peer, for hours if the sender
+/// set SO_LINGER so; nobody can set it again now.
+fn close(descriptors: Vec<OwnedFd>) {
+    for fd in descriptors {
+        // Other files do not have it.
+        let _ = setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ use super::watch::Watch;
 use crate::config::unix_now;
 use crate::control::handoff::Received;
 use crate::control::life::{GRACE, Life, LifeAction, LifeEvent, LifeState, RunOutcome};
-use crate::control::messages::{Request, Response, ToDataPlane, ToSupervisor};
+use crate::control::messages::{Request, Response, ToDataPlane, ToSupervisor, said};
 use crate::control::{now, sealed};
 use crate::error::explain_shortage;
 use crate::time::Time;
@@ -244,7 +244,7 @@ impl Supervisor {
 
     fn take_deadlines(&mut self, now: Time) {
         self.events.push_back(LifeEvent::Tick);
-        if self.planes.is_hung(now) {
+        if self.planes.take_hung(now) {
             self.events.push_back(LifeEvent::Violation);
         }
         self.watch_data_plane(now);
@@ -319,6 +319,8 @@ impl Supervisor {
         if let Err(error) = self.planes.flush(&self.estate) {
             error!("channel to the data plane: {error}");
             self.events.push_back(LifeEvent::Violation);
+            // Nothing is sent to it any more, so this ends.
+            self.settle();
         }
     }
 
@@ -467,12 +469,12 @@ impl Supervisor {
                 self.events.push_back(LifeEvent::Ready);
             }
             ToSupervisor::Failed { reason } => {
-                error!("data plane: {reason}");
+                error!("data plane: {}", said(&reason));
                 self.events.push_back(LifeEvent::StartFailed);
             }
             ToSupervisor::Drained => self.events.push_back(LifeEvent::Drained),
             ToSupervisor::Compiled { id } => self.reload_compiled(id, now),
-            ToSupervisor::NotCompiled { id, reason } => self.reload_refused(id, &reason),
+            ToSupervisor::NotCompiled { id, reason } => self.reload_refused(id, &said(&reason)),
             ToSupervisor::Published { id } => self.reload_published(id),
             ToSupervisor::Released { snapshot } => self.estate.release_destinations(snapshot),
             ToSupervisor::Pong { id } => {

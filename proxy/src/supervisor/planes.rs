@@ -87,16 +87,16 @@ impl Planes {
         self.only.iter().filter_map(|plane| plane.next_message(now)).min()
     }
 
-    /// When `is_hung` has something to say.
+    /// When `take_hung` has something to say.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        self.only.iter().filter_map(|plane| plane.hung_up).map(|at| at + HANG_UP_WAIT).min()
+        self.only.iter().filter_map(Child::hung_up).map(|at| at + HANG_UP_WAIT).min()
     }
 
-    /// Whether a plane closed its channel and lives on.
-    #[must_use]
-    pub fn is_hung(&self, now: Time) -> bool {
-        self.next_deadline().is_some_and(|deadline| now >= deadline)
+    /// Whether a plane closed its channel and lives on. Said once: it is to be killed then.
+    pub fn take_hung(&mut self, now: Time) -> bool {
+        let is_hung = |plane: &&mut Child| plane.hung_up().is_some_and(|at| now >= at + HANG_UP_WAIT);
+        self.iter_mut().filter(is_hung).map(Child::condemn).count() > 0
     }
 
     /// Sends what the channels take.

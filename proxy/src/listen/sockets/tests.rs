@@ -28,6 +28,9 @@ fn free_port() -> u16 {
     TcpListener::bind("[::]:0").expect("bind").local_addr().expect("name").port()
 }
 
+/// An attack by name.
+type Act<'a> = (&'a str, usize, &'a dyn Fn(&OwnedFd));
+
 #[test]
 fn the_wildcard_takes_ipv4_unless_its_port_has_an_ipv4_listener() {
     let wildcard = address("[::]:80");
@@ -159,7 +162,7 @@ fn whatever_another_holder_does_to_a_socket_it_serves_again() {
         setsockopt(fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 3600 }).expect("an option");
         setsockopt(fd, sockopt::TcpNoDelay, &false).expect("an option");
     };
-    let acts: [(&str, usize, &dyn Fn(&OwnedFd)); 4] = [
+    let acts: [Act<'_>; 4] = [
         ("shut down twice", 1, &|fd| [fd; 2].into_iter().for_each(shut_down)),
         ("connected", 1, &connect),
         ("connected and shut down", 1, &|fd| {
