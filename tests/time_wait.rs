@@ -79,11 +79,14 @@ fn ask(address: SocketAddr, request: &str, status: u16) {
     assert_eq!(client.response("GET").status, status, "{request}");
 }
 
-/// Hardly anybody waits at the clients' end: after each of these, Sluice closes. If a full segment happens to
-/// end with a response, its client may read it before the end comes.
+/// Hardly anybody waits at the clients' end: after each of these, Sluice closes.
 fn assert_closes_first(cable: &Cable, sluice: &Sluice, what: &str) {
+    assert_few_wait(cable, sluice, what, CONNECTIONS / 200);
+}
+
+fn assert_few_wait(cable: &Cable, sluice: &Sluice, what: &str, most: usize) {
     let waiting = waiting(cable, sluice.address());
-    assert!(waiting <= CONNECTIONS / 200, "{what}: {waiting} clients of {CONNECTIONS} closed first");
+    assert!(waiting <= most, "{what}: {waiting} clients of {CONNECTIONS} closed first");
 }
 
 #[test]
@@ -171,7 +174,11 @@ fn the_end_of_a_secure_connection_comes_with_the_last_record() {
                 client.send(format!("GET {target} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n"));
                 assert_eq!(client.response("GET").status, status);
             });
-            assert_closes_first(&cable, &sluice, &format!("{version} {target}"));
+            // If a full segment happens to end with a large response, its client may read the response before
+            // the end comes. On a busy machine that was seen 7 times of 400, without the end in the last send
+            // more than 100 times.
+            let most = if target == "/large" { CONNECTIONS / 20 } else { CONNECTIONS / 200 };
+            assert_few_wait(&cable, &sluice, &format!("{version} {target}"), most);
         }
         // Refused, with a redirect or without.
         many(&cable, || ask_in_plain(sluice.address()));

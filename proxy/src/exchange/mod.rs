@@ -7,8 +7,8 @@
 //! `run` leads a request through route, attempts and answer. `body`, `sink` and `lease` are the seams: the
 //! source of the request body, the target of the response, and a connection to an endpoint. `tunnel` is the
 //! seam after an upgrade. `relay` pumps one attempt, `replay` keeps a short body for the next, and `answer`
-//! makes responses of our own. `left` watches the client meanwhile. `scene` and `signal` come from the session;
-//! `record` is for the access log. An exchange knows no connection.
+//! makes responses of our own. `left` watches the client meanwhile. `scene` and `signal` come from the
+//! session; `record` is for the access log. An exchange knows no connection.
 
 pub mod answer;
 pub mod body;
