@@ -175,8 +175,7 @@ fn the_end_of_a_secure_connection_comes_with_the_last_record() {
                 assert_eq!(client.response("GET").status, status);
             });
             // If a full segment happens to end with a large response, its client may read the response before
-            // the end comes. On a busy machine that was seen 7 times of 400, without the end in the last send
-            // more than 100 times.
+            // the end comes: at most 7 of 400 did on a busy machine.
             let most = if target == "/large" { CONNECTIONS / 20 } else { CONNECTIONS / 200 };
             assert_few_wait(&cable, &sluice, &format!("{version} {target}"), most);
         }
