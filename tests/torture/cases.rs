@@ -14,6 +14,17 @@ pub(crate) enum Expected {
     Waits,
 }
 
+impl Expected {
+    /// How many answers have to come.
+    pub(crate) const fn answers(self) -> usize {
+        match self {
+            Self::Refused(_) | Self::Answered(_) => 1,
+            Self::Forwarded(count) => count,
+            Self::Waits => 0,
+        }
+    }
+}
+
 /// A raw request and its required outcome.
 #[derive(Debug)]
 pub(crate) struct Case {
